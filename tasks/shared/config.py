@@ -1,0 +1,309 @@
+"""The one configuration tree: recipes (TOML under `flows/recipes/`) are parsed into it before anything starts.
+
+Defaults are the vetted production setting; a recipe lists only what differs, with the reason. Unknown keys fail with
+a one-line `ValueError` that names file, key and remedy. `Recipe.for_stage` hands a stage only the sections it depends
+on, so that a changed RL rate does not rerun SFT. Loads without torch and without Prefect.
+"""
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+DialectName = Literal["retool", "torl", "text"]
+
+
+class Section(BaseModel):
+    """Base of every section: immutable, unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TinyModel(Section):
+    """Shape of the randomly initialised Qwen2-architecture model that `prepare` makes (source = "tiny")."""
+
+    hidden_size: int = 128
+    layers: int = 4
+    heads: int = 4
+    key_value_heads: int = 2
+    intermediate_size: int = 352
+    vocabulary: int = 640
+    max_positions: int = 1024
+
+
+class ModelConfig(Section):
+    """The base model: a hub id with a pinned revision, a local `save_pretrained` directory, or one made here."""
+
+    source: Literal["hub", "path", "tiny"] = "hub"
+    id: str = ""
+    revision: str = ""  # a commit hash; branches move, so `prepare` refuses them
+    path: str = ""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    attention: Literal["sdpa", "flash_attention_2", "eager"] = "sdpa"
+    tiny: TinyModel = TinyModel()
+
+    @model_validator(mode="after")
+    def _source_is_complete(self) -> Self:
+        if self.source == "hub" and not (self.id and self.revision):
+            raise ValueError("model.source = 'hub' needs model.id and model.revision (a commit hash)")
+        if self.source == "path" and not self.path:
+            raise ValueError("model.source = 'path' needs model.path, a save_pretrained directory")
+        return self
+
+
+class ProblemSource(Section):
+    """One problem set: from the registry in `data/`, a hub dataset, a local JSONL/parquet file, or the tiny world."""
+
+    name: str
+    source: Literal["registry", "hub", "file", "tiny"]
+    id: str = ""  # registry name or hub dataset id
+    revision: str = ""
+    subset: str = ""
+    split: str = "train"  # tiny world: train | held_out | held_out_family
+    path: str = ""
+    problem_column: str = "problem"
+    answer_column: str = "answer"
+    answer: Literal["integer", "expression"] = "integer"  # integer: 0 to 999, as in AIME
+    limit: int | None = None  # tiny world: how many are generated
+
+    @model_validator(mode="after")
+    def _source_is_complete(self) -> Self:
+        if self.source == "file" and not self.path:
+            raise ValueError(f"problem set '{self.name}': source = 'file' needs path")
+        if self.source == "hub" and not (self.id and self.revision):
+            raise ValueError(f"problem set '{self.name}': source = 'hub' needs id and revision (a commit hash)")
+        if self.source == "registry" and not self.id:
+            raise ValueError(f"problem set '{self.name}': source = 'registry' needs id, a name in data/registry.toml")
+        if self.source == "tiny" and self.split not in ("train", "held_out", "held_out_family"):
+            raise ValueError(
+                f"problem set '{self.name}': split = '{self.split}' is not in the tiny world; "
+                "use train, held_out or held_out_family"
+            )
+        return self
+
+
+class DataConfig(Section):
+    """Problem sets of the recipe and how training is kept clear of evaluation."""
+
+    train: tuple[ProblemSource, ...]
+    evaluation: tuple[ProblemSource, ...]
+    decontaminate_ngram: int = Field(8, ge=1)  # words of normalised text (rStar2, open-r1)
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Self:
+        names = [source.name for source in (*self.train, *self.evaluation)]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"data: problem set name {twice[0]!r} is used twice; rename one")
+        return self
+
+
+class TracesConfig(Section):
+    """How reasoning, code and interpreter output are written: shared by synthesis, SFT, RL and evaluation."""
+
+    dialect: DialectName = "retool"
+    prompt: Literal["instructed", "bare"] = "instructed"  # bare: the problem alone, for models trained here
+    max_calls: int = Field(16, ge=0)  # C; after it the model goes on in plain text
+    announce_remaining_calls: bool = False  # 'remaining calls: n' in the feedback (ASTER)
+    error_feedback: Literal["full", "last_line"] = "full"  # ReTool feeds the message back, ToRL its last line
+
+    @model_validator(mode="after")
+    def _text_has_no_calls(self) -> Self:
+        if self.dialect == "text" and self.max_calls:
+            raise ValueError("traces.dialect = 'text' runs no code: set traces.max_calls = 0")
+        return self
+
+
+class SandboxConfig(Section):
+    """Limits of one program and the shape of the interpreter service."""
+
+    stateful: bool = False  # false: each block a fresh child (ReTool)
+    workers: int = Field(4, ge=1)
+    wall_s: float = Field(10.0, gt=0)
+    cpu_s: float = Field(10.0, gt=0)
+    memory_mb: int = Field(1024, ge=32)
+    output_chars: int = Field(4096, ge=64)
+    preload: tuple[str, ...] = ("sympy", "numpy", "math", "itertools", "fractions")
+    address: str = ""  # empty: the stage starts its own; else unix:/path or tcp:host:port (token from the environment)
+    allow_unsafe: bool = False  # runs model-written code without isolation; shown in every report made so
+
+
+class GenerationConfig(Section):
+    """The engine that samples, in RL and evaluation alike."""
+
+    engine: Literal["vllm", "transformers"] = "vllm"
+    max_sequences: int = Field(256, ge=1)  # sequences decoded side by side
+    max_prompt_tokens: int = Field(2048, ge=1)
+    max_response_tokens: int = Field(16384, ge=1)  # the whole response, interpreter output included
+    gpu_memory_utilization: float = Field(0.6, gt=0, lt=1)
+
+
+class SynthesizeConfig(Section):
+    """Cold-start traces from a teacher, every code block executed again."""
+
+    mode: Literal["script"] = "script"  # the embedded teacher is a program
+    traces_per_problem: int = Field(1, ge=1)
+    code_share: float = Field(0.5, ge=0, le=1)  # traces with code; the others reason in text alone
+    correction_share: float = Field(0.15, ge=0, le=1)  # of those with code: a failed block, then its correction
+    wrong_program_rate: float = Field(0.03, ge=0, le=1)
+    syntax_error_rate: float = Field(0.02, ge=0, le=1)
+    fabricated_output_rate: float = Field(0.03, ge=0, le=1)
+    wrong_answer_rate: float = Field(0.03, ge=0, le=1)
+    broken_tags_rate: float = Field(0.02, ge=0, le=1)
+
+
+class OptimizerConfig(Section):
+    """AdamW under DeepSpeed, shared by SFT and RL."""
+
+    learning_rate: float = Field(1e-6, gt=0)
+    warmup_steps: int = Field(0, ge=0)
+    schedule: Literal["constant", "cosine"] = "constant"
+    weight_decay: float = Field(0.01, ge=0)
+    betas: tuple[float, float] = (0.9, 0.95)
+    max_grad_norm: float = Field(1.0, gt=0)
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    ranks: int = Field(1, ge=1)
+
+
+class SftConfig(Section):
+    """Supervised fine-tuning on verified traces; loss on the assistant's own tokens only."""
+
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-5, schedule="cosine")
+    epochs: float = Field(2.0, gt=0)  # ReTool
+    max_steps: int | None = None  # stops earlier than `epochs`
+    tokens_per_step: int = Field(131072, ge=1)  # packed tokens in one optimizer step, over all ranks
+    tokens_per_micro_batch: int = Field(16384, ge=1)  # one packed row
+    checkpoint_every_steps: int = Field(50, ge=1)
+
+
+class RlConfig(Section):
+    """On-policy RL with live code; one round is one container run of `steps_per_round` steps."""
+
+    rounds: int = Field(4, ge=1)
+    steps_per_round: int = Field(100, ge=1)
+    prompts_per_step: int = Field(128, ge=1)
+    samples_per_prompt: int = Field(16, ge=2)
+    algorithm: Literal["grpo", "dr_grpo", "rloo", "reinforce"] = "grpo"
+    reduction: Literal["token", "sequence"] = "token"  # DAPO: every sampled token of the batch weighs the same
+    clip_low: float = Field(0.2, gt=0, lt=1)
+    clip_high: float = Field(0.28, gt=0)  # clip-higher (DAPO)
+    mini_batches: int = Field(1, ge=1)  # optimizer steps on one batch of rollouts
+    temperature: float = Field(1.0, gt=0)
+    top_p: float = 1.0
+    kl_coefficient: float = Field(0.0, ge=0)
+    entropy_coefficient: float = Field(0.0, ge=0)
+    importance_cap: float | None = Field(2.0, gt=1)  # truncated importance sampling of trainer over sampler
+    filter_void_turns: bool = True  # SimpleTIR
+    drop_equal_rewards: bool = True  # dynamic sampling, without refill: a group of equal rewards teaches nothing
+    overlong_buffer_tokens: int = Field(0, ge=0)  # soft overlong penalty (DAPO); 0 is off
+    failed_code_penalty: float = Field(0.0, ge=0)  # ToRL tried 0.5: it brought nothing
+    tokens_per_micro_batch: int = Field(16384, ge=1)
+    checkpoint_every_steps: int = Field(10, ge=1)
+    probe_bound: float = Field(0.05, gt=0)  # largest |log-prob| gap of sampler and trainer after a weight sync
+    optimizer: OptimizerConfig = OptimizerConfig()
+
+    @model_validator(mode="after")
+    def _samples_without_truncation(self) -> Self:
+        if self.top_p != 1.0:
+            raise ValueError("rl.top_p must be 1.0: truncated sampling biases the ratio; use evaluate.top_p for evaluation")
+        return self
+
+
+class EvaluateConfig(Section):
+    """k samples a problem with intervals; the `retool` protocol by default."""
+
+    samples_per_problem: int = Field(32, ge=1)
+    temperature: float = Field(1.0, ge=0)  # 0 is greedy
+    top_p: float = Field(0.7, gt=0, le=1)
+    checkpoints: tuple[Literal["base", "sft", "rl"], ...] = ("base", "sft", "rl")
+
+
+class PrepareStage(Section):
+    """What `prepare` depends on."""
+
+    model: ModelConfig
+    data: DataConfig
+
+
+class SynthesizeStage(Section):
+    """What `synthesize` depends on."""
+
+    traces: TracesConfig
+    sandbox: SandboxConfig
+    synthesize: SynthesizeConfig
+
+
+class SftStage(Section):
+    """What `sft` depends on."""
+
+    model: ModelConfig
+    traces: TracesConfig
+    sft: SftConfig
+
+
+class RlStage(Section):
+    """What one RL round depends on."""
+
+    model: ModelConfig
+    traces: TracesConfig
+    sandbox: SandboxConfig
+    generation: GenerationConfig
+    rl: RlConfig
+
+
+class EvaluateStage(Section):
+    """What `evaluate` depends on."""
+
+    model: ModelConfig
+    traces: TracesConfig
+    sandbox: SandboxConfig
+    generation: GenerationConfig
+    evaluate: EvaluateConfig
+
+
+class ReportStage(Section):
+    """What `report` depends on besides its inputs: what was run, for the headline."""
+
+    traces: TracesConfig
+    sandbox: SandboxConfig
+    evaluate: EvaluateConfig
+
+
+STAGE_CONFIGS: dict[str, type[Section]] = {
+    "prepare": PrepareStage,
+    "synthesize": SynthesizeStage,
+    "sft": SftStage,
+    "rl": RlStage,
+    "evaluate": EvaluateStage,
+    "report": ReportStage,
+}
+
+
+class Recipe(Section):
+    """A whole run: every section, and the seed from which every stage's seed is derived."""
+
+    name: str
+    description: str = ""
+    seed: int = 0
+    model: ModelConfig
+    data: DataConfig
+    traces: TracesConfig = TracesConfig()
+    sandbox: SandboxConfig = SandboxConfig()
+    generation: GenerationConfig = GenerationConfig()
+    synthesize: SynthesizeConfig = SynthesizeConfig()
+    sft: SftConfig = SftConfig()
+    rl: RlConfig = RlConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    cold_start: bool = True  # false: RL straight from the base model (ToRL)
+
+    @model_validator(mode="after")
+    def _sections_fit_together(self) -> Self:
+        if self.traces.dialect == "text" and self.synthesize.code_share and self.cold_start:
+            raise ValueError("traces.dialect = 'text' needs synthesize.code_share = 0: its traces have no code")
+        if self.evaluate.checkpoints and "sft" in self.evaluate.checkpoints and not self.cold_start:
+            raise ValueError("evaluate.checkpoints names 'sft' but cold_start = false: take it out of the list")
+        return self
+
+    def for_stage(self, stage: str) -> Section:
+        """The sections `stage` depends on; KeyError for an unknown stage."""
+        config_class = STAGE_CONFIGS[stage]
+        return config_class(**{name: getattr(self, name) for name in config_class.model_fields})

@@ -1,0 +1,55 @@
+"""What an engine must offer: add token ids, step, hand back finished pieces with ids and log-probs, load weights.
+
+The interleaving loop above it knows no engine. `extend` continues a request after its code ran: the Transformers
+engine keeps the row's KV cache and forces the ids in; vLLM resubmits the ids and its prefix cache does the rest.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are drawn. Temperature 0 is greedy."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What the policy sampled for one request since it was added or last extended."""
+
+    request_id: str
+    ids: tuple[int, ...]  # (n,) in order, the token that completed the stop string or the end of turn included
+    logprobs: tuple[float, ...]  # (n,) under the distribution sampled from
+    reason: Literal["stop", "eos", "length"]
+
+
+class Generator(Protocol):
+    """An engine that decodes many requests side by side. Request ids are the caller's and unique while alive."""
+
+    def add(
+        self, request_id: str, ids: Sequence[int], *, sampling: Sampling, seed: int, stop: str | None, max_new_tokens: int
+    ) -> None:
+        """Queue a request; sampling with the same seed and weights gives the same tokens whatever runs beside it."""
+
+    def extend(self, request_id: str, ids: Sequence[int], *, stop: str | None, max_new_tokens: int) -> None:
+        """Append feedback ids to a request that handed back a piece with reason `stop`, and go on sampling."""
+
+    def release(self, request_id: str) -> None:
+        """Forget a request that handed back a piece and will not be extended."""
+
+    def step(self) -> list[Piece]:
+        """Decode one token for every running request; the pieces that ended. Empty if nothing ended or runs."""
+
+    @property
+    def num_running(self) -> int:
+        """Requests queued or decoding (not those waiting to be extended)."""
+
+    def load_weights(self, weights: "Iterable[tuple[str, torch.Tensor]]") -> None:
+        """Take over the trainer's parameters by name, tied tensors included."""

@@ -1,0 +1,78 @@
+"""Read a recipe: TOML file to `Recipe`, with overrides, every mistake a one-line error that says where and what to do.
+
+    python -m tasks.shared.recipes flows/recipes/tiny.toml     # prints the resolved configuration as JSON
+"""
+
+import difflib
+import sys
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from tasks.shared.config import Recipe
+
+RECIPES_DIR = Path(__file__).resolve().parents[2] / "flows" / "recipes"
+
+
+def load_recipe(name_or_path: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """The recipe of that name (`tiny`) or file (`my.toml`), with dotted overrides (`{"rl.rounds": 2}`) applied.
+
+    Raises ValueError, one line: the file, the key and the remedy.
+    """
+    path = Path(name_or_path)
+    if path.suffix != ".toml":
+        path = RECIPES_DIR / f"{name_or_path}.toml"
+    if not path.is_file():
+        known = sorted(p.stem for p in RECIPES_DIR.glob("*.toml"))
+        raise ValueError(f"recipe '{name_or_path}': no file {path}; use one of {', '.join(known)} or a path to a .toml")
+    try:
+        tree = tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path}: not valid TOML: {error}; correct that line") from None
+    for key, value in (overrides or {}).items():
+        _set(tree, key, value)
+    tree.setdefault("name", path.stem)
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise ValueError(f"{path}: {_first_mistake(error)}") from None
+
+
+def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, leaf = dotted.split(".")
+    for parent in parents:
+        tree = tree.setdefault(parent, {})
+        if not isinstance(tree, dict):
+            raise ValueError(f"override '{dotted}': '{parent}' is a value, not a section; use section.key")
+    tree[leaf] = value
+
+
+def _first_mistake(error: ValidationError) -> str:
+    """One line for the first mistake: key, what is wrong, the nearest known key."""
+    mistake = error.errors()[0]
+    key = ".".join(str(part) for part in mistake["loc"])
+    if mistake["type"] == "extra_forbidden":
+        known = _known_keys(mistake["loc"][:-1])
+        near = difflib.get_close_matches(str(mistake["loc"][-1]), known, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(known)}"
+        return f"unknown key '{key}'; {hint}"
+    message = mistake["msg"].removeprefix("Value error, ")
+    return f"key '{key}': {message}" if key else message
+
+
+def _known_keys(section: tuple[int | str, ...]) -> list[str]:
+    fields = Recipe.model_fields
+    for part in section:
+        if isinstance(part, int):
+            continue
+        annotation = fields[part].annotation
+        inner = [a for a in (annotation, *getattr(annotation, "__args__", ())) if hasattr(a, "model_fields")]
+        fields = inner[0].model_fields
+    return sorted(fields)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(load_recipe(sys.argv[1]).model_dump_json(indent=2) + "\n")

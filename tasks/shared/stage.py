@@ -1,0 +1,130 @@
+"""The stage contract: one JSON request in, one JSON result out; no Prefect in the process.
+
+`python -m tasks.<stage>.main request.json` runs any stage by hand. Progress goes out as JSON lines on stdout, which
+the launcher turns into logs; the result is written beside the request as `result.json`.
+"""
+
+import json
+import random
+import sys
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Iterator, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from tasks.shared.artifacts import ArtifactRef, Provenance, Store
+from tasks.shared.config import STAGE_CONFIGS, Section
+
+Config = TypeVar("Config", bound=Section)
+Value = float | int | str | bool | None
+
+
+class StageRequest(BaseModel):
+    """Everything a stage needs to run."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    stage: str
+    run: str  # the pipeline run's name, for people
+    config: dict[str, Any]  # the stage's resolved sections
+    inputs: dict[str, ArtifactRef]
+    seed: int
+    store: str  # artifact store: a directory or an fsspec URI
+    scratch: str  # a local directory kept for the same request: checkpoints to resume from
+
+
+class StageResult(BaseModel):
+    """What a stage hands downstream."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    outputs: dict[str, ArtifactRef]
+    metrics: dict[str, Value]  # headline numbers
+    seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class StageContext(Generic[Config]):
+    """What a stage's `run` works with: typed configuration, verified inputs, publication, progress."""
+
+    request: StageRequest
+    config: Config
+    store: Store
+    scratch: Path
+
+    def input(self, name: str) -> Path:
+        """The input artifact's local directory, every byte checked against its manifest."""
+        if name not in self.request.inputs:
+            raise ValueError(f"stage '{self.request.stage}' needs input '{name}'; the request has {sorted(self.request.inputs)}")
+        return self.store.fetch(self.request.inputs[name])
+
+    @contextmanager
+    def output(self, kind: str, metrics: dict[str, Value] | None = None) -> Iterator["Output"]:
+        """A temporary directory that is published whole when the block ends without an error, or not at all."""
+        provenance = Provenance(
+            stage=self.request.stage,
+            config=self.request.config,
+            seed=self.request.seed,
+            inputs=self.request.inputs,
+        )
+        with self.store.staging(kind) as directory:
+            output = Output(directory, metrics or {})
+            yield output
+            output.ref = self.store.publish(kind, directory, provenance, output.metrics)
+
+    def progress(self, step: int, total: int, **metrics: Value) -> None:
+        """One progress line: `step` of `total`, with the numbers worth watching."""
+        emit("progress", step=step, total=total, metrics=metrics)
+
+    def log(self, message: str) -> None:
+        """One line for people."""
+        emit("log", message=message)
+
+
+@dataclass(slots=True)
+class Output:
+    """An artifact in the making; `ref` is set once it is published."""
+
+    directory: Path
+    metrics: dict[str, Value]
+    ref: ArtifactRef | None = None
+
+
+def emit(event: str, **fields: Any) -> None:
+    """Write one event as a JSON line on stdout."""
+    sys.stdout.write(json.dumps({"event": event, "time": round(time.time(), 3), **fields}) + "\n")
+    sys.stdout.flush()
+
+
+def stage_main(stage: str, run: Callable[[StageContext[Any]], StageResult]) -> int:
+    """Entry point of `python -m tasks.<stage>.main request.json`; the exit code.
+
+    A user's mistake (ValueError) and a failing disk or store (OSError) end in one line that names the cause; 2 and 3.
+    Anything else is our defect and keeps its traceback.
+    """
+    if len(sys.argv) != 2:
+        sys.stderr.write(f"usage: python -m tasks.{stage}.main request.json\n")
+        return 2
+    path = Path(sys.argv[1])
+    try:
+        request = StageRequest.model_validate_json(path.read_text())
+        config = STAGE_CONFIGS[stage].model_validate(request.config)
+        scratch = Path(request.scratch)
+        scratch.mkdir(parents=True, exist_ok=True)
+        random.seed(request.seed)
+        started = time.monotonic()
+        result = run(StageContext(request, config, Store(request.store), scratch))
+        result = result.model_copy(update={"seconds": round(time.monotonic() - started, 3)})
+        path.with_name("result.json").write_text(result.model_dump_json(indent=2))
+    except ValueError as error:
+        emit("error", kind="input", message=str(error).splitlines()[0])
+        return 2
+    except OSError as error:
+        emit("error", kind="storage", message=f"{error.strerror or error}: {error.filename or request.store}")
+        return 3
+    emit("result", **json.loads(result.model_dump_json()))
+    return 0

@@ -1,0 +1,52 @@
+"""Text to token ids, once: the prompt of a rollout and the written traces of SFT.
+
+A trace is tokenised segment by segment, cut where a rollout appends ids, so that SFT trains on the id sequences that
+RL will see. The mask says which tokens the model is to learn: its own words and the end of its turn.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tasks.shared.traces.dialect import Dialect
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedTrace:
+    """Prompt and response ids of one written trace. Lengths: P prompt, R response."""
+
+    prompt_ids: tuple[int, ...]  # (P,)
+    response_ids: tuple[int, ...]  # (R,) ends with the end-of-turn token
+    trained: tuple[bool, ...]  # (R,) False on interpreter output
+
+
+def encode_prompt(tokenizer: "PreTrainedTokenizerBase", dialect: Dialect, problem: str, instructed: bool) -> tuple[int, ...]:
+    """The prompt's ids, (P,), up to and with the header of the assistant's turn.
+
+    Raises ValueError if the tokenizer has no chat template.
+    """
+    if not tokenizer.chat_template:
+        raise ValueError(f"tokenizer {tokenizer.name_or_path}: no chat template; save one with the checkpoint")
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": dialect.prompt(problem, instructed)}], tokenize=False, add_generation_prompt=True
+    )
+    return tuple(tokenizer.encode(text, add_special_tokens=False))
+
+
+def encode_trace(
+    tokenizer: "PreTrainedTokenizerBase", dialect: Dialect, problem: str, trace: str, instructed: bool
+) -> EncodedTrace:
+    """Ids and loss mask of a written trace. Raises TraceFormatError if it does not follow the dialect."""
+    response_ids: list[int] = []
+    trained: list[bool] = []
+    for segment in dialect.split(trace):
+        ids = tokenizer.encode(segment.text, add_special_tokens=False)
+        response_ids += ids
+        trained += [not segment.is_feedback] * len(ids)
+    assert tokenizer.eos_token_id is not None
+    response_ids.append(tokenizer.eos_token_id)
+    trained.append(True)
+    prompt_ids = encode_prompt(tokenizer, dialect, problem, instructed)
+    return EncodedTrace(prompt_ids, tuple(response_ids), tuple(trained))

@@ -1,0 +1,102 @@
+"""The record everything turns on: the ids that were sampled are the ids that are trained on.
+
+A `TrajectoryBuilder` appends ids once; whether the policy sampled them (`sampled`) and with what log-probability is
+fixed at that moment. Nothing downstream goes through text again, so mask, ids and log-probs cannot come apart.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class FinishReason(StrEnum):
+    """Why a trajectory ended."""
+
+    EOS = "eos"  # the model closed its turn
+    LENGTH = "length"  # the token budget of the whole response is used up
+    SANDBOX_FAILURE = "sandbox_failure"  # the interpreter service failed: not the model's error, leaves the loss
+
+
+@dataclass(frozen=True, slots=True)
+class CodeCall:
+    """One code block that was executed, with its place in the response.
+
+    Example: response ids 0..39 end in a block; its feedback is ids 40..51: `turn_end=40, feedback_end=52`.
+    """
+
+    code: str  # exactly as written by the model, exactly as run
+    status: str  # a sandbox Status value
+    observation: str  # what the model was shown
+    seconds: float  # wall time in the interpreter
+    turn_end: int  # response ids [.., turn_end) were there when the code ran
+    feedback_end: int  # response ids [turn_end, feedback_end) are the interpreter's
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """One sampled response with live code. Lengths: R response tokens, P prompt tokens."""
+
+    problem_id: str
+    sample: int  # index among the samples of this problem
+    prompt_ids: tuple[int, ...]  # (P,)
+    response_ids: tuple[int, ...]  # (R,) sampled and interpreter tokens in order
+    sampled: tuple[bool, ...]  # (R,) True where the policy chose the token: the loss mask
+    logprobs: tuple[float, ...]  # (R,) the sampler's log-prob where sampled, 0.0 elsewhere
+    calls: tuple[CodeCall, ...]
+    finish: FinishReason
+    text: str  # the response decoded, for people and for grading; never tokenised again
+
+    @property
+    def num_sampled(self) -> int:
+        """Tokens the policy chose."""
+        return sum(self.sampled)
+
+
+@dataclass(slots=True)
+class TrajectoryBuilder:
+    """A trajectory while it grows. Ids are only ever appended: those of turn t are a prefix of those of turn t+1."""
+
+    problem_id: str
+    sample: int
+    prompt_ids: tuple[int, ...]
+    response_ids: list[int] = field(default_factory=list)
+    sampled: list[bool] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    calls: list[CodeCall] = field(default_factory=list)
+
+    def append_sampled(self, ids: Sequence[int], logprobs: Sequence[float]) -> None:
+        """Tokens the policy chose, with the sampler's log-prob of each."""
+        assert len(ids) == len(logprobs), (len(ids), len(logprobs))
+        self.response_ids += ids
+        self.sampled += [True] * len(ids)
+        self.logprobs += logprobs
+
+    def append_feedback(self, ids: Sequence[int], call: CodeCall) -> None:
+        """Interpreter tokens after a code block: in the context, never in the loss."""
+        assert call.turn_end == len(self.response_ids), (call.turn_end, len(self.response_ids))
+        assert call.feedback_end == call.turn_end + len(ids), (call.feedback_end, call.turn_end, len(ids))
+        self.response_ids += ids
+        self.sampled += [False] * len(ids)
+        self.logprobs += [0.0] * len(ids)
+        self.calls.append(call)
+
+    def finish(self, reason: FinishReason, text: str) -> Trajectory:
+        """The frozen record; checks the invariants that training relies on."""
+        length = len(self.response_ids)
+        assert len(self.sampled) == len(self.logprobs) == length
+        for call in self.calls:
+            assert not any(self.sampled[call.turn_end : call.feedback_end]), "interpreter tokens marked as sampled"
+        assert all(
+            sampled or logprob == 0.0 for sampled, logprob in zip(self.sampled, self.logprobs, strict=True)
+        ), "a log-prob on a token that was not sampled"
+        return Trajectory(
+            self.problem_id,
+            self.sample,
+            self.prompt_ids,
+            tuple(self.response_ids),
+            tuple(self.sampled),
+            tuple(self.logprobs),
+            tuple(self.calls),
+            reason,
+            text,
+        )
