@@ -1,0 +1,65 @@
+"""Recipes: every mistake is one line that names file, key and remedy, before anything starts."""
+
+import pytest
+
+from tasks.shared.config import STAGE_CONFIGS
+from tasks.shared.recipes import load_recipe
+
+MINIMAL = """
+[model]
+source = "tiny"
+[data]
+train = [{name = "train", source = "tiny", limit = 10}]
+evaluation = [{name = "held_out", source = "tiny", split = "held_out", limit = 10}]
+"""
+
+
+def write(tmp_path, text):
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_a_minimal_recipe_resolves_to_defaults(tmp_path):
+    recipe = load_recipe(write(tmp_path, MINIMAL))
+    assert recipe.name == "mine"
+    assert recipe.rl.clip_high == 0.28
+    assert recipe.evaluate.top_p == 0.7
+
+
+def test_overrides_reach_nested_keys(tmp_path):
+    recipe = load_recipe(write(tmp_path, MINIMAL), {"rl.rounds": 2, "sft.optimizer.learning_rate": 0.5})
+    assert (recipe.rl.rounds, recipe.sft.optimizer.learning_rate) == (2, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("extra", "parts"),
+    [
+        ("[rl]\nround = 2", ["unknown key 'rl.round'", "did you mean 'rounds'?"]),
+        ("[sft.optimizer]\nlearning_rat = 2", ["sft.optimizer.learning_rat", "did you mean 'learning_rate'?"]),
+        ("[rl]\nrounds = 0", ["rl.rounds", "greater than or equal to 1"]),
+        ("[rl]\ntop_p = 0.7", ["rl", "top_p must be 1.0", "evaluate.top_p"]),
+        ("[traces]\ndialect = 'text'", ["max_calls = 0"]),
+        ("[rl\n", ["not valid TOML"]),
+    ],
+)
+def test_mistakes_are_one_line_with_key_and_remedy(tmp_path, extra, parts):
+    path = write(tmp_path, MINIMAL + extra)
+    with pytest.raises(ValueError) as caught:
+        load_recipe(path)
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in [path, *parts]:
+        assert part in message
+
+
+def test_unknown_recipe_lists_the_known_ones():
+    with pytest.raises(ValueError, match="no file .*use one of"):
+        load_recipe("tinny")
+
+
+def test_a_stage_sees_only_what_it_depends_on(tmp_path):
+    path = write(tmp_path, MINIMAL)
+    before, after = load_recipe(path), load_recipe(path, {"rl.optimizer.learning_rate": 0.1})
+    changed = {stage for stage in STAGE_CONFIGS if before.for_stage(stage) != after.for_stage(stage)}
+    assert changed == {"rl"}

@@ -1,0 +1,40 @@
+"""The trajectory record: appended once, mask fixed then, invariants checked."""
+
+import pytest
+
+from tasks.shared.traces.trajectory import CodeCall, FinishReason, TrajectoryBuilder
+
+
+def call(turn_end: int, feedback_end: int) -> CodeCall:
+    return CodeCall("print(1)", "ok", "1", 0.01, turn_end, feedback_end)
+
+
+def test_the_mask_is_fixed_when_ids_are_appended():
+    builder = TrajectoryBuilder("p", 0, (1, 2))
+    builder.append_sampled([5, 6], [-0.5, -0.25])
+    builder.append_feedback([7, 8, 9], call(2, 5))
+    builder.append_sampled([10], [-1.0])
+    trajectory = builder.finish(FinishReason.EOS, "text")
+    assert trajectory.response_ids == (5, 6, 7, 8, 9, 10)
+    assert trajectory.sampled == (True, True, False, False, False, True)
+    assert trajectory.logprobs == (-0.5, -0.25, 0.0, 0.0, 0.0, -1.0)
+    assert trajectory.num_sampled == 3
+
+
+def test_feedback_must_follow_the_turn_it_answers():
+    builder = TrajectoryBuilder("p", 0, (1,))
+    builder.append_sampled([5], [-0.5])
+    with pytest.raises(AssertionError):
+        builder.append_feedback([7], call(0, 1))
+    with pytest.raises(AssertionError):
+        builder.append_feedback([7], call(1, 3))
+
+
+def test_a_logprob_for_every_sampled_token():
+    builder = TrajectoryBuilder("p", 0, (1,))
+    with pytest.raises(AssertionError):
+        builder.append_sampled([5, 6], [-0.5])
+    builder.append_sampled([5], [-0.5])
+    builder.sampled[0] = False
+    with pytest.raises(AssertionError, match="not sampled"):
+        builder.finish(FinishReason.EOS, "")
