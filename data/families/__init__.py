@@ -1,0 +1,32 @@
+"""The families of the tiny world: those a model may train on, and two held out whole."""
+
+from data.families import counting, number_theory, sequences
+from data.families.family import Family, Params
+
+TRAIN_FAMILIES: tuple[Family, ...] = (
+    number_theory.POWER_MOD,
+    number_theory.PRODUCT_MOD,
+    number_theory.INVERSE_MOD,
+    number_theory.DIGIT_SUM,
+    number_theory.DIVISOR_SUM,
+    number_theory.LCM_MOD,
+    number_theory.FACTORIAL_MOD,
+    number_theory.BASE_CONVERSION,
+    counting.MULTIPLES_EITHER,
+    counting.COPRIME_COUNT,
+    counting.LATTICE_COUNT,
+    counting.DIOPHANTINE_COUNT,
+    counting.BINOMIAL_MOD,
+    counting.DIGIT_SUM_COUNT,
+    counting.PRIME_COUNT,
+    sequences.LINEAR_RECURRENCE,
+    sequences.FIBONACCI_LIKE,
+    sequences.POWER_SUM,
+    sequences.GCD_SUM,
+    sequences.POLYNOMIAL_MOD,
+)
+# near relatives of trained families, so that a score on them means something, but never trained on
+HELD_OUT_FAMILIES: tuple[Family, ...] = (counting.MULTIPLES_NEITHER, number_theory.POWER_PLUS)
+ALL_FAMILIES: tuple[Family, ...] = TRAIN_FAMILIES + HELD_OUT_FAMILIES
+
+__all__ = ["ALL_FAMILIES", "HELD_OUT_FAMILIES", "TRAIN_FAMILIES", "Family", "Params"]

@@ -1,0 +1,56 @@
+"""One family of competition-like problems: parameter ranges, wordings, a reference solver and programs.
+
+A family is data plus two small functions. Wordings and programs are `str.format` templates over the
+parameters; an answer is always an integer 0 to 999. `python -m data.problems 3` prints a few.
+"""
+
+import hashlib
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+Params = Mapping[str, int]
+MAX_ANSWER = 999
+HELD_OUT_ONE_IN = 5
+
+
+def _accept_all(params: Params) -> bool:
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A kind of problem; every problem of it is one choice of `params` and one of `phrasings`."""
+
+    name: str
+    # inclusive bounds of each parameter, in the order in which the wordings name them
+    ranges: tuple[tuple[str, int, int], ...]
+    # templates of the problem text; numbers stand at most six words apart (see tasks/prepare/decontaminate.py)
+    phrasings: tuple[str, ...]
+    # templates of complete programs that print the answer and nothing else
+    programs: tuple[str, ...]
+    # templates of programs that run but go wrong in a way a careless writer would
+    near_misses: tuple[str, ...]
+    # reference answer, by another way than the programs where one exists
+    solve: Callable[[Params], int]
+    # parameters that make no sense or are too easy are refused here
+    accept: Callable[[Params], bool] = _accept_all
+
+    def sample(self, rng: random.Random) -> dict[str, int]:
+        """Draw parameters until they are accepted and the answer lies in 0..999."""
+        while True:
+            params = {name: rng.randint(low, high) for name, low, high in self.ranges}
+            if self.accept(params) and 0 <= self.solve(params) <= MAX_ANSWER:
+                return params
+
+    def is_held_out(self, params: Params) -> bool:
+        """Whether these parameters belong to the held-out part: decided by their hash alone.
+
+        The split needs no list and no seed, so two sets generated apart can never overlap.
+        """
+        return int(self.digest(params), 16) % HELD_OUT_ONE_IN == 0
+
+    def digest(self, params: Params) -> str:
+        """Sixteen hex digits that name this family with these parameters."""
+        values = ",".join(f"{name}={params[name]}" for name, _, _ in self.ranges)
+        return hashlib.sha256(f"{self.name}:{values}".encode()).hexdigest()[:16]

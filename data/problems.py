@@ -1,0 +1,89 @@
+"""Seeded generation of problems from the families; train and held-out parameters never meet.
+
+`python -m data.problems 5` prints five problems of each split with their answers.
+"""
+
+import random
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from data.families import HELD_OUT_FAMILIES, TRAIN_FAMILIES, Family
+
+
+class Split(StrEnum):
+    """Which part of the tiny world a problem belongs to."""
+
+    TRAIN = "train"
+    HELD_OUT = "held_out"
+    HELD_OUT_FAMILY = "held_out_family"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One problem with its reference answer.
+
+    Example: `Problem("power_mod-3f…", "What is 23^145 modulo 617?", 88, "power_mod", {"a": 23, ...}, 1)`
+    """
+
+    id: str
+    # the text a model is shown
+    problem: str
+    # integer 0..999
+    answer: int
+    # name of the family, see `data.families`
+    family: str
+    params: dict[str, int]
+    # index into the family's wordings
+    phrasing: int
+
+
+def generate(split: Split, num_problems: int, seed: int) -> list[Problem]:
+    """Make `num_problems` different problems of a split, the families in equal shares.
+
+    The same arguments give the same list. Parameters of `TRAIN` and `HELD_OUT` are disjoint whatever the seeds.
+
+    Raises:
+        ValueError: more problems are asked for than a family has parameters.
+    """
+    families = HELD_OUT_FAMILIES if split is Split.HELD_OUT_FAMILY else TRAIN_FAMILIES
+    rng = random.Random(f"{split}:{seed}")
+    seen: set[str] = set()
+    problems: list[Problem] = []
+    for index in range(num_problems):
+        problems.append(_draw(families[index % len(families)], split, rng, seen))
+    rng.shuffle(problems)
+    return problems
+
+
+def _draw(family: Family, split: Split, rng: random.Random, seen: set[str]) -> Problem:
+    for _ in range(2000):
+        params = family.sample(rng)
+        digest = family.digest(params)
+        wanted = split is Split.HELD_OUT_FAMILY or family.is_held_out(params) == (split is Split.HELD_OUT)
+        if wanted and digest not in seen:
+            seen.add(digest)
+            phrasing = rng.randrange(len(family.phrasings))
+            return Problem(
+                id=f"{family.name}-{digest}",
+                problem=family.phrasings[phrasing].format(**params),
+                answer=family.solve(params),
+                family=family.name,
+                params=params,
+                phrasing=phrasing,
+            )
+    raise ValueError(
+        f"family {family.name}: no unused parameters left for split {split}; ask for fewer problems or widen its ranges"
+    )
+
+
+def _print_samples(argv: Sequence[str]) -> None:
+    num_problems = int(argv[0]) if argv else 5
+    for split in Split:
+        for problem in generate(split, num_problems, seed=0):
+            sys.stdout.write(f"{split.value:16} {problem.answer:4d}  {problem.problem}\n")
+
+
+if __name__ == "__main__":
+    _print_samples(sys.argv[1:])
