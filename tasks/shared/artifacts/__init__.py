@@ -1,6 +1,6 @@
 """Artifacts: directories with a manifest, published whole or not at all, checked when read."""
 
-from tasks.shared.artifacts.manifest import ArtifactRef, FileEntry, Manifest, Provenance
-from tasks.shared.artifacts.store import ArtifactError, Store
+from tasks.shared.artifacts.manifest import ArtifactError, ArtifactRef, FileEntry, Manifest, Provenance
+from tasks.shared.artifacts.store import Store
 
 __all__ = ["ArtifactError", "ArtifactRef", "FileEntry", "Manifest", "Provenance", "Store"]

@@ -1,0 +1,160 @@
+"""What is written about an artifact: its files with size and sha256, and where it came from.
+
+The digest covers the files alone, so equal content has an equal digest wherever and whenever it was made; the
+provenance (stage, configuration, seed, code, inputs) is what lets a score be walked back to the problems.
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, StringConstraints, TypeAdapter, ValidationError
+
+MANIFEST_NAME = "manifest.json"
+STRICT = ConfigDict(extra="forbid")  # a key that is not ours is damage, not news
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Kind = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z_]*$")]
+# A reference comes from JSON that others wrote: a location must not be able to leave the store.
+Location = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z_]*/[0-9a-f]{16}-[0-9a-f]{8}$")]
+
+
+class ArtifactError(ValueError):
+    """An artifact is missing, damaged or not what its manifest says; the message names the file and the remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactRef:
+    """A reference to a published artifact, all that stages hand to each other.
+
+    Example: `ArtifactRef("traces", "9f3c...", "traces/9f3c01d2a4b5c6d7-0a1b2c3d")`.
+    """
+
+    __pydantic_config__ = STRICT
+
+    kind: Kind  # checkpoint, problems, traces, ...
+    digest: Sha256  # over the files' paths, sizes and hashes
+    location: Location  # relative to the store's root, so that a store can be mounted elsewhere
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """One file of an artifact."""
+
+    __pydantic_config__ = STRICT
+
+    path: str  # relative, with forward slashes
+    size: int  # bytes
+    sha256: Sha256
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """What made an artifact."""
+
+    __pydantic_config__ = STRICT
+
+    stage: str
+    config: dict[str, Any]  # the stage's resolved sections
+    seed: int
+    inputs: dict[str, ArtifactRef]
+    code: str = ""  # digest of the sources that ran
+    image: str = ""  # digest of the container image, empty outside one
+
+    @property
+    def digest(self) -> str:
+        """sha256 over all fields, as hex."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The content of `manifest.json`."""
+
+    __pydantic_config__ = STRICT
+
+    kind: Kind
+    digest: Sha256
+    files: tuple[FileEntry, ...]  # sorted by path
+    provenance: Provenance
+    metrics: dict[str, float | int | str | bool | None] = field(default_factory=dict)  # headline numbers
+    created: str = ""  # ISO 8601, UTC
+
+    @property
+    def location(self) -> str:
+        """Where the artifact lies under the store's root."""
+        return f"{self.kind}/{self.digest[:16]}-{self.provenance.digest[:8]}"
+
+    @property
+    def ref(self) -> ArtifactRef:
+        """The reference to this artifact."""
+        return ArtifactRef(self.kind, self.digest, self.location)
+
+    def to_json(self) -> bytes:
+        """The bytes of `manifest.json`."""
+        return json.dumps(asdict(self), indent=1, sort_keys=True).encode()
+
+
+def parse_manifest(content: bytes, where: str) -> Manifest:
+    """The manifest in `content`, checked to be consistent in itself; ArtifactError naming `where` if it is not."""
+    try:
+        manifest = TypeAdapter(Manifest).validate_json(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise ArtifactError(
+            f"{where}/{MANIFEST_NAME}: damaged ({key or 'file'}: {first['msg']}); {remedy(where)}"
+        ) from None
+    for entry in manifest.files:
+        path = PurePosixPath(entry.path)
+        if path.is_absolute() or ".." in path.parts:
+            raise ArtifactError(
+                f"{where}/{MANIFEST_NAME}: file '{entry.path}' would leave the artifact; {remedy(where)}"
+            )
+    if content_digest(manifest.files) != manifest.digest:
+        raise ArtifactError(
+            f"{where}/{MANIFEST_NAME}: its digest does not fit its list of files; {remedy(where)}"
+        )
+    return manifest
+
+
+def remedy(where: str) -> str:
+    """What to do about a damaged artifact at `where`."""
+    return f"delete {where} and run again, the stage that made it will execute anew"
+
+
+def content_digest(files: tuple[FileEntry, ...]) -> str:
+    """sha256 over path, size and hash of every file in order, as hex."""
+    digest = hashlib.sha256()
+    for entry in files:
+        digest.update(f"{entry.path}\0{entry.size}\0{entry.sha256}\n".encode())
+    return digest.hexdigest()
+
+
+def scan(directory: Path) -> tuple[FileEntry, ...]:
+    """An entry for every file below `directory`, flushed to the disk, sorted by path.
+
+    Raises ArtifactError for anything that is not a plain file: a link would carry what the manifest does not cover.
+    """
+    entries = []
+    for path in list_files(directory):
+        with path.open("rb") as stream:
+            os.fsync(stream.fileno())
+            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        entries.append(FileEntry(path.relative_to(directory).as_posix(), path.stat().st_size, sha256))
+    return tuple(entries)
+
+
+def list_files(directory: Path) -> list[Path]:
+    """Every file below `directory` but the manifest, sorted by relative path; ArtifactError for links and the like."""
+    found = []
+    for path in directory.rglob("*"):
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise ArtifactError(
+                f"{path}: not a plain file or folder; copy its content into the artifact instead"
+            )
+        if path.is_file() and path != directory / MANIFEST_NAME:
+            found.append(path)
+    return sorted(found, key=lambda path: path.relative_to(directory).as_posix())

@@ -1,0 +1,183 @@
+"""Where artifacts lie: a local directory (published by one rename) or an object store (the manifest goes last).
+
+Both promise the same: what has a manifest is whole, and nothing without one is ever seen as an artifact.
+"""
+
+import errno
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from upath import UPath
+
+from tasks.shared.artifacts.manifest import MANIFEST_NAME, Manifest
+
+STAGING = ".staging"
+
+
+class Place(Protocol):
+    """What the store needs from where artifacts lie. `location` is relative to the root."""
+
+    def staging(self, kind: str) -> "Iterator[Path]":
+        """Yield a local directory to fill; the generator's end removes what is left of it."""
+
+    def install(self, directory: Path, location: str) -> bool:
+        """Make a filled directory visible whole under `location`; False if one is there already."""
+
+    def read_manifest(self, location: str) -> bytes | None:
+        """The bytes of the manifest, None if there is no artifact."""
+
+    def local(self, manifest: Manifest) -> Path:
+        """A local directory with the artifact's files, not yet verified."""
+
+    def describe(self, location: str) -> str:
+        """The location as a person or a tool would open it."""
+
+
+class LocalPlace:
+    """A directory on a file system; staging lies inside it, so that publication is one rename."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def staging(self, kind: str) -> Iterator[Path]:
+        """Yield a directory under `.staging`, locked as long as this process lives; leftovers of dead ones go first."""
+        parent = self.root / STAGING
+        parent.mkdir(parents=True, exist_ok=True)
+        for leftover in parent.iterdir():
+            with _lock(leftover) as locked:
+                if locked:
+                    shutil.rmtree(leftover, ignore_errors=True)
+        directory, descriptor = _make_locked(parent, kind)
+        try:
+            yield directory
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+            os.close(descriptor)
+
+    def install(self, directory: Path, location: str) -> bool:
+        """Rename `directory` to its place; of several at once one wins. Files become read-only: they are shared."""
+        for path in directory.rglob("*"):
+            if path.is_file():
+                path.chmod(0o444)
+        target = self.root / location
+        target.parent.mkdir(parents=True, exist_ok=True)
+        directory.chmod(0o755)
+        try:
+            directory.rename(target)
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                return False
+            raise
+        _flush(target.parent)
+        return True
+
+    def read_manifest(self, location: str) -> bytes | None:
+        """The bytes of the manifest, None if there is no artifact."""
+        path = self.root / location / MANIFEST_NAME
+        return path.read_bytes() if path.is_file() else None
+
+    def local(self, manifest: Manifest) -> Path:
+        """The artifact's own directory."""
+        return self.root / manifest.location
+
+    def describe(self, location: str) -> str:
+        """The path."""
+        return str(self.root / location)
+
+
+class ObjectPlace:
+    """A prefix on an object store (s3://, gs://, memory://), with a local cache of what was read."""
+
+    def __init__(self, root: UPath, cache: Path) -> None:
+        self.root = root
+        self.cache = LocalPlace(cache)
+
+    def staging(self, kind: str) -> Iterator[Path]:
+        """Yield a directory under the local cache."""
+        return self.cache.staging(kind)
+
+    def install(self, directory: Path, location: str) -> bool:
+        """Upload the files, the manifest last; False if another one's manifest is there already."""
+        if self.read_manifest(location) is not None:
+            return False
+        paths = [
+            path for path in directory.rglob("*") if path.is_file() and path != directory / MANIFEST_NAME
+        ]
+        for path in [*sorted(paths), directory / MANIFEST_NAME]:
+            target = self.root / location / path.relative_to(directory).as_posix()
+            target.fs.put_file(str(path), target.path)
+        return True
+
+    def read_manifest(self, location: str) -> bytes | None:
+        """The bytes of the manifest, None if there is no artifact."""
+        # Listings and absences are cached by fsspec; another process may have published since.
+        self.root.fs.invalidate_cache()
+        try:
+            return (self.root / location / MANIFEST_NAME).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def local(self, manifest: Manifest) -> Path:
+        """The cached copy, downloaded if it is not there."""
+        content = self.cache.read_manifest(manifest.location)
+        if content is None:
+            with contextmanager(self.cache.staging)(manifest.kind) as directory:
+                for entry in manifest.files:
+                    target = directory / entry.path
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    source = self.root / manifest.location / entry.path
+                    source.fs.get_file(source.path, str(target))
+                (directory / MANIFEST_NAME).write_bytes(manifest.to_json())
+                self.cache.install(directory, manifest.location)
+        return self.cache.local(manifest)
+
+    def describe(self, location: str) -> str:
+        """The URI, and the cached copy if there is one."""
+        cached = self.cache.root / location
+        return f"{self.root / location}" + (f" (and its copy {cached})" if cached.exists() else "")
+
+
+@contextmanager
+def _lock(directory: Path) -> Iterator[bool]:
+    """True while this process holds the lock of `directory`; False if a living process has it or it is gone."""
+    try:
+        descriptor = os.open(directory, os.O_RDONLY)
+    except FileNotFoundError:
+        yield False
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield True
+    except BlockingIOError:
+        yield False
+    finally:
+        os.close(descriptor)
+
+
+def _make_locked(parent: Path, kind: str) -> tuple[Path, int]:
+    """A new locked directory and the descriptor that holds its lock."""
+    while True:
+        directory = Path(tempfile.mkdtemp(prefix=f"{kind}-", dir=parent))
+        try:
+            descriptor = os.open(directory, os.O_RDONLY)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except FileNotFoundError:
+            continue  # another process swept it between its making and its locking
+        if directory.exists():
+            return directory, descriptor
+        os.close(descriptor)
+
+
+def _flush(directory: Path) -> None:
+    """Make a rename inside `directory` durable."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

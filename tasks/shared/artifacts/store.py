@@ -1,0 +1,173 @@
+"""The artifact store: stage into a temporary directory, publish whole or not at all, verify every byte when read.
+
+store = Store("s3://bucket/tirflow")            # or a directory
+with store.staging("traces") as directory:
+    ...                                          # write files
+    ref = store.publish("traces", directory, provenance, {"accepted": 960})
+path = store.fetch(ref)                          # a local directory, verified
+"""
+
+import errno
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from upath import UPath
+
+from tasks.shared.artifacts.manifest import (
+    MANIFEST_NAME,
+    ArtifactError,
+    ArtifactRef,
+    FileEntry,
+    Manifest,
+    Provenance,
+    content_digest,
+    list_files,
+    parse_manifest,
+    remedy,
+    scan,
+)
+from tasks.shared.artifacts.places import LocalPlace, ObjectPlace, Place
+from tasks.shared.environment import home
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class Store:
+    """Artifacts under one root: a directory or an fsspec URI."""
+
+    def __init__(self, root: str, cache: Path | None = None) -> None:
+        """`cache`: where an object store's artifacts are copied to when read; `<home>/cache` by default."""
+        self.root = root
+        if "://" in root and not root.startswith("file://"):
+            self._place: Place = ObjectPlace(UPath(root), cache or home() / "cache")
+        else:
+            self._place = LocalPlace(Path(root.removeprefix("file://")).resolve())
+        self._verified: set[tuple[str, int, int, int, str]] = (
+            set()
+        )  # path, inode, mtime, size, sha256 seen good
+
+    @contextmanager
+    def staging(self, kind: str) -> Iterator[Path]:
+        """A directory to fill and hand to `publish`; removed when the block ends, whatever happens.
+
+        Raises OSError with a remedy when the disk is full.
+        """
+        # Broad on purpose: writers of other projects (safetensors, Arrow) report a full disk by classes of their own.
+        try:
+            with contextmanager(self._place.staging)(kind) as directory:
+                yield directory
+        except Exception as error:
+            if _is_disk_full(error):
+                raise OSError(
+                    errno.ENOSPC,
+                    "no space left on the artifact store's disk, nothing was published; "
+                    "free some or point TIRFLOW_STORE to a larger disk",
+                    self.root,
+                ) from error
+            raise
+
+    def publish(
+        self,
+        kind: str,
+        directory: Path,
+        provenance: Provenance,
+        metrics: Mapping[str, float | int | str | bool | None] | None = None,
+    ) -> ArtifactRef:
+        """Publish a directory from `staging`, which it uses up. Publishing equal content twice gives one artifact.
+
+        Raises ArtifactError: nothing to publish, links among the files, or a damaged artifact in the same place.
+        """
+        files = scan(directory)
+        if not files:
+            raise ArtifactError(
+                f"{kind}: nothing to publish, {directory} has no files; the stage must write some"
+            )
+        created = datetime.now(UTC).isoformat(timespec="seconds")
+        manifest = Manifest(kind, content_digest(files), files, provenance, dict(metrics or {}), created)
+        with (directory / MANIFEST_NAME).open("wb") as stream:
+            stream.write(manifest.to_json())
+            stream.flush()
+            os.fsync(stream.fileno())
+        if not self._place.install(directory, manifest.location):
+            self.fetch(manifest.ref)
+        return manifest.ref
+
+    def fetch(self, ref: ArtifactRef) -> Path:
+        """A local directory with the artifact's files, every byte checked. Treat it as read-only.
+
+        Raises ArtifactError naming the file and the remedy: missing, changed or foreign files, damaged manifest.
+        """
+        manifest = self.manifest(ref)
+        directory = self._place.local(manifest)
+        where = self._place.describe(ref.location)
+        known = {entry.path for entry in manifest.files}
+        foreign = [
+            path for path in list_files(directory) if path.relative_to(directory).as_posix() not in known
+        ]
+        if foreign:
+            raise ArtifactError(f"{foreign[0]}: not in the artifact's manifest; take it out of the store")
+        for entry in manifest.files:
+            self._verify(directory / entry.path, entry, where)
+        return directory
+
+    def manifest(self, ref: ArtifactRef) -> Manifest:
+        """The artifact's manifest; ArtifactError if it is missing, damaged or another artifact's."""
+        where = self._place.describe(ref.location)
+        content = self._place.read_manifest(ref.location)
+        if content is None:
+            raise ArtifactError(f"{where}: no such artifact in this store; run the stage that makes it again")
+        manifest = parse_manifest(content, where)
+        if manifest.ref != ref:
+            raise ArtifactError(
+                f"{where}/{MANIFEST_NAME}: describes {manifest.location}, not this one; {remedy(where)}"
+            )
+        return manifest
+
+    def exists(self, ref: ArtifactRef) -> bool:
+        """True if the artifact has been published here and is still there; its bytes are not read."""
+        return self._place.read_manifest(ref.location) is not None
+
+    def lineage(self, ref: ArtifactRef) -> dict[ArtifactRef, Manifest]:
+        """The artifact and everything it was made from, nearest first: from a score back to the problems."""
+        found: dict[ArtifactRef, Manifest] = {}
+        waiting = [ref]
+        while waiting:
+            current = waiting.pop(0)
+            if current not in found:
+                found[current] = self.manifest(current)
+                waiting += found[current].provenance.inputs.values()
+        return found
+
+    def describe(self, ref: ArtifactRef) -> str:
+        """The artifact's place as a person or a tool would open it: a path or a URI."""
+        return self._place.describe(ref.location)
+
+    def _verify(self, path: Path, entry: FileEntry, where: str) -> None:
+        if not path.is_file():
+            raise ArtifactError(f"{path}: missing from its artifact; {remedy(where)}")
+        status = path.stat()
+        if status.st_size != entry.size:
+            raise ArtifactError(
+                f"{path}: {status.st_size} bytes where its manifest says {entry.size}; {remedy(where)}"
+            )
+        # Within one process a file that was seen good and was not touched since is not read again.
+        seen = (str(path), status.st_ino, status.st_mtime_ns, status.st_size, entry.sha256)
+        if seen in self._verified:
+            return
+        with path.open("rb") as stream:
+            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        if sha256 != entry.sha256:
+            raise ArtifactError(
+                f"{path}: content changed since it was published (sha256 differs); {remedy(where)}"
+            )
+        self._verified.add(seen)
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        return True
+    return any(os.strerror(number) in str(error) for number in DISK_FULL)
