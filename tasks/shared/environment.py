@@ -32,3 +32,14 @@ def rank() -> int:
 def under_launcher() -> bool:
     """True inside a rank that torchrun or the DeepSpeed launcher started."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def configure_vllm(cpu_cache_gib: int) -> None:
+    """Set what vLLM reads when it is imported: engine in this process, no usage reports, warnings only.
+
+    The engine core must live in this process so that weights go over as tensors, without a file or a socket.
+    """
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(cpu_cache_gib))
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")

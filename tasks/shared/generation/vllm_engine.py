@@ -1,0 +1,158 @@
+"""The vLLM engine behind the `Generator` protocol: offline, in this process, GPU build or CPU build.
+
+Feedback goes in as ids: an extended request is submitted again with all its ids, and the prefix cache keeps what was
+computed. Weights are taken over in memory, tensor by tensor. vLLM 0.32's CPU build packs a tied output head once and
+leaves it stale on reload (log-probs off by 0.17 and more); `_refresh_tied_head` packs it anew.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks.shared.config import GenerationConfig, ModelConfig
+from tasks.shared.environment import configure_vllm
+from tasks.shared.generation.protocol import Piece, Sampling
+
+if TYPE_CHECKING:
+    import torch
+
+CPU_CACHE_GIB = 2
+
+
+@dataclass(slots=True)
+class _Request:
+    """A request over its turns."""
+
+    ids: list[int]  # prompt, sampled and feedback ids so far
+    sampling: Sampling
+    seed: int
+    turn: int = 0
+
+
+class VllmGenerator:
+    """Continuous batching by vLLM. Raises ValueError if vLLM is not installed."""
+
+    def __init__(
+        self, config: GenerationConfig, model_config: ModelConfig, checkpoint: Path, eos_ids: Sequence[int]
+    ) -> None:
+        configure_vllm(CPU_CACHE_GIB)
+        try:
+            from vllm import LLM
+        except ImportError as error:
+            raise ValueError(
+                f"generation.engine = 'vllm' but vLLM cannot be imported ({error}); "
+                "install it (make setup-vllm) or set generation.engine = 'transformers'"
+            ) from None
+        self._llm = LLM(
+            model=str(checkpoint),
+            dtype=model_config.dtype,
+            max_model_len=config.max_prompt_tokens + config.max_response_tokens,
+            max_num_seqs=config.max_sequences,
+            gpu_memory_utilization=config.gpu_memory_utilization,
+            enable_prefix_caching=True,
+            enforce_eager=model_config.source == "tiny",  # capturing graphs costs more than a tiny model's decoding
+            logprobs_mode="processed_logprobs",  # under the distribution sampled from
+            disable_log_stats=True,
+            trust_remote_code=False,
+        )
+        self._engine = self._llm.llm_engine
+        self._eos_ids = list(eos_ids)
+        self._requests: dict[str, _Request] = {}
+        self._running: dict[str, str] = {}  # engine request id -> request id
+
+    def add(
+        self, request_id: str, ids: Sequence[int], *, sampling: Sampling, seed: int, stop: str | None, max_new_tokens: int
+    ) -> None:
+        """Queue a request, see `Generator.add`."""
+        assert request_id not in self._requests, f"request id {request_id} is taken"
+        self._requests[request_id] = _Request(list(ids), sampling, seed)
+        self._submit(request_id, stop, max_new_tokens)
+
+    def extend(self, request_id: str, ids: Sequence[int], *, stop: str | None, max_new_tokens: int) -> None:
+        """Append feedback ids and go on, see `Generator.extend`."""
+        request = self._requests[request_id]
+        request.ids += ids
+        request.turn += 1
+        self._submit(request_id, stop, max_new_tokens)
+
+    def release(self, request_id: str) -> None:
+        """Forget a finished request."""
+        del self._requests[request_id]
+
+    @property
+    def num_running(self) -> int:
+        """Requests queued or decoding."""
+        return len(self._running)
+
+    def step(self) -> list[Piece]:
+        """One engine step; the pieces that ended."""
+        pieces = []
+        for output in self._engine.step():
+            if not output.finished:
+                continue
+            request_id = self._running.pop(output.request_id)
+            completion = output.outputs[0]
+            ids = tuple(completion.token_ids)
+            logprobs = tuple(entry[token].logprob for entry, token in zip(completion.logprobs, ids, strict=True))
+            self._requests[request_id].ids += ids
+            pieces.append(Piece(request_id, ids, logprobs, _reason(completion)))
+        return pieces
+
+    def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Log-prob of every token given those before it (0.0 for the first), at temperature 1."""
+        from vllm import SamplingParams
+
+        params = SamplingParams(temperature=1.0, max_tokens=1, prompt_logprobs=0)
+        prompts = [{"prompt_token_ids": list(ids)} for ids in sequences]
+        outputs = self._llm.generate(prompts, params, use_tqdm=False)
+        return [
+            [0.0] + [entry[token].logprob for entry, token in zip(output.prompt_logprobs[1:], ids[1:], strict=True)]
+            for output, ids in zip(outputs, sequences, strict=True)
+        ]
+
+    def load_weights(self, weights: "Iterable[tuple[str, torch.Tensor]]") -> None:
+        """Take over parameters by checkpoint name, in memory; cached prefixes of the old weights are dropped."""
+        assert not self._running, "weights must not change under running requests"
+        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})
+        self._llm.collective_rpc(_refresh_tied_head)
+        self._llm.reset_prefix_cache()
+
+    def _submit(self, request_id: str, stop: str | None, max_new_tokens: int) -> None:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        request = self._requests[request_id]
+        engine_id = f"{request_id}#{request.turn}"
+        params = SamplingParams(
+            temperature=request.sampling.temperature,
+            top_p=request.sampling.top_p,
+            seed=(request.seed + 0x9E3779B9 * request.turn) % 2**31,
+            max_tokens=max_new_tokens,
+            stop=[stop] if stop else None,
+            stop_token_ids=self._eos_ids,
+            include_stop_str_in_output=True,
+            logprobs=0,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        self._engine.add_request(engine_id, {"prompt_token_ids": request.ids}, params)
+        self._running[engine_id] = request_id
+
+
+def _reason(completion: Any) -> Any:
+    """vLLM's finish reason in our terms: `stop` with a string is a stop string, with a token id the end of turn."""
+    if completion.finish_reason == "length":
+        return "length"
+    assert completion.finish_reason == "stop", f"vLLM ended a request with '{completion.finish_reason}'"
+    return "stop" if isinstance(completion.stop_reason, str) else "eos"
+
+
+def _refresh_tied_head(worker: Any) -> None:
+    """Pack the CPU build's output head again: reloading refreshes the embedding it is tied to, not the packed copy."""
+    from vllm.platforms import current_platform
+
+    if not current_platform.is_cpu():
+        return
+    from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
+
+    dispatch_cpu_unquantized_gemm(worker.model_runner.get_model().lm_head, remove_weight=False)
