@@ -1,0 +1,106 @@
+"""Is one expression equivalent to another? Asked of a worker process with bounds on time and memory.
+
+The worker (`worker.py`) is started when first needed and ends with this process (its input closes). It limits its own
+processor time, so a comparison that runs away ends the worker, not the caller; the wall clock is a second bound.
+"""
+
+import functools
+import json
+import os
+import select
+import subprocess
+import sys
+import threading
+from enum import StrEnum
+from pathlib import Path
+
+MAX_CHARS = 1000  # of each side; longer answers are not compared
+WALL_S = 30.0
+WORKER = Path(__file__).with_name("worker.py")  # by path: runs from any directory, needs no installation
+
+
+class Verdict(StrEnum):
+    """What a comparison found."""
+
+    EQUAL = "equal"
+    DIFFERENT = "different"
+    UNDECIDED = "undecided"  # out of time or memory, too long, or the computer algebra system failed
+
+
+class Equivalence:
+    """One worker and the answers it gave; comparisons are serialised, so any thread may ask."""
+
+    def __init__(self, cpu_s: int = 2, memory_mb: int = 1024) -> None:
+        self._limits = (str(cpu_s), str(memory_mb))
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._owner = 0
+        self._known: dict[tuple[str, str], Verdict] = {}
+
+    def compare(self, predicted: str, reference: str) -> Verdict:
+        """Whether `predicted` is equivalent to `reference`; never raises on what a model may write."""
+        if len(predicted) > MAX_CHARS or len(reference) > MAX_CHARS:
+            return Verdict.UNDECIDED
+        key = (predicted, reference)
+        with self._lock:
+            if key not in self._known:
+                if len(self._known) >= 50_000:
+                    self._known.clear()
+                self._known[key] = self._ask(predicted, reference)
+            return self._known[key]
+
+    def close(self) -> None:
+        """End the worker; a later comparison starts another."""
+        with self._lock:
+            self._stop()
+
+    def _ask(self, predicted: str, reference: str) -> Verdict:
+        process = self._running()
+        assert process.stdin is not None
+        line = json.dumps({"predicted": predicted, "reference": reference}) + "\n"
+        try:
+            process.stdin.write(line.encode())
+            process.stdin.flush()
+            reply = self._read_line(process)
+        except BrokenPipeError:
+            reply = None
+        if reply is None:
+            self._stop()
+            return Verdict.UNDECIDED
+        return Verdict(json.loads(reply)["verdict"])
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        # After a fork the pipes belong to the parent's conversation: a child starts its own worker.
+        if self._process is None or self._owner != os.getpid() or self._process.poll() is not None:
+            command = [sys.executable, "-P", str(WORKER), *self._limits]
+            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            self._owner = os.getpid()
+            # The start (about a second of imports) is not counted against the first comparison.
+            if self._read_line(self._process) is None:
+                raise RuntimeError(
+                    "the grading worker did not start; see its message above, and check math-verify"
+                )
+        return self._process
+
+    def _read_line(self, process: subprocess.Popen[bytes]) -> bytes | None:
+        """The next line of the worker, or None if it ended or kept silent for too long."""
+        assert process.stdout is not None
+        ready, _, _ = select.select([process.stdout], [], [], WALL_S)
+        line = process.stdout.readline() if ready else b""
+        return line or None
+
+    def _stop(self) -> None:
+        if self._process is None or self._owner != os.getpid():
+            return
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            pipe.close()
+        self._process = None
+
+
+@functools.cache
+def shared_equivalence() -> Equivalence:
+    """The process-wide worker, made on first use."""
+    return Equivalence()

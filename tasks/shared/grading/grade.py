@@ -1,0 +1,75 @@
+r"""Grade a response: Math-Verify on the content of the last `\boxed`, strict, with a reason for every verdict.
+
+Plain integers are compared here; everything else goes to a worker process (`equivalence.py`), because a computer
+algebra system fed by a model can run for ever (`9^{9^{9^9}}`) and a signal cannot stop it, least of all off the main
+thread. Safe to call from any thread.
+"""
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+from tasks.shared.grading.box import last_box
+from tasks.shared.grading.equivalence import Verdict, shared_equivalence
+
+INTEGER = re.compile(r"[+-]?[0-9]{1,400}")
+
+
+class GradeReason(StrEnum):
+    """Why a response was graded as it was."""
+
+    CORRECT = "correct"
+    WRONG = "wrong"  # a box whose content is not equivalent to the reference
+    NO_BOX = "no_box"  # words, but no box
+    NO_ANSWER = "no_answer"  # nothing at all, or a box that is empty or never closed
+    TRUNCATED = "truncated"  # out of tokens before a box was closed
+    GRADING_ERROR = "grading_error"  # cannot be compared: too long, or out of time or memory
+
+
+@dataclass(frozen=True, slots=True)
+class Grade:
+    """The verdict on one response. Example: `Grade(True, GradeReason.CORRECT, "042")`."""
+
+    correct: bool
+    reason: GradeReason
+    predicted: str | None  # the content of the last box as written; None without a closed, filled box
+
+
+def grade(text: str, reference: str, truncated: bool = False) -> Grade:
+    r"""The grade of `text` against `reference` (an integer such as "70" or LaTeX such as "\frac{1}{2}").
+
+    `truncated`: generation ran out of tokens; then a missing box is told as such. Conventions are Math-Verify's:
+    1/3 equals 0.333333 (six places), 50\% equals 50, x=5 equals 5 where the reference is the bare value.
+    Raises ValueError if `reference` is empty.
+    """
+    if not reference.strip():
+        raise ValueError("grading: the reference answer is empty; give the problem an answer")
+    box = last_box(text)
+    if box is None or not box.content:
+        return Grade(False, _reason_without_answer(text, box is not None, truncated), None)
+    predicted, expected = _bare(box.content), _bare(reference)
+    if predicted == expected:
+        return Grade(True, GradeReason.CORRECT, box.content)
+    if INTEGER.fullmatch(predicted) and INTEGER.fullmatch(expected):
+        equal = int(predicted) == int(expected)
+        return Grade(equal, GradeReason.CORRECT if equal else GradeReason.WRONG, box.content)
+    verdict = shared_equivalence().compare(predicted, expected)
+    reason = {
+        Verdict.EQUAL: GradeReason.CORRECT,
+        Verdict.DIFFERENT: GradeReason.WRONG,
+        Verdict.UNDECIDED: GradeReason.GRADING_ERROR,
+    }[verdict]
+    return Grade(verdict is Verdict.EQUAL, reason, box.content)
+
+
+def _reason_without_answer(text: str, has_box: bool, truncated: bool) -> GradeReason:
+    if truncated:
+        return GradeReason.TRUNCATED
+    if has_box or not text.strip():
+        return GradeReason.NO_ANSWER
+    return GradeReason.NO_BOX
+
+
+def _bare(answer: str) -> str:
+    """Without the dollar signs, spaces and full stop around it, which carry no meaning."""
+    return answer.strip().strip("$").strip().removesuffix(".").rstrip()

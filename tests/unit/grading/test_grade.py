@@ -1,0 +1,118 @@
+"""Reasons, the last box, hostile text, threads: what grading does around the comparison."""
+
+import json
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tasks.shared.grading import GradeReason, grade, last_box
+from tasks.shared.grading.equivalence import Equivalence, Verdict
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.mark.parametrize(
+    ("text", "truncated", "reason", "predicted"),
+    [
+        ("<answer>\n\\boxed{42}\n</answer>", False, GradeReason.CORRECT, "42"),
+        ("\\boxed{41} no, \\boxed{42}", False, GradeReason.CORRECT, "42"),
+        ("\\boxed{42} or rather \\boxed{41}", False, GradeReason.WRONG, "41"),
+        ("the answer is 42", False, GradeReason.NO_BOX, None),
+        ("the answer is 42", True, GradeReason.TRUNCATED, None),
+        ("", False, GradeReason.NO_ANSWER, None),
+        ("\\boxed{}", False, GradeReason.NO_ANSWER, None),
+        ("\\boxed{4", False, GradeReason.NO_ANSWER, None),
+        ("\\boxed{4", True, GradeReason.TRUNCATED, None),
+        ("\\boxed 42", False, GradeReason.NO_ANSWER, None),
+        ("\\boxed{42} and more words", True, GradeReason.CORRECT, "42"),
+        ("\\boxed{\\frac{84}{2}}", False, GradeReason.CORRECT, "\\frac{84}{2}"),
+        ("\\boxed{\\text{a \\} b}}", False, GradeReason.WRONG, "\\text{a \\} b}"),
+    ],
+)
+def test_reason(text: str, truncated: bool, reason: GradeReason, predicted: str | None) -> None:
+    """Every verdict has its reason, and only the last box counts."""
+    result = grade(text, "42", truncated)
+    assert (result.reason, result.predicted) == (reason, predicted)
+    assert result.correct == (reason is GradeReason.CORRECT)
+
+
+def test_an_empty_reference_is_the_users_mistake() -> None:
+    """Nothing is equal to nothing."""
+    with pytest.raises(ValueError, match="reference answer is empty"):
+        grade("\\boxed{1}", " ")
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        "9^{9^{9^9}}",
+        "10^{10^{10}}",
+        "{" * 400 + "}" * 400,
+        "(" * 300 + "1" + ")" * 300,
+        "1" * 5000,
+        "\\frac" * 200,
+        "__import__('os').system('touch pwned')",
+        "\x00\ud800 \\char",
+        "\\sqrt[" + "9" * 300 + "]{2}",
+    ],
+)
+def test_hostile_answers_end_in_time_and_earn_nothing(hostile: str) -> None:
+    """Bounded processor time, no exception, no credit, and the next comparison works."""
+    started = time.process_time()
+    assert not grade(f"\\boxed{{{hostile}}}", "5").correct
+    assert time.process_time() - started < 2.0  # the caller waits, it does not compute
+    assert grade("\\boxed{\\frac{10}{2}}", "5").correct
+
+
+def test_a_dead_worker_is_replaced() -> None:
+    """Memory exhausted by one comparison does not cost the next."""
+    equivalence = Equivalence(cpu_s=1, memory_mb=700)
+    assert equivalence.compare("2^{3^{30}}", "7") is not Verdict.EQUAL
+    assert equivalence.compare("2+2", "4") is Verdict.EQUAL
+    equivalence.close()
+    assert equivalence.compare("2+3", "5") is Verdict.EQUAL
+    equivalence.close()
+
+
+def test_threads_share_the_worker() -> None:
+    """No signal is used, so grading works off the main thread; the answers do not get mixed up."""
+    cases = [
+        (f"{n} + {k}", str(n + k if k % 2 else n + k + 1), k % 2 == 1) for n in range(10) for k in range(1, 5)
+    ]
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda case: grade(f"\\boxed{{{case[0]}}}", case[1]).correct, cases))
+    assert results == [equal for *_, equal in cases]
+
+
+def test_the_worker_ends_with_its_owner() -> None:
+    """A stage that dies leaves no grader behind."""
+    program = (
+        "from tasks.shared.grading.equivalence import shared_equivalence as s\n"
+        "s().compare('1+1', '2'); print(s()._process.pid); import os; os._exit(9)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    worker = Path(f"/proc/{json.loads(done.stdout)}")
+    deadline = time.monotonic() + 10
+    while (
+        worker.exists()
+        and "\nState:\tZ" not in (worker / "status").read_text()
+        and time.monotonic() < deadline
+    ):
+        time.sleep(0.05)
+    assert not worker.exists() or "\nState:\tZ" in (worker / "status").read_text()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(max_size=60))
+def test_any_text_is_graded(text: str) -> None:
+    """No text makes grading raise; the box of what is put in a box without braces is that."""
+    grade(text, "5")
+    if not set(text) & set("{}\\") and text.strip():
+        box = last_box(f"a \\boxed{{{text}}} b")
+        assert box is not None and box.closed and box.content == text.strip()

@@ -1,0 +1,35 @@
+"""Grading held against more than 300 pairs of expressions with known equality."""
+
+from collections.abc import Callable
+
+import pytest
+
+from tasks.shared.grading import GradeReason, grade
+from tests.unit.grading import pairs
+
+FAMILIES: dict[str, Callable[[], list[pairs.Pair]]] = {
+    "integers": pairs.integers,
+    "fractions": pairs.fractions,
+    "surds": pairs.surds,
+    "polynomials": pairs.polynomials,
+    "collections": pairs.collections,
+    "by_hand": lambda: pairs.BY_HAND,
+}
+
+
+def test_there_are_enough_pairs_of_both_kinds() -> None:
+    """At least 300, no pair twice, neither kind rare."""
+    every = pairs.all_pairs()
+    assert len(set(every)) == len(every) >= 300
+    assert 0.35 < sum(equal for _, _, equal in every) / len(every) < 0.65
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_verdicts(family: str) -> None:
+    """The grade of every pair is its known equality, and the reason says so."""
+    mistakes = []
+    for predicted, reference, equal in FAMILIES[family]():
+        result = grade(f"so we get \\boxed{{{predicted}}} at last", reference)
+        if result.correct != equal or result.reason not in (GradeReason.CORRECT, GradeReason.WRONG):
+            mistakes.append((predicted, reference, equal, result.reason.value))
+    assert mistakes == []
