@@ -25,7 +25,9 @@ class Piece:
     """What the policy sampled for one request since it was added or last extended."""
 
     request_id: str
-    ids: tuple[int, ...]  # (n,) in order, the token that completed the stop string or the end of turn included
+    ids: tuple[
+        int, ...
+    ]  # (n,) in order, the token that completed the stop string or the end of turn included
     logprobs: tuple[float, ...]  # (n,) under the distribution sampled from
     reason: Literal["stop", "eos", "length"]
 
@@ -34,7 +36,14 @@ class Generator(Protocol):
     """An engine that decodes many requests side by side. Request ids are the caller's and unique while alive."""
 
     def add(
-        self, request_id: str, ids: Sequence[int], *, sampling: Sampling, seed: int, stop: str | None, max_new_tokens: int
+        self,
+        request_id: str,
+        ids: Sequence[int],
+        *,
+        sampling: Sampling,
+        seed: int,
+        stop: str | None,
+        max_new_tokens: int,
     ) -> None:
         """Queue a request; sampling with the same seed and weights gives the same tokens whatever runs beside it."""
 
@@ -53,3 +62,6 @@ class Generator(Protocol):
 
     def load_weights(self, weights: "Iterable[tuple[str, torch.Tensor]]") -> None:
         """Take over the trainer's parameters by name, tied tensors included."""
+
+    def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Log-prob of every token given those before it (0.0 for the first), at temperature 1: for the probe."""

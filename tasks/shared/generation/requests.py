@@ -1,0 +1,55 @@
+"""A request of the slot engine while it is alive, and how requests are grouped into passes."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from tasks.shared.generation.protocol import Sampling
+from tasks.shared.generation.stops import StopFinder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+CHUNK_TOKENS = 8192  # padded tokens of one prefill pass: bounds its memory
+FREE = -1
+
+
+@dataclass(slots=True)
+class SlotRequest:
+    """A request while it is alive."""
+
+    request_id: str
+    sampling: Sampling
+    uniforms: Iterator[float]
+    stop: StopFinder | None
+    budget: int  # tokens it may still sample before the next extension
+    forced: tuple[int, ...]  # ids to compute before sampling goes on
+    slot: int = FREE
+    length: int = 0  # tokens in the KV cache
+    decoding: bool = False
+    ids: list[int] = field(default_factory=list)  # sampled since it was added or last extended
+    logprobs: list[float] = field(default_factory=list)
+
+
+def by_length(requests: Sequence[SlotRequest]) -> Iterator[list[SlotRequest]]:
+    """Groups of similar chunk length whose padded size stays within CHUNK_TOKENS; longest first."""
+    group: list[SlotRequest] = []
+    for request in sorted(requests, key=lambda request: -len(request.forced)):
+        if group and (len(group) + 1) * len(group[0].forced) > CHUNK_TOKENS:
+            yield group
+            group = []
+        group.append(request)
+    if group:
+        yield group
+
+
+def end_ids(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> frozenset[int]:
+    """Every id that ends the model's turn. ValueError if neither tokenizer nor model names one."""
+    named = [tokenizer.eos_token_id]
+    for config in (model.generation_config, model.config):
+        value = getattr(config, "eos_token_id", None)
+        named += value if isinstance(value, list) else [value]
+    ends = frozenset(i for i in named if i is not None)
+    if not ends:
+        raise ValueError(f"{model.config.name_or_path}: no end-of-turn token; set eos_token in the tokenizer")
+    return ends

@@ -1,0 +1,140 @@
+"""A preallocated KV cache of independent rows ("slots"), and the attention that reads it.
+
+Transformers' own caches grow or shift all rows together. Here every row has its own length: keys are written at the
+row's own positions and what lies beyond a row's length is masked, so rows can start, stop, wait for code and go on
+in any order. Grouped-query attention of one new token a row reads the cache in place, without repeating its heads.
+"""
+
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, Cache, PretrainedConfig
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+ATTENTION = "tirflow_slots"
+GROWTH = 64  # the capacity of a row grows by multiples of this many tokens
+
+
+class SlotCache(Cache):
+    """Keys and values of `num_slots` rows, each (heads, capacity, head_dim) a layer.
+
+    The engine calls `begin_*` before a forward pass; the model then calls `update` once a layer.
+    """
+
+    def __init__(
+        self, config: PretrainedConfig, num_slots: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        super().__init__(layers=[])
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        self.num_heads = config.num_key_value_heads
+        self.num_slots = num_slots
+        self.capacity = 0
+        self._shape = (num_slots, self.num_heads, head_dim)
+        self._dtype, self._device = dtype, device
+        self.keys: list[torch.Tensor] = [self._empty(0) for _ in range(config.num_hidden_layers)]
+        self.values: list[torch.Tensor] = [self._empty(0) for _ in range(config.num_hidden_layers)]
+        self._row_heads = torch.arange(num_slots * self.num_heads, device=device).view(
+            num_slots, self.num_heads
+        )
+        self._targets = torch.empty(
+            0, dtype=torch.long
+        )  # where the coming keys go, as rows of (slots*heads*capacity, D)
+        self._rows: torch.Tensor | None = None  # None: the first `_num_rows` slots, in place
+        self._num_rows = 0
+        self._length = 0  # keys that the coming queries look at, 0: only those of this forward pass
+
+    def _empty(self, capacity: int) -> torch.Tensor:
+        slots, heads, head_dim = self._shape
+        return torch.zeros((slots, heads, capacity, head_dim), dtype=self._dtype, device=self._device)
+
+    def reserve(self, length: int) -> None:
+        """Make room for rows of `length` tokens; rows keep their contents."""
+        if length <= self.capacity:
+            return
+        capacity = max(-(-length // GROWTH) * GROWTH, min(2 * self.capacity, length + 1024))
+        for tensors in (self.keys, self.values):
+            for layer, old in enumerate(tensors):
+                new = self._empty(capacity)
+                new[:, :, : self.capacity] = old
+                tensors[layer] = new
+        self.capacity = capacity
+
+    def begin_decode(self, num_rows: int, positions: torch.Tensor, length: int) -> None:
+        """The coming forward pass has one token for each of the first rows. positions: (num_rows,)."""
+        self._rows, self._num_rows, self._length = None, num_rows, length
+        self._targets = (self._row_heads[:num_rows] * self.capacity + positions[:, None]).reshape(-1)
+
+    def begin_chunk(self, rows: torch.Tensor, positions: torch.Tensor, length: int) -> None:
+        """The coming pass has a chunk for each of `rows` (R,). positions: (R, C); length 0: rows start empty."""
+        self._rows, self._num_rows, self._length = rows, len(rows), length
+        self._targets = (self._row_heads[rows][:, :, None] * self.capacity + positions[:, None, :]).reshape(
+            -1
+        )
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write the new keys and values, each (R, heads, C, D), and return what the queries look at."""
+        keys, values = self.keys[layer_idx], self.values[layer_idx]
+        head_dim = keys.shape[-1]
+        keys.view(-1, head_dim).index_copy_(0, self._targets, key_states.reshape(-1, head_dim))
+        values.view(-1, head_dim).index_copy_(0, self._targets, value_states.reshape(-1, head_dim))
+        if self._rows is None:
+            return keys[: self._num_rows, :, : self._length], values[: self._num_rows, :, : self._length]
+        if self._length == 0:
+            return key_states, value_states
+        return (
+            keys[:, :, : self._length].index_select(0, self._rows),
+            values[:, :, : self._length].index_select(0, self._rows),
+        )
+
+    def copy_row(self, source: int, target: int, length: int) -> None:
+        """The first `length` tokens of one row into another."""
+        for tensors in (self.keys, self.values):
+            for tensor in tensors:
+                tensor[target, :, :length] = tensor[source, :, :length]
+
+    def swap_rows(self, first: int, second: int, length: int) -> None:
+        """Exchange two rows up to `length` tokens."""
+        for tensors in (self.keys, self.values):
+            for tensor in tensors:
+                kept = tensor[first, :, :length].clone()
+                tensor[first, :, :length] = tensor[second, :, :length]
+                tensor[second, :, :length] = kept
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Rows have lengths of their own; positions and masks are always given, so this is never used for them."""
+        return 0
+
+
+def slot_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention with a float mask (R, 1, C, L). query: (R, H, C, D); key, value: (R, H_kv, L, D).
+
+    With one query a row, the query heads that share a key head are laid along the query axis: no key is repeated.
+    """
+    rows, heads, chunk, head_dim = query.shape
+    key_heads = key.shape[1]
+    if chunk == 1 and heads != key_heads:
+        grouped = query.reshape(rows, key_heads, heads // key_heads, head_dim)
+        output = torch.nn.functional.scaled_dot_product_attention(
+            grouped, key, value, attn_mask=attention_mask, scale=scaling
+        )
+        return output.reshape(rows, 1, heads, head_dim), None
+    output = torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=attention_mask, scale=scaling, enable_gqa=heads != key_heads
+    )
+    return output.transpose(1, 2), None
+
+
+def register_slot_attention() -> None:
+    """Make `slot_attention` known to Transformers under `ATTENTION`; calling it again changes nothing."""
+    AttentionInterface.register(ATTENTION, slot_attention)
+    AttentionMaskInterface.register(ATTENTION, sdpa_mask)

@@ -1,0 +1,44 @@
+"""Finding a stop string in sampled tokens, at the cost of a set lookup for nearly every token.
+
+A token can carry characters before and beyond the stop string, so the text decides, not ids: tokens whose own text
+could complete the stop are found once, and only after one of these is the tail of the turn decoded.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SLACK = 4  # tokens decoded beyond one per character of the stop string
+
+
+class StopFinder:
+    """Tells whether a turn's text contains its stop string, token by token."""
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", stop: str) -> None:
+        if not stop:
+            raise ValueError(
+                "an empty stop string would end every turn at its first token; use None for no stop"
+            )
+        self._tokenizer = tokenizer
+        self._stop = stop
+        texts = [self._decode([i]) for i in range(len(tokenizer))]
+        tails = tuple(stop[i:] for i in range(1, len(stop)))
+        self.completing = frozenset(
+            i for i, text in enumerate(texts) if stop in text or text.startswith(tails)
+        )
+
+    def found(self, turn: Sequence[int]) -> bool:
+        """True if the last token of `turn` (ids sampled since the last feedback) completes the stop string."""
+        if turn[-1] not in self.completing:
+            return False
+        tail = turn[-(len(self._stop) + SLACK) :]
+        return self._stop in self._decode(tail)
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        text = self._tokenizer.decode(
+            list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+        assert isinstance(text, str)
+        return text

@@ -1,0 +1,334 @@
+"""The embedded engine: a batched decode loop over slots on any full-attention causal language model of Transformers.
+
+A request keeps its slot, and so its KV cache, while its code runs; the other rows go on, and the interpreter's tokens
+are forced in as one chunk when it continues. Requests are admitted into free slots at any step; equal prompts are
+computed once. What a step does depends on the order of calls alone, so equal calls give equal bits.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from tasks.shared.generation.protocol import Piece, Sampling
+from tasks.shared.generation.requests import FREE, SlotRequest, by_length, end_ids
+from tasks.shared.generation.sampling import draw, uniform_stream
+from tasks.shared.generation.slots import ATTENTION, SlotCache, register_slot_attention
+from tasks.shared.generation.stops import StopFinder
+from tasks.shared.generation.weights import load_by_name
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+PATIENCE = 4  # decode steps that a chunk waits for company: a pass costs the same for one row as for several
+
+
+class TransformersGenerator:
+    """`Generator` over a Transformers model, which it owns and switches to slot attention."""
+
+    def __init__(
+        self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", max_sequences: int
+    ) -> None:
+        config = model.config
+        kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+        if kinds != {"full_attention"}:
+            raise ValueError(
+                f"model type '{config.model_type}' has {sorted(kinds)} layers; the transformers engine decodes "
+                "full attention only: set generation.engine = 'vllm'"
+            )
+        register_slot_attention()
+        model.set_attn_implementation(ATTENTION)
+        self._model = model.eval()
+        self._tokenizer = tokenizer
+        self._device, self._dtype = model.device, model.dtype
+        self._cache = SlotCache(config, max_sequences, model.dtype, model.device)
+        self._max_positions = config.max_position_embeddings
+        self._end_ids = end_ids(model, tokenizer)
+        self._stops: dict[str, StopFinder] = {}
+        self._requests: dict[str, SlotRequest] = {}
+        self._slots: list[SlotRequest | None] = [None] * max_sequences
+        self._num_decoding = 0
+        self._waiting: deque[SlotRequest] = deque()  # new, without a slot
+        self._resuming: list[SlotRequest] = []  # with a slot, extended
+        self._waited = 0
+        self._tokens = torch.zeros(max_sequences, dtype=torch.long, device=self._device)
+        self._positions = torch.zeros(max_sequences, dtype=torch.long, device=self._device)
+        self._live = torch.zeros(max_sequences, dtype=torch.long, device=self._device)
+        self._key_positions = torch.arange(0, device=self._device)
+
+    def add(
+        self,
+        request_id: str,
+        ids: Sequence[int],
+        *,
+        sampling: Sampling,
+        seed: int,
+        stop: str | None,
+        max_new_tokens: int,
+    ) -> None:
+        """Queue a request. ValueError: an id in use, no ids, or more tokens than the model has positions."""
+        if request_id in self._requests:
+            raise ValueError(f"request '{request_id}' is alive already; release it or use another id")
+        if not ids:
+            raise ValueError(f"request '{request_id}': no prompt ids")
+        if len(ids) + max_new_tokens > self._max_positions:
+            raise ValueError(
+                f"request '{request_id}': {len(ids)} prompt + {max_new_tokens} new tokens are more than the model's "
+                f"{self._max_positions} positions; lower generation.max_response_tokens or max_prompt_tokens"
+            )
+        assert max_new_tokens >= 1
+        request = SlotRequest(
+            request_id, sampling, uniform_stream(seed), self._stop_finder(stop), max_new_tokens, tuple(ids)
+        )
+        self._requests[request_id] = request
+        self._waiting.append(request)
+
+    def extend(self, request_id: str, ids: Sequence[int], *, stop: str | None, max_new_tokens: int) -> None:
+        """Force `ids` (none is allowed) after what was sampled, and go on sampling."""
+        request = self._requests[request_id]
+        assert request.slot != FREE and not request.decoding and request.ids, (
+            "extended without a piece handed back"
+        )
+        assert max_new_tokens >= 1
+        request.forced = (request.ids[-1], *ids)  # the last sampled token is not in the KV cache yet
+        request.ids, request.logprobs = [], []
+        request.stop, request.budget = self._stop_finder(stop), max_new_tokens
+        if request.length + len(request.forced) + max_new_tokens > self._max_positions:
+            raise ValueError(
+                f"request '{request_id}': more tokens than the model's {self._max_positions} positions; "
+                "lower generation.max_response_tokens or max_prompt_tokens"
+            )
+        self._resuming.append(request)
+
+    def release(self, request_id: str) -> None:
+        """Forget a request; its slot is free at once."""
+        request = self._requests.pop(request_id)
+        assert not request.decoding, "released while it decodes"
+        if request.slot != FREE:
+            self._slots[request.slot] = None
+            self._positions[request.slot] = 0
+            request.slot = FREE
+
+    @property
+    def num_running(self) -> int:
+        """Requests queued or decoding (not those waiting to be extended)."""
+        return self._num_decoding + len(self._waiting) + len(self._resuming)
+
+    @torch.inference_mode()
+    def step(self) -> list[Piece]:
+        """Compute what is due and one token for every decoding request; the pieces that ended, in slot order."""
+        pieces = self._decode() if self._num_decoding else []
+        if self._chunk_is_due():
+            pieces += self._admit()
+        return pieces
+
+    def load_weights(self, weights: "Iterable[tuple[str, torch.Tensor]]") -> None:
+        """Take over the trainer's parameters by name, tied tensors included. No request may be alive."""
+        assert not self._requests, (
+            "weights cannot change under living requests: their KV cache would be stale"
+        )
+        load_by_name(self._model, weights)
+
+    @torch.inference_mode()
+    def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Log-prob of every token given those before it (0.0 for the first), by this engine's own weights."""
+        scored = []
+        for ids in sequences:
+            tokens = torch.tensor([ids], device=self._device)
+            positions = torch.arange(len(ids), device=self._device)[None]
+            logits = self._model(
+                input_ids=tokens,
+                attention_mask=self._mask(positions, len(ids)),
+                position_ids=positions,
+                use_cache=False,
+            ).logits
+            logprobs = torch.log_softmax(logits[0, :-1].float(), dim=-1)
+            scored.append([0.0, *logprobs.gather(1, tokens[0, 1:, None])[:, 0].tolist()])
+        return scored
+
+    def _stop_finder(self, stop: str | None) -> StopFinder | None:
+        if stop is None:
+            return None
+        if stop not in self._stops:
+            self._stops[stop] = StopFinder(self._tokenizer, stop)
+        return self._stops[stop]
+
+    def _mask(self, positions: torch.Tensor, length: int) -> torch.Tensor:
+        """Additive mask (R, 1, C, length): a query at position p sees keys 0..p of its row. positions: (R, C)."""
+        if len(self._key_positions) < length:
+            self._key_positions = torch.arange(length + 256, device=self._device)
+        hidden = self._key_positions[:length] > positions[:, None, :, None]
+        return torch.zeros(hidden.shape, dtype=self._dtype, device=self._device).masked_fill_(
+            hidden, -torch.inf
+        )
+
+    def _decode(self) -> list[Piece]:
+        """One token for every decoding row. Idle rows inside the slice are computed too and ignored."""
+        num_rows = self._compact()
+        rows = self._slots[:num_rows]
+        length = 1 + max(request.length for request in rows if request is not None and request.decoding)
+        # an idle row writes too, at the place of its next token, which its extension will overwrite
+        self._cache.reserve(1 + max(request.length for request in rows if request is not None))
+        positions = self._positions[:num_rows]
+        self._cache.begin_decode(num_rows, positions, length)
+        logits = self._model(
+            input_ids=self._tokens[:num_rows, None],
+            attention_mask=self._mask(positions[:, None], length),
+            position_ids=positions[:, None],
+            past_key_values=self._cache,
+            use_cache=True,
+        ).logits
+        self._positions[:num_rows] += self._live[:num_rows]
+        for request in rows:
+            if request is not None and request.decoding:
+                request.length += 1
+        return self._sample(rows, slice(0, num_rows), logits[:, -1])
+
+    def _sample(
+        self, rows: Sequence[SlotRequest | None], slots: slice | torch.Tensor, logits: torch.Tensor
+    ) -> list[Piece]:
+        """Draw a token for each row of logits (n, V), which lie in `slots`, and end the pieces that are complete."""
+        idle = Sampling()
+        live = [request if request is not None and request.decoding else None for request in rows]
+        uniforms = [next(request.uniforms) if request is not None else 0.0 for request in live]
+        samplings = [request.sampling if request is not None else idle for request in live]
+        drawn, drawn_logprobs = draw(logits, uniforms, samplings)
+        self._tokens[slots] = drawn
+        pieces = []
+        for request, token, logprob in zip(live, drawn.tolist(), drawn_logprobs.tolist(), strict=True):
+            if request is None:
+                continue
+            request.ids.append(token)
+            request.logprobs.append(logprob)
+            request.budget -= 1
+            if token in self._end_ids:
+                pieces.append(self._park(request, "eos"))
+            elif (
+                request.stop is not None
+                and token in request.stop.completing
+                and request.stop.found(request.ids)
+            ):
+                pieces.append(self._park(request, "stop"))
+            elif request.budget == 0:
+                pieces.append(self._park(request, "length"))
+        return pieces
+
+    def _park(self, request: SlotRequest, reason: str) -> Piece:
+        """Stop decoding a request; its slot and KV cache stay until it is extended or released."""
+        request.decoding = False
+        self._num_decoding -= 1
+        self._live[request.slot] = 0
+        return Piece(request.request_id, tuple(request.ids), tuple(request.logprobs), reason)  # type: ignore[arg-type]
+
+    def _compact(self) -> int:
+        """Rows to compute: up to the last decoding slot, after moving rows down if a quarter of them would be idle."""
+        last = max(
+            slot for slot, request in enumerate(self._slots) if request is not None and request.decoding
+        )
+        if self._num_decoding > (last + 1) * 3 // 4:
+            return last + 1
+        low, high = 0, last
+        while True:
+            while (held := self._slots[low]) is not None and held.decoding:
+                low += 1
+            while (moved := self._slots[high]) is None or not moved.decoding:
+                high -= 1
+            if low > high:
+                return self._num_decoding
+            self._exchange(low, high)
+
+    def _exchange(self, low: int, high: int) -> None:
+        """Put the row in slot `high` into slot `low`, and what was there, if anything, into `high`."""
+        held, moved = self._slots[low], self._slots[high]
+        assert moved is not None
+        if held is None:
+            self._cache.copy_row(high, low, moved.length)
+        else:
+            self._cache.swap_rows(low, high, max(held.length, moved.length))
+            held.slot = high
+        moved.slot = low
+        self._slots[low], self._slots[high] = moved, held
+        pair, swapped = torch.tensor([low, high]), torch.tensor([high, low])
+        for state in (self._tokens, self._positions, self._live):
+            state[pair] = state[swapped]
+
+    def _chunk_is_due(self) -> bool:
+        """Whether waiting chunks are computed now, or wait a little for others to share the pass."""
+        free = sum(request is None for request in self._slots) if self._waiting else 0
+        num_ready = len(self._resuming) + min(free, len(self._waiting))
+        if num_ready == 0:
+            return False
+        self._waited += 1
+        if self._num_decoding and num_ready * 8 < self._num_decoding and self._waited < PATIENCE:
+            return False
+        self._waited = 0
+        return True
+
+    def _admit(self) -> list[Piece]:
+        """Compute the chunks of extended requests, then the prompts of new ones as far as slots are free."""
+        pieces = []
+        for group in by_length(self._resuming):
+            pieces += self._sample_chunks(group, self._forward_chunks(group))
+        self._resuming = []
+        arrived = []
+        for slot, held in enumerate(self._slots):
+            if held is None and self._waiting:
+                request = self._waiting.popleft()
+                request.slot = slot
+                self._slots[slot] = request
+                arrived.append(request)
+        first_of = {request.forced: request for request in reversed(arrived)}
+        for group in by_length(sorted(first_of.values(), key=lambda request: request.slot)):
+            logits = self._forward_chunks(group)
+            row_of = {request.request_id: row for row, request in enumerate(group)}
+            members = [request for request in arrived if first_of[request.forced].request_id in row_of]
+            rows = [row_of[first_of[request.forced].request_id] for request in members]
+            for request in members:
+                self._share_prompt(first_of[request.forced], request)
+            pieces += self._sample_chunks(members, logits[rows])
+        return pieces
+
+    def _sample_chunks(self, group: Sequence[SlotRequest], logits: torch.Tensor) -> list[Piece]:
+        slots = torch.tensor([request.slot for request in group], device=self._device)
+        return self._sample(group, slots, logits)
+
+    def _share_prompt(self, source: SlotRequest, request: SlotRequest) -> None:
+        """Give `request` the KV cache of an equal prompt."""
+        if request is not source:
+            self._cache.copy_row(source.slot, request.slot, source.length)
+            self._start(request, source.length)
+
+    def _start(self, request: SlotRequest, length: int) -> None:
+        request.length = length
+        request.decoding = True
+        self._num_decoding += 1
+        self._positions[request.slot] = length
+        self._live[request.slot] = 1
+
+    def _forward_chunks(self, group: Sequence[SlotRequest]) -> torch.Tensor:
+        """Append each request's forced ids, right-padded to the longest, to its row; next-token logits (R, V)."""
+        width = max(len(request.forced) for request in group)
+        ids = torch.zeros((len(group), width), dtype=torch.long)
+        for row, request in enumerate(group):
+            ids[row, : len(request.forced)] = torch.tensor(request.forced)
+        starts = torch.tensor([request.length for request in group], device=self._device)
+        longest = max(request.length for request in group) + width
+        self._cache.reserve(longest)  # padding is written too: beyond the row's length, where nothing looks
+        positions = starts[:, None] + torch.arange(width, device=self._device)
+        slots = torch.tensor([request.slot for request in group], device=self._device)
+        fresh = all(request.length == 0 for request in group)
+        self._cache.begin_chunk(slots, positions, 0 if fresh else longest)
+        last = torch.tensor([len(request.forced) - 1 for request in group], device=self._device)
+        kept, column = last.unique(return_inverse=True)
+        logits = self._model(
+            input_ids=ids.to(self._device),
+            attention_mask=self._mask(positions, longest),
+            position_ids=positions,
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=kept,
+        ).logits
+        for request in group:
+            self._start(request, request.length + len(request.forced))
+        return logits[torch.arange(len(group), device=self._device), column]

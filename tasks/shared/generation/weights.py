@@ -1,0 +1,31 @@
+"""Copying parameters by name into a model, with tied tensors checked: no tensor may stay behind unseen."""
+
+from collections.abc import Iterable
+
+import torch
+
+
+@torch.no_grad()
+def load_by_name(model: torch.nn.Module, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+    """Copy every named tensor into the model's tensor of that name.
+
+    Tied tensors may come under one of their names or under all. Raises ValueError, naming tensors: a name or shape that
+    the model lacks, a tensor that did not come under any of its names, or tied names that came with different values.
+    """
+    targets = model.state_dict()  # the live tensors; tied ones under each of their names
+    seen: dict[int, str] = {}
+    for name, tensor in weights:
+        target = targets.get(name)
+        if target is None or target.shape != tensor.shape:
+            found = "no such tensor" if target is None else f"shape {tuple(target.shape)}"
+            raise ValueError(f"weight sync: '{name}' {tuple(tensor.shape)}: the sampler has {found}")
+        source = tensor.detach().to(device=target.device, dtype=target.dtype)
+        first = seen.setdefault(target.data_ptr(), name)
+        if first != name and not torch.equal(target, source):
+            raise ValueError(
+                f"weight sync: '{first}' and '{name}' are tied in the sampler but came with different values"
+            )
+        target.copy_(source)
+    missing = sorted(name for name, target in targets.items() if target.data_ptr() not in seen)
+    if missing:
+        raise ValueError(f"weight sync: nothing came for {', '.join(missing[:5])} ({len(missing)} tensors)")
