@@ -1,0 +1,96 @@
+"""Two evaluations on the same problems: difference, interval, sign test, and what it would take to see a difference.
+
+Paired by problem: what makes a problem hard is the same on both sides and cancels.
+"""
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+from tasks.shared.estimates.accuracy import Evaluation, problem_means
+from tasks.shared.estimates.intervals import Estimate, estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """`after` minus `before` on the problems of both."""
+
+    difference: Estimate
+    better: int  # problems with a higher share of correct samples after
+    worse: int
+    equal: int
+    sign_p: float  # two-sided exact sign test over the problems that changed
+
+    @property
+    def significant(self) -> bool:
+        """The interval of the difference excludes zero."""
+        return self.difference.interval.excludes(0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class SampleSize:
+    """What it takes to see a difference with the given power (80 %) at the 95 % level."""
+
+    difference: float
+    samples_per_problem: int | None  # with these problems; None: no number of samples is enough
+    problems: int  # with these samples a problem
+
+
+def compare(before: Evaluation, after: Evaluation, level: float = 0.95) -> Comparison:
+    """Compare two evaluations problem by problem.
+
+    Raises ValueError if the problems are not the same: a difference over different problems means nothing.
+    """
+    if set(before) != set(after):
+        only = sorted(set(before) ^ set(after))
+        raise ValueError(
+            f"paired comparison: problem {only[0]!r} is in one evaluation only ({len(only)} such); "
+            "evaluate both checkpoints on the same problem set"
+        )
+    order = list(before)
+    first = problem_means({key: before[key] for key in order})
+    second = problem_means({key: after[key] for key in order})
+    change = second - first
+    better, worse = int((change > 0).sum()), int((change < 0).sum())
+    difference = estimate(change, level, bounds=(-1.0, 1.0))
+    return Comparison(difference, better, worse, len(order) - better - worse, sign_test(better, worse))
+
+
+def sign_test(better: int, worse: int) -> float:
+    """Two-sided exact p of `better` against `worse` under a fair coin; 1 if nothing changed."""
+    total, extreme = better + worse, min(better, worse)
+    if total == 0:
+        return 1.0
+    tail = sum(math.comb(total, count) for count in range(extreme + 1)) / 2**total
+    return min(1.0, 2 * tail)
+
+
+def needed_samples(
+    before: Evaluation, after: Evaluation, difference: float, power: float = 0.8
+) -> SampleSize:
+    """Samples a problem, or problems, needed to see a true mean `difference`, from the variances of these two.
+
+    Variance of the paired difference over m problems, k samples each side: (tau + omega / k) / m, tau the variance of
+    the problems' true differences, omega the sum of both within-problem variances. It must not exceed
+    (difference / (z_0.975 + z_power))^2. Raises ValueError if `difference` is not positive.
+    """
+    if difference <= 0:
+        raise ValueError(f"needed samples: difference = {difference} must be positive, such as 0.05")
+    order = list(before)
+    first, second = (problem_means({key: side[key] for key in order}) for side in (before, after))
+    omega = np.zeros(len(order))
+    noise = np.zeros(len(order))
+    for means, side in ((first, before), (second, after)):
+        counts = np.array([len(side[key]) for key in order])
+        unbiased = means * (1 - means) / np.maximum(counts - 1, 1)
+        noise += unbiased
+        omega += unbiased * counts
+    spread = float((second - first).var(ddof=1)) if len(order) > 1 else 0.0
+    tau = max(0.0, spread - float(noise.mean()))
+    allowed = (difference / (NormalDist().inv_cdf(0.975) + NormalDist().inv_cdf(power))) ** 2
+    room = allowed * len(order) - tau
+    samples = max(1, math.ceil(float(omega.mean()) / room)) if room > 0 else None
+    problems = max(2, math.ceil((tau + float(noise.mean())) / allowed))
+    return SampleSize(difference, samples, problems)
