@@ -1,0 +1,57 @@
+"""The registry of public problem sets: `data/registry.toml`, read into records.
+
+`python -m data.registry` lists name, hub id, revision and licence.
+"""
+
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+REGISTRY_PATH = Path(__file__).with_name("registry.toml")
+
+
+@dataclass(frozen=True, slots=True)
+class PublicProblemSet:
+    """One public problem set at a pinned revision."""
+
+    # hub dataset id
+    id: str
+    # commit hash on the hub, 40 hex digits
+    revision: str
+    split: str
+    # as the dataset's card states it
+    licence: str
+    # column names, dotted where the value is nested
+    problem_column: str
+    answer_column: str
+    # what an answer must look like
+    answer: Literal["integer", "expression"]
+    # everything up to and with this text is cut off a problem; empty: nothing
+    strip_before: str = ""
+    # everything from this text on is cut off a problem; empty: nothing
+    strip_after: str = ""
+
+
+def load_registry() -> dict[str, PublicProblemSet]:
+    """All entries by name."""
+    tables = tomllib.loads(REGISTRY_PATH.read_text(encoding="utf-8"))
+    return {name: PublicProblemSet(**entry) for name, entry in tables.items()}
+
+
+def find_problem_set(name: str) -> PublicProblemSet:
+    """The entry of that name.
+
+    Raises:
+        ValueError: no such entry; the message lists those that exist.
+    """
+    registry = load_registry()
+    if name not in registry:
+        raise ValueError(f"{REGISTRY_PATH.name}: no problem set '{name}'; use one of {', '.join(sorted(registry))}")
+    return registry[name]
+
+
+if __name__ == "__main__":
+    for entry_name, entry in load_registry().items():
+        sys.stdout.write(f"{entry_name:16} {entry.id}@{entry.revision[:12]}  {entry.licence}\n")

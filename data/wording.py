@@ -1,0 +1,49 @@
+"""The teacher's words: short sentences around code, text and answers, each in several versions.
+
+They live beside the problems because two stages read them: `synthesize` writes traces with them and `prepare` trains
+the tiny tokenizer on them. Kept short, so that a small model spends its steps on the numbers.
+"""
+
+# before a code block
+CODE_OPENINGS: tuple[str, ...] = (
+    "I will compute this with code.",
+    "Let me run a short program.",
+    "A program settles this.",
+    "I use Python for this.",
+    "Let me calculate it in Python.",
+)
+# before the first of several blocks: a look at the input, then the computation
+CHECK_OPENINGS: tuple[str, ...] = (
+    "First I look at the numbers.",
+    "I start with a quick check.",
+)
+NEXT_OPENINGS: tuple[str, ...] = (
+    "Now the full computation.",
+    "Next I compute the answer.",
+)
+# after a block that failed, before its correction
+CORRECTION_OPENINGS: tuple[str, ...] = (
+    "That failed. I correct the program.",
+    "There is an error. I fix it.",
+)
+# between the last output and the answer
+CODE_CLOSINGS: tuple[str, ...] = (
+    "The program gives the answer.",
+    "The output is the answer.",
+    "This is the result.",
+    "So we have the answer.",
+)
+# reasoning without code: an opening and a closing
+TEXT_OPENINGS: tuple[str, ...] = (
+    "I can reason this out directly.",
+    "Let me think without code.",
+    "By hand this is quick.",
+    "No program is needed here.",
+)
+TEXT_CLOSINGS: tuple[str, ...] = (
+    "Working through the cases gives the answer.",
+    "Step by step the value follows.",
+    "After simplifying, one value remains.",
+    "Checking the terms leads to the result.",
+)
+ANSWER = "\n<answer>\n\\boxed{{{answer}}}\n</answer>"

@@ -1,0 +1,1 @@
+"""Stage `prepare`: base model and problem sets, pinned, checked and kept apart from evaluation."""

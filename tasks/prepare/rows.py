@@ -1,0 +1,128 @@
+"""Check raw rows of a problem set and turn them into `ProblemRow` records.
+
+A bad row ends the stage with one line that names the file or set, the row, the key and the remedy: a problem that
+silently loses its answer would cost reward for ever after.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+INTEGER = re.compile(r"[+-]?[0-9]+")
+MAX_INTEGER = 999
+
+
+@dataclass(frozen=True, slots=True)
+class ProblemRow:
+    """One problem as every later stage reads it."""
+
+    # unique over all sets: "<set>/<id in the set>"
+    id: str
+    problem: str
+    # reference answer as text: "70", or LaTeX where the set allows expressions
+    answer: str
+    # name of the problem set in the recipe
+    source: str
+    # family in the tiny world, "" elsewhere
+    family: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Where problem and answer stand in a raw row, and what an answer must be."""
+
+    # column names; a dot steps into nested values: "prompt.0.content"
+    problem: str
+    answer: str
+    # whether answers must be integers 0 to 999
+    integer: bool
+    # instructions that a publisher wrapped around the problem; see data/registry.toml
+    strip_before: str = ""
+    strip_after: str = ""
+
+
+def check_rows(
+    raw_rows: Iterable[tuple[str, Mapping[str, Any]]], columns: Columns, source: str
+) -> tuple[list[ProblemRow], int]:
+    """Turn raw rows into records, dropping rows whose problem was there before.
+
+    Args:
+        raw_rows: pairs of place and row; the place ("aime.jsonl: row 3") begins an error message.
+        columns: where problem and answer stand.
+        source: name of the problem set.
+
+    Returns:
+        The records in order, and how many repeats were dropped.
+
+    Raises:
+        ValueError: a column is missing, a problem or answer is empty, an answer is not an integer 0 to 999 where one
+            is needed, an id occurs twice, one problem occurs with two answers, or there are no rows.
+    """
+    rows: dict[str, ProblemRow] = {}
+    ids: set[str] = set()
+    num_repeats = 0
+    for number, (place, raw) in enumerate(raw_rows):
+        problem = _strip(_text(raw, columns.problem, place, "problem"), columns)
+        answer = _answer(raw, columns, place)
+        known = rows.get(problem)
+        if known is not None:
+            if known.answer != answer:
+                raise ValueError(
+                    f"{place}: key '{columns.answer}': answer {answer!r} to a problem that stands earlier "
+                    f"(id {known.id}) with answer {known.answer!r}; keep one of the two rows"
+                )
+            num_repeats += 1
+            continue
+        row_id = f"{source}/{number if raw.get('id') is None else raw['id']}"
+        if row_id in ids:
+            raise ValueError(f"{place}: key 'id': {row_id!r} occurs twice; give every row an id of its own")
+        ids.add(row_id)
+        family = str(raw.get("family") or "")
+        rows[problem] = ProblemRow(row_id, problem, answer, source, family)
+    if not rows:
+        raise ValueError(f"problem set '{source}': no rows; check its path, split and limit")
+    return list(rows.values()), num_repeats
+
+
+def _text(raw: Mapping[str, Any], column: str, place: str, setting: str) -> str:
+    value: Any = raw
+    for part in column.split("."):
+        try:
+            value = value[int(part) if isinstance(value, list) else part]
+        except (KeyError, IndexError, ValueError, TypeError):
+            raise ValueError(
+                f"{place}: key '{column}' is missing (the row has {', '.join(sorted(raw)) or 'no keys'}); "
+                f"add it or set {setting}_column for this problem set"
+            ) from None
+    text = "" if value is None else _number_text(value)
+    if not text.strip():
+        raise ValueError(f"{place}: key '{column}' is empty; fill it in or take the row out")
+    return text.strip()
+
+
+def _number_text(value: object) -> str:
+    # parquet written by pandas turns a column of integers with a gap into floats
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def _answer(raw: Mapping[str, Any], columns: Columns, place: str) -> str:
+    answer = _text(raw, columns.answer, place, "answer")
+    if not columns.integer:
+        return answer
+    if not INTEGER.fullmatch(answer) or not 0 <= int(answer) <= MAX_INTEGER:
+        raise ValueError(
+            f"{place}: key '{columns.answer}': {answer!r} is not an integer from 0 to {MAX_INTEGER}; "
+            "correct it or set answer = 'expression' for this problem set"
+        )
+    return answer
+
+
+def _strip(problem: str, columns: Columns) -> str:
+    if columns.strip_before and columns.strip_before in problem:
+        problem = problem.split(columns.strip_before, 1)[1]
+    if columns.strip_after:
+        problem = problem.split(columns.strip_after, 1)[0]
+    return problem.strip()

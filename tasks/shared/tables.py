@@ -1,0 +1,54 @@
+"""Row tables in artifacts: parquet with a declared schema, and a card that lets `load_dataset(directory)` open them.
+
+The schema is declared, not inferred, so that an empty table or a column of nulls has the same types as a full one.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pyarrow
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, Any]], schema: "pyarrow.Schema") -> None:
+    """Write rows as one parquet file. Equal rows give equal bytes.
+
+    Raises:
+        ValueError: a row lacks a column of the schema or has one that the schema does not know.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    names = set(schema.names)
+    for number, row in enumerate(rows):
+        if set(row) != names:
+            raise ValueError(f"{path.name}: row {number} differs from the schema in {sorted(names ^ set(row))}")
+    table = pyarrow.Table.from_pylist([dict(row) for row in rows], schema=schema)
+    pyarrow.parquet.write_table(table, path)
+
+
+def read_table(path: Path) -> list[dict[str, Any]]:
+    """The rows of a parquet file.
+
+    Raises:
+        ValueError: no such file.
+    """
+    import pyarrow.parquet
+
+    if not path.is_file():
+        raise ValueError(f"{path}: no such table; run the stage that makes it again")
+    rows: list[dict[str, Any]] = pyarrow.parquet.ParquetFile(path).read().to_pylist()
+    return rows
+
+
+def write_card(directory: Path, tables: Mapping[str, str], description: str) -> None:
+    """Write `README.md`, a dataset card; `tables` maps a configuration's name to its file.
+
+    With it `datasets.load_dataset(directory, "rejected")` opens one table though others lie beside it.
+    """
+    lines = ["---", "configs:"]
+    for name, file_name in tables.items():
+        lines += [f"- config_name: {name}", f"  data_files: {file_name}"]
+    lines += ["---", "", description, ""]
+    (directory / "README.md").write_text("\n".join(lines), encoding="utf-8")
