@@ -1,0 +1,102 @@
+"""Ranks: the process group of this process, and a stage run again under torchrun when its recipe asks for several.
+
+    torchrun --nnodes 2 --nproc-per-node 8 ... -m tasks.sft.main request.json    # several nodes, started by hand
+
+A stage that wants several ranks on this machine calls `run_on_ranks`, which starts the same module under torchrun and
+passes its progress on; inside a rank `under_launcher()` is true and the stage goes straight to its work. Only the
+first rank publishes and writes to stdout.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+import torch.distributed as dist
+
+from tasks.shared.environment import rank, under_launcher, world_size
+from tasks.shared.stage import StageContext, StageResult, emit
+
+
+def start_process_group() -> None:
+    """Join the launcher's ranks, or become the only rank; does nothing if that was done before."""
+    if dist.is_initialized():
+        return
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    if under_launcher():
+        if rank() > 0:
+            sys.stdout = sys.stderr  # stdout carries the stage's events, once
+        dist.init_process_group(backend)
+    else:
+        os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it even where no launcher set it
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+
+
+def leave_to_first_rank() -> None:
+    """Every rank but the first ends here, successfully: what follows (publication) is done once."""
+    if dist.is_initialized() and world_size() > 1:
+        dist.barrier()
+        dist.destroy_process_group()
+    if rank() > 0:
+        _leave()
+
+
+def _leave() -> NoReturn:
+    raise SystemExit(0)
+
+
+def sum_over_ranks(value: float) -> float:
+    """The sum of a number over all ranks; exact for integers below 2**53."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return value
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    total = torch.tensor(value, dtype=torch.float64, device=device)
+    dist.all_reduce(total)
+    return float(total)
+
+
+def run_on_ranks(module: str, context: StageContext[Any], ranks: int) -> StageResult:
+    """Run this stage's request again with `ranks` processes on this machine; its result.
+
+    Raises ValueError or OSError with the rank's own message; RuntimeError if the ranks died without one (their
+    traceback is on stderr).
+    """
+    directory = context.scratch / "ranks"
+    directory.mkdir(exist_ok=True)
+    request = directory / "request.json"
+    request.write_text(context.request.model_dump_json())
+    result = directory / "result.json"
+    result.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    error: dict[str, Any] = {}
+    with subprocess.Popen([*command, "-m", module, str(request)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            event = _parse_event(line)
+            if event is None:
+                sys.stderr.write(line)
+            elif event["event"] == "error":
+                error = event
+            elif event["event"] != "result":  # the caller's stage_main reports the result
+                emit(event.pop("event"), **{key: value for key, value in event.items() if key != "time"})
+    if error:
+        raise (ValueError if error["kind"] == "input" else OSError)(error["message"])
+    if process.returncode or not result.is_file():
+        raise RuntimeError(f"{module}: {ranks} ranks ended with status {process.returncode}; their traceback is above")
+    return _read_result(result)
+
+
+def _parse_event(line: str) -> dict[str, Any] | None:
+    """A stage event, or None for a line that a library printed."""
+    try:
+        event = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return event if isinstance(event, dict) and "event" in event else None
+
+
+def _read_result(path: Path) -> StageResult:
+    return StageResult.model_validate_json(path.read_text())

@@ -1,0 +1,243 @@
+"""DeepSpeed as SFT and the policy update use it: losses in, one optimizer step out, resumable to the bit on one rank.
+
+    engine = TrainingEngine(model, config, total_steps=100)
+    for batch in rows[rank::ranks]:
+        engine.backward(-engine.token_logprobs(batch).sum() / denominator)
+    grad_norm = engine.step()
+
+The caller divides by its own denominator, counted over the whole step and all ranks (`distributed.sum_over_ranks`);
+gradients are summed over micro-batches and ranks, so that how a step is cut changes nothing.
+"""
+
+import contextlib
+import logging
+import math
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from transformers import PreTrainedModel
+
+from tasks.shared.config import OptimizerConfig
+from tasks.shared.learning.distributed import start_process_group
+from tasks.shared.learning.logprobs import TokenScores, token_scores, use_packed_attention
+from tasks.shared.learning.packing import PackedBatch
+
+
+def learning_rate_at(config: OptimizerConfig, step: int, total_steps: int) -> float:
+    """The rate of optimizer step `step` (from 0): linear warm-up, then constant or a cosine that ends at 0."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    if config.schedule == "constant":
+        return config.learning_rate
+    done = (step - config.warmup_steps) / max(1, total_steps - config.warmup_steps)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+class PackedModel(nn.Module):
+    """What DeepSpeed wraps: its forward pass is `token_scores`, so that ZeRO-3 sees one root module."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: PackedBatch, temperature: float, with_entropy: bool) -> TokenScores:
+        """See `token_scores`."""
+        return token_scores(self.model, batch, temperature, with_entropy)
+
+
+class ClippedAdamW(torch.optim.AdamW):
+    """AdamW that clips the gradient and keeps its norm: for float32 without ZeRO, where DeepSpeed tells no norm."""
+
+    def __init__(self, groups: list[dict[str, Any]], max_grad_norm: float, **settings: Any) -> None:
+        super().__init__(groups, **settings)
+        self.max_grad_norm = max_grad_norm
+        self.grad_norm = 0.0
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Clip, then update."""
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        self.grad_norm = float(nn.utils.clip_grad_norm_(parameters, self.max_grad_norm))
+        super().step(closure)
+
+
+class TrainingEngine:
+    """A model under DeepSpeed. One instance a process and model; all ranks call every method alike."""
+
+    def __init__(self, model: PreTrainedModel, config: OptimizerConfig, *, total_steps: int) -> None:
+        start_process_group()
+        use_packed_attention(model)
+        self.module = model  # the causal language model; under ZeRO-3 its parameters are partitioned
+        self.num_steps = 0  # optimizer steps done
+        self._config = config
+        self._total_steps = total_steps
+        self._half = model.dtype == torch.bfloat16
+        self._plain = config.zero_stage == 0 and not self._half
+        self._deepspeed = _initialize(PackedModel(model), config, self._half, self._plain)
+        self.device: torch.device = self._deepspeed.device
+
+    @property
+    def learning_rate(self) -> float:
+        """The rate of the next step."""
+        return learning_rate_at(self._config, self.num_steps, self._total_steps)
+
+    def token_scores(self, batch: PackedBatch, temperature: float = 1.0, with_entropy: bool = False) -> TokenScores:
+        """`logprobs.token_scores` of the trained model; under `torch.no_grad()` too."""
+        return self._deepspeed(batch.to(self.device), temperature, with_entropy)
+
+    def token_logprobs(self, batch: PackedBatch, temperature: float = 1.0) -> torch.Tensor:
+        """(B, T) log-probs of the target tokens, 0 elsewhere."""
+        return self.token_scores(batch, temperature).logprobs
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add the gradient of this micro-batch's share of the loss, a scalar already divided by the denominator."""
+        # DeepSpeed averages over ranks; the denominator is theirs together, so the sum is wanted.
+        self._deepspeed.backward(loss * dist.get_world_size())
+
+    def step(self) -> float:
+        """Clip, update, forget the gradient; the gradient's norm over all ranks before clipping.
+
+        Raises RuntimeError if the norm is not finite: the weights are then spoiled and must not be saved.
+        """
+        for group in self._deepspeed.basic_optimizer.param_groups:
+            group["lr"] = self.learning_rate
+        self._deepspeed.step()
+        source = self._deepspeed.basic_optimizer.grad_norm if self._plain else self._deepspeed.get_global_grad_norm()
+        grad_norm = float(source)
+        if not math.isfinite(grad_norm):
+            raise RuntimeError(
+                f"optimizer step {self.num_steps}: the gradient's norm is {grad_norm}; lower the learning rate and resume"
+            )
+        self.num_steps += 1
+        return grad_norm
+
+    def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Name and full tensor of every parameter, tied ones under each name; gathered one at a time under ZeRO-3."""
+        import deepspeed
+
+        for name, parameter in self.module.named_parameters(remove_duplicate=False):
+            with deepspeed.zero.GatheredParameters([parameter], enabled=self._config.zero_stage == 3):
+                yield name, parameter.detach()
+
+    def state_dict(self) -> dict[str, torch.Tensor] | None:
+        """The whole model's state on the CPU for `save_checkpoint`, in the first rank; None if not partitioned."""
+        if self._config.zero_stage < 3:
+            return None
+        return {name: tensor.to("cpu", copy=True) for name, tensor in self.weights()}
+
+    def save(self, directory: Path, state: Mapping[str, Any]) -> None:
+        """Write a checkpoint to resume from (weights, optimizer, random state, `state`) and drop older ones.
+
+        A checkpoint counts once its directory has its final name, so a process killed here leaves the one before.
+        """
+        partial = f"partial-{self.num_steps}"
+        if dist.get_rank() == 0:
+            shutil.rmtree(directory / partial, ignore_errors=True)
+        dist.barrier()
+        client = {"num_steps": self.num_steps, "random": _random_state(), "state": dict(state)}
+        with _stdout_to_stderr():
+            self._deepspeed.save_checkpoint(str(directory), tag=partial, client_state=client, save_latest=False)
+        dist.barrier()
+        if dist.get_rank() == 0:
+            older = _checkpoints(directory)
+            (directory / partial).rename(directory / f"step-{self.num_steps}")
+            for step, path in older.items():
+                if step != self.num_steps:
+                    shutil.rmtree(path)
+        dist.barrier()
+
+    def resume(self, directory: Path) -> dict[str, Any] | None:
+        """Take up the last whole checkpoint in `directory`: the `state` given to `save`, or None if there is none."""
+        found = _checkpoints(directory)
+        if not found:
+            return None
+        with _stdout_to_stderr():
+            path, client = self._deepspeed.load_checkpoint(
+                str(directory), tag=found[max(found)].name, load_lr_scheduler_states=False
+            )
+        assert path is not None
+        self.num_steps = client["num_steps"]
+        _set_random_state(client["random"])
+        return client["state"]
+
+
+def _initialize(module: PackedModel, config: OptimizerConfig, half: bool, plain: bool) -> Any:
+    """The DeepSpeed engine."""
+    with _stdout_to_stderr():
+        if not torch.cuda.is_available():
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")  # spares a search, and a warning
+        import deepspeed
+
+        _quieten(deepspeed)
+        return deepspeed.initialize(
+            model=module,
+            optimizer=_optimizer(module, config, plain),
+            config=_deepspeed_config(config, half, plain),
+            dist_init_required=False,
+        )[0]
+
+
+def _optimizer(module: nn.Module, config: OptimizerConfig, plain: bool) -> torch.optim.Optimizer:
+    """AdamW; biases and norms (one dimension) do not decay."""
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    settings: dict[str, Any] = {"lr": config.learning_rate, "betas": config.betas, "fused": True}
+    return ClippedAdamW(groups, config.max_grad_norm, **settings) if plain else torch.optim.AdamW(groups, **settings)
+
+
+def _deepspeed_config(config: OptimizerConfig, half: bool, plain: bool) -> dict[str, Any]:
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "managed_gradient_accumulation": False,  # the number of micro-batches varies; step() ends an accumulation
+        "gradient_clipping": 0.0 if plain else config.max_grad_norm,
+        "bf16": {"enabled": half},
+        "zero_optimization": {
+            "stage": config.zero_stage,
+            "overlap_comm": torch.cuda.is_available() and config.zero_stage >= 2,
+        },
+        "zero_allow_untested_optimizer": True,  # torch's own AdamW, with its fused kernel
+        "steps_per_print": None,
+    }
+
+
+def _quieten(deepspeed: Any) -> None:
+    """DeepSpeed's log goes to stderr, and its shared-memory all-reduce (for inference) is not compiled at start."""
+    for handler in deepspeed.utils.logger.handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setStream(sys.stderr)
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+@contextlib.contextmanager
+def _stdout_to_stderr() -> Iterator[None]:
+    """DeepSpeed prints; a stage's stdout carries its events and nothing else."""
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
+
+
+def _checkpoints(directory: Path) -> dict[int, Path]:
+    """Whole checkpoints by step."""
+    return {int(path.name.removeprefix("step-")): path for path in directory.glob("step-*")}
+
+
+def _random_state() -> dict[str, torch.Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def _set_random_state(state: Mapping[str, torch.Tensor]) -> None:
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"])

@@ -1,0 +1,128 @@
+"""Token sequences packed into rows without padding, and the log-probs of their tokens.
+
+A row is (1, T): sequences end to end, positions starting again at 0 for each, attention confined to its own sequence,
+so that packing changes no loss. `pack` balances the rows, which keeps the peak of memory and the ranks even.
+`batch.extras` carries whatever a loss needs per token (advantages, old log-probs); `batch.split` undoes the packing.
+"""
+
+import heapq
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSequence:
+    """One prompt with its response, n tokens, as training sees it.
+
+    Example: prompt 5 6, response 7 8 whose second token is the interpreter's: `ids=[5, 6, 7, 8]`,
+    `trained=[False, False, True, False]`.
+    """
+
+    ids: np.ndarray  # (n,) int
+    trained: np.ndarray  # (n,) bool: may token i be a target; the first of a sequence never is, nothing predicts it
+    extras: Mapping[str, np.ndarray] = field(default_factory=dict)  # (n,) float each, the same names in all sequences
+
+    def __post_init__(self) -> None:
+        lengths = {len(self.ids), len(self.trained), *(len(values) for values in self.extras.values())}
+        assert len(lengths) == 1 and len(self.ids) > 0, f"ids, mask and extras differ in length or are empty: {lengths}"
+
+
+@dataclass(frozen=True, slots=True)
+class PackedBatch:
+    """One packed row. B = 1 row of T tokens, the sum of `lengths`; no padding."""
+
+    ids: torch.Tensor  # (B, T) int64
+    position_ids: torch.Tensor  # (B, T) int64, from 0 in each sequence
+    segment_ids: torch.Tensor  # (B, T) int64, 1, 2, ... in row order
+    targets: torch.Tensor  # (B, T) bool: tokens whose log-prob is wanted
+    extras: dict[str, torch.Tensor]  # (B, T) float32 each
+    lengths: tuple[int, ...]  # tokens of each sequence, in row order
+    sequences: tuple[int, ...]  # index of each sequence in the list that was packed
+
+    @property
+    def num_tokens(self) -> int:
+        """All tokens of the row."""
+        return self.ids.numel()
+
+    @property
+    def num_targets(self) -> int:
+        """Tokens in the loss."""
+        return int(self.targets.sum())
+
+    def to(self, device: torch.device) -> "PackedBatch":
+        """The same row on `device`."""
+        return PackedBatch(
+            self.ids.to(device),
+            self.position_ids.to(device),
+            self.segment_ids.to(device),
+            self.targets.to(device),
+            {name: values.to(device) for name, values in self.extras.items()},
+            self.lengths,
+            self.sequences,
+        )
+
+    def split(self, values: torch.Tensor) -> list[tuple[int, torch.Tensor]]:
+        """Per-token `values` (B, T) as (index of the sequence in the packed list, its (n,) values)."""
+        return list(zip(self.sequences, values[0].split(self.lengths), strict=True))
+
+
+def pack(sequences: Sequence[TrainSequence], row_tokens: int, ranks: int = 1) -> list[PackedBatch]:
+    """Rows of at most `row_tokens` tokens that hold every sequence once; their number is a multiple of `ranks`.
+
+    Longest first into the emptiest row (deterministic). Rank r takes `rows[r::ranks]`: all ranks run equally many
+    forward passes, which ZeRO needs; where there are fewer sequences than ranks, a row without targets fills in.
+    Raises ValueError for a sequence longer than a row.
+    """
+    if not sequences:
+        return []
+    longest = max(len(sequence.ids) for sequence in sequences)
+    if longest > row_tokens:
+        raise ValueError(
+            f"a sequence of {longest} tokens does not fit tokens_per_micro_batch = {row_tokens}; raise it to {longest} or more"
+        )
+    order = sorted(range(len(sequences)), key=lambda i: (-len(sequences[i].ids), i))
+    total = sum(len(sequence.ids) for sequence in sequences)
+    num_rows = -(-total // row_tokens)
+    num_rows += -num_rows % ranks
+    while (rows := _spread(order, sequences, num_rows, row_tokens)) is None:
+        num_rows += ranks
+    return [_row(sequences, row) if row else _row(sequences, order[-1:], blank=True) for row in rows]
+
+
+def _spread(
+    order: Sequence[int], sequences: Sequence[TrainSequence], num_rows: int, row_tokens: int
+) -> list[list[int]] | None:
+    """Sequence indices a row, each put into the emptiest row; None if one does not fit."""
+    rows: list[list[int]] = [[] for _ in range(num_rows)]
+    fill = [(0, row) for row in range(num_rows)]
+    for index in order:
+        used, row = heapq.heappop(fill)
+        used += len(sequences[index].ids)
+        if used > row_tokens:
+            return None
+        rows[row].append(index)
+        heapq.heappush(fill, (used, row))
+    return rows
+
+
+def _row(sequences: Sequence[TrainSequence], indices: Sequence[int], blank: bool = False) -> PackedBatch:
+    chosen = [sequences[index] for index in indices]
+    lengths = tuple(len(sequence.ids) for sequence in chosen)
+    positions = np.concatenate([np.arange(length) for length in lengths])
+    targets = np.concatenate([sequence.trained for sequence in chosen]).astype(bool) & (positions > 0) & (not blank)
+    extras = {
+        name: torch.from_numpy(np.concatenate([sequence.extras[name] for sequence in chosen]).astype(np.float32))[None]
+        for name in chosen[0].extras
+    }
+    return PackedBatch(
+        ids=torch.from_numpy(np.concatenate([sequence.ids for sequence in chosen]).astype(np.int64))[None],
+        position_ids=torch.from_numpy(positions.astype(np.int64))[None],
+        segment_ids=torch.from_numpy(np.repeat(np.arange(1, len(lengths) + 1), lengths))[None],
+        targets=torch.from_numpy(targets)[None],
+        extras=extras,
+        lengths=lengths,
+        sequences=tuple(indices),
+    )
