@@ -25,7 +25,7 @@ MULTIPLES_EITHER = Family(
         "How many integers from 1 to {n} are divisible by {a} or {b}?",
         "How many positive integers up to {n} are multiples of {a} or {b}?",
         "Count the integers from 1 to {n} divisible by {a} or {b}.",
-        "Among 1 to {n}, how many are multiples of {a} or of {b}?",
+        "Among 1 to {n}, count multiples of {a} or of {b}.",
         "Count the multiples of {a} or {b} from 1 to {n}.",
     ),
     programs=(
@@ -44,7 +44,7 @@ MULTIPLES_NEITHER = Family(
         "How many integers from 1 to {n} are divisible by neither {a} nor {b}?",
         "How many positive integers up to {n} are multiples of neither {a} nor {b}?",
         "Count the integers from 1 to {n} divisible by neither {a} nor {b}.",
-        "Among 1 to {n}, how many are multiples of neither {a} nor {b}?",
+        "Among 1 to {n}, count multiples of neither {a} nor {b}.",
         "Count the multiples of neither {a} nor {b} from 1 to {n}.",
     ),
     programs=(
@@ -95,21 +95,21 @@ def _lattice_count(p: Params) -> int:
 
 LATTICE_COUNT = Family(
     name="lattice_count",
-    ranges=(("a", 3, 29), ("b", 3, 29), ("c", 51, 299)),
+    ranges=(("a", 11, 59), ("b", 11, 59), ("c", 201, 799)),
     phrasings=(
-        "How many pairs of integers x, y >= 0 satisfy {a}x + {b}y <= {c}?",
-        "Count the lattice points with x, y >= 0 and {a}x + {b}y <= {c}.",
-        "Find the number of integer points x, y >= 0 with {a}x + {b}y <= {c}.",
-        "How many integer points with x, y >= 0 lie in {a}x + {b}y <= {c}?",
-        "Count integers x, y >= 0 for which {a}x + {b}y is at most {c}.",
+        "Count lattice points x, y >= 0 with {a}x + {b}y <= {c}.",
+        "How many integers x, y >= 0 have {a}x + {b}y <= {c}?",
+        "For {a}x + {b}y <= {c}, count the integer points x, y >= 0.",
+        "In {a}x + {b}y <= {c}, how many lattice points have x, y >= 0?",
+        "Find the number of points of {a}x + {b}y <= {c} with x, y >= 0.",
     ),
     programs=(
         "print(sum(({c} - {a} * x) // {b} + 1 for x in range({c} // {a} + 1)))",
-        "r = range({c} + 1)\nprint(sum(1 for x in r for y in r if {a} * x + {b} * y <= {c}))",
+        "s = 0\nfor x in range(0, {c} + 1, {a}):\n    s += ({c} - x) // {b} + 1\nprint(s)",
     ),
     near_misses=(
         "print(sum(({c} - {a} * x) // {b} for x in range({c} // {a} + 1)))",
-        "r = range({c})\nprint(sum(1 for x in r for y in r if {a} * x + {b} * y == {c}))",
+        "s = 0\nfor x in range(0, {c}, {a}):\n    s += ({c} - x) // {b}\nprint(s)",
     ),
     solve=_lattice_count,
     accept=lambda p: p["a"] != p["b"],
@@ -122,13 +122,13 @@ def _diophantine_count(p: Params) -> int:
 
 DIOPHANTINE_COUNT = Family(
     name="diophantine_count",
-    ranges=(("a", 2, 9), ("b", 2, 9), ("c", 201, 999)),
+    ranges=(("a", 2, 12), ("b", 2, 12), ("c", 301, 999)),
     phrasings=(
-        "How many pairs of integers x, y >= 0 satisfy {a}x + {b}y = {c}?",
-        "Count the solutions of {a}x + {b}y = {c} in integers x, y >= 0.",
-        "Find the number of solutions of {a}x + {b}y = {c} with integers x, y >= 0.",
-        "In how many ways is {a}x + {b}y = {c} with integers x, y >= 0?",
-        "Count integers x, y >= 0 for which {a}x + {b}y is equal to {c}.",
+        "{a}x + {b}y = {c}: count integer solutions x, y >= 0.",
+        "How often is {a}x + {b}y = {c} with integers x, y >= 0?",
+        "Let {a}x + {b}y = {c}. Count the integer pairs x, y >= 0.",
+        "With {a}x + {b}y = {c}, how many integers x, y >= 0 exist?",
+        "Count the solutions of {a}x + {b}y = {c} with x, y >= 0.",
     ),
     programs=(
         "print(sum(1 for x in range({c} // {a} + 1) if ({c} - {a} * x) % {b} == 0))",
@@ -139,7 +139,7 @@ DIOPHANTINE_COUNT = Family(
         "print({c} // {a} + {c} // {b})",
     ),
     solve=_diophantine_count,
-    accept=lambda p: p["c"] % math.gcd(p["a"], p["b"]) == 0 and p["c"] >= 20 * math.lcm(p["a"], p["b"]) // 2,
+    accept=lambda p: p["c"] % math.gcd(p["a"], p["b"]) == 0 and p["c"] >= 12 * math.lcm(p["a"], p["b"]) and p["a"] != p["b"],
 )
 
 
@@ -175,8 +175,8 @@ DIGIT_SUM_COUNT = Family(
     phrasings=(
         "How many integers from {a} to {b} have digit sum divisible by {m}?",
         "Count the integers from {a} to {b} whose digit sum is divisible by {m}.",
-        "For how many n from {a} to {b} is the digit sum a multiple of {m}?",
-        "Between {a} and {b} inclusive, how many numbers have digit sum divisible by {m}?",
+        "For how many n from {a} to {b} does {m} divide the digit sum?",
+        "Between {a} and {b}, count digit sums divisible by {m}.",
         "Find how many numbers from {a} to {b} have digit sum a multiple of {m}.",
     ),
     programs=(

@@ -78,9 +78,9 @@ DIGIT_SUM = Family(
     phrasings=(
         "Find the sum of the digits of {a}^{b}.",
         "What is the digit sum of {a}^{b}?",
-        "Write {a}^{b} in full. Find the sum of its digits.",
+        "Write out {a}^{b}. What do its digits add up to?",
         "Add up all digits of the number {a}^{b}.",
-        "Compute the sum of the decimal digits of {a}^{b}.",
+        "Compute the sum of all digits of {a}^{b}.",
     ),
     programs=(
         "print(sum(int(d) for d in str({a}**{b})))",
@@ -177,8 +177,8 @@ BASE_CONVERSION = Family(
     ranges=(("n", 101, 888), ("b", 6, 9), ("c", 101, 499)),
     phrasings=(
         "Read {n} in base {b} and add {c}. Give the result in base 10.",
-        "Convert {n} from base {b} to base 10, then add {c}.",
-        "The number {n} is written in base {b}. Find its value plus {c}.",
+        "Convert {n} from base {b} and add {c}.",
+        "The number {n} in base {b} is increased by {c}. Find its value.",
         "Add {c} to the number written {n} in base {b}.",
         "What is the base {b} number {n} plus {c}?",
     ),

@@ -44,13 +44,13 @@ def _fibonacci_like(p: Params) -> int:
 
 FIBONACCI_LIKE = Family(
     name="fibonacci_like",
-    ranges=(("a", 11, 99), ("b", 11, 99), ("n", 21, 99), ("m", 201, 999)),
+    ranges=(("a", 11, 99), ("b", 11, 99), ("n", 21, 199), ("m", 201, 999)),
     phrasings=(
-        "Let u0 = {a}, u1 = {b}, and each term the sum of the last two. Find u{n} modulo {m}.",
-        "A sequence starts {a}, {b}, then adds the last two terms. Find u{n} modulo {m}.",
+        "Let u0 = {a}, u1 = {b}, then add the last two. Find u{n} modulo {m}.",
+        "A sequence starts {a}, {b} and adds the last two. Find u{n} modulo {m}.",
         "With u0 = {a} and u1 = {b}, terms add like Fibonacci. Find u{n} modulo {m}.",
         "A Fibonacci rule starts with {a} and {b}. What is u{n} modulo {m}?",
-        "Starting u0 = {a}, u1 = {b}, add two terms for the next. Compute u{n} modulo {m}.",
+        "Add the last two terms, starting {a}, {b}. Compute u{n} modulo {m}.",
     ),
     programs=(
         "x, y = {a}, {b}\nfor i in range({n}):\n    x, y = y, x + y\nprint(x % {m})",
@@ -68,11 +68,11 @@ POWER_SUM = Family(
     name="power_sum",
     ranges=(("k", 2, 5), ("a", 11, 99), ("b", 101, 499), ("m", 201, 999)),
     phrasings=(
-        "Find the sum of n^{k} for n from {a} to {b}, modulo {m}.",
+        "For n from {a} to {b}, find the sum of n^{k} modulo {m}.",
         "Add n^{k} for all n from {a} to {b}. Answer modulo {m}.",
-        "What is the sum of n^{k} from {a} to {b} modulo {m}?",
-        "Let S be the sum of n^{k} for {a} <= n <= {b}. Find S modulo {m}.",
-        "Compute the sum of n^{k}, n running from {a} to {b}, modulo {m}.",
+        "Sum n^{k} from n = {a} to {b} modulo {m}.",
+        "S sums n^{k} for {a} <= n <= {b}. Find S modulo {m}.",
+        "Take n^{k} for n from {a} to {b} and add up, modulo {m}.",
     ),
     programs=(
         "print(sum(n**{k} for n in range({a}, {b} + 1)) % {m})",
@@ -92,7 +92,7 @@ GCD_SUM = Family(
         "Find the sum of gcd(k, {m}) for k from 1 to {n}. Answer modulo 1000.",
         "Add gcd(k, {m}) for all k from 1 to {n}. Answer modulo 1000.",
         "What is the sum of gcd(k, {m}) for k up to {n}, modulo 1000?",
-        "Let S be the sum of gcd(k, {m}) for 1 <= k <= {n}. Find S modulo 1000.",
+        "S sums gcd(k, {m}) for 1 <= k <= {n}. Find S modulo 1000.",
         "For k up to {n}, add the values gcd(k, {m}). Find the sum modulo 1000.",
     ),
     programs=(
