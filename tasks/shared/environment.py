@@ -3,6 +3,49 @@
 import os
 from pathlib import Path
 
+# What a stage process is given of its launcher's environment; everything else (Prefect's settings and keys, other
+# tokens) stays behind.
+STAGE_VARIABLES = (
+    "PATH",
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "TMPDIR",
+    "VIRTUAL_ENV",
+    "LD_LIBRARY_PATH",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "REQUESTS_CA_BUNDLE",
+    "HTTPS_PROXY",
+    "HTTP_PROXY",
+    "NO_PROXY",
+    "HF_HOME",
+    "HF_ENDPOINT",
+    "HF_HUB_OFFLINE",
+    "CUDA_VISIBLE_DEVICES",
+    "OMP_NUM_THREADS",
+    "DS_ACCELERATOR",
+    "TIRFLOW_HOME",
+    "TIRFLOW_STORE",
+)
+# Secrets go only where they are needed: the store's keys to every stage when the store is an object store.
+STORE_SECRETS = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_ENDPOINT_URL",
+    "AWS_DEFAULT_REGION",
+    "AWS_PROFILE",
+    "GOOGLE_APPLICATION_CREDENTIALS",
+)
+STAGE_SECRETS = {
+    "prepare": ("HF_TOKEN",),
+    "synthesize": ("TIRFLOW_SANDBOX_TOKEN",),
+    "rl": ("TIRFLOW_SANDBOX_TOKEN",),
+    "evaluate": ("TIRFLOW_SANDBOX_TOKEN",),
+}
+
 
 def home() -> Path:
     """`TIRFLOW_HOME`: where store, scratch and the local Prefect server live; `.tirflow` in the working directory."""
@@ -12,6 +55,20 @@ def home() -> Path:
 def store_uri() -> str:
     """`TIRFLOW_STORE`: the artifact store, a directory or an fsspec URI; `<home>/store`."""
     return os.environ.get("TIRFLOW_STORE", str(home() / "store"))
+
+
+def stage_environment(stage: str) -> dict[str, str]:
+    """The environment of a stage process: an allow-list, and the secrets that this stage needs."""
+    names = [*STAGE_VARIABLES, *STAGE_SECRETS.get(stage, ())]
+    if "://" in store_uri():
+        names += STORE_SECRETS
+    environment = {name: os.environ[name] for name in names if name in os.environ}
+    return environment | {"TIRFLOW_HOME": str(home()), "PYTHONUNBUFFERED": "1"}
+
+
+def prefect_api_url() -> str | None:
+    """`PREFECT_API_URL`: the Prefect server that flows and deployments talk to."""
+    return os.environ.get("PREFECT_API_URL")
 
 
 def sandbox_token() -> str | None:

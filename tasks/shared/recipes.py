@@ -1,8 +1,9 @@
 """Read a recipe: TOML file to `Recipe`, with overrides, every mistake a one-line error that says where and what to do.
 
-    python -m tasks.shared.recipes flows/recipes/tiny.toml     # prints the resolved configuration as JSON
+python -m tasks.shared.recipes flows/recipes/tiny.toml     # prints the resolved configuration as JSON
 """
 
+import copy
 import difflib
 import sys
 import tomllib
@@ -22,23 +23,57 @@ def load_recipe(name_or_path: str, overrides: Mapping[str, Any] | None = None) -
 
     Raises ValueError, one line: the file, the key and the remedy.
     """
+    path = _find(name_or_path)
+    tree = _read(path)
+    tree.setdefault("name", path.stem)
+    return resolve(tree, overrides or {}, str(path))
+
+
+def _find(name_or_path: str) -> Path:
     path = Path(name_or_path)
     if path.suffix != ".toml":
         path = RECIPES_DIR / f"{name_or_path}.toml"
     if not path.is_file():
         known = sorted(p.stem for p in RECIPES_DIR.glob("*.toml"))
-        raise ValueError(f"recipe '{name_or_path}': no file {path}; use one of {', '.join(known)} or a path to a .toml")
+        raise ValueError(
+            f"recipe '{name_or_path}': no file {path}; use one of {', '.join(known)} or a path to a .toml"
+        )
+    return path
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The file's tree, laid over that of the recipe beside it that its key `extends` names."""
     try:
         tree = tomllib.loads(path.read_text())
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path}: not valid TOML: {error}; correct that line") from None
-    for key, value in (overrides or {}).items():
-        _set(tree, key, value)
-    tree.setdefault("name", path.stem)
+    parent = tree.pop("extends", None)
+    if parent is None:
+        return tree
+    parent_path = path.parent / f"{parent}.toml"
+    if not parent_path.is_file() or parent_path == path:
+        raise ValueError(f"{path}: key 'extends': no other recipe {parent_path}; name one in the same folder")
+    return _merge(_read(parent_path), tree)
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """`above` over `below`, section by section; a list replaces a list."""
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def resolve(tree: Mapping[str, Any], overrides: Mapping[str, Any], where: str) -> Recipe:
+    """The recipe in `tree` with dotted overrides applied; ValueError, one line, that names `where` and the key."""
+    changed = copy.deepcopy(dict(tree))
+    for key, value in overrides.items():
+        _set(changed, key, value)
     try:
-        return Recipe.model_validate(tree)
+        return Recipe.model_validate(changed)
     except ValidationError as error:
-        raise ValueError(f"{path}: {_first_mistake(error)}") from None
+        raise ValueError(f"{where}: {_first_mistake(error)}") from None
 
 
 def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:

@@ -8,16 +8,17 @@ import json
 import random
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Iterator, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
 from tasks.shared.artifacts import ArtifactRef, Provenance, Store
 from tasks.shared.config import STAGE_CONFIGS, Section
+from tasks.shared.execution.code_digest import code_digest
 
 Config = TypeVar("Config", bound=Section)
 Value = float | int | str | bool | None
@@ -59,7 +60,8 @@ class StageContext(Generic[Config]):
     def input(self, name: str) -> Path:
         """The input artifact's local directory, every byte checked against its manifest."""
         if name not in self.request.inputs:
-            raise ValueError(f"stage '{self.request.stage}' needs input '{name}'; the request has {sorted(self.request.inputs)}")
+            given = ", ".join(sorted(self.request.inputs)) or "none"
+            raise ValueError(f"stage '{self.request.stage}' needs input '{name}'; the request has: {given}")
         return self.store.fetch(self.request.inputs[name])
 
     @contextmanager
@@ -70,6 +72,7 @@ class StageContext(Generic[Config]):
             config=self.request.config,
             seed=self.request.seed,
             inputs=self.request.inputs,
+            code=code_digest(self.request.stage),
         )
         with self.store.staging(kind) as directory:
             output = Output(directory, metrics or {})

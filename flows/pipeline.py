@@ -1,0 +1,51 @@
+"""The whole pipeline: prepare, synthesize, SFT, RL rounds, evaluate, report.
+
+prefect deployment run train/tiny -p run=demo
+"""
+
+from typing import Any
+
+from prefect import flow
+
+from flows.publish import publish_report
+from flows.start import start
+from tasks.evaluate.task import evaluate
+from tasks.prepare.task import prepare
+from tasks.report.task import report
+from tasks.rl.task import rl
+from tasks.sft.task import sft
+from tasks.shared.artifacts import ArtifactRef
+from tasks.synthesize.task import synthesize
+
+
+@flow(name="train", flow_run_name="train-{recipe}-{run}")
+def train(
+    recipe: str = "tiny", run: str = "", overrides: dict[str, Any] | None = None, force: bool = False
+) -> dict[str, ArtifactRef]:
+    """Run a recipe; stages whose work has been done are taken as they are, unless `force`."""
+    job = start(recipe, run, overrides or {}, force)
+    plan = job.recipe
+    data = prepare(job)
+    made: dict[str, ArtifactRef] = {}
+
+    def score(which: str, checkpoint: ArtifactRef) -> None:
+        if which in plan.evaluate.checkpoints:
+            made[f"evaluation_{which}"] = evaluate(job, which, checkpoint, data.evaluation_sets)
+
+    policy = data.checkpoint
+    score("base", policy)
+    if plan.cold_start:
+        made["traces"] = synthesize(job, data.problems, data.evaluation_sets)
+        made["sft"] = policy = sft(job, data.checkpoint, made["traces"])
+        score("sft", policy)
+
+    reference = policy if plan.rl.kl_coefficient else None
+    state = None
+    for number in range(1, plan.rl.rounds + 1):
+        latest = rl(job, number, policy, data.problems, state, reference)
+        policy, state = latest.checkpoint, latest.trainer_state
+        made[f"rollouts_{number}"] = latest.rollouts
+    score("rl", policy)
+
+    publish_report(job, report(job, made))
+    return {**made, "policy": policy}

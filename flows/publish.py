@@ -1,0 +1,51 @@
+"""What people see in the Prefect UI of a finished run: the accuracy table, and where report and data lie."""
+
+import re
+from typing import Any
+
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+
+from tasks.launch import Run
+from tasks.shared.artifacts import Store
+from tasks.shared.runs import RunRecords
+from tasks.shared.stage import StageResult
+
+Row = dict[str, Any]
+
+
+def publish_report(run: Run, result: StageResult) -> None:
+    """Publish the table of scores and a page with the report's place and every stage's artifacts."""
+    key = artifact_key(run.name)
+    rows = scores(run)
+    if rows:
+        create_table_artifact(rows, key=f"{key}-scores", description=f"Scores of run {run.name}")
+    store = Store(run.store)
+    record = RunRecords(run.store).read(run.name)
+    lines = [f"# Run {run.name}", "", f"Report: `{store.describe(result.outputs['report'])}/report.html`", ""]
+    lines += ["| stage | artifact | place | seconds |", "|---|---|---|---|"]
+    for label, stage in record.stages.items():
+        for name, ref in stage.outputs.items():
+            lines.append(f"| {label} | {name} | `{store.describe(ref)}` | {stage.seconds:.1f} |")
+    create_markdown_artifact("\n".join(lines), key=f"{key}-run", description=f"Artifacts of run {run.name}")
+
+
+def scores(run: Run) -> list[Row]:
+    """A row for each evaluation of the run that has finished: its headline metrics."""
+    stages = RunRecords(run.store).read(run.name).stages
+    evaluations = {label: stage for label, stage in stages.items() if stage.stage == "evaluate"}
+    return [
+        {
+            "checkpoint": label.removeprefix("evaluate-"),
+            **{name: _rounded(v) for name, v in stage.metrics.items()},
+        }
+        for label, stage in evaluations.items()
+    ]
+
+
+def artifact_key(name: str) -> str:
+    """A Prefect artifact key (lower case, digits and dashes) from a run's name."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def _rounded(value: object) -> object:
+    return round(value, 4) if isinstance(value, float) else value

@@ -1,0 +1,161 @@
+"""Each stage as a flow of its own: run it again, or with changed parameters, on the inputs that a run had.
+
+    prefect deployment run sft/local -p run=demo -p overrides='{"sft.max_steps": 50}'
+
+`run` names whose recipe and inputs are taken; `recipe` starts a new run instead; `overrides` changes recipe keys and
+notes the outcome under `into` (or `<run>-changed`); `inputs` replaces single inputs by references; `force` executes
+the stage although the same work has been done.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from prefect import flow
+
+import tasks.evaluate.task
+import tasks.prepare.task
+import tasks.report.task
+import tasks.rl.task
+import tasks.sft.task
+import tasks.synthesize.task
+from flows.publish import publish_report
+from flows.start import Inputs, rerun, take
+from tasks.shared.artifacts import ArtifactRef
+from tasks.shared.runs import RunRecord
+
+Refs = dict[str, ArtifactRef]
+Overrides = dict[str, Any]
+
+PROBLEMS: Inputs = {"problems": ("prepare", "problems")}
+EVALUATION_SETS: Inputs = {"evaluation_sets": ("prepare", "evaluation_sets")}
+
+
+@flow(name="prepare", flow_run_name="prepare-{run}")
+def prepare(
+    run: str = "", recipe: str = "", overrides: Overrides | None = None, into: str = "", force: bool = False
+) -> Refs:
+    """Base model and problem sets."""
+    job, _ = rerun(run, recipe, overrides or {}, into, force)
+    prepared = tasks.prepare.task.prepare(job)
+    return {
+        "checkpoint": prepared.checkpoint,
+        "problems": prepared.problems,
+        "evaluation_sets": prepared.evaluation_sets,
+    }
+
+
+@flow(name="synthesize", flow_run_name="synthesize-{run}")
+def synthesize(
+    run: str = "",
+    recipe: str = "",
+    overrides: Overrides | None = None,
+    inputs: Refs | None = None,
+    into: str = "",
+    force: bool = False,
+) -> Refs:
+    """Verified traces."""
+    job, record = rerun(run, recipe, overrides or {}, into, force)
+    taken = take(record, PROBLEMS | EVALUATION_SETS, inputs or {})
+    return {"traces": tasks.synthesize.task.synthesize(job, **taken)}
+
+
+@flow(name="sft", flow_run_name="sft-{run}")
+def sft(
+    run: str = "",
+    recipe: str = "",
+    overrides: Overrides | None = None,
+    inputs: Refs | None = None,
+    into: str = "",
+    force: bool = False,
+) -> Refs:
+    """A checkpoint tuned on traces."""
+    job, record = rerun(run, recipe, overrides or {}, into, force)
+    wanted: Inputs = {"checkpoint": ("prepare", "checkpoint"), "traces": ("synthesize", "traces")}
+    return {"checkpoint": tasks.sft.task.sft(job, **take(record, wanted, inputs or {}))}
+
+
+@flow(name="rl", flow_run_name="rl-{run}-{number}")
+def rl(
+    run: str = "",
+    number: int = 1,
+    recipe: str = "",
+    overrides: Overrides | None = None,
+    inputs: Refs | None = None,
+    into: str = "",
+    force: bool = False,
+) -> Refs:
+    """One RL round, counted from 1, from where the round before it ended."""
+    job, record = rerun(run, recipe, overrides or {}, into, force)
+    policy = (f"rl-{number - 1}", "checkpoint") if number > 1 else _cold_start(record)
+    wanted: Inputs = {"checkpoint": policy, **PROBLEMS}
+    if number > 1:
+        wanted["trainer_state"] = (f"rl-{number - 1}", "trainer_state")
+    if job.recipe.rl.kl_coefficient:
+        wanted["reference"] = _cold_start(record)
+    result = tasks.rl.task.rl(job, number, **take(record, wanted, inputs or {}))
+    return {
+        "checkpoint": result.checkpoint,
+        "rollouts": result.rollouts,
+        "trainer_state": result.trainer_state,
+    }
+
+
+@flow(name="evaluate", flow_run_name="evaluate-{run}-{checkpoint}")
+def evaluate(
+    run: str = "",
+    checkpoint: Literal["base", "sft", "rl"] = "rl",
+    problems: list[str] | None = None,
+    recipe: str = "",
+    overrides: Overrides | None = None,
+    inputs: Refs | None = None,
+    into: str = "",
+    force: bool = False,
+) -> Refs:
+    """Scores of one checkpoint; `problems`: JSONL or parquet files (problem, answer) in place of the recipe's sets."""
+    changes = (overrides or {}) | ({"data.evaluation": _sources(problems)} if problems else {})
+    job, record = rerun(run, recipe, changes, into, force)
+    wanted: Inputs = {"checkpoint": _checkpoint(record, checkpoint)}
+    if problems:
+        given = {"evaluation_sets": tasks.prepare.task.prepare(job).evaluation_sets, **(inputs or {})}
+    else:
+        given = inputs or {}
+    taken = take(record, wanted | EVALUATION_SETS, given)
+    evaluation = tasks.evaluate.task.evaluate(job, checkpoint, taken["checkpoint"], taken["evaluation_sets"])
+    return {"evaluation": evaluation}
+
+
+@flow(name="report", flow_run_name="report-{run}")
+def report(run: str = "", overrides: Overrides | None = None, into: str = "", force: bool = False) -> Refs:
+    """The report of what a run has finished so far."""
+    job, record = rerun(run, "", overrides or {}, into, force)
+    made: Refs = {}
+    for label, stage in record.stages.items():
+        if stage.stage == "rl":
+            made[f"rollouts_{label.removeprefix('rl-')}"] = stage.outputs["rollouts"]
+    for which in ("base", "sft", "rl"):
+        if f"evaluate-{which}" in record.stages:
+            made[f"evaluation_{which}"] = record.output(f"evaluate-{which}", "evaluation")
+    if "sft" in record.stages:
+        made |= {"traces": record.output("synthesize", "traces"), "sft": record.output("sft", "checkpoint")}
+    result = tasks.report.task.report(job, made)
+    publish_report(job, result)
+    return result.outputs
+
+
+def _checkpoint(record: RunRecord, which: str) -> tuple[str, str]:
+    """Where the checkpoint of that name comes from: for `rl` the last round that finished."""
+    labels = {"base": "prepare", "sft": "sft", "rl": f"rl-{record.last_round or 1}"}
+    return labels[which], "checkpoint"
+
+
+def _cold_start(record: RunRecord) -> tuple[str, str]:
+    """Where RL starts from."""
+    return ("sft" if record.recipe.get("cold_start", True) else "prepare"), "checkpoint"
+
+
+def _sources(paths: list[str]) -> list[dict[str, Any]]:
+    """Problem files as sections of a recipe, named after themselves."""
+    return [
+        {"name": Path(path).stem, "source": "file", "path": str(Path(path).resolve()), "answer": "expression"}
+        for path in paths
+    ]

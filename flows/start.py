@@ -1,0 +1,49 @@
+"""How a flow begins: the recipe checked before anything starts, and the run's record opened or read."""
+
+from typing import Any
+
+from tasks.launch import Run
+from tasks.shared.artifacts import ArtifactRef
+from tasks.shared.environment import store_uri
+from tasks.shared.recipes import load_recipe, resolve
+from tasks.shared.runs import RunRecord, RunRecords, check_name
+
+Inputs = dict[str, tuple[str, str]]  # input -> (label of the stage that made it, name of its output)
+
+
+def start(recipe: str, run: str, overrides: dict[str, Any], force: bool) -> Run:
+    """Begin a run of a whole recipe, or go on with the run of that name. ValueError for a mistake in the recipe."""
+    resolved = load_recipe(recipe, overrides)
+    job = Run(check_name(run or resolved.name), resolved, force)
+    RunRecords(job.store).begin(job.name, resolved.model_dump(mode="json"))
+    return job
+
+
+def rerun(run: str, recipe: str, overrides: dict[str, Any], into: str, force: bool) -> tuple[Run, RunRecord]:
+    """Begin one stage by itself: with the recipe and the inputs of `run`, or with a recipe for a run that is new.
+
+    With overrides the outcome is noted under another name, `into` or `<run>-changed`, so that the record of `run`
+    stays what its recipe gives. Returns the record that inputs are taken from. ValueError if there is none to take.
+    """
+    records = RunRecords(store_uri())
+    if recipe and run not in records.names():
+        job = start(recipe, run, overrides, force)
+        return job, records.read(job.name)
+    record = records.read(run)
+    resolved = (
+        load_recipe(recipe, overrides)
+        if recipe
+        else resolve(record.recipe, overrides, f"recipe of run '{run}'")
+    )
+    changed = resolved.model_dump(mode="json") != record.recipe
+    name = check_name(into or (f"{run}-changed" if changed else run))
+    records.begin(name, resolved.model_dump(mode="json"), record.stages if name != run else None)
+    return Run(name, resolved, force), record
+
+
+def take(record: RunRecord, wanted: Inputs, given: dict[str, ArtifactRef]) -> dict[str, ArtifactRef]:
+    """Every wanted input: the given reference, or else what the run's record holds."""
+    unknown = sorted(set(given) - set(wanted))
+    if unknown:
+        raise ValueError(f"inputs: this stage has no input '{unknown[0]}'; it takes {', '.join(wanted)}")
+    return {name: given.get(name) or record.output(*source) for name, source in wanted.items()}

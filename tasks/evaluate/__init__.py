@@ -1,0 +1,1 @@
+"""evaluate: k samples a problem, with intervals and behaviour."""

@@ -1,0 +1,1 @@
+"""rl: one round of on-policy steps with live code execution."""

@@ -1,0 +1,36 @@
+"""What Prefect sees of `rl`: one round, from a policy to a better one."""
+
+from dataclasses import dataclass
+
+from tasks.launch import Run, run_stage
+from tasks.shared.artifacts import ArtifactRef
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What a round hands to the next."""
+
+    checkpoint: ArtifactRef
+    rollouts: ArtifactRef
+    trainer_state: ArtifactRef  # optimizer, random state, data cursor
+
+
+def rl(
+    run: Run,
+    number: int,
+    checkpoint: ArtifactRef,
+    problems: ArtifactRef,
+    trainer_state: ArtifactRef | None = None,
+    reference: ArtifactRef | None = None,
+) -> Round:
+    """Round `number`, counted from 1.
+
+    `trainer_state`: of the round before, none for the first; `reference`: the policy of the KL term.
+    """
+    inputs = {"checkpoint": checkpoint, "problems": problems}
+    if trainer_state:
+        inputs["trainer_state"] = trainer_state
+    if reference:
+        inputs["reference"] = reference
+    outputs = run_stage(run, "rl", inputs, label=f"rl-{number}").outputs
+    return Round(outputs["checkpoint"], outputs["rollouts"], outputs["trainer_state"])

@@ -1,0 +1,1 @@
+"""sft: supervised fine-tuning on verified traces, interpreter spans masked."""

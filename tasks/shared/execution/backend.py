@@ -1,0 +1,35 @@
+"""What a backend offers: start a stage on its request, hand out its output lines, end it with all it started."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+
+class RunningStage(Protocol):
+    """A stage that was started."""
+
+    def lines(self) -> Iterator[str]:
+        """Its stdout line by line, without line ends, until it has ended."""
+
+    def wait(self) -> int:
+        """Its exit code, 128 + n if signal n ended it."""
+
+    def stop(self) -> None:
+        """End it and everything it started: asked first, killed after a grace. Harmless when it has ended already.
+
+        May be called from another thread than the one that reads `lines`.
+        """
+
+
+class Backend(Protocol):
+    """Where stages run."""
+
+    def identity(self) -> str:
+        """What of the surroundings the results depend on: library versions, or an image digest."""
+
+    def start(self, stage: str, request_path: Path, log_path: Path, lock: int) -> RunningStage:
+        """Start `python -m tasks.<stage>.main <request_path>`.
+
+        Its stderr is appended to `log_path`. `lock` is a descriptor that must stay open as long as anything of the
+        stage lives: it keeps a second run out of the same scratch directory.
+        """

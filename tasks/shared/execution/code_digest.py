@@ -1,0 +1,61 @@
+"""Which sources a stage's result depends on, as one digest: the modules it imports, and the data files beside them.
+
+Imports are followed in the syntax trees, from `tasks.<stage>.main`, within this project's packages; nothing is
+imported. So a change to RL code reruns RL and not SFT.
+"""
+
+import ast
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[3]
+PACKAGES = ("tasks", "data")
+DATA_SUFFIXES = (".toml", ".txt", ".md", ".json", ".html", ".css", ".js", ".j2")
+
+
+def code_digest(stage: str, root: Path = ROOT) -> str:
+    """sha256, as hex, over paths and contents of every source that `tasks.<stage>.main` can reach."""
+    digest = hashlib.sha256()
+    for path in sources(stage, root):
+        digest.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def sources(stage: str, root: Path = ROOT) -> list[Path]:
+    """The source files, sorted: reached modules, and data files in the folders of reached modules."""
+    waiting = [f"tasks.{stage}.main"]
+    reached: dict[str, Path] = {}
+    while waiting:
+        module = waiting.pop()
+        path = _module_path(module, root)
+        if path is None or module in reached:
+            continue
+        reached[module] = path
+        parts = module.split(".")
+        waiting += [
+            ".".join(parts[:count]) for count in range(1, len(parts))
+        ]  # the packages above it run too
+        waiting += _imports(path)
+    folders = {path.parent for path in reached.values()}
+    data = {file for folder in folders for file in folder.iterdir() if file.suffix in DATA_SUFFIXES}
+    return sorted({*reached.values(), *data})
+
+
+def _module_path(module: str, root: Path) -> Path | None:
+    """The file of a module of this project; None for others and for names that are not modules."""
+    if module.split(".")[0] not in PACKAGES:
+        return None
+    base = root.joinpath(*module.split("."))
+    candidates = (base.with_suffix(".py"), base / "__init__.py")
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _imports(path: Path) -> Iterator[str]:
+    """Every module that a file names in an import, anywhere in it; `from a import b` gives a and a.b."""
+    for node in ast.walk(ast.parse(path.read_bytes(), str(path))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)

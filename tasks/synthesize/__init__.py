@@ -1,0 +1,1 @@
+"""synthesize: traces from a teacher, every code block executed again."""
