@@ -12,14 +12,10 @@ CODE_OPENINGS: tuple[str, ...] = (
     "I use Python for this.",
     "Let me calculate it in Python.",
 )
-# before the first of several blocks: a look at the input, then the computation
+# before a second program that checks the first
 CHECK_OPENINGS: tuple[str, ...] = (
-    "First I look at the numbers.",
-    "I start with a quick check.",
-)
-NEXT_OPENINGS: tuple[str, ...] = (
-    "Now the full computation.",
-    "Next I compute the answer.",
+    "I check this in another way.",
+    "Let me verify with a second program.",
 )
 # after a block that failed, before its correction
 CORRECTION_OPENINGS: tuple[str, ...] = (
@@ -46,4 +42,3 @@ TEXT_CLOSINGS: tuple[str, ...] = (
     "After simplifying, one value remains.",
     "Checking the terms leads to the result.",
 )
-ANSWER = "\n<answer>\n\\boxed{{{answer}}}\n</answer>"

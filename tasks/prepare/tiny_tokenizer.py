@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING
 
 from data.families import ALL_FAMILIES, Family
 from data.wording import (
-    ANSWER,
     CHECK_OPENINGS,
     CODE_CLOSINGS,
     CODE_OPENINGS,
     CORRECTION_OPENINGS,
-    NEXT_OPENINGS,
     TEXT_CLOSINGS,
     TEXT_OPENINGS,
 )
@@ -100,9 +98,10 @@ def _family_texts(family: Family, rng: random.Random) -> Iterator[str]:
         yield f"{TURN_START}user\n{phrasing.format(**family.sample(rng))}{TURN_END}\n{TURN_START}assistant\n"
     for program in family.programs:
         params = family.sample(rng)
-        opening = rng.choice((*CODE_OPENINGS, *CHECK_OPENINGS, *NEXT_OPENINGS, *CORRECTION_OPENINGS))
-        yield f"{opening}\n<code>\n```python\n{program.format(**params)}\n```\n</code>"
+        opening = rng.choice((*CODE_OPENINGS, *CHECK_OPENINGS, *CORRECTION_OPENINGS))
+        yield f"{opening}\n{retool.write_call(program.format(**params))}"
         yield retool.feedback(str(family.solve(params)))
-        yield rng.choice(CODE_CLOSINGS) + ANSWER.format(answer=family.solve(params))
-        yield f"{rng.choice(TEXT_OPENINGS)} {rng.choice(TEXT_CLOSINGS)}" + ANSWER.format(answer=rng.randrange(1000))
+        yield f"{rng.choice(CODE_CLOSINGS)}\n{retool.write_answer(str(family.solve(params)))}"
+        text = f"{rng.choice(TEXT_OPENINGS)} {rng.choice(TEXT_CLOSINGS)}"
+        yield f"{text}\n{retool.write_answer(str(rng.randrange(1000)))}"
     yield retool.feedback(rng.choice(ERRORS))

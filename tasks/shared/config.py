@@ -144,6 +144,7 @@ class SynthesizeConfig(Section):
     traces_per_problem: int = Field(1, ge=1)
     code_share: float = Field(0.5, ge=0, le=1)  # traces with code; the others reason in text alone
     correction_share: float = Field(0.15, ge=0, le=1)  # of those with code: a failed block, then its correction
+    check_share: float = Field(0.1, ge=0, le=1)  # of those with code: the result is checked by another program
     wrong_program_rate: float = Field(0.03, ge=0, le=1)
     syntax_error_rate: float = Field(0.02, ge=0, le=1)
     fabricated_output_rate: float = Field(0.03, ge=0, le=1)

@@ -52,6 +52,9 @@ class Dialect:
     block: re.Pattern[str] | None  # a code block at the end of a turn; group 1 is the code
     feedback_open: str
     feedback_close: str
+    call_template: str  # how a block is written, with {code}; "" where none is
+    answer_template: str  # how the answer is written, with {answer}
+    answer_block: re.Pattern[str]  # the answer at the end of a trace; group 1 is the content of the box
 
     def prompt(self, problem: str, instructed: bool) -> str:
         """The user message: the problem under the dialect's instruction, or bare."""
@@ -66,6 +69,20 @@ class Dialect:
             return None
         match = self.block.search(turn[: turn.index(self.stop) + len(self.stop)])
         return match.group(1) if match else None
+
+    def write_call(self, code: str) -> str:
+        """A block that runs `code`, as `find_call` reads it. Raises ValueError for a dialect that runs none."""
+        if not self.call_template:
+            raise ValueError(f"dialect '{self.name}' runs no code; write its traces with synthesize.code_share = 0")
+        return self.call_template.format(code=code)
+
+    def write_answer(self, answer: str) -> str:
+        """The part of a trace that gives its answer, as `closes_with_answer` reads it."""
+        return self.answer_template.format(answer=answer)
+
+    def closes_with_answer(self, trace: str) -> bool:
+        """Whether a trace ends in one answer, written as this dialect writes it, and gives no other."""
+        return trace.count("\\boxed") == 1 and self.answer_block.search(trace) is not None
 
     def feedback(self, observation: str, remaining_calls: int | None = None) -> str:
         """The text appended after a block: its output, and the calls that are left if they are announced."""
@@ -114,6 +131,8 @@ class Dialect:
             raise TraceFormatError("<answer> that is not closed")
 
 
+ANSWER_TAGS = re.compile(r"<answer>\n\\boxed\{([^\n]+)\}\n</answer>\s*$")
+
 DIALECTS = {
     "retool": Dialect(
         name="retool",
@@ -122,6 +141,9 @@ DIALECTS = {
         block=re.compile(r"<code>\n```python\n((?:(?!<code>).)*?)\n?```\n</code>$", re.DOTALL),
         feedback_open="\n<interpreter>\n",
         feedback_close="\n</interpreter>\n",
+        call_template="<code>\n```python\n{code}\n```\n</code>",
+        answer_template="<answer>\n\\boxed{{{answer}}}\n</answer>",
+        answer_block=ANSWER_TAGS,
     ),
     "torl": Dialect(
         name="torl",
@@ -130,6 +152,9 @@ DIALECTS = {
         block=re.compile(r"```python\n((?:(?!```).)*?)\n?```\n+```output$", re.DOTALL),
         feedback_open="\n",
         feedback_close="\n```\n",
+        call_template="```python\n{code}\n```\n```output",
+        answer_template="\\boxed{{{answer}}}",
+        answer_block=re.compile(r"\\boxed\{([^\n]+)\}\.?\s*$"),
     ),
     "text": Dialect(
         name="text",
@@ -138,5 +163,8 @@ DIALECTS = {
         block=None,
         feedback_open="",
         feedback_close="",
+        call_template="",
+        answer_template="<answer>\n\\boxed{{{answer}}}\n</answer>",
+        answer_block=ANSWER_TAGS,
     ),
 }

@@ -80,3 +80,22 @@ def test_prompts():
     assert RETOOL.prompt("How many?", instructed=False) == "How many?"
     assert RETOOL.prompt("How many?", instructed=True).endswith("\n\nHow many?")
     assert "\\boxed{...}" in RETOOL.prompt("How many?", instructed=True)
+
+
+@pytest.mark.parametrize("dialect", [RETOOL, TORL])
+def test_a_written_block_is_read_back(dialect):
+    assert dialect.find_call("Now.\n" + dialect.write_call(CODE)) == CODE
+
+
+def test_the_text_dialect_writes_no_block():
+    with pytest.raises(ValueError, match="runs no code"):
+        TEXT.write_call(CODE)
+
+
+@pytest.mark.parametrize("dialect", [RETOOL, TORL, TEXT])
+def test_a_trace_closes_with_one_answer(dialect):
+    end = dialect.write_answer("17")
+    assert dialect.closes_with_answer(f"So it is.\n{end}")
+    assert not dialect.closes_with_answer("So it is 17.")
+    assert not dialect.closes_with_answer(f"{end}\n{end}")
+    assert not dialect.closes_with_answer(f"{end} or else")
