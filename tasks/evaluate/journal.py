@@ -1,0 +1,58 @@
+"""Finished samples, kept in the scratch directory as they come: an evaluation that was killed goes on from here.
+
+Shards are parquet files of at most `size` samples, written whole (temporary name, then rename) and never changed.
+"""
+
+import os
+import time
+from pathlib import Path
+
+from tasks.shared.reporting.samples import Sample, read_samples, write_samples
+
+SampleKey = tuple[str, str, int]  # set, problem id, sample
+
+
+class Journal:
+    """Append-only store of finished samples; void ones are not kept, so that they are repeated."""
+
+    def __init__(self, directory: Path, size: int = 256, every_s: float = 5.0) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self._directory = directory
+        self._size = size
+        self._every_s = every_s
+        self._kept: dict[SampleKey, Sample] = {}
+        self._pending: list[Sample] = []
+        self._flushed = time.monotonic()
+        self._shards = 0
+        for path in sorted(directory.glob("shard-*.parquet")):
+            self._kept.update({sample.key: sample for sample in read_samples(path)})
+            self._shards += 1
+
+    def __contains__(self, key: SampleKey) -> bool:
+        return key in self._kept
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def append(self, sample: Sample) -> None:
+        """Keep a finished sample; on disk after `size` samples or `every_s` seconds."""
+        assert not sample.void and sample.key not in self._kept, sample.key
+        self._kept[sample.key] = sample
+        self._pending.append(sample)
+        if len(self._pending) >= self._size or time.monotonic() - self._flushed >= self._every_s:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is pending as one shard."""
+        if self._pending:
+            path = self._directory / f"shard-{self._shards:06d}.parquet"
+            partial = path.with_suffix(".partial")
+            write_samples(partial, self._pending)
+            os.replace(partial, path)
+            self._shards += 1
+            self._pending = []
+        self._flushed = time.monotonic()
+
+    def samples(self) -> list[Sample]:
+        """All that were kept, in the order in which they were first kept."""
+        return list(self._kept.values())

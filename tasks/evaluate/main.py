@@ -1,0 +1,142 @@
+"""The `evaluate` stage: k samples a problem on every evaluation set, graded, with intervals and behaviour.
+
+    python -m tasks.evaluate.main request.json
+
+Resumable per problem and sample: finished samples lie in the scratch directory (`journal.py`).
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+from tasks.evaluate.journal import Journal
+from tasks.evaluate.problems import Wanted, read_problems, wanted_samples
+from tasks.evaluate.sampling import Sampler, take_all
+from tasks.shared.artifacts import ArtifactRef
+from tasks.shared.checkpoints import load_tokenizer
+from tasks.shared.config import EvaluateStage
+from tasks.shared.generation.engines import make_generator
+from tasks.shared.interpreter import make_interpreter
+from tasks.shared.reporting.samples import Sample, write_samples
+from tasks.shared.reporting.summary import summarize
+from tasks.shared.sandbox import Interpreter
+from tasks.shared.stage import StageContext, StageResult, Value, stage_main
+from tasks.shared.tables import write_card
+
+MOST_VOID = 0.01  # of all samples; more, and the sandbox is ill: nothing is published
+
+
+def run(context: StageContext[EvaluateStage]) -> StageResult:
+    """Sample what is missing, then summarise and publish everything."""
+    config = context.config
+    _check(config)
+    problems = read_problems(context.input("evaluation_sets"))
+    wanted = list(wanted_samples(problems, config.evaluate.samples_per_problem, context.request.seed))
+    journal = Journal(context.scratch / "samples")
+    missing = [want for want in wanted if want.key not in journal]
+    context.log(
+        f"evaluation: {len(problems)} problems, {len(wanted)} samples, {len(wanted) - len(missing)} already taken"
+    )
+    started = time.monotonic()
+    void = _sample(context, journal, missing, len(wanted)) if missing else []
+    seconds = time.monotonic() - started
+    _require_few_void(void, len(wanted))
+    kept = {sample.key: sample for sample in [*journal.samples(), *void]}
+    ordered = [kept[want.key] for want in wanted]
+    summary = {
+        "sets": {name: summarize(samples) for name, samples in _by_set(ordered).items()},
+        "protocol": config.evaluate.model_dump(mode="json") | {"dialect": config.traces.dialect},
+        "sampling_seconds": round(seconds, 3),
+        "sampled_now": len(missing),
+        "allow_unsafe": config.sandbox.allow_unsafe,
+    }
+    metrics = headline(summary)
+    return StageResult(outputs={"evaluation": _publish(context, ordered, summary, metrics)}, metrics=metrics)
+
+
+def headline(summary: dict[str, Any]) -> dict[str, Value]:
+    """The numbers of each set that belong in a table."""
+    metrics: dict[str, Value] = {}
+    for name, numbers in summary["sets"].items():
+        metrics |= {
+            f"{name}/accuracy": numbers["accuracy"],
+            f"{name}/low": numbers["interval"][0],
+            f"{name}/high": numbers["interval"][1],
+            f"{name}/code_ratio": numbers["behaviour"]["code_ratio"],
+            f"{name}/pass_ratio": numbers["behaviour"]["pass_ratio"],
+            f"{name}/problems": numbers["problems"],
+            f"{name}/samples": numbers["samples"],
+            f"{name}/void": numbers["void"],
+        }
+    return metrics
+
+
+def _check(config: EvaluateStage) -> None:
+    if config.evaluate.temperature == 0 and config.evaluate.samples_per_problem > 1:
+        raise ValueError(
+            "evaluate.temperature = 0 gives the same sample every time: set evaluate.samples_per_problem = 1"
+        )
+
+
+def _sample(
+    context: StageContext[EvaluateStage], journal: Journal, missing: Sequence[Wanted], total: int
+) -> list[Sample]:
+    """Take the missing samples into the journal; those that stay void are returned."""
+    config = context.config
+    checkpoint = context.input("checkpoint")
+    tokenizer = load_tokenizer(checkpoint)
+    num_correct = 0
+    reported = 0.0
+
+    def keep(sample: Sample) -> None:
+        nonlocal num_correct, reported
+        journal.append(sample)
+        num_correct += sample.correct
+        if time.monotonic() - reported > 1.0:
+            reported = time.monotonic()
+            context.progress(len(journal), total, correct=num_correct)
+
+    with ExitStack() as stack:
+        interpreter: Interpreter | None = None
+        if config.traces.max_calls and config.traces.dialect != "text":
+            interpreter = stack.enter_context(make_interpreter(config.sandbox))
+        generator = make_generator(config.generation, config.model, checkpoint, tokenizer)
+        void = take_all(Sampler(config, generator, interpreter, tokenizer), missing, keep)
+    journal.flush()
+    context.progress(len(journal), total, correct=num_correct, void=len(void))
+    return void
+
+
+def _require_few_void(void: Sequence[Sample], total: int) -> None:
+    if len(void) > MOST_VOID * total:
+        raise RuntimeError(
+            f"evaluation: the sandbox failed under {len(void)} of {total} samples, each tried several times; "
+            "see its health in the log, then run the stage again: finished samples are kept"
+        )
+
+
+def _by_set(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
+    sets: dict[str, list[Sample]] = {}
+    for sample in samples:
+        sets.setdefault(sample.set, []).append(sample)
+    return sets
+
+
+def _publish(
+    context: StageContext[EvaluateStage],
+    samples: Sequence[Sample],
+    summary: dict[str, Any],
+    metrics: dict[str, Value],
+) -> ArtifactRef:
+    with context.output("evaluation", metrics) as output:
+        write_samples(output.directory / "samples.parquet", samples)
+        (output.directory / "summary.json").write_text(json.dumps(summary, indent=1))
+        write_card(output.directory, {"default": "samples.parquet"}, "Graded samples of one checkpoint.")
+    assert output.ref is not None
+    return output.ref
+
+
+if __name__ == "__main__":
+    raise SystemExit(stage_main("evaluate", run))

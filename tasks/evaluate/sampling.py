@@ -1,0 +1,117 @@
+"""Take samples with live code and grade them; a sample whose sandbox failed is void and taken again."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tasks.evaluate.problems import Wanted
+from tasks.shared.config import EvaluateStage
+from tasks.shared.generation.interleave import RolloutPolicy, RolloutRequest, rollout
+from tasks.shared.generation.protocol import Generator, Sampling
+from tasks.shared.grading import grade
+from tasks.shared.reporting.samples import Sample
+from tasks.shared.sandbox import Interpreter
+from tasks.shared.traces.dialect import DIALECTS
+from tasks.shared.traces.encoding import encode_prompt
+from tasks.shared.traces.trajectory import FinishReason, Trajectory
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+ATTEMPTS = 3  # in all, for a sample that comes back void
+
+
+@dataclass(frozen=True, slots=True)
+class Sampler:
+    """What samples are taken with."""
+
+    config: EvaluateStage
+    generator: Generator
+    interpreter: Interpreter | None
+    tokenizer: "PreTrainedTokenizerBase"
+
+    def take(self, wanted: Sequence[Wanted]) -> Iterator[Sample]:
+        """Every wanted sample, graded, as it finishes; void ones among them."""
+        by_request = {f"{want.problem.set}/{want.problem.id}": want.problem for want in wanted}
+        prompts = {name: self._prompt(name, problem.problem) for name, problem in by_request.items()}
+        requests = (
+            RolloutRequest(
+                name := f"{want.problem.set}/{want.problem.id}", want.sample, prompts[name], want.seed
+            )
+            for want in wanted
+        )
+        trajectories = rollout(requests, self.generator, self.interpreter, self.tokenizer, self.policy())
+        for trajectory in trajectories:
+            problem = by_request[trajectory.problem_id]
+            yield _graded(
+                trajectory, problem.set, problem.id, problem.problem, problem.answer, problem.family
+            )
+
+    def policy(self) -> RolloutPolicy:
+        """How this evaluation samples. Feedback is scheduled, so that equal seeds give equal samples."""
+        config = self.config
+        return RolloutPolicy(
+            dialect=DIALECTS[config.traces.dialect],
+            max_calls=config.traces.max_calls,
+            announce_remaining_calls=config.traces.announce_remaining_calls,
+            error_feedback=config.traces.error_feedback,
+            stateful=config.sandbox.stateful,
+            sampling=Sampling(config.evaluate.temperature, config.evaluate.top_p),
+            max_response_tokens=config.generation.max_response_tokens,
+            delivery="scheduled",
+        )
+
+    def _prompt(self, name: str, problem: str) -> tuple[int, ...]:
+        traces = self.config.traces
+        ids = encode_prompt(self.tokenizer, DIALECTS[traces.dialect], problem, traces.prompt == "instructed")
+        most = self.config.generation.max_prompt_tokens
+        if len(ids) > most:
+            raise ValueError(
+                f"problem {name}: its prompt has {len(ids)} tokens; raise generation.max_prompt_tokens ({most})"
+            )
+        return ids
+
+
+def take_all(
+    sampler: Sampler, wanted: Sequence[Wanted], keep: Callable[[Sample], None], attempts: int = ATTEMPTS
+) -> list[Sample]:
+    """Take every wanted sample and `keep` each valid one; what is still void after all attempts is returned."""
+    missing = {want.key: want for want in wanted}
+    void: list[Sample] = []
+    for _ in range(attempts):
+        void = []
+        for sample in sampler.take(list(missing.values())):
+            if sample.void:
+                void.append(sample)
+            else:
+                keep(sample)
+        missing = {sample.key: missing[sample.key] for sample in void}
+        if not missing:
+            break
+    return void
+
+
+def _graded(
+    trajectory: Trajectory, set_name: str, problem_id: str, problem: str, answer: str, family: str
+) -> Sample:
+    void = trajectory.finish is FinishReason.SANDBOX_FAILURE
+    verdict = None if void else grade(trajectory.text, answer, trajectory.finish is FinishReason.LENGTH)
+    return Sample(
+        set=set_name,
+        problem_id=problem_id,
+        problem=problem,
+        answer=answer,
+        family=family,
+        sample=trajectory.sample,
+        text=trajectory.text,
+        response_ids=trajectory.response_ids,
+        sampled=trajectory.sampled,
+        logprobs=trajectory.logprobs,
+        calls=trajectory.calls,
+        finish=trajectory.finish,
+        correct=verdict is not None and verdict.correct,
+        reason="void" if verdict is None else verdict.reason.value,
+        predicted=None if verdict is None else verdict.predicted,
+        num_tokens=len(trajectory.response_ids),
+        seconds=sum(call.seconds for call in trajectory.calls),
+    )

@@ -1,0 +1,1 @@
+"""Reading what stages measured: samples, behaviour, purposes of code, nights."""

@@ -1,0 +1,90 @@
+"""The summary of one evaluation set: estimates with intervals, reasons, behaviour, cost. Plain data, JSON-ready."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from tasks.shared.estimates import (
+    Estimate,
+    Evaluation,
+    Outcome,
+    avg_at_k,
+    maj_at_k,
+    pass_at_k,
+    variance_split,
+)
+from tasks.shared.reporting.behaviour import BLOCK, measure
+from tasks.shared.reporting.purpose import classify
+from tasks.shared.reporting.samples import Sample
+
+
+def as_evaluation(samples: Sequence[Sample]) -> Evaluation:
+    """The outcomes of the samples that are not void, by problem."""
+    evaluation: dict[str, list[Outcome]] = {}
+    for sample in samples:
+        if not sample.void:
+            evaluation.setdefault(sample.problem_id, []).append(Outcome(sample.correct, sample.predicted))
+    return evaluation
+
+
+def summarize(samples: Sequence[Sample]) -> dict[str, Any]:
+    """The summary of the samples of one set. ValueError if every sample is void."""
+    evaluation = as_evaluation(samples)
+    accuracy = avg_at_k(evaluation)
+    most = min(len(outcomes) for outcomes in evaluation.values())
+    subsets = 1000 if len(evaluation) <= 100 else 200
+    return {
+        "problems": len(evaluation),
+        "samples": sum(len(outcomes) for outcomes in evaluation.values()),
+        "samples_per_problem": most,
+        "void": sum(sample.void for sample in samples),
+        "accuracy": accuracy.value,
+        "interval": [accuracy.interval.low, accuracy.interval.high],
+        "bootstrap": [accuracy.bootstrap.low, accuracy.bootstrap.high],
+        "pass_at": {str(k): _estimate(pass_at_k(evaluation, k)) for k in range(1, most + 1)},
+        "maj_at": {str(k): _estimate(maj_at_k(evaluation, k, num_subsets=subsets)) for k in _doubling(most)},
+        "variance": asdict(variance_split(evaluation)),
+        "reasons": dict(sorted(Counter(sample.reason for sample in samples).items())),
+        "behaviour": asdict(measure(samples)),
+        "purposes": purposes(samples),
+        "tokens": sum(sample.num_tokens for sample in samples),
+        "samples_digest": samples_digest(samples),
+    }
+
+
+def purposes(samples: Sequence[Sample]) -> dict[str, int]:
+    """How many executed blocks have which purpose."""
+    tally: Counter[str] = Counter()
+    for sample in samples:
+        rest = sample.text
+        for call in sample.calls:
+            before, _, rest = rest.partition(BLOCK)
+            tally[classify(call.code, before).value] += 1
+    return dict(sorted(tally.items()))
+
+
+def samples_digest(samples: Sequence[Sample]) -> str:
+    """sha256 over what was sampled and how it was graded; times are left out, so equal samples have equal digests."""
+    digest = hashlib.sha256()
+    for sample in sorted(samples, key=lambda sample: sample.key):
+        calls = [[call.code, call.status, call.observation] for call in sample.calls]
+        content = [*sample.key, sample.text, list(sample.response_ids), calls, sample.reason]
+        digest.update(json.dumps(content).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
+def _estimate(estimate: Estimate) -> dict[str, Any]:
+    return {
+        "value": estimate.value,
+        "interval": [estimate.interval.low, estimate.interval.high],
+        "bootstrap": [estimate.bootstrap.low, estimate.bootstrap.high],
+    }
+
+
+def _doubling(most: int) -> list[int]:
+    """1, 2, 4, ... and `most`."""
+    powers = [1 << exponent for exponent in range(most.bit_length()) if 1 << exponent <= most]
+    return sorted({*powers, most})
