@@ -1,0 +1,228 @@
+"""Generation interleaved with live code: the one loop behind RL and evaluation, for any `Generator`.
+
+A row samples until its stop string; its block goes to the sandbox as a future and the other rows go on; the feedback
+is appended as ids, and the row goes on, until the end of its turn, the call cap (plain text after it) or the token
+budget, which counts the whole response, feedback included. Ids are only ever appended (`TrajectoryBuilder`).
+"""
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from tasks.shared.generation.protocol import Generator, Piece, Sampling
+from tasks.shared.sandbox import Status
+from tasks.shared.traces.dialect import Dialect
+from tasks.shared.traces.observation import observe
+from tasks.shared.traces.trajectory import CodeCall, FinishReason, Trajectory, TrajectoryBuilder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from tasks.shared.sandbox import ExecutionResult, Interpreter
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutRequest:
+    """One trajectory to sample."""
+
+    problem_id: str
+    sample: int  # index among the samples of this problem
+    prompt_ids: tuple[int, ...]  # (P,)
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutPolicy:
+    """How trajectories are sampled and their code is run."""
+
+    dialect: Dialect
+    max_calls: int  # C; 0: code is text like any other
+    announce_remaining_calls: bool
+    error_feedback: Literal["full", "last_line"]
+    stateful: bool  # one interpreter session a trajectory
+    sampling: Sampling
+    max_response_tokens: int  # of the whole response, feedback included
+    # When feedback goes in. ready: as soon as it is there. scheduled: exactly `schedule_steps` engine steps after its
+    # block, waiting for it if need be, so that equal seeds give equal batches and equal bits. batch: once every row
+    # waits (what others do; for comparison).
+    delivery: Literal["ready", "scheduled", "batch"] = "ready"
+    schedule_steps: int = 12
+
+
+@dataclass(slots=True)
+class _Live:
+    """A trajectory that is not finished."""
+
+    builder: TrajectoryBuilder
+    calls_left: int
+    session: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """A block in the sandbox."""
+
+    request_id: str
+    code: str
+    future: "Future[ExecutionResult]"
+    due: int  # engine step of its delivery, if that is scheduled
+
+
+def rollout(
+    requests: Iterable[RolloutRequest],
+    generator: Generator,
+    interpreter: "Interpreter | None",
+    tokenizer: "PreTrainedTokenizerBase",
+    policy: RolloutPolicy,
+) -> Iterator[Trajectory]:
+    """Sample every request; trajectories come in the order in which they finish.
+
+    ValueError: code is to run and there is no interpreter, or a prompt does not fit the engine. A block that the
+    sandbox could not run ends its trajectory as SANDBOX_FAILURE; nothing of it is shown to the model.
+    """
+    if policy.max_calls and policy.dialect.stop and interpreter is None:
+        raise ValueError(
+            f"dialect '{policy.dialect.name}' runs code: start an Interpreter, or set traces.max_calls = 0"
+        )
+    loop = _Rollout(generator, interpreter, tokenizer, policy)
+    for request in requests:
+        loop.start(request)
+    yield from loop.run()
+
+
+class _Rollout:
+    """State of one `rollout`."""
+
+    def __init__(
+        self,
+        generator: Generator,
+        interpreter: "Interpreter | None",
+        tokenizer: "PreTrainedTokenizerBase",
+        policy: RolloutPolicy,
+    ) -> None:
+        self._generator = generator
+        self._interpreter = interpreter
+        self._tokenizer = tokenizer
+        self._policy = policy
+        self._live: dict[str, _Live] = {}
+        self._running: list[_Running] = []  # in the order of their submission
+        self._step = 0
+
+    def start(self, request: RolloutRequest) -> None:
+        """Hand a request to the engine."""
+        request_id = f"{request.problem_id}/{request.sample}"
+        assert request_id not in self._live, f"two requests for sample {request_id}"
+        builder = TrajectoryBuilder(request.problem_id, request.sample, tuple(request.prompt_ids))
+        live = _Live(builder, calls_left=self._policy.max_calls)
+        self._live[request_id] = live
+        self._generator.add(
+            request_id,
+            request.prompt_ids,
+            sampling=self._policy.sampling,
+            seed=request.seed,
+            stop=self._stop(live),
+            max_new_tokens=self._policy.max_response_tokens,
+        )
+
+    def run(self) -> Iterator[Trajectory]:
+        """Step the engine and deliver feedback until every trajectory is finished."""
+        while self._live:
+            for piece in self._generator.step():
+                finished = self._take(piece)
+                if finished is not None:
+                    yield finished
+            self._step += 1
+            for running in self._deliverable():
+                finished = self._deliver(running)
+                if finished is not None:
+                    yield finished
+
+    def _stop(self, live: _Live) -> str | None:
+        """The stop string while calls are left: after them a block is text."""
+        return self._policy.dialect.stop if live.calls_left else None
+
+    def _take(self, piece: Piece) -> Trajectory | None:
+        """Append what was sampled; run the block it ends with, or finish."""
+        live = self._live[piece.request_id]
+        live.builder.append_sampled(piece.ids, piece.logprobs)
+        if piece.reason == "eos":
+            return self._finish(piece.request_id, FinishReason.EOS)
+        if piece.reason == "length":
+            return self._finish(piece.request_id, FinishReason.LENGTH)
+        code = self._policy.dialect.find_call(self._decode(piece.ids))
+        if code is None:  # the stop string without a whole block before it: text like any other
+            left = self._policy.max_response_tokens - len(live.builder.response_ids)
+            if left == 0:
+                return self._finish(piece.request_id, FinishReason.LENGTH)
+            self._generator.extend(piece.request_id, (), stop=self._stop(live), max_new_tokens=left)
+            return None
+        assert self._interpreter is not None
+        if self._policy.stateful and live.session is None:
+            live.session = self._interpreter.open_session()
+        future = self._interpreter.submit(code, session=live.session)
+        self._running.append(
+            _Running(piece.request_id, code, future, self._step + self._policy.schedule_steps)
+        )
+        return None
+
+    def _deliverable(self) -> list[_Running]:
+        """Executions whose feedback goes in now, in the order of their submission; removed from those running."""
+        if not self._running:
+            return []
+        idle = self._generator.num_running == 0
+        if self._policy.delivery == "batch":
+            chosen = list(self._running) if idle else []
+        elif self._policy.delivery == "scheduled":
+            if idle:
+                self._step = max(self._step, self._running[0].due)
+            chosen = [running for running in self._running if running.due <= self._step]
+        else:
+            if idle:
+                wait([running.future for running in self._running], return_when=FIRST_COMPLETED)
+            chosen = [running for running in self._running if running.future.done()]
+        if chosen:
+            taken = {running.request_id for running in chosen}
+            self._running = [running for running in self._running if running.request_id not in taken]
+        return chosen
+
+    def _deliver(self, running: _Running) -> Trajectory | None:
+        """Append the feedback and go on; finish if the sandbox failed or the budget does not hold it."""
+        result = running.future.result()
+        live = self._live[running.request_id]
+        turn_end = len(live.builder.response_ids)
+        call = CodeCall(running.code, result.status.value, "", result.seconds, turn_end, turn_end)
+        if result.status is Status.SANDBOX_FAILURE:
+            live.builder.append_feedback((), call)
+            return self._finish(running.request_id, FinishReason.SANDBOX_FAILURE)
+        live.calls_left -= 1
+        observation = observe(result, self._policy.error_feedback)
+        notice = live.calls_left if self._policy.announce_remaining_calls else None
+        feedback = self._policy.dialect.feedback(observation, notice)
+        ids = self._tokenizer.encode(feedback, add_special_tokens=False)
+        left = self._policy.max_response_tokens - turn_end - len(ids)
+        call = replace(call, observation=observation)
+        if left < 1:  # the model could not say a word about it
+            live.builder.append_feedback((), call)
+            return self._finish(running.request_id, FinishReason.LENGTH)
+        live.builder.append_feedback(ids, replace(call, feedback_end=turn_end + len(ids)))
+        self._generator.extend(running.request_id, ids, stop=self._stop(live), max_new_tokens=left)
+        return None
+
+    def _finish(self, request_id: str, reason: FinishReason) -> Trajectory:
+        live = self._live.pop(request_id)
+        self._generator.release(request_id)
+        if live.session is not None:
+            assert self._interpreter is not None
+            self._interpreter.close_session(live.session)
+        ids = live.builder.response_ids
+        assert len(ids) <= self._policy.max_response_tokens, "the response outgrew its budget"
+        words = ids[:-1] if reason is FinishReason.EOS else ids
+        return live.builder.finish(reason, self._decode(words))
+
+    def _decode(self, ids: Iterable[int]) -> str:
+        text = self._tokenizer.decode(
+            list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+        assert isinstance(text, str)
+        return text

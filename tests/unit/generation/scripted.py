@@ -1,0 +1,97 @@
+"""A scripted `Generator`: each request says given words, one token a step. A fake, for testing the loop above it."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from transformers import PreTrainedTokenizerFast
+
+from tasks.shared.generation.protocol import Piece, Sampling
+from tasks.shared.generation.stops import StopFinder
+
+
+@dataclass(slots=True)
+class _Scripted:
+    words: list[int]  # still to say
+    context: list[int]  # prompt and everything since
+    stop: str | None
+    budget: int
+    said: list[int] = field(default_factory=list)
+    running: bool = True
+
+
+class ScriptedGenerator:
+    """Says `scripts[request id]`, then the end of turn, whatever feedback it is given; log-prob -0.5 each."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, scripts: dict[str, str]) -> None:
+        self._tokenizer = tokenizer
+        self._scripts = scripts
+        self._requests: dict[str, _Scripted] = {}
+        self.contexts: dict[str, list[tuple[int, ...]]] = {}  # the context at each add and extend
+        self.stops: dict[str, list[str | None]] = {}
+        self.steps_at: dict[str, list[int]] = {}  # step of each extend
+        self.num_steps = 0
+        self._finders: dict[str, StopFinder] = {}
+
+    def add(
+        self,
+        request_id: str,
+        ids: Sequence[int],
+        *,
+        sampling: Sampling,
+        seed: int,
+        stop: str | None,
+        max_new_tokens: int,
+    ) -> None:
+        words = [*self._tokenizer.encode(self._scripts[request_id]), self._tokenizer.eos_token_id]
+        self._requests[request_id] = _Scripted(words, list(ids), stop, max_new_tokens)
+        self.contexts[request_id], self.stops[request_id] = [tuple(ids)], [stop]
+        self.steps_at[request_id] = []
+
+    def extend(self, request_id: str, ids: Sequence[int], *, stop: str | None, max_new_tokens: int) -> None:
+        request = self._requests[request_id]
+        assert not request.running
+        request.context += ids
+        request.stop, request.budget, request.said, request.running = stop, max_new_tokens, [], True
+        self.contexts[request_id].append(tuple(request.context))
+        self.stops[request_id].append(stop)
+        self.steps_at[request_id].append(self.num_steps)
+
+    def release(self, request_id: str) -> None:
+        del self._requests[request_id]
+
+    @property
+    def num_running(self) -> int:
+        return sum(request.running for request in self._requests.values())
+
+    def step(self) -> list[Piece]:
+        self.num_steps += 1
+        pieces = []
+        for request_id, request in self._requests.items():
+            if not request.running:
+                continue
+            token = request.words.pop(0)
+            request.said.append(token)
+            request.context.append(token)
+            request.budget -= 1
+            if token == self._tokenizer.eos_token_id:
+                reason = "eos"
+            elif request.stop and self._finder(request.stop).found(request.said):
+                reason = "stop"
+            elif request.budget == 0:
+                reason = "length"
+            else:
+                continue
+            request.running = False
+            pieces.append(Piece(request_id, tuple(request.said), (-0.5,) * len(request.said), reason))
+        return pieces
+
+    def _finder(self, stop: str) -> StopFinder:
+        if stop not in self._finders:
+            self._finders[stop] = StopFinder(self._tokenizer, stop)
+        return self._finders[stop]
+
+    def load_weights(self, weights: Iterable[object]) -> None:
+        raise AssertionError("a script has no weights")
+
+    def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        return [[0.0] + [-0.5] * (len(ids) - 1) for ids in sequences]
