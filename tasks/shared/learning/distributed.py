@@ -11,8 +11,7 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -41,11 +40,7 @@ def leave_to_first_rank() -> None:
         dist.barrier()
         dist.destroy_process_group()
     if rank() > 0:
-        _leave()
-
-
-def _leave() -> NoReturn:
-    raise SystemExit(0)
+        raise SystemExit(0)
 
 
 def sum_over_ranks(value: float) -> float:
@@ -71,8 +66,9 @@ def run_on_ranks(module: str, context: StageContext[Any], ranks: int) -> StageRe
     result = directory / "result.json"
     result.unlink(missing_ok=True)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    command += ["-m", module, str(request)]
     error: dict[str, Any] = {}
-    with subprocess.Popen([*command, "-m", module, str(request)], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
             event = _parse_event(line)
@@ -85,8 +81,10 @@ def run_on_ranks(module: str, context: StageContext[Any], ranks: int) -> StageRe
     if error:
         raise (ValueError if error["kind"] == "input" else OSError)(error["message"])
     if process.returncode or not result.is_file():
-        raise RuntimeError(f"{module}: {ranks} ranks ended with status {process.returncode}; their traceback is above")
-    return _read_result(result)
+        raise RuntimeError(
+            f"{module}: the ranks ended with status {process.returncode}; their traceback is above"
+        )
+    return StageResult.model_validate_json(result.read_text())
 
 
 def _parse_event(line: str) -> dict[str, Any] | None:
@@ -96,7 +94,3 @@ def _parse_event(line: str) -> dict[str, Any] | None:
     except json.JSONDecodeError:
         return None
     return event if isinstance(event, dict) and "event" in event else None
-
-
-def _read_result(path: Path) -> StageResult:
-    return StageResult.model_validate_json(path.read_text())

@@ -77,9 +77,14 @@ class TrainingEngine:
         self.num_steps = 0  # optimizer steps done
         self._config = config
         self._total_steps = total_steps
-        self._half = model.dtype == torch.bfloat16
-        self._plain = config.zero_stage == 0 and not self._half
-        self._deepspeed = _initialize(PackedModel(model), config, self._half, self._plain)
+        half = model.dtype == torch.bfloat16
+        if half and config.zero_stage == 0:
+            # DeepSpeed would clip each parameter group by itself there.
+            raise ValueError(
+                "optimizer.zero_stage = 0 needs model.dtype = 'float32'; for bfloat16 use 1, 2 or 3"
+            )
+        self._plain = config.zero_stage == 0
+        self._deepspeed = _initialize(PackedModel(model), config, half, self._plain)
         self.device: torch.device = self._deepspeed.device
 
     @property
@@ -87,7 +92,9 @@ class TrainingEngine:
         """The rate of the next step."""
         return learning_rate_at(self._config, self.num_steps, self._total_steps)
 
-    def token_scores(self, batch: PackedBatch, temperature: float = 1.0, with_entropy: bool = False) -> TokenScores:
+    def token_scores(
+        self, batch: PackedBatch, temperature: float = 1.0, with_entropy: bool = False
+    ) -> TokenScores:
         """`logprobs.token_scores` of the trained model; under `torch.no_grad()` too."""
         return self._deepspeed(batch.to(self.device), temperature, with_entropy)
 
@@ -108,11 +115,11 @@ class TrainingEngine:
         for group in self._deepspeed.basic_optimizer.param_groups:
             group["lr"] = self.learning_rate
         self._deepspeed.step()
-        source = self._deepspeed.basic_optimizer.grad_norm if self._plain else self._deepspeed.get_global_grad_norm()
-        grad_norm = float(source)
+        plain = self._deepspeed.basic_optimizer
+        grad_norm = float(plain.grad_norm if self._plain else self._deepspeed.get_global_grad_norm())
         if not math.isfinite(grad_norm):
             raise RuntimeError(
-                f"optimizer step {self.num_steps}: the gradient's norm is {grad_norm}; lower the learning rate and resume"
+                f"optimizer step {self.num_steps}: the gradient's norm is {grad_norm}; lower the learning rate, resume"
             )
         self.num_steps += 1
         return grad_norm
@@ -142,7 +149,9 @@ class TrainingEngine:
         dist.barrier()
         client = {"num_steps": self.num_steps, "random": _random_state(), "state": dict(state)}
         with _stdout_to_stderr():
-            self._deepspeed.save_checkpoint(str(directory), tag=partial, client_state=client, save_latest=False)
+            self._deepspeed.save_checkpoint(
+                str(directory), tag=partial, client_state=client, save_latest=False
+            )
         dist.barrier()
         if dist.get_rank() == 0:
             older = _checkpoints(directory)
@@ -191,7 +200,9 @@ def _optimizer(module: nn.Module, config: OptimizerConfig, plain: bool) -> torch
         {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
     ]
     settings: dict[str, Any] = {"lr": config.learning_rate, "betas": config.betas, "fused": True}
-    return ClippedAdamW(groups, config.max_grad_norm, **settings) if plain else torch.optim.AdamW(groups, **settings)
+    if plain:
+        return ClippedAdamW(groups, config.max_grad_norm, **settings)
+    return torch.optim.AdamW(groups, **settings)
 
 
 def _deepspeed_config(config: OptimizerConfig, half: bool, plain: bool) -> dict[str, Any]:
@@ -201,6 +212,8 @@ def _deepspeed_config(config: OptimizerConfig, half: bool, plain: bool) -> dict[
         "managed_gradient_accumulation": False,  # the number of micro-batches varies; step() ends an accumulation
         "gradient_clipping": 0.0 if plain else config.max_grad_norm,
         "bf16": {"enabled": half},
+        # Sums of many micro-batches lose small gradients in bfloat16.
+        "data_types": {"grad_accum_dtype": "fp32"},
         "zero_optimization": {
             "stage": config.zero_stage,
             "overlap_comm": torch.cuda.is_available() and config.zero_stage >= 2,

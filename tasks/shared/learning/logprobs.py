@@ -25,7 +25,7 @@ class TokenScores(NamedTuple):
     """Per-token results, 0 where `batch.targets` is False."""
 
     logprobs: torch.Tensor  # (B, T) float32: log-prob of ids[t] given the ids before t in its sequence
-    entropy: torch.Tensor | None  # (B, T) float32: entropy of the distribution that ids[t] was drawn from, in nats
+    entropy: torch.Tensor | None  # (B, T) float32, in nats: entropy of the distribution that predicts ids[t]
 
 
 def token_logprobs(model: PreTrainedModel, batch: PackedBatch, temperature: float = 1.0) -> torch.Tensor:
@@ -38,7 +38,10 @@ def token_scores(
 ) -> TokenScores:
     """Log-probs, and entropies if asked for, of the target tokens; differentiable, in float32."""
     hidden = model.base_model(
-        input_ids=batch.ids, position_ids=batch.position_ids, use_cache=False, **_attention_arguments(model, batch)
+        input_ids=batch.ids,
+        position_ids=batch.position_ids,
+        use_cache=False,
+        **_attention_arguments(model, batch),
     ).last_hidden_state  # (B, T, H)
     head = model.get_output_embeddings()
     wanted = batch.ids[batch.targets]  # (N,)
@@ -67,7 +70,8 @@ def token_scores(
 
 def _scatter(batch: PackedBatch, values: torch.Tensor) -> torch.Tensor:
     """(N,) values of the targets as (B, T), 0 elsewhere."""
-    return torch.zeros(batch.ids.shape, dtype=values.dtype, device=values.device).masked_scatter(batch.targets, values)
+    zeros = torch.zeros(batch.ids.shape, dtype=values.dtype, device=values.device)
+    return zeros.masked_scatter(batch.targets, values)
 
 
 def use_packed_attention(model: PreTrainedModel) -> None:
@@ -78,8 +82,8 @@ def use_packed_attention(model: PreTrainedModel) -> None:
     kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
     if kinds != {"full_attention"} or getattr(model.config, "final_logit_softcapping", None):
         raise ValueError(
-            f"model type '{model.config.model_type}': sliding-window attention and soft-capped logits are not supported; "
-            "use a model with full attention, such as Qwen2.5"
+            f"model type '{model.config.model_type}': sliding-window attention and soft-capped logits are not "
+            "supported; use a model with full attention, such as Qwen2.5"
         )
     if model.config._attn_implementation == "sdpa":
         AttentionInterface.register("packed", packed_attention)
@@ -104,11 +108,12 @@ def packed_attention(
     """
     if segment_lengths is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
+    queries, keys, values = (tensor.split(segment_lengths, 2) for tensor in (query, key, value))
     parts = [
-        scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=True)
-        for q, k, v in zip(
-            query.split(segment_lengths, 2), key.split(segment_lengths, 2), value.split(segment_lengths, 2), strict=True
+        scaled_dot_product_attention(
+            q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=True
         )
+        for q, k, v in zip(queries, keys, values, strict=True)
     ]
     return torch.cat(parts, 2).transpose(1, 2), None
 
@@ -117,7 +122,10 @@ def _attention_arguments(model: PreTrainedModel, batch: PackedBatch) -> dict[str
     kind = model.config._attn_implementation
     if kind == "packed":
         # A 4D mask is taken as it is, which keeps Transformers from building one of T x T; `packed` does not read it.
-        return {"segment_lengths": batch.lengths, "attention_mask": torch.empty(1, 1, 1, 1, device=batch.ids.device)}
+        return {
+            "segment_lengths": batch.lengths,
+            "attention_mask": torch.empty(1, 1, 1, 1, device=batch.ids.device),
+        }
     if kind == "flash_attention_2":
         return {}  # Transformers finds the sequences in position_ids
     segments = batch.segment_ids
@@ -125,5 +133,5 @@ def _attention_arguments(model: PreTrainedModel, batch: PackedBatch) -> dict[str
     allowed = same & torch.ones(same.shape[-2:], dtype=torch.bool, device=same.device).tril()
     if kind == "sdpa":
         return {"attention_mask": allowed}
-    lowest = torch.finfo(model.dtype).min
-    return {"attention_mask": torch.zeros(allowed.shape, dtype=model.dtype, device=same.device).masked_fill(~allowed, lowest)}
+    bias = torch.zeros(allowed.shape, dtype=model.dtype, device=same.device)
+    return {"attention_mask": bias.masked_fill(~allowed, torch.finfo(model.dtype).min)}

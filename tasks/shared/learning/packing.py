@@ -22,12 +22,12 @@ class TrainSequence:
     """
 
     ids: np.ndarray  # (n,) int
-    trained: np.ndarray  # (n,) bool: may token i be a target; the first of a sequence never is, nothing predicts it
-    extras: Mapping[str, np.ndarray] = field(default_factory=dict)  # (n,) float each, the same names in all sequences
+    trained: np.ndarray  # (n,) bool: may token i be a target; the first never is, nothing predicts it
+    extras: Mapping[str, np.ndarray] = field(default_factory=dict)  # (n,) float each, same names in all
 
     def __post_init__(self) -> None:
         lengths = {len(self.ids), len(self.trained), *(len(values) for values in self.extras.values())}
-        assert len(lengths) == 1 and len(self.ids) > 0, f"ids, mask and extras differ in length or are empty: {lengths}"
+        assert len(lengths) == 1 and len(self.ids) > 0, f"lengths differ or are 0: {lengths}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ def pack(sequences: Sequence[TrainSequence], row_tokens: int, ranks: int = 1) ->
     longest = max(len(sequence.ids) for sequence in sequences)
     if longest > row_tokens:
         raise ValueError(
-            f"a sequence of {longest} tokens does not fit tokens_per_micro_batch = {row_tokens}; raise it to {longest} or more"
+            f"a sequence of {longest} tokens does not fit tokens_per_micro_batch = {row_tokens}; raise that"
         )
     order = sorted(range(len(sequences)), key=lambda i: (-len(sequences[i].ids), i))
     total = sum(len(sequence.ids) for sequence in sequences)
@@ -112,17 +112,17 @@ def _row(sequences: Sequence[TrainSequence], indices: Sequence[int], blank: bool
     chosen = [sequences[index] for index in indices]
     lengths = tuple(len(sequence.ids) for sequence in chosen)
     positions = np.concatenate([np.arange(length) for length in lengths])
-    targets = np.concatenate([sequence.trained for sequence in chosen]).astype(bool) & (positions > 0) & (not blank)
+    trained = np.concatenate([sequence.trained for sequence in chosen]).astype(bool)
     extras = {
-        name: torch.from_numpy(np.concatenate([sequence.extras[name] for sequence in chosen]).astype(np.float32))[None]
+        name: np.concatenate([sequence.extras[name] for sequence in chosen]).astype(np.float32)
         for name in chosen[0].extras
     }
     return PackedBatch(
         ids=torch.from_numpy(np.concatenate([sequence.ids for sequence in chosen]).astype(np.int64))[None],
         position_ids=torch.from_numpy(positions.astype(np.int64))[None],
         segment_ids=torch.from_numpy(np.repeat(np.arange(1, len(lengths) + 1), lengths))[None],
-        targets=torch.from_numpy(targets)[None],
-        extras=extras,
+        targets=torch.from_numpy(trained & (positions > 0) & (not blank))[None],
+        extras={name: torch.from_numpy(values)[None] for name, values in extras.items()},
         lengths=lengths,
         sequences=tuple(indices),
     )

@@ -1,0 +1,82 @@
+"""Stage `sft`: fine-tune a checkpoint on verified traces, loss on the assistant's own tokens only.
+
+    python -m tasks.sft.main request.json
+
+Inputs `checkpoint` and `traces`; output `checkpoint`, with metrics.jsonl (one line a step) in it. With
+sft.optimizer.ranks > 1 it starts itself again under torchrun. Killed, it resumes from its scratch directory.
+"""
+
+import shutil
+
+from tasks.sft.steps import plan_steps
+from tasks.sft.traces import read_training_set
+from tasks.sft.training import StepRecord, Trainer
+from tasks.shared.artifacts import ArtifactRef
+from tasks.shared.checkpoints import load_model, load_tokenizer, save_checkpoint
+from tasks.shared.config import SftStage
+from tasks.shared.environment import under_launcher
+from tasks.shared.learning.distributed import leave_to_first_rank, run_on_ranks, start_process_group
+from tasks.shared.stage import StageContext, StageResult, Value, stage_main
+
+
+def run(context: StageContext[SftStage]) -> StageResult:
+    """Load, plan, train, publish."""
+    config = context.config.sft
+    if config.optimizer.ranks > 1 and not under_launcher():
+        return run_on_ranks("tasks.sft.main", context, config.optimizer.ranks)
+    start_process_group()
+    trainer, too_long = _load(context)
+    records, speed = trainer.train()
+    state_dict = trainer.engine.state_dict()
+    leave_to_first_rank()
+    metrics = _headline(records) | {"tokens_per_s": round(speed.tokens_per_s), "too_long": too_long}
+    tokenizer = load_tokenizer(context.input("checkpoint"))
+    with context.output("checkpoint", metrics) as output:
+        save_checkpoint(trainer.engine.module, tokenizer, output.directory, state_dict)
+        shutil.copyfile(context.scratch / "metrics.jsonl", output.directory / "metrics.jsonl")
+    assert isinstance(output.ref, ArtifactRef)
+    shutil.rmtree(trainer.checkpoints)
+    return StageResult(outputs={"checkpoint": output.ref}, metrics=metrics)
+
+
+def _load(context: StageContext[SftStage]) -> tuple[Trainer, int]:
+    """The trainer, and how many traces were too long for the model."""
+    config = context.config.sft
+    checkpoint = context.input("checkpoint")
+    model = load_model(checkpoint, context.config.model)
+    tokenizer = load_tokenizer(checkpoint)
+    max_tokens = model.config.max_position_embeddings
+    data = read_training_set(context.input("traces"), context.config.traces, tokenizer, max_tokens)
+    longest = max(len(sequence.ids) for sequence in data.sequences)
+    if longest > config.tokens_per_micro_batch:
+        raise ValueError(
+            f"sft.tokens_per_micro_batch = {config.tokens_per_micro_batch} is less than the longest trace; "
+            f"use {longest} or more"
+        )
+    steps = plan_steps(
+        [len(sequence.ids) for sequence in data.sequences],
+        epochs=config.epochs,
+        tokens_per_step=config.tokens_per_step,
+        max_steps=config.max_steps,
+        seed=context.request.seed,
+    )
+    context.log(
+        f"{len(data.sequences)} traces, {data.num_too_long} more longer than {max_tokens} tokens left out; "
+        f"{len(steps)} steps of up to {config.tokens_per_step} tokens"
+    )
+    return Trainer(context, model, data.sequences, steps), data.num_too_long
+
+
+def _headline(records: list[StepRecord]) -> dict[str, Value]:
+    """The numbers worth a look in a list of runs."""
+    return {
+        "steps": len(records),
+        "first_loss": records[0].loss,
+        "loss": records[-1].loss,
+        "tokens": sum(record.tokens for record in records),
+        "trained_tokens": sum(record.trained_tokens for record in records),
+    }
+
+
+if __name__ == "__main__":
+    raise SystemExit(stage_main("sft", run))

@@ -1,0 +1,71 @@
+"""Verified traces as training sequences: the ids a rollout would see, with the loss on the assistant's own tokens."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow.parquet as parquet
+
+from tasks.shared.config import TracesConfig
+from tasks.shared.learning.packing import TrainSequence
+from tasks.shared.traces.dialect import DIALECTS, TraceFormatError
+from tasks.shared.traces.encoding import encode_trace
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+COLUMNS = ["id", "problem", "trace"]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSet:
+    """Every trace that training can use."""
+
+    sequences: Sequence[TrainSequence]
+    num_too_long: int  # traces left out: longer than the model's context
+
+
+def read_training_set(
+    directory: Path, config: TracesConfig, tokenizer: "PreTrainedTokenizerBase", max_tokens: int
+) -> TrainingSet:
+    """The traces artifact's `train.parquet` as sequences of at most `max_tokens` tokens, in file order.
+
+    Raises ValueError: no file, a missing column, no rows, a trace that does not follow the dialect, none short enough.
+    """
+    path = directory / "train.parquet"
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; run 'synthesize' again")
+    missing = [column for column in COLUMNS if column not in parquet.read_schema(path).names]
+    if missing:
+        raise ValueError(f"{path}: no column '{missing[0]}'; traces need {', '.join(COLUMNS)}")
+    rows = parquet.read_table(path, columns=COLUMNS).to_pylist()
+    sequences = [
+        sequence
+        for row in rows
+        if len((sequence := _sequence(row, path, config, tokenizer)).ids) <= max_tokens
+    ]
+    if not sequences:
+        raise ValueError(
+            f"{path}: of {len(rows)} traces none fits the model's {max_tokens} positions; nothing to learn"
+        )
+    return TrainingSet(sequences, len(rows) - len(sequences))
+
+
+def _sequence(
+    row: dict[str, str], path: Path, config: TracesConfig, tokenizer: "PreTrainedTokenizerBase"
+) -> TrainSequence:
+    try:
+        encoded = encode_trace(
+            tokenizer, DIALECTS[config.dialect], row["problem"], row["trace"], config.prompt == "instructed"
+        )
+    except TraceFormatError as error:
+        raise ValueError(
+            f"{path}: trace '{row['id']}' does not follow traces.dialect = '{config.dialect}': {error}"
+        ) from error
+    prompt = np.zeros(len(encoded.prompt_ids), dtype=bool)
+    return TrainSequence(
+        ids=np.array(encoded.prompt_ids + encoded.response_ids, dtype=np.int64),
+        trained=np.concatenate([prompt, np.array(encoded.trained, dtype=bool)]),
+    )

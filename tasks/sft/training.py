@@ -1,0 +1,146 @@
+"""The SFT loop: pack, forward and backward a micro-batch at a time, step, log, checkpoint; resumable at any moment."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.shared.config import SftConfig, SftStage
+from tasks.shared.environment import rank, world_size
+from tasks.shared.learning.distributed import sum_over_ranks
+from tasks.shared.learning.engine import TrainingEngine
+from tasks.shared.learning.packing import TrainSequence, pack
+from tasks.shared.stage import StageContext
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """One line of metrics.jsonl. Nothing here depends on the clock: the same request gives the same bytes."""
+
+    step: int  # from 1
+    loss: float  # mean -log-prob of the trained tokens, in nats
+    learning_rate: float
+    grad_norm: float  # before clipping
+    sequences: int
+    tokens: int  # all tokens of the step, over all ranks
+    trained_tokens: int  # those in the loss
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """What this process measured; not part of the artifact."""
+
+    tokens: int  # over all ranks
+    seconds: float
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Tokens per second over the steps this process ran; 0 where it ran none."""
+        return self.tokens / self.seconds if self.seconds else 0.0
+
+
+class Trainer:
+    """Engine, data and records of one SFT run; `train` does the steps that are left."""
+
+    def __init__(
+        self,
+        context: StageContext[SftStage],
+        model: "PreTrainedModel",
+        sequences: Sequence[TrainSequence],
+        steps: Sequence[Sequence[int]],
+    ) -> None:
+        self._context = context
+        self._config: SftConfig = context.config.sft
+        self._sequences = sequences
+        self._steps = steps
+        self._checkpoints = context.scratch / "checkpoints"
+        self._checkpoints.mkdir(exist_ok=True)
+        self._metrics_path = context.scratch / "metrics.jsonl"
+        self.engine = TrainingEngine(model, self._config.optimizer, total_steps=len(steps))
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where resumable checkpoints are; to be removed once the result is published."""
+        return self._checkpoints
+
+    def train(self) -> tuple[list[StepRecord], Speed]:
+        """Resume if a checkpoint is there, then run to the last step; every step's record, also of steps done before.
+
+        The state after the last step is checkpointed too: a publication that fails can be tried again.
+        """
+        records = self._resume()
+        tokens, seconds, shown = 0, 0.0, 0.0
+        with self._metrics_path.open("a") as metrics:
+            for step in range(self.engine.num_steps, len(self._steps)):
+                started = time.perf_counter()
+                record = self._step(self._steps[step])
+                seconds += time.perf_counter() - started
+                tokens += record.tokens
+                records.append(record)
+                if rank() == 0:
+                    metrics.write(json.dumps(asdict(record)) + "\n")
+                    metrics.flush()
+                if time.monotonic() - shown > 1 or record.step == len(self._steps):
+                    shown = time.monotonic()
+                    self._show(record, Speed(tokens, seconds))
+                if record.step % self._config.checkpoint_every_steps == 0 or record.step == len(self._steps):
+                    self.engine.save(self._checkpoints, {"request": self._fingerprint()})
+        return records, Speed(tokens, seconds)
+
+    def _step(self, indices: Sequence[int]) -> StepRecord:
+        chosen = [self._sequences[index] for index in indices]
+        rows = pack(chosen, self._config.tokens_per_micro_batch, world_size())[rank() :: world_size()]
+        # Every rank knows the whole step, so the denominator needs no communication.
+        denominator = sum(int(sequence.trained[1:].sum()) for sequence in chosen)
+        learning_rate = self.engine.learning_rate
+        loss = 0.0
+        for row in rows:
+            share = -self.engine.token_logprobs(row).sum() / denominator
+            self.engine.backward(share)
+            loss += float(share.detach())
+        grad_norm = self.engine.step()
+        return StepRecord(
+            step=self.engine.num_steps,
+            loss=sum_over_ranks(loss),
+            learning_rate=learning_rate,
+            grad_norm=grad_norm,
+            sequences=len(chosen),
+            tokens=sum(len(sequence.ids) for sequence in chosen),
+            trained_tokens=denominator,
+        )
+
+    def _show(self, record: StepRecord, speed: Speed) -> None:
+        self._context.progress(
+            record.step,
+            len(self._steps),
+            loss=round(record.loss, 4),
+            learning_rate=record.learning_rate,
+            grad_norm=round(record.grad_norm, 3),
+            tokens_per_s=round(speed.tokens_per_s),
+        )
+
+    def _resume(self) -> list[StepRecord]:
+        """Records of the steps done before, whose lines stay in metrics.jsonl; later lines are cut off."""
+        state = self.engine.resume(self._checkpoints)
+        if state is not None and state["request"] != self._fingerprint():
+            raise ValueError(
+                f"{self._checkpoints}: checkpoints of another request; remove them or use another scratch"
+            )
+        done = self.engine.num_steps
+        lines = self._metrics_path.read_text().splitlines()[:done] if done else []
+        if rank() == 0:
+            self._metrics_path.write_text("".join(line + "\n" for line in lines))
+        if done:
+            self._context.log(f"resuming after step {done} of {len(self._steps)}")
+        return [StepRecord(**json.loads(line)) for line in lines]
+
+    def _fingerprint(self) -> str:
+        """What a checkpoint belongs to: configuration, inputs, seed, and the number of ranks it is cut for."""
+        request = self._context.request
+        inputs = {name: ref.digest for name, ref in sorted(request.inputs.items())}
+        return json.dumps([request.config, inputs, request.seed, world_size()], sort_keys=True)
