@@ -41,7 +41,7 @@ def _find(name_or_path: str) -> Path:
     return path
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The file's tree, laid over that of the recipe beside it that its key `extends` names."""
     try:
         tree = tomllib.loads(path.read_text())
@@ -51,9 +51,9 @@ def _read(path: Path) -> dict[str, Any]:
     if parent is None:
         return tree
     parent_path = path.parent / f"{parent}.toml"
-    if not parent_path.is_file() or parent_path == path:
+    if not parent_path.is_file() or parent_path in (path, *above):
         raise ValueError(f"{path}: key 'extends': no other recipe {parent_path}; name one in the same folder")
-    return _merge(_read(parent_path), tree)
+    return _merge(_read(parent_path, (path, *above)), tree)
 
 
 def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

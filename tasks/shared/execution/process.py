@@ -77,11 +77,15 @@ class ProcessBackend:
                 versions.append(f"{name} -")
         return "; ".join(versions)
 
+    def command(self, stage: str, request_path: Path) -> list[str]:
+        """What runs under the guard."""
+        return [sys.executable, "-m", f"tasks.{stage}.main", str(request_path)]
+
     def start(self, stage: str, request_path: Path, log_path: Path, lock: int) -> RunningProcess:
         """Start the stage; see `Backend.start`."""
         reader, writer = os.pipe()
         guard = ["-m", "tasks.shared.execution.guard", str(reader), str(self._grace_s), "--"]
-        command = [sys.executable, *guard, sys.executable, "-m", f"tasks.{stage}.main", str(request_path)]
+        command = [sys.executable, *guard, *self.command(stage, request_path)]
         with log_path.open("ab") as log:
             process = subprocess.Popen(
                 command,
