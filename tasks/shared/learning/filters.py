@@ -1,0 +1,46 @@
+"""Which trajectories stay out of the loss, and why: outages, void turns, groups that teach nothing."""
+
+import re
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from tasks.shared.traces.dialect import Dialect
+from tasks.shared.traces.trajectory import FinishReason, Trajectory
+
+ANSWER = re.compile(r"\\boxed\s*\{")
+
+
+def is_outage(trajectory: Trajectory) -> bool:
+    """The sandbox failed under it: no reward means anything, so it leaves baseline and loss."""
+    return trajectory.finish is FinishReason.SANDBOX_FAILURE
+
+
+def has_void_turn(trajectory: Trajectory, dialect: Dialect, decode: Callable[[Sequence[int]], str]) -> bool:
+    """True if a turn holds neither a whole code block nor an answer (SimpleTIR, arXiv 2509.02479).
+
+    Every turn but the last ended in a block that ran, so the last one decides: what follows the last feedback. It is
+    whole if it has a boxed answer or ended in a block (whose feedback did not fit). Text-only dialects have no turns.
+    """
+    if dialect.stop is None:
+        return False
+    start = 0
+    if trajectory.calls:
+        last = trajectory.calls[-1]
+        if last.feedback_end == last.turn_end == len(trajectory.response_ids):
+            return False
+        start = last.feedback_end
+    return ANSWER.search(decode(trajectory.response_ids[start:])) is None
+
+
+def teaches(rewards: np.ndarray, groups: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """(N,) bool: valid rows whose group's valid rewards are not all equal (DAPO's dynamic sampling, without refill).
+
+    rewards (N,), groups (N,) int, valid (N,) bool. A group of equal rewards has advantage 0 throughout; leaving it
+    out keeps its tokens out of the denominator.
+    """
+    keep = np.zeros_like(valid)
+    for group in np.unique(groups[valid]):
+        rows = valid & (groups == group)
+        keep[rows] = rewards[rows].max() > rewards[rows].min()
+    return keep

@@ -1,0 +1,123 @@
+"""The clipped policy loss on packed tokens: pure functions whose docstrings give formula and denominator.
+
+The denominator is in the per-token weights (`token_weights`), computed once over the whole optimizer step, so that
+losses of micro-batches and ranks add up to the loss of the step however it is cut.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+Reduction = Literal["token", "sequence"]
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyLossSettings:
+    """Constants of the loss."""
+
+    clip_low: float = 0.2  # ratio below 1 - clip_low stops counting
+    clip_high: float = 0.28  # above 1 + clip_high (clip-higher, DAPO)
+    dual_clip: float | None = 3.0  # c > 1: bound of the loss at -c A for A < 0 (arXiv 1912.09729)
+    importance_cap: float | None = 2.0  # truncated importance sampling of trainer over sampler
+    kl_coefficient: float = 0.0
+    entropy_coefficient: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyTokens:
+    """What the loss needs of each token, all (B, T); values where `mask` is False are ignored."""
+
+    logprobs: torch.Tensor  # of the policy that is trained, with gradient
+    old_logprobs: torch.Tensor  # of the trainer's policy that the batch was sampled with
+    sampler_logprobs: torch.Tensor  # of the engine that sampled
+    advantages: torch.Tensor
+    weights: torch.Tensor  # from `token_weights`
+    mask: torch.Tensor  # bool: sampled tokens in the loss
+    reference_logprobs: torch.Tensor | None = None
+    entropy: torch.Tensor | None = None  # nats, with gradient
+
+
+@dataclass(frozen=True, slots=True)
+class PolicySums:
+    """Sums over tokens in the loss, to be added over micro-batches and ranks and divided by `tokens`."""
+
+    tokens: float
+    loss: float  # already weighted: add, do not divide
+    clipped: float  # tokens at which the clip is active
+    kl_old: float  # k3 estimate of KL(old || current)
+    kl_reference: float
+    entropy: float
+    gap: float  # |trainer - sampler| log-prob
+    gap_kl: float  # k3 estimate of KL(sampler || trainer)
+    gap_max: float  # the largest: take the maximum, do not add
+    capped: float  # tokens whose importance weight is cut
+
+
+def token_weights(num_tokens: Sequence[int], reduction: Reduction) -> np.ndarray:
+    """Weight of each token of sequence i, (N,), given its number of tokens in the loss, over the whole step.
+
+    token     1 / sum_j n_j: every token weighs the same (DAPO)
+    sequence  1 / (N n_i): every trajectory weighs the same (GRPO)
+    """
+    lengths = np.asarray(num_tokens, dtype=np.float64)
+    assert (lengths > 0).all(), "a trajectory in the loss without sampled tokens"
+    if reduction == "token":
+        return np.full(len(lengths), 1.0 / lengths.sum()) if len(lengths) else lengths
+    return 1.0 / (len(lengths) * lengths)
+
+
+def policy_loss(tokens: PolicyTokens, settings: PolicyLossSettings) -> tuple[torch.Tensor, PolicySums]:
+    """The loss (scalar) and the sums behind its metrics.
+
+    sum_t w_t [ rho_t max(-r_t A_t, -clip(r_t, 1 - low, 1 + high) A_t) + kl k3_t - entropy H_t ]
+    r_t = pi(t) / pi_old(t); for A_t < 0 the maximum is bounded by -c A_t (dual clip);
+    rho_t = min(pi_old(t) / sampler(t), cap), a constant (truncated importance sampling; 1 without a cap);
+    k3_t = exp(d) - d - 1 with d = ln pi_ref(t) - ln pi(t). The denominator is in w_t, see `token_weights`.
+    """
+    mask = tokens.mask
+    advantage = tokens.advantages[mask]
+    logprob, old, sampler = tokens.logprobs[mask], tokens.old_logprobs[mask], tokens.sampler_logprobs[mask]
+    log_ratio = logprob - old
+    ratio = log_ratio.exp()
+    plain = -ratio * advantage
+    clipped = -ratio.clamp(1 - settings.clip_low, 1 + settings.clip_high) * advantage
+    loss = torch.maximum(plain, clipped)
+    active = clipped > plain
+    if settings.dual_clip is not None:
+        bound = -settings.dual_clip * advantage
+        active = active | ((advantage < 0) & (loss > bound))
+        loss = torch.where(advantage < 0, torch.minimum(loss, bound), loss)
+    importance = (old - sampler).exp()
+    if settings.importance_cap is not None:
+        loss = loss * importance.clamp(max=settings.importance_cap)
+    kl_reference = torch.zeros_like(loss)
+    if tokens.reference_logprobs is not None:
+        kl_reference = _k3(tokens.reference_logprobs[mask] - logprob)
+        loss = loss + settings.kl_coefficient * kl_reference
+    entropy = torch.zeros_like(loss) if tokens.entropy is None else tokens.entropy[mask]
+    if settings.entropy_coefficient:
+        loss = loss - settings.entropy_coefficient * entropy
+    total = (tokens.weights[mask] * loss).sum()
+    with torch.no_grad():
+        gap = (old - sampler).abs()
+        sums = PolicySums(
+            tokens=float(mask.sum()),
+            loss=float(total),
+            clipped=float(active.sum()),
+            kl_old=float(_k3(log_ratio).sum()),
+            kl_reference=float(kl_reference.sum()),
+            entropy=float(entropy.sum()),
+            gap=float(gap.sum()),
+            gap_kl=float(_k3(old - sampler).sum()),
+            gap_max=float(gap.max()) if gap.numel() else 0.0,
+            capped=float((importance > (settings.importance_cap or torch.inf)).sum()),
+        )
+    return total, sums
+
+
+def _k3(log_ratio: torch.Tensor) -> torch.Tensor:
+    """exp(x) - x - 1 >= 0: Schulman's low-variance KL estimate from samples of the distribution below the fraction."""
+    return torch.expm1(log_ratio) - log_ratio

@@ -1,0 +1,166 @@
+"""The policy loss against a loop over tokens in plain Python, and its gradient against finite differences."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tasks.shared.learning.losses import PolicyLossSettings, PolicyTokens, policy_loss, token_weights
+
+
+def random_tokens(seed: int, rows: int = 3, length: int = 7) -> PolicyTokens:
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(scale: float) -> torch.Tensor:
+        return scale * torch.randn(rows, length, generator=generator, dtype=torch.float64)
+
+    old = -normal(1.0).abs()
+    return PolicyTokens(
+        logprobs=(old + normal(0.4)).requires_grad_(),
+        old_logprobs=old,
+        sampler_logprobs=old + normal(0.5),
+        advantages=normal(1.5),
+        weights=normal(0.1).abs(),
+        mask=torch.rand(rows, length, generator=generator) < 0.6,
+        reference_logprobs=old + normal(0.3),
+        entropy=normal(1.0).abs(),
+    )
+
+
+def slow_loss(tokens: PolicyTokens, s: PolicyLossSettings) -> tuple[float, dict[str, float]]:
+    total, sums = 0.0, dict.fromkeys(["tokens", "clipped", "capped", "gap"], 0.0)
+    for b, t in np.argwhere(tokens.mask.numpy()):
+        logprob, old = tokens.logprobs[b, t].item(), tokens.old_logprobs[b, t].item()
+        sampler, advantage = tokens.sampler_logprobs[b, t].item(), tokens.advantages[b, t].item()
+        ratio = math.exp(logprob - old)
+        low, high = 1 - s.clip_low, 1 + s.clip_high
+        objective = min(ratio * advantage, min(max(ratio, low), high) * advantage)
+        is_clipped = objective < ratio * advantage
+        if s.dual_clip is not None and advantage < 0 and objective < s.dual_clip * advantage:
+            objective, is_clipped = s.dual_clip * advantage, True
+        importance = math.exp(old - sampler)
+        cap = s.importance_cap
+        loss = -objective * (1.0 if cap is None else min(importance, cap))
+        reference = tokens.reference_logprobs
+        if reference is not None:
+            d = reference[b, t].item() - logprob
+            loss += s.kl_coefficient * (math.exp(d) - d - 1)
+        if tokens.entropy is not None:
+            loss -= s.entropy_coefficient * tokens.entropy[b, t].item()
+        total += tokens.weights[b, t].item() * loss
+        sums["tokens"] += 1
+        sums["clipped"] += is_clipped
+        sums["capped"] += cap is not None and importance > cap
+        sums["gap"] += abs(old - sampler)
+    return total, sums
+
+
+some_settings = st.builds(
+    PolicyLossSettings,
+    clip_low=st.sampled_from([0.1, 0.2, 0.5]),
+    clip_high=st.sampled_from([0.2, 0.28, 1.0]),
+    dual_clip=st.sampled_from([None, 1.1, 3.0]),
+    importance_cap=st.sampled_from([None, 1.05, 2.0]),
+    kl_coefficient=st.sampled_from([0.0, 0.3]),
+    entropy_coefficient=st.sampled_from([0.0, 0.2]),
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.integers(0, 10**6), some_settings, st.booleans())
+def test_loss_and_sums_match_the_slow_reference(
+    seed: int, constants: PolicyLossSettings, with_reference: bool
+) -> None:
+    tokens = random_tokens(seed)
+    if not with_reference:
+        tokens = replace(tokens, reference_logprobs=None)
+    loss, sums = policy_loss(tokens, constants)
+    expected, expected_sums = slow_loss(tokens, constants)
+    assert loss.item() == pytest.approx(expected, abs=1e-10)
+    assert sums.loss == pytest.approx(expected, abs=1e-10)
+    for name, value in expected_sums.items():
+        assert getattr(sums, name) == pytest.approx(value, abs=1e-9), name
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10**6), some_settings)
+def test_gradient_matches_finite_differences(seed: int, constants: PolicyLossSettings) -> None:
+    tokens = random_tokens(seed, rows=1, length=4)
+    loss, _ = policy_loss(tokens, constants)
+    if not loss.requires_grad or not tokens.mask.any():
+        return
+    (gradient,) = torch.autograd.grad(loss, tokens.logprobs)
+    for t in range(4):
+        values = []
+        for step in (1e-6, -1e-6):
+            moved = tokens.logprobs.detach().clone()
+            moved[0, t] += step
+            values.append(slow_loss(replace(tokens, logprobs=moved), constants)[0])
+        assert gradient[0, t].item() == pytest.approx((values[0] - values[1]) / 2e-6, abs=1e-4)
+
+
+def test_on_policy_gradient_is_the_plain_policy_gradient() -> None:
+    """At ratio 1 clip and dual clip are silent: d loss / d logprob = -w A."""
+    tokens = random_tokens(1)
+    on_policy = tokens.old_logprobs.clone().requires_grad_()
+    tokens = replace(
+        tokens, logprobs=on_policy, sampler_logprobs=tokens.old_logprobs, reference_logprobs=None
+    )
+    loss, sums = policy_loss(tokens, PolicyLossSettings())
+    (gradient,) = torch.autograd.grad(loss, on_policy)
+    expected = torch.where(tokens.mask, -tokens.weights * tokens.advantages, 0.0)
+    assert torch.allclose(gradient, expected)
+    assert sums.clipped == sums.gap == sums.kl_old == 0
+
+
+def test_masked_tokens_do_not_matter() -> None:
+    tokens = random_tokens(3)
+    spoiled = {
+        name: torch.where(tokens.mask, getattr(tokens, name).detach(), torch.nan)
+        for name in (
+            "logprobs",
+            "old_logprobs",
+            "sampler_logprobs",
+            "advantages",
+            "weights",
+            "reference_logprobs",
+            "entropy",
+        )
+    }
+    spoiled["logprobs"].requires_grad_()
+    again = PolicyTokens(mask=tokens.mask, **spoiled)
+    assert (
+        policy_loss(again, PolicyLossSettings())[0].item()
+        == policy_loss(tokens, PolicyLossSettings())[0].item()
+    )
+    loss, _ = policy_loss(again, PolicyLossSettings())
+    loss.backward()
+    gradient = spoiled["logprobs"].grad
+    assert gradient is not None and (gradient[~tokens.mask] == 0).all()
+
+
+def test_micro_batches_add_up_to_the_whole() -> None:
+    tokens = random_tokens(5, rows=6)
+    whole, sums = policy_loss(tokens, PolicyLossSettings())
+
+    def part(rows: slice) -> PolicyTokens:
+        return PolicyTokens(*(getattr(tokens, name)[rows] for name in PolicyTokens.__dataclass_fields__))
+
+    pieces = [
+        policy_loss(part(rows), PolicyLossSettings()) for rows in (slice(0, 1), slice(1, 4), slice(4, 6))
+    ]
+    assert sum(loss.item() for loss, _ in pieces) == pytest.approx(whole.item(), abs=1e-12)
+    assert sum(s.clipped for _, s in pieces) == sums.clipped
+    assert max(s.gap_max for _, s in pieces) == sums.gap_max
+
+
+def test_weights_name_their_denominator() -> None:
+    assert token_weights([2, 6], "token").tolist() == [1 / 8, 1 / 8]
+    assert token_weights([2, 6], "sequence").tolist() == [1 / 4, 1 / 12]
+    for reduction in ("token", "sequence"):
+        lengths = [3, 1, 7]
+        assert float(np.dot(token_weights(lengths, reduction), lengths)) == pytest.approx(1.0)
