@@ -1,0 +1,342 @@
+"""The broker: queues programs, hands each to a ready child, judges how it ended, retries lost ones.
+
+It alone knows the requests; it never forks. Statuses come from what the child's parent observed (wait
+status, processor time) and from the broker's own clock; the child's word counts for its traceback only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import socket
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tasks.shared.sandbox import runner
+from tasks.shared.sandbox.metrics import Metrics
+from tasks.shared.sandbox.output import read_output
+from tasks.shared.sandbox.records import ExecutionResult, Limits, SandboxSettings, Status, sandbox_failure
+from tasks.shared.sandbox.workers import Child, Exit, WorkerSet
+
+_LONGEST_WAIT = 4.0
+"""A program that waits for a processor may take this many times its wall limit, no more."""
+_SENTENCES = {
+    Status.TIMEOUT: "TimeoutError: the program ran longer than {limits.wall_s:g} s",
+    Status.OUT_OF_MEMORY: "MemoryError: the program needed more than {limits.memory_mb} MB",
+    Status.OUTPUT_CUT: "OSError: the program printed more than {limits.disk_mb} MB",
+    Status.ERROR: "RuntimeError: the program ended without a traceback ({detail})",
+    Status.FORBIDDEN: "PermissionError: the program made a system call that the sandbox refuses",
+}
+_SESSION_ENDED = "The session ended with this block: its variables are lost, the next block starts anew."
+
+
+@dataclass(eq=False, slots=True)
+class Execution:
+    """One program on its way."""
+
+    code: bytes
+    limits: Limits
+    future: asyncio.Future[ExecutionResult]
+    session: Session | None = None
+    enqueued: float = field(default_factory=time.monotonic)
+    started: float = 0.0
+    attempts: int = 0
+    child: Child | None = None
+    stdout_fd: int = -1
+    stderr_fd: int = -1
+    timer: asyncio.TimerHandle | None = None
+    timed_out: bool = False
+
+
+@dataclass(eq=False, slots=True)
+class Session:
+    """Variables that live on from block to block."""
+
+    name: str
+    child: Child | None = None
+    waiting: deque[Execution] = field(default_factory=deque)
+    running: Execution | None = None
+    closed: bool = False
+
+
+class Broker:
+    """Queue, dispatch and judgement of one server."""
+
+    def __init__(self, settings: SandboxSettings) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.workers = WorkerSet(settings, self.metrics, self._pump)
+        self._queue: deque[Execution] = deque()
+        self._running: set[Execution] = set()
+        self._sessions: dict[str, Session] = {}
+
+    def submit(self, code: bytes, limits: Limits, session: str | None = None) -> asyncio.Future[ExecutionResult]:
+        """Queue a program. Cancelling the future withdraws it. Raises KeyError for an unknown session."""
+        execution = Execution(code, limits, asyncio.get_running_loop().create_future())
+        execution.future.add_done_callback(lambda future: self._withdraw(execution, future))
+        if session is None:
+            self._queue.append(execution)
+        else:
+            execution.session = self._sessions[session]
+            execution.session.waiting.append(execution)
+            self._next_block(execution.session)
+        self._pump()
+        return execution.future
+
+    def open_session(self) -> str:
+        """The name of a new session. Raises RuntimeError when there are too many."""
+        if len(self._sessions) >= self.settings.max_sessions:
+            raise RuntimeError(f"{len(self._sessions)} sessions are open, max_sessions allows no more: close some")
+        name = secrets.token_hex(16)
+        self._sessions[name] = Session(name)
+        return name
+
+    def close_session(self, name: str) -> None:
+        """End a session, and with it what it runs. Raises KeyError for an unknown one."""
+        session = self._sessions.pop(name)
+        session.closed = True
+        for execution in list(session.waiting):
+            execution.future.cancel()
+        if session.child is not None:
+            session.child.kill()
+
+    def health(self) -> dict[str, object]:
+        """The figures of this moment."""
+        return {
+            "isolation": self.workers.isolation,
+            "unsafe": self.workers.isolation == "unsafe",
+            "queue_length": len(self._queue),
+            "running": len(self._running),
+            "sessions": len(self._sessions),
+            "children": self.workers.num_children(),
+            **self.metrics.snapshot(),
+        }
+
+    def fail_all(self, reason: str) -> None:
+        """Answer everything in flight with a sandbox failure."""
+        waiting = [item for session in self._sessions.values() for item in session.waiting]
+        for execution in [*self._running, *self._queue, *waiting]:
+            self._finish(execution, sandbox_failure(reason, execution.attempts))
+
+    def _withdraw(self, execution: Execution, future: asyncio.Future[ExecutionResult]) -> None:
+        """The client went away: do not run it, or end it."""
+        if not future.cancelled():
+            return
+        if execution.child is not None:
+            execution.child.kill()
+        elif execution in self._queue:
+            self._queue.remove(execution)
+        elif execution.session is not None and execution in execution.session.waiting:
+            execution.session.waiting.remove(execution)
+
+    def _pump(self) -> None:
+        """Hand queued programs to ready children, oldest first."""
+        limit = self.settings.workers * self.settings.slots
+        while self._queue and len(self._running) < limit:
+            session = self._queue[0].session
+            child = session.child if session is not None and session.child is not None else self.workers.take()
+            if child is None:
+                return
+            execution = self._queue.popleft()
+            if session is not None and session.child is None:
+                session.child = child
+                child.promote()
+                child.on_end = lambda how, owner=session: self._session_ended(owner, how)
+            self._start(execution, child)
+
+    def _next_block(self, session: Session) -> None:
+        """A session runs one block at a time; its next one joins the queue."""
+        if session.running is None and session.waiting:
+            session.running = session.waiting.popleft()
+            self._queue.append(session.running)
+
+    def _start(self, execution: Execution, child: Child) -> None:
+        loop = asyncio.get_running_loop()
+        limits = execution.limits
+        execution.child, execution.started = child, time.monotonic()
+        execution.attempts += 1
+        execution.stdout_fd = os.memfd_create("stdout")
+        execution.stderr_fd = os.memfd_create("stderr")
+        os.write(execution.stdout_fd, execution.code)
+        os.lseek(execution.stdout_fd, 0, os.SEEK_SET)
+        self._running.add(execution)
+        execution.timer = loop.call_later(limits.wall_s, self._deadline, execution)
+        stateful = execution.session is not None
+        if stateful:
+            signal.pidfd_send_signal(child.pidfd, signal.SIGCONT)
+            loop.add_reader(child.channel.fileno(), self._block_ended, execution)
+        else:
+            child.on_end = lambda how: self._program_ended(execution, how)
+        request = runner.REQUEST.pack(
+            limits.cpu_s,
+            limits.memory_mb << 20,
+            limits.open_files,
+            limits.processes,
+            limits.disk_mb << 20,
+            len(execution.code),
+            stateful,
+        )
+        try:
+            _send(child, request, execution)
+        except OSError:
+            child.kill()  # it cannot be reached; its end brings the retry
+
+    def _deadline(self, execution: Execution) -> None:
+        """The wall limit is up: kill, unless the program spent part of it waiting for a processor."""
+        assert execution.child is not None
+        limit, elapsed = execution.limits.wall_s, time.monotonic() - execution.started
+        left = limit - (elapsed - processor_wait_s(execution.child.pidfd))
+        if left > 0.001 and elapsed < _LONGEST_WAIT * limit:
+            loop = asyncio.get_running_loop()
+            execution.timer = loop.call_later(max(left, 0.01), self._deadline, execution)
+            return
+        execution.timed_out = True
+        execution.child.kill()
+
+    def _program_ended(self, execution: Execution, how: Exit | None) -> None:
+        assert execution.child is not None
+        if how is None:
+            self._retry(execution)
+            return
+        text = _last_report(execution.child)
+        code = os.waitstatus_to_exitcode(how.status)
+        self._finish(execution, self._judge(execution, code, text, how))
+
+    def _block_ended(self, execution: Execution) -> None:
+        """A living session reports on its block; it is stopped until the next one."""
+        child, session = execution.child, execution.session
+        assert child is not None and session is not None
+        try:
+            report = child.channel.recv(4 * runner.REPORT_CHARS + 1)
+        except BlockingIOError:
+            return
+        except ConnectionResetError:
+            report = b""
+        asyncio.get_running_loop().remove_reader(child.channel.fileno())
+        if not report:
+            return  # it is ending: `_session_ended` follows
+        signal.pidfd_send_signal(child.pidfd, signal.SIGSTOP)
+        how = Exit(0, 0.0, 0)
+        result = self._judge(execution, report[0], report[1:].decode("utf-8", "replace"), how, True)
+        self._finish(execution, result)
+
+    def _session_ended(self, session: Session, how: Exit | None) -> None:
+        """The child of a session is gone: its block, if one ran, ends with it; the next starts anew."""
+        execution, child = session.running, session.child
+        session.child = None
+        if execution is None or execution.child is not child or child is None:
+            return
+        asyncio.get_running_loop().remove_reader(child.channel.fileno())
+        if how is None:
+            reason = "the worker of this session was lost, its variables with it"
+            self._finish(execution, sandbox_failure(reason, execution.attempts))
+            return
+        code = os.waitstatus_to_exitcode(how.status)
+        self._finish(execution, self._judge(execution, code, _last_report(child), how, False))
+
+    def _judge(
+        self, execution: Execution, code: int, text: str, how: Exit, alive: bool | None = None
+    ) -> ExecutionResult:
+        """Status and texts of an ended program; `code` is negative for a signal."""
+        limits, seconds = execution.limits, time.monotonic() - execution.started
+        stdout, cut = read_output(execution.stdout_fd, limits.output_chars)
+        stderr, _ = read_output(execution.stderr_fd, limits.output_chars)
+        flooded = os.fstat(execution.stdout_fd).st_size >= limits.disk_mb << 20
+        status = self._status(execution, code, how)
+        if flooded and status in (Status.OK, Status.ERROR):
+            status = Status.OUTPUT_CUT
+        elif cut and status is Status.OK:
+            status = Status.OUTPUT_CUT
+        ended_well = status is Status.OK or (status is Status.OUTPUT_CUT and code == 0)
+        detail = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        error = "" if ended_well else text or _SENTENCES[status].format(limits=limits, detail=detail)
+        if alive is False and not ended_well:
+            error = f"{_SESSION_ENDED}\n{error}"
+        return ExecutionResult(
+            status,
+            stdout,
+            error,
+            error.rstrip().rpartition("\n")[2],
+            seconds,
+            how.peak_bytes / 2**20,
+            stderr,
+            execution.started - execution.enqueued,
+            execution.attempts,
+            alive,
+            self.workers.isolation,
+        )
+
+    @staticmethod
+    def _status(execution: Execution, code: int, how: Exit) -> Status:
+        if execution.timed_out or how.cpu_s >= execution.limits.cpu_s:
+            return Status.TIMEOUT
+        if code == -signal.SIGXCPU:
+            return Status.TIMEOUT
+        if code == -signal.SIGSYS:
+            return Status.FORBIDDEN
+        if code in (runner.EXIT_MEMORY, -signal.SIGKILL):
+            # A program cannot send itself SIGKILL (seccomp), so this was the kernel, out of memory.
+            return Status.OUT_OF_MEMORY
+        if code == runner.EXIT_FORBIDDEN:
+            return Status.FORBIDDEN
+        return Status.OK if code == runner.EXIT_OK else Status.ERROR
+
+    def _retry(self, execution: Execution) -> None:
+        """The sandbox failed under a program: run it again, or say so."""
+        self._release(execution)
+        if execution.attempts > self.settings.retries:
+            reason = f"its worker was lost {execution.attempts} times"
+            self._finish(execution, sandbox_failure(reason, execution.attempts))
+        elif not execution.future.done():
+            self.metrics.retries += 1
+            self._queue.appendleft(execution)
+            self._pump()
+
+    def _release(self, execution: Execution) -> None:
+        """Give back what an execution holds."""
+        self._running.discard(execution)
+        execution.child = None
+        if execution.timer is not None:
+            execution.timer.cancel()
+        for descriptor in (execution.stdout_fd, execution.stderr_fd):
+            if descriptor >= 0:
+                os.close(descriptor)
+        execution.stdout_fd = execution.stderr_fd = -1
+
+    def _finish(self, execution: Execution, result: ExecutionResult) -> None:
+        self._release(execution)
+        self.metrics.record(result)
+        if not execution.future.done():
+            execution.future.set_result(result)
+        session = execution.session
+        if session is not None and session.running is execution:
+            session.running = None
+            if not session.closed:
+                self._next_block(session)
+        self._pump()
+
+
+def _send(child: Child, request: bytes, execution: Execution) -> None:
+    """Hand the request and the two memory files to the child. Raises OSError."""
+    socket.send_fds(child.channel, [request], [execution.stdout_fd, execution.stderr_fd])
+
+
+def processor_wait_s(pidfd: int) -> float:
+    """Seconds that the process's main thread spent ready to run while others held the processors."""
+    try:
+        fields = dict(line.split(":\t") for line in Path(f"/proc/self/fdinfo/{pidfd}").read_text().splitlines())
+        return int(Path(f"/proc/{fields['Pid']}/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, KeyError, IndexError):
+        return 0.0  # ended meanwhile, or a kernel without these figures: then the wall clock alone counts
+
+
+def _last_report(child: Child) -> str:
+    """The traceback that an ended child left in its channel."""
+    try:
+        return child.channel.recv(4 * runner.REPORT_CHARS).decode("utf-8", "replace")
+    except (BlockingIOError, ConnectionResetError):
+        return ""

@@ -1,0 +1,172 @@
+"""Which isolation this machine allows, and how a child is put under it before it sees a program.
+
+Two stacks with the same promise. namespaces (host): the worker lives in its own mount, pid, net, ipc and uts
+namespaces with a private root; each child adds a user of its own, Landlock, seccomp and rlimits. landlock
+(container, where namespaces are refused): Landlock, seccomp, rlimits, and what the container itself bounds.
+
+Not protected against: a flaw in the kernel or the processor (Spectre and kin); timing, as programs share
+processors and caches; under landlock, the sight of names, sizes and dates of files by stat (contents and
+listings are refused); the program's own result, which it may forge as it likes (it cannot feign an
+outage of the sandbox); the total memory of all programs together beyond slots x memory_mb.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import socket
+import struct
+from dataclasses import dataclass
+
+from tasks.shared.sandbox import kernel, seccomp
+from tasks.shared.sandbox.records import SandboxUnavailable
+
+FS_EXECUTE, FS_WRITE_FILE, FS_READ_FILE, FS_READ_DIR = 1, 2, 4, 8
+FS_REFER, FS_TRUNCATE, FS_IOCTL_DEV = 1 << 13, 1 << 14, 1 << 15
+FS_ALL = (1 << 16) - 1
+FS_DEVICES = 1 << 6 | 1 << 9 | 1 << 10 | 1 << 11  # make character device, socket, fifo, block device
+FS_PRIVATE = FS_ALL & ~(FS_EXECUTE | FS_DEVICES | FS_IOCTL_DEV)
+NET_TCP, SCOPE_ABSTRACT_AND_SIGNAL = 3, 3
+ABI_NAMESPACES, ABI_LANDLOCK = 3, 6
+CHANNEL_FD = 3
+"""The only descriptor besides 0, 1 and 2 that a child has."""
+
+_PID_PLACE = 0x7FFFFFF1
+_WORKER_NAMESPACES = (
+    kernel.CLONE_NEWNS | kernel.CLONE_NEWPID | kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Isolation:
+    """The stack in force."""
+
+    mode: str
+    """namespaces, landlock or unsafe."""
+    as_root: bool = False
+    """Namespaces with real root's rights: children get unused uids. Else: in a user namespace."""
+    landlock: int = 0
+    """Landlock version of the kernel."""
+
+
+def _try_unshare(extra: int) -> bool:
+    """Whether a child process may enter the namespaces and mount in them."""
+    child = os.fork()
+    if child == 0:
+        try:
+            kernel.unshare(_WORKER_NAMESPACES | extra)
+            kernel.mount("none", "/", "", kernel.MS_REC | kernel.MS_PRIVATE)
+            kernel.mount("tmpfs", "/tmp", "tmpfs", kernel.MS_NOSUID)
+            if not extra:
+                os.setresuid(2**30, 2**30, 2**30)
+        except OSError:
+            os._exit(1)
+        os._exit(0)
+    return os.waitpid(child, 0)[1] == 0
+
+
+def probe(wanted: str, allow_unsafe: bool) -> Isolation:
+    """Choose the stack. Raises SandboxUnavailable with what is missing and the remedy."""
+    missing: list[str] = []
+    if platform.machine() != "x86_64" or struct.calcsize("P") != 8:
+        missing.append(f"the seccomp filter is written for 64-bit x86, this is {platform.machine()}")
+    abi = kernel.landlock_abi()
+    if not missing and wanted in ("auto", "namespaces"):
+        as_root = _try_unshare(0)
+        if not as_root and not _try_unshare(kernel.CLONE_NEWUSER):
+            missing.append(
+                "namespaces are refused here: sysctl kernel.unprivileged_userns_clone=1 (or "
+                "kernel.apparmor_restrict_unprivileged_userns=0), or start as root"
+            )
+        elif abi < ABI_NAMESPACES:
+            missing.append(f"Landlock {abi} is too old: Linux 6.2 with lsm=landlock is needed")
+        else:
+            return Isolation("namespaces", as_root, abi)
+    if platform.machine() == "x86_64" and wanted in ("auto", "landlock"):
+        if abi >= ABI_LANDLOCK:
+            return Isolation("landlock", False, abi)
+        missing.append(
+            f"Landlock {abi} cannot stand alone: Linux 6.12 (Landlock 6) with lsm=landlock is needed, and a "
+            "container profile that lets the landlock_* calls through (Docker 23 or newer)"
+        )
+    if allow_unsafe:
+        return Isolation("unsafe")
+    raise SandboxUnavailable(
+        "the sandbox cannot isolate programs here: " + "; ".join(missing) + ". "
+        "allow_unsafe = true runs them unprotected and marks every report made so."
+    )
+
+
+def build_ruleset(readable: tuple[str, ...], private: str | None, abi: int) -> int:
+    """A Landlock ruleset: read the libraries, use /dev/null, write in the private directory, nothing else.
+
+    Returns the descriptor. Paths that do not exist are left out (they cannot be read either way).
+    """
+    fs = FS_ALL & ~(FS_IOCTL_DEV if abi < 5 else 0)
+    net, scoped = (NET_TCP if abi >= 4 else 0), (SCOPE_ABSTRACT_AND_SIGNAL if abi >= 6 else 0)
+    ruleset = kernel.landlock_ruleset(fs, net, scoped)
+    rules = [(path, FS_READ_FILE | FS_READ_DIR) for path in readable]
+    rules += [("/dev/null", FS_READ_FILE | FS_WRITE_FILE | FS_TRUNCATE), ("/dev/urandom", FS_READ_FILE)]
+    if private is not None:
+        rules.append((private, FS_PRIVATE & fs))
+    for path, rights in rules:
+        if not os.path.exists(path):
+            continue
+        directory = os.path.isdir(path)
+        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        try:
+            kernel.landlock_allow(ruleset, descriptor, rights if directory else rights & ~FS_READ_DIR)
+        finally:
+            os.close(descriptor)
+    return ruleset
+
+
+def filter_template() -> bytes:
+    """The seccomp filter with a place for the child's pid, made once."""
+    return seccomp.build_filter(_PID_PLACE)
+
+
+def confine(
+    isolation: Isolation, channel: int, ruleset: int, directory: str | None, uid: int, template: bytes
+) -> socket.socket:
+    """Put the calling, freshly forked child under its isolation; returns its only channel.
+
+    Order matters: the user changes first (that clears the death signal), then Landlock, then all other
+    descriptors go, and seccomp comes last, since it refuses most of the calls above it.
+    """
+    os.chdir(directory or "/")
+    os.umask(0o077)
+    if isolation.mode == "namespaces":
+        if isolation.as_root:
+            os.setgroups([])
+            os.setresgid(uid, uid, uid)
+            os.setresuid(uid, uid, uid)
+        else:
+            kernel.unshare(kernel.CLONE_NEWUSER)
+    kernel.prctl(kernel.PR_SET_PDEATHSIG, 9)
+    if isolation.mode != "unsafe":
+        kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+        kernel.landlock_restrict(ruleset)
+        kernel.drop_capabilities()
+    os.dup2(channel, CHANNEL_FD)
+    kernel.close_from(CHANNEL_FD + 1)
+    wire = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=CHANNEL_FD)
+    if isolation.mode != "unsafe":
+        place, pid = struct.pack("=I", _PID_PLACE), struct.pack("=I", os.getpid())
+        kernel.install_filter(template.replace(place, pid))
+    return wire
+
+
+def limit_resources(cpu_s: float, memory_bytes: int, open_files: int, threads: int, file_bytes: int) -> None:
+    """Set the limits of the calling child; the hard limit on memory leaves room to format a traceback."""
+    cpu = max(1, int(-(-cpu_s // 1)))
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu))
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes + MEMORY_RESERVE))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (open_files, open_files))
+    resource.setrlimit(resource.RLIMIT_NPROC, (threads, threads))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
+
+
+MEMORY_RESERVE = 32 << 20
+"""Bytes kept back for the traceback of a MemoryError."""

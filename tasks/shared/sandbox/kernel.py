@@ -1,0 +1,133 @@
+"""The Linux calls that Python 3.11 lacks, through ctypes: namespaces, mounts, Landlock, seccomp, prctl.
+
+Every function raises OSError naming the call. x86-64 numbers; `confinement.probe` refuses elsewhere.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS = 0x00020000, 0x02000000, 0x04000000
+CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x08000000, 0x10000000, 0x20000000, 0x40000000
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
+MS_BIND, MS_REC, MS_PRIVATE = 4096, 16384, 1 << 18
+MNT_DETACH = 2
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 4, 22, 38
+SECCOMP_MODE_FILTER = 2
+SYS_PIVOT_ROOT, SYS_CAPSET = 155, 126
+SYS_LANDLOCK_CREATE_RULESET, SYS_LANDLOCK_ADD_RULE, SYS_LANDLOCK_RESTRICT_SELF = 444, 445, 446
+SYS_CLOSE_RANGE = 436
+MADV_COLLAPSE = 25
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+
+
+class _RulesetAttr(ctypes.Structure):
+    _fields_ = [("fs", ctypes.c_uint64), ("net", ctypes.c_uint64), ("scoped", ctypes.c_uint64)]
+
+
+class _PathBeneath(ctypes.Structure):
+    _pack_ = 1
+    _fields_ = [("allowed", ctypes.c_uint64), ("parent_fd", ctypes.c_int32)]
+
+
+class _FilterProgram(ctypes.Structure):
+    _fields_ = [("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p)]
+
+
+def _check(value: int, call: str) -> int:
+    if value < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"{call}: {os.strerror(code)}")
+    return value
+
+
+def _syscall(call: str, number: int, *arguments: object) -> int:
+    return _check(_libc.syscall(ctypes.c_long(number), *arguments), call)
+
+
+def unshare(flags: int) -> None:
+    """Enter new namespaces."""
+    _check(_libc.unshare(ctypes.c_int(flags)), "unshare")
+
+
+def mount(source: str, target: str, kind: str, flags: int, options: str = "") -> None:
+    """mount(2)."""
+    value = _libc.mount(
+        source.encode(), target.encode(), kind.encode(), ctypes.c_ulong(flags), options.encode() or None
+    )
+    _check(value, f"mount {kind or 'bind'} on {target}")
+
+
+def unmount(target: str, flags: int = MNT_DETACH) -> None:
+    """umount2(2)."""
+    _check(_libc.umount2(target.encode(), ctypes.c_int(flags)), f"umount {target}")
+
+
+def pivot_root(new_root: str, put_old: str) -> None:
+    """pivot_root(2)."""
+    _syscall("pivot_root", SYS_PIVOT_ROOT, new_root.encode(), put_old.encode())
+
+
+def prctl(option: int, value: int = 0) -> None:
+    """prctl(2) with one argument."""
+    zero = ctypes.c_ulong(0)
+    _check(_libc.prctl(ctypes.c_int(option), ctypes.c_ulong(value), zero, zero, zero), f"prctl {option}")
+
+
+def drop_capabilities() -> None:
+    """Empty all three capability sets of the calling thread."""
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    _syscall("capset", SYS_CAPSET, header, (ctypes.c_uint32 * 6)())
+
+
+def close_from(first: int) -> None:
+    """Close every descriptor from `first` on."""
+    _syscall("close_range", SYS_CLOSE_RANGE, ctypes.c_uint(first), ctypes.c_uint(2**32 - 1), ctypes.c_uint(0))
+
+
+def landlock_abi() -> int:
+    """The Landlock version of the running kernel; 0 where there is none."""
+    value = _libc.syscall(
+        ctypes.c_long(SYS_LANDLOCK_CREATE_RULESET), None, ctypes.c_size_t(0), ctypes.c_uint32(1)
+    )
+    return max(int(value), 0)
+
+
+def landlock_ruleset(fs: int, net: int, scoped: int) -> int:
+    """A descriptor of a new ruleset that handles the given rights."""
+    attr = _RulesetAttr(fs, net, scoped)
+    size = ctypes.c_size_t(ctypes.sizeof(attr))
+    number = SYS_LANDLOCK_CREATE_RULESET
+    return _syscall("landlock_create_ruleset", number, ctypes.byref(attr), size, ctypes.c_uint32(0))
+
+
+def landlock_allow(ruleset: int, path_fd: int, rights: int) -> None:
+    """Allow `rights` on the file or below the directory."""
+    rule = _PathBeneath(rights, path_fd)
+    kind, zero = ctypes.c_int(1), ctypes.c_uint32(0)
+    number = SYS_LANDLOCK_ADD_RULE
+    _syscall("landlock_add_rule", number, ctypes.c_int(ruleset), kind, ctypes.byref(rule), zero)
+
+
+def landlock_restrict(ruleset: int) -> None:
+    """Put the calling thread under the ruleset, for good."""
+    _syscall("landlock_restrict_self", SYS_LANDLOCK_RESTRICT_SELF, ctypes.c_int(ruleset), ctypes.c_uint32(0))
+
+
+def install_filter(instructions: bytes) -> None:
+    """Install a seccomp filter: instructions of 8 bytes each (struct sock_filter)."""
+    program = _FilterProgram(len(instructions) // 8, instructions)
+    pointer = ctypes.cast(ctypes.byref(program), ctypes.c_void_p)
+    zero = ctypes.c_ulong(0)
+    value = _libc.prctl(
+        ctypes.c_int(PR_SET_SECCOMP), ctypes.c_ulong(SECCOMP_MODE_FILTER), pointer, zero, zero
+    )
+    _check(value, "seccomp")
+
+
+def collapse_pages(start: int, length: int) -> bool:
+    """Ask for huge pages at once in a range; False where the kernel declines."""
+    return _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), ctypes.c_int(MADV_COLLAPSE)) == 0

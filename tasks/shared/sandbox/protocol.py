@@ -1,0 +1,88 @@
+"""The wire between client and server: frames of a 4-byte big-endian length and a JSON object.
+
+First `{"op": "hello", "version": 1, "token": ...}`; then `{"id": n, "op": ...}` with op run, open_session,
+close_session or health, in any order and number; answers `{"id": n, "ok": ...}` or `{"id": n, "error": ...}`
+in the order of completion. A frame that cannot be read is answered with an error and ends the connection.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Any
+
+from tasks.shared.sandbox.records import Limits
+
+VERSION = 1
+MAX_FRAME = 4 << 20
+MAX_CODE_BYTES = 1 << 20
+_LENGTH = struct.Struct(">I")
+_LIMIT_NAMES = frozenset(item.name for item in fields(Limits))
+
+
+class ProtocolError(ValueError):
+    """The other side sent something that is not this protocol."""
+
+
+def encode(message: dict[str, Any]) -> bytes:
+    """One frame."""
+    body = json.dumps(message, separators=(",", ":")).encode()
+    if len(body) > MAX_FRAME:
+        raise ProtocolError(f"message of {len(body)} bytes: at most {MAX_FRAME} fit into a frame")
+    return _LENGTH.pack(len(body)) + body
+
+
+class FrameReader:
+    """Collects bytes and yields whole messages."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[dict[str, Any]]:
+        """The messages completed by `data`. Raises ProtocolError, after which the reader is unusable."""
+        self._buffer += data
+        while len(self._buffer) >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._buffer)
+            if length > MAX_FRAME:
+                raise ProtocolError(f"frame of {length} bytes announced: at most {MAX_FRAME}")
+            end = _LENGTH.size + length
+            if len(self._buffer) < end:
+                return
+            body = bytes(self._buffer[_LENGTH.size : end])
+            del self._buffer[:end]
+            yield decode(body)
+
+
+def decode(body: bytes) -> dict[str, Any]:
+    """The message in a frame's body. Raises ProtocolError."""
+    try:
+        message = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError(f"frame is not JSON: {error}") from error
+    if not isinstance(message, dict):
+        raise ProtocolError(f"frame holds a {type(message).__name__}, not an object")
+    return message
+
+
+def parse_limits(values: object, default: Limits) -> Limits:
+    """The limits of a request: those it names, else the default. Raises ProtocolError."""
+    if values is None:
+        return default
+    if not isinstance(values, dict) or not _LIMIT_NAMES.issuperset(values):
+        raise ProtocolError(f"limits must be an object of {', '.join(sorted(_LIMIT_NAMES))}")
+    try:
+        return Limits(**{name: values.get(name, getattr(default, name)) for name in _LIMIT_NAMES})
+    except ValueError as error:
+        raise ProtocolError(str(error)) from error
+
+
+def parse_code(value: object) -> bytes:
+    """The program of a request. Raises ProtocolError."""
+    if not isinstance(value, str):
+        raise ProtocolError(f"code must be a string, not {type(value).__name__}")
+    source = value.encode("utf-8", "surrogatepass")
+    if len(source) > MAX_CODE_BYTES:
+        raise ProtocolError(f"code of {len(source)} bytes: at most {MAX_CODE_BYTES}")
+    return source

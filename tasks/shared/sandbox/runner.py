@@ -1,0 +1,121 @@
+"""What a child does: wait for one program, set its limits, run it exactly as written, report, end.
+
+A child holds nothing but the warm interpreter and the program it is handed. Its exit code says how the
+program ended; the text of a traceback goes back over the channel. Both are the program's own affair:
+whatever it forges there concerns its own result alone.
+"""
+
+from __future__ import annotations
+
+import atexit
+import errno
+import io
+import linecache
+import os
+import random
+import resource
+import socket
+import struct
+import sys
+import threading
+import traceback
+import types
+from typing import NoReturn
+
+from tasks.shared.sandbox.confinement import limit_resources
+
+EXIT_OK, EXIT_ERROR, EXIT_MEMORY, EXIT_FORBIDDEN = 0, 1, 2, 3
+REQUEST = struct.Struct("=dQIIQIB")
+"""cpu_s, memory bytes beyond the warm interpreter, open files, threads, file bytes, code bytes, stateful."""
+REPORT_CHARS = 16_384
+_SEED = 0
+
+
+def serve(channel: socket.socket, warm_bytes: int) -> NoReturn:
+    """Run what comes over the channel: one program, or the blocks of a session until it is closed."""
+    program = types.ModuleType("__main__")
+    blocks = 0
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(channel, REQUEST.size, 2)
+        if len(message) != REQUEST.size or len(descriptors) != 2:
+            os._exit(EXIT_OK)  # the broker let go of this child
+        cpu_s, memory, files, threads, file_bytes, size, stateful = REQUEST.unpack(message)
+        source = os.pread(descriptors[0], size, 0)
+        os.ftruncate(descriptors[0], 0)
+        for target, descriptor in enumerate(descriptors, start=1):
+            os.dup2(descriptor, target)
+            os.close(descriptor)
+        if not blocks:
+            _prepare(program)
+            cpu = 2**31 if stateful else cpu_s
+            limit_resources(cpu, warm_bytes + memory, files, threads, file_bytes)
+        blocks += 1
+        name = f"block_{blocks}.py" if stateful else "main.py"
+        code, text = run_program(source, name, program.__dict__)
+        if not stateful:
+            _end(channel, code, text)
+        channel.send(bytes([code]) + text.encode("utf-8", "replace"))
+
+
+def _prepare(program: types.ModuleType) -> None:
+    """A fresh `__main__`, and the same start of every random sequence for every program."""
+    sys.modules["__main__"] = program
+    random.seed(_SEED)
+
+
+def standard_streams() -> None:
+    """Unbuffered text streams on descriptors 1 and 2: nothing that was printed can be lost. Made once."""
+    for name, descriptor, errors in (("stdout", 1, "strict"), ("stderr", 2, "backslashreplace")):
+        raw = io.FileIO(descriptor, "w", closefd=False)
+        stream = io.TextIOWrapper(raw, encoding="utf-8", errors=errors, write_through=True)  # type: ignore[arg-type]
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+
+
+def run_program(source: bytes, name: str, namespace: dict[str, object]) -> tuple[int, str]:
+    """Compile and run; returns the exit code and the traceback text."""
+    text = source.decode("utf-8", "replace")
+    linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
+    try:
+        exec(compile(source, name, "exec", dont_inherit=True), namespace)
+        sys.stdout.flush()
+    except BaseException as error:  # the program is untrusted: whatever it raises is its result
+        return _describe(error)
+    return EXIT_OK, ""
+
+
+def _describe(error: BaseException) -> tuple[int, str]:
+    """Exit code and traceback of what the program raised, without this module's own frames."""
+    code = EXIT_ERROR
+    if isinstance(error, SystemExit):
+        if error.code is None or error.code == 0:
+            return EXIT_OK, ""
+    elif isinstance(error, MemoryError):
+        code = EXIT_MEMORY
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+    elif isinstance(error, PermissionError) and error.errno in (errno.EPERM, errno.EACCES):
+        code = EXIT_FORBIDDEN
+    frames = error.__traceback__
+    while frames is not None and frames.tb_frame.f_globals is globals():
+        frames = frames.tb_next
+    try:
+        text = "".join(traceback.format_exception(type(error), error, frames))
+    except BaseException as second:  # formatting runs the program's own __str__, and may run out of memory
+        text = f"{type(error).__name__}: (its message could not be made: {type(second).__name__})"
+    if len(text) > REPORT_CHARS:
+        text = f"{text[: REPORT_CHARS // 2]}\n... [traceback cut] ...\n{text[-REPORT_CHARS // 2 :]}"
+    return code, text
+
+
+def _end(channel: socket.socket, code: int, text: str) -> NoReturn:
+    """Report, then do what the interpreter does at its end: join threads, run exit handlers, flush."""
+    if text:
+        channel.send(text.encode("utf-8", "replace"))
+    try:
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+    except BaseException:  # the program's own exit handlers: as in Python, they do not change its result
+        os._exit(code)
+    os._exit(code)

@@ -1,0 +1,289 @@
+"""The system calls a program may make: a seccomp filter, assembled by hand into classic BPF.
+
+A list of what is allowed; anything else gets EPERM (calls newer than the list: ENOSYS, so that libraries fall
+back), and a foreign architecture kills. Refused among others: socket, fork, execve, ptrace, kill of
+others, mount, unshare, io_uring, memfd_create, chmod, chown. `clone` is allowed for threads only.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+
+ALLOWED = {
+    # files
+    "read": 0,
+    "write": 1,
+    "readv": 19,
+    "writev": 20,
+    "pread64": 17,
+    "pwrite64": 18,
+    "preadv": 295,
+    "pwritev": 296,
+    "close": 3,
+    "close_range": 436,
+    "fstat": 5,
+    "newfstatat": 262,
+    "stat": 4,
+    "lstat": 6,
+    "statx": 332,
+    "statfs": 137,
+    "fstatfs": 138,
+    "lseek": 8,
+    "access": 21,
+    "faccessat": 269,
+    "faccessat2": 439,
+    "dup": 32,
+    "dup2": 33,
+    "dup3": 292,
+    "flock": 73,
+    "fsync": 74,
+    "fdatasync": 75,
+    "ftruncate": 77,
+    "truncate": 76,
+    "fallocate": 285,
+    "fadvise64": 221,
+    "getdents64": 217,
+    "getcwd": 79,
+    "chdir": 80,
+    "fchdir": 81,
+    "rename": 82,
+    "renameat": 264,
+    "renameat2": 316,
+    "mkdir": 83,
+    "mkdirat": 258,
+    "rmdir": 84,
+    "unlink": 87,
+    "unlinkat": 263,
+    "link": 86,
+    "linkat": 265,
+    "symlink": 88,
+    "symlinkat": 266,
+    "readlink": 89,
+    "readlinkat": 267,
+    "umask": 95,
+    "open": 2,
+    "openat": 257,
+    "creat": 85,
+    "copy_file_range": 326,
+    "sendfile": 40,
+    # memory
+    "mmap": 9,
+    "munmap": 11,
+    "mprotect": 10,
+    "mremap": 25,
+    "madvise": 28,
+    "msync": 26,
+    "brk": 12,
+    "membarrier": 324,
+    # signals to itself
+    "rt_sigaction": 13,
+    "rt_sigprocmask": 14,
+    "rt_sigreturn": 15,
+    "sigaltstack": 131,
+    "rt_sigpending": 127,
+    "rt_sigtimedwait": 128,
+    "rt_sigsuspend": 130,
+    "pause": 34,
+    "restart_syscall": 219,
+    # waiting, pipes, timers
+    "pipe": 22,
+    "pipe2": 293,
+    "select": 23,
+    "pselect6": 270,
+    "poll": 7,
+    "ppoll": 271,
+    "epoll_create": 213,
+    "epoll_create1": 291,
+    "epoll_ctl": 233,
+    "epoll_wait": 232,
+    "epoll_pwait": 281,
+    "epoll_pwait2": 441,
+    "eventfd": 284,
+    "eventfd2": 290,
+    "nanosleep": 35,
+    "clock_gettime": 228,
+    "clock_getres": 229,
+    "clock_nanosleep": 230,
+    "gettimeofday": 96,
+    "time": 201,
+    "times": 100,
+    "alarm": 37,
+    "setitimer": 38,
+    "getitimer": 36,
+    "timer_create": 222,
+    "timer_settime": 223,
+    "timer_gettime": 224,
+    "timer_getoverrun": 225,
+    "timer_delete": 226,
+    "timerfd_create": 283,
+    "timerfd_settime": 286,
+    "timerfd_gettime": 287,
+    # threads
+    "futex": 202,
+    "set_robust_list": 273,
+    "get_robust_list": 274,
+    "set_tid_address": 218,
+    "rseq": 334,
+    "exit": 60,
+    "exit_group": 231,
+    "arch_prctl": 158,
+    "sched_yield": 24,
+    "sched_getaffinity": 204,
+    "sched_getparam": 143,
+    "sched_getscheduler": 145,
+    "sched_get_priority_max": 146,
+    "sched_get_priority_min": 147,
+    "getcpu": 309,
+    "wait4": 61,
+    "waitid": 247,
+    # looking at itself
+    "getpid": 39,
+    "gettid": 186,
+    "getppid": 110,
+    "getpgrp": 111,
+    "getpgid": 121,
+    "getsid": 124,
+    "getuid": 102,
+    "geteuid": 107,
+    "getgid": 104,
+    "getegid": 108,
+    "getresuid": 118,
+    "getresgid": 120,
+    "getgroups": 115,
+    "getpriority": 140,
+    "getrlimit": 97,
+    "setrlimit": 160,
+    "getrusage": 98,
+    "sysinfo": 99,
+    "uname": 63,
+    "getrandom": 318,
+    "capget": 125,
+    # one end of a socketpair
+    "shutdown": 48,
+    "getsockopt": 55,
+    "setsockopt": 54,
+    "getsockname": 51,
+    "getpeername": 52,
+    "recvfrom": 45,
+    "recvmsg": 47,
+}
+"""Allowed whatever their arguments: name -> x86-64 number."""
+
+CLONE, CLONE3, KILL, TKILL, TGKILL, PRCTL, IOCTL = 56, 435, 62, 200, 234, 157, 16
+SOCKETPAIR, PRLIMIT64, FCNTL, SENDTO, MEMFD_CREATE = 53, 302, 72, 44, 319
+LAST_KNOWN = 424
+"""Calls above this number did not exist when the list was made; libraries try them and expect ENOSYS."""
+
+_ARCH_X86_64 = 0xC000003E
+_KILL_PROCESS, _ALLOW = 0x80000000, 0x7FFF0000
+_EPERM, _ENOSYS = 0x00050000 | errno.EPERM, 0x00050000 | errno.ENOSYS
+_LOAD, _JEQ, _JGE, _JSET, _JA, _AND, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x05, 0x54, 0x06
+_CLONE_THREAD, _CLONE_NEW = 0x00010000, 0x7E020080
+_PR_SET_NAME, _PR_GET_NAME, _PR_SET_VMA = 15, 16, 0x53564D41
+_IOCTLS = (
+    0x5401,
+    0x5413,
+    0x541B,
+    0x5421,
+    0x5450,
+    0x5451,
+)  # TCGETS TIOCGWINSZ FIONREAD FIONBIO FIONCLEX FIOCLEX
+_FCNTLS_REFUSED = (8, 10, 15, 1024, 1026, 1031)  # signals to others, leases, notification, larger pipes
+_NEVER_TO_ITSELF = (9, 19)  # SIGKILL and SIGSTOP: the supervisor alone uses them, and reads them as its own
+
+Instruction = tuple[int, int, int, int]
+
+
+def _ins(code: int, k: int, jump_true: int = 0, jump_false: int = 0) -> Instruction:
+    return (code, jump_true, jump_false, k)
+
+
+def _argument(index: int, high: bool = False) -> Instruction:
+    return _ins(_LOAD, 16 + 8 * index + (4 if high else 0))
+
+
+def _one_of(index: int, values: tuple[int, ...], found: int, otherwise: int) -> list[Instruction]:
+    """Return `found` if the argument is one of the values, else `otherwise`."""
+    block = [_argument(index)]
+    for place, value in enumerate(values):
+        block.append(_ins(_JEQ, value, len(values) - place, 0))
+    return [*block, _ins(_RETURN, otherwise), _ins(_RETURN, found)]
+
+
+def _signal(argument: int, pid: int) -> list[Instruction]:
+    """Allow a signal to the program's own process only: argument 0 is the process, `argument` the signal."""
+    head = [_argument(0), _ins(_JEQ, pid, 1, 0), _ins(_RETURN, _EPERM)]
+    return [*head, *_one_of(argument, _NEVER_TO_ITSELF, _EPERM, _ALLOW)]
+
+
+def _checked(pid: int) -> dict[int, list[Instruction]]:
+    """The calls that depend on their arguments."""
+    threads_only = [
+        _argument(0),
+        _ins(_AND, _CLONE_THREAD | _CLONE_NEW),
+        _ins(_JEQ, _CLONE_THREAD, 0, 1),
+        _ins(_RETURN, _ALLOW),
+        _ins(_RETURN, _EPERM),
+    ]
+    unix_stream = [
+        _argument(0),
+        _ins(_JEQ, 1, 0, 4),
+        _argument(1),
+        _ins(_AND, 0xF),
+        _ins(_JEQ, 1, 0, 1),
+        _ins(_RETURN, _ALLOW),
+        _ins(_RETURN, _EPERM),
+    ]
+    no_address = [
+        _argument(4),
+        _ins(_JEQ, 0, 0, 3),
+        _argument(4, high=True),
+        _ins(_JEQ, 0, 0, 1),
+        _ins(_RETURN, _ALLOW),
+        _ins(_RETURN, _EPERM),
+    ]
+    return {
+        CLONE: threads_only,
+        CLONE3: [_ins(_RETURN, _ENOSYS)],
+        KILL: _signal(1, pid),
+        TGKILL: _signal(2, pid),
+        PRCTL: _one_of(0, (_PR_SET_NAME, _PR_GET_NAME, _PR_SET_VMA), _ALLOW, _EPERM),
+        IOCTL: _one_of(1, _IOCTLS, _ALLOW, _EPERM),
+        FCNTL: _one_of(1, _FCNTLS_REFUSED, _EPERM, _ALLOW),
+        PRLIMIT64: _one_of(0, (0, pid), _ALLOW, _EPERM),
+        SOCKETPAIR: unix_stream,
+        SENDTO: no_address,
+    }
+
+
+def _tree(blocks: list[tuple[int, list[Instruction]]]) -> list[Instruction]:
+    """A binary search over (first number, block), sorted: a few comparisons a call instead of 150."""
+    if len(blocks) == 1:
+        return blocks[0][1]
+    middle = len(blocks) // 2
+    low, high = _tree(blocks[:middle]), _tree(blocks[middle:])
+    if len(low) <= 255:
+        return [_ins(_JGE, blocks[middle][0], len(low), 0), *low, *high]
+    return [_ins(_JGE, blocks[middle][0], 0, 1), _ins(_JA, len(low)), *low, *high]
+
+
+def build_filter(pid: int) -> bytes:
+    """The filter for the process `pid` (as it sees itself), ready for `kernel.install_filter`."""
+    allow, refuse = [_ins(_RETURN, _ALLOW)], [_ins(_RETURN, _EPERM)]
+    table = {number: allow for number in ALLOWED.values()} | _checked(pid)
+    blocks: list[tuple[int, list[Instruction]]] = []
+    for number in range(max(LAST_KNOWN, *table) + 1):
+        block = table.get(number, refuse if number <= LAST_KNOWN else [_ins(_RETURN, _ENOSYS)])
+        if not blocks or blocks[-1][1] != block:
+            blocks.append((number, block))
+    blocks.append((max(LAST_KNOWN, *table) + 1, [_ins(_RETURN, _ENOSYS)]))
+    blocks.append((0x40000000, [_ins(_RETURN, _KILL_PROCESS)]))  # the x32 calls, under other numbers
+    program = [
+        _ins(_LOAD, 4),
+        _ins(_JEQ, _ARCH_X86_64, 1, 0),
+        _ins(_RETURN, _KILL_PROCESS),
+        _ins(_LOAD, 0),
+        *_tree(blocks),
+    ]
+    return b"".join(struct.pack("=HBBI", *instruction) for instruction in program)

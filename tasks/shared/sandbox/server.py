@@ -1,0 +1,229 @@
+"""The sandbox server: python -m tasks.shared.sandbox.server --socket PATH | --tcp HOST:PORT --token-file FILE
+
+Serves many clients; prints one JSON line when it is ready (`{"ready": address, "isolation": mode}`) and, on
+SIGTERM or when its standard input closes (`--until-stdin-closes`), its health as the last line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import hmac
+import json
+import os
+import signal
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from tasks.shared.sandbox import protocol
+from tasks.shared.sandbox.broker import Broker
+from tasks.shared.sandbox.protocol import FrameReader, ProtocolError
+from tasks.shared.sandbox.records import ExecutionResult, Limits, SandboxSettings, SandboxUnavailable
+
+_MAX_IN_FLIGHT = 4096
+"""Requests of one connection that may be open before the server stops reading from it."""
+_HELLO_S = 10.0
+
+
+class Connection(asyncio.Protocol):
+    """One client: its requests in flight and its sessions, which end with it."""
+
+    def __init__(self, broker: Broker, token: str, connections: set[Connection]) -> None:
+        self._broker, self._token, self._connections = broker, token, connections
+        self._reader = FrameReader()
+        self._greeted = False
+        self._in_flight: dict[asyncio.Future[ExecutionResult], object] = {}
+        self._sessions: set[str] = set()
+        self._transport: asyncio.Transport | None = None
+        self._greeting: asyncio.TimerHandle | None = None
+        self._paused = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client has come; it must say hello in time."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._connections.add(self)
+        loop = asyncio.get_running_loop()
+        self._greeting = loop.call_later(_HELLO_S, self._refuse, "no hello within 10 s")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client went away: what it asked for is withdrawn."""
+        self._connections.discard(self)
+        if self._greeting is not None:
+            self._greeting.cancel()
+        for future in list(self._in_flight):
+            future.cancel()
+        for session in self._sessions:
+            self._broker.close_session(session)
+        self._sessions.clear()
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of the client."""
+        try:
+            for message in self._reader.feed(data):
+                self._handle(message)
+        except ProtocolError as error:
+            self._refuse(str(error))
+
+    def _refuse(self, reason: str) -> None:
+        """Say why, and end the connection."""
+        self._broker.metrics.bad_requests += 1
+        self._send({"id": None, "error": reason})
+        assert self._transport is not None
+        self._transport.close()
+
+    def _send(self, message: dict[str, Any]) -> None:
+        assert self._transport is not None
+        if not self._transport.is_closing():
+            self._transport.write(protocol.encode(message))
+
+    def _handle(self, message: dict[str, Any]) -> None:
+        if not self._greeted:
+            self._greet(message)
+            return
+        number, operation = message.get("id"), message.get("op")
+        if isinstance(number, bool) or not isinstance(number, int):
+            raise ProtocolError(f"request id must be a whole number, not {number!r:.40}")
+        try:
+            if operation == "run":
+                self._run(number, message)
+            elif operation == "open_session":
+                session = self._broker.open_session()
+                self._sessions.add(session)
+                self._send({"id": number, "ok": session})
+            elif operation == "close_session":
+                self._broker.close_session(self._own_session(message))
+                self._sessions.discard(message["session"])
+                self._send({"id": number, "ok": None})
+            elif operation == "health":
+                self._send({"id": number, "ok": self._broker.health()})
+            else:
+                raise ProtocolError(f"unknown op {operation!r:.40}: run, open_session, close_session or health")
+        except (ProtocolError, RuntimeError) as error:
+            self._broker.metrics.bad_requests += 1
+            self._send({"id": number, "error": str(error)})
+
+    def _greet(self, message: dict[str, Any]) -> None:
+        if message.get("op") != "hello" or message.get("version") != protocol.VERSION:
+            raise ProtocolError(f"the first message must be hello with version {protocol.VERSION}")
+        given = str(message.get("token") or "")
+        if not hmac.compare_digest(given.encode("utf-8", "replace"), self._token.encode()):
+            raise ProtocolError("wrong token")
+        self._greeted = True
+        assert self._greeting is not None
+        self._greeting.cancel()
+        self._send({"id": 0, "ok": {"isolation": self._broker.workers.isolation}})
+
+    def _own_session(self, message: dict[str, Any]) -> str:
+        session = message.get("session")
+        if not isinstance(session, str) or session not in self._sessions:
+            raise ProtocolError("no such session on this connection")
+        return session
+
+    def _run(self, number: int, message: dict[str, Any]) -> None:
+        code = protocol.parse_code(message.get("code"))
+        limits = protocol.parse_limits(message.get("limits"), self._broker.settings.limits)
+        if limits.disk_mb > self._broker.settings.limits.disk_mb:
+            raise ProtocolError(f"limit disk_mb: this server allows {self._broker.settings.limits.disk_mb}")
+        session = None if message.get("session") is None else self._own_session(message)
+        future = self._broker.submit(code, limits, session)
+        self._in_flight[future] = number
+        future.add_done_callback(self._answer)
+        if len(self._in_flight) >= _MAX_IN_FLIGHT and not self._paused:
+            assert self._transport is not None
+            self._transport.pause_reading()
+            self._paused = True
+
+    def _answer(self, future: asyncio.Future[ExecutionResult]) -> None:
+        number = self._in_flight.pop(future)
+        if not future.cancelled():
+            self._send({"id": number, "ok": future.result().to_json()})
+        if self._paused and len(self._in_flight) < _MAX_IN_FLIGHT // 2:
+            assert self._transport is not None
+            self._transport.resume_reading()
+            self._paused = False
+
+
+async def serve(settings: SandboxSettings, path: str, tcp: str, token: str, until_stdin_closes: bool) -> None:
+    """Run the server until it is told to stop. Raises SandboxUnavailable if workers cannot be kept."""
+    loop = asyncio.get_running_loop()
+    broker = Broker(settings)
+    connections: set[Connection] = set()
+    stop = asyncio.Event()
+    try:
+        broker.workers.start()
+
+        def connect() -> Connection:
+            return Connection(broker, token, connections)
+
+        if tcp:
+            host, _, port = tcp.rpartition(":")
+            server: asyncio.Server = await loop.create_server(connect, host, int(port), backlog=1024)
+            address = "tcp://{}:{}".format(*server.sockets[0].getsockname()[:2])
+        else:
+            os.umask(0o077)
+            server = await loop.create_unix_server(connect, path, backlog=1024)
+            address = path
+        for name in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(name, stop.set)
+        if until_stdin_closes:
+            loop.add_reader(0, lambda: None if os.read(0, 1) else stop.set())
+        print(json.dumps({"ready": address, "isolation": broker.workers.isolation}), flush=True)
+        stopping = asyncio.ensure_future(stop.wait())
+        await asyncio.wait({stopping, broker.workers.failed}, return_when=asyncio.FIRST_COMPLETED)
+        reason = broker.workers.failed.result() if broker.workers.failed.done() else "the server was stopped"
+        broker.fail_all(reason)
+        await asyncio.sleep(0)
+        server.close()
+        for connection in list(connections):
+            if connection._transport is not None:
+                connection._transport.close()
+        print(json.dumps({"health": broker.health()}), flush=True)
+        if broker.workers.failed.done():
+            raise SandboxUnavailable(f"the sandbox cannot keep its workers: {reason}")
+    finally:
+        broker.workers.close()
+        if path and os.path.exists(path):
+            os.unlink(path)
+
+
+def settings_from_json(text: str) -> SandboxSettings:
+    """Settings as the embedded client hands them over. Raises ValueError."""
+    values = json.loads(text)
+    unknown = set(values) - {item.name for item in fields(SandboxSettings)}
+    if unknown:
+        raise ValueError(f"unknown sandbox settings {sorted(unknown)}")
+    values["limits"] = Limits(**values.get("limits", {}))
+    for name in ("preload", "scratch_dirs"):
+        if name in values:
+            values[name] = tuple(values[name])
+    return SandboxSettings(**values)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--socket", default="", help="path of the Unix socket to serve on")
+    where.add_argument("--tcp", default="", help="HOST:PORT to serve on; needs --token-file")
+    parser.add_argument("--token-file", type=Path, help="file with the token that clients must show")
+    parser.add_argument("--settings", default="{}", help="SandboxSettings as JSON")
+    parser.add_argument("--until-stdin-closes", action="store_true", help="stop when standard input ends")
+    arguments = parser.parse_args()
+    if arguments.tcp and arguments.token_file is None:
+        parser.error("--tcp needs --token-file: whoever reaches the port could run programs")
+    token = arguments.token_file.read_text().strip() if arguments.token_file else ""
+    if arguments.tcp and len(token) < 16:
+        parser.error(f"the token in {arguments.token_file} is shorter than 16 characters")
+    try:
+        settings = settings_from_json(arguments.settings)
+        asyncio.run(serve(settings, arguments.socket, arguments.tcp, token, arguments.until_stdin_closes))
+    except (SandboxUnavailable, ValueError, TypeError) as error:
+        print(json.dumps({"failed": str(error)}), flush=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
