@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tasks.evaluate.problems import Wanted
+from tasks.evaluate.problems import Problem, Wanted
 from tasks.shared.config import EvaluateStage
 from tasks.shared.generation.interleave import RolloutPolicy, RolloutRequest, rollout
 from tasks.shared.generation.protocol import Generator, Sampling
@@ -91,22 +91,23 @@ def take_all(
     return void
 
 
-def _graded(
-    trajectory: Trajectory, set_name: str, problem_id: str, problem: str, answer: str, family: str
-) -> Sample:
+def _graded(trajectory: Trajectory, problem: Problem, ends: list[int]) -> Sample:
     void = trajectory.finish is FinishReason.SANDBOX_FAILURE
-    verdict = None if void else grade(trajectory.text, answer, trajectory.finish is FinishReason.LENGTH)
+    verdict = (
+        None if void else grade(trajectory.text, problem.answer, trajectory.finish is FinishReason.LENGTH)
+    )
     return Sample(
-        set=set_name,
-        problem_id=problem_id,
-        problem=problem,
-        answer=answer,
-        family=family,
+        set=problem.set,
+        problem_id=problem.id,
+        problem=problem.problem,
+        answer=problem.answer,
+        family=problem.family,
         sample=trajectory.sample,
         text=trajectory.text,
         response_ids=trajectory.response_ids,
         sampled=trajectory.sampled,
         logprobs=trajectory.logprobs,
+        token_ends=ends,
         calls=trajectory.calls,
         finish=trajectory.finish,
         correct=verdict is not None and verdict.correct,

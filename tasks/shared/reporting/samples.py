@@ -25,6 +25,7 @@ SCHEMA = pa.schema(
         ("response_ids", pa.list_(pa.int32())),
         ("sampled", pa.list_(pa.bool_())),
         ("logprobs", pa.list_(pa.float32())),
+        ("token_ends", pa.list_(pa.int32())),
         (
             "calls",
             pa.list_(
@@ -64,6 +65,7 @@ class Sample:
     response_ids: Sequence[int]  # (R,)
     sampled: Sequence[bool]  # (R,) False on interpreter output
     logprobs: Sequence[float]  # (R,)
+    token_ends: Sequence[int]  # (R,) characters of `text` that are there after each token
     calls: Sequence[CodeCall]
     finish: FinishReason
     correct: bool  # False for a void sample, which no estimate counts

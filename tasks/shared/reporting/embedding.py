@@ -1,0 +1,148 @@
+"""Traces for the viewer, compactly: an index in columns, and the traces in gzipped chunks that open on demand.
+
+What models wrote is data of strangers. It reaches the page only as base64 and as JSON in which no `<` is left, and
+the viewer puts it into the page as text.
+"""
+
+import base64
+import gzip
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from tasks.shared.reporting.behaviour import ran
+from tasks.shared.reporting.samples import Sample
+
+CHUNK = 100  # traces in one chunk
+WORDS, CODE, OUTPUT, UNRUN = 0, 1, 2, 3  # kinds of segments; OUTPUT is masked out of the loss
+RIGHT, VOID, TRUNCATED, CODE_ERROR, HAS_CODE = 1, 2, 4, 8, 16  # flags of a trace
+FENCE = re.compile(r"```python\n(.*?)(?:```|\Z)", re.DOTALL)
+
+
+def json_in_html(value: Any) -> Markup:
+    """JSON that can stand in a <script type="application/json"> element whatever strings it holds."""
+    text = json.dumps(value, ensure_ascii=True, separators=(",", ":"))
+    return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
+
+
+def select(evaluations: Mapping[str, Sequence[Sample]], most: int) -> dict[str, list[Sample]]:
+    """At most about `most` traces: the first samples of every problem, the same ones for every checkpoint."""
+    total = sum(len(samples) for samples in evaluations.values())
+    if total <= most:
+        return {name: list(samples) for name, samples in evaluations.items()}
+    largest = max(sample.sample for samples in evaluations.values() for sample in samples)
+    for bound in range(largest, -1, -1):
+        chosen = {name: [s for s in samples if s.sample < bound] for name, samples in evaluations.items()}
+        if bound <= 1 or sum(map(len, chosen.values())) <= most:
+            return {
+                name: [s for s in samples if s.sample < max(bound, 1)]
+                for name, samples in evaluations.items()
+            }
+    raise AssertionError("the last bound returns")
+
+
+def trace_index(evaluations: Mapping[str, Sequence[Sample]]) -> dict[str, Any]:
+    """One row a trace, in columns, with the names they point to. Order: checkpoint, then as given."""
+    samples = [(number, sample) for number, group in enumerate(evaluations.values()) for sample in group]
+    problems = _numbered([(s.set, s.problem_id) for _, s in samples])
+    texts = {(s.set, s.problem_id): (s.problem, s.answer, s.family) for _, s in samples}
+    reasons = _numbered([s.reason for _, s in samples])
+    return {
+        "checkpoints": list(evaluations),
+        "problems": [[*key, *texts[key]] for key in problems],
+        "reasons": list(reasons),
+        "checkpoint": [number for number, _ in samples],
+        "problem": [problems[(s.set, s.problem_id)] for _, s in samples],
+        "sample": [s.sample for _, s in samples],
+        "flags": [flags(s) for _, s in samples],
+        "reason": [reasons[s.reason] for _, s in samples],
+        "tokens": [s.num_tokens for _, s in samples],
+        "calls": [len(s.calls) for _, s in samples],
+        "predicted": [(s.predicted or "")[:80] for _, s in samples],
+        "chunk": CHUNK,
+    }
+
+
+def trace_chunks(evaluations: Mapping[str, Sequence[Sample]]) -> list[str]:
+    """The traces in the index's order, `CHUNK` at a time: gzip of JSON, as base64."""
+    samples = [sample for group in evaluations.values() for sample in group]
+    chunks = []
+    for start in range(0, len(samples), CHUNK):
+        content = json.dumps(
+            [trace(sample) for sample in samples[start : start + CHUNK]], separators=(",", ":")
+        )
+        chunks.append(base64.b64encode(gzip.compress(content.encode(), compresslevel=6, mtime=0)).decode())
+    return chunks
+
+
+def trace(sample: Sample) -> dict[str, Any]:
+    """One trace: text, segments, token ends as lengths, log-probs in hundredths, calls."""
+    ends = list(sample.token_ends)
+    lengths = [end - start for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+    return {
+        "text": sample.text,
+        "segments": segments(sample),
+        "lengths": lengths,
+        "logprobs": [round(100 * value) if drawn else None for value, drawn in _drawn(sample)],
+        "calls": [[call.status, round(call.seconds, 3)] for call in sample.calls],
+    }
+
+
+def flags(sample: Sample) -> int:
+    """What the filters of the viewer ask for."""
+    return (
+        RIGHT * sample.correct
+        | VOID * sample.void
+        | TRUNCATED * (sample.finish.value == "length")
+        | CODE_ERROR * any(not ran(call) for call in sample.calls)
+        | HAS_CODE * bool(sample.calls)
+    )
+
+
+def segments(sample: Sample) -> list[list[int]]:
+    """[start, end, kind, call] in characters, in order, covering the text; call is -1 for words.
+
+    Code is found where it stands: right before the end of the turn that ran it. Output is what the mask hides.
+    """
+    cuts: list[list[int]] = []
+    position = 0
+    for number, call in enumerate(sample.calls):
+        turn_end = _character(sample, call.turn_end)
+        start = sample.text.rfind(call.code, position, turn_end) if call.code else -1
+        if start >= 0:
+            cuts += _words(sample.text, position, start)
+            cuts.append([start, start + len(call.code), CODE, number])
+            position = start + len(call.code)
+        cuts += _words(sample.text, position, turn_end)
+        feedback_end = _character(sample, call.feedback_end)
+        if feedback_end > turn_end:
+            cuts.append([turn_end, feedback_end, OUTPUT, number])
+        position = max(position, feedback_end)
+    return cuts + _words(sample.text, position, len(sample.text))
+
+
+def _words(text: str, start: int, end: int) -> list[list[int]]:
+    """The model's own words, cut around code that was written but never run."""
+    cuts = []
+    for match in FENCE.finditer(text, start, end):
+        cuts += [[start, match.start(1), WORDS, -1], [match.start(1), match.end(1), UNRUN, -1]]
+        start = match.end(1)
+    cuts.append([start, end, WORDS, -1])
+    return [cut for cut in cuts if cut[0] < cut[1]]
+
+
+def _character(sample: Sample, token: int) -> int:
+    """The character at which response token `token` starts."""
+    ends = sample.token_ends
+    return 0 if token == 0 else ends[min(token, len(ends)) - 1] if ends else 0
+
+
+def _drawn(sample: Sample) -> list[tuple[float, bool]]:
+    return list(zip(sample.logprobs, sample.sampled, strict=True))
+
+
+def _numbered(keys: Sequence[Any]) -> dict[Any, int]:
+    return {key: number for number, key in enumerate(dict.fromkeys(keys))}
