@@ -18,20 +18,12 @@ from pathlib import Path
 
 from tasks.shared.sandbox import runner
 from tasks.shared.sandbox.metrics import Metrics
-from tasks.shared.sandbox.output import read_output
-from tasks.shared.sandbox.records import ExecutionResult, Limits, SandboxSettings, Status, sandbox_failure
+from tasks.shared.sandbox.records import ExecutionResult, Limits, SandboxSettings, sandbox_failure
+from tasks.shared.sandbox.verdict import Ending, judge
 from tasks.shared.sandbox.workers import Child, Exit, WorkerSet
 
 _LONGEST_WAIT = 4.0
 """A program that waits for a processor may take this many times its wall limit, no more."""
-_SENTENCES = {
-    Status.TIMEOUT: "TimeoutError: the program ran longer than {limits.wall_s:g} s",
-    Status.OUT_OF_MEMORY: "MemoryError: the program needed more than {limits.memory_mb} MB",
-    Status.OUTPUT_CUT: "OSError: the program printed more than {limits.disk_mb} MB",
-    Status.ERROR: "RuntimeError: the program ended without a traceback ({detail})",
-    Status.FORBIDDEN: "PermissionError: the program made a system call that the sandbox refuses",
-}
-_SESSION_ENDED = "The session ended with this block: its variables are lost, the next block starts anew."
 
 
 @dataclass(eq=False, slots=True)
@@ -74,7 +66,9 @@ class Broker:
         self._running: set[Execution] = set()
         self._sessions: dict[str, Session] = {}
 
-    def submit(self, code: bytes, limits: Limits, session: str | None = None) -> asyncio.Future[ExecutionResult]:
+    def submit(
+        self, code: bytes, limits: Limits, session: str | None = None
+    ) -> asyncio.Future[ExecutionResult]:
         """Queue a program. Cancelling the future withdraws it. Raises KeyError for an unknown session."""
         execution = Execution(code, limits, asyncio.get_running_loop().create_future())
         execution.future.add_done_callback(lambda future: self._withdraw(execution, future))
@@ -90,7 +84,9 @@ class Broker:
     def open_session(self) -> str:
         """The name of a new session. Raises RuntimeError when there are too many."""
         if len(self._sessions) >= self.settings.max_sessions:
-            raise RuntimeError(f"{len(self._sessions)} sessions are open, max_sessions allows no more: close some")
+            raise RuntimeError(
+                f"{len(self._sessions)} sessions are open, max_sessions allows no more: close some"
+            )
         name = secrets.token_hex(16)
         self._sessions[name] = Session(name)
         return name
@@ -138,7 +134,9 @@ class Broker:
         limit = self.settings.workers * self.settings.slots
         while self._queue and len(self._running) < limit:
             session = self._queue[0].session
-            child = session.child if session is not None and session.child is not None else self.workers.take()
+            child = (
+                session.child if session is not None and session.child is not None else self.workers.take()
+            )
             if child is None:
                 return
             execution = self._queue.popleft()
@@ -202,9 +200,7 @@ class Broker:
         if how is None:
             self._retry(execution)
             return
-        text = _last_report(execution.child)
-        code = os.waitstatus_to_exitcode(how.status)
-        self._finish(execution, self._judge(execution, code, text, how))
+        self._conclude(execution, how, _last_report(execution.child))
 
     def _block_ended(self, execution: Execution) -> None:
         """A living session reports on its block; it is stopped until the next one."""
@@ -220,9 +216,9 @@ class Broker:
         if not report:
             return  # it is ending: `_session_ended` follows
         signal.pidfd_send_signal(child.pidfd, signal.SIGSTOP)
-        how = Exit(0, 0.0, 0)
-        result = self._judge(execution, report[0], report[1:].decode("utf-8", "replace"), how, True)
-        self._finish(execution, result)
+        # The exit code in its report is shifted to look like the wait status of a process that ended so.
+        how = Exit(report[0] << 8, 0.0, 0)
+        self._conclude(execution, how, report[1:].decode("utf-8", "replace"), session_alive=True)
 
     def _session_ended(self, session: Session, how: Exit | None) -> None:
         """The child of a session is gone: its block, if one ran, ends with it; the next starts anew."""
@@ -235,55 +231,26 @@ class Broker:
             reason = "the worker of this session was lost, its variables with it"
             self._finish(execution, sandbox_failure(reason, execution.attempts))
             return
-        code = os.waitstatus_to_exitcode(how.status)
-        self._finish(execution, self._judge(execution, code, _last_report(child), how, False))
+        self._conclude(execution, how, _last_report(child), session_alive=False)
 
-    def _judge(
-        self, execution: Execution, code: int, text: str, how: Exit, alive: bool | None = None
-    ) -> ExecutionResult:
-        """Status and texts of an ended program; `code` is negative for a signal."""
-        limits, seconds = execution.limits, time.monotonic() - execution.started
-        stdout, cut = read_output(execution.stdout_fd, limits.output_chars)
-        stderr, _ = read_output(execution.stderr_fd, limits.output_chars)
-        flooded = os.fstat(execution.stdout_fd).st_size >= limits.disk_mb << 20
-        status = self._status(execution, code, how)
-        if flooded and status in (Status.OK, Status.ERROR):
-            status = Status.OUTPUT_CUT
-        elif cut and status is Status.OK:
-            status = Status.OUTPUT_CUT
-        ended_well = status is Status.OK or (status is Status.OUTPUT_CUT and code == 0)
-        detail = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        error = "" if ended_well else text or _SENTENCES[status].format(limits=limits, detail=detail)
-        if alive is False and not ended_well:
-            error = f"{_SESSION_ENDED}\n{error}"
-        return ExecutionResult(
-            status,
-            stdout,
-            error,
-            error.rstrip().rpartition("\n")[2],
-            seconds,
-            how.peak_bytes / 2**20,
-            stderr,
-            execution.started - execution.enqueued,
-            execution.attempts,
-            alive,
-            self.workers.isolation,
+    def _conclude(
+        self, execution: Execution, how: Exit, report: str, session_alive: bool | None = None
+    ) -> None:
+        """Judge an ended program or block, and answer."""
+        ending = Ending(
+            code=os.waitstatus_to_exitcode(how.status),
+            report=report,
+            timed_out=execution.timed_out,
+            started=execution.started,
+            queue_s=execution.started - execution.enqueued,
+            attempts=execution.attempts,
+            stdout_fd=execution.stdout_fd,
+            stderr_fd=execution.stderr_fd,
+            cpu_s=how.cpu_s,
+            peak_bytes=how.peak_bytes,
+            session_alive=session_alive,
         )
-
-    @staticmethod
-    def _status(execution: Execution, code: int, how: Exit) -> Status:
-        if execution.timed_out or how.cpu_s >= execution.limits.cpu_s:
-            return Status.TIMEOUT
-        if code == -signal.SIGXCPU:
-            return Status.TIMEOUT
-        if code == -signal.SIGSYS:
-            return Status.FORBIDDEN
-        if code in (runner.EXIT_MEMORY, -signal.SIGKILL):
-            # A program cannot send itself SIGKILL (seccomp), so this was the kernel, out of memory.
-            return Status.OUT_OF_MEMORY
-        if code == runner.EXIT_FORBIDDEN:
-            return Status.FORBIDDEN
-        return Status.OK if code == runner.EXIT_OK else Status.ERROR
+        self._finish(execution, judge(ending, execution.limits, self.workers.isolation))
 
     def _retry(self, execution: Execution) -> None:
         """The sandbox failed under a program: run it again, or say so."""
@@ -328,7 +295,9 @@ def _send(child: Child, request: bytes, execution: Execution) -> None:
 def processor_wait_s(pidfd: int) -> float:
     """Seconds that the process's main thread spent ready to run while others held the processors."""
     try:
-        fields = dict(line.split(":\t") for line in Path(f"/proc/self/fdinfo/{pidfd}").read_text().splitlines())
+        fields = dict(
+            line.split(":\t") for line in Path(f"/proc/self/fdinfo/{pidfd}").read_text().splitlines()
+        )
         return int(Path(f"/proc/{fields['Pid']}/schedstat").read_text().split()[1]) / 1e9
     except (OSError, KeyError, IndexError):
         return 0.0  # ended meanwhile, or a kernel without these figures: then the wall clock alone counts

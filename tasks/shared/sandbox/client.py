@@ -93,7 +93,9 @@ class SandboxClient:
         try:
             await client._ask({"op": "hello", "version": protocol.VERSION, "token": token})
         except SandboxLost as error:
-            raise SandboxUnavailable(f"the sandbox server at {address} refuses this client: {error}") from error
+            raise SandboxUnavailable(
+                f"the sandbox server at {address} refuses this client: {error}"
+            ) from error
         return client
 
     async def _ask(self, message: dict[str, Any]) -> Any:
@@ -109,7 +111,9 @@ class SandboxClient:
         transport.write(frame)
         return await future
 
-    async def run(self, code: str, session: str | None = None, limits: Limits | None = None) -> ExecutionResult:
+    async def run(
+        self, code: str, session: str | None = None, limits: Limits | None = None
+    ) -> ExecutionResult:
         """Run a program, or a block of a session.
 
         Raises SandboxLost if the server goes away, RequestRefused if the request is not acceptable.

@@ -12,6 +12,7 @@ outage of the sandbox); the total memory of all programs together beyond slots x
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import resource
@@ -158,14 +159,26 @@ def confine(
     return wire
 
 
-def limit_resources(cpu_s: float, memory_bytes: int, open_files: int, threads: int, file_bytes: int) -> None:
+def limit_resources(
+    cpu_s: float, memory_bytes: int, open_files: int, threads: int, file_bytes: int, stateful: int
+) -> None:
     """Set the limits of the calling child; the hard limit on memory leaves room to format a traceback."""
-    cpu = max(1, int(-(-cpu_s // 1)))
-    resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu))
+    if stateful:
+        limit_processor(cpu_s)
+    else:
+        cpu = math.ceil(cpu_s)
+        resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu))
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes + MEMORY_RESERVE))
     resource.setrlimit(resource.RLIMIT_NOFILE, (open_files, open_files))
     resource.setrlimit(resource.RLIMIT_NPROC, (threads, threads))
     resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
+
+
+def limit_processor(cpu_s: float) -> None:
+    """Give a session `cpu_s` more seconds. A soft limit, as it must grow: past it only the wall limit holds."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    cpu = math.ceil(usage.ru_utime + usage.ru_stime + cpu_s)
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu, resource.RLIM_INFINITY))
 
 
 MEMORY_RESERVE = 32 << 20

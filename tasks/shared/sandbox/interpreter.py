@@ -1,7 +1,7 @@
 """The synchronous face of the interpreter: starts a server as a subprocess and talks to it from a thread.
 
-    with Interpreter(SandboxSettings()) as interpreter:
-        interpreter.run("print(1 + 1)").stdout  # "2\\n"
+with Interpreter(SandboxSettings()) as interpreter:
+    interpreter.run("print(1 + 1)").stdout  # "2\\n"
 """
 
 from __future__ import annotations
@@ -72,7 +72,14 @@ class Interpreter:
         path = str(Path(self._directory) / "socket")
         root = Path(__file__).resolve().parents[3]
         environment = {"PATH": os.defpath, "PYTHONPATH": str(root), "LANG": "C.UTF-8"}
-        command = [sys.executable, "-m", "tasks.shared.sandbox.server", "--socket", path, "--until-stdin-closes"]
+        command = [
+            sys.executable,
+            "-m",
+            "tasks.shared.sandbox.server",
+            "--socket",
+            path,
+            "--until-stdin-closes",
+        ]
         command += ["--settings", json.dumps(asdict(self.settings))]
         self._server = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment

@@ -22,7 +22,7 @@ import traceback
 import types
 from typing import NoReturn
 
-from tasks.shared.sandbox.confinement import limit_resources
+from tasks.shared.sandbox.confinement import limit_processor, limit_resources
 
 EXIT_OK, EXIT_ERROR, EXIT_MEMORY, EXIT_FORBIDDEN = 0, 1, 2, 3
 REQUEST = struct.Struct("=dQIIQIB")
@@ -47,8 +47,9 @@ def serve(channel: socket.socket, warm_bytes: int) -> NoReturn:
             os.close(descriptor)
         if not blocks:
             _prepare(program)
-            cpu = 2**31 if stateful else cpu_s
-            limit_resources(cpu, warm_bytes + memory, files, threads, file_bytes)
+            limit_resources(cpu_s, warm_bytes + memory, files, threads, file_bytes, stateful)
+        elif stateful:
+            limit_processor(cpu_s)
         blocks += 1
         name = f"block_{blocks}.py" if stateful else "main.py"
         code, text = run_program(source, name, program.__dict__)
@@ -67,7 +68,7 @@ def standard_streams() -> None:
     """Unbuffered text streams on descriptors 1 and 2: nothing that was printed can be lost. Made once."""
     for name, descriptor, errors in (("stdout", 1, "strict"), ("stderr", 2, "backslashreplace")):
         raw = io.FileIO(descriptor, "w", closefd=False)
-        stream = io.TextIOWrapper(raw, encoding="utf-8", errors=errors, write_through=True)  # type: ignore[arg-type]
+        stream = io.TextIOWrapper(raw, encoding="utf-8", errors=errors, write_through=True)
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
 
@@ -79,7 +80,7 @@ def run_program(source: bytes, name: str, namespace: dict[str, object]) -> tuple
     try:
         exec(compile(source, name, "exec", dont_inherit=True), namespace)
         sys.stdout.flush()
-    except BaseException as error:  # the program is untrusted: whatever it raises is its result
+    except BaseException as error:  # noqa: BLE001 - the program is untrusted: whatever it raises is its result
         return _describe(error)
     return EXIT_OK, ""
 
@@ -101,7 +102,7 @@ def _describe(error: BaseException) -> tuple[int, str]:
         frames = frames.tb_next
     try:
         text = "".join(traceback.format_exception(type(error), error, frames))
-    except BaseException as second:  # formatting runs the program's own __str__, and may run out of memory
+    except BaseException as second:  # noqa: BLE001 - formatting runs the program's own __str__, and may run out of memory
         text = f"{type(error).__name__}: (its message could not be made: {type(second).__name__})"
     if len(text) > REPORT_CHARS:
         text = f"{text[: REPORT_CHARS // 2]}\n... [traceback cut] ...\n{text[-REPORT_CHARS // 2 :]}"
@@ -116,6 +117,6 @@ def _end(channel: socket.socket, code: int, text: str) -> NoReturn:
         threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
         sys.stdout.flush()
-    except BaseException:  # the program's own exit handlers: as in Python, they do not change its result
+    except BaseException:  # noqa: BLE001 - the program's own exit handlers: as in Python, they do not change its result
         os._exit(code)
     os._exit(code)

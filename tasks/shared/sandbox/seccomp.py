@@ -10,163 +10,50 @@ from __future__ import annotations
 import errno
 import struct
 
+_ALLOWED_BY_PURPOSE = {
+    "files": """
+        read=0 write=1 readv=19 writev=20 pread64=17 pwrite64=18 preadv=295 pwritev=296 close=3
+        close_range=436 fstat=5 newfstatat=262 stat=4 lstat=6 statx=332 statfs=137 fstatfs=138
+        lseek=8 access=21 faccessat=269 faccessat2=439 dup=32 dup2=33 dup3=292 flock=73 fsync=74
+        fdatasync=75 ftruncate=77 truncate=76 fallocate=285 fadvise64=221 getdents64=217 getcwd=79
+        chdir=80 fchdir=81 rename=82 renameat=264 renameat2=316 mkdir=83 mkdirat=258 rmdir=84
+        unlink=87 unlinkat=263 link=86 linkat=265 symlink=88 symlinkat=266 readlink=89
+        readlinkat=267 umask=95 open=2 openat=257 creat=85 copy_file_range=326 sendfile=40
+    """,
+    "memory": """
+        mmap=9 munmap=11 mprotect=10 mremap=25 madvise=28 msync=26 brk=12 membarrier=324
+    """,
+    "signals to itself": """
+        rt_sigaction=13 rt_sigprocmask=14 rt_sigreturn=15 sigaltstack=131 rt_sigpending=127
+        rt_sigtimedwait=128 rt_sigsuspend=130 pause=34 restart_syscall=219
+    """,
+    "waiting, pipes, timers": """
+        pipe=22 pipe2=293 select=23 pselect6=270 poll=7 ppoll=271 epoll_create=213 epoll_create1=291
+        epoll_ctl=233 epoll_wait=232 epoll_pwait=281 epoll_pwait2=441 eventfd=284 eventfd2=290
+        nanosleep=35 clock_gettime=228 clock_getres=229 clock_nanosleep=230 gettimeofday=96 time=201
+        times=100 alarm=37 setitimer=38 getitimer=36 timer_create=222 timer_settime=223
+        timer_gettime=224 timer_getoverrun=225 timer_delete=226 timerfd_create=283
+        timerfd_settime=286 timerfd_gettime=287
+    """,
+    "threads": """
+        futex=202 set_robust_list=273 get_robust_list=274 set_tid_address=218 rseq=334 exit=60
+        exit_group=231 arch_prctl=158 sched_yield=24 sched_getaffinity=204 sched_getparam=143
+        sched_getscheduler=145 sched_get_priority_max=146 sched_get_priority_min=147 getcpu=309
+        wait4=61 waitid=247
+    """,
+    "looking at itself": """
+        getpid=39 gettid=186 getppid=110 getpgrp=111 getpgid=121 getsid=124 getuid=102 geteuid=107
+        getgid=104 getegid=108 getresuid=118 getresgid=120 getgroups=115 getpriority=140
+        getrlimit=97 setrlimit=160 getrusage=98 sysinfo=99 uname=63 getrandom=318 capget=125
+    """,
+    "one end of a socketpair": """
+        shutdown=48 getsockopt=55 setsockopt=54 getsockname=51 getpeername=52 recvfrom=45 recvmsg=47
+    """,
+}
 ALLOWED = {
-    # files
-    "read": 0,
-    "write": 1,
-    "readv": 19,
-    "writev": 20,
-    "pread64": 17,
-    "pwrite64": 18,
-    "preadv": 295,
-    "pwritev": 296,
-    "close": 3,
-    "close_range": 436,
-    "fstat": 5,
-    "newfstatat": 262,
-    "stat": 4,
-    "lstat": 6,
-    "statx": 332,
-    "statfs": 137,
-    "fstatfs": 138,
-    "lseek": 8,
-    "access": 21,
-    "faccessat": 269,
-    "faccessat2": 439,
-    "dup": 32,
-    "dup2": 33,
-    "dup3": 292,
-    "flock": 73,
-    "fsync": 74,
-    "fdatasync": 75,
-    "ftruncate": 77,
-    "truncate": 76,
-    "fallocate": 285,
-    "fadvise64": 221,
-    "getdents64": 217,
-    "getcwd": 79,
-    "chdir": 80,
-    "fchdir": 81,
-    "rename": 82,
-    "renameat": 264,
-    "renameat2": 316,
-    "mkdir": 83,
-    "mkdirat": 258,
-    "rmdir": 84,
-    "unlink": 87,
-    "unlinkat": 263,
-    "link": 86,
-    "linkat": 265,
-    "symlink": 88,
-    "symlinkat": 266,
-    "readlink": 89,
-    "readlinkat": 267,
-    "umask": 95,
-    "open": 2,
-    "openat": 257,
-    "creat": 85,
-    "copy_file_range": 326,
-    "sendfile": 40,
-    # memory
-    "mmap": 9,
-    "munmap": 11,
-    "mprotect": 10,
-    "mremap": 25,
-    "madvise": 28,
-    "msync": 26,
-    "brk": 12,
-    "membarrier": 324,
-    # signals to itself
-    "rt_sigaction": 13,
-    "rt_sigprocmask": 14,
-    "rt_sigreturn": 15,
-    "sigaltstack": 131,
-    "rt_sigpending": 127,
-    "rt_sigtimedwait": 128,
-    "rt_sigsuspend": 130,
-    "pause": 34,
-    "restart_syscall": 219,
-    # waiting, pipes, timers
-    "pipe": 22,
-    "pipe2": 293,
-    "select": 23,
-    "pselect6": 270,
-    "poll": 7,
-    "ppoll": 271,
-    "epoll_create": 213,
-    "epoll_create1": 291,
-    "epoll_ctl": 233,
-    "epoll_wait": 232,
-    "epoll_pwait": 281,
-    "epoll_pwait2": 441,
-    "eventfd": 284,
-    "eventfd2": 290,
-    "nanosleep": 35,
-    "clock_gettime": 228,
-    "clock_getres": 229,
-    "clock_nanosleep": 230,
-    "gettimeofday": 96,
-    "time": 201,
-    "times": 100,
-    "alarm": 37,
-    "setitimer": 38,
-    "getitimer": 36,
-    "timer_create": 222,
-    "timer_settime": 223,
-    "timer_gettime": 224,
-    "timer_getoverrun": 225,
-    "timer_delete": 226,
-    "timerfd_create": 283,
-    "timerfd_settime": 286,
-    "timerfd_gettime": 287,
-    # threads
-    "futex": 202,
-    "set_robust_list": 273,
-    "get_robust_list": 274,
-    "set_tid_address": 218,
-    "rseq": 334,
-    "exit": 60,
-    "exit_group": 231,
-    "arch_prctl": 158,
-    "sched_yield": 24,
-    "sched_getaffinity": 204,
-    "sched_getparam": 143,
-    "sched_getscheduler": 145,
-    "sched_get_priority_max": 146,
-    "sched_get_priority_min": 147,
-    "getcpu": 309,
-    "wait4": 61,
-    "waitid": 247,
-    # looking at itself
-    "getpid": 39,
-    "gettid": 186,
-    "getppid": 110,
-    "getpgrp": 111,
-    "getpgid": 121,
-    "getsid": 124,
-    "getuid": 102,
-    "geteuid": 107,
-    "getgid": 104,
-    "getegid": 108,
-    "getresuid": 118,
-    "getresgid": 120,
-    "getgroups": 115,
-    "getpriority": 140,
-    "getrlimit": 97,
-    "setrlimit": 160,
-    "getrusage": 98,
-    "sysinfo": 99,
-    "uname": 63,
-    "getrandom": 318,
-    "capget": 125,
-    # one end of a socketpair
-    "shutdown": 48,
-    "getsockopt": 55,
-    "setsockopt": 54,
-    "getsockname": 51,
-    "getpeername": 52,
-    "recvfrom": 45,
-    "recvmsg": 47,
+    name: int(number)
+    for text in _ALLOWED_BY_PURPOSE.values()
+    for name, _, number in (item.partition("=") for item in text.split())
 }
 """Allowed whatever their arguments: name -> x86-64 number."""
 
@@ -271,7 +158,7 @@ def _tree(blocks: list[tuple[int, list[Instruction]]]) -> list[Instruction]:
 def build_filter(pid: int) -> bytes:
     """The filter for the process `pid` (as it sees itself), ready for `kernel.install_filter`."""
     allow, refuse = [_ins(_RETURN, _ALLOW)], [_ins(_RETURN, _EPERM)]
-    table = {number: allow for number in ALLOWED.values()} | _checked(pid)
+    table = dict.fromkeys(ALLOWED.values(), allow) | _checked(pid)
     blocks: list[tuple[int, list[Instruction]]] = []
     for number in range(max(LAST_KNOWN, *table) + 1):
         block = table.get(number, refuse if number <= LAST_KNOWN else [_ins(_RETURN, _ENOSYS)])

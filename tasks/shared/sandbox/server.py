@@ -59,6 +59,11 @@ class Connection(asyncio.Protocol):
             self._broker.close_session(session)
         self._sessions.clear()
 
+    def close(self) -> None:
+        """Send what is written, then hang up."""
+        assert self._transport is not None
+        self._transport.close()
+
     def data_received(self, data: bytes) -> None:
         """Bytes of the client."""
         try:
@@ -100,7 +105,9 @@ class Connection(asyncio.Protocol):
             elif operation == "health":
                 self._send({"id": number, "ok": self._broker.health()})
             else:
-                raise ProtocolError(f"unknown op {operation!r:.40}: run, open_session, close_session or health")
+                raise ProtocolError(
+                    f"unknown op {operation!r:.40}: run, open_session, close_session or health"
+                )
         except (ProtocolError, RuntimeError) as error:
             self._broker.metrics.bad_requests += 1
             self._send({"id": number, "error": str(error)})
@@ -171,15 +178,14 @@ async def serve(settings: SandboxSettings, path: str, tcp: str, token: str, unti
         if until_stdin_closes:
             loop.add_reader(0, lambda: None if os.read(0, 1) else stop.set())
         print(json.dumps({"ready": address, "isolation": broker.workers.isolation}), flush=True)
-        stopping = asyncio.ensure_future(stop.wait())
-        await asyncio.wait({stopping, broker.workers.failed}, return_when=asyncio.FIRST_COMPLETED)
+        broker.workers.failed.add_done_callback(lambda _: stop.set())
+        await stop.wait()
         reason = broker.workers.failed.result() if broker.workers.failed.done() else "the server was stopped"
         broker.fail_all(reason)
         await asyncio.sleep(0)
         server.close()
         for connection in list(connections):
-            if connection._transport is not None:
-                connection._transport.close()
+            connection.close()
         print(json.dumps({"health": broker.health()}), flush=True)
         if broker.workers.failed.done():
             raise SandboxUnavailable(f"the sandbox cannot keep its workers: {reason}")

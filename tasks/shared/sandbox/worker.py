@@ -161,6 +161,6 @@ def main(plan: Plan, index: int, scratch: tuple[str, ...], control: socket.socke
         Worker(plan, index, scratch, control).run()
     except BrokenPipeError:
         os._exit(0)  # the broker is gone
-    except Exception as error:  # last line of this process: the broker must learn why, whatever it was
+    except Exception as error:  # noqa: BLE001 - last line of this process: the broker must learn why, whatever it was
         control.send(b"F" + f"{type(error).__name__}: {error}".encode()[:4000])
         os._exit(1)

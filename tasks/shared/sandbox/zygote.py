@@ -23,9 +23,17 @@ from tasks.shared.sandbox import confinement, kernel, runner, worker
 from tasks.shared.sandbox.records import SandboxUnavailable
 
 _OFTEN_USED = (
-    "bisect collections copy dataclasses datetime decimal functools heapq json operator random re statistics "
-    "string time typing"
-).split()
+    "bisect",
+    "collections",
+    "copy",
+    "dataclasses",
+    "datetime",
+    "decimal",
+    "functools",
+    "heapq",
+    "json",
+)
+_OFTEN_USED += ("operator", "random", "re", "statistics", "string", "time", "typing")
 _WARM = {
     "sympy": (
         "import sympy\nx = sympy.symbols('x')\nstr(sympy.solve(x**2 - 5*x + 6, x))\nsympy.factorint(360)\n"
@@ -84,7 +92,7 @@ def forget_search_paths() -> None:
     kept = [
         path
         for path in sys.path
-        if path.startswith(stdlib) and "-packages" not in path or path.endswith(".zip")
+        if (path.startswith(stdlib) and "-packages" not in path) or path.endswith(".zip")
     ]
     sys.path[:] = ["", *kept]
     sys.path_importer_cache.clear()

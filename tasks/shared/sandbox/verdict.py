@@ -1,0 +1,92 @@
+"""Judges how a program ended, from what its parent observed; the child's word counts for the traceback only."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+
+from tasks.shared.sandbox import runner
+from tasks.shared.sandbox.output import read_output
+from tasks.shared.sandbox.records import ExecutionResult, Limits, Status
+
+_SENTENCES = {
+    Status.TIMEOUT: "TimeoutError: the program ran longer than {limits.wall_s:g} s",
+    Status.OUT_OF_MEMORY: "MemoryError: the program needed more than {limits.memory_mb} MB",
+    Status.OUTPUT_CUT: "OSError: the program printed more than {limits.disk_mb} MB",
+    Status.ERROR: "RuntimeError: the program ended without a traceback ({detail})",
+    Status.FORBIDDEN: "PermissionError: the program made a system call that the sandbox refuses",
+}
+_SESSION_ENDED = "The session ended with this block: its variables are lost, the next block starts anew."
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What was observed of one program or block."""
+
+    code: int
+    """Exit code as the runner defines them, or the negative number of the signal that ended it."""
+    report: str
+    """The traceback, in the child's own words."""
+    timed_out: bool
+    """Killed by the broker at its wall limit."""
+    started: float
+    """time.monotonic() when the child got it."""
+    queue_s: float
+    attempts: int
+    stdout_fd: int
+    stderr_fd: int
+    cpu_s: float = 0.0
+    """Processor time of the child; 0 for a block of a session, whose child lives on."""
+    peak_bytes: int = 0
+    session_alive: bool | None = None
+
+
+def judge_status(ending: Ending, limits: Limits) -> Status:
+    """The status without regard to output."""
+    code = ending.code
+    if ending.timed_out or code == -signal.SIGXCPU:
+        return Status.TIMEOUT
+    if ending.session_alive is None and ending.cpu_s >= limits.cpu_s:
+        return Status.TIMEOUT
+    if code == -signal.SIGSYS:
+        return Status.FORBIDDEN
+    if code in (runner.EXIT_MEMORY, -signal.SIGKILL):
+        # A program cannot send itself SIGKILL (seccomp), so this was the kernel, out of memory.
+        return Status.OUT_OF_MEMORY
+    if code == runner.EXIT_FORBIDDEN:
+        return Status.FORBIDDEN
+    return Status.OK if code == runner.EXIT_OK else Status.ERROR
+
+
+def judge(ending: Ending, limits: Limits, isolation: str) -> ExecutionResult:
+    """The result of an ended program: status, output, error text."""
+    seconds = time.monotonic() - ending.started
+    stdout, cut = read_output(ending.stdout_fd, limits.output_chars)
+    stderr, _ = read_output(ending.stderr_fd, limits.output_chars)
+    flooded = os.fstat(ending.stdout_fd).st_size >= limits.disk_mb << 20
+    status = judge_status(ending, limits)
+    if (flooded and status in (Status.OK, Status.ERROR)) or (cut and status is Status.OK):
+        status = Status.OUTPUT_CUT
+    code = ending.code
+    detail = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    error = ""
+    if status is not Status.OK and (status is not Status.OUTPUT_CUT or code != runner.EXIT_OK):
+        error = ending.report or _SENTENCES[status].format(limits=limits, detail=detail)
+    if ending.session_alive is False:
+        error = f"{_SESSION_ENDED}\n{error}"
+    error_line = error.rstrip().rpartition("\n")[2]
+    return ExecutionResult(
+        status,
+        stdout,
+        error,
+        error_line,
+        seconds,
+        ending.peak_bytes / 2**20,
+        stderr,
+        ending.queue_s,
+        ending.attempts,
+        ending.session_alive,
+        isolation,
+    )
