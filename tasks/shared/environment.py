@@ -41,9 +41,9 @@ STORE_SECRETS = (
 )
 STAGE_SECRETS = {
     "prepare": ("HF_TOKEN",),
-    "synthesize": ("TIRFLOW_SANDBOX_TOKEN",),
-    "rl": ("TIRFLOW_SANDBOX_TOKEN",),
-    "evaluate": ("TIRFLOW_SANDBOX_TOKEN",),
+    "synthesize": ("TIRFLOW_SANDBOX_TOKEN_FILE",),
+    "rl": ("TIRFLOW_SANDBOX_TOKEN_FILE",),
+    "evaluate": ("TIRFLOW_SANDBOX_TOKEN_FILE",),
 }
 
 
@@ -66,14 +66,19 @@ def stage_environment(stage: str) -> dict[str, str]:
     return environment | {"TIRFLOW_HOME": str(home()), "PYTHONUNBUFFERED": "1"}
 
 
+def inherited_environment() -> dict[str, str]:
+    """Everything: for Prefect's own server, worker and commands."""
+    return dict(os.environ)
+
+
 def prefect_api_url() -> str | None:
     """`PREFECT_API_URL`: the Prefect server that flows and deployments talk to."""
     return os.environ.get("PREFECT_API_URL")
 
 
-def sandbox_token() -> str | None:
-    """`TIRFLOW_SANDBOX_TOKEN`: the token of a sandbox server reached over TCP."""
-    return os.environ.get("TIRFLOW_SANDBOX_TOKEN")
+def sandbox_token_file() -> str:
+    """`TIRFLOW_SANDBOX_TOKEN_FILE`: the file that holds the token of a sandbox server reached over TCP; else empty."""
+    return os.environ.get("TIRFLOW_SANDBOX_TOKEN_FILE", "")
 
 
 def world_size() -> int:

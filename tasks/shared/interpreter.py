@@ -1,7 +1,7 @@
 """The interpreter that a recipe's `[sandbox]` section asks for: started here, or reached at its address."""
 
 from tasks.shared.config import SandboxConfig
-from tasks.shared.environment import sandbox_token
+from tasks.shared.environment import sandbox_token_file
 from tasks.shared.sandbox import Interpreter, Limits, SandboxSettings
 
 
@@ -18,5 +18,16 @@ def make_interpreter(config: SandboxConfig) -> Interpreter:
         preload=config.preload,
         workers=config.workers,
         allow_unsafe=config.allow_unsafe,
+        token_file=sandbox_token_file(),
     )
-    return Interpreter(settings, address=config.address or None, token=sandbox_token())
+    return Interpreter(settings, address=_address(config.address))
+
+
+def _address(written: str) -> str | None:
+    """unix:/path and tcp:host:port, as recipes write them, in the client's notation."""
+    if not written:
+        return None
+    scheme, _, rest = written.partition(":")
+    if scheme not in ("unix", "tcp") or not rest:
+        raise ValueError(f"sandbox.address = '{written}': write unix:/path or tcp:host:port")
+    return rest if scheme == "unix" else f"tcp://{rest.removeprefix('//')}"
