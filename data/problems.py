@@ -39,15 +39,18 @@ class Problem:
     phrasing: int
 
 
-def generate(split: Split, num_problems: int, seed: int) -> list[Problem]:
-    """Make `num_problems` different problems of a split, the families in equal shares.
+def generate(
+    split: Split, num_problems: int, seed: int, families: Sequence[Family] | None = None
+) -> list[Problem]:
+    """Make `num_problems` different problems of a split, the families (by default the split's own) in equal shares.
 
     The same arguments give the same list. Parameters of `TRAIN` and `HELD_OUT` are disjoint whatever the seeds.
 
     Raises:
         ValueError: more problems are asked for than a family has parameters.
     """
-    families = HELD_OUT_FAMILIES if split is Split.HELD_OUT_FAMILY else TRAIN_FAMILIES
+    if families is None:
+        families = HELD_OUT_FAMILIES if split is Split.HELD_OUT_FAMILY else TRAIN_FAMILIES
     rng = random.Random(f"{split}:{seed}")
     seen: set[str] = set()
     problems: list[Problem] = []

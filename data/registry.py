@@ -48,7 +48,9 @@ def find_problem_set(name: str) -> PublicProblemSet:
     """
     registry = load_registry()
     if name not in registry:
-        raise ValueError(f"{REGISTRY_PATH.name}: no problem set '{name}'; use one of {', '.join(sorted(registry))}")
+        raise ValueError(
+            f"{REGISTRY_PATH.name}: no problem set '{name}'; use one of {', '.join(sorted(registry))}"
+        )
     return registry[name]
 
 

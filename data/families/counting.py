@@ -100,7 +100,7 @@ LATTICE_COUNT = Family(
         "Count lattice points x, y >= 0 with {a}x + {b}y <= {c}.",
         "How many integers x, y >= 0 have {a}x + {b}y <= {c}?",
         "For {a}x + {b}y <= {c}, count the integer points x, y >= 0.",
-        "In {a}x + {b}y <= {c}, how many lattice points have x, y >= 0?",
+        "With {a}x + {b}y <= {c}, how many integers x, y >= 0 exist?",
         "Find the number of points of {a}x + {b}y <= {c} with x, y >= 0.",
     ),
     programs=(
@@ -139,7 +139,11 @@ DIOPHANTINE_COUNT = Family(
         "print({c} // {a} + {c} // {b})",
     ),
     solve=_diophantine_count,
-    accept=lambda p: p["c"] % math.gcd(p["a"], p["b"]) == 0 and p["c"] >= 12 * math.lcm(p["a"], p["b"]) and p["a"] != p["b"],
+    accept=lambda p: (
+        p["c"] % math.gcd(p["a"], p["b"]) == 0
+        and p["c"] >= 12 * math.lcm(p["a"], p["b"])
+        and p["a"] != p["b"]
+    ),
 )
 
 
@@ -187,7 +191,9 @@ DIGIT_SUM_COUNT = Family(
         "print(sum(1 for k in range({a}, {b} + 1) if k % {m} == 1))",
         "print(sum(1 for k in range({a}, {b} + 1) if len(str(k)) % {m} == 0))",
     ),
-    solve=lambda p: sum(1 for k in range(p["a"], p["b"] + 1) if (k // 100 + k // 10 % 10 + k % 10) % p["m"] == 0),
+    solve=lambda p: sum(
+        1 for k in range(p["a"], p["b"] + 1) if (k // 100 + k // 10 % 10 + k % 10) % p["m"] == 0
+    ),
     accept=lambda p: p["m"] not in (3, 9),
 )
 

@@ -6,6 +6,7 @@ parameters; an answer is always an integer 0 to 999. `python -m data.problems 3`
 
 import hashlib
 import random
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -16,6 +17,15 @@ HELD_OUT_ONE_IN = 5
 
 def _accept_all(params: Params) -> bool:
     return True
+
+
+def _phrasing_pattern(phrasing: str) -> str:
+    """A regular expression with a group for each parameter; a second mention must agree with the first."""
+    pattern = re.escape(phrasing)
+    for name in dict.fromkeys(re.findall(r"\{(\w+)\}", phrasing)):
+        first, *others = pattern.split(re.escape(f"{{{name}}}"))
+        pattern = first + f"(?P<{name}>[0-9]+)" + f"(?P={name})".join(others)
+    return pattern
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +52,14 @@ class Family:
             params = {name: rng.randint(low, high) for name, low, high in self.ranges}
             if self.accept(params) and 0 <= self.solve(params) <= MAX_ANSWER:
                 return params
+
+    def read_params(self, problem: str) -> dict[str, int] | None:
+        """The parameters of a problem in one of this family's wordings; None if it is in none of them."""
+        for phrasing in self.phrasings:
+            match = re.fullmatch(_phrasing_pattern(phrasing), problem)
+            if match:
+                return {name: int(value) for name, value in match.groupdict().items()}
+        return None
 
     def is_held_out(self, params: Params) -> bool:
         """Whether these parameters belong to the held-out part: decided by their hash alone.

@@ -103,8 +103,9 @@ GCD_SUM = Family(
         "import math\nprint(sum(math.gcd(k, {n}) for k in range(1, {m} + 1)) % 1000)",
         "print(sum(k % {m} for k in range(1, {n} + 1)) % 1000)",
     ),
-    solve=lambda p: sum(max(d for d in range(1, k + 1) if k % d == p["m"] % d == 0) for k in range(1, p["n"] + 1))
-    % 1000,
+    solve=lambda p: (
+        sum(max(d for d in range(1, k + 1) if k % d == p["m"] % d == 0) for k in range(1, p["n"] + 1)) % 1000
+    ),
     accept=lambda p: any(p["m"] % d == 0 for d in range(4, 32)),
 )
 

@@ -1,0 +1,42 @@
+"""Run the code blocks of one trace in the sandbox, in order, as a rollout would."""
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import Protocol
+
+from tasks.shared.sandbox import ExecutionResult, Status
+
+
+class BlockRunner(Protocol):
+    """The part of `tasks.shared.sandbox.Interpreter` that synthesis uses."""
+
+    def submit(self, code: str, session: str | None = None) -> Future[ExecutionResult]:
+        """Queue a program."""
+
+    def open_session(self) -> str:
+        """Start a session in which variables live on from block to block."""
+
+    def close_session(self, session: str) -> None:
+        """End a session."""
+
+
+def run_blocks(codes: Sequence[str], runner: BlockRunner, stateful: bool) -> list[ExecutionResult]:
+    """Run blocks and wait for them: each in a fresh interpreter, or one after the other in one session.
+
+    Stops at the first failure of the sandbox itself, which is then the last result.
+    """
+    if not stateful:
+        futures = [runner.submit(code) for code in codes]
+        results = [future.result() for future in futures]
+        failed = next((i for i, r in enumerate(results) if r.status is Status.SANDBOX_FAILURE), None)
+        return results if failed is None else results[: failed + 1]
+    results = []
+    session = runner.open_session()
+    try:
+        for code in codes:
+            results.append(runner.submit(code, session=session).result())
+            if results[-1].status is Status.SANDBOX_FAILURE:
+                break
+    finally:
+        runner.close_session(session)
+    return results

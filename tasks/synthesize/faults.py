@@ -1,0 +1,62 @@
+"""How the scripted teacher errs: pure functions of a text and a random source.
+
+Each makes a trace that verification must reject, whatever the draw: the tests hold it to that.
+"""
+
+import random
+
+from tasks.shared.traces.dialect import Dialect
+
+
+def break_program(program: str, rng: random.Random) -> str:
+    """A version of a program that does not run: the last bracket left out, or `print` misspelt."""
+    assert program.endswith(")") and "print(" in program, program
+    if rng.random() < 0.5:
+        return program[:-1]
+    return program.replace("print(", "prnt(")
+
+
+def other_answer(answer: str, rng: random.Random) -> str:
+    """An integer from 0 to 999 that is not `answer`."""
+    draw = str(rng.randrange(999))
+    return "999" if draw == answer else draw
+
+
+def forge_output(feedback: str, stdout: str, answer: str, rng: random.Random) -> tuple[str, str]:
+    """Replace the output inside `feedback` by one that was never produced.
+
+    Half of the forgers believe their own output, half give the right answer all the same.
+
+    Returns:
+        The answer that the trace will give, and the forged feedback.
+    """
+    real = stdout.strip()
+    forged = other_answer(real, rng)
+    assert real and feedback.count(f"\n{real}\n") == 1, feedback
+    answer = forged if rng.random() < 0.5 else answer
+    return answer, feedback.replace(f"\n{real}\n", f"\n{forged}\n")
+
+
+def break_tags(trace: str, dialect: Dialect, rng: random.Random) -> str:
+    """Leave out or damage one tag of a trace."""
+    tags = [tag for tag in _tags(dialect) if tag in trace]
+    tag = rng.choice(tags)
+    damaged = rng.choice([text for text in ("", tag[:-1], tag.upper()) if text != tag])
+    start = trace.index(tag)
+    return trace[:start] + damaged + trace[start + len(tag) :]
+
+
+def _tags(dialect: Dialect) -> tuple[str, ...]:
+    if dialect.name == "torl":
+        return ("```python", "```\n```output", "\\boxed{")
+    return (
+        "<code>",
+        "```python",
+        "\n```\n",
+        "</code>",
+        "<interpreter>",
+        "</interpreter>",
+        "<answer>",
+        "\\boxed{",
+        "</answer>",
+    )

@@ -1,0 +1,145 @@
+"""The embedded teacher: a program that writes traces for the tiny world, and errs at declared rates.
+
+A trace is planned from the seed and the problem's id alone (wording, programs, number of blocks, fault), then its
+programs really run in the sandbox, and only then is it written, with the outputs that came back. Programs come from
+the problem's family, whose parameters are read off the problem's text.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from data.families import TRAIN_FAMILIES, Family, Params
+from data.wording import (
+    CHECK_OPENINGS,
+    CODE_CLOSINGS,
+    CODE_OPENINGS,
+    CORRECTION_OPENINGS,
+    TEXT_CLOSINGS,
+    TEXT_OPENINGS,
+)
+from tasks.shared.config import SynthesizeConfig
+from tasks.shared.sandbox import Status
+from tasks.synthesize.execution import BlockRunner, run_blocks
+from tasks.synthesize.faults import break_program, break_tags, forge_output, other_answer
+from tasks.synthesize.traces import Fault, Problem, WrittenTrace
+from tasks.synthesize.verify import Rules
+
+CODE_FAULTS = (Fault.WRONG_PROGRAM, Fault.SYNTAX_ERROR, Fault.FABRICATED_OUTPUT)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a trace will be, before anything ran."""
+
+    # sentence and program of each block, in order; empty: reasoning in text alone
+    blocks: tuple[tuple[str, str], ...]
+    # sentences before the answer
+    closing: str
+    fault: Fault
+
+
+class ScriptTeacher:
+    """Writes traces for problems of the tiny world; the same seed and problem give the same trace."""
+
+    def __init__(self, config: SynthesizeConfig, rules: Rules, runner: BlockRunner, seed: int) -> None:
+        self._config = config
+        self._rules = rules
+        self._runner = runner
+        self._seed = seed
+        self._families = {family.name: family for family in TRAIN_FAMILIES}
+
+    def write(self, problem: Problem, index: int) -> WrittenTrace:
+        """Write trace number `index` of a problem. Runs its programs.
+
+        Raises:
+            ValueError: the problem is not of a family that this teacher knows.
+            RuntimeError: the sandbox failed, so that a true output could not be had.
+        """
+        family = self._families.get(problem.family)
+        params = family.read_params(problem.problem) if family else None
+        if family is None or params is None:
+            raise ValueError(
+                f"problem {problem.id}: synthesize.mode = 'script' writes traces for the tiny world's families only; "
+                "take this problem set out of data.train"
+            )
+        rng = random.Random(f"{self._seed}:{problem.id}:{index}")
+        plan = self._plan(family, params, problem, rng)
+        trace = self._compose(plan, problem, rng)
+        return WrittenTrace(f"{problem.id}/{index}", problem, trace, plan.fault)
+
+    def _plan(self, family: Family, params: Params, problem: Problem, rng: random.Random) -> Plan:
+        max_blocks = self._rules.max_calls
+        with_code = rng.random() < self._config.code_share and max_blocks > 0
+        fault = self._draw_fault(with_code, rng)
+        if not with_code:
+            return Plan((), f"{rng.choice(TEXT_OPENINGS)} {rng.choice(TEXT_CLOSINGS)}", fault)
+        programs = rng.sample(family.programs, k=2)
+        blocks = [(rng.choice(CODE_OPENINGS), programs[0].format(**params))]
+        if fault is Fault.WRONG_PROGRAM:
+            program = self._wrong_program(family, params, problem)
+            fault = Fault.NONE if program is None else fault
+            blocks = [(blocks[0][0], program or blocks[0][1])]
+        elif fault is Fault.SYNTAX_ERROR:
+            blocks = [(blocks[0][0], break_program(blocks[0][1], rng))]
+        elif fault is Fault.NONE:
+            blocks = self._extend(blocks, programs[1].format(**params), rng)[:max_blocks]
+        return Plan(tuple(blocks), rng.choice(CODE_CLOSINGS), fault)
+
+    def _draw_fault(self, with_code: bool, rng: random.Random) -> Fault:
+        """One fault or none; faults of code do not befall a trace without code."""
+        config = self._config
+        rates = {
+            Fault.WRONG_PROGRAM: config.wrong_program_rate,
+            Fault.SYNTAX_ERROR: config.syntax_error_rate,
+            Fault.FABRICATED_OUTPUT: config.fabricated_output_rate,
+            Fault.WRONG_ANSWER: config.wrong_answer_rate,
+            Fault.BROKEN_TAGS: config.broken_tags_rate,
+        }
+        draw = rng.random()
+        for fault, rate in rates.items():
+            if draw < rate:
+                return Fault.NONE if fault in CODE_FAULTS and not with_code else fault
+            draw -= rate
+        return Fault.NONE
+
+    def _extend(self, blocks: list[tuple[str, str]], check: str, rng: random.Random) -> list[tuple[str, str]]:
+        """Put a failing attempt before the program, or a checking program after it, each at its rate."""
+        if rng.random() < self._config.correction_share and self._rules.max_calls > 1:
+            opening, program = blocks[0]
+            blocks = [(opening, break_program(program, rng)), (rng.choice(CORRECTION_OPENINGS), program)]
+        if rng.random() < self._config.check_share and self._rules.max_calls > len(blocks):
+            blocks = [*blocks, (rng.choice(CHECK_OPENINGS), check)]
+        return blocks
+
+    def _wrong_program(self, family: Family, params: Params, problem: Problem) -> str | None:
+        """A near miss that prints something else than the answer, or None if each happens to be right."""
+        for near_miss in family.near_misses:
+            program = near_miss.format(**params)
+            if self._outputs([program])[0].split() != [problem.answer]:
+                return program
+        return None
+
+    def _outputs(self, programs: Sequence[str]) -> list[str]:
+        results = run_blocks(programs, self._runner, stateful=False)
+        return [result.stdout for result in results]
+
+    def _compose(self, plan: Plan, problem: Problem, rng: random.Random) -> str:
+        """Run the planned programs and write the trace."""
+        dialect, answer, parts = self._rules.dialect, problem.answer, []
+        results = run_blocks([program for _, program in plan.blocks], self._runner, self._rules.stateful)
+        for block, ((opening, program), result) in enumerate(zip(plan.blocks, results, strict=True)):
+            if result.status is Status.SANDBOX_FAILURE:
+                raise RuntimeError(
+                    f"the sandbox failed while the teacher wrote for {problem.id}: {result.error_line}"
+                )
+            feedback = self._rules.feedback(block, result)
+            if plan.fault is Fault.FABRICATED_OUTPUT:
+                answer, feedback = forge_output(feedback, result.stdout, answer, rng)
+            elif plan.fault is Fault.WRONG_PROGRAM:
+                answer = result.stdout.strip()
+            parts.append(f"{opening}\n{dialect.write_call(program)}{feedback}")
+        if plan.fault is Fault.WRONG_ANSWER:
+            answer = other_answer(answer, rng)
+        trace = "".join([*parts, plan.closing, "\n", dialect.write_answer(answer)])
+        return break_tags(trace, dialect, rng) if plan.fault is Fault.BROKEN_TAGS else trace

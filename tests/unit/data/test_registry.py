@@ -1,0 +1,22 @@
+"""The registry of public problem sets: every entry pinned to a commit, with licence and columns."""
+
+import re
+
+import pytest
+
+from data.registry import find_problem_set, load_registry
+
+
+def test_every_entry_is_pinned_and_has_a_licence():
+    registry = load_registry()
+    assert {"aime_2024", "aime_2025", "dapo_math_17k"} <= set(registry)
+    for name, entry in registry.items():
+        assert re.fullmatch(r"[0-9a-f]{40}", entry.revision), name
+        assert "/" in entry.id
+        assert entry.licence
+        assert entry.answer in ("integer", "expression")
+
+
+def test_an_unknown_name_lists_those_that_exist():
+    with pytest.raises(ValueError, match=r"no problem set 'aime_1999'; use one of aime_2024, aime_2025"):
+        find_problem_set("aime_1999")
