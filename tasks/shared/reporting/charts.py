@@ -156,6 +156,10 @@ class _Scale:
         return "".join(parts)
 
 
+def _text(kind: str, x: float, y: float, words: str, anchor: str = "middle") -> str:
+    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
+
+
 def ticks(low: float, high: float, most: int = 5) -> list[float]:
     """Round values from at or below `low` to at or above `high`."""
     span = (high - low) or abs(high) or 1.0

@@ -8,7 +8,8 @@ import base64
 import gzip
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 from markupsafe import Markup
@@ -79,12 +80,13 @@ def trace_chunks(evaluations: Mapping[str, Sequence[Sample]]) -> list[str]:
 
 
 def trace(sample: Sample) -> dict[str, Any]:
-    """One trace: text, segments, token ends as lengths, log-probs in hundredths, calls."""
-    ends = list(sample.token_ends)
-    lengths = [end - start for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+    """One trace: text, segments, token ends as lengths, log-probs in hundredths, calls. Positions are JavaScript's."""
+    units = _utf16(sample.text)
+    ends = [units(end) for end in sample.token_ends]
+    lengths = [end - start for start, end in zip([0, *ends[:-1]], ends, strict=True)] if ends else []
     return {
         "text": sample.text,
-        "segments": segments(sample),
+        "segments": [[units(start), units(end), kind, call] for start, end, kind, call in segments(sample)],
         "lengths": lengths,
         "logprobs": [round(100 * value) if drawn else None for value, drawn in _drawn(sample)],
         "calls": [[call.status, round(call.seconds, 3)] for call in sample.calls],
@@ -142,6 +144,14 @@ def _character(sample: Sample, token: int) -> int:
 
 def _drawn(sample: Sample) -> list[tuple[float, bool]]:
     return list(zip(sample.logprobs, sample.sampled, strict=True))
+
+
+def _utf16(text: str) -> Callable[[int], int]:
+    """Character positions as JavaScript counts them: characters beyond U+FFFF are two units."""
+    if all(ord(char) <= 0xFFFF for char in text):
+        return lambda position: position
+    units = [0, *accumulate(1 + (ord(char) > 0xFFFF) for char in text)]
+    return lambda position: units[position]
 
 
 def _numbered(keys: Sequence[Any]) -> dict[Any, int]:

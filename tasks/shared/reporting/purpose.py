@@ -42,7 +42,7 @@ SYMBOLIC_NAMES = frozenset(
     }
     | {"groebner", "discriminant", "resultant", "subs", "sqrt", "Rational"}
 )
-RANDOM_NAMES = frozenset({"random", "randint", "uniform", "choice", "choices", "shuffle", "randrange", "normal"})
+RANDOM_NAMES = frozenset(
     {"random", "randint", "uniform", "choice", "choices", "shuffle", "randrange", "normal", "rand"}
 )
 SEARCH_CALLS = frozenset({"product", "permutations", "combinations", "combinations_with_replacement"})

@@ -1,0 +1,104 @@
+"""The `report` stage: one self-contained HTML file on a whole run, and the same numbers as summary.json.
+
+python -m tasks.report.main request.json
+"""
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from tasks.report.inputs import ReportInputs, read_inputs
+from tasks.report.scores import comparisons, set_sections
+from tasks.report.sections import (
+    behaviour_tables,
+    cost_table,
+    curves,
+    funnel_table,
+    lineage_table,
+    reason_table,
+    strips,
+)
+from tasks.shared.config import ReportStage
+from tasks.shared.reporting.page import Page, Table, render
+from tasks.shared.stage import StageContext, StageResult, Value, stage_main
+
+
+def run(context: StageContext[ReportStage]) -> StageResult:
+    """Read, draw, publish."""
+    inputs = read_inputs(context)
+    summary = summarize(inputs)
+    html = render(build_page(context, inputs))
+    metrics = _metrics(summary)
+    with context.output("report", metrics) as output:
+        (output.directory / "report.html").write_text(html, encoding="utf-8")
+        (output.directory / "summary.json").write_text(json.dumps(summary, indent=1))
+    assert output.ref is not None
+    return StageResult(outputs={"report": output.ref}, metrics=metrics)
+
+
+def build_page(context: StageContext[ReportStage], inputs: ReportInputs) -> Page:
+    """The page of a run."""
+    evaluations = inputs.evaluations
+    tables: list[Table] = [*behaviour_tables(evaluations), reason_table(evaluations)]
+    if inputs.funnel is not None:
+        tables.append(funnel_table(inputs.funnel))
+    tables += [cost_table(evaluations), lineage_table(inputs)]
+    config = context.config
+    protocol = config.evaluate
+    return Page(
+        title=f"Run {context.request.run}",
+        subtitle=(
+            f"dialect {config.traces.dialect}, {protocol.samples_per_problem} samples a problem, temperature "
+            f"{protocol.temperature:g}, top-p {protocol.top_p:g}, at most {config.traces.max_calls} calls; "
+            f"seed {context.request.seed}"
+        ),
+        warnings=_warnings(config, inputs),
+        sets=set_sections(evaluations),
+        curves=curves(inputs),
+        tables=tables,
+        checkpoints=[evaluation.checkpoint for evaluation in evaluations],
+        strips=strips(evaluations),
+        evaluations={evaluation.checkpoint: evaluation.samples for evaluation in evaluations},
+    )
+
+
+def summarize(inputs: ReportInputs) -> dict[str, Any]:
+    """Scores and paired differences as data."""
+    sets: dict[str, Any] = {}
+    for evaluation in inputs.evaluations:
+        for name, values in evaluation.summary["sets"].items():
+            sets.setdefault(name, {"checkpoints": {}, "differences": {}})["checkpoints"][
+                evaluation.checkpoint
+            ] = values
+    for name, content in sets.items():
+        present = [evaluation for evaluation in inputs.evaluations if name in evaluation.summary["sets"]]
+        for before, after, result in comparisons(name, present):
+            content["differences"][f"{after}-{before}"] = asdict(result) | {"significant": result.significant}
+    return {"sets": sets, "funnel": inputs.funnel, "rl": [asdict(step) for step in inputs.rl]}
+
+
+def _warnings(config: ReportStage, inputs: ReportInputs) -> list[str]:
+    unsafe = config.sandbox.allow_unsafe or any(e.summary["allow_unsafe"] for e in inputs.evaluations)
+    if not unsafe:
+        return []
+    return [
+        "sandbox.allow_unsafe was set: programs that the model wrote ran WITHOUT isolation. Treat the machine, and "
+        "these numbers, as what such a program could have touched."
+    ]
+
+
+def _metrics(summary: dict[str, Any]) -> dict[str, Value]:
+    """Accuracy of each checkpoint and each difference with its interval, by set."""
+    metrics: dict[str, Value] = {}
+    for name, content in summary["sets"].items():
+        for checkpoint, values in content["checkpoints"].items():
+            metrics[f"{name}/{checkpoint}"] = values["accuracy"]
+        for pair, result in content["differences"].items():
+            interval = result["difference"]["interval"]
+            metrics[f"{name}/{pair}"] = result["difference"]["value"]
+            metrics[f"{name}/{pair}/low"], metrics[f"{name}/{pair}/high"] = interval["low"], interval["high"]
+    return metrics
+
+
+if __name__ == "__main__":
+    raise SystemExit(stage_main("report", run))

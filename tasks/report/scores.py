@@ -1,0 +1,172 @@
+"""The headline: each set with its checkpoints, paired differences, whiskers, pass@k and maj@k, and plain remarks."""
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Any
+
+from markupsafe import Markup
+
+from tasks.report.inputs import EvaluationInput
+from tasks.shared.estimates import Comparison, compare, needed_samples
+from tasks.shared.reporting.charts import Line, Whisker, curve, whiskers
+from tasks.shared.reporting.page import Cell, SetSection
+from tasks.shared.reporting.samples import Sample
+from tasks.shared.reporting.summary import as_evaluation
+
+ABOUT_ZERO = 0.02
+TONES = {"base": 0, "sft": 1, "rl": 2}
+COLUMNS = ("accuracy", "bootstrap", "pass@k", "maj@k", "code ratio", "pass ratio", "tokens", "void")
+
+
+def set_sections(evaluations: Sequence[EvaluationInput]) -> list[SetSection]:
+    """One section a set, in the order of the first evaluation that has it."""
+    names = dict.fromkeys(name for evaluation in evaluations for name in evaluation.summary["sets"])
+    return [_section(name, [e for e in evaluations if name in e.summary["sets"]]) for name in names]
+
+
+def comparisons(name: str, evaluations: Sequence[EvaluationInput]) -> list[tuple[str, str, Comparison]]:
+    """Every later checkpoint against every earlier one on the set: (before, after, comparison).
+
+    Both sides are cut to the problems of both, since a problem may have lost every sample to the sandbox.
+    """
+    found = []
+    for before, after in combinations(evaluations, 2):
+        first, second = (as_evaluation(_of_set(side.samples, name)) for side in (before, after))
+        shared = [key for key in first if key in second]
+        if shared:
+            result = compare({key: first[key] for key in shared}, {key: second[key] for key in shared})
+            found.append((before.checkpoint, after.checkpoint, result))
+    return found
+
+
+def _section(name: str, evaluations: Sequence[EvaluationInput]) -> SetSection:
+    numbers = {evaluation.checkpoint: evaluation.summary["sets"][name] for evaluation in evaluations}
+    compared = comparisons(name, evaluations)
+    some = next(iter(numbers.values()))
+    k = some["samples_per_problem"]
+    return SetSection(
+        name=name,
+        caption=f"{some['problems']} problems, {some['samples']} samples a checkpoint; k = {k}.",
+        scores=[(checkpoint, _score_cells(values)) for checkpoint, values in numbers.items()],
+        score_columns=COLUMNS,
+        comparisons=[
+            (f"{after} \u2212 {before}", _difference_cells(result)) for before, after, result in compared
+        ],
+        charts=_charts(name, numbers),
+        remarks=_remarks(name, numbers, compared, evaluations),
+    )
+
+
+def _score_cells(values: dict[str, Any]) -> list[Cell]:
+    most = str(values["samples_per_problem"])
+    behaviour = values["behaviour"]
+    best, voted = values["pass_at"][most], values["maj_at"][most]
+    return [
+        Cell(percent(values["accuracy"]), span(values["interval"])),
+        Cell("", span(values["bootstrap"])),
+        Cell(percent(best["value"]), span(best["interval"])),
+        Cell(percent(voted["value"]), span(voted["interval"])),
+        Cell(percent(behaviour["code_ratio"])),
+        Cell(percent(behaviour["pass_ratio"])),
+        Cell("\u2013" if behaviour["response_tokens"] is None else f"{behaviour['response_tokens']:.0f}"),
+        Cell(str(values["void"])),
+    ]
+
+
+def _difference_cells(result: Comparison) -> list[Cell]:
+    interval, bootstrap = result.difference.interval, result.difference.bootstrap
+    verdict = "" if not result.significant else "better" if result.difference.value > 0 else "worse"
+    return [
+        Cell(points(result.difference.value), _points_span(interval.low, interval.high), verdict),
+        Cell("", _points_span(bootstrap.low, bootstrap.high)),
+        Cell(
+            f"sign test p = {result.sign_p:.2g}",
+            f"{result.better} better, {result.worse} worse, {result.equal} equal",
+        ),
+    ]
+
+
+def _charts(name: str, numbers: dict[str, dict[str, Any]]) -> list[Markup]:
+    rows = [Whisker(c, v["accuracy"], *v["interval"], tone=TONES[c]) for c, v in numbers.items()]
+    charts = [whiskers(f"Accuracy on {name}, 95 % intervals", rows)]
+    for key, label in (("pass_at", "pass@k"), ("maj_at", "maj@k")):
+        lines = [_k_line(checkpoint, values[key]) for checkpoint, values in numbers.items()]
+        if all(len(line.xs) > 1 for line in lines):
+            charts.append(curve(f"{label} on {name}", lines, "k", percent=True))
+    return charts
+
+
+def _k_line(checkpoint: str, by_k: dict[str, dict[str, Any]]) -> Line:
+    values = list(by_k.values())
+    return Line(
+        checkpoint,
+        [int(k) for k in by_k],
+        [value["value"] for value in values],
+        [value["interval"][0] for value in values],
+        [value["interval"][1] for value in values],
+        TONES[checkpoint],
+    )
+
+
+def _remarks(
+    name: str,
+    numbers: dict[str, dict[str, Any]],
+    compared: Sequence[tuple[str, str, Comparison]],
+    evaluations: Sequence[EvaluationInput],
+) -> list[str]:
+    remarks = []
+    if all(values["accuracy"] < ABOUT_ZERO for values in numbers.values()):
+        scores = ", ".join(
+            f"{checkpoint} {percent(values['accuracy'])}" for checkpoint, values in numbers.items()
+        )
+        high = max(values["interval"][1] for values in numbers.values())
+        remarks.append(
+            f"Accuracy on {name} is about zero ({scores}; up to {percent(high)} is compatible with the data): "
+            "these problems are beyond the model, and nothing here tells the checkpoints apart."
+        )
+        return remarks
+    for before, after, result in compared:
+        if not result.significant:
+            remarks.append(
+                f"{after} against {before}: the interval of the difference includes zero, so no difference is shown. "
+                + _needed(name, before, after, evaluations)
+            )
+    if any(values["void"] for values in numbers.values()):
+        remarks.append("Void samples, under which the sandbox failed every time, are in no estimate.")
+    return remarks
+
+
+def _needed(name: str, before: str, after: str, evaluations: Sequence[EvaluationInput]) -> str:
+    sides = {e.checkpoint: as_evaluation(_of_set(e.samples, name)) for e in evaluations}
+    first, second = sides[before], sides[after]
+    shared = [key for key in first if key in second]
+    size = needed_samples({k: first[k] for k in shared}, {k: second[k] for k in shared}, 0.05)
+    samples = (
+        "no number of samples"
+        if size.samples_per_problem is None
+        else f"{size.samples_per_problem} samples a problem"
+    )
+    return f"To see 5 points in four of five cases: {samples} on these problems, or {size.problems} problems like these."
+
+
+def _of_set(samples: Sequence[Sample], name: str) -> list[Sample]:
+    return [sample for sample in samples if sample.set == name]
+
+
+def percent(value: float | None) -> str:
+    """A share as per cent; a dash where there is none."""
+    return "\u2013" if value is None else f"{value * 100:.1f} %"
+
+
+def span(ends: Sequence[float]) -> str:
+    """An interval in per cent."""
+    return f"{ends[0] * 100:.1f} to {ends[1] * 100:.1f}"
+
+
+def points(value: float) -> str:
+    """A difference in percentage points, with its sign."""
+    return f"{value * 100:+.1f}".replace("-", "\u2212")
+
+
+def _points_span(low: float, high: float) -> str:
+    return f"{points(low)} to {points(high)}"
