@@ -6,7 +6,7 @@ engine keeps the row's KV cache and forces the ids in; vLLM resubmits the ids an
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import torch
@@ -65,3 +65,11 @@ class Generator(Protocol):
 
     def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         """Log-prob of every token given those before it (0.0 for the first), at temperature 1: for the probe."""
+
+
+@runtime_checkable
+class NamesDifferences(Protocol):
+    """An engine whose tensors can be compared by name with the trainer's, for the probe's message."""
+
+    def differing(self, weights: "Iterable[tuple[str, torch.Tensor]]") -> list[str]:
+        """Names of tensors that are not what `load_weights(weights)` would leave."""

@@ -16,7 +16,7 @@ from tasks.shared.generation.requests import FREE, SlotRequest, by_length, end_i
 from tasks.shared.generation.sampling import draw, uniform_stream
 from tasks.shared.generation.slots import ATTENTION, SlotCache, register_slot_attention
 from tasks.shared.generation.stops import StopFinder
-from tasks.shared.generation.weights import load_by_name
+from tasks.shared.generation.weights import differing_names, load_by_name
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -129,6 +129,10 @@ class TransformersGenerator:
             "weights cannot change under living requests: their KV cache would be stale"
         )
         load_by_name(self._model, weights)
+
+    def differing(self, weights: "Iterable[tuple[str, torch.Tensor]]") -> list[str]:
+        """Names of tensors that are not what `load_weights(weights)` would leave."""
+        return differing_names(self._model, weights)
 
     @torch.inference_mode()
     def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:

@@ -29,3 +29,14 @@ def load_by_name(model: torch.nn.Module, weights: Iterable[tuple[str, torch.Tens
     missing = sorted(name for name, target in targets.items() if target.data_ptr() not in seen)
     if missing:
         raise ValueError(f"weight sync: nothing came for {', '.join(missing[:5])} ({len(missing)} tensors)")
+
+
+def differing_names(model: torch.nn.Module, weights: Iterable[tuple[str, torch.Tensor]]) -> list[str]:
+    """Names whose tensor in the model is missing or is not the given one, in the model's precision."""
+    targets = model.state_dict()
+    return [
+        name
+        for name, tensor in weights
+        if name not in targets
+        or not torch.equal(targets[name], tensor.detach().to(targets[name].device, targets[name].dtype))
+    ]

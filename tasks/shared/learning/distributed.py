@@ -11,13 +11,17 @@ import json
 import os
 import subprocess
 import sys
-from typing import Any
+from collections.abc import Sequence
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from tasks.shared.environment import rank, under_launcher, world_size
 from tasks.shared.stage import StageContext, StageResult, emit
+
+Item = TypeVar("Item")
 
 
 def start_process_group() -> None:
@@ -51,6 +55,31 @@ def sum_over_ranks(value: float) -> float:
     total = torch.tensor(value, dtype=torch.float64, device=device)
     dist.all_reduce(total)
     return float(total)
+
+
+def max_over_ranks(value: float) -> float:
+    """The largest of a number over all ranks."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return value
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    largest = torch.tensor(value, dtype=torch.float64, device=device)
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    return float(largest)
+
+
+def gather_from_ranks(items: Sequence[Item]) -> list[Item]:
+    """The items of all ranks, in the order of ranks, in every rank. Items are pickled: our own records only."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return list(items)
+    gathered: list[list[Item]] = [[] for _ in range(dist.get_world_size())]
+    dist.all_gather_object(gathered, list(items))
+    return [item for part in gathered for item in part]
+
+
+def barrier() -> None:
+    """Wait until every rank is here."""
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.barrier()
 
 
 def run_on_ranks(module: str, context: StageContext[Any], ranks: int) -> StageResult:

@@ -1,0 +1,79 @@
+"""From trajectories to what the update learns from: graded, filtered, with advantages."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tasks.rl.problems import Problem
+from tasks.shared.config import RlStage
+from tasks.shared.grading import grade
+from tasks.shared.learning.advantages import advantages
+from tasks.shared.learning.filters import has_void_turn, is_outage, teaches
+from tasks.shared.learning.rewards import reward
+from tasks.shared.traces.dialect import DIALECTS
+from tasks.shared.traces.trajectory import FinishReason, Trajectory
+
+
+@dataclass(frozen=True, slots=True)
+class Graded:
+    """One trajectory and its reward."""
+
+    trajectory: Trajectory
+    group: int  # place of its problem in the step
+    family: str
+    correct: bool
+    reason: str  # a GradeReason value, "outage" where the sandbox failed
+    reward: float
+
+
+@dataclass(frozen=True, slots=True)
+class Experience:
+    """The trajectories of one step, N of them, in the order of group and sample."""
+
+    graded: tuple[Graded, ...]
+    outage: np.ndarray  # (N,) bool: the sandbox failed under it
+    void: np.ndarray  # (N,) bool: a turn without a whole block or an answer
+    in_loss: np.ndarray  # (N,) bool
+    advantages: np.ndarray  # (N,) float64, 0 for outages
+
+
+def score(trajectories: Sequence[Trajectory], problems: Sequence[Problem], config: RlStage) -> list[Graded]:
+    """Grade and reward each trajectory; in the order of group and sample, whatever order they finished in."""
+    place = {problem.id: group for group, problem in enumerate(problems)}
+    ordered = sorted(trajectories, key=lambda trajectory: (place[trajectory.problem_id], trajectory.sample))
+    return [_grade(t, place[t.problem_id], problems[place[t.problem_id]], config) for t in ordered]
+
+
+def _grade(trajectory: Trajectory, group: int, problem: Problem, config: RlStage) -> Graded:
+    if is_outage(trajectory):
+        return Graded(trajectory, group, problem.family, False, "outage", 0.0)
+    verdict = grade(trajectory.text, problem.answer, trajectory.finish is FinishReason.LENGTH)
+    value = reward(
+        verdict.correct,
+        trajectory.calls,
+        len(trajectory.response_ids),
+        max_tokens=config.generation.max_response_tokens,
+        overlong_buffer_tokens=config.rl.overlong_buffer_tokens,
+        failed_code_penalty=config.rl.failed_code_penalty,
+    )
+    return Graded(trajectory, group, problem.family, verdict.correct, verdict.reason.value, value)
+
+
+def build_experience(
+    graded: Sequence[Graded], config: RlStage, decode: Callable[[Sequence[int]], str]
+) -> Experience:
+    """Filter, then advantages. Void trajectories leave the loss but count in the baseline; outages leave both."""
+    dialect = DIALECTS[config.traces.dialect]
+    rewards = np.array([row.reward for row in graded])
+    groups = np.array([row.group for row in graded])
+    outage = np.array([is_outage(row.trajectory) for row in graded])
+    void = np.array([has_void_turn(row.trajectory, dialect, decode) for row in graded]) & ~outage
+    in_loss = ~outage
+    if config.rl.filter_void_turns:
+        in_loss &= ~void
+    if config.rl.drop_equal_rewards:
+        in_loss &= teaches(rewards, groups, ~outage)
+    return Experience(
+        tuple(graded), outage, void, in_loss, advantages(rewards, groups, ~outage, config.rl.algorithm)
+    )

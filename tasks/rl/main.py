@@ -1,0 +1,139 @@
+"""Stage `rl`: one round of on-policy steps with live code, both engines in this process.
+
+    python -m tasks.rl.main request.json
+
+Inputs `checkpoint`, `problems`, from the second round on `trainer_state`, with rl.kl_coefficient `reference`; outputs
+`checkpoint` (with metrics.jsonl), `rollouts` (with timing.jsonl) and `trainer_state`. Killed, it resumes from its
+scratch directory; with rl.optimizer.ranks > 1 it starts itself again under torchrun.
+"""
+
+import shutil
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+from tasks.rl.problems import read_problems
+from tasks.rl.round import RlRound
+from tasks.shared.artifacts import ArtifactRef
+from tasks.shared.checkpoints import load_model, load_tokenizer, save_checkpoint
+from tasks.shared.config import RlStage
+from tasks.shared.environment import under_launcher
+from tasks.shared.generation.engines import make_generator
+from tasks.shared.interpreter import make_interpreter
+from tasks.shared.learning.distributed import leave_to_first_rank, run_on_ranks, start_process_group
+from tasks.shared.learning.logprobs import use_packed_attention
+from tasks.shared.stage import StageContext, StageResult, Value, stage_main
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+HEADLINE = (
+    "reward",
+    "accuracy",
+    "code_ratio",
+    "pass_ratio",
+    "response_tokens",
+    "void_ratio",
+    "entropy",
+    "gap_max",
+)
+RECENT = 5  # steps whose mean is the headline: one step is noisy
+
+
+def run(context: StageContext[RlStage]) -> StageResult:
+    """Load, run the round, publish."""
+    ranks = context.config.rl.optimizer.ranks
+    if ranks > 1 and not under_launcher():
+        return run_on_ranks("tasks.rl.main", context, ranks)
+    _check(context.config)
+    start_process_group()
+    with ExitStack() as stack:
+        this_round = _load(context, stack)
+        this_round.run()
+        state_dict = this_round.engine.state_dict()
+        leave_to_first_rank()
+    return _publish(context, this_round, state_dict)
+
+
+def _check(config: RlStage) -> None:
+    """What must hold before anything heavy starts."""
+    longest = config.generation.max_prompt_tokens + config.generation.max_response_tokens
+    if longest > config.rl.tokens_per_micro_batch:
+        raise ValueError(
+            f"rl.tokens_per_micro_batch = {config.rl.tokens_per_micro_batch} does not hold a prompt and a response of "
+            f"generation.max_prompt_tokens + max_response_tokens = {longest}; raise it to {longest} or more"
+        )
+
+
+def _load(context: StageContext[RlStage], stack: ExitStack) -> RlRound:
+    """Everything the round works with; the interpreter ends with `stack`."""
+    config = context.config
+    checkpoint = context.input("checkpoint")
+    tokenizer = load_tokenizer(checkpoint)
+    problems, num_too_long = read_problems(
+        context.input("problems"), tokenizer, config.traces, config.generation
+    )
+    context.log(
+        f"{len(problems)} problems, {num_too_long} more left out: prompt over generation.max_prompt_tokens"
+    )
+    interpreter = None
+    if config.traces.max_calls:
+        interpreter = stack.enter_context(make_interpreter(config.sandbox))
+    generator = make_generator(config.generation, config.model, checkpoint, tokenizer)
+    return RlRound(
+        context,
+        model=load_model(checkpoint, config.model),
+        reference=_load_reference(context) if config.rl.kl_coefficient else None,
+        tokenizer=tokenizer,
+        problems=problems,
+        generator=generator,
+        interpreter=interpreter,
+    )
+
+
+def _load_reference(context: StageContext[RlStage]) -> "PreTrainedModel":
+    model = load_model(context.input("reference"), context.config.model).eval().requires_grad_(False)
+    use_packed_attention(model)
+    return model
+
+
+def _publish(context: StageContext[RlStage], this_round: RlRound, state_dict: Any) -> StageResult:
+    """The three artifacts of the round; scratch is emptied once all are there."""
+    metrics = _headline(this_round.learning.read())
+    first, last = this_round.progress.first_step + 1, this_round.last_step
+    outputs: dict[str, ArtifactRef] = {}
+    with context.output("rollouts", metrics) as output:
+        this_round.shards.publish(output.directory, first, last)
+        shutil.copyfile(context.scratch / "timing.jsonl", output.directory / "timing.jsonl")
+    outputs["rollouts"] = _ref(output.ref)
+    with context.output("trainer_state", {"step": last, "round": this_round.progress.round}) as output:
+        this_round.states.copy_last(output.directory)
+    outputs["trainer_state"] = _ref(output.ref)
+    with context.output("checkpoint", metrics) as output:
+        tokenizer = load_tokenizer(context.input("checkpoint"))
+        save_checkpoint(this_round.engine.module, tokenizer, output.directory, state_dict)
+        shutil.copyfile(context.scratch / "metrics.jsonl", output.directory / "metrics.jsonl")
+    outputs["checkpoint"] = _ref(output.ref)
+    for name in ("trainer", "rollouts"):
+        shutil.rmtree(context.scratch / name)
+    return StageResult(outputs=outputs, metrics=metrics)
+
+
+def _headline(records: list[dict[str, Any]]) -> dict[str, Value]:
+    """Means over the first and the last few steps, without those that have no value."""
+    metrics: dict[str, Value] = {"steps": len(records), "round": records[-1]["round"]}
+    for name in HEADLINE:
+        for prefix, some in (("first_", records[:RECENT]), ("", records[-RECENT:])):
+            values = [record[name] for record in some if record[name] is not None]
+            if values:
+                metrics[prefix + name] = round(sum(values) / len(values), 5)
+    metrics["outages"] = sum(record["outages"] for record in records)
+    return metrics
+
+
+def _ref(ref: ArtifactRef | None) -> ArtifactRef:
+    assert ref is not None, "published without a reference"
+    return ref
+
+
+if __name__ == "__main__":
+    raise SystemExit(stage_main("rl", run))

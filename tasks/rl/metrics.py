@@ -1,0 +1,90 @@
+"""What one step is measured by. Two records: what follows from the request alone, and what the clock says."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tasks.rl.experience import Experience
+from tasks.rl.update import UpdateResult, named_sums
+from tasks.shared.learning.rewards import RAN
+from tasks.shared.stage import Value
+from tasks.shared.traces.trajectory import FinishReason
+
+
+def learning_metrics(
+    step: int, round_number: int, experience: Experience, result: UpdateResult, probe_gap: float
+) -> dict[str, Value]:
+    """Rewards, behaviour and the update of one step. Ratios and means are over trajectories without an outage.
+
+    code_ratio: share with a block that ran; pass_ratio: share of blocks that ended without an error;
+    void_ratio: share with a void turn; response_tokens counts the whole response, sampled_tokens the policy's own.
+    """
+    kept = [row for row, outage in zip(experience.graded, experience.outage, strict=True) if not outage]
+    calls = [call for row in kept for call in row.trajectory.calls]
+    return {
+        "step": step,
+        "round": round_number,
+        "trajectories": len(experience.graded),
+        "outages": int(experience.outage.sum()),
+        "in_loss": int(experience.in_loss.sum()),
+        "reward": _mean([row.reward for row in kept]),
+        "accuracy": _mean([row.correct for row in kept]),
+        "response_tokens": _mean([len(row.trajectory.response_ids) for row in kept]),
+        "sampled_tokens": _mean([row.trajectory.num_sampled for row in kept]),
+        "code_ratio": _mean([bool(row.trajectory.calls) for row in kept]),
+        "accuracy_with_code": _mean([row.correct for row in kept if row.trajectory.calls]),
+        "pass_ratio": _mean([call.status in RAN for call in calls]),
+        "calls": _mean([len(row.trajectory.calls) for row in kept]),
+        "truncated_ratio": _mean([row.trajectory.finish is FinishReason.LENGTH for row in kept]),
+        "void_ratio": _mean(experience.void[~experience.outage].tolist()),
+        "solved_all": _groups(experience, all),
+        "solved_none": _groups(experience, lambda marks: not any(marks)),
+        **dict(named_sums(result.sums)),
+        "grad_norm": result.grad_norm,
+        "learning_rate": result.learning_rate,
+        "updates": result.num_updates,
+        "probe_gap": probe_gap,
+    }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    """None, not 0, where there is nothing to average."""
+    return float(np.mean(values)) if len(values) else None
+
+
+def _groups(experience: Experience, test: "object") -> float | None:
+    assert callable(test)
+    marks: dict[int, list[bool]] = {}
+    for row, outage in zip(experience.graded, experience.outage, strict=True):
+        if not outage:
+            marks.setdefault(row.group, []).append(row.correct)
+    return _mean([bool(test(group)) for group in marks.values()])
+
+
+@dataclass(slots=True)
+class PhaseClock:
+    """Seconds spent in each named phase of a step."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        """Time the block as `phase`."""
+        started = time.perf_counter()
+        yield
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - started
+
+
+def timing_metrics(clock: PhaseClock, experience: Experience, result: UpdateResult) -> dict[str, Value]:
+    """Seconds a phase, sampled tokens per second of sampling, trained tokens per second of updating."""
+    sampled = sum(row.trajectory.num_sampled for row in experience.graded)
+    seconds = clock.seconds
+    return {
+        **{f"seconds/{phase}": round(value, 4) for phase, value in seconds.items()},
+        "seconds/step": round(sum(seconds.values()), 4),
+        "sampling_tokens_per_s": round(sampled / seconds["sample"], 1),
+        "training_tokens_per_s": round(result.tokens / seconds["update"], 1),
+    }

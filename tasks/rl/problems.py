@@ -1,0 +1,67 @@
+"""The training problems with their prompts, and which of them each step draws."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tasks.shared.config import GenerationConfig, TracesConfig
+from tasks.shared.tables import read_table
+from tasks.shared.traces.dialect import DIALECTS
+from tasks.shared.traces.encoding import encode_prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One training problem, ready to be sampled."""
+
+    id: str
+    answer: str  # the reference
+    family: str  # of the tiny world, else ""
+    prompt_ids: tuple[int, ...]  # (P,)
+
+
+def read_problems(
+    directory: Path, tokenizer: "PreTrainedTokenizerBase", traces: TracesConfig, generation: GenerationConfig
+) -> tuple[list[Problem], int]:
+    """Problems whose prompt fits `generation.max_prompt_tokens`, and how many do not. ValueError if none fits."""
+    problems, num_too_long = [], 0
+    for row in read_table(directory / "train.parquet"):
+        dialect = DIALECTS[traces.dialect]
+        ids = encode_prompt(tokenizer, dialect, row["problem"], traces.prompt == "instructed")
+        if len(ids) > generation.max_prompt_tokens:
+            num_too_long += 1
+        else:
+            problems.append(Problem(row["id"], row["answer"], row["family"] or "", ids))
+    if not problems:
+        raise ValueError(
+            f"{directory}: no problem's prompt has at most generation.max_prompt_tokens = "
+            f"{generation.max_prompt_tokens} tokens; raise it"
+        )
+    return problems, num_too_long
+
+
+def draw_problems(problems: Sequence[Problem], count: int, step: int, seed: int) -> list[Problem]:
+    """The `count` problems of step `step` (from 0, over all rounds): a new order every epoch, none twice in a step.
+
+    Depends on the arguments alone, so the step is the whole data cursor. The remainder of an epoch that fills no step
+    is dropped, another one each time. ValueError if there are fewer problems than `count`.
+    """
+    steps_per_epoch = len(problems) // count
+    if steps_per_epoch == 0:
+        raise ValueError(f"rl.prompts_per_step = {count}, but there are {len(problems)} problems; lower it")
+    epoch, place = divmod(step, steps_per_epoch)
+    order = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch]))).permutation(
+        len(problems)
+    )
+    return [problems[i] for i in order[place * count : (place + 1) * count]]
+
+
+def sample_seed(seed: int, step: int, place: int, sample: int) -> int:
+    """The seed of one trajectory: of the run's seed, the step, the problem's place in the step, the sample."""
+    return int(np.random.SeedSequence([seed, step, place, sample]).generate_state(1, np.uint64)[0])

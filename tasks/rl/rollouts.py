@@ -1,0 +1,108 @@
+"""Rollouts as a dataset: one row a trajectory, with everything the update saw of it.
+
+Each step is one shard in the scratch directory, written whole; at the end the shards become `train.parquet`, which
+pandas and `datasets.load_dataset` open as it is.
+"""
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tasks.rl.experience import Experience
+from tasks.shared.tables import write_card, write_table
+
+SCHEMA = pa.schema(
+    [
+        ("round", pa.int32()),
+        ("step", pa.int32()),
+        ("problem_id", pa.string()),
+        ("family", pa.string()),
+        ("sample", pa.int32()),
+        ("prompt_ids", pa.list_(pa.int32())),
+        ("response_ids", pa.list_(pa.int32())),
+        ("sampled", pa.list_(pa.bool_())),
+        ("logprobs", pa.list_(pa.float32())),
+        ("text", pa.string()),
+        (
+            "calls",
+            pa.list_(
+                pa.struct(
+                    [
+                        ("code", pa.string()),
+                        ("status", pa.string()),
+                        ("observation", pa.string()),
+                        ("seconds", pa.float64()),
+                        ("turn_end", pa.int32()),
+                        ("feedback_end", pa.int32()),
+                    ]
+                )
+            ),
+        ),
+        ("finish", pa.string()),
+        ("reward", pa.float32()),
+        ("correct", pa.bool_()),
+        ("reason", pa.string()),
+        ("void", pa.bool_()),
+        ("in_loss", pa.bool_()),
+        ("advantage", pa.float32()),
+    ]
+)
+
+
+class RolloutShards:
+    """The rollouts of one round while it runs."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self._directory = directory
+
+    def write(self, round_number: int, step: int, experience: Experience) -> None:
+        """Keep the trajectories of step `step`, counted from 1 over all rounds; what was there is replaced."""
+        rows = [_row(round_number, step, experience, i) for i in range(len(experience.graded))]
+        partial = self._directory / "partial"
+        write_table(partial, rows, SCHEMA)
+        os.replace(partial, self._path(step))
+
+    def publish(self, directory: Path, first_step: int, last_step: int) -> int:
+        """Join the shards of these steps into `directory`/train.parquet; the number of rows."""
+        path = directory / "train.parquet"
+        num_rows = 0
+        with pq.ParquetWriter(path, SCHEMA) as writer:
+            for step in range(first_step, last_step + 1):
+                table = pq.read_table(self._path(step), schema=SCHEMA)
+                num_rows += table.num_rows
+                writer.write_table(table)
+        write_card(directory, {"default": "train.parquet"}, "Rollouts of one RL round, one row a trajectory.")
+        return num_rows
+
+    def _path(self, step: int) -> Path:
+        return self._directory / f"step-{step:06d}.parquet"
+
+
+def _row(round_number: int, step: int, experience: Experience, i: int) -> dict[str, Any]:
+    row = experience.graded[i]
+    trajectory = row.trajectory
+    return {
+        "round": round_number,
+        "step": step,
+        "problem_id": trajectory.problem_id,
+        "family": row.family,
+        "sample": trajectory.sample,
+        "prompt_ids": trajectory.prompt_ids,
+        "response_ids": trajectory.response_ids,
+        "sampled": trajectory.sampled,
+        "logprobs": trajectory.logprobs,
+        "text": trajectory.text,
+        "calls": [asdict(call) for call in trajectory.calls],
+        "finish": trajectory.finish.value,
+        "reward": row.reward,
+        "correct": row.correct,
+        "reason": row.reason,
+        "void": bool(experience.void[i]),
+        "in_loss": bool(experience.in_loss[i]),
+        "advantage": float(experience.advantages[i]),
+    }

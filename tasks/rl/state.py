@@ -1,0 +1,107 @@
+"""What a round carries over: from step to step past a kill (scratch), from round to round (`trainer_state`).
+
+A saved state is a directory with DeepSpeed's checkpoint (weights, optimizer, random state) and with it the step, which
+is the data cursor, and the seed of the data order. Metrics and rollouts of later steps are cut off on resume.
+"""
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks.shared.environment import rank
+from tasks.shared.learning.distributed import barrier
+from tasks.shared.learning.engine import TrainingEngine
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a run of rounds stands."""
+
+    round: int  # from 1
+    first_step: int  # RL steps done before this round
+    step: int  # RL steps done, over all rounds: the data cursor
+    data_seed: int  # of the order of problems, that of the first round
+
+
+class SavedStates:
+    """Saved states of one round in its scratch directory; the last one is kept."""
+
+    def __init__(self, directory: Path, fingerprint: str) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self._directory = directory
+        self._fingerprint = fingerprint
+
+    def save(self, engine: TrainingEngine, progress: Progress) -> None:
+        """Write a state, then drop older ones; whole at any moment it may be killed."""
+        target = self._directory / f"{progress.step:06d}"
+        if rank() == 0:
+            target.mkdir(exist_ok=True)
+        barrier()
+        engine.save(target, {"progress": asdict(progress), "fingerprint": self._fingerprint})
+        if rank() == 0:
+            for path in self._directory.iterdir():
+                if path != target:
+                    shutil.rmtree(path)
+        barrier()
+
+    def resume(self, engine: TrainingEngine) -> Progress | None:
+        """Take up the last whole state; None if there is none. ValueError if it belongs to another request."""
+        for path in sorted(self._directory.iterdir(), reverse=True):
+            state = engine.resume(path)
+            if state is None:
+                continue
+            if state["fingerprint"] != self._fingerprint:
+                raise ValueError(
+                    f"{path}: state of another request; remove it or use another scratch directory"
+                )
+            return Progress(**state["progress"])
+        return None
+
+    def copy_last(self, directory: Path) -> None:
+        """The last state, for the `trainer_state` artifact."""
+        shutil.copytree(max(self._directory.iterdir()), directory / "trainer")
+
+
+def take_over(engine: TrainingEngine, trainer_state: Path) -> Progress:
+    """Go on from the round before: the progress with which this round starts."""
+    state = engine.resume(trainer_state / "trainer")
+    if state is None:
+        raise ValueError(
+            f"{trainer_state}: no trainer state in it; give the trainer_state of the round before"
+        )
+    before = Progress(**state["progress"])
+    return Progress(before.round + 1, before.step, before.step, before.data_seed)
+
+
+class JsonLines:
+    """A metrics file, one line a step; lines of steps that are to be done again are cut off."""
+
+    def __init__(self, path: Path, last_step: int) -> None:
+        self._path = path
+        lines = path.read_text().splitlines() if path.is_file() else []
+        kept = [line for line in lines if _step(line) <= last_step]
+        partial = path.with_suffix(".partial")
+        partial.write_text("".join(line + "\n" for line in kept))
+        os.replace(partial, path)
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Add a step's line."""
+        with self._path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def read(self) -> list[dict[str, Any]]:
+        """All lines."""
+        return [json.loads(line) for line in self._path.read_text().splitlines()]
+
+
+def _step(line: str) -> float:
+    """The step of a line; infinite for one that a kill cut short."""
+    try:
+        return float(json.loads(line)["step"])
+    except json.JSONDecodeError:
+        return math.inf

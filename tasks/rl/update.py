@@ -1,0 +1,157 @@
+"""The policy update: trajectories in the loss become packed rows, rows become gradients, gradients a step."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from tasks.rl.experience import Experience
+from tasks.shared.config import RlConfig
+from tasks.shared.environment import rank, world_size
+from tasks.shared.learning.distributed import max_over_ranks, sum_over_ranks
+from tasks.shared.learning.engine import TrainingEngine
+from tasks.shared.learning.logprobs import token_logprobs
+from tasks.shared.learning.losses import (
+    PolicyLossSettings,
+    PolicySums,
+    PolicyTokens,
+    policy_loss,
+    token_weights,
+)
+from tasks.shared.learning.packing import PackedBatch, TrainSequence, pack
+from tasks.shared.traces.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateResult:
+    """What the optimizer steps of one RL step did; sums are over all ranks and mini-batches."""
+
+    sums: PolicySums
+    grad_norm: float  # before clipping, mean over mini-batches; 0 if nothing was in the loss
+    learning_rate: float
+    num_updates: int  # optimizer steps: 0 if nothing was in the loss
+    tokens: int  # all tokens that went through the trainer, prompts and feedback included
+
+
+class PolicyUpdate:
+    """Updates of one policy."""
+
+    def __init__(self, engine: TrainingEngine, config: RlConfig, reference: "PreTrainedModel | None") -> None:
+        self._engine = engine
+        self._config = config
+        self._reference = reference
+        self._settings = PolicyLossSettings(
+            clip_low=config.clip_low,
+            clip_high=config.clip_high,
+            importance_cap=config.importance_cap,
+            kl_coefficient=config.kl_coefficient,
+            entropy_coefficient=config.entropy_coefficient,
+        )
+
+    def update(self, experience: Experience, seed: int) -> UpdateResult:
+        """`mini_batches` optimizer steps over the trajectories in the loss, in an order drawn from `seed`.
+
+        Every rank holds the same experience and takes its share of the rows, so that one rank and several agree.
+        """
+        chosen = np.flatnonzero(experience.in_loss)
+        if self._config.mini_batches > 1:
+            chosen = np.random.Generator(np.random.Philox(seed)).permutation(chosen)
+        parts = [part for part in np.array_split(chosen, self._config.mini_batches) if len(part)]
+        # The policy that sampled is the one before the first optimizer step.
+        batches = [self._rows(experience, part, keep_old=len(parts) > 1) for part in parts]
+        learning_rate = self._engine.learning_rate
+        sums, norms = [], []
+        for rows in batches:
+            for row in rows:
+                loss, row_sums = self._loss(row)
+                self._engine.backward(loss)
+                sums.append(row_sums)
+            norms.append(self._engine.step())
+        return UpdateResult(
+            sums=_total(sums),
+            grad_norm=float(np.mean(norms)) if norms else 0.0,
+            learning_rate=learning_rate,
+            num_updates=len(norms),
+            tokens=sum(
+                len(experience.graded[i].trajectory.prompt_ids)
+                + len(experience.graded[i].trajectory.response_ids)
+                for i in chosen
+            ),
+        )
+
+    def _rows(self, experience: Experience, part: np.ndarray, keep_old: bool) -> list[PackedBatch]:
+        """This rank's packed rows of one mini-batch; with the log-probs under the policy as it is now, if asked for."""
+        trajectories = [experience.graded[i].trajectory for i in part]
+        weights = token_weights([t.num_sampled for t in trajectories], self._config.reduction)
+        sequences = [
+            train_sequence(t, experience.advantages[i], weight)
+            for t, i, weight in zip(trajectories, part, weights, strict=True)
+        ]
+        rows = pack(sequences, self._config.tokens_per_micro_batch, world_size())[rank() :: world_size()]
+        if keep_old:
+            with torch.no_grad():
+                for row in rows:
+                    row.extras["old"] = self._engine.token_logprobs(row, self._config.temperature).cpu()
+        return rows
+
+    def _loss(self, row: PackedBatch) -> tuple[torch.Tensor, PolicySums]:
+        temperature = self._config.temperature
+        row = row.to(self._engine.device)
+        scores = self._engine.token_scores(row, temperature, with_entropy=True)
+        reference = None
+        if self._reference is not None:
+            with torch.no_grad():
+                reference = token_logprobs(self._reference, row, temperature)
+        tokens = PolicyTokens(
+            logprobs=scores.logprobs,
+            old_logprobs=row.extras["old"] if "old" in row.extras else scores.logprobs.detach(),
+            sampler_logprobs=row.extras["sampler"],
+            advantages=row.extras["advantage"],
+            weights=row.extras["weight"],
+            mask=row.targets,
+            reference_logprobs=reference,
+            entropy=scores.entropy,
+        )
+        return policy_loss(tokens, self._settings)
+
+
+def train_sequence(trajectory: Trajectory, advantage: float, weight: float) -> TrainSequence:
+    """A trajectory as training sees it: the very ids, mask and log-probs that were sampled."""
+    num_prompt, num_response = len(trajectory.prompt_ids), len(trajectory.response_ids)
+    length = num_prompt + num_response
+    return TrainSequence(
+        ids=np.array(trajectory.prompt_ids + trajectory.response_ids),
+        trained=np.array((False,) * num_prompt + trajectory.sampled),
+        extras={
+            "sampler": np.array((0.0,) * num_prompt + trajectory.logprobs),
+            "advantage": np.full(length, advantage),
+            "weight": np.full(length, weight),
+        },
+    )
+
+
+def _total(parts: Sequence[PolicySums]) -> PolicySums:
+    """Sums over rows and ranks; `gap_max` is a maximum."""
+    names = [name for name in PolicySums.__dataclass_fields__ if name != "gap_max"]
+    rows = [asdict(part) for part in parts]
+    totals = {name: sum_over_ranks(float(sum(row[name] for row in rows))) for name in names}
+    return PolicySums(**totals, gap_max=max_over_ranks(max((row["gap_max"] for row in rows), default=0.0)))
+
+
+def named_sums(sums: PolicySums) -> Iterator[tuple[str, float]]:
+    """Means over tokens of what `PolicySums` sums, by metric name."""
+    tokens = max(1.0, sums.tokens)
+    yield "loss", sums.loss
+    yield "entropy", sums.entropy / tokens
+    yield "kl_old", sums.kl_old / tokens
+    yield "kl_reference", sums.kl_reference / tokens
+    yield "clip_fraction", sums.clipped / tokens
+    yield "capped_fraction", sums.capped / tokens
+    yield "gap_mean", sums.gap / tokens
+    yield "gap_kl", sums.gap_kl / tokens
+    yield "gap_max", sums.gap_max
