@@ -42,10 +42,8 @@ class Sampler:
         )
         trajectories = rollout(requests, self.generator, self.interpreter, self.tokenizer, self.policy())
         for trajectory in trajectories:
-            problem = by_request[trajectory.problem_id]
-            yield _graded(
-                trajectory, problem.set, problem.id, problem.problem, problem.answer, problem.family
-            )
+            ends = token_ends(self.tokenizer, trajectory.response_ids, trajectory.text)
+            yield _graded(trajectory, by_request[trajectory.problem_id], ends)
 
     def policy(self) -> RolloutPolicy:
         """How this evaluation samples. Feedback is scheduled, so that equal seeds give equal samples."""

@@ -55,15 +55,10 @@ class ReportInputs:
 def read_inputs(context: StageContext[ReportStage]) -> ReportInputs:
     """Read every input of the request. ValueError if there is no evaluation."""
     names = context.request.inputs
-    evaluations = [
-        read_evaluation(name, context.input(f"evaluation_{name}"))
-        for name in CHECKPOINTS
-        if f"evaluation_{name}" in names
-    ]
-    if not evaluations:
-        raise ValueError(
-            "report: no evaluation among its inputs; give evaluation_base, evaluation_sft or evaluation_rl"
-        )
+    present = [name for name in CHECKPOINTS if f"evaluation_{name}" in names]
+    if not present:
+        raise ValueError("report: no evaluation among its inputs; give evaluation_base, _sft or _rl")
+    evaluations = [read_evaluation(name, context.input(f"evaluation_{name}")) for name in present]
     numbers = sorted(int(name.removeprefix("rollouts_")) for name in names if name.startswith("rollouts_"))
     steps: list[RlStep] = []
     rounds = []

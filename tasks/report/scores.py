@@ -87,7 +87,9 @@ def _difference_cells(result: Comparison) -> list[Cell]:
 
 
 def _charts(name: str, numbers: dict[str, dict[str, Any]]) -> list[Markup]:
-    rows = [Whisker(c, v["accuracy"], *v["interval"], tone=TONES[c]) for c, v in numbers.items()]
+    rows = [
+        Whisker(c, v["accuracy"], v["interval"][0], v["interval"][1], TONES[c]) for c, v in numbers.items()
+    ]
     charts = [whiskers(f"Accuracy on {name}, 95 % intervals", rows)]
     for key, label in (("pass_at", "pass@k"), ("maj_at", "maj@k")):
         lines = [_k_line(checkpoint, values[key]) for checkpoint, values in numbers.items()]
@@ -141,12 +143,9 @@ def _needed(name: str, before: str, after: str, evaluations: Sequence[Evaluation
     first, second = sides[before], sides[after]
     shared = [key for key in first if key in second]
     size = needed_samples({k: first[k] for k in shared}, {k: second[k] for k in shared}, 0.05)
-    samples = (
-        "no number of samples"
-        if size.samples_per_problem is None
-        else f"{size.samples_per_problem} samples a problem"
-    )
-    return f"To see 5 points in four of five cases: {samples} on these problems, or {size.problems} problems like these."
+    number = size.samples_per_problem
+    samples = "no number of samples" if number is None else f"{number} samples a problem"
+    return f"To see 5 points in four of five cases: {samples} on these problems, or {size.problems} such problems."
 
 
 def _of_set(samples: Sequence[Sample], name: str) -> list[Sample]:
