@@ -9,7 +9,7 @@ from typing import Literal
 from prefect import flow
 from prefect.artifacts import create_table_artifact
 
-from flows.publish import artifact_key, scores
+from flows.publish import artifact_key, scores_of
 from flows.start import rerun
 from tasks.evaluate.task import evaluate
 from tasks.shared.artifacts import ArtifactRef
@@ -32,7 +32,8 @@ def nightly(run: str = "", checkpoint: Literal["base", "sft", "rl"] = "rl") -> A
     evaluation = evaluate(
         job, f"{checkpoint}-{night}", record.output(label, "checkpoint"), sets, f"nightly/{night}"
     )
+    rows = scores_of(RunRecords(job.store).read(job.name))
     create_table_artifact(
-        scores(job), key=f"{artifact_key(job.name)}-nightly", description=f"Run {job.name} by night"
+        rows, key=f"{artifact_key(job.name)}-nightly", description=f"Run {job.name} by night"
     )
     return evaluation

@@ -7,7 +7,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from tasks.launch import Run
 from tasks.shared.artifacts import Store
-from tasks.shared.runs import RunRecords
+from tasks.shared.runs import RunRecord, RunRecords
 from tasks.shared.stage import StageResult
 
 Row = dict[str, Any]
@@ -16,11 +16,10 @@ Row = dict[str, Any]
 def publish_report(run: Run, result: StageResult) -> None:
     """Publish the table of scores and a page with the report's place and every stage's artifacts."""
     key = artifact_key(run.name)
-    rows = scores(run)
-    if rows:
+    record = RunRecords(run.store).read(run.name)
+    if rows := scores_of(record):
         create_table_artifact(rows, key=f"{key}-scores", description=f"Scores of run {run.name}")
     store = Store(run.store)
-    record = RunRecords(run.store).read(run.name)
     lines = [f"# Run {run.name}", "", f"Report: `{store.describe(result.outputs['report'])}/report.html`", ""]
     lines += ["| stage | artifact | place | seconds |", "|---|---|---|---|"]
     for label, stage in record.stages.items():
@@ -29,10 +28,9 @@ def publish_report(run: Run, result: StageResult) -> None:
     create_markdown_artifact("\n".join(lines), key=f"{key}-run", description=f"Artifacts of run {run.name}")
 
 
-def scores(run: Run) -> list[Row]:
+def scores_of(record: RunRecord) -> list[Row]:
     """A row for each evaluation of the run that has finished: its headline metrics."""
-    stages = RunRecords(run.store).read(run.name).stages
-    evaluations = {label: stage for label, stage in stages.items() if stage.stage == "evaluate"}
+    evaluations = {label: stage for label, stage in record.stages.items() if stage.stage == "evaluate"}
     return [
         {
             "checkpoint": label.removeprefix("evaluate-"),

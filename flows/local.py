@@ -1,0 +1,166 @@
+"""The commands behind the Makefile: everything on this machine, under one home.
+
+python -m flows.local up | down | env | deploy      a server and a worker that stay
+python -m flows.local run train/tiny run=demo       start a deployment run and follow it
+python -m flows.local demo                          all of it, and nothing left running
+"""
+
+import json
+import signal
+import sys
+from types import FrameType
+
+import httpx
+from rich.console import Console
+from rich.table import Table
+
+from flows import cluster
+from flows.follow import Outcome, cancel, follow, start_run
+from flows.publish import Row, scores_of
+from tasks.shared.artifacts import Store
+from tasks.shared.environment import home, prefect_api_url, store_uri
+from tasks.shared.runs import RunRecords
+
+DEMO_DEPLOYMENT, DEMO_RUN = "train/tiny", "demo"
+
+
+def main(arguments: list[str]) -> int:
+    """Run one command; the exit code. A user's mistake ends in one line."""
+    commands = {"up": up, "down": down, "env": env, "deploy": deploy, "run": run, "demo": demo}
+    if not arguments or arguments[0] not in commands:
+        sys.stderr.write(f"usage: python -m flows.local {' | '.join(commands)}\n")
+        return 2
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return commands[arguments[0]](arguments[1:])
+    except (ValueError, OSError, httpx.HTTPError) as error:
+        sys.stderr.write(f"error: {str(error).splitlines()[0]}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped\n")
+        return 130
+
+
+def up(arguments: list[str]) -> int:
+    """Start server and worker, deploy everything; they stay until `down`."""
+    running = cluster.start(home())
+    cluster.keep(running)
+    cluster.deploy(running)
+    print(
+        f'Prefect {running.ui_url}, state under {home()}; in this shell: eval "$(make -s env)"; end it: make down'
+    )
+    return 0
+
+
+def down(arguments: list[str]) -> int:
+    """End server and worker."""
+    running = cluster.find(home())
+    if running is None:
+        print(f"nothing runs under {home()}")
+    else:
+        cluster.stop(running)
+    return 0
+
+
+def env(arguments: list[str]) -> int:
+    """Print the shell lines that point Prefect's own commands at the local server."""
+    running = cluster.find(home())
+    if running is None:
+        raise ValueError(f"no server runs under {home()}; start one with `make up`")
+    for name, value in cluster.settings(home(), running.port).items():
+        print(f"export {name}={value}")
+    return 0
+
+
+def deploy(arguments: list[str]) -> int:
+    """Bring the local server's deployments in line with prefect.yaml."""
+    running = cluster.find(home())
+    if running is None:
+        raise ValueError(f"no server runs under {home()}; start one with `make up`")
+    cluster.require_server(running.api_url)
+    cluster.deploy(running)
+    return 0
+
+
+def run(arguments: list[str]) -> int:
+    """`run DEPLOYMENT name=value ...`: start a deployment run on the server of PREFECT_API_URL and follow it."""
+    running = cluster.find(home())
+    api_url = cluster.require_server(prefect_api_url() or (running.api_url if running else None))
+    if not arguments:
+        raise ValueError("run: name a deployment, for instance `run train/tiny run=demo`")
+    parameters = dict(_parameter(argument) for argument in arguments[1:])
+    return _run_and_follow(api_url, arguments[0], parameters, Console())
+
+
+def demo(arguments: list[str]) -> int:
+    """The demo: server and worker, deployments, `train/tiny` followed to its scores; ends what it started."""
+    console = Console()
+    found = cluster.find(home())
+    ours = found is None or cluster.is_orphan(found)
+    with console.status("starting Prefect server and worker"):
+        running = cluster.start(home(), owned=True)
+    try:
+        with console.status("deploying prefect.yaml"):
+            cluster.deploy(running)
+        console.print(f"Prefect: {running.ui_url}   home: {home()}", soft_wrap=True)
+        return _run_and_follow(running.api_url, DEMO_DEPLOYMENT, {"run": DEMO_RUN}, console)
+    finally:
+        if ours:
+            cluster.stop(running)
+            console.print("server and worker ended; `make up` starts them to stay (runs and report are kept)")
+
+
+def _run_and_follow(api_url: str, deployment: str, parameters: dict[str, object], console: Console) -> int:
+    flow_run = start_run(api_url, deployment, parameters)
+    name = str(parameters.get("run") or deployment.split("/")[-1])
+    try:
+        outcome = follow(api_url, flow_run, home() / "logs" / name, console)
+    except KeyboardInterrupt:
+        cancel(api_url, flow_run)
+        raise
+    _show(outcome, name, f"{api_url.removesuffix('/api')}/runs/flow-run/{flow_run}", console)
+    return 0 if outcome.state == "COMPLETED" else 1
+
+
+def _show(outcome: Outcome, name: str, address: str, console: Console) -> None:
+    """The scores, where the report lies, the run's page."""
+    if outcome.state != "COMPLETED":
+        console.print(f"[red]{outcome.state.lower()}[/red]: ", end="")
+        console.print(outcome.message, markup=False)
+    elif name in RunRecords(store_uri()).names():
+        record = RunRecords(store_uri()).read(name)
+        console.print(score_table(scores_of(record)))
+        if "report" in record.stages:
+            place = Store(store_uri()).describe(record.output("report", "report"))
+            console.print(f"report: {place}/report.html", soft_wrap=True)
+    console.print(f"{address}   {outcome.seconds:.0f} s", soft_wrap=True)
+
+
+def score_table(rows: list[Row]) -> Table:
+    """The scores as a terminal table."""
+    table = Table(title="Scores")
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    for column in columns:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*(str(row.get(column, "")) for column in columns))
+    return table
+
+
+def _parameter(argument: str) -> tuple[str, object]:
+    """`name=value`, the value JSON if it is that and else text."""
+    name, separator, value = argument.partition("=")
+    if not separator:
+        raise ValueError(f"parameter '{argument}': write name=value")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
