@@ -185,7 +185,7 @@ DIGIT_SUM_COUNT = Family(
     ),
     programs=(
         "print(sum(1 for k in range({a}, {b} + 1) if sum(int(d) for d in str(k)) % {m} == 0))",
-        "c = 0\nfor k in range({a}, {b} + 1):\n    if sum(int(d) for d in str(k)) % {m} == 0:\n        c += 1\nprint(c)",
+        "c = 0\nfor k in range({a}, {b} + 1):\n    c += sum(int(d) for d in str(k)) % {m} == 0\nprint(c)",
     ),
     near_misses=(
         "print(sum(1 for k in range({a}, {b} + 1) if k % {m} == 1))",

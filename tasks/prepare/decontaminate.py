@@ -59,9 +59,9 @@ def decontaminate(
     kept: list[ProblemRow] = []
     removed: list[Overlap] = []
     for row in train:
-        gram = next((gram for gram in ngrams(row.problem, n) if gram in seen), None)
-        if gram is None:
+        shared = next((gram for gram in ngrams(row.problem, n) if gram in seen), None)
+        if shared is None:
             kept.append(row)
         else:
-            removed.append(Overlap(row, seen[gram].id, seen[gram].source, gram))
+            removed.append(Overlap(row, seen[shared].id, seen[shared].source, shared))
     return kept, removed

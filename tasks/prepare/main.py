@@ -88,7 +88,9 @@ def _publish_problems(
     context: Context, kept: list[ProblemRow], removed: list[Overlap], metrics: dict[str, Value]
 ) -> ArtifactRef:
     with context.output("problems", dict(metrics)) as output:
-        write_table(output.directory / "train.parquet", [asdict(row) for row in kept], _schema(PROBLEM_COLUMNS))
+        write_table(
+            output.directory / "train.parquet", [asdict(row) for row in kept], _schema(PROBLEM_COLUMNS)
+        )
         write_table(
             output.directory / "removed.parquet",
             [_overlap_row(overlap) for overlap in removed],

@@ -86,7 +86,9 @@ def _file_rows(source: ProblemSource) -> RawRows:
     elif path.suffix == ".parquet":
         yield from _parquet_rows(path)
     else:
-        raise ValueError(f"problem set '{source.name}': {path} is neither .jsonl nor .parquet; convert it to one")
+        raise ValueError(
+            f"problem set '{source.name}': {path} is neither .jsonl nor .parquet; convert it to one"
+        )
 
 
 def _jsonl_rows(path: Path) -> RawRows:
@@ -100,7 +102,9 @@ def _jsonl_rows(path: Path) -> RawRows:
             except json.JSONDecodeError as error:
                 raise ValueError(f"{place}: not valid JSON ({error.msg}); correct that line") from None
             if not isinstance(row, dict):
-                raise ValueError(f"{place}: not a JSON object; write one object with problem and answer a line")
+                raise ValueError(
+                    f"{place}: not a JSON object; write one object with problem and answer a line"
+                )
             yield place, row
 
 

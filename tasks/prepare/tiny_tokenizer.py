@@ -1,11 +1,13 @@
-"""Train the tiny world's tokenizer: byte-level BPE, every digit a token, whole words and code idioms one token.
+"""Train the tiny world's tokenizer: byte-level BPE with Qwen2's pre-tokenizer, every digit a token of its own.
 
-A pre-token is a run of non-spaces with the spaces before it, so `print(sum(` or `\\n</code>` can become one token and
-traces stay short; digits always stand alone, because copying a number digit by digit is what the tiny model learns.
-Chat template and special tokens are Qwen's.
+It is a `Qwen2Tokenizer`, because `AutoTokenizer` rebuilds that class's pre-tokenizer for every Qwen2 model, whatever
+the saved file says. The dialects' tags are tokens by themselves, ordinary ones as Qwen's `<tool_call>`, so that
+decoding keeps them. Digits stand alone: copying a number digit by digit is what the tiny model learns.
 """
 
+import json
 import random
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -21,87 +23,101 @@ from data.wording import (
 from tasks.shared.traces.dialect import DIALECTS
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    from transformers import Qwen2Tokenizer
 
-PRE_TOKEN = r"[0-9]|\s*[^\s0-9]+(?: (?=[0-9]))?|\s+"
 END_OF_TEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+TAGS = (
+    "<code>",
+    "</code>",
+    "<interpreter>",
+    "</interpreter>",
+    "<answer>",
+    "</answer>",
+    "```python",
+    "```output",
+)
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-CORPUS_ROUNDS = 12
+CORPUS_ROUNDS = 80
+COMMON_SHARE = 0.8
+RARE_OPENINGS = (*CHECK_OPENINGS, *CORRECTION_OPENINGS)
 ERRORS = (
-    "NameError: name 'x' is not defined",
+    "NameError: name 'prnt' is not defined. Did you mean: 'print'?",
     "SyntaxError: invalid syntax",
     "SyntaxError: '(' was never closed",
     "TimeoutError: the program ran longer than it may",
 )
 
 
-def train_tokenizer(vocabulary: int, seed: int, max_positions: int) -> "PreTrainedTokenizerFast":
+def train_tokenizer(vocabulary: int, seed: int, max_positions: int) -> "Qwen2Tokenizer":
     """Train the tokenizer on wordings, programs and traces of every family; the same seed gives the same files.
 
     Args:
-        vocabulary: tokens, the 256 bytes and three special tokens included.
+        vocabulary: tokens, the 256 bytes, special tokens and tags included.
         seed: draws the parameters in the corpus.
         max_positions: what the tokenizer reports as `model_max_length`.
 
     Raises:
-        ValueError: the vocabulary has no room for bytes and special tokens.
+        ValueError: the vocabulary has no room for bytes, special tokens and tags.
     """
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
+    from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
+    from transformers import Qwen2Tokenizer
 
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    specials = [END_OF_TEXT, TURN_START, TURN_END]
-    if vocabulary < len(alphabet) + len(specials):
+    reserved = [END_OF_TEXT, TURN_START, TURN_END, *TAGS]
+    if vocabulary < len(alphabet) + len(reserved):
         raise ValueError(
             f"model.tiny.vocabulary = {vocabulary} is too small; "
-            f"{len(alphabet) + len(specials)} bytes and special tokens come first, use 512 or more"
+            f"{len(alphabet) + len(reserved)} bytes, special tokens and tags come first, use 512 or more"
         )
     bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(PRE_TOKEN), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    bpe.decoder = decoders.ByteLevel()
+    bpe.pre_tokenizer = Qwen2Tokenizer().backend_tokenizer.pre_tokenizer
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
-        special_tokens=specials,
+        special_tokens=reserved,
         initial_alphabet=sorted(alphabet),
         show_progress=False,
         min_frequency=2,
     )
-    bpe.train_from_iterator(_corpus(random.Random(seed)), trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=bpe,
+    bpe.train_from_iterator(_pieces(_corpus(random.Random(seed))), trainer)
+    trained = json.loads(bpe.to_str())["model"]
+    tokenizer = Qwen2Tokenizer(
+        vocab=trained["vocab"],
+        merges=[tuple(merge) for merge in trained["merges"]],
         eos_token=TURN_END,
         pad_token=END_OF_TEXT,
+        extra_special_tokens=[TURN_START],
         chat_template=CHAT_TEMPLATE,
         model_max_length=max_positions,
-        clean_up_tokenization_spaces=False,
     )
+    tokenizer.add_tokens([AddedToken(tag, normalized=False, special=False) for tag in TAGS])
+    return tokenizer
+
+
+def _pieces(texts: Iterator[str]) -> Iterator[str]:
+    """Texts cut at the tags, which are tokens before BPE sees anything."""
+    tags = re.compile("|".join(re.escape(tag) for tag in TAGS))
+    for text in texts:
+        yield from (piece for piece in tags.split(text) if piece)
 
 
 def _corpus(rng: random.Random) -> Iterator[str]:
-    """Texts as the stages will tokenise them: prompts, turns of a trace, interpreter output, answers."""
     for _ in range(CORPUS_ROUNDS):
         for family in ALL_FAMILIES:
             yield from _family_texts(family, rng)
 
 
 def _family_texts(family: Family, rng: random.Random) -> Iterator[str]:
+    """A trace with code and one without, as the stages will tokenise them: turn by turn, between special tokens."""
     retool = DIALECTS["retool"]
-    for phrasing in family.phrasings:
-        yield f"{TURN_START}user\n{phrasing.format(**family.sample(rng))}{TURN_END}\n{TURN_START}assistant\n"
-    for program in family.programs:
-        params = family.sample(rng)
-        opening = rng.choice((*CODE_OPENINGS, *CHECK_OPENINGS, *CORRECTION_OPENINGS))
-        yield f"{opening}\n{retool.write_call(program.format(**params))}"
-        yield retool.feedback(str(family.solve(params)))
-        yield f"{rng.choice(CODE_CLOSINGS)}\n{retool.write_answer(str(family.solve(params)))}"
-        text = f"{rng.choice(TEXT_OPENINGS)} {rng.choice(TEXT_CLOSINGS)}"
-        yield f"{text}\n{retool.write_answer(str(rng.randrange(1000)))}"
-    yield retool.feedback(rng.choice(ERRORS))
+    params = family.sample(rng)
+    answer = str(family.solve(params))
+    yield f"user\n{rng.choice(family.phrasings).format(**params)}"
+    yield "assistant\n"
+    opening = rng.choice(CODE_OPENINGS if rng.random() < COMMON_SHARE else RARE_OPENINGS)
+    yield f"{opening}\n{retool.write_call(rng.choice(family.programs).format(**params))}"
+    yield retool.feedback(answer if rng.random() < COMMON_SHARE else rng.choice(ERRORS))
+    yield f"{rng.choice(CODE_CLOSINGS)}\n{retool.write_answer(answer)}"
+    yield f"{rng.choice(TEXT_OPENINGS)} {rng.choice(TEXT_CLOSINGS)}\n{retool.write_answer(answer)}"

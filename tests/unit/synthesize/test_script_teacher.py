@@ -79,7 +79,7 @@ def test_traces_follow_from_seed_problem_and_index_alone(problems, retool):
 def test_a_problem_of_no_known_family_is_refused(retool):
     foreign = Problem("aime/1", "Find the number of ways.", "7", "aime", "")
     with pytest.raises(
-        ValueError, match="aime/1: synthesize.mode = 'script' writes traces for the tiny world"
+        ValueError, match=r"aime/1: synthesize\.mode = 'script' writes traces for the tiny world"
     ):
         teacher(retool).write(foreign, 0)
 
