@@ -125,6 +125,8 @@ class _Scale:
             low, high = 0.0, max(high, 0.05)
         elif low >= 0 and low < 0.5 * high:
             low = 0.0
+        if low == high:  # a metric that never moved
+            low, high = low - 0.5, high + 0.5
         self.ticks = ticks(low, high)
         self.y_low, self.y_high = min(low, self.ticks[0]), max(high, self.ticks[-1])
 
