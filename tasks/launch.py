@@ -19,7 +19,7 @@ from prefect import task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
-from prefect.filesystems import LocalFileSystem, RemoteFileSystem
+from prefect.filesystems import RemoteFileSystem
 from prefect.logging import get_run_logger
 from prefect.states import State
 
@@ -131,11 +131,13 @@ def _file_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def result_storage(store: str) -> LocalFileSystem | RemoteFileSystem:
+def result_storage(store: str) -> Path | RemoteFileSystem:
     """Where finished work is remembered: beside an object store's artifacts, for every host, or under the home."""
-    if "://" in store:
-        return RemoteFileSystem(basepath=f"{store}/results")
-    return LocalFileSystem(basepath=str(home() / "results"))
+    if "://" not in store:
+        return home() / "results"
+    storage = RemoteFileSystem(basepath=f"{store}/results")
+    storage.save("tirflow-results", overwrite=True)  # Prefect takes no other than a saved one
+    return storage
 
 
 @task(cache_key_fn=lambda _, arguments: arguments["key"], persist_result=True, result_serializer="json")
