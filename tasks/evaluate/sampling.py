@@ -9,6 +9,7 @@ from tasks.shared.config import EvaluateStage
 from tasks.shared.generation.interleave import RolloutPolicy, RolloutRequest, rollout
 from tasks.shared.generation.protocol import Generator, Sampling
 from tasks.shared.grading import grade
+from tasks.shared.reporting.offsets import token_ends
 from tasks.shared.reporting.samples import Sample
 from tasks.shared.sandbox import Interpreter
 from tasks.shared.traces.dialect import DIALECTS

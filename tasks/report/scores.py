@@ -46,7 +46,7 @@ def _section(name: str, evaluations: Sequence[EvaluationInput]) -> SetSection:
     k = some["samples_per_problem"]
     return SetSection(
         name=name,
-        caption=f"{some['problems']} problems, {some['samples']} samples a checkpoint; k = {k}.",
+        caption=f"{some['problems']} problems, {some['samples']} samples a checkpoint; k = {k}, the fewest of a problem.",
         scores=[(checkpoint, _score_cells(values)) for checkpoint, values in numbers.items()],
         score_columns=COLUMNS,
         comparisons=[

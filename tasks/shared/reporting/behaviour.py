@@ -3,6 +3,7 @@
 Ratios are None where their denominator is empty. Void samples are left out of all of them.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from tasks.shared.traces.trajectory import CodeCall
 
 RAN = ("ok", "output_cut")  # sandbox statuses of a program that ended well
 BLOCK = "```python"  # opens a code block in both dialects
+WHOLE_BLOCK = re.compile(r"```python\n.*?```", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,9 +21,7 @@ class Behaviour:
 
     num_samples: int
     response_tokens: float | None  # mean over samples, interpreter output included (ReTool: 10k to 6k)
-    code_ratio: (
-        float | None
-    )  # samples with a code block written / samples (ReTool: to 98 %; ToRL: 40 to 80 %)
+    code_ratio: float | None  # samples with a whole code block / samples (ReTool: to 98 %; ToRL: 40 to 80 %)
     code_lines: float | None  # non-blank lines of executed code, mean over samples (ReTool: x5)
     num_code_runs: int  # blocks executed
     num_correct_code_runs: int  # blocks that ran to their end (ReTool: 1k to 5k)
@@ -53,14 +53,14 @@ def measure(samples: Sequence[Sample]) -> Behaviour:
     return Behaviour(
         num_samples=len(valid),
         response_tokens=_mean([sample.num_tokens for sample in valid]),
-        code_ratio=_mean([BLOCK in sample.text for sample in valid]),
+        code_ratio=_mean([has_code(sample.text) for sample in valid]),
         code_lines=_mean([sum(code_lines(call.code) for call in sample.calls) for sample in valid]),
         num_code_runs=len(calls),
         num_correct_code_runs=sum(ran(call) for call in calls),
         pass_ratio=_mean([ran(call) for call in calls]),
         last_block_pass_right=_mean([ran(s.calls[-1]) for s in with_calls if s.correct]),
         last_block_pass_wrong=_mean([ran(s.calls[-1]) for s in with_calls if not s.correct]),
-        first_code_position=_mean([s.text.index(BLOCK) / len(s.text) for s in valid if BLOCK in s.text]),
+        first_code_position=_mean([s.text.index(BLOCK) / len(s.text) for s in valid if has_code(s.text)]),
         num_with_failure=len(failed),
         self_correction=_mean([corrects_itself(sample.calls) for sample in failed]),
         executed_code_ratio=_mean([bool(sample.calls) for sample in valid]),
@@ -74,6 +74,11 @@ def measure(samples: Sequence[Sample]) -> Behaviour:
 def ran(call: CodeCall) -> bool:
     """The block ran to its end, whatever it printed."""
     return call.status in RAN
+
+
+def has_code(text: str) -> bool:
+    """A whole code block was written, whether or not it was run."""
+    return WHOLE_BLOCK.search(text) is not None
 
 
 def code_lines(code: str) -> int:

@@ -30,7 +30,10 @@ function cuts(trace, runs) { // every character position at which anything begin
   const places = new Set([0, trace.text.length]);
   let at = 0;
   for (const length of trace.lengths) places.add((at += length));
-  for (const [start, end] of trace.segments) { places.add(start); places.add(end); }
+  for (const [start, end] of trace.segments) {
+    places.add(start); places.add(end);
+    if (trace.text[start] === "\n") places.add(start + 1);
+  }
   for (const [start, end] of runs) { places.add(start); places.add(end); }
   return [...places].filter((place) => place <= trace.text.length).sort((one, other) => one - other);
 }
@@ -46,11 +49,19 @@ function writeText(trace, words) {
   const holder = element("pre", "text"), runs = styleRuns(trace, words), places = cuts(trace, runs), owner = tokenAt(trace);
   const style = new Array(trace.text.length), hit = new Uint8Array(trace.text.length);
   for (const [start, end, name] of runs) for (let at = start; at < end; at++) if (name === "hit") hit[at] = 1; else style[at] = name;
-  let number = 0;
+  let number = 0, afterBlock = false;
   for (const [start, end, kind, call] of trace.segments) {
     const part = element("span", "segment " + KINDS[kind]);
     if (kind === 2) part.title = "interpreter output: not the model's words, masked out of the loss";
+    if (kind === 1) part.append(badge(trace.calls[call]));
     while (places[number] < start) number++;
+    // Code and output are blocks of their own: a line break that only leads to or from one would show as an empty line.
+    if ((afterBlock || kind === 2) && trace.text[start] === "\n" && places[number + 1] === start + 1) {
+      const node = element("span", "break", "\n");
+      part.append(node);
+      number++;
+    }
+    afterBlock = kind === 1;
     for (; places[number] < end; number++) {
       const from = places[number], to = places[number + 1], token = owner[from];
       const node = element(hit[from] ? "mark" : "span", "token " + (style[from] || ""), trace.text.slice(from, to));
@@ -60,7 +71,6 @@ function writeText(trace, words) {
       part.append(node);
     }
     holder.append(part);
-    if (kind === 1) holder.append(badge(trace.calls[call]));
   }
   return holder;
 }
