@@ -167,7 +167,8 @@ def limit_resources(
         limit_processor(cpu_s)
     else:
         cpu = math.ceil(cpu_s)
-        resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu))
+        # SIGXCPU first, which tells itself apart; SIGKILL a second later for those who ignore it.
+        resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu + 1))
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes + MEMORY_RESERVE))
     resource.setrlimit(resource.RLIMIT_NOFILE, (open_files, open_files))
     resource.setrlimit(resource.RLIMIT_NPROC, (threads, threads))
