@@ -12,7 +12,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import torch
