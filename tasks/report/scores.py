@@ -46,7 +46,7 @@ def _section(name: str, evaluations: Sequence[EvaluationInput]) -> SetSection:
     k = some["samples_per_problem"]
     return SetSection(
         name=name,
-        caption=f"{some['problems']} problems, {some['samples']} samples a checkpoint; k = {k}, the fewest of a problem.",
+        caption=f"{some['problems']} problems, {some['samples']} samples a checkpoint; k = {k} (fewest of a problem).",
         scores=[(checkpoint, _score_cells(values)) for checkpoint, values in numbers.items()],
         score_columns=COLUMNS,
         comparisons=[
@@ -80,8 +80,8 @@ def _difference_cells(result: Comparison) -> list[Cell]:
         Cell(points(result.difference.value), _points_span(interval.low, interval.high), verdict),
         Cell("", _points_span(bootstrap.low, bootstrap.high)),
         Cell(
-            f"sign test p = {result.sign_p:.2g}",
-            f"{result.better} better, {result.worse} worse, {result.equal} equal",
+            f"p = {result.sign_p:.2g}",
+            f"{result.better} up, {result.worse} down, {result.equal} equal",
         ),
     ]
 

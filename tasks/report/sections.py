@@ -18,7 +18,7 @@ PAPERS = {
     "code_lines": "ReTool grows five times",
     "num_correct_code_runs": "ReTool 1k to 5k",
     "pass_ratio": "ToRL 76 to 84 %",
-    "last_block_pass_right": "ReTool near 100 %",
+    "last_block_pass_right": "ReTool stays high",
     "last_block_pass_wrong": "ReTool falls",
     "first_code_position": "ReTool moves earlier",
 }

@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import Any
 
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # the key under which WebDriver names elements
-OPTIONS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1400,1000"]
+OPTIONS = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--window-size=1400,1000",
+]
 
 
 class Chromium:
@@ -60,12 +66,19 @@ class Chromium:
         """Move the pointer onto an element."""
         origin = {ELEMENT: self._find(selector)}
         move = {"type": "pointerMove", "duration": 0, "x": 0, "y": 0, "origin": origin}
-        pointer = {"type": "pointer", "id": "mouse", "parameters": {"pointerType": "mouse"}, "actions": [move]}
+        pointer = {
+            "type": "pointer",
+            "id": "mouse",
+            "parameters": {"pointerType": "mouse"},
+            "actions": [move],
+        }
         self._post(f"{self._session}/actions", {"actions": [pointer]})
 
     def texts(self, selector: str) -> list[str]:
         """The text of every element that matches."""
-        found = self.run("return [...document.querySelectorAll(arguments[0])].map((e) => e.textContent)", selector)
+        found = self.run(
+            "return [...document.querySelectorAll(arguments[0])].map((e) => e.textContent)", selector
+        )
         return [str(text) for text in found]
 
     def screenshot(self, path: Path) -> None:

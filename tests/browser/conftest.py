@@ -5,6 +5,7 @@ import socket
 from collections.abc import Iterator
 
 import pytest
+
 from tests.browser.chromium import Chromium, chromium
 
 

@@ -106,9 +106,9 @@ def estimate(
 ) -> Estimate:
     """The mean of one value a problem, (problems,), with both intervals inside `bounds`.
 
-    Where all problems agree at a bound (accuracy 0 or 1) the spread says nothing. Then the far end is the largest mean
-    that gives such data with probability (1 - level)/2 or more: (1 - m)^problems, reached when problems are either
-    always or never solved; it is smaller for every other mixture. ValueError if there is no problem.
+    Where all problems agree (accuracy 0, or no problem changed) the spread says nothing. Then the share of problems
+    that may differ is bounded: (1 - share)^problems is at least (1 - level)/2, and those may lie at either bound. At
+    accuracy 0 this is the exact binomial interval over problems. ValueError if there is no problem.
     """
     if values.size == 0:
         raise ValueError(
@@ -116,10 +116,9 @@ def estimate(
         )
     low, high = bounds
     value, count = float(values.mean()), int(values.size)
-    if np.all(values == values[0]) and values[0] in bounds:
-        reach = (high - low) * (1 - ((1 - level) / 2) ** (1 / count))
-        ends = (low, low + reach) if values[0] == low else (high - reach, high)
-        interval = bootstrap = Interval(ends[0], ends[1], level)
+    if np.all(values == values[0]):
+        share = 1 - ((1 - level) / 2) ** (1 / count)
+        interval = bootstrap = Interval(value - share * (value - low), value + share * (high - value), level)
     else:
         interval = _clipped(t_interval(values, level), bounds, level)
         bootstrap = _clipped(bootstrap_interval(values, level, seed=seed), bounds, level)

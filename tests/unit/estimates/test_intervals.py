@@ -65,8 +65,14 @@ def test_accuracy_zero_has_an_upper_end() -> None:
 
 
 def test_edges() -> None:
-    """One problem says nothing about others; no problem is an error; ends stay in bounds."""
-    assert (estimate(np.array([0.5])).interval.low, estimate(np.array([0.5])).interval.high) == (0.0, 1.0)
+    """One problem says next to nothing about others; no problem is an error; ends stay in bounds."""
+    single = estimate(np.array([0.5])).interval
+    assert single.low < 0.02 and single.high > 0.98
+    unchanged = estimate(np.zeros(40), bounds=(-1.0, 1.0)).interval
+    assert (unchanged.low, unchanged.high) == (
+        pytest.approx(-0.0881, abs=1e-4),
+        pytest.approx(0.0881, abs=1e-4),
+    )
     with pytest.raises(ValueError, match="at least one problem"):
         estimate(np.array([]))
     skewed = estimate(np.array([0.0] * 9 + [1.0]))

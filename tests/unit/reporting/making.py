@@ -7,6 +7,10 @@ from tasks.shared.traces.dialect import DIALECTS
 from tasks.shared.traces.trajectory import CodeCall, FinishReason
 
 RETOOL = DIALECTS["retool"]
+WORDS = (
+    *("first", "the", "number", "of", "ways", "is", "taken", "modulo", "prime", "so", "we", "count"),
+    *("each", "digit", "sum", "and", "then", "check", "every", "residue"),
+)
 
 
 def make_sample(
@@ -81,6 +85,7 @@ def make_evaluation(
                     problem_id=f"{first}{problem:03d}",
                     sample=number,
                     set_name=set_name,
+                    words=" ".join(rng.choices(WORDS, k=20)) + ".\n",
                     problem=f"Find the remainder number {problem} of the list, seed {rng.randrange(9)}.",
                     finish=FinishReason.SANDBOX_FAILURE if rng.random() < 0.004 else FinishReason.EOS,
                 )

@@ -1,6 +1,8 @@
 // The viewer: a list that holds only the rows in sight, filters, one or two panes, and the heat strips by problem.
 const ROW_HEIGHT = 46;
 
+function shortId(set, id) { return id.startsWith(set + "/") ? id.slice(set.length + 1) : id; }
+
 class TraceList {
   constructor(traces, onChoose) {
     this.traces = traces; this.onChoose = onChoose; this.rows = []; this.chosen = -1; this.nodes = new Map();
@@ -37,12 +39,13 @@ class TraceList {
   }
   row(row) {
     const index = this.traces.index, verdict = this.traces.verdict(row), flags = index.flags[row];
-    const node = element("div", "row"), first = element("div", "first"), [, id, problem] = index.problems[index.problem[row]];
+    const node = element("div", "row"), first = element("div", "first"), [set, id, problem] = index.problems[index.problem[row]];
     node.dataset.row = row;
-    const left = element("span");
-    left.append(element("span", "mark " + verdict, MARKS[verdict] + " "), id + " #" + index.sample[row]);
+    const left = element("span", "name");
+    left.append(element("span", "mark " + verdict, MARKS[verdict] + " "), "#" + index.sample[row] + " " + shortId(set, id));
     const calls = index.calls[row] ? index.calls[row] + (flags & CODE_ERROR ? " run, error" : " run") : "text";
     first.append(left, element("span", "second", index.checkpoints[index.checkpoint[row]] + " \u00b7 " + calls + " \u00b7 " + index.tokens[row] + " tok"));
+    left.title = id;
     node.append(first, element("div", "second", (index.predicted[row] ? "= " + index.predicted[row] + "   " : "") + problem));
     return node;
   }
@@ -78,7 +81,7 @@ class Viewer {
     const index = this.traces.index, add = (id, value, text) => { const o = element("option", "", text); o.value = value; this.fields[id].append(o); };
     index.checkpoints.forEach((name, number) => { add("checkpoint", number, name); add("beside", number, "beside: " + name); });
     for (const set of new Set(index.problems.map((problem) => problem[0]))) add("set", set, set);
-    index.problems.forEach(([set, id], number) => add("problem", number, set + " \u00b7 " + id));
+    index.problems.forEach(([set, id], number) => add("problem", number, set + " \u00b7 " + shortId(set, id)));
   }
   async filter() {
     const turn = ++this.turn, fields = this.fields;

@@ -1,0 +1,87 @@
+"""Void samples are taken again and never counted wrong; seeds belong to samples; problems are read as prepared.
+
+The engine and the sandbox are replaced by small fakes of `Sampler.take`: what is under test is the loop around it.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tasks.evaluate.problems import Problem, Wanted, read_problems, wanted_samples
+from tasks.evaluate.sampling import take_all
+from tasks.shared.estimates import avg_at_k
+from tasks.shared.reporting.samples import Sample
+from tasks.shared.reporting.summary import as_evaluation, summarize
+from tasks.shared.traces.trajectory import FinishReason
+from tests.unit.reporting.making import make_sample
+
+PROBLEMS = [Problem("held_out", f"p{number}", "six times seven?", "42") for number in range(4)]
+
+
+class FlakySampler:
+    """Right answers from a sandbox that fails under each of the given problems that many times."""
+
+    def __init__(self, failures: dict[str, int]) -> None:
+        self.failures = dict(failures)
+        self.asked: list[list[tuple[str, str, int]]] = []
+
+    def take(self, wanted: Sequence[Wanted]) -> Iterator[Sample]:
+        """As `Sampler.take`."""
+        self.asked.append([want.key for want in wanted])
+        for want in wanted:
+            fails = self.failures.get(want.problem.id, 0) > 0
+            self.failures[want.problem.id] = self.failures.get(want.problem.id, 0) - 1
+            finish = FinishReason.SANDBOX_FAILURE if fails else FinishReason.EOS
+            yield make_sample(
+                [("print(42)", "sandbox_failure" if fails else "ok", "42")],
+                problem_id=want.problem.id,
+                sample=want.sample,
+                finish=finish,
+            )
+
+
+def test_a_void_sample_is_repeated_alone() -> None:
+    """One outage: everything is valid in the end, and only the void sample was taken twice."""
+    sampler, kept = FlakySampler({"p2": 1}), list[Sample]()
+    void = take_all(sampler, list(wanted_samples(PROBLEMS, 1, 0)), kept.append)
+    assert void == [] and all(sample.correct for sample in kept) and len(kept) == 4
+    assert sampler.asked[1:] == [[("held_out", "p2", 0)]]
+
+
+def test_a_sample_that_stays_void_is_in_no_estimate() -> None:
+    """Not wrong: the accuracy of the others stands."""
+    sampler, kept = FlakySampler({"p2": 99}), list[Sample]()
+    void = take_all(sampler, list(wanted_samples(PROBLEMS, 1, 0)), kept.append)
+    assert [sample.key for sample in void] == [("held_out", "p2", 0)] and len(sampler.asked) == 3
+    assert not void[0].correct and void[0].reason == "void"
+    assert avg_at_k(as_evaluation([*kept, *void])).value == 1.0
+    assert (summarize([*kept, *void])["void"], summarize([*kept, *void])["samples"]) == (1, 3)
+
+
+def test_a_seed_belongs_to_its_sample() -> None:
+    """Distinct for every sample, and the same whatever else is asked."""
+    many = {want.key: want.seed for want in wanted_samples(PROBLEMS, 8, 5)}
+    assert len(set(many.values())) == 32
+    few = {want.key: want.seed for want in wanted_samples(PROBLEMS[2:], 3, 5)}
+    assert few.items() <= many.items()
+    assert not set(many.values()) & {want.seed for want in wanted_samples(PROBLEMS, 8, 6)}
+
+
+def test_problems_are_read_in_the_order_of_the_sets(tmp_path: Path) -> None:
+    """And a set of another length than announced is an error that names it."""
+    for name in ("b", "a"):
+        rows = [
+            {"id": f"{name}{i}", "problem": "?", "answer": "1", "source": name, "family": ""}
+            for i in range(2)
+        ]
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / f"{name}.parquet")
+    sets = [{"name": "b", "rows": 2, "answer": "integer"}, {"name": "a", "rows": 2, "answer": "integer"}]
+    (tmp_path / "sets.json").write_text(json.dumps(sets))
+    assert [problem.id for problem in read_problems(tmp_path)] == ["b0", "b1", "a0", "a1"]
+    (tmp_path / "sets.json").write_text(json.dumps([{"name": "a", "rows": 500, "answer": "integer"}]))
+    with pytest.raises(ValueError, match=r"a\.parquet: 2 rows where sets\.json says 500"):
+        read_problems(tmp_path)
