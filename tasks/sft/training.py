@@ -69,7 +69,7 @@ class Trainer:
         return self._checkpoints
 
     def train(self) -> tuple[list[StepRecord], Speed]:
-        """Resume if a checkpoint is there, then run to the last step; every step's record, also of steps done before.
+        """Resume if a checkpoint is there, then run to the last step; in the first rank, the record of every step.
 
         The state after the last step is checkpointed too: a publication that fails can be tried again.
         """
@@ -132,7 +132,7 @@ class Trainer:
                 f"{self._checkpoints}: checkpoints of another request; remove them or use another scratch"
             )
         done = self.engine.num_steps
-        lines = self._metrics_path.read_text().splitlines()[:done] if done else []
+        lines = self._metrics_path.read_text().splitlines()[:done] if done and rank() == 0 else []
         if rank() == 0:
             self._metrics_path.write_text("".join(line + "\n" for line in lines))
         if done:

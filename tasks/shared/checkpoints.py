@@ -6,7 +6,7 @@ Transformers and vLLM open what `save_checkpoint` writes. A mistake in a checkpo
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
@@ -27,17 +27,20 @@ def load_model(checkpoint: Path, config: ModelConfig) -> "PreTrainedModel":
     """
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     _check_weights(checkpoint)
     try:
-        with _quiet("transformers.modeling_utils"):  # what it would say of missing weights is an error here
-            model, report = AutoModelForCausalLM.from_pretrained(
+        with _quiet("transformers"):  # what it would warn of, missing weights, is an error here
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 checkpoint,
                 use_safetensors=True,
                 trust_remote_code=False,
                 dtype=getattr(torch, config.dtype),
                 attn_implementation=config.attention,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # told below, by name
             )
     except SafetensorError as error:
         raise ValueError(
@@ -49,8 +52,9 @@ def load_model(checkpoint: Path, config: ModelConfig) -> "PreTrainedModel":
         raise ValueError(
             "model.attention = 'flash_attention_2' needs the package flash-attn; install it or use 'sdpa'"
         ) from error
+    model, report = loaded
     # Transformers would fill these with random numbers.
-    strays = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
+    strays = sorted(report["missing_keys"]) + sorted(key[0] for key in report["mismatched_keys"])
     if strays:
         raise ValueError(
             f"{checkpoint}: weights do not fit config.json, first {strays[0]}; use a complete checkpoint"

@@ -226,7 +226,7 @@ def _deepspeed_config(config: OptimizerConfig, half: bool, plain: bool) -> dict[
 def _quieten(deepspeed: Any) -> None:
     """DeepSpeed's log goes to stderr, and its shared-memory all-reduce (for inference) is not compiled at start."""
     for handler in deepspeed.utils.logger.handlers:
-        if isinstance(handler, logging.StreamHandler):
+        if type(handler) is logging.StreamHandler:  # its own; a subclass would be a test runner's
             handler.setStream(sys.stderr)
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 

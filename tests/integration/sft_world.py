@@ -1,0 +1,78 @@
+"""A small SFT request of real parts: a tiny Qwen2 checkpoint, a few dozen traces of the tiny world, a store."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from data.families import ALL_FAMILIES
+from tasks.prepare.tiny_model import make_tiny_checkpoint
+from tasks.shared.artifacts import ArtifactRef, Provenance, Store
+from tasks.shared.config import ModelConfig, OptimizerConfig, SftConfig, SftStage, TinyModel, TracesConfig
+from tasks.shared.stage import StageRequest
+from tasks.shared.traces.dialect import DIALECTS
+
+SHAPE = TinyModel(hidden_size=64, layers=2, intermediate_size=128, vocabulary=512)
+
+
+def make_traces(num_traces: int, seed: int = 0) -> pd.DataFrame:
+    """Traces with one code block each, as `synthesize` would accept them."""
+    rng, rows = random.Random(seed), []
+    for index in range(num_traces):
+        family = ALL_FAMILIES[index % len(ALL_FAMILIES)]
+        params = family.sample(rng)
+        answer = family.solve(params)
+        program = rng.choice(family.programs).format(**params)
+        trace = f"Let us count.\n<code>\n```python\n{program}\n```\n</code>"
+        trace += DIALECTS["retool"].feedback(str(answer)) + f"<answer>\n\\boxed{{{answer}}}\n</answer>"
+        problem = rng.choice(family.phrasings).format(**params)
+        rows.append({"id": f"trace-{index}", "problem": problem, "answer": str(answer), "trace": trace})
+    return pd.DataFrame(rows)
+
+
+def publish(store: Store, kind: str, fill: Any) -> ArtifactRef:
+    """Publish a directory that `fill(path)` writes."""
+    with store.staging(kind) as directory:
+        fill(directory)
+        return store.publish(kind, directory, Provenance(stage="test", config={}, seed=0, inputs={}), {})
+
+
+def make_request(
+    root: Path,
+    *,
+    traces: pd.DataFrame | None = None,
+    zero_stage: int = 0,
+    ranks: int = 1,
+    dtype: str = "float32",
+    epochs: float = 1.0,
+    checkpoint_every_steps: int = 3,
+) -> StageRequest:
+    """A request over 48 traces in steps of about eight; inputs are published into `root`/store."""
+    store = Store(str(root / "store"))
+    rows = make_traces(48) if traces is None else traces
+    config = SftStage(
+        model=ModelConfig(source="tiny", dtype=dtype, tiny=SHAPE),
+        traces=TracesConfig(prompt="bare"),
+        sft=SftConfig(
+            optimizer=OptimizerConfig(
+                learning_rate=3e-3, warmup_steps=2, schedule="cosine", zero_stage=zero_stage, ranks=ranks
+            ),
+            epochs=epochs,
+            tokens_per_step=1600,
+            tokens_per_micro_batch=600,
+            checkpoint_every_steps=checkpoint_every_steps,
+        ),
+    )
+    return StageRequest(
+        stage="sft",
+        run="test",
+        config=config.model_dump(mode="json"),
+        inputs={
+            "checkpoint": publish(store, "checkpoint", lambda path: make_tiny_checkpoint(SHAPE, 0, path)),
+            "traces": publish(store, "traces", lambda path: rows.to_parquet(path / "train.parquet")),
+        },
+        seed=7,
+        store=str(root / "store"),
+        scratch=str(root / "scratch"),
+    )

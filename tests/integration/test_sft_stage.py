@@ -1,0 +1,140 @@
+"""Stage `sft` as the launcher runs it: a process, a request, events on stdout, a checkpoint; killed, it resumes."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.shared.artifacts import Store
+from tasks.shared.checkpoints import load_model, load_tokenizer
+from tasks.shared.config import ModelConfig
+from tasks.shared.stage import StageRequest, StageResult
+from tests.integration.sft_world import make_request, make_traces
+
+
+def start(root: Path, request: StageRequest) -> subprocess.Popen[str]:
+    """The stage in a process of its own, one thread, so that several fit beside each other."""
+    path = root / "request.json"
+    path.write_text(request.model_dump_json())
+    return subprocess.Popen(
+        [sys.executable, "-m", "tasks.sft.main", str(path)],
+        stdout=subprocess.PIPE,
+        stderr=(root / "stderr.txt").open("w"),
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def run(root: Path, request: StageRequest, status: int = 0) -> list[dict[str, Any]]:
+    """Run the stage to its end; its events, which must be all there is on stdout."""
+    process = start(root, request)
+    out, _ = process.communicate(timeout=240)
+    assert process.returncode == status, (root / "stderr.txt").read_text()[-3000:]
+    return [json.loads(line) for line in out.splitlines()]
+
+
+def result_of(root: Path) -> StageResult:
+    return StageResult.model_validate_json((root / "result.json").read_text())
+
+
+def metrics_of(root: Path) -> list[dict[str, float]]:
+    store = Store(str(root / "store"))
+    path = store.fetch(result_of(root).outputs["checkpoint"]) / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_checkpoint_that_learned_is_published(tmp_path: Path) -> None:
+    request = make_request(tmp_path, epochs=6)
+    events = run(tmp_path, request)
+    assert [event["event"] for event in events[-2:]] == ["progress", "result"]
+    metrics = metrics_of(tmp_path)
+    assert metrics[-1]["loss"] < 0.75 * metrics[0]["loss"]
+    assert [line["step"] for line in metrics] == list(range(1, len(metrics) + 1))
+    directory = Store(request.store).fetch(result_of(tmp_path).outputs["checkpoint"])
+    load_model(directory, ModelConfig(source="tiny", dtype="float32"))
+    load_tokenizer(directory)
+    assert not (Path(request.scratch) / "checkpoints").exists()
+
+
+def test_killed_at_three_random_moments_it_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    whole.mkdir()
+    broken.mkdir()
+    run(whole, make_request(whole, epochs=16))
+    num_steps = len(metrics_of(whole))
+    request = make_request(broken, epochs=16)
+    seed = random.randrange(10**6)
+    rng = random.Random(seed)
+    moments = sorted(rng.sample(range(1, num_steps - 1), 3))
+    for moment in moments:
+        kill_after(broken, request, moment, rng.random() * 0.02)
+    events = run(broken, request)
+    where = f"seed {seed}: killed after steps {moments} of {num_steps}"
+    assert result_of(broken).outputs["checkpoint"].digest == result_of(whole).outputs["checkpoint"].digest, (
+        where
+    )
+    if moments[-1] >= 3:
+        assert any("resuming after step" in event.get("message", "") for event in events), where
+
+
+def kill_after(root: Path, request: StageRequest, step: int, seconds: float) -> None:
+    """SIGKILL `seconds` after the stage logged `step` for good; it must not have finished."""
+    metrics = Path(request.scratch) / "metrics.jsonl"
+    process = start(root, request)
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if metrics.is_file() and len(metrics.read_text().splitlines()) >= step and fresh(metrics, root):
+            time.sleep(seconds)
+            process.send_signal(signal.SIGKILL)
+            break
+        time.sleep(0.001)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL, (root / "stderr.txt").read_text()[-3000:]
+
+
+def fresh(metrics: Path, root: Path) -> bool:
+    """Written by the process that was just started."""
+    return metrics.stat().st_mtime > (root / "request.json").stat().st_mtime
+
+
+@pytest.mark.parametrize("zero_stage", [0, 2, 3])
+def test_two_ranks_learn_as_one_does(tmp_path: Path, zero_stage: int) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir()
+    two.mkdir()
+    run(one, make_request(one, zero_stage=zero_stage))
+    events = run(two, make_request(two, zero_stage=zero_stage, ranks=2))
+    assert [event["event"] for event in events].count("result") == 1
+    for alone, shared in zip(metrics_of(one), metrics_of(two), strict=True):
+        assert shared == pytest.approx(alone, rel=1e-4)
+
+
+def test_a_mistake_found_in_a_rank_is_one_line(tmp_path: Path) -> None:
+    traces = make_traces(8)
+    traces.loc[3, "trace"] = "<code>\n```python\nprint(1)\n```\n</code>"
+    events = run(tmp_path, make_request(tmp_path, traces=traces, ranks=2), status=2)
+    assert [event["event"] for event in events] == ["error"]
+    assert "trace 'trace-3' does not follow" in events[0]["message"]
+
+
+def test_a_row_budget_below_the_longest_trace_is_refused(tmp_path: Path) -> None:
+    request = make_request(tmp_path)
+    config = {**request.config, "sft": {**request.config["sft"], "tokens_per_micro_batch": 100}}
+    events = run(tmp_path, request.model_copy(update={"config": config}), status=2)
+    assert events[-1]["message"].startswith(
+        "sft.tokens_per_micro_batch = 100 is less than the longest trace; use "
+    )
+
+
+def test_checkpoints_of_another_request_are_not_taken_up(tmp_path: Path) -> None:
+    request = make_request(tmp_path, epochs=16)
+    kill_after(tmp_path, request, 4, 0.0)
+    events = run(tmp_path, request.model_copy(update={"seed": 8}), status=2)
+    assert "checkpoints of another request" in events[-1]["message"]

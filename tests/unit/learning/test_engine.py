@@ -1,0 +1,165 @@
+"""The DeepSpeed engine against plain PyTorch: same step however it is cut, resumable to the bit, quiet."""
+
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import torch
+
+from tasks.shared.config import OptimizerConfig
+from tasks.shared.learning.engine import TrainingEngine, learning_rate_at
+from tasks.shared.learning.logprobs import token_logprobs
+from tasks.shared.learning.packing import TrainSequence, pack
+from tests.unit.generation.tiny import tiny_model
+from tests.unit.learning.sequences import random_sequences
+
+VOCABULARY = 97
+Zero = Literal[0, 1, 2, 3]
+CONFIG = OptimizerConfig(
+    learning_rate=1e-2, warmup_steps=1, schedule="cosine", weight_decay=0.1, max_grad_norm=0.5
+)
+
+
+def sequences_of(step: int) -> list[TrainSequence]:
+    return random_sequences([17, 3, 40, 25, 8, 31], VOCABULARY, seed=step)
+
+
+def num_targets(sequences: list[TrainSequence]) -> int:
+    return sum(int(sequence.trained[1:].sum()) for sequence in sequences)
+
+
+def engine_step(engine: TrainingEngine, step: int, row_tokens: int) -> tuple[float, float]:
+    """One step on the sequences of `step`: (loss, gradient norm)."""
+    sequences, loss = sequences_of(step), 0.0
+    for row in pack(sequences, row_tokens):
+        share = -engine.token_logprobs(row).sum() / num_targets(sequences)
+        engine.backward(share)
+        loss += float(share.detach())
+    return loss, engine.step()
+
+
+def weights_of(engine: TrainingEngine) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in engine.weights()}
+
+
+def make_engine(
+    zero_stage: Zero = 0, dtype: torch.dtype = torch.float32, total_steps: int = 6
+) -> TrainingEngine:
+    config = CONFIG.model_copy(update={"zero_stage": zero_stage})
+    return TrainingEngine(tiny_model(VOCABULARY).to(dtype), config, total_steps=total_steps)
+
+
+def torch_reference(num_steps: int) -> tuple[list[tuple[float, float]], dict[str, torch.Tensor]]:
+    """Plain PyTorch: every sequence of a step in one row, one backward pass, clip, AdamW."""
+    model = tiny_model(VOCABULARY)
+    decayed = [p for p in model.parameters() if p.dim() > 1]
+    rest = [p for p in model.parameters() if p.dim() <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}], betas=CONFIG.betas
+    )
+    results = []
+    for step in range(num_steps):
+        sequences = sequences_of(step)
+        (row,) = pack(sequences, sum(len(sequence.ids) for sequence in sequences))
+        loss = -token_logprobs(model, row).sum() / num_targets(sequences)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate_at(CONFIG, step, 6)
+        optimizer.step()
+        optimizer.zero_grad()
+        results.append((float(loss.detach()), float(norm)))
+    return results, {name: p.detach() for name, p in model.named_parameters(remove_duplicate=False)}
+
+
+@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
+def test_steps_of_small_rows_equal_plain_pytorch_on_the_large_batch(zero_stage: Zero) -> None:
+    expected, weights = torch_reference(num_steps=3)
+    engine = make_engine(zero_stage)
+    results = [engine_step(engine, step, row_tokens=45) for step in range(3)]
+    assert results == [pytest.approx(pair, rel=1e-4) for pair in expected]
+    for name, tensor in weights_of(engine).items():
+        torch.testing.assert_close(tensor, weights[name], rtol=1e-4, atol=1e-4)
+
+
+def test_how_a_step_is_cut_changes_neither_loss_nor_gradient() -> None:
+    results = [engine_step(make_engine(), 0, row_tokens) for row_tokens in (40, 64, 124)]
+    assert len({len(pack(sequences_of(0), row_tokens)) for row_tokens in (40, 64, 124)}) == 3
+    assert results[1:] == [pytest.approx(results[0], rel=1e-5)] * 2
+
+
+@pytest.mark.parametrize(
+    ("zero_stage", "dtype"),
+    [(0, torch.float32), (2, torch.float32), (3, torch.float32), (1, torch.bfloat16), (2, torch.bfloat16)],
+)
+def test_resuming_gives_the_same_bits(zero_stage: Zero, dtype: torch.dtype, tmp_path: Path) -> None:
+    engine = make_engine(zero_stage, dtype)
+    for step in range(2):
+        engine_step(engine, step, row_tokens=64)
+    engine.save(tmp_path, {"cursor": 2})
+    drawn = torch.rand(3)
+    expected = [engine_step(engine, step, row_tokens=64) for step in (2, 3)]
+    resumed = make_engine(zero_stage, dtype)
+    assert resumed.resume(tmp_path) == {"cursor": 2}
+    assert resumed.num_steps == 2
+    assert torch.equal(torch.rand(3), drawn)
+    assert [engine_step(resumed, step, row_tokens=64) for step in (2, 3)] == expected
+    before, after = weights_of(engine), weights_of(resumed)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_only_the_last_whole_checkpoint_stays_and_counts(tmp_path: Path) -> None:
+    engine = make_engine()
+    engine.save(tmp_path, {"cursor": 0})
+    engine_step(engine, 0, row_tokens=64)
+    engine.save(tmp_path, {"cursor": 1})
+    assert [path.name for path in tmp_path.glob("*-*")] == ["step-1"]
+    (tmp_path / "partial-9").mkdir()  # what a process killed while saving leaves behind
+    resumed = make_engine()
+    assert resumed.resume(tmp_path) == {"cursor": 1}
+
+
+def test_nothing_to_resume_from(tmp_path: Path) -> None:
+    engine = make_engine()
+    assert engine.resume(tmp_path) is None and engine.num_steps == 0
+
+
+def test_bfloat16_learns_as_float32_does() -> None:
+    exact, half = make_engine(0), make_engine(2, torch.bfloat16)
+    for step in range(4):
+        expected, loss = engine_step(exact, step, row_tokens=64), engine_step(half, step, row_tokens=64)
+        assert loss == pytest.approx(expected, rel=0.03)
+
+
+def test_bfloat16_without_zero_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"zero_stage = 0 needs model\.dtype = 'float32'"):
+        make_engine(0, torch.bfloat16)
+
+
+def test_a_gradient_that_is_not_finite_stops_training() -> None:
+    engine = make_engine()
+    engine.backward(engine.token_logprobs(pack(sequences_of(0), 124)[0]).sum() * float("nan"))
+    with pytest.raises(RuntimeError, match="norm is nan"):
+        engine.step()
+    assert engine.num_steps == 0
+
+
+def test_tied_weights_are_handed_out_under_both_names() -> None:
+    names = [name for name, _ in make_engine(3).weights()]
+    assert "lm_head.weight" in names and "model.embed_tokens.weight" in names
+
+
+def test_deepspeed_prints_nothing_on_stdout(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    engine = make_engine(2)
+    engine_step(engine, 0, row_tokens=64)
+    engine.save(tmp_path, {})
+    engine.resume(tmp_path)
+    assert capfd.readouterr().out == ""
+
+
+def test_learning_rate_warms_up_then_falls_to_zero() -> None:
+    config = OptimizerConfig(learning_rate=1.0, warmup_steps=2, schedule="cosine")
+    rates = [learning_rate_at(config, step, 6) for step in range(7)]
+    assert rates == pytest.approx([0.5, 1.0, 1.0, 0.8536, 0.5, 0.1464, 0.0], abs=1e-4)
+    constant = OptimizerConfig(learning_rate=1.0, warmup_steps=2)
+    assert [learning_rate_at(constant, step, 6) for step in (0, 1, 5)] == [0.5, 1.0, 1.0]
