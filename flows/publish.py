@@ -29,15 +29,16 @@ def publish_report(run: Run, result: StageResult) -> None:
 
 
 def scores_of(record: RunRecord) -> list[Row]:
-    """A row for each evaluation of the run that has finished: its headline metrics."""
-    evaluations = {label: stage for label, stage in record.stages.items() if stage.stage == "evaluate"}
-    return [
-        {
-            "checkpoint": label.removeprefix("evaluate-"),
-            **{name: _rounded(v) for name, v in stage.metrics.items()},
-        }
-        for label, stage in evaluations.items()
-    ]
+    """A row for each finished evaluation and problem set: its headline metrics (`<set>/<metric>` in the record)."""
+    rows: dict[tuple[str, str], Row] = {}
+    for label, stage in record.stages.items():
+        if stage.stage != "evaluate":
+            continue
+        for name, value in stage.metrics.items():
+            problem_set, _, metric = name.rpartition("/")
+            key = (problem_set, label.removeprefix("evaluate-"))
+            rows.setdefault(key, {"set": key[0], "checkpoint": key[1]})[metric] = _rounded(value)
+    return [rows[key] for key in sorted(rows, key=lambda key: key[0])]
 
 
 def artifact_key(name: str) -> str:
