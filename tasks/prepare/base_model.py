@@ -36,7 +36,7 @@ def place_base_model(config: ModelConfig, seed: int, directory: Path) -> int:
 
 def _copy_local(source: Path, directory: Path) -> None:
     if not (source / "config.json").is_file():
-        raise ValueError(f"model.path {source}: no config.json there; give a save_pretrained directory")
+        raise ValueError(f"model {source}: no config.json there; give a save_pretrained directory")
     _check_weights(source)
     for path in sorted(source.iterdir()):
         if path.is_file() and not any(path.match(pattern) for pattern in PICKLES):
@@ -53,9 +53,7 @@ def _download(hub_id: str, revision: str, directory: Path) -> None:
     import huggingface_hub
 
     try:
-        huggingface_hub.snapshot_download(
-            hub_id, revision=revision, local_dir=directory, allow_patterns=HUB_FILES
-        )
+        snapshot = huggingface_hub.snapshot_download(hub_id, revision=revision, allow_patterns=HUB_FILES)
     except (OSError, ValueError) as error:
         # the hub's client reports no network, a missing model and a missing revision by OSErrors and ValueErrors
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -63,9 +61,7 @@ def _download(hub_id: str, revision: str, directory: Path) -> None:
             f"model.id '{hub_id}' at {revision[:12]}: cannot download ({first_line}); "
             "check the network and id, or use model.source = 'path'"
         ) from error
-    # the client's bookkeeping, not part of the checkpoint
-    shutil.rmtree(directory / ".cache", ignore_errors=True)
-    _check_weights(directory)
+    _copy_local(Path(snapshot), directory)
 
 
 def _check_weights(directory: Path) -> None:

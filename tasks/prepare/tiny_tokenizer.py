@@ -9,7 +9,7 @@ import json
 import random
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from data.families import ALL_FAMILIES, Family
 from data.wording import (
@@ -83,9 +83,10 @@ def train_tokenizer(vocabulary: int, seed: int, max_positions: int) -> "Qwen2Tok
     )
     bpe.train_from_iterator(_pieces(_corpus(random.Random(seed))), trainer)
     trained = json.loads(bpe.to_str())["model"]
+    merges: Any = [tuple(merge) for merge in trained["merges"]]  # pairs, though annotated as strings
     tokenizer = Qwen2Tokenizer(
         vocab=trained["vocab"],
-        merges=[tuple(merge) for merge in trained["merges"]],
+        merges=merges,
         eos_token=TURN_END,
         pad_token=END_OF_TEXT,
         extra_special_tokens=[TURN_START],

@@ -2,6 +2,10 @@
 
 import filecmp
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -137,3 +141,29 @@ def test_a_directory_that_is_no_safe_checkpoint_is_refused(tmp_path, what, messa
 def test_a_hub_revision_that_can_move_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"model\.revision 'main' is not a commit hash of 40 hex digits"):
         place_base_model(ModelConfig(source="hub", id="a/b", revision="main"), 0, tmp_path)
+
+
+def test_a_hub_model_comes_out_of_the_hubs_cache_without_a_network(checkpoint, tmp_path):
+    revision = "7ae557604adf67be50417f59c2c2f167def9a775"
+    snapshot = tmp_path / "hub" / "models--own--tiny" / "snapshots" / revision
+    shutil.copytree(checkpoint, snapshot)
+    (tmp_path / "target").mkdir()
+    program = (
+        "import sys; from pathlib import Path; from tasks.prepare.base_model import place_base_model\n"
+        "from tasks.shared.config import ModelConfig\n"
+        "config = ModelConfig(source='hub', id=sys.argv[1], revision=sys.argv[2])\n"
+        "try: print(place_base_model(config, 0, Path(sys.argv[3])))\n"
+        "except ValueError as error: print(error)\n"
+    )
+    environment = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+
+    def place(hub_id: str) -> str:
+        command = [sys.executable, "-c", program, hub_id, revision, str(tmp_path / "target")]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+
+    assert int(place("own/tiny")) > 700_000
+    assert filecmp.cmp(
+        checkpoint / "model.safetensors", tmp_path / "target" / "model.safetensors", shallow=False
+    )
+    assert "model.id 'own/other' at 7ae557604adf: cannot download" in place("own/other")
+    assert "or use model.source = 'path'" in place("own/other")
