@@ -159,7 +159,7 @@ def main(plan: Plan, index: int, scratch: tuple[str, ...], control: socket.socke
         for name in [name for name in sys.modules if name.partition(".")[0] == "tasks"]:
             del sys.modules[name]  # so that programs do not find the project importable
         Worker(plan, index, scratch, control).run()
-    except BrokenPipeError:
+    except (BrokenPipeError, ConnectionResetError):
         os._exit(0)  # the broker is gone
     except Exception as error:  # noqa: BLE001 - last line of this process: the broker must learn why, whatever it was
         control.send(b"F" + f"{type(error).__name__}: {error}".encode()[:4000])
