@@ -47,9 +47,10 @@ def make_request(
     dtype: str = "float32",
     epochs: float = 1.0,
     checkpoint_every_steps: int = 3,
+    store_dir: Path | None = None,
 ) -> StageRequest:
-    """A request over 48 traces in steps of about eight; inputs are published into `root`/store."""
-    store = Store(str(root / "store"))
+    """A request over 48 traces in steps of about ten; inputs are published into `root`/store or `store_dir`."""
+    store = Store(str(store_dir or root / "store"))
     rows = make_traces(48) if traces is None else traces
     config = SftStage(
         model=ModelConfig(source="tiny", dtype=dtype, tiny=SHAPE),
@@ -73,6 +74,6 @@ def make_request(
             "traces": publish(store, "traces", lambda path: rows.to_parquet(path / "train.parquet")),
         },
         seed=7,
-        store=str(root / "store"),
+        store=store.root,
         scratch=str(root / "scratch"),
     )

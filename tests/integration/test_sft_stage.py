@@ -104,15 +104,21 @@ def fresh(metrics: Path, root: Path) -> bool:
     return metrics.stat().st_mtime > (root / "request.json").stat().st_mtime
 
 
+@pytest.fixture(scope="module")
+def one_rank(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, float]]:
+    """Metrics of the request of `make_request` on one rank."""
+    root = tmp_path_factory.mktemp("one_rank")
+    run(root, make_request(root))
+    return metrics_of(root)
+
+
 @pytest.mark.parametrize("zero_stage", [0, 2, 3])
-def test_two_ranks_learn_as_one_does(tmp_path: Path, zero_stage: int) -> None:
-    one, two = tmp_path / "one", tmp_path / "two"
-    one.mkdir()
-    two.mkdir()
-    run(one, make_request(one, zero_stage=zero_stage))
-    events = run(two, make_request(two, zero_stage=zero_stage, ranks=2))
+def test_two_ranks_learn_as_one_does(
+    tmp_path: Path, one_rank: list[dict[str, float]], zero_stage: int
+) -> None:
+    events = run(tmp_path, make_request(tmp_path, zero_stage=zero_stage, ranks=2))
     assert [event["event"] for event in events].count("result") == 1
-    for alone, shared in zip(metrics_of(one), metrics_of(two), strict=True):
+    for shared, alone in zip(metrics_of(tmp_path), one_rank, strict=True):
         assert shared == pytest.approx(alone, rel=1e-4)
 
 
@@ -122,19 +128,3 @@ def test_a_mistake_found_in_a_rank_is_one_line(tmp_path: Path) -> None:
     events = run(tmp_path, make_request(tmp_path, traces=traces, ranks=2), status=2)
     assert [event["event"] for event in events] == ["error"]
     assert "trace 'trace-3' does not follow" in events[0]["message"]
-
-
-def test_a_row_budget_below_the_longest_trace_is_refused(tmp_path: Path) -> None:
-    request = make_request(tmp_path)
-    config = {**request.config, "sft": {**request.config["sft"], "tokens_per_micro_batch": 100}}
-    events = run(tmp_path, request.model_copy(update={"config": config}), status=2)
-    assert events[-1]["message"].startswith(
-        "sft.tokens_per_micro_batch = 100 is less than the longest trace; use "
-    )
-
-
-def test_checkpoints_of_another_request_are_not_taken_up(tmp_path: Path) -> None:
-    request = make_request(tmp_path, epochs=16)
-    kill_after(tmp_path, request, 4, 0.0)
-    events = run(tmp_path, request.model_copy(update={"seed": 8}), status=2)
-    assert "checkpoints of another request" in events[-1]["message"]

@@ -227,7 +227,7 @@ def _quieten(deepspeed: Any) -> None:
     """DeepSpeed's log goes to stderr, and its shared-memory all-reduce (for inference) is not compiled at start."""
     for handler in deepspeed.utils.logger.handlers:
         if type(handler) is logging.StreamHandler:  # its own; a subclass would be a test runner's
-            handler.setStream(sys.stderr)
+            handler.stream = sys.stderr  # not setStream, which flushes a stream that may be closed
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 

@@ -1,0 +1,76 @@
+"""Stage `sft` in this process: mistakes in the request, and a disk that is full when it publishes."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.sft.main import run
+from tasks.shared.artifacts import Store
+from tasks.shared.config import SftStage
+from tasks.shared.stage import StageContext, StageRequest
+from tests.integration.sft_world import make_request
+
+
+def context_of(request: StageRequest) -> StageContext[SftStage]:
+    scratch = Path(request.scratch)
+    scratch.mkdir(parents=True, exist_ok=True)
+    return StageContext(request, SftStage.model_validate(request.config), Store(request.store), scratch)
+
+
+def fill(disk: Path) -> Path:
+    """Use up what is left of a small disk; the file that does."""
+    path = disk / "filler"
+    with path.open("wb", buffering=0) as stream:
+        try:
+            while stream.write(bytes(4096)):
+                pass
+        except OSError:
+            return path
+    raise AssertionError("the disk did not get full")
+
+
+def test_a_full_disk_at_publication_loses_no_training(
+    tmp_path: Path, small_disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    request = make_request(tmp_path, store_dir=small_disk)
+    filler = fill(small_disk)
+    with pytest.raises(OSError, match="no space left on the artifact store's disk"):
+        run(context_of(request))
+    filler.unlink()
+    capsys.readouterr()
+    result = run(context_of(request))
+    steps = result.metrics["steps"]
+    assert f"resuming after step {steps} of {steps}" in capsys.readouterr().out
+    assert result.metrics["tokens_per_s"] == 0  # no step was run again
+    assert Store(request.store).fetch(result.outputs["checkpoint"]).is_dir()
+
+
+def test_checkpoints_of_another_request_are_not_taken_up(tmp_path: Path, small_disk: Path) -> None:
+    request = make_request(tmp_path, store_dir=small_disk)
+    fill(small_disk)
+    with pytest.raises(OSError):
+        run(context_of(request))
+    with pytest.raises(ValueError, match="checkpoints of another request"):
+        run(context_of(request.model_copy(update={"seed": 8})))
+
+
+def with_sft(request: StageRequest, **changes: Any) -> StageRequest:
+    return request.model_copy(
+        update={"config": {**request.config, "sft": {**request.config["sft"], **changes}}}
+    )
+
+
+def test_a_row_budget_below_the_longest_trace_is_refused(tmp_path: Path) -> None:
+    request = with_sft(make_request(tmp_path), tokens_per_micro_batch=100)
+    with pytest.raises(ValueError, match="tokens_per_micro_batch = 100 is less than the longest trace; use "):
+        run(context_of(request))
+
+
+def test_the_same_request_gives_the_same_artifact(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    digests = {
+        run(context_of(with_sft(make_request(root), max_steps=2))).outputs["checkpoint"].digest
+        for root in (first, second)
+    }
+    assert len(digests) == 1
