@@ -1,0 +1,53 @@
+"""Problem sets from the hub: the real clients against a hub of one repository, pinned revision and all."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.unit.prepare.small_hub import small_hub
+
+REVISION = "2fe88a2f1091d5048c0f36abc874fb997b3dd99a"
+PROGRAM = """
+import json, sys
+from tasks.prepare.problem_sets import read_problem_set
+from tasks.shared.config import ProblemSource
+try:
+    read = read_problem_set(ProblemSource.model_validate_json(sys.argv[1]), 0)
+    print(json.dumps([[row.id, row.problem, row.answer] for row in read.rows]))
+except ValueError as error:
+    print(error)
+"""
+
+
+def read(settings: dict[str, object], endpoint: str, home: Path) -> str:
+    environment = os.environ | {
+        "HF_ENDPOINT": endpoint,
+        "HF_HOME": str(home),
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
+    command = [sys.executable, "-c", PROGRAM, json.dumps(settings)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_pinned_dataset_is_downloaded_checked_and_read(tmp_path):
+    rows = [{"id": n, "Question": f"What is {n} + 1?", "Result": n + 1} for n in range(3)]
+    files = {"data.jsonl": "".join(json.dumps(row) + "\n" for row in rows).encode()}
+    columns = {"problem_column": "Question", "answer_column": "Result"}
+    own = {"name": "own", "source": "hub", "id": "some/set", "revision": REVISION, **columns}
+    with small_hub("some/set", REVISION, files) as (endpoint, asked):
+        found = json.loads(read(own, endpoint, tmp_path))
+        assert found == [[f"own/{n}", f"What is {n} + 1?", str(n + 1)] for n in range(3)]
+        assert f"/datasets/some/set/resolve/{REVISION}/data.jsonl" in asked
+        bad_split = read(own | {"split": "test"}, endpoint, tmp_path)
+        assert "problem set 'own': cannot load some/set at 2fe88a2f1091, split 'test'" in bad_split
+        bad_column = read(own | {"answer_column": "answer"}, endpoint, tmp_path)
+        assert (
+            "some/set@2fe88a2f1091: row 1: key 'answer' is missing (the row has Question, Result, id)"
+            in bad_column
+        )
+        moved = read(own | {"revision": "0" * 40}, endpoint, tmp_path)
+        assert "check the network, id and split, or use source = 'file'" in moved
