@@ -15,7 +15,7 @@ SampleKey = tuple[str, str, int]  # set, problem id, sample
 class Journal:
     """Append-only store of finished samples; void ones are not kept, so that they are repeated."""
 
-    def __init__(self, directory: Path, size: int = 256, every_s: float = 5.0) -> None:
+    def __init__(self, directory: Path, size: int = 64, every_s: float = 5.0) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
         self._size = size

@@ -21,7 +21,9 @@ def token_ends(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int], text: s
         ends = list(accumulate(len(piece) for piece in pieces))
     else:
         ends = _incremental(tokenizer, ids)
-    return [min(end, len(text)) for end in ends]
+    ends = [min(end, len(text)) for end in ends]
+    ends[-1:] = [len(text)] if ends else []  # a text cut within a character shows what there is of it
+    return ends
 
 
 def _pieces(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> list[str]:

@@ -1,0 +1,91 @@
+"""A small evaluation of real parts: an untrained tiny checkpoint, two problem sets, a store, requests."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tasks.prepare.tiny_model import make_tiny_checkpoint
+from tasks.shared.artifacts import ArtifactRef, Provenance, Store
+from tasks.shared.config import (
+    EvaluateConfig,
+    EvaluateStage,
+    GenerationConfig,
+    ModelConfig,
+    ReportStage,
+    SandboxConfig,
+    TinyModel,
+    TracesConfig,
+)
+from tasks.shared.stage import StageRequest
+from tasks.shared.tables import write_table
+
+SHAPE = TinyModel(hidden_size=64, layers=2, intermediate_size=128, vocabulary=512)
+SETS = {"held_out": 6, "other": 3}
+SAMPLES = 12
+
+
+def publish(store: Store, kind: str, fill: Any) -> ArtifactRef:
+    """Publish a directory that `fill(path)` writes."""
+    with store.staging(kind) as directory:
+        fill(directory)
+        return store.publish(kind, directory, Provenance(stage="test", config={}, seed=0, inputs={}), {})
+
+
+def _fill_sets(directory: Path) -> None:
+    import pyarrow as pa
+
+    columns = ("id", "problem", "answer", "source", "family")
+    schema = pa.schema([(column, pa.string()) for column in columns])
+    for name, count in SETS.items():
+        rows = [
+            dict(zip(columns, (f"{name}/{i}", f"What is {i} plus {i}?", str(2 * i), name, ""), strict=True))
+            for i in range(count)
+        ]
+        write_table(directory / f"{name}.parquet", rows, schema)
+    sets = [{"name": name, "rows": count, "answer": "integer"} for name, count in SETS.items()]
+    (directory / "sets.json").write_text(json.dumps(sets))
+
+
+def evaluate_stage(**evaluate: Any) -> EvaluateStage:
+    """The sections of a small evaluation."""
+    return EvaluateStage(
+        model=ModelConfig(source="tiny", dtype="float32", tiny=SHAPE),
+        traces=TracesConfig(prompt="bare", max_calls=2),
+        sandbox=SandboxConfig(workers=1),
+        generation=GenerationConfig(
+            engine="transformers", max_sequences=8, max_prompt_tokens=64, max_response_tokens=96
+        ),
+        evaluate=EvaluateConfig(**({"samples_per_problem": SAMPLES} | evaluate)),
+    )
+
+
+def evaluate_request(root: Path, scratch: str = "scratch", **evaluate: Any) -> StageRequest:
+    """A request for `evaluate`; its inputs are published into `root`/store."""
+    store = Store(str(root / "store"))
+    checkpoint = publish(store, "checkpoint", lambda directory: make_tiny_checkpoint(SHAPE, 3, directory))
+    return StageRequest(
+        stage="evaluate",
+        run="test",
+        config=evaluate_stage(**evaluate).model_dump(mode="json"),
+        inputs={"checkpoint": checkpoint, "evaluation_sets": publish(store, "evaluation_sets", _fill_sets)},
+        seed=7,
+        store=str(root / "store"),
+        scratch=str(root / scratch),
+    )
+
+
+def report_request(root: Path, inputs: dict[str, ArtifactRef], allow_unsafe: bool = False) -> StageRequest:
+    """A request for `report` on these inputs."""
+    stage = evaluate_stage()
+    config = ReportStage(
+        traces=stage.traces, sandbox=SandboxConfig(allow_unsafe=allow_unsafe), evaluate=stage.evaluate
+    )
+    return StageRequest(
+        stage="report",
+        run="test",
+        config=config.model_dump(mode="json"),
+        inputs=inputs,
+        seed=7,
+        store=str(root / "store"),
+        scratch=str(root / "report"),
+    )

@@ -1,0 +1,128 @@
+"""The evaluate stage by hand, as the launcher starts it: resumed after SIGKILL, equal samples from an equal seed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tasks.evaluate.problems import Problem, wanted_samples
+from tasks.evaluate.sampling import Sampler
+from tasks.shared.artifacts import Store
+from tasks.shared.interpreter import make_interpreter
+from tasks.shared.reporting.samples import read_samples
+from tasks.shared.stage import StageRequest, StageResult
+from tests.integration.evaluation_world import SAMPLES, SETS, evaluate_request, evaluate_stage
+from tests.unit.generation.scripted import ScriptedGenerator
+from tests.unit.generation.tiny import tiny_tokenizer
+
+ROOT = Path(__file__).resolve().parents[2]
+TOTAL = sum(SETS.values()) * SAMPLES
+
+
+def start(request: StageRequest, stage: str = "evaluate") -> subprocess.Popen[str]:
+    """The stage as a process of its own."""
+    path = Path(request.scratch) / "request.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(request.model_dump_json())
+    return subprocess.Popen(
+        [sys.executable, "-m", f"tasks.{stage}.main", str(path)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(
+    process: subprocess.Popen[str], request: StageRequest
+) -> tuple[StageResult, list[dict[str, object]]]:
+    """Its result and its events."""
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output[-2000:]
+    events = [json.loads(line) for line in output.splitlines()]
+    return StageResult.model_validate_json((Path(request.scratch) / "result.json").read_text()), events
+
+
+def test_killed_and_resumed_is_the_same_evaluation(tmp_path: Path) -> None:
+    """SIGKILL in mid-run: the next run takes only what is missing, and every sample is what it would have been."""
+    whole = evaluate_request(tmp_path, "whole")
+    result, events = finish(start(whole), whole)
+    store = Store(whole.store)
+    summary = json.loads((store.fetch(result.outputs["evaluation"]) / "summary.json").read_text())
+    assert summary["sampled_now"] == TOTAL
+
+    killed = evaluate_request(tmp_path, "killed")
+    process = start(killed)
+    shards = Path(killed.scratch) / "samples"
+    deadline = time.monotonic() + 120
+    while not list(shards.glob("shard-*.parquet")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    taken = sum(len(read_samples(path)) for path in shards.glob("shard-*.parquet"))
+    assert 0 < taken < TOTAL
+    resumed, _ = finish(start(killed), killed)
+    again = json.loads((store.fetch(resumed.outputs["evaluation"]) / "summary.json").read_text())
+    assert again["sampled_now"] == TOTAL - taken
+    for name in SETS:
+        assert again["sets"][name]["samples_digest"] == summary["sets"][name]["samples_digest"]
+    assert [event["event"] for event in events][-1] == "result"
+
+
+def test_the_artifact_holds_every_sample_and_its_summary(tmp_path: Path) -> None:
+    """Rows in the order of the sets, readable by `datasets`, headline numbers with intervals."""
+    from datasets import load_dataset
+
+    request = evaluate_request(tmp_path, samples_per_problem=2)
+    result, _ = finish(start(request), request)
+    directory = Store(request.store).fetch(result.outputs["evaluation"])
+    samples = read_samples(directory / "samples.parquet")
+    assert [sample.set for sample in samples] == ["held_out"] * 12 + ["other"] * 6
+    for sample in samples:
+        length = sample.num_tokens
+        assert len(sample.logprobs) == len(sample.sampled) == len(sample.token_ends) == length <= 96
+        assert list(sample.token_ends) == sorted(sample.token_ends) and sample.token_ends[-1] == len(
+            sample.text
+        )
+    assert len(load_dataset(str(directory), split="train")) == 18
+    assert result.metrics["held_out/problems"] == 6 and result.metrics["held_out/samples"] == 12
+    assert (
+        result.metrics["held_out/low"]
+        <= result.metrics["held_out/accuracy"]
+        <= result.metrics["held_out/high"]
+    )
+
+
+def test_code_runs_and_is_graded(tmp_path: Path) -> None:
+    """A scripted model (a fake engine) with the real sandbox: error, correction, right answer; all of it on record."""
+    tokenizer = tiny_tokenizer()
+    block = "Let us compute.\n<code>\n```python\nprint({})\n```\n</code>"
+    script = f"{block.format('7 * n')}{block.format('7 * 6')}<answer>\n\\boxed{{42}}\n</answer>"
+    config = evaluate_stage(samples_per_problem=1)
+    problem = Problem("held_out", "p", "What is 7 times 6?", "42")
+    longer = {"max_response_tokens": 600, "max_prompt_tokens": 200}
+    config = config.model_copy(update={"generation": config.generation.model_copy(update=longer)})
+    generator = ScriptedGenerator(tokenizer, {"held_out/p/0": script})
+    with make_interpreter(config.sandbox) as interpreter:
+        sampler = Sampler(config, generator, interpreter, tokenizer)
+        (sample,) = sampler.take(list(wanted_samples([problem], 1, 0)))
+    assert sample.correct and sample.predicted == "42" and not sample.void
+    assert [call.status for call in sample.calls] == ["error", "ok"]
+    assert sample.calls[1].observation == "42" and "NameError" in sample.calls[0].observation
+    for call in sample.calls:
+        start_char, end_char = sample.token_ends[call.turn_end - 1], sample.token_ends[call.feedback_end - 1]
+        assert sample.text[:start_char].endswith("</code>")
+        assert sample.text[start_char:end_char] == f"\n<interpreter>\n{call.observation}\n</interpreter>\n"
+        assert not any(sample.sampled[call.turn_end : call.feedback_end])
+
+
+def test_greedy_with_several_samples_is_refused(tmp_path: Path) -> None:
+    """It would count one sample many times; one line says what to set."""
+    request = evaluate_request(tmp_path, temperature=0.0)
+    process = start(request)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "set evaluate.samples_per_problem = 1" in json.loads(output.splitlines()[-1])["message"]
