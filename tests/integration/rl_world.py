@@ -1,0 +1,112 @@
+"""A world in which RL has one thing to learn: to run the code instead of guessing.
+
+A small model is taught two answers to every prompt, half and half: a block that prints the right answer, 1, which it
+copies, and the bare guess 2. Made in a few seconds; the artifacts are what `prepare` and `sft` would hand to `rl`.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from tasks.shared.artifacts import ArtifactRef, Provenance, Store
+from tasks.shared.checkpoints import save_checkpoint
+from tasks.shared.config import (
+    GenerationConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RlConfig,
+    RlStage,
+    SandboxConfig,
+    TracesConfig,
+)
+from tasks.shared.learning.logprobs import token_logprobs, use_packed_attention
+from tasks.shared.learning.packing import TrainSequence, pack
+from tasks.shared.stage import StageRequest
+from tasks.shared.traces.dialect import DIALECTS
+from tasks.shared.traces.encoding import encode_trace
+from tests.unit.generation.tiny import tiny_model, tiny_tokenizer
+
+GUESS = "<answer>\n\\boxed{2}\n</answer>"
+CODE = (
+    "Let us compute it.\n<code>\n```python\nprint(1)\n```\n</code>"
+    "\n<interpreter>\n1\n</interpreter>\n<answer>\n\\boxed{1}\n</answer>"
+)
+NUM_PROBLEMS = 12
+MODEL = ModelConfig(source="path", path="unused", dtype="float32")
+
+
+def make_store(root: Path) -> dict[str, ArtifactRef]:
+    """Publish a taught checkpoint and the problems into `root`/store."""
+    torch.set_num_threads(1)
+    tokenizer = tiny_tokenizer()
+    model = tiny_model(len(tokenizer), spread=0.05)
+    use_packed_attention(model)
+    problems = [f"What is {number}?" for number in range(NUM_PROBLEMS)]
+    traces = [
+        encode_trace(tokenizer, DIALECTS["retool"], problem, trace, instructed=False)
+        for problem in problems
+        for trace in (CODE, GUESS)
+    ]
+    sequences = [
+        TrainSequence(
+            np.array(t.prompt_ids + t.response_ids), np.array((False,) * len(t.prompt_ids) + t.trained)
+        )
+        for t in traces
+    ]
+    [row] = pack(sequences, 100_000)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
+    for _ in range(120):
+        loss = -token_logprobs(model, row).sum() / row.num_targets
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    store = Store(str(root / "store"))
+    provenance = Provenance(stage="test", config={}, seed=0, inputs={})
+    with store.staging("checkpoint") as directory:
+        model.set_attn_implementation("sdpa")
+        save_checkpoint(model, tokenizer, directory)
+        checkpoint = store.publish("checkpoint", directory, provenance, {})
+    rows = [
+        {"id": f"world/{i}", "problem": problem, "answer": "1", "source": "world", "family": "one"}
+        for i, problem in enumerate(problems)
+    ]
+    with store.staging("problems") as directory:
+        pd.DataFrame(rows).to_parquet(directory / "train.parquet")
+        published = store.publish("problems", directory, provenance, {})
+    return {"checkpoint": checkpoint, "problems": published}
+
+
+def make_request(
+    root: Path, inputs: dict[str, ArtifactRef], scratch: str = "scratch", **rl: Any
+) -> StageRequest:
+    """A round of a few small steps."""
+    settings: dict[str, Any] = {
+        "rounds": 2,
+        "steps_per_round": 8,
+        "prompts_per_step": 4,
+        "samples_per_prompt": 8,
+        "tokens_per_micro_batch": 1024,
+        "checkpoint_every_steps": 1,
+        "optimizer": OptimizerConfig(learning_rate=3e-4, zero_stage=0, weight_decay=0.0),
+    }
+    config = RlStage(
+        model=MODEL,
+        traces=TracesConfig(dialect="retool", prompt="bare", max_calls=2),
+        sandbox=SandboxConfig(workers=1, memory_mb=512, preload=("math",)),
+        generation=GenerationConfig(
+            engine="transformers", max_sequences=32, max_prompt_tokens=64, max_response_tokens=96
+        ),
+        rl=RlConfig(**{**settings, **rl}),
+    )
+    return StageRequest(
+        stage="rl",
+        run="test",
+        config=config.model_dump(mode="json"),
+        inputs=inputs,
+        seed=11,
+        store=str(root / "store"),
+        scratch=str(root / scratch),
+    )

@@ -1,0 +1,163 @@
+"""Stage `rl` as the launcher runs it, with the real sandbox and DeepSpeed: it learns, resumes to the bit, goes on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from tasks.shared.artifacts import ArtifactRef, Store
+from tasks.shared.stage import StageRequest, StageResult
+from tests.integration.rl_world import make_request, make_store
+
+FAST = {"steps_per_round": 3, "prompts_per_step": 2, "samples_per_prompt": 4}
+
+
+def start(directory: Path, request: StageRequest) -> subprocess.Popen[str]:
+    """The stage in a process of its own."""
+    directory.mkdir(exist_ok=True)
+    (directory / "request.json").write_text(request.model_dump_json())
+    return subprocess.Popen(
+        [sys.executable, "-m", "tasks.rl.main", str(directory / "request.json")],
+        stdout=subprocess.PIPE,
+        stderr=(directory / "stderr.txt").open("a"),
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def run(directory: Path, request: StageRequest, status: int = 0) -> list[dict[str, Any]]:
+    """Run the stage to its end; its events, which are all there is on stdout."""
+    process = start(directory, request)
+    out, _ = process.communicate(timeout=240)
+    assert process.returncode == status, out[-2000:] + (directory / "stderr.txt").read_text()[-3000:]
+    return [json.loads(line) for line in out.splitlines()]
+
+
+def outputs_of(directory: Path) -> dict[str, ArtifactRef]:
+    return StageResult.model_validate_json((directory / "result.json").read_text()).outputs
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("rl")
+
+
+@pytest.fixture(scope="module")
+def inputs(root: Path) -> dict[str, ArtifactRef]:
+    return make_store(root)
+
+
+def fetch(root: Path, ref: ArtifactRef) -> Path:
+    return Store(str(root / "store")).fetch(ref)
+
+
+def test_a_round_learns_to_run_the_code(root: Path, inputs: dict[str, ArtifactRef]) -> None:
+    """Half of the samples guess wrong at first; after eight steps nearly all run the code and are right."""
+    directory = root / "learn"
+    events = run(directory, make_request(root, inputs, "learn"))
+    assert [event["event"] for event in events[-2:]] == ["progress", "result"]
+    outputs = outputs_of(directory)
+    metrics = lines(fetch(root, outputs["checkpoint"]) / "metrics.jsonl")
+    assert [line["step"] for line in metrics] == list(range(1, 9))
+    assert 0.2 < metrics[0]["accuracy"] < 0.8
+    assert metrics[-1]["accuracy"] > metrics[0]["accuracy"] + 0.15
+    assert metrics[-1]["code_ratio"] > metrics[0]["code_ratio"] + 0.15
+    for line in metrics:
+        assert line["probe_gap"] < 1e-4  # float32
+        assert line["gap_max"] < 1e-4
+        assert line["outages"] == 0
+    timing = lines(fetch(root, outputs["rollouts"]) / "timing.jsonl")
+    assert {"seconds/sample", "seconds/update", "sampling_tokens_per_s", "sandbox"} <= set(timing[0])
+    check_rollouts(pd.read_parquet(fetch(root, outputs["rollouts"]) / "train.parquet"))
+
+
+def check_rollouts(rollouts: pd.DataFrame) -> None:
+    """Every row is a whole trajectory, and what the update saw of it fits together."""
+    assert len(rollouts) == 8 * 4 * 8
+    assert rollouts.groupby(["step", "problem_id"]).size().eq(8).all()
+    for row in rollouts.itertuples():
+        assert len(row.response_ids) == len(row.sampled) == len(row.logprobs)
+        feedback = {i for call in row.calls for i in range(call["turn_end"], call["feedback_end"])}
+        assert [i for i, sampled in enumerate(row.sampled) if not sampled] == sorted(feedback)
+        assert all((value != 0) <= sampled for value, sampled in zip(row.logprobs, row.sampled, strict=True))
+        assert row.reward == (1 if row.correct else -1)
+        assert not (row.in_loss and row.void)
+    for _, group in rollouts.groupby(["step", "problem_id"]):
+        assert abs(group.advantage.sum()) < 1e-4
+        if group.reward.nunique() == 1:
+            assert not group.in_loss.any()
+
+
+def test_killed_and_resumed_ends_with_the_same_weights(root: Path, inputs: dict[str, ArtifactRef]) -> None:
+    """SIGKILL in the middle of a step after the first; the resumed round publishes the very same checkpoint."""
+    whole = root / "whole"
+    run(whole, make_request(root, inputs, "whole", **FAST))
+    killed = root / "killed"
+    process = start(killed, make_request(root, inputs, "killed", **FAST))
+    assert process.stdout is not None
+    for line in process.stdout:
+        if json.loads(line)["event"] == "progress":
+            process.send_signal(signal.SIGKILL)
+            break
+    process.wait()
+    assert not (killed / "result.json").exists()
+    events = run(killed, make_request(root, inputs, "killed", **FAST))
+    steps = [event["step"] for event in events if event["event"] == "progress"]
+    assert steps[-1] == 3 and len(steps) <= 3
+    assert outputs_of(killed)["checkpoint"].digest == outputs_of(whole)["checkpoint"].digest
+    columns = ["step", "problem_id", "sample", "response_ids", "logprobs", "advantage"]
+    first, second = (
+        pd.read_parquet(fetch(root, outputs_of(which)["rollouts"]) / "train.parquet", columns=columns)
+        for which in (whole, killed)
+    )
+    assert first.equals(second) or first.to_json() == second.to_json()
+
+
+def test_the_next_round_goes_on_where_the_last_one_ended(root: Path, inputs: dict[str, ArtifactRef]) -> None:
+    """With another algorithm, several mini-batches, KL to a reference and ZeRO-2, so that these run too."""
+    before = outputs_of(root / "whole")
+    changed = {
+        **FAST,
+        "algorithm": "rloo",
+        "reduction": "sequence",
+        "mini_batches": 2,
+        "kl_coefficient": 0.1,
+        "entropy_coefficient": 0.01,
+        "drop_equal_rewards": False,
+    }
+    later = {
+        "checkpoint": before["checkpoint"],
+        "problems": inputs["problems"],
+        "trainer_state": before["trainer_state"],
+        "reference": inputs["checkpoint"],
+    }
+    directory = root / "second"
+    run(directory, make_request(root, later, "second", **changed))
+    metrics = lines(fetch(root, outputs_of(directory)["checkpoint"]) / "metrics.jsonl")
+    assert [(line["round"], line["step"], line["updates"]) for line in metrics] == [
+        (2, 4, 2),
+        (2, 5, 2),
+        (2, 6, 2),
+    ]
+    assert all(line["kl_reference"] > 0 for line in metrics)
+    assert any(line["kl_old"] > 0 for line in metrics)  # the second mini-batch is off the sampling policy
+    seen = pd.read_parquet(fetch(root, before["rollouts"]) / "train.parquet").problem_id
+    now = pd.read_parquet(fetch(root, outputs_of(directory)["rollouts"]) / "train.parquet").problem_id
+    assert not set(seen) & set(now)  # 12 problems, 3 steps of 2 a round: an epoch is both rounds
+
+
+def test_mistakes_are_one_line_with_the_remedy(root: Path, inputs: dict[str, ArtifactRef]) -> None:
+    request = make_request(root, inputs, "small", tokens_per_micro_batch=100)
+    [event] = run(root / "small", request, status=2)
+    assert event["event"] == "error"
+    assert "rl.tokens_per_micro_batch = 100" in event["message"] and "raise it to 160" in event["message"]

@@ -1,0 +1,100 @@
+"""Scoring, filters and advantages of one step, on written-out trajectories."""
+
+import numpy as np
+
+from tasks.rl.experience import build_experience, score
+from tasks.rl.metrics import learning_metrics
+from tasks.rl.problems import Problem
+from tasks.rl.update import UpdateResult, train_sequence
+from tasks.shared.config import GenerationConfig, ModelConfig, RlConfig, RlStage, SandboxConfig, TracesConfig
+from tasks.shared.learning.losses import PolicySums
+from tasks.shared.traces.trajectory import CodeCall, FinishReason, Trajectory
+
+PROBLEMS = [Problem("a", "5", "sums", (1, 2)), Problem("b", "7", "", (3,))]
+
+
+def stage(**rl: object) -> RlStage:
+    return RlStage(
+        model=ModelConfig(source="tiny"),
+        traces=TracesConfig(),
+        sandbox=SandboxConfig(),
+        generation=GenerationConfig(max_response_tokens=100),
+        rl=RlConfig(**rl),  # type: ignore[arg-type]
+    )
+
+
+def said(
+    problem: str, sample: int, text: str, finish: FinishReason = FinishReason.EOS, feedback: str = ""
+) -> Trajectory:
+    """Ids are code points; with `feedback`, `text` has it after its first word."""
+    ids = tuple(ord(c) for c in text)
+    calls: tuple[CodeCall, ...] = ()
+    sampled = [True] * len(ids)
+    if feedback:
+        start = text.index(feedback)
+        calls = (CodeCall("print(5)", "ok", feedback, 0.1, start, start + len(feedback)),)
+        sampled[start : start + len(feedback)] = [False] * len(feedback)
+    logprobs = tuple(-0.5 if s else 0.0 for s in sampled)
+    return Trajectory(problem, sample, (1, 2), ids, tuple(sampled), logprobs, calls, finish, text)
+
+
+def decode(ids: tuple[int, ...]) -> str:
+    return "".join(chr(i) for i in ids)
+
+
+TRAJECTORIES = [
+    said("b", 1, "\\boxed{7}"),
+    said("a", 2, "no idea"),  # void
+    said("a", 0, "code[5]\\boxed{5}", feedback="[5]"),
+    said("a", 1, "\\boxed{6}"),
+    said("b", 0, "\\boxed{07}"),
+    said("a", 3, "code", FinishReason.SANDBOX_FAILURE),
+]
+
+
+def test_order_grades_and_rewards() -> None:
+    graded = score(TRAJECTORIES, PROBLEMS, stage())
+    assert [(row.trajectory.problem_id, row.trajectory.sample) for row in graded] == [
+        ("a", 0), ("a", 1), ("a", 2), ("a", 3), ("b", 0), ("b", 1),
+    ]  # fmt: skip
+    assert [row.reward for row in graded] == [1, -1, -1, 0, 1, 1]
+    assert [row.reason for row in graded] == ["correct", "wrong", "no_box", "outage", "correct", "correct"]
+    assert [row.family for row in graded] == ["sums"] * 4 + [""] * 2
+
+
+def test_what_is_in_the_loss() -> None:
+    """Void: out of the loss, in the baseline. Outage: out of both. Group b: all right, so nothing to learn."""
+    config = stage(algorithm="dr_grpo")
+    experience = build_experience(score(TRAJECTORIES, PROBLEMS, config), config, decode)
+    assert experience.in_loss.tolist() == [True, True, False, False, False, False]
+    assert experience.void.tolist() == [False, False, True, False, False, False]
+    assert np.allclose(experience.advantages, [4 / 3, -2 / 3, -2 / 3, 0, 0, 0])
+    config = stage(filter_void_turns=False, drop_equal_rewards=False)
+    experience = build_experience(score(TRAJECTORIES, PROBLEMS, config), config, decode)
+    assert experience.in_loss.tolist() == [True, True, True, False, True, True]
+
+
+def test_training_sees_the_sampled_ids_and_mask() -> None:
+    trajectory = TRAJECTORIES[2]
+    sequence = train_sequence(trajectory, advantage=1.5, weight=0.25)
+    assert tuple(sequence.ids) == trajectory.prompt_ids + trajectory.response_ids
+    assert sequence.trained.tolist() == [False, False, *trajectory.sampled]
+    assert sequence.extras["sampler"].tolist() == [0.0, 0.0, *trajectory.logprobs]
+    assert set(sequence.extras["advantage"]) == {1.5}
+    assert set(sequence.extras["weight"]) == {0.25}
+
+
+def test_metrics_leave_outages_out_and_count_them() -> None:
+    config = stage()
+    experience = build_experience(score(TRAJECTORIES, PROBLEMS, config), config, decode)
+    sums = PolicySums(10, 0.5, 1, 0.2, 0, 4.0, 0.1, 0.0, 0.05, 2)
+    metrics = learning_metrics(3, 1, experience, UpdateResult(sums, 0.7, 1e-4, 1, 99), 0.0)
+    assert metrics["outages"] == 1
+    assert metrics["accuracy"] == 3 / 5
+    assert metrics["code_ratio"] == 1 / 5
+    assert metrics["pass_ratio"] == 1.0
+    assert metrics["void_ratio"] == 1 / 5
+    assert metrics["solved_all"] == 0.5
+    assert metrics["entropy"] == 0.4
+    assert metrics["clip_fraction"] == 0.1
+    assert metrics["gap_max"] == 0.05
