@@ -70,9 +70,13 @@ class ProblemSource(Section):
         if self.source == "file" and not self.path:
             raise ValueError(f"problem set '{self.name}': source = 'file' needs path")
         if self.source == "hub" and not (self.id and self.revision):
-            raise ValueError(f"problem set '{self.name}': source = 'hub' needs id and revision (a commit hash)")
+            raise ValueError(
+                f"problem set '{self.name}': source = 'hub' needs id and revision (a commit hash)"
+            )
         if self.source == "registry" and not self.id:
-            raise ValueError(f"problem set '{self.name}': source = 'registry' needs id, a name in data/registry.toml")
+            raise ValueError(
+                f"problem set '{self.name}': source = 'registry' needs id, a name in data/registry.toml"
+            )
         if self.source == "tiny" and self.split not in ("train", "held_out", "held_out_family"):
             raise ValueError(
                 f"problem set '{self.name}': split = '{self.split}' is not in the tiny world; "
@@ -123,7 +127,8 @@ class SandboxConfig(Section):
     memory_mb: int = Field(1024, ge=32)
     output_chars: int = Field(4096, ge=64)
     preload: tuple[str, ...] = ("sympy", "numpy", "math", "itertools", "fractions")
-    address: str = ""  # empty: the stage starts its own; else unix:/path or tcp:host:port (token from the environment)
+    # empty: the stage starts its own; else unix:/path or tcp:host:port (token from the environment)
+    address: str = ""
     allow_unsafe: bool = False  # runs model-written code without isolation; shown in every report made so
 
 
@@ -143,8 +148,10 @@ class SynthesizeConfig(Section):
     mode: Literal["script"] = "script"  # the embedded teacher is a program
     traces_per_problem: int = Field(1, ge=1)
     code_share: float = Field(0.5, ge=0, le=1)  # traces with code; the others reason in text alone
-    correction_share: float = Field(0.15, ge=0, le=1)  # of those with code: a failed block, then its correction
-    check_share: float = Field(0.1, ge=0, le=1)  # of those with code: the result is checked by another program
+    # of those with code: a failed block, then its correction
+    correction_share: float = Field(0.15, ge=0, le=1)
+    # of those with code: the result is checked by another program
+    check_share: float = Field(0.1, ge=0, le=1)
     wrong_program_rate: float = Field(0.03, ge=0, le=1)
     syntax_error_rate: float = Field(0.02, ge=0, le=1)
     fabricated_output_rate: float = Field(0.03, ge=0, le=1)
@@ -184,7 +191,8 @@ class RlConfig(Section):
     prompts_per_step: int = Field(128, ge=1)
     samples_per_prompt: int = Field(16, ge=2)
     algorithm: Literal["grpo", "dr_grpo", "rloo", "reinforce"] = "grpo"
-    reduction: Literal["token", "sequence"] = "token"  # DAPO: every sampled token of the batch weighs the same
+    # token: every sampled token of the batch weighs the same (DAPO)
+    reduction: Literal["token", "sequence"] = "token"
     clip_low: float = Field(0.2, gt=0, lt=1)
     clip_high: float = Field(0.28, gt=0)  # clip-higher (DAPO)
     mini_batches: int = Field(1, ge=1)  # optimizer steps on one batch of rollouts
@@ -194,18 +202,22 @@ class RlConfig(Section):
     entropy_coefficient: float = Field(0.0, ge=0)
     importance_cap: float | None = Field(2.0, gt=1)  # truncated importance sampling of trainer over sampler
     filter_void_turns: bool = True  # SimpleTIR
-    drop_equal_rewards: bool = True  # dynamic sampling, without refill: a group of equal rewards teaches nothing
+    # dynamic sampling, without refill: a group of equal rewards teaches nothing
+    drop_equal_rewards: bool = True
     overlong_buffer_tokens: int = Field(0, ge=0)  # soft overlong penalty (DAPO); 0 is off
     failed_code_penalty: float = Field(0.0, ge=0)  # ToRL tried 0.5: it brought nothing
     tokens_per_micro_batch: int = Field(16384, ge=1)
     checkpoint_every_steps: int = Field(10, ge=1)
-    probe_bound: float = Field(0.05, gt=0)  # largest |log-prob| gap of sampler and trainer after a weight sync
+    # largest |log-prob| gap of sampler and trainer after a weight sync
+    probe_bound: float = Field(0.05, gt=0)
     optimizer: OptimizerConfig = OptimizerConfig()
 
     @model_validator(mode="after")
     def _samples_without_truncation(self) -> Self:
         if self.top_p != 1.0:
-            raise ValueError("rl.top_p must be 1.0: truncated sampling biases the ratio; use evaluate.top_p for evaluation")
+            raise ValueError(
+                "rl.top_p must be 1.0: truncated sampling biases the ratio; use evaluate.top_p for evaluation"
+            )
         return self
 
 
@@ -299,9 +311,13 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _sections_fit_together(self) -> Self:
         if self.traces.dialect == "text" and self.synthesize.code_share and self.cold_start:
-            raise ValueError("traces.dialect = 'text' needs synthesize.code_share = 0: its traces have no code")
+            raise ValueError(
+                "traces.dialect = 'text' needs synthesize.code_share = 0: its traces have no code"
+            )
         if self.evaluate.checkpoints and "sft" in self.evaluate.checkpoints and not self.cold_start:
-            raise ValueError("evaluate.checkpoints names 'sft' but cold_start = false: take it out of the list")
+            raise ValueError(
+                "evaluate.checkpoints names 'sft' but cold_start = false: take it out of the list"
+            )
         return self
 
     def for_stage(self, stage: str) -> Section:

@@ -23,7 +23,9 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]], schema: "pyarrow.
     names = set(schema.names)
     for number, row in enumerate(rows):
         if set(row) != names:
-            raise ValueError(f"{path.name}: row {number} differs from the schema in {sorted(names ^ set(row))}")
+            raise ValueError(
+                f"{path.name}: row {number} differs from the schema in {sorted(names ^ set(row))}"
+            )
     table = pyarrow.Table.from_pylist([dict(row) for row in rows], schema=schema)
     pyarrow.parquet.write_table(table, path)
 

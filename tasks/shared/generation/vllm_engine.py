@@ -51,7 +51,8 @@ class VllmGenerator:
             max_num_seqs=config.max_sequences,
             gpu_memory_utilization=config.gpu_memory_utilization,
             enable_prefix_caching=True,
-            enforce_eager=model_config.source == "tiny",  # capturing graphs costs more than a tiny model's decoding
+            # capturing graphs costs more than a tiny model's decoding
+            enforce_eager=model_config.source == "tiny",
             logprobs_mode="processed_logprobs",  # under the distribution sampled from
             disable_log_stats=True,
             trust_remote_code=False,
@@ -62,7 +63,14 @@ class VllmGenerator:
         self._running: dict[str, str] = {}  # engine request id -> request id
 
     def add(
-        self, request_id: str, ids: Sequence[int], *, sampling: Sampling, seed: int, stop: str | None, max_new_tokens: int
+        self,
+        request_id: str,
+        ids: Sequence[int],
+        *,
+        sampling: Sampling,
+        seed: int,
+        stop: str | None,
+        max_new_tokens: int,
     ) -> None:
         """Queue a request, see `Generator.add`."""
         assert request_id not in self._requests, f"request id {request_id} is taken"
@@ -94,7 +102,9 @@ class VllmGenerator:
             request_id = self._running.pop(output.request_id)
             completion = output.outputs[0]
             ids = tuple(completion.token_ids)
-            logprobs = tuple(entry[token].logprob for entry, token in zip(completion.logprobs, ids, strict=True))
+            logprobs = tuple(
+                entry[token].logprob for entry, token in zip(completion.logprobs, ids, strict=True)
+            )
             self._requests[request_id].ids += ids
             pieces.append(Piece(request_id, ids, logprobs, _reason(completion)))
         return pieces
@@ -107,7 +117,8 @@ class VllmGenerator:
         prompts = [{"prompt_token_ids": list(ids)} for ids in sequences]
         outputs = self._llm.generate(prompts, params, use_tqdm=False)
         return [
-            [0.0] + [entry[token].logprob for entry, token in zip(output.prompt_logprobs[1:], ids[1:], strict=True)]
+            [0.0]
+            + [entry[token].logprob for entry, token in zip(output.prompt_logprobs[1:], ids[1:], strict=True)]
             for output, ids in zip(outputs, sequences, strict=True)
         ]
 

@@ -73,7 +73,9 @@ class Dialect:
     def write_call(self, code: str) -> str:
         """A block that runs `code`, as `find_call` reads it. Raises ValueError for a dialect that runs none."""
         if not self.call_template:
-            raise ValueError(f"dialect '{self.name}' runs no code; write its traces with synthesize.code_share = 0")
+            raise ValueError(
+                f"dialect '{self.name}' runs no code; write its traces with synthesize.code_share = 0"
+            )
         return self.call_template.format(code=code)
 
     def write_answer(self, answer: str) -> str:
@@ -120,7 +122,11 @@ class Dialect:
         return segments
 
     def _refuse_stray_tags(self, text: str, last: bool = False) -> None:
-        opening = {"retool": ("<interpreter>", "</interpreter>", "</code>"), "torl": ("```output",), "text": ()}
+        opening = {
+            "retool": ("<interpreter>", "</interpreter>", "</code>"),
+            "torl": ("```output",),
+            "text": (),
+        }
         stray = list(opening[self.name])
         if last or self.name == "text":
             stray += ["<code>"] if self.name != "torl" else ["```python"]

@@ -22,15 +22,21 @@ class EncodedTrace:
     trained: tuple[bool, ...]  # (R,) False on interpreter output
 
 
-def encode_prompt(tokenizer: "PreTrainedTokenizerBase", dialect: Dialect, problem: str, instructed: bool) -> tuple[int, ...]:
+def encode_prompt(
+    tokenizer: "PreTrainedTokenizerBase", dialect: Dialect, problem: str, instructed: bool
+) -> tuple[int, ...]:
     """The prompt's ids, (P,), up to and with the header of the assistant's turn.
 
     Raises ValueError if the tokenizer has no chat template.
     """
     if not tokenizer.chat_template:
-        raise ValueError(f"tokenizer {tokenizer.name_or_path}: no chat template; save one with the checkpoint")
+        raise ValueError(
+            f"tokenizer {tokenizer.name_or_path}: no chat template; save one with the checkpoint"
+        )
     text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": dialect.prompt(problem, instructed)}], tokenize=False, add_generation_prompt=True
+        [{"role": "user", "content": dialect.prompt(problem, instructed)}],
+        tokenize=False,
+        add_generation_prompt=True,
     )
     return tuple(tokenizer.encode(text, add_special_tokens=False))
 

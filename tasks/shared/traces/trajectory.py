@@ -14,7 +14,9 @@ class FinishReason(StrEnum):
 
     EOS = "eos"  # the model closed its turn
     LENGTH = "length"  # the token budget of the whole response is used up
-    SANDBOX_FAILURE = "sandbox_failure"  # the interpreter service failed: not the model's error, leaves the loss
+    SANDBOX_FAILURE = (
+        "sandbox_failure"  # the interpreter service failed: not the model's error, leaves the loss
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,9 @@ class TrajectoryBuilder:
         length = len(self.response_ids)
         assert len(self.sampled) == len(self.logprobs) == length
         for call in self.calls:
-            assert not any(self.sampled[call.turn_end : call.feedback_end]), "interpreter tokens marked as sampled"
+            assert not any(self.sampled[call.turn_end : call.feedback_end]), (
+                "interpreter tokens marked as sampled"
+            )
         assert all(
             sampled or logprob == 0.0 for sampled, logprob in zip(self.sampled, self.logprobs, strict=True)
         ), "a log-prob on a token that was not sampled"
