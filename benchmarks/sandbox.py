@@ -74,13 +74,19 @@ class Bench:
         session = await self.client.open_session()
         num = max(3, int(20 * self.scale))
         for name, code in PROGRAMS.items():
-            self.note(f"floor {name} ms", [floor.timed(lambda c=code: floor.fork_once(c)) for _ in range(num)])
+            self.note(
+                f"floor {name} ms", [floor.timed(lambda c=code: floor.fork_once(c)) for _ in range(num)]
+            )
             self.note(f"sandbox {name} ms", [await self.run(code) for _ in range(num)])
             self.note(f"session {name} ms", [await self.run(code, session) for _ in range(num)])
-            self.note(f"python -c {name} ms", [floor.timed(lambda c=code: floor.subprocess_once(c)) for _ in range(3)])
+            self.note(
+                f"python -c {name} ms",
+                [floor.timed(lambda c=code: floor.subprocess_once(c)) for _ in range(3)],
+            )
             if shutil.which("bwrap"):
-                prefix = tuple(floor.BWRAP)
-                calls = [floor.timed(lambda c=code: floor.subprocess_once(c, prefix)) for _ in range(3)]
+                calls = [
+                    floor.timed(lambda c=code: floor.subprocess_once(c, tuple(floor.BWRAP))) for _ in range(3)
+                ]
                 self.note(f"bwrap {name} ms", calls)
         await self.client.close_session(session)
 
@@ -97,7 +103,9 @@ class Bench:
 def subprocess_throughput(code: str, num_programs: int) -> float:
     """`python -c` programs per second, 16 at a time."""
     started = time.perf_counter()
-    waiting = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) for _ in range(num_programs)]
+    waiting = [
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) for _ in range(num_programs)
+    ]
     for process in waiting:
         process.communicate()
     return num_programs / (time.perf_counter() - started)
@@ -156,7 +164,9 @@ def bars(figures: dict[str, object]) -> list[tuple[str, float, str, bool]]:
 
 def write(figures: dict[str, object], settings: SandboxSettings) -> None:
     """Store figures, hardware, date and commit."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
     about = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": commit.stdout.strip(),
@@ -167,13 +177,18 @@ def write(figures: dict[str, object], settings: SandboxSettings) -> None:
         "settings": asdict(settings),
     }
     rows = bars(figures)
-    verdicts = [{"what": what, "measured": round(ratio, 3), "bar": bar, "held": held} for what, ratio, bar, held in rows]
+    verdicts = [
+        {"what": what, "measured": round(ratio, 3), "bar": bar, "held": held}
+        for what, ratio, bar, held in rows
+    ]
     RESULTS.mkdir(exist_ok=True)
     text = json.dumps({"about": about, "bars": verdicts, "figures": figures}, indent=1)
     (RESULTS / "sandbox.json").write_text(text + "\n")
     lines = ["# Sandbox", "", *(f"- {name}: {value}" for name, value in about.items()), ""]
     lines += ["| bar | measured | wanted | held |", "|---|---|---|---|"]
-    lines += [f"| {what} | {ratio:.2f} | {bar} | {'yes' if held else 'no'} |" for what, ratio, bar, held in rows]
+    lines += [
+        f"| {what} | {ratio:.2f} | {bar} | {'yes' if held else 'no'} |" for what, ratio, bar, held in rows
+    ]
     lines += ["", "| figure | median |", "|---|---|"]
     lines += [f"| {name} | {value:.2f} |" for name, value in figures.items() if isinstance(value, float)]
     queue = figures["queue p50 ms by clients"]
@@ -195,7 +210,14 @@ def main() -> None:
     settings = SandboxSettings()
     with tempfile.TemporaryDirectory(prefix="sandbox-bench-") as directory:
         path = f"{directory}/socket"
-        command = [sys.executable, "-m", "tasks.shared.sandbox.server", "--socket", path, "--until-stdin-closes"]
+        command = [
+            sys.executable,
+            "-m",
+            "tasks.shared.sandbox.server",
+            "--socket",
+            path,
+            "--until-stdin-closes",
+        ]
         server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert server.stdout is not None and server.stdin is not None
         if "ready" not in server.stdout.readline():

@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 BWRAP = (
     "bwrap --unshare-all --die-with-parent --new-session --ro-bind / / --tmpfs /tmp --proc /proc --dev /dev"
-).split()
+).split(" ")
 
 
 def warm() -> None:

@@ -38,7 +38,9 @@ HOSTILE = {
     "deep": "import os\nfor n in range(100):\n    os.mkdir('d')\n    os.chdir('d')",
     "output": "for n in range(300): print('y' * 1000)",
     "flood": "while True: print('y' * 500000)",
-    "threads": "import threading, time\nfor _ in range(99): threading.Thread(target=time.sleep, args=(9,), daemon=True).start()",
+    "threads": (
+        "import threading, time\nfor _ in range(99):\n    threading.Thread(target=time.sleep, args=(9,), daemon=True).start()"
+    ),
     "descriptors": "import os\nx = [os.dup(0) for _ in range(999)]",
     "channel": "import os\nos.write(3, b'x' * 500)\nos.close(3)",
     "raise": "raise ValueError('z' * 100000)",
@@ -110,12 +112,17 @@ def honest(number: int) -> tuple[str, str]:
         code = f"import sympy\nx = sympy.symbols('x')\nprint(sympy.solve((x - {number}) * (x + 1), x))"
         return code, f"[-1, {number}]\n"
     if kind == 2:
-        return f"import numpy as np\nprint(int(np.arange({number % 1000}).sum()))", f"{sum(range(number % 1000))}\n"
+        return (
+            f"import numpy as np\nprint(int(np.arange({number % 1000}).sum()))",
+            f"{sum(range(number % 1000))}\n",
+        )
     code = f"with open('n.txt', 'w') as f:\n    f.write('{number}')\nprint(open('n.txt').read())"
     return code, f"{number}\n"
 
 
-async def soak(client: SandboxClient, server: int, num_programs: int, seed: int, kill: bool = True) -> dict[str, object]:
+async def soak(
+    client: SandboxClient, server: int, num_programs: int, seed: int, kill: bool = True
+) -> dict[str, object]:
     """Run the mixture; returns counts. Raises AssertionError at the first wrong answer."""
     rng = random.Random(seed)
     counts: Counter[str] = Counter()
@@ -171,14 +178,27 @@ async def measure(address: str, server: int, num_programs: int, seed: int) -> di
     await client.close()
     rate = num_programs / seconds
     held = {"before": asdict(before), "after": asdict(after)}
-    return {**report, "seconds": round(seconds, 1), "programs_per_s": round(rate, 1), "held": held, "health": health}
+    return {
+        **report,
+        "seconds": round(seconds, 1),
+        "programs_per_s": round(rate, 1),
+        "held": held,
+        "health": health,
+    }
 
 
 def run(num_programs: int, seed: int) -> dict[str, object]:
     """Start a server, soak it, end it; raises AssertionError if anything is left."""
     with tempfile.TemporaryDirectory(prefix="sandbox-soak-") as directory:
         path = f"{directory}/socket"
-        command = [sys.executable, "-m", "tasks.shared.sandbox.server", "--socket", path, "--until-stdin-closes"]
+        command = [
+            sys.executable,
+            "-m",
+            "tasks.shared.sandbox.server",
+            "--socket",
+            path,
+            "--until-stdin-closes",
+        ]
         command += ["--settings", json.dumps(asdict(SETTINGS))]
         server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert server.stdin is not None and server.stdout is not None
@@ -203,7 +223,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     report = run(arguments.programs, arguments.seed)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
     about = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": commit.stdout.strip(),

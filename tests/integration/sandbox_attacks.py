@@ -4,6 +4,8 @@
 process to kill. `also` is a substring that must be printed, where silence would prove nothing.
 """
 
+# ruff: noqa: E501 - a hostile program reads best on one line
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -133,7 +135,11 @@ RESOURCES = [
         "import resource\ntry:\n    resource.setrlimit(resource.RLIMIT_AS, (-1, -1))\nexcept ValueError as e:\n    raise OSError(e)"), also="held", control=True),
     Attack("thread bomb", "resources", (
         "import threading, time\nn = 0\ntry:\n    while n < 500:\n        threading.Thread(target=time.sleep, args=(9,), daemon=True).start()\n"
-        "        n += 1\nexcept RuntimeError:\n    pass\nprint('BREACH' if n >= 64 else 'held', n)"), also="held", control=True),
+        "        n += 1\nexcept RuntimeError:\n    pass\nprint('BREACH' if n >= 16 else 'held', n)"), also="held", control=True),
+    Attack("thread bomb of small stacks", "resources", (
+        "import threading, time\nthreading.stack_size(32768)\nn = 0\ntry:\n    while n < 500:\n"
+        "        threading.Thread(target=time.sleep, args=(9,), daemon=True).start()\n        n += 1\n"
+        "except RuntimeError:\n    pass\nprint('BREACH' if n >= 16 else 'held', n)"), also="held", control=True),
     Attack("fork bomb", "resources", "import os\nwhile True:\n    os.fork()", statuses=(Status.FORBIDDEN,)),
     Attack("descriptor bomb", "resources", _tries("import os\nx = [os.dup(0) for _ in range(5000)]"), also="held"),
     Attack("large pipes", "resources", _tries("import fcntl, os\nfcntl.fcntl(os.pipe()[1], 1031, 1 << 20)"), also="held", control=True),

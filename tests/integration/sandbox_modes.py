@@ -23,7 +23,7 @@ from tasks.shared.sandbox import Interpreter, Limits, SandboxSettings
 ROOT = Path(__file__).resolve().parents[2]
 NOBODY = 65534
 MODES = ("root", "user", "landlock")
-SETTINGS = SandboxSettings(limits=Limits(wall_s=1.0, cpu_s=1.0, memory_mb=256), retries=3)
+SETTINGS = SandboxSettings(limits=Limits(wall_s=0.7, cpu_s=1.0, memory_mb=256), slots=3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +37,18 @@ class Served:
 
 
 def _runs_as_nobody(python: str) -> bool:
-    check = subprocess.run(
-        [python, "-c", "import encodings"], user=NOBODY, group=NOBODY, extra_groups=[], cwd="/", capture_output=True
-    ) if os.access(python, os.X_OK) else None
+    check = (
+        subprocess.run(
+            [python, "-c", "import encodings"],
+            user=NOBODY,
+            group=NOBODY,
+            extra_groups=[],
+            cwd="/",
+            capture_output=True,
+        )
+        if os.access(python, os.X_OK)
+        else None
+    )
     return check is not None and check.returncode == 0
 
 
@@ -60,7 +69,9 @@ def scratch_mounts(directory: Path, number: int, size_mb: int) -> Iterator[tuple
     paths = [directory / f"scratch{index}" for index in range(number)]
     for path in paths:
         path.mkdir()
-        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size_mb}m,nr_inodes=1k", "tmpfs", path], check=True)
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={size_mb}m,nr_inodes=1k", "tmpfs", path], check=True
+        )
     try:
         yield tuple(str(path) for path in paths)
     finally:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import select
 import signal
 import socket
 import time
@@ -186,6 +187,8 @@ class Broker:
     def _deadline(self, execution: Execution) -> None:
         """The wall limit is up: kill, unless the program spent part of it waiting for a processor."""
         assert execution.child is not None
+        if has_ended(execution.child.pidfd):
+            return  # in time; its worker is still emptying its directory
         limit, elapsed = execution.limits.wall_s, time.monotonic() - execution.started
         left = limit - (elapsed - processor_wait_s(execution.child.pidfd))
         if left > 0.001 and elapsed < _LONGEST_WAIT * limit:
@@ -290,6 +293,13 @@ class Broker:
 def _send(child: Child, request: bytes, execution: Execution) -> None:
     """Hand the request and the two memory files to the child. Raises OSError."""
     socket.send_fds(child.channel, [request], [execution.stdout_fd, execution.stderr_fd])
+
+
+def has_ended(pidfd: int) -> bool:
+    """Whether the process is gone (its descriptor is then readable)."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def processor_wait_s(pidfd: int) -> float:

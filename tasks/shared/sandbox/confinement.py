@@ -123,9 +123,13 @@ def build_ruleset(readable: tuple[str, ...], private: str | None, abi: int) -> i
     return ruleset
 
 
-def filter_template() -> bytes:
-    """The seccomp filter with a place for the child's pid, made once."""
-    return seccomp.build_filter(_PID_PLACE)
+def filter_template(isolation: Isolation) -> bytes:
+    """The seccomp filter with a place for the child's pid, made once.
+
+    Threads only where each child has a user (or user namespace) of its own for RLIMIT_NPROC to count: under
+    landlock it would count all programs together, or, for root, nothing.
+    """
+    return seccomp.build_filter(_PID_PLACE, threads=isolation.mode == "namespaces")
 
 
 def confine(

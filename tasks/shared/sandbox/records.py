@@ -45,7 +45,7 @@ class Limits:
     memory_mb: int = 512
     """Address space beyond what the warm interpreter already holds."""
     processes: int = 8
-    """Threads of the program, itself included. Further processes are always refused."""
+    """Threads of the program, itself included; under landlock none but itself. Processes are always refused."""
     open_files: int = 64
     """Open descriptors."""
     output_chars: int = 4096

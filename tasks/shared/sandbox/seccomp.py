@@ -104,7 +104,7 @@ def _signal(argument: int, pid: int) -> list[Instruction]:
     return [*head, *_one_of(argument, _NEVER_TO_ITSELF, _EPERM, _ALLOW)]
 
 
-def _checked(pid: int) -> dict[int, list[Instruction]]:
+def _checked(pid: int, threads: bool) -> dict[int, list[Instruction]]:
     """The calls that depend on their arguments."""
     threads_only = [
         _argument(0),
@@ -131,7 +131,7 @@ def _checked(pid: int) -> dict[int, list[Instruction]]:
         _ins(_RETURN, _EPERM),
     ]
     return {
-        CLONE: threads_only,
+        CLONE: threads_only if threads else [_ins(_RETURN, _EPERM)],
         CLONE3: [_ins(_RETURN, _ENOSYS)],
         KILL: _signal(1, pid),
         TGKILL: _signal(2, pid),
@@ -155,10 +155,13 @@ def _tree(blocks: list[tuple[int, list[Instruction]]]) -> list[Instruction]:
     return [_ins(_JGE, blocks[middle][0], 0, 1), _ins(_JA, len(low)), *low, *high]
 
 
-def build_filter(pid: int) -> bytes:
-    """The filter for the process `pid` (as it sees itself), ready for `kernel.install_filter`."""
+def build_filter(pid: int, threads: bool) -> bytes:
+    """The filter for the process `pid` (as it sees itself), ready for `kernel.install_filter`.
+
+    `threads`: whether it may start threads, where something else bounds their number.
+    """
     allow, refuse = [_ins(_RETURN, _ALLOW)], [_ins(_RETURN, _EPERM)]
-    table = dict.fromkeys(ALLOWED.values(), allow) | _checked(pid)
+    table = dict.fromkeys(ALLOWED.values(), allow) | _checked(pid, threads)
     blocks: list[tuple[int, list[Instruction]]] = []
     for number in range(max(LAST_KNOWN, *table) + 1):
         block = table.get(number, refuse if number <= LAST_KNOWN else [_ins(_RETURN, _ENOSYS)])
