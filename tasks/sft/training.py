@@ -44,6 +44,32 @@ class Speed:
         return self.tokens / self.seconds if self.seconds else 0.0
 
 
+def train_step(engine: TrainingEngine, sequences: Sequence[TrainSequence], row_tokens: int) -> StepRecord:
+    """One optimizer step on `sequences`, shared out over the ranks in rows of at most `row_tokens` tokens.
+
+    loss = -sum of log-probs / number of trained tokens, both over the whole step and all ranks.
+    """
+    rows = pack(sequences, row_tokens, world_size())[rank() :: world_size()]
+    # Every rank knows the whole step, so the denominator needs no communication.
+    denominator = sum(int(sequence.trained[1:].sum()) for sequence in sequences)
+    learning_rate = engine.learning_rate
+    loss = 0.0
+    for row in rows:
+        share = -engine.token_logprobs(row).sum() / denominator
+        engine.backward(share)
+        loss += float(share.detach())
+    grad_norm = engine.step()
+    return StepRecord(
+        step=engine.num_steps,
+        loss=sum_over_ranks(loss),
+        learning_rate=learning_rate,
+        grad_norm=grad_norm,
+        sequences=len(sequences),
+        tokens=sum(len(sequence.ids) for sequence in sequences),
+        trained_tokens=denominator,
+    )
+
+
 class Trainer:
     """Engine, data and records of one SFT run; `train` does the steps that are left."""
 
@@ -78,7 +104,8 @@ class Trainer:
         with self._metrics_path.open("a") as metrics:
             for step in range(self.engine.num_steps, len(self._steps)):
                 started = time.perf_counter()
-                record = self._step(self._steps[step])
+                chosen = [self._sequences[index] for index in self._steps[step]]
+                record = train_step(self.engine, chosen, self._config.tokens_per_micro_batch)
                 seconds += time.perf_counter() - started
                 tokens += record.tokens
                 records.append(record)
@@ -91,28 +118,6 @@ class Trainer:
                 if record.step % self._config.checkpoint_every_steps == 0 or record.step == len(self._steps):
                     self.engine.save(self._checkpoints, {"request": self._fingerprint()})
         return records, Speed(tokens, seconds)
-
-    def _step(self, indices: Sequence[int]) -> StepRecord:
-        chosen = [self._sequences[index] for index in indices]
-        rows = pack(chosen, self._config.tokens_per_micro_batch, world_size())[rank() :: world_size()]
-        # Every rank knows the whole step, so the denominator needs no communication.
-        denominator = sum(int(sequence.trained[1:].sum()) for sequence in chosen)
-        learning_rate = self.engine.learning_rate
-        loss = 0.0
-        for row in rows:
-            share = -self.engine.token_logprobs(row).sum() / denominator
-            self.engine.backward(share)
-            loss += float(share.detach())
-        grad_norm = self.engine.step()
-        return StepRecord(
-            step=self.engine.num_steps,
-            loss=sum_over_ranks(loss),
-            learning_rate=learning_rate,
-            grad_norm=grad_norm,
-            sequences=len(chosen),
-            tokens=sum(len(sequence.ids) for sequence in chosen),
-            trained_tokens=denominator,
-        )
 
     def _show(self, record: StepRecord, speed: Speed) -> None:
         self._context.progress(
