@@ -6,6 +6,7 @@ The problem is the unit: samples of one problem are alike, so thirty problems x 
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -37,6 +38,7 @@ class Estimate:
     num_problems: int
 
 
+@lru_cache(maxsize=64)
 def t_quantile(probability: float, freedom: int) -> float:
     """Quantile of Student's t with `freedom` degrees, by bisection on its distribution function (error < 1e-9)."""
     if not 0 < probability < 1 or freedom < 1:
@@ -94,11 +96,17 @@ def bootstrap_interval(
     count = values.shape[-1]
     if count < 2:
         return t_interval(values, level)
-    draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=num_resamples)
-    means = values @ (draws.T / count)  # (..., resamples)
+    means = values @ _resampling_weights(count, num_resamples, seed)  # (..., resamples)
     tail = NormalDist().cdf(-math.sqrt(count / (count - 1)) * t_quantile(0.5 + level / 2, count - 1))
     low, high = np.quantile(means, [tail, 1 - tail], axis=-1)
     return low, high
+
+
+@lru_cache(maxsize=2)  # an evaluation asks for the same one many times (every k of pass@k)
+def _resampling_weights(count: int, num_resamples: int, seed: int) -> Array:
+    """How often each problem is drawn, over their number, (problems, resamples)."""
+    draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=num_resamples)
+    return draws.T / count
 
 
 def estimate(

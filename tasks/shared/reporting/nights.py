@@ -1,0 +1,167 @@
+"""Every night's decisions as pure functions: has a checkpoint got worse, may one be promoted, what changed between.
+
+A night compares each tagged checkpoint, paired by problem, with its last night and with its reference. Chance alone is
+to raise an alert in at most `FALSE_ALERTS` of the nights, over all comparisons of a night together (Bonferroni).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from tasks.shared.artifacts import Manifest
+from tasks.shared.estimates import Comparison, Evaluation, compare
+from tasks.shared.reporting.charts import Line, curve
+
+FALSE_ALERTS = 0.02  # share of nights without a change that may alert
+EVENT = "tirflow.evaluation.regression"
+
+
+@dataclass(frozen=True, slots=True)
+class Night:
+    """One checkpoint's score on one set in one night."""
+
+    day: str  # ISO date
+    tag: str  # promoted, latest of a run, ...
+    set: str
+    accuracy: float
+    low: float
+    high: float
+    samples_digest: str  # equal for identical samples
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """A comparison that shows a loss beyond chance."""
+
+    tag: str
+    set: str
+    against: str  # "last night" or "reference"
+    comparison: Comparison
+
+    @property
+    def message(self) -> str:
+        """One line for people."""
+        difference = self.comparison.difference
+        return (
+            f"{self.tag} on {self.set} fell by {-difference.value * 100:.1f} points against {self.against} "
+            f"({difference.interval.level:.1%} interval {difference.interval.low * 100:+.1f} to "
+            f"{difference.interval.high * 100:+.1f})"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """Whether a candidate may carry the tag, and why."""
+
+    promote: bool
+    reason: str
+
+
+Pair = tuple[str, str, str, Evaluation, Evaluation]  # tag, set, against, before, tonight
+
+
+def significant_drops(pairs: Sequence[Pair], false_alerts: float = FALSE_ALERTS) -> list[Drop]:
+    """The comparisons of one night whose whole interval lies below zero.
+
+    The level is two-sided 1 - 2 * false_alerts / number of comparisons: one side alone can alert.
+    """
+    if not pairs:
+        return []
+    level = 1 - 2 * false_alerts / len(pairs)
+    drops = []
+    for tag, set_name, against, before, tonight in pairs:
+        result = compare(before, tonight, level)
+        if result.difference.interval.high < 0:
+            drops.append(Drop(tag, set_name, against, result))
+    return drops
+
+
+def promotion_gate(incumbent: Evaluation, candidate: Evaluation, threshold: float = 0.0) -> Gate:
+    """No promotion if the paired 95 % interval of candidate minus incumbent lies below `threshold`.
+
+    A negative threshold allows a loss up to that size. An interval that contains the threshold passes and says that it
+    is not decided.
+    """
+    difference = compare(incumbent, candidate).difference
+    interval = difference.interval
+    span = f"{difference.value * 100:+.1f} points, {interval.low * 100:+.1f} to {interval.high * 100:+.1f}"
+    limit = f"the threshold {threshold * 100:+.1f}"
+    if interval.high < threshold:
+        return Gate(False, f"refused: {span}, wholly below {limit}")
+    if interval.low < threshold:
+        return Gate(True, f"passes, not decided: {span} contains {limit}")
+    return Gate(True, f"passes: {span}, not below {limit}")
+
+
+def regression_event(drop: Drop, run: str, report: str) -> dict[str, Any]:
+    """What is emitted as a Prefect event, for an automation to fire on."""
+    return {
+        "event": EVENT,
+        "resource": {
+            "prefect.resource.id": f"tirflow.checkpoint.{drop.tag}",
+            "prefect.resource.name": drop.tag,
+        },
+        "payload": {
+            "run": run,
+            "set": drop.set,
+            "against": drop.against,
+            "message": drop.message,
+            "report": report,
+            "comparison": asdict(drop.comparison),
+        },
+    }
+
+
+def trend(nights: Sequence[Night]) -> list[tuple[str, Markup]]:
+    """A curve of accuracy over nights for each set, a line with its band for each tag; x is the number of the night."""
+    days = {day: number for number, day in enumerate(sorted({night.day for night in nights}), start=1)}
+    charts = []
+    for set_name in dict.fromkeys(night.set for night in nights):
+        lines = []
+        for tone, tag in enumerate(dict.fromkeys(n.tag for n in nights if n.set == set_name)):
+            mine = sorted(
+                (n for n in nights if n.set == set_name and n.tag == tag), key=lambda night: night.day
+            )
+            lines.append(
+                Line(
+                    tag,
+                    [days[night.day] for night in mine],
+                    [night.accuracy for night in mine],
+                    [night.low for night in mine],
+                    [night.high for night in mine],
+                    tone % 5,
+                )
+            )
+        charts.append((set_name, curve(f"Accuracy on {set_name}", lines, "night", percent=True)))
+    return charts
+
+
+def what_changed(before: Manifest, after: Manifest) -> list[str]:
+    """What differs between the provenance of two evaluations, a line each; empty if nothing recorded differs.
+
+    Read where equal seeds gave other samples (`samples_digest`): this is the reason.
+    """
+    old, new = (_flat(asdict(manifest.provenance)) for manifest in (before, after))
+    return [
+        f"{key}: {_short(old.get(key))} -> {_short(new.get(key))}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{name}.")
+        else:
+            flat[name] = value
+    return flat
+
+
+def _short(value: Any) -> str:
+    text = "nothing" if value is None else str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
