@@ -5,13 +5,16 @@ BIN := $(VENV)/bin
 LOCK := images/locks/embedded.txt
 export TIRFLOW_HOME ?= $(CURDIR)/.tirflow
 
-.PHONY: demo test lint types check up down env deploy run venv lock clean
+.PHONY: demo test test-browser lint types check up down env deploy run venv lock clean
 
 demo: venv ## train/tiny from an empty machine to its scores; run again, it reuses what exists
 	@$(BIN)/python -m flows.local demo
 
 test: venv ## everything that needs neither Docker nor vLLM nor a browser
 	$(BIN)/python -m pytest -q
+
+test-browser: venv ## the report in headless Chromium (apt-get install chromium chromium-driver)
+	$(BIN)/python -m pytest -q tests/browser
 
 lint: venv
 	$(BIN)/ruff check .
