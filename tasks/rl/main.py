@@ -11,7 +11,7 @@ import shutil
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from tasks.rl.problems import read_problems
+from tasks.rl.problems import read_problems, require_problems
 from tasks.rl.round import RlRound
 from tasks.shared.artifacts import ArtifactRef
 from tasks.shared.checkpoints import load_model, load_tokenizer, save_checkpoint
@@ -72,6 +72,8 @@ def _load(context: StageContext[RlStage], stack: ExitStack) -> RlRound:
     problems, num_too_long = read_problems(
         context.input("problems"), tokenizer, config.traces, config.generation
     )
+    require_problems(problems, config.rl.prompts_per_step)
+    reference = _load_reference(context) if config.rl.kl_coefficient else None
     context.log(
         f"{len(problems)} problems, {num_too_long} more left out: prompt over generation.max_prompt_tokens"
     )
@@ -82,7 +84,7 @@ def _load(context: StageContext[RlStage], stack: ExitStack) -> RlRound:
     return RlRound(
         context,
         model=load_model(checkpoint, config.model),
-        reference=_load_reference(context) if config.rl.kl_coefficient else None,
+        reference=reference,
         tokenizer=tokenizer,
         problems=problems,
         generator=generator,

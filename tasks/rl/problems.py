@@ -46,15 +46,20 @@ def read_problems(
     return problems, num_too_long
 
 
+def require_problems(problems: Sequence[Problem], count: int) -> None:
+    """ValueError if there are fewer problems than the `count` that a step draws."""
+    if len(problems) < count:
+        raise ValueError(f"rl.prompts_per_step = {count}, but there are {len(problems)} problems; lower it")
+
+
 def draw_problems(problems: Sequence[Problem], count: int, step: int, seed: int) -> list[Problem]:
     """The `count` problems of step `step` (from 0, over all rounds): a new order every epoch, none twice in a step.
 
     Depends on the arguments alone, so the step is the whole data cursor. The remainder of an epoch that fills no step
-    is dropped, another one each time. ValueError if there are fewer problems than `count`.
+    is dropped, another one each time. `require_problems` must hold.
     """
     steps_per_epoch = len(problems) // count
-    if steps_per_epoch == 0:
-        raise ValueError(f"rl.prompts_per_step = {count}, but there are {len(problems)} problems; lower it")
+    assert steps_per_epoch > 0, (len(problems), count)
     epoch, place = divmod(step, steps_per_epoch)
     order = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch]))).permutation(
         len(problems)

@@ -147,8 +147,9 @@ class RlRound:
         return gather_from_ranks(mine)
 
     def _policy(self) -> RolloutPolicy:
-        """Feedback is scheduled, so that a step does the same whatever the clock says."""
+        """Where the engine gives equal bits for equal calls, feedback is scheduled: then the clock decides nothing."""
         traces = self._config.traces
+        reproducible = self._config.generation.engine == "transformers"
         return RolloutPolicy(
             dialect=DIALECTS[traces.dialect],
             max_calls=traces.max_calls,
@@ -157,7 +158,7 @@ class RlRound:
             stateful=self._config.sandbox.stateful,
             sampling=Sampling(self._config.rl.temperature, self._config.rl.top_p),
             max_response_tokens=self._config.generation.max_response_tokens,
-            delivery="scheduled",
+            delivery="scheduled" if reproducible else "ready",
         )
 
     def _sync(self) -> None:

@@ -44,7 +44,7 @@ class PolicyUpdate:
     def __init__(self, engine: TrainingEngine, config: RlConfig, reference: "PreTrainedModel | None") -> None:
         self._engine = engine
         self._config = config
-        self._reference = reference
+        self._reference = reference.to(engine.device) if reference is not None else None  # type: ignore[arg-type]
         self._settings = PolicyLossSettings(
             clip_low=config.clip_low,
             clip_high=config.clip_high,

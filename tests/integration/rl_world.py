@@ -35,6 +35,7 @@ CODE = (
     "\n<interpreter>\n1\n</interpreter>\n<answer>\n\\boxed{1}\n</answer>"
 )
 NUM_PROBLEMS = 12
+OPTIMIZER = OptimizerConfig(learning_rate=3e-4, zero_stage=0, weight_decay=0.0)
 MODEL = ModelConfig(source="path", path="unused", dtype="float32")
 
 
@@ -90,7 +91,7 @@ def make_request(
         "samples_per_prompt": 8,
         "tokens_per_micro_batch": 1024,
         "checkpoint_every_steps": 1,
-        "optimizer": OptimizerConfig(learning_rate=3e-4, zero_stage=0, weight_decay=0.0),
+        "optimizer": OPTIMIZER,
     }
     config = RlStage(
         model=MODEL,

@@ -22,11 +22,16 @@ def make_generator(
         from tasks.shared.generation.vllm_engine import VllmGenerator
 
         return VllmGenerator(config, model_config, checkpoint, [tokenizer.eos_token_id])
+    import torch
+
     from tasks.shared.checkpoints import load_model
     from tasks.shared.generation.transformers_engine import TransformersGenerator
 
     _leave_cores_to_the_sandbox()
-    return TransformersGenerator(load_model(checkpoint, model_config), tokenizer, config.max_sequences)
+    model = load_model(checkpoint, model_config)
+    if torch.cuda.is_available():
+        model = model.to(torch.device("cuda", torch.cuda.current_device()))  # type: ignore[arg-type]
+    return TransformersGenerator(model, tokenizer, config.max_sequences)
 
 
 def _leave_cores_to_the_sandbox() -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.rl.problems import Problem, draw_problems, sample_seed
+from tasks.rl.problems import Problem, draw_problems, require_problems, sample_seed
 
 
 def world(count: int) -> list[Problem]:
@@ -16,8 +16,9 @@ def test_an_epoch_draws_no_problem_twice(total: int, count: int, seed: int) -> N
     problems = world(total)
     if count > total:
         with pytest.raises(ValueError, match="lower it"):
-            draw_problems(problems, count, 0, seed)
+            require_problems(problems, count)
         return
+    require_problems(problems, count)
     steps = total // count
     drawn = [problem.id for step in range(steps) for problem in draw_problems(problems, count, step, seed)]
     assert len(drawn) == len(set(drawn)) == steps * count
