@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -110,10 +111,10 @@ def measure(rounds: int) -> Figures:
         rows = pack(sequences, ROW_TOKENS)
         targets = sum(row.num_targets for row in rows)
         calls: dict[str, Callable[[], object]] = {
-            "bare PyTorch": lambda rows=rows, targets=targets: bare.step(rows, targets),
-            "bare PyTorch, block mask": lambda rows=rows, targets=targets: masked.step(rows, targets),
+            "bare PyTorch": partial(bare.step, rows, targets),
+            "bare PyTorch, block mask": partial(masked.step, rows, targets),
         }
-        calls |= {name: lambda step=step, s=sequences: step(s) for name, step in ours.items()}
+        calls |= {name: partial(step, sequences) for name, step in ours.items()}
         names = list(calls)
         for name in names[number % len(names) :] + names[: number % len(names)]:
             started, used = time.perf_counter(), time.process_time()

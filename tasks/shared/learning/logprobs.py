@@ -37,16 +37,9 @@ def token_scores(
     model: PreTrainedModel, batch: PackedBatch, temperature: float = 1.0, with_entropy: bool = False
 ) -> TokenScores:
     """Log-probs, and entropies if asked for, of the target tokens; differentiable, in float32."""
-    hidden = model.base_model(
-        input_ids=batch.ids,
-        position_ids=batch.position_ids,
-        use_cache=False,
-        **_attention_arguments(model, batch),
-    ).last_hidden_state  # (B, T, H)
+    before = target_states(model, batch)  # (N, H)
     head = model.get_output_embeddings()
     wanted = batch.ids[batch.targets]  # (N,)
-    # Token t is predicted at t - 1; targets never start a sequence, so that is in the same sequence.
-    before = hidden[:, :-1][batch.targets[:, 1:]]  # (N, H)
 
     def score(states: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         logits = head(states).float() / temperature  # (n, V)
@@ -66,6 +59,18 @@ def token_scores(
         ]
         logprobs, entropy = (torch.cat(parts) for parts in zip(*pieces, strict=True))
     return TokenScores(_scatter(batch, logprobs), _scatter(batch, entropy) if with_entropy else None)
+
+
+def target_states(model: PreTrainedModel, batch: PackedBatch) -> torch.Tensor:
+    """(N, H) last hidden states from which the N target tokens are predicted, in row order."""
+    hidden = model.base_model(
+        input_ids=batch.ids,
+        position_ids=batch.position_ids,
+        use_cache=False,
+        **_attention_arguments(model, batch),
+    ).last_hidden_state  # (B, T, H)
+    # Token t is predicted at t - 1; targets never start a sequence, so that is in the same sequence.
+    return hidden[:, :-1][batch.targets[:, 1:]]
 
 
 def _scatter(batch: PackedBatch, values: torch.Tensor) -> torch.Tensor:

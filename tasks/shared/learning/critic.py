@@ -1,0 +1,83 @@
+"""PPO's critic: a value for each sampled token, advantages by GAE over sampled tokens only, a clipped value loss.
+
+The value of token t is that of the state before it, so it is read where its log-prob is. Interpreter tokens are not
+the policy's actions: GAE steps from one sampled token to the next as if they were neighbours, and they carry neither
+value nor advantage. Sources: GAE arXiv 1506.02438, value clipping as in PPO's reference implementation.
+"""
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from tasks.shared.learning.logprobs import target_states
+from tasks.shared.learning.packing import PackedBatch
+
+
+class ValueModel(nn.Module):
+    """A causal language model's body with one output a token; the head starts at 0, so first values are 0."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+        self.head = nn.Linear(model.config.hidden_size, 1, bias=False, dtype=model.dtype)
+        nn.init.zeros_(self.head.weight)
+
+    def forward(self, batch: PackedBatch) -> torch.Tensor:
+        """(B, T) float32 values of the states before each target token; 0 elsewhere."""
+        values = self.head(target_states(self.model, batch)).float().squeeze(-1)  # (N,)
+        zeros = torch.zeros(batch.ids.shape, device=values.device)
+        return zeros.masked_scatter(batch.targets, values)
+
+
+def gae(
+    rewards: np.ndarray, values: np.ndarray, sampled: np.ndarray, gamma: float = 1.0, lam: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Advantages and returns of one finished trajectory, (R,) each, 0 where not sampled.
+
+    Over the sampled tokens t = 0 .. n-1, with V_n = 0 since the trajectory ends there:
+    delta_t = r_t + gamma V_{t+1} - V_t,  A_t = delta_t + gamma lam A_{t+1},  return_t = A_t + V_t.
+
+    Args:
+        rewards: (R,) the reward given at each token; the outcome's stands at the last sampled one.
+        values: (R,) the critic's values.
+        sampled: (R,) bool, True where the policy chose the token.
+
+    Raises:
+        AssertionError: a reward on a token that was not sampled, which no action would be credited with.
+    """
+    assert not rewards[~sampled].any(), "a reward on a token that the policy did not choose"
+    reward, value = rewards[sampled], values[sampled]
+    delta = reward + gamma * np.append(value[1:], 0.0) - value
+    advantage = np.zeros(len(delta))
+    following = 0.0
+    for t in reversed(range(len(delta))):
+        following = delta[t] + gamma * lam * following
+        advantage[t] = following
+    advantages, returns = np.zeros(len(rewards)), np.zeros(len(rewards))
+    advantages[sampled] = advantage
+    returns[sampled] = advantage + value
+    return advantages, returns
+
+
+def value_loss(
+    values: torch.Tensor,
+    old_values: torch.Tensor,
+    returns: torch.Tensor,
+    targets: torch.Tensor,
+    denominator: float,
+    clip: float = 0.2,
+) -> torch.Tensor:
+    """0.5 max((V - R)^2, (clip(V, V_old +- clip) - R)^2), summed over targets (B, T), divided by `denominator`.
+
+    The denominator is the caller's: the target tokens of the whole step over all ranks.
+    """
+    clipped = torch.clamp(values, old_values - clip, old_values + clip)
+    errors = torch.maximum((values - returns) ** 2, (clipped - returns) ** 2)
+    return 0.5 * (errors * targets).sum() / denominator
+
+
+def explained_variance(values: np.ndarray, returns: np.ndarray) -> float:
+    """1 - Var(returns - values) / Var(returns) over (N,) sampled tokens; 0 where all returns are equal."""
+    spread = float(np.var(returns))
+    return 1.0 - float(np.var(returns - values)) / spread if spread > 0 else 0.0
