@@ -1,6 +1,6 @@
 """Take samples with live code and grade them; a sample whose sandbox failed is void and taken again."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -34,7 +34,7 @@ class Sampler:
     def take(self, wanted: Sequence[Wanted]) -> Iterator[Sample]:
         """Every wanted sample, graded, as it finishes; void ones among them."""
         by_request = {f"{want.problem.set}/{want.problem.id}": want.problem for want in wanted}
-        prompts = {name: self._prompt(name, problem.problem) for name, problem in by_request.items()}
+        prompts = self._prompts(by_request)
         requests = (
             RolloutRequest(
                 name := f"{want.problem.set}/{want.problem.id}", want.sample, prompts[name], want.seed
@@ -60,15 +60,21 @@ class Sampler:
             delivery="scheduled",
         )
 
-    def _prompt(self, name: str, problem: str) -> tuple[int, ...]:
-        traces = self.config.traces
-        ids = encode_prompt(self.tokenizer, DIALECTS[traces.dialect], problem, traces.prompt == "instructed")
-        most = self.config.generation.max_prompt_tokens
-        if len(ids) > most:
+    def _prompts(self, problems: Mapping[str, Problem]) -> dict[str, tuple[int, ...]]:
+        """The prompt's ids of each problem; ValueError that names the longest if it does not fit."""
+        traces, most = self.config.traces, self.config.generation.max_prompt_tokens
+        dialect, instructed = DIALECTS[traces.dialect], traces.prompt == "instructed"
+        prompts = {
+            name: encode_prompt(self.tokenizer, dialect, problem.problem, instructed)
+            for name, problem in problems.items()
+        }
+        longest = max(prompts, key=lambda name: len(prompts[name]))
+        if len(prompts[longest]) > most:
             raise ValueError(
-                f"problem {name}: its prompt has {len(ids)} tokens; raise generation.max_prompt_tokens ({most})"
+                f"problem {problems[longest].id}: its prompt has {len(prompts[longest])} tokens, more than "
+                f"generation.max_prompt_tokens = {most}; raise it (this is the longest prompt)"
             )
-        return ids
+        return prompts
 
 
 def take_all(
