@@ -105,3 +105,8 @@ def configure_vllm(cpu_cache_gib: int) -> None:
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(cpu_cache_gib))
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+
+
+def become_only_rank() -> None:
+    """Set `LOCAL_RANK` as a launcher would: DeepSpeed asks for it even where there is none."""
+    os.environ.setdefault("LOCAL_RANK", "0")

@@ -8,7 +8,6 @@ first rank publishes and writes to stdout.
 """
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from tasks.shared.environment import rank, under_launcher, world_size
+from tasks.shared.environment import become_only_rank, rank, under_launcher, world_size
 from tasks.shared.stage import StageContext, StageResult, emit
 
 Item = TypeVar("Item")
@@ -33,7 +32,7 @@ def start_process_group() -> None:
             sys.stdout = sys.stderr  # stdout carries the stage's events, once
         dist.init_process_group(backend)
     else:
-        os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it even where no launcher set it
+        become_only_rank()
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
 
 

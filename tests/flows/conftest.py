@@ -1,0 +1,152 @@
+"""A temporary Prefect server with a worker and all deployments, one for the session, and how tests drive it."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import httpx
+import psutil
+import pytest
+
+from flows import cluster
+from flows.follow import start_run
+from tasks.shared.artifacts import Store
+from tasks.shared.execution.execute import parse_event
+from tasks.shared.runs import RunRecord, RunRecords
+
+RUN_TIMEOUT_S = 240.0
+FINAL_STATES = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+
+
+@dataclass(frozen=True)
+class Prefect:
+    """A running cluster and its home, seen from a test."""
+
+    cluster: cluster.Cluster
+
+    @property
+    def home(self) -> Path:
+        return self.cluster.home
+
+    @property
+    def store(self) -> Store:
+        return Store(str(self.home / "store"))
+
+    def record(self, run: str) -> RunRecord:
+        return RunRecords(str(self.home / "store")).read(run)
+
+    def start(self, deployment: str, **parameters: Any) -> UUID:
+        return start_run(self.cluster.api_url, deployment, parameters)
+
+    def wait(self, flow_run: UUID) -> dict[str, Any]:
+        """The flow run once it has ended."""
+        deadline = time.monotonic() + RUN_TIMEOUT_S
+        while (run := self.read(flow_run))["state_type"] not in FINAL_STATES:
+            assert time.monotonic() < deadline, f"{run['name']} is still {run['state_name']}"
+            time.sleep(0.3)
+        return run
+
+    def run(self, deployment: str, **parameters: Any) -> dict[str, Any]:
+        """A flow run that completes."""
+        run = self.wait(self.start(deployment, **parameters))
+        assert run["state_type"] == "COMPLETED", run["state"]["message"]
+        return run
+
+    def read(self, flow_run: UUID) -> dict[str, Any]:
+        return dict(self.request("GET", f"flow_runs/{flow_run}"))
+
+    def filter(self, what: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+        return list(self.request("POST", f"{what}/filter", json=body))
+
+    def request(self, method: str, path: str, **arguments: Any) -> Any:
+        """A request to the server; a busy SQLite answers 503 and is asked again, as Prefect's own client does."""
+        for _ in range(20):
+            response = httpx.request(method, f"{self.cluster.api_url}/{path}", timeout=90, **arguments)
+            if response.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                break
+            time.sleep(1)
+        response.raise_for_status()
+        return response.json()
+
+    def stages(self, flow_run: dict[str, Any]) -> dict[str, str]:
+        """The stages of a flow run and how each ended: Completed (executed), Cached, Failed."""
+        tasks = self.filter("task_runs", {"flow_runs": {"id": {"any_": [flow_run["id"]]}}})
+        return {task["name"]: task["state_name"] for task in tasks}
+
+    def executions(self, run: str, label: str) -> int:
+        """How often a stage was really started, counted in its own log."""
+        return sum(event["event"] == "start" for event in self.events(run, label))
+
+    def events(self, run: str, label: str) -> list[dict[str, Any]]:
+        """Every event in a stage's log, over all its executions."""
+        path = self.home / "logs" / run / f"{label}.log"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [event for event in map(parse_event, lines) if event]
+
+    def stage_process(self, stage: str) -> psutil.Process | None:
+        """The process of a running stage of this home."""
+        for process in psutil.process_iter(["cmdline"]):
+            command = process.info["cmdline"] or []
+            is_stage = f"tasks.{stage}.main" in command and "tasks.shared.execution.guard" not in command
+            if is_stage and command[-1].startswith(str(self.home)):
+                return process
+        return None
+
+    def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """A command of Prefect's own, in a shell that `make env` prepared."""
+        environment = os.environ | cluster.settings(self.home, self.cluster.port)
+        command = [sys.executable, "-m", "prefect", *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=RUN_TIMEOUT_S)
+
+
+@pytest.fixture(scope="session")
+def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
+    """A server, a worker, the deployments of prefect.yaml."""
+    running = cluster.start(tmp_path_factory.mktemp("prefect"), owned=True)
+    try:
+        cluster.deploy(running)
+        yield Prefect(running)
+    finally:
+        cluster.stop(running)
+
+
+def until(condition: Callable[[], bool], timeout_s: float = 120.0) -> None:
+    """Wait for a condition; AssertionError after the timeout."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+def small(**changes: Any) -> dict[str, Any]:
+    """Overrides that make `tiny` as small as it can be and still run every stage."""
+    tiny = {"name": "tiny", "source": "tiny", "split": "train", "limit": 120}
+    held_out = {"name": "held_out", "source": "tiny", "split": "held_out", "limit": 3}
+    overrides = {
+        "data.train": [tiny],
+        "data.evaluation": [held_out],
+        "sft.max_steps": 4,
+        "sft.tokens_per_step": 1024,
+        "sft.tokens_per_micro_batch": 1024,
+        "sft.checkpoint_every_steps": 2,
+        "rl.rounds": 1,
+        "rl.steps_per_round": 1,
+        "rl.prompts_per_step": 2,
+        "rl.samples_per_prompt": 2,
+        "evaluate.samples_per_problem": 1,
+        "evaluate.checkpoints": ["rl"],
+        "generation.max_response_tokens": 32,
+    }
+    return overrides | changes
+
+
+def as_json(value: object) -> str:
+    """A parameter as the command line takes it."""
+    return json.dumps(value)

@@ -1,0 +1,233 @@
+"""Bad input, end to end: each ends in one line that names file, key and remedy, and loses nothing.
+
+Stages run as their own processes, as in a real run; no Prefect server is needed (one test needs its absence).
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from tasks.shared.artifacts import ArtifactRef, Provenance, Store
+from tasks.shared.execution.execute import StageFailed, execute
+from tasks.shared.execution.process import ProcessBackend
+from tasks.shared.recipes import load_recipe
+from tasks.shared.stage import StageRequest, StageResult
+
+HELD_OUT = {"name": "held_out", "source": "tiny", "split": "held_out", "limit": 5}
+
+
+def run_prepare(
+    tmp_path: Path, store: Path, train: dict[str, Any], model: dict[str, Any] | None = None
+) -> StageResult:
+    """Run `prepare` with one training set."""
+    config = {
+        "model": model or {"source": "tiny", "dtype": "float32"},
+        "data": {"train": [train], "evaluation": [HELD_OUT]},
+    }
+    return run_stage(tmp_path, "prepare", config, {}, store)
+
+
+def run_stage(
+    tmp_path: Path, stage: str, config: dict[str, Any], inputs: dict[str, ArtifactRef], store: Path
+) -> StageResult:
+    request = StageRequest(
+        stage=stage,
+        run="bad",
+        config=config,
+        inputs=inputs,
+        seed=0,
+        store=str(store),
+        scratch=str(tmp_path / "scratch" / stage),
+    )
+    return execute(request, ProcessBackend(), tmp_path / "log", lambda _: None)
+
+
+def published(store: Path) -> list[Path]:
+    """What a store shows: every file that is not part of the store's own housekeeping."""
+    return [path for path in store.rglob("*") if path.is_file()]
+
+
+def one_line(error: BaseException) -> str:
+    """The message, which must be one line."""
+    message = str(error)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        ({"rl.steps_per_runde": 3}, ("tiny.toml", "rl.steps_per_runde", "did you mean 'steps_per_round'")),
+        ({"model.source": "hub"}, ("tiny.toml", "model.id", "model.revision")),
+        ({"rl.top_p": 0.7}, ("tiny.toml", "rl.top_p must be 1.0", "use evaluate.top_p")),
+        ({"sft.epochs": "many"}, ("tiny.toml", "sft.epochs")),
+    ],
+)
+def test_a_mistake_in_a_recipe(overrides: dict[str, Any], parts: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError) as caught:
+        load_recipe("tiny", overrides)
+    assert all(part in one_line(caught.value) for part in parts), caught.value
+
+
+def test_a_recipe_that_is_not_there_and_one_that_is_no_toml(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"recipe 'tyni': no file .*; use one of .*tiny"):
+        load_recipe("tyni")
+    broken = tmp_path / "broken.toml"
+    broken.write_text("seed = \n")
+    with pytest.raises(ValueError, match=r"broken\.toml: not valid TOML: .*line 1.*; correct that line"):
+        load_recipe(str(broken))
+
+
+def test_recipes_that_extend_each_other_in_a_circle(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text('extends = "b"\n')
+    (tmp_path / "b.toml").write_text('extends = "a"\n')
+    with pytest.raises(ValueError, match=r"b\.toml: key 'extends'"):
+        load_recipe(str(tmp_path / "a.toml"))
+
+
+@pytest.mark.parametrize(
+    ("rows", "parts"),
+    [
+        (None, ("mine", "problems.jsonl", "no file", "path")),
+        (
+            [{"problem": "What is 1 plus 1?", "answer": 2}, {"problem": "What is 2 plus 2?"}],
+            ("row 2", "answer"),
+        ),
+        ([{"problem": "What is 1 plus 1?", "answer": ""}], ("row 1", "answer")),
+        ([{"problem": "What is 1 plus 1?", "answer": "two"}], ("row 1", "answer", "'two'", "expression")),
+        ([{"problem": "What is 1 plus 1?", "answer": 1000}], ("row 1", "answer", "1000")),
+        ([{"question": "What is 1 plus 1?", "answer": 2}], ("row 1", "problem")),
+    ],
+)
+def test_problem_files(tmp_path: Path, rows: list[dict[str, Any]] | None, parts: tuple[str, ...]) -> None:
+    path = tmp_path / "problems.jsonl"
+    if rows is not None:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(StageFailed) as caught:
+        run_prepare(tmp_path, tmp_path / "store", {"name": "mine", "source": "file", "path": str(path)})
+    message = one_line(caught.value)
+    assert all(part in message for part in ("stage 'prepare'", *parts)), message
+    assert published(tmp_path / "store") == []
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StageResult]:
+    """A store with what `prepare` publishes, and its result. Tests copy what they damage."""
+    base = tmp_path_factory.mktemp("prepared")
+    train = {"name": "tiny", "source": "tiny", "split": "train", "limit": 30}
+    return base / "store", run_prepare(base, base / "store", train)
+
+
+def test_one_flipped_byte_in_an_artifact(tmp_path: Path, prepared: tuple[Path, StageResult]) -> None:
+    store, result = prepared
+    path = store / result.outputs["problems"].location / "train.parquet"
+    good = path.read_bytes()
+    path.chmod(0o644)
+    path.write_bytes(good[:100] + bytes([good[100] ^ 1]) + good[101:])
+    recipe = load_recipe("tiny")
+    inputs = {name: result.outputs[name] for name in ("problems", "evaluation_sets")}
+    before = published(store)
+    try:
+        with pytest.raises(StageFailed) as caught:
+            run_stage(
+                tmp_path, "synthesize", recipe.for_stage("synthesize").model_dump(mode="json"), inputs, store
+            )
+    finally:
+        path.write_bytes(good)
+    message = one_line(caught.value)
+    assert all(part in message for part in ("train.parquet", "content changed", "delete", "run again")), (
+        message
+    )
+    assert published(store) == before
+
+
+def test_a_model_that_is_a_pickle(tmp_path: Path, prepared: tuple[Path, StageResult]) -> None:
+    model = pickle_of(prepared, tmp_path / "model")
+    with pytest.raises(StageFailed) as caught:
+        run_prepare(
+            tmp_path,
+            tmp_path / "store",
+            HELD_OUT | {"name": "t", "split": "train"},
+            {"source": "path", "path": str(model)},
+        )
+    message = one_line(caught.value)
+    assert all(part in message for part in ("pytorch_model.bin", "pickle", "safe_serialization=True")), (
+        message
+    )
+    assert published(tmp_path / "store") == []
+
+
+def test_a_checkpoint_artifact_that_is_a_pickle(tmp_path: Path, prepared: tuple[Path, StageResult]) -> None:
+    store = Store(str(tmp_path / "store"))
+    with store.staging("checkpoint") as directory:
+        pickle_of(prepared, directory)
+        ref = store.publish("checkpoint", directory, Provenance("prepare", {}, 0, {}))
+    sets = prepared[1].outputs["evaluation_sets"]
+    with store.staging("evaluation_sets") as directory:
+        for path in (prepared[0] / sets.location).iterdir():
+            if path.name != "manifest.json":
+                (directory / path.name).write_bytes(path.read_bytes())
+        copy = store.publish("evaluation_sets", directory, Provenance("prepare", {}, 0, {}))
+    config = load_recipe("tiny").for_stage("evaluate").model_dump(mode="json")
+    before = published(tmp_path / "store")
+    with pytest.raises(StageFailed) as caught:
+        run_stage(
+            tmp_path, "evaluate", config, {"checkpoint": ref, "evaluation_sets": copy}, tmp_path / "store"
+        )
+    message = one_line(caught.value)
+    assert all(part in message for part in ("pytorch_model.bin", "pickle", "safetensors")), message
+    assert published(tmp_path / "store") == before
+
+
+def pickle_of(prepared: tuple[Path, StageResult], directory: Path) -> Path:
+    """The prepared checkpoint in `directory`, its weights in a pickle."""
+    import torch
+
+    directory.mkdir(exist_ok=True)
+    source = prepared[0] / prepared[1].outputs["checkpoint"].location
+    for path in source.iterdir():
+        if path.suffix == ".safetensors":
+            torch.save(load_file(path), directory / "pytorch_model.bin")
+        elif path.name != "manifest.json":
+            (directory / path.name).write_bytes(path.read_bytes())
+    return directory
+
+
+def test_a_disk_that_is_full_during_publication(tmp_path: Path, small_disk: Path) -> None:
+    store = small_disk / "store"
+    train = {"name": "tiny", "source": "tiny", "split": "train", "limit": 30}
+    with pytest.raises(StageFailed) as caught:
+        run_prepare(tmp_path, store, train)
+    message = one_line(caught.value)
+    assert all(part in message for part in ("no space left", "TIRFLOW_STORE", str(store))), message
+    assert published(store) == []
+    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+    assert run_prepare(tmp_path, store, train).metrics["train_problems"] == 30
+
+
+@pytest.mark.parametrize("command", [["run", "train/tiny"], ["deploy"], ["env"]])
+def test_a_server_that_is_not_running(tmp_path: Path, command: list[str]) -> None:
+    environment = os.environ | {"TIRFLOW_HOME": str(tmp_path), "PREFECT_API_URL": "http://127.0.0.1:9/api"}
+    result = subprocess.run(
+        [sys.executable, "-m", "flows.local", *command],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert "make up" in result.stderr
+
+
+def test_a_request_that_lacks_an_input(tmp_path: Path) -> None:
+    config = load_recipe("tiny").for_stage("sft").model_dump(mode="json")
+    with pytest.raises(StageFailed, match=r"stage 'sft' needs input '.*'; the request has: none"):
+        run_stage(tmp_path, "sft", config, {}, tmp_path / "store")

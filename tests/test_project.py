@@ -1,0 +1,202 @@
+"""Guards over the whole project: layers, cycles, cheap imports, recipes, entrypoints, environment reads, images."""
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tasks.shared.config import STAGE_CONFIGS
+from tasks.shared.recipes import RECIPES_DIR, load_recipe
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("flows", "tasks", "data")
+HEAVY = ("torch", "transformers", "deepspeed", "vllm", "pandas", "datasets", "matplotlib")
+RECIPES = sorted(path.stem for path in RECIPES_DIR.glob("*.toml"))
+STAGES = sorted(STAGE_CONFIGS)
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))}
+
+
+def imports(path: Path, everywhere: bool = True) -> Iterator[str]:
+    """Modules that a file imports: anywhere in it, or at import time alone (not in functions, not for types)."""
+    tree = ast.parse(path.read_text())
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module is not None, f"{path}: relative import"
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module
+            yield from (name for alias in node.names if (name := f"{node.module}.{alias.name}") in MODULES)
+        skipped = not everywhere and (isinstance(node, ast.FunctionDef) or _is_for_types(node))
+        if not skipped:
+            waiting += ast.iter_child_nodes(node)
+
+
+def _is_for_types(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def is_below(name: str, package: str) -> bool:
+    return name == package or name.startswith(package + ".")
+
+
+def may_import_prefect(module: str) -> bool:
+    return (
+        is_below(module, "flows")
+        or module == "tasks.launch"
+        or bool(re.fullmatch(r"tasks\.\w+\.task", module))
+    )
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_layers(module: str) -> None:
+    stage = module.split(".")[1] if module.startswith("tasks.") else ""
+    for name in imports(MODULES[module]):
+        assert is_below(module, "flows") or not is_below(name, "flows"), (
+            f"{module} imports {name}: nothing imports flows"
+        )
+        if is_below(name, "prefect"):
+            assert may_import_prefect(module), (
+                f"{module} imports {name}: only flows, tasks.launch and task.py know Prefect"
+            )
+        if is_below(name, "tasks.launch"):
+            assert may_import_prefect(module), f"{module} imports {name}"
+        if stage in STAGES and name.startswith("tasks."):
+            other = name.split(".")[1]
+            assert other in (stage, "shared", "launch"), (
+                f"{module} imports {name}: a stage never imports another"
+            )
+        if stage == "shared" and name.startswith("tasks."):
+            assert name.split(".")[1] == "shared", f"{module} imports {name}: tasks.shared knows no stage"
+        if is_below(module, "data"):
+            assert not is_below(name, "tasks"), f"{module} imports {name}: data knows no task"
+        if is_below(module, "tasks.shared.sandbox"):
+            allowed = name.split(".")[0] in sys.stdlib_module_names or is_below(name, "tasks.shared.sandbox")
+            assert allowed, f"{module} imports {name}: the sandbox's image holds the standard library alone"
+
+
+def test_no_import_cycles() -> None:
+    graph = {
+        module: {n for n in imports(path, everywhere=False) if n in MODULES}
+        for module, path in MODULES.items()
+    }
+    done: set[str] = set()
+    for start in graph:
+        _refuse_cycle(start, graph, [], done)
+
+
+def _refuse_cycle(module: str, graph: dict[str, set[str]], above: list[str], done: set[str]) -> None:
+    assert module not in above, "import cycle: " + " -> ".join([*above[above.index(module) :], module])
+    if module not in done:
+        for imported in graph[module] - {module}:
+            _refuse_cycle(imported, graph, [*above, module], done)
+        done.add(module)
+
+
+def test_flows_tasks_and_configuration_load_without_heavy_libraries() -> None:
+    light = [name for name in MODULES if is_below(name, "flows") or re.fullmatch(r"tasks\.\w+\.task", name)]
+    light += [
+        "tasks.launch",
+        "tasks.shared.config",
+        "tasks.shared.stage",
+        "tasks.shared.artifacts",
+        "tasks.shared.recipes",
+    ]
+    assert len([name for name in light if name.endswith(".task")]) == len(STAGES)
+    _import_without(light, HEAVY)
+
+
+def test_stages_load_without_prefect() -> None:
+    _import_without([f"tasks.{stage}.main" for stage in STAGES], ("prefect",))
+
+
+def _import_without(modules: list[str], forbidden: tuple[str, ...]) -> None:
+    """Import modules in a process of their own and look at what came with them."""
+    script = (
+        f"import importlib, sys\nfor name in {modules!r}: importlib.import_module(name)\n"
+        f"print([name for name in {forbidden!r} if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip().splitlines()[-1] == "[]", result.stdout
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipes_parse_and_have_a_deployment(recipe: str) -> None:
+    resolved = load_recipe(recipe)
+    assert resolved.name == recipe
+    assert resolved.description
+    for stage in STAGES:
+        resolved.for_stage(stage)
+    entries = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+    trained = [
+        entry["parameters"]["recipe"] for entry in entries if entry["entrypoint"] == "flows.pipeline.train"
+    ]
+    assert trained.count(recipe) == 1, f"prefect.yaml needs one train/{recipe}"
+
+
+def test_entrypoints_import_and_take_their_parameters() -> None:
+    document = yaml.safe_load((ROOT / "prefect.yaml").read_text())
+    assert document["pull"] == [], "a worker imports the installed project, it fetches nothing"
+    names = set()
+    for entry in document["deployments"]:
+        module, _, function = entry["entrypoint"].rpartition(".")
+        flow = getattr(importlib.import_module(module), function)
+        assert set(entry.get("parameters", {})) <= set(flow.parameters.properties)
+        names.add(f"{flow.name}/{entry['name']}")
+        assert flow.name == function, "deploy -n matches the function's name"
+    assert {f"{stage}/local" for stage in STAGES} <= names
+    assert "nightly/nightly" in names
+
+
+def test_only_environment_py_reads_the_environment() -> None:
+    allowed = {"tasks.shared.environment"}
+    for module, path in MODULES.items():
+        if module in allowed or is_below(module, "tasks.shared.sandbox"):
+            continue
+        found = re.search(r"\bos\.(environ|getenv|putenv)\b", path.read_text())
+        assert found is None, f"{module} reads the environment; do it in tasks/shared/environment.py"
+
+
+def test_module_docstrings_and_sizes() -> None:
+    for module, path in MODULES.items():
+        text = path.read_text()
+        assert ast.get_docstring(ast.parse(text)) or not text.strip(), f"{module}: no module docstring"
+        assert text.count("\n") <= 400, f"{module}: {text.count(chr(10))} lines; split it"
+
+
+def test_no_machine_paths_or_unfinished_work_in_the_tree() -> None:
+    files = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+    marks = re.compile(r"/work/main|/work/shared|\bTO" + r"DO\b|\bFIX" + r"ME\b|NotImplemented" + r"Error")
+    for name in files:
+        path = ROOT / name
+        if path.suffix in (".py", ".toml", ".yaml", ".md", ".txt", ".sh", "") and path.is_file():
+            found = marks.search(path.read_text(errors="ignore"))
+            assert found is None or path == Path(__file__), f"{name}: {found.group() if found else ''}"
+
+
+def test_images_named_in_their_readme_exist() -> None:
+    readme = ROOT / "images" / "README.md"
+    named = set(re.findall(r"`images/([\w./-]+)`", readme.read_text())) if readme.exists() else set()
+    dockerfiles = {
+        path.relative_to(ROOT / "images").as_posix() for path in (ROOT / "images").rglob("Dockerfile*")
+    }
+    assert dockerfiles <= named, f"images/README.md does not name {sorted(dockerfiles - named)}"
+    assert all((ROOT / "images" / name).exists() for name in named)
