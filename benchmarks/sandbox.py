@@ -85,7 +85,7 @@ class Bench:
             )
             if shutil.which("bwrap"):
                 calls = [
-                    floor.timed(lambda c=code: floor.subprocess_once(c, tuple(floor.BWRAP))) for _ in range(3)
+                    floor.timed(lambda c=code: floor.subprocess_once(c, floor.bwrap())) for _ in range(3)
                 ]
                 self.note(f"bwrap {name} ms", calls)
         await self.client.close_session(session)

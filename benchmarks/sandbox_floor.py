@@ -16,9 +16,14 @@ import sys
 import time
 from collections.abc import Callable
 
-BWRAP = (
+_BWRAP = (
     "bwrap --unshare-all --die-with-parent --new-session --ro-bind / / --tmpfs /tmp --proc /proc --dev /dev"
-).split(" ")
+)
+
+
+def bwrap() -> tuple[str, ...]:
+    """The command that puts bubblewrap around another."""
+    return tuple(_BWRAP.split())
 
 
 def warm() -> None:

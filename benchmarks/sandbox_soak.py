@@ -39,7 +39,8 @@ HOSTILE = {
     "output": "for n in range(300): print('y' * 1000)",
     "flood": "while True: print('y' * 500000)",
     "threads": (
-        "import threading, time\nfor _ in range(99):\n    threading.Thread(target=time.sleep, args=(9,), daemon=True).start()"
+        "import threading, time\nfor _ in range(99):\n"
+        "    threading.Thread(target=time.sleep, args=(9,), daemon=True).start()"
     ),
     "descriptors": "import os\nx = [os.dup(0) for _ in range(999)]",
     "channel": "import os\nos.write(3, b'x' * 500)\nos.close(3)",

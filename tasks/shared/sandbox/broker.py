@@ -23,7 +23,7 @@ from tasks.shared.sandbox.records import ExecutionResult, Limits, SandboxSetting
 from tasks.shared.sandbox.verdict import Ending, judge
 from tasks.shared.sandbox.workers import Child, Exit, WorkerSet
 
-_LONGEST_WAIT = 4.0
+_LONGEST_WAIT = 10.0
 """A program that waits for a processor may take this many times its wall limit, no more."""
 
 
@@ -216,12 +216,14 @@ class Broker:
         except ConnectionResetError:
             report = b""
         asyncio.get_running_loop().remove_reader(child.channel.fileno())
-        if not report:
-            return  # it is ending: `_session_ended` follows
+        if len(report) < runner.BLOCK_REPORT.size:
+            child.kill()  # it is ending, or speaks nonsense: `_session_ended` follows
+            return
         signal.pidfd_send_signal(child.pidfd, signal.SIGSTOP)
         # The exit code in its report is shifted to look like the wait status of a process that ended so.
-        how = Exit(report[0] << 8, 0.0, 0)
-        self._conclude(execution, how, report[1:].decode("utf-8", "replace"), session_alive=True)
+        code, peak = runner.BLOCK_REPORT.unpack_from(report)
+        text = report[runner.BLOCK_REPORT.size :].decode("utf-8", "replace")
+        self._conclude(execution, Exit(code << 8, 0.0, peak), text, session_alive=True)
 
     def _session_ended(self, session: Session, how: Exit | None) -> None:
         """The child of a session is gone: its block, if one ran, ends with it; the next starts anew."""

@@ -39,7 +39,7 @@ class Limits:
     """The most that one program (or one block of a session) may take."""
 
     wall_s: float = 5.0
-    """Elapsed time, less the time the program waited for a processor that others held (at most 4 x)."""
+    """Elapsed time, less the time the program waited for a processor that others held (at most 10 x)."""
     cpu_s: float = 5.0
     """Processor time; enforced in whole seconds by the kernel, rounded up."""
     memory_mb: int = 512

@@ -27,6 +27,8 @@ from tasks.shared.sandbox.confinement import limit_processor, limit_resources
 EXIT_OK, EXIT_ERROR, EXIT_MEMORY, EXIT_FORBIDDEN = 0, 1, 2, 3
 REQUEST = struct.Struct("=dQIIQIB")
 """cpu_s, memory bytes beyond the warm interpreter, open files, threads, file bytes, code bytes, stateful."""
+BLOCK_REPORT = struct.Struct("=BQ")
+"""Head of what a session reports on a block: exit code, peak resident bytes; the traceback follows."""
 REPORT_CHARS = 16_384
 _SEED = 0
 
@@ -55,7 +57,8 @@ def serve(channel: socket.socket, warm_bytes: int) -> NoReturn:
         code, text = run_program(source, name, program.__dict__)
         if not stateful:
             _end(channel, code, text)
-        channel.send(bytes([code]) + text.encode("utf-8", "replace"))
+        peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        channel.send(BLOCK_REPORT.pack(code, peak_kb << 10) + text.encode("utf-8", "replace"))
 
 
 def _prepare(program: types.ModuleType) -> None:

@@ -1,0 +1,351 @@
+"""What a program gets from the interpreter: statuses, output, limits, sessions, outages. A real server."""
+
+# ruff: noqa: E501 - programs are kept whole
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks.sandbox_soak import descendants
+from tasks.shared.sandbox import Interpreter, Limits, SandboxSettings, SandboxUnavailable, Status
+from tasks.shared.sandbox.client import RequestRefused
+
+QUICK = Limits(wall_s=0.5, cpu_s=1.0, memory_mb=128)
+
+
+@pytest.fixture(scope="module")
+def interpreter() -> Iterator[Interpreter]:
+    with Interpreter(SandboxSettings()) as running:
+        yield running
+
+
+EXACT = {
+    "indented print at the end": ("for n in range(3):\n    if n == 2:\n        print(n)", "2\n"),
+    "assignment at the end": ("print(1)\nx = 2", "1\n"),
+    "expression at the end prints nothing": ("1 + 1", ""),
+    "main guard": ("if __name__ == '__main__':\n    print('main')", "main\n"),
+    "print without newline": ("print('a', end='')", "a"),
+    "exit with 0": ("print(1)\nimport sys\nsys.exit(0)\nprint(2)", "1\n"),
+    "exit handler": ("import atexit\natexit.register(print, 'bye')\nprint('work')", "work\nbye\n"),
+    "thread that outlives the main one": (
+        "import threading, time\ndef f():\n    time.sleep(0.05)\n    print('late')\nthreading.Thread(target=f).start()",
+        "late\n",
+    ),
+    "class and dataclass": ("import dataclasses as d\n@d.dataclass\nclass A:\n    x: int\nprint(A(1))", "A(x=1)\n"),
+    "pickle of own class": ("import pickle\nclass A: pass\nprint(type(pickle.loads(pickle.dumps(A()))).__name__)", "A\n"),
+    "unicode": ("print('π≈3')", "π≈3\n"),
+    "own file imported": ("open('mine.py', 'w').write('x = 5')\nimport mine\nprint(mine.x)", "5\n"),
+    "asyncio": ("import asyncio\nasync def f(): return 7\nprint(asyncio.run(f()))", "7\n"),
+    "temporary file": ("import tempfile\nwith tempfile.TemporaryFile() as f: print(f.write(b'abc'))", "3\n"),
+    "closed standard input": ("try: input()\nexcept EOFError: print('end')", "end\n"),
+    "alarm": ("import signal\nsignal.signal(14, lambda *a: print('rang'))\nsignal.setitimer(0, 0.01)\nsignal.pause()", "rang\n"),
+    "future import": ("from __future__ import annotations\ndef f(x: Nowhere): pass\nprint(f.__annotations__)", "{'x': 'Nowhere'}\n"),
+    "standard library not yet imported": ("import sqlite3, bz2, csv, html\nprint(html.escape('<'))", "&lt;\n"),
+    "deep recursion": ("import sys\nsys.setrecursionlimit(20000)\nf = lambda n: n and 1 + f(n - 1)\nprint(f(9000))", "9000\n"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_code_runs_exactly_as_written(name: str, interpreter: Interpreter) -> None:
+    code, wanted = EXACT[name]
+    result = interpreter.run(code)
+    assert (result.status, result.stdout, result.error) == (Status.OK, wanted, ""), result
+
+
+def test_error_has_the_programs_own_traceback(interpreter: Interpreter) -> None:
+    result = interpreter.run("def f(x):\n    return 1 / x\nprint('before')\nf(0)")
+    assert result.status is Status.ERROR
+    assert result.stdout == "before\n"
+    assert result.error_line == "ZeroDivisionError: division by zero"
+    assert result.error.startswith(
+        'Traceback (most recent call last):\n  File "main.py", line 4, in <module>\n    f(0)\n'
+    )
+    assert "runner" not in result.error
+
+
+@pytest.mark.parametrize(
+    ("code", "line"),
+    [
+        ("def f(:", "SyntaxError: invalid syntax"),
+        ("raise SystemExit('enough')", "SystemExit: enough"),
+        ("import os\nos._exit(5)", "RuntimeError: the program ended without a traceback (exit code 5)"),
+        ("import os\nos.abort()", "RuntimeError: the program ended without a traceback (SIGABRT)"),
+        ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+        ("import torch", "ModuleNotFoundError: No module named 'torch'"),
+        ("x = 'a\\0b'\n\0", "SyntaxError: source code string cannot contain null bytes"),
+    ],
+)
+def test_last_line_of_an_error(code: str, line: str, interpreter: Interpreter) -> None:
+    result = interpreter.run(code)
+    assert (result.status, result.error_line) == (Status.ERROR, line), result
+
+
+def test_time_out_keeps_what_was_printed(interpreter: Interpreter) -> None:
+    result = interpreter.run("print('kept', end='')\nwhile True: pass", limits=QUICK)
+    assert (result.status, result.stdout) == (Status.TIMEOUT, "kept")
+    assert result.error_line == "TimeoutError: the program ran longer than 0.5 s"
+    assert 0.5 <= result.seconds < 4.0
+
+
+def test_processor_time_is_limited_apart_from_wall_time(interpreter: Interpreter) -> None:
+    result = interpreter.run("while True: pass", limits=Limits(wall_s=30.0, cpu_s=1.0))
+    assert result.status is Status.TIMEOUT
+    assert result.seconds < 20.0
+
+
+def test_waiting_for_a_processor_does_not_count(interpreter: Interpreter) -> None:
+    """Four programs of 0.4 s on fewer processors end well though each takes longer than the wall limit."""
+    code = "import time\nend = time.thread_time() + 0.4\nwhile time.thread_time() < end: pass\nprint('done')"
+    several = [interpreter.submit(code, limits=Limits(wall_s=0.6, cpu_s=2.0)) for _ in range(8)]
+    assert [one.result().stdout for one in several] == ["done\n"] * 8
+
+
+def test_memory_is_limited_and_can_be_handled(interpreter: Interpreter) -> None:
+    result = interpreter.run("x = [0] * 10**9", limits=QUICK)
+    assert result.status is Status.OUT_OF_MEMORY
+    assert "MemoryError" in result.error_line
+    handled = interpreter.run(
+        "try:\n    x = [0] * 10**9\nexcept MemoryError:\n    print('less')", limits=QUICK
+    )
+    assert (handled.status, handled.stdout) == (Status.OK, "less\n")
+    used = interpreter.run("x = b'1' * (100 << 20)")
+    assert used.status is Status.OK
+    assert 100 < used.peak_memory_mb < 300
+
+
+def test_output_is_cut_in_the_middle(interpreter: Interpreter) -> None:
+    result = interpreter.run(
+        "print('start')\nprint('m' * 100000)\nprint('end')", limits=Limits(output_chars=200)
+    )
+    assert result.status is Status.OUTPUT_CUT
+    assert result.stdout.startswith("start\nm")
+    assert result.stdout.endswith("m\nend\n")
+    assert "output cut: 99811 characters left out" in result.stdout
+    assert len(result.stdout) < 300
+    assert result.error == ""
+    exact = interpreter.run("print('x' * 199)", limits=Limits(output_chars=200))
+    assert (exact.status, len(exact.stdout)) == (Status.OK, 200)
+
+
+def test_standard_error_is_kept_apart(interpreter: Interpreter) -> None:
+    result = interpreter.run("import sys, warnings\nwarnings.warn('careful')\nprint('out')")
+    assert (result.status, result.stdout, result.error) == (Status.OK, "out\n", "")
+    assert "UserWarning: careful" in result.stderr
+
+
+def test_refused_request_is_told_apart(interpreter: Interpreter) -> None:
+    result = interpreter.run("import socket\nsocket.socket()")
+    assert result.status is Status.FORBIDDEN
+    assert result.error_line.startswith("PermissionError")
+
+
+def test_same_program_same_output(interpreter: Interpreter) -> None:
+    """Hash seed and random states start the same, so that a recorded output can be checked later."""
+    code = (
+        "import random, numpy\nprint({'a', 'b', 'c', 'd'}, hash('x'), random.random(), numpy.random.rand())"
+    )
+    outputs = {interpreter.run(code).stdout for _ in range(5)}
+    with Interpreter(SandboxSettings(workers=1)) as other:
+        outputs.add(other.run(code).stdout)
+    assert len(outputs) == 1
+
+
+def test_many_programs_at_once_keep_their_own_results(interpreter: Interpreter) -> None:
+    futures = [interpreter.submit(f"print({number})") for number in range(200)]
+    assert [future.result().stdout for future in futures] == [f"{number}\n" for number in range(200)]
+
+
+def test_session_keeps_variables_over_blocks_and_errors(interpreter: Interpreter) -> None:
+    session = interpreter.open_session()
+    assert interpreter.run("x = 20\ndef f(): return x + 1", session).session_alive is True
+    failed = interpreter.run("x = 30\nundefined", session)
+    assert (failed.status, failed.session_alive) == (Status.ERROR, True)
+    assert 'File "block_2.py", line 2' in failed.error
+    third = interpreter.run("print(f())", session)
+    assert (third.stdout, third.peak_memory_mb > 10) == ("31\n", True)
+    interpreter.close_session(session)
+    with pytest.raises(RequestRefused, match="no such session"):
+        interpreter.run("print(x)", session)
+
+
+def test_session_that_dies_says_so_and_starts_anew(interpreter: Interpreter) -> None:
+    session, other = interpreter.open_session(), interpreter.open_session()
+    for name in (session, other):
+        interpreter.run("x = 1", name)
+    dead = interpreter.run("print('last')\nwhile True: pass", session, QUICK)
+    assert (dead.status, dead.stdout, dead.session_alive) == (Status.TIMEOUT, "last\n", False)
+    assert "The session ended with this block" in dead.error
+    assert interpreter.run("print(x)", session).error_line == "NameError: name 'x' is not defined"
+    assert interpreter.run("print(x)", other).stdout == "1\n"
+    for name in (session, other):
+        interpreter.close_session(name)
+
+
+def test_session_does_nothing_between_blocks(interpreter: Interpreter) -> None:
+    session = interpreter.open_session()
+    code = "import threading, time\nn = 0\ndef count():\n    global n\n    while True:\n        n += 1\n        time.sleep(0.01)\n"
+    interpreter.run(code + "threading.Thread(target=count, daemon=True).start()", session)
+    first = int(interpreter.run("print(n)", session).stdout)
+    time.sleep(0.6)
+    assert int(interpreter.run("print(n)", session).stdout) - first < 20
+    interpreter.close_session(session)
+
+
+def test_blocks_of_one_session_run_in_order_and_many_sessions_live_together(interpreter: Interpreter) -> None:
+    sessions = [interpreter.open_session() for _ in range(40)]
+    futures = []
+    for number, session in enumerate(sessions):
+        interpreter.submit(f"seen = [{number}]", session)
+        interpreter.submit("seen.append('second')", session)
+        futures.append(interpreter.submit("print(seen)", session))
+    assert [future.result().stdout for future in futures] == [f"[{n}, 'second']\n" for n in range(40)]
+    assert interpreter.health()["sessions"] == 40
+    for session in sessions:
+        interpreter.close_session(session)
+
+
+def test_health_counts_what_happened(interpreter: Interpreter) -> None:
+    before = interpreter.health()
+    interpreter.run("print(1)")
+    interpreter.run("1 / 0")
+    after = interpreter.health()
+    assert after["executions"] - before["executions"] == 2
+    assert after["statuses"]["error"] - before["statuses"]["error"] == 1
+    assert after["isolation"] == "namespaces"
+    assert after["unsafe"] is False
+    assert after["execution_p99_ms"] >= after["execution_p50_ms"] > 0
+
+
+def test_health_can_be_read_after_the_end() -> None:
+    with Interpreter(SandboxSettings(workers=1)) as short:
+        short.run("print(1)")
+    assert short.health()["executions"] == 1
+    with pytest.raises(RuntimeError, match="closed"):
+        short.submit("print(1)")
+
+
+@pytest.mark.parametrize("victim", ["worker", "zygote"])
+def test_lost_worker_is_replaced_and_its_program_run_again(victim: str) -> None:
+    with Interpreter(SandboxSettings(workers=1, slots=1)) as interpreter:
+        assert interpreter._server is not None
+        server = interpreter._server.pid
+        running = interpreter.submit("import time\ntime.sleep(0.5)\nprint('done')")
+        session = interpreter.open_session()
+        time.sleep(0.2)
+        below = descendants(server, depth=3)
+        os.kill(below[0] if victim == "zygote" else below[2], signal.SIGKILL)
+        result = running.result()
+        assert (result.status, result.stdout, result.attempts) == (Status.OK, "done\n", 2), result
+        health = interpreter.health()
+        assert (health["restarts"] >= 1, health["retries"]) == (True, 1)
+        assert interpreter.run("print(1)", session).stdout == "1\n"
+
+
+def test_lost_session_is_a_failure_of_the_sandbox() -> None:
+    with Interpreter(SandboxSettings(workers=1, slots=1)) as interpreter:
+        assert interpreter._server is not None
+        session = interpreter.open_session()
+        interpreter.run("x = 1", session)
+        running = interpreter.submit("import time\ntime.sleep(3)", session)
+        time.sleep(0.2)
+        os.kill(descendants(interpreter._server.pid, depth=3)[2], signal.SIGKILL)
+        result = running.result()
+        assert result.status is Status.SANDBOX_FAILURE
+        assert "variables" in result.error_line
+
+
+def test_lost_server_is_started_again() -> None:
+    with Interpreter(SandboxSettings(workers=1)) as interpreter:
+        assert interpreter._server is not None
+        running = interpreter.submit("import time\ntime.sleep(0.5)\nprint('done')")
+        time.sleep(0.2)
+        os.kill(interpreter._server.pid, signal.SIGKILL)
+        assert running.result().stdout == "done\n"
+
+
+def test_server_that_cannot_come_back_is_a_failure_of_the_sandbox() -> None:
+    with Interpreter(SandboxSettings(workers=1)) as host:
+        guest = Interpreter(SandboxSettings(retries=1), address=host._address)
+        assert guest.run("print(1)").stdout == "1\n"
+        host.close()
+        result = guest.run("print(1)")
+        assert result.status is Status.SANDBOX_FAILURE
+        assert "no sandbox server" in result.error_line
+        guest.close()
+
+
+def test_everything_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+    code = (
+        "from tasks.shared.sandbox import Interpreter, SandboxSettings\ni = Interpreter(SandboxSettings(workers=1))\n"
+        "f = i.submit('import time; time.sleep(60)')\nprint(i._server.pid, flush=True)\nf.result()"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    server = int(parent.stdout.readline())
+    time.sleep(0.3)
+    family = [server, *descendants(server)]
+    assert len(family) >= 4
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    deadline = time.monotonic() + 15
+    while (left := [pid for pid in family if os.path.exists(f"/proc/{pid}")]) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not left
+
+
+def test_preload_that_cannot_be_imported_names_the_remedy() -> None:
+    with pytest.raises(SandboxUnavailable, match=r"no_such_module cannot be imported by .*install it"):
+        Interpreter(SandboxSettings(preload=("no_such_module",)))
+
+
+BARE = """
+import json, struct, sys
+from tasks.shared.sandbox import kernel
+# As a kernel without Landlock that also refuses namespaces: landlock_create_ruleset and unshare fail.
+steps = [(0x20, 0, 0, 0), (0x15, 0, 1, 444), (6, 0, 0, 0x50026), (0x15, 0, 1, 272), (6, 0, 0, 0x50001), (6, 0, 0, 0x7FFF0000)]
+kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+kernel.install_filter(b"".join(struct.pack("=HBBI", *step) for step in steps))
+from tasks.shared.sandbox import Interpreter, SandboxSettings, SandboxUnavailable
+try:
+    with Interpreter(SandboxSettings(workers=1, allow_unsafe=sys.argv[1] == "unsafe")) as interpreter:
+        result = interpreter.run("print(1)")
+        print(json.dumps([result.stdout, result.isolation, interpreter.health()["unsafe"]]))
+except SandboxUnavailable as error:
+    print(json.dumps(str(error)))
+"""
+
+
+def run_without_isolation(how: str) -> object:
+    ran = subprocess.run(
+        [sys.executable, "-c", BARE, how], capture_output=True, text=True, check=True, timeout=60
+    )
+    return json.loads(ran.stdout)
+
+
+def test_refuses_to_start_where_it_cannot_isolate() -> None:
+    message = run_without_isolation("safe")
+    assert isinstance(message, str)
+    for part in ("cannot isolate", "namespaces are refused", "Landlock 0", "6.12", "allow_unsafe = true"):
+        assert part in message
+
+
+def test_allow_unsafe_is_the_only_way_round_and_shows() -> None:
+    assert run_without_isolation("unsafe") == ["1\n", "unsafe", True]
+
+
+def test_stack_that_is_asked_for_is_not_replaced_by_another() -> None:
+    with Interpreter(SandboxSettings(isolation="landlock", workers=1)) as interpreter:
+        result = interpreter.run("open('file', 'w')")
+        assert (result.isolation, result.status) == ("landlock", Status.FORBIDDEN)
+        assert (
+            interpreter.run("import threading\nthreading.Thread(target=print).start()").status is Status.ERROR
+        )
