@@ -1,0 +1,118 @@
+"""The filter, run by a small interpreter of BPF: what each call with given arguments comes to."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from tasks.shared.sandbox import seccomp
+
+ALLOW, EPERM, ENOSYS, KILL = 0x7FFF0000, 0x00050001, 0x00050026, 0x80000000
+X86_64, I386 = 0xC000003E, 0x40000003
+PID = 4321
+
+
+def verdict(number: int, arguments: tuple[int, ...] = (), threads: bool = True, arch: int = X86_64) -> int:
+    """What the kernel would do, by running the program on the call's data."""
+    code = seccomp.build_filter(PID, threads)
+    program = [struct.unpack_from("=HBBI", code, at) for at in range(0, len(code), 8)]
+    padded = (*arguments, *(0,) * (6 - len(arguments)))
+    data = struct.pack("=IIQ6Q", number, arch, 0, *(value & (2**64 - 1) for value in padded))
+    accumulator, at = 0, 0
+    while True:
+        operation, jump_true, jump_false, k = program[at]
+        at += 1
+        if operation == 0x06:
+            return int(k)
+        if operation == 0x20:
+            (accumulator,) = struct.unpack_from("=I", data, k)
+        elif operation == 0x54:
+            accumulator &= k
+        elif operation == 0x05:
+            at += k
+        else:
+            holds = accumulator == k if operation == 0x15 else accumulator >= k
+            at += jump_true if holds else jump_false
+
+
+@pytest.mark.parametrize("name", sorted(seccomp.ALLOWED))
+def test_listed_calls_are_allowed(name: str) -> None:
+    assert verdict(seccomp.ALLOWED[name]) == ALLOW
+
+
+REFUSED = {
+    "socket": 41, "connect": 42, "accept": 43, "sendmsg": 46, "bind": 49, "listen": 50, "fork": 57, "vfork": 58,
+    "execve": 59, "shmget": 29, "msgget": 68, "chmod": 90, "fchmod": 91, "chown": 92, "ptrace": 101, "setuid": 105,
+    "setpgid": 109, "setsid": 112, "setresuid": 117, "capset": 126, "utime": 132, "mknod": 133, "personality": 135,
+    "setpriority": 141, "mlock": 149, "pivot_root": 155, "chroot": 161, "mount": 165, "umount2": 166, "reboot": 169,
+    "init_module": 175, "setxattr": 188, "tkill": 200, "io_setup": 206, "mq_open": 240, "add_key": 248, "keyctl": 250,
+    "inotify_init": 253, "unshare": 272, "splice": 275, "perf_event_open": 298, "name_to_handle_at": 303,
+    "open_by_handle_at": 304, "setns": 308, "process_vm_readv": 310, "process_vm_writev": 311, "kcmp": 312,
+    "seccomp": 317, "memfd_create": 319, "bpf": 321, "execveat": 322, "userfaultfd": 323, "mincore": 27,
+    "pidfd_send_signal": 424,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_dangerous_calls_are_refused(name: str) -> None:
+    assert verdict(REFUSED[name]) == EPERM
+
+
+def test_every_number_has_a_verdict_and_unknown_ones_are_not_allowed() -> None:
+    known = set(seccomp.ALLOWED.values())
+    by_argument = {seccomp.CLONE, seccomp.KILL, seccomp.TGKILL, seccomp.PRCTL, seccomp.IOCTL, seccomp.FCNTL}
+    by_argument |= {seccomp.PRLIMIT64, seccomp.SOCKETPAIR, seccomp.SENDTO}
+    for number in range(600):
+        if number not in known and number not in by_argument:
+            assert verdict(number) in (EPERM, ENOSYS), number
+    assert verdict(425) == ENOSYS, "io_uring_setup"
+    assert verdict(seccomp.CLONE3) == ENOSYS
+
+
+def test_other_architectures_and_x32_are_killed() -> None:
+    assert verdict(seccomp.ALLOWED["read"], arch=I386) == KILL
+    assert verdict(0x40000000 | seccomp.ALLOWED["read"]) == KILL
+
+
+CHECKED = [
+    (seccomp.CLONE, (0x3D0F00,), ALLOW, "a thread, as glibc makes them"),
+    (seccomp.CLONE, (0x1200011,), EPERM, "a process, as fork makes them"),
+    (seccomp.CLONE, (0x10000 | 0x10000000,), EPERM, "a thread in a new user namespace"),
+    (seccomp.KILL, (PID, 15), ALLOW, "a signal to itself"),
+    (seccomp.KILL, (PID, 9), EPERM, "SIGKILL to itself"),
+    (seccomp.KILL, (PID, 19), EPERM, "SIGSTOP to itself"),
+    (seccomp.KILL, (1, 15), EPERM, "a signal to another"),
+    (seccomp.KILL, (-1, 15), EPERM, "a signal to all"),
+    (seccomp.KILL, (0, 15), EPERM, "a signal to the group"),
+    (seccomp.TGKILL, (PID, 7, 6), ALLOW, "abort"),
+    (seccomp.TGKILL, (99, 7, 6), EPERM, "a thread of another"),
+    (seccomp.PRCTL, (15,), ALLOW, "set a thread's name"),
+    (seccomp.PRCTL, (1,), EPERM, "change the death signal"),
+    (seccomp.PRCTL, (22,), EPERM, "another filter"),
+    (seccomp.IOCTL, (0, 0x5401), ALLOW, "isatty"),
+    (seccomp.IOCTL, (0, 0x5412), EPERM, "type into a terminal"),
+    (seccomp.FCNTL, (0, 2), ALLOW, "close on exec"),
+    (seccomp.FCNTL, (0, 8), EPERM, "F_SETOWN"),
+    (seccomp.FCNTL, (0, 1031), EPERM, "a larger pipe"),
+    (seccomp.PRLIMIT64, (0,), ALLOW, "its own limits"),
+    (seccomp.PRLIMIT64, (PID,), ALLOW, "its own limits by pid"),
+    (seccomp.PRLIMIT64, (1,), EPERM, "another's limits"),
+    (seccomp.SOCKETPAIR, (1, 1 | 0x80000), ALLOW, "a stream pair, as asyncio makes it"),
+    (seccomp.SOCKETPAIR, (1, 2), EPERM, "a datagram pair, which could address others"),
+    (seccomp.SOCKETPAIR, (2, 1), EPERM, "a pair of another family"),
+    (seccomp.SENDTO, (3, 0, 0, 0, 0), ALLOW, "send on a connected pair"),
+    (seccomp.SENDTO, (3, 0, 0, 0, 4096), EPERM, "send to an address"),
+    (seccomp.SENDTO, (3, 0, 0, 0, 1 << 40), EPERM, "send to an address, high half"),
+]
+
+
+@pytest.mark.parametrize(("number", "arguments", "wanted", "what"), CHECKED, ids=[row[3] for row in CHECKED])
+def test_calls_that_depend_on_their_arguments(
+    number: int, arguments: tuple[int, ...], wanted: int, what: str
+) -> None:
+    assert verdict(number, arguments) == wanted, what
+
+
+def test_without_threads_clone_is_refused() -> None:
+    assert verdict(seccomp.CLONE, (0x3D0F00,), threads=False) == EPERM

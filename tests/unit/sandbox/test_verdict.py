@@ -1,0 +1,106 @@
+"""Statuses from what was observed: exit codes, signals, processor time, size of the output."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tasks.shared.sandbox import Limits, Status, confinement
+from tasks.shared.sandbox.confinement import Isolation, probe
+from tasks.shared.sandbox.records import SandboxUnavailable
+from tasks.shared.sandbox.verdict import Ending, judge
+
+LIMITS = Limits(cpu_s=2.0, output_chars=20, disk_mb=1)
+
+
+@pytest.fixture
+def files() -> Iterator[tuple[int, int]]:
+    pair = os.memfd_create("out"), os.memfd_create("err")
+    yield pair
+    for descriptor in pair:
+        os.close(descriptor)
+
+
+def ending(files: tuple[int, int], code: int, **more: object) -> Ending:
+    values = {
+        "report": "",
+        "timed_out": False,
+        "started": time.monotonic(),
+        "queue_s": 0.0,
+        "attempts": 1,
+    } | more
+    return Ending(code=code, stdout_fd=files[0], stderr_fd=files[1], **values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("code", "more", "status", "line"),
+    [
+        (0, {}, Status.OK, ""),
+        (1, {"report": "Traceback\nKeyError: 1\n"}, Status.ERROR, "KeyError: 1"),
+        (9, {}, Status.ERROR, "RuntimeError: the program ended without a traceback (exit code 9)"),
+        (-signal.SIGSEGV, {}, Status.ERROR, "RuntimeError: the program ended without a traceback (SIGSEGV)"),
+        (2, {"report": "MemoryError\n"}, Status.OUT_OF_MEMORY, "MemoryError"),
+        (-signal.SIGKILL, {}, Status.OUT_OF_MEMORY, "MemoryError: the program needed more than 512 MB"),
+        (
+            -signal.SIGKILL,
+            {"timed_out": True},
+            Status.TIMEOUT,
+            "TimeoutError: the program ran longer than 5 s",
+        ),
+        (-signal.SIGKILL, {"cpu_s": 2.01}, Status.TIMEOUT, "TimeoutError: the program ran longer than 5 s"),
+        (-signal.SIGXCPU, {}, Status.TIMEOUT, "TimeoutError: the program ran longer than 5 s"),
+        (
+            -signal.SIGSYS,
+            {},
+            Status.FORBIDDEN,
+            "PermissionError: the program made a system call that the sandbox refuses",
+        ),
+        (3, {"report": "PermissionError: no\n"}, Status.FORBIDDEN, "PermissionError: no"),
+        (0, {"cpu_s": 9.0, "session_alive": True}, Status.OK, ""),
+    ],
+)
+def test_status_and_line(
+    files: tuple[int, int], code: int, more: dict[str, object], status: Status, line: str
+) -> None:
+    result = judge(ending(files, code, **more), LIMITS, "namespaces")
+    assert (result.status, result.error_line) == (status, line)
+
+
+def test_cut_output_is_a_status_only_where_the_program_ended_well(files: tuple[int, int]) -> None:
+    os.write(files[0], b"z" * 50)
+    assert judge(ending(files, 0), LIMITS, "").status is Status.OUTPUT_CUT
+    failed = judge(ending(files, 1, report="ValueError\n"), LIMITS, "")
+    assert (failed.status, "output cut" in failed.stdout) == (Status.ERROR, True)
+
+
+def test_flood_is_told_apart_from_an_error(files: tuple[int, int]) -> None:
+    os.ftruncate(files[0], 1 << 20)
+    result = judge(ending(files, 1, report="OSError: [Errno 27] File too large\n"), LIMITS, "")
+    assert (result.status, result.error_line) == (Status.OUTPUT_CUT, "OSError: [Errno 27] File too large")
+
+
+def test_session_that_ended_says_so(files: tuple[int, int]) -> None:
+    result = judge(ending(files, 0, session_alive=False), LIMITS, "")
+    assert "variables are lost" in result.error
+
+
+@pytest.mark.parametrize(
+    ("machine", "abi", "part"), [("aarch64", 7, "64-bit x86"), ("x86_64", 2, "Landlock 2")]
+)
+def test_probe_refuses_and_names_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, machine: str, abi: int, part: str
+) -> None:
+    monkeypatch.setattr(confinement.platform, "machine", lambda: machine)
+    monkeypatch.setattr(confinement.kernel, "landlock_abi", lambda: abi)
+    with pytest.raises(SandboxUnavailable, match=part):
+        probe("auto", allow_unsafe=False)
+    assert probe("auto", allow_unsafe=True) == Isolation("unsafe")
+
+
+def test_probe_finds_a_stack_here() -> None:
+    assert probe("auto", allow_unsafe=True).mode == "namespaces"
+    assert probe("landlock", allow_unsafe=False).landlock >= 6
