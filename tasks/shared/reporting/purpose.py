@@ -1,7 +1,8 @@
 """What a code block is for: a classifier over its syntax tree and the sentence before it.
 
-Rules in order, the first that holds decides; the agreement with blocks labelled by hand is stated by
-`tests/unit/reporting/test_purpose.py`.
+Rules in order, the first that holds decides. Agreement with the 204 blocks labelled by hand in
+`tests/unit/reporting/purpose_blocks.txt`: 90 % as first written, 95 % after four rules were mended in view of them
+(so the true figure on blocks of other authors lies lower).
 """
 
 import ast
@@ -42,8 +43,8 @@ SYMBOLIC_NAMES = frozenset(
     }
     | {"groebner", "discriminant", "resultant", "subs", "sqrt", "Rational"}
 )
-RANDOM_NAMES = frozenset(
-    {"random", "randint", "uniform", "choice", "choices", "shuffle", "randrange", "normal", "rand"}
+NUMPY_RANDOM_NAMES = frozenset(
+    {"default_rng", "RandomState", "rand", "randn", "randint", "choice", "shuffle", "uniform"}
 )
 SEARCH_CALLS = frozenset({"product", "permutations", "combinations", "combinations_with_replacement"})
 
@@ -68,13 +69,12 @@ def classify(code: str, before: str = "") -> Purpose:
         return Purpose.UNPARSABLE
     if not any(_acts(node) for node in tree.body):
         return Purpose.EMPTY
+    called, imported = _called(tree), _imported(tree)
+    # Before verification: a simulation that checks a result is counted as what it does.
+    if "random" in imported or ("numpy" in imported and called & NUMPY_RANDOM_NAMES):
+        return Purpose.SIMULATION
     if CHECKING.search(_last_words(before)) or _asserts(tree) or CHECKING.search(_comments_and_strings(code)):
         return Purpose.VERIFICATION
-    called, imported = _called(tree), _imported(tree)
-    if "random" in imported or (
-        called & RANDOM_NAMES and "numpy" in imported and "random" in _attributes(tree)
-    ):
-        return Purpose.SIMULATION
     if "sympy" in imported and called & SYMBOLIC_NAMES:
         return Purpose.SYMBOLIC
     if _searches(tree) or called & SEARCH_CALLS:
@@ -116,10 +116,6 @@ def _called(tree: ast.AST) -> set[str]:
     return names | {function.attr for function in functions if isinstance(function, ast.Attribute)}
 
 
-def _attributes(tree: ast.AST) -> set[str]:
-    return {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-
-
 def _imported(tree: ast.AST) -> set[str]:
     names: set[str] = set()
     for node in ast.walk(tree):
@@ -131,22 +127,34 @@ def _imported(tree: ast.AST) -> set[str]:
 
 
 def _searches(tree: ast.AST) -> bool:
-    """A loop or comprehension that tests what it goes through, or a `while` that looks for something."""
+    """A loop or comprehension that tests what it goes through, or looks for the largest or smallest."""
     for node in ast.walk(tree):
         if isinstance(node, ast.For | ast.While):
             inner = [child for statement in node.body for child in ast.walk(statement)]
             if any(isinstance(child, ast.If) for child in inner):
                 return True
+        if isinstance(node, ast.While) and any(
+            isinstance(part, ast.Call | ast.BinOp) for part in ast.walk(node.test)
+        ):
+            return True  # goes on until something computed holds
         if isinstance(node, ast.comprehension) and node.ifs:
             return True
         if _is_call_of(node, "sum") and any(_tests(argument) for argument in node.args):
             return True
+        if _is_call_of(node, "max", "min") and _over_candidates(node):
+            return True
     return False
+
+
+def _over_candidates(call: ast.Call) -> bool:
+    return bool(call.keywords) or any(
+        isinstance(argument, ast.GeneratorExp | ast.ListComp) for argument in call.args
+    )
 
 
 def _tests(node: ast.expr) -> bool:
     return isinstance(node, ast.GeneratorExp) and isinstance(node.elt, ast.Compare)
 
 
-def _is_call_of(node: ast.AST, name: str) -> TypeGuard[ast.Call]:
-    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == name
+def _is_call_of(node: ast.AST, *names: str) -> TypeGuard[ast.Call]:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names
