@@ -57,9 +57,9 @@ class Cluster:
 
 
 def start(home: Path, owned: bool = False) -> Cluster:
-    """The cluster of this home: the running one, or a new one, healthy. `owned`: it should not outlive this process.
+    """The cluster of this home with the deployments of prefect.yaml: the running one, or a new one, healthy.
 
-    Raises ValueError, naming the log, if it does not become healthy.
+    `owned`: it should not outlive this process. Raises ValueError, naming the log, if it does not become healthy.
     """
     running = find(home)
     if running and _alive(running.server) and _alive(running.worker):
@@ -73,10 +73,12 @@ def start(home: Path, owned: bool = False) -> Cluster:
     started = [_spawn(command, environment, home / "prefect" / "server.log")]
     try:
         _wait_healthy(started[0], lambda: _answers(port), home / "prefect" / "server.log")
+        # Before there is a worker: on SQLite a deployment written while one polls can wait a minute for a lock.
+        _make_pool(port)
+        deploy(home, port)
         command = ["worker", "start", "--pool", POOL, "--type", "process", "--name", "local"]
         started.append(_spawn(command, environment, home / "prefect" / "worker.log"))
-        owner = _daemon(os.getpid()) if owned else None
-        cluster = Cluster(home, port, started[0], started[1], owner)
+        cluster = Cluster(home, port, started[0], started[1], _daemon(os.getpid()) if owned else None)
         _state_path(home).write_text(json.dumps(asdict(cluster), default=str))
         _wait_healthy(started[1], lambda: _worker_is_online(cluster), home / "prefect" / "worker.log")
     except BaseException:
@@ -114,10 +116,10 @@ def stop(cluster: Cluster) -> None:
     _state_path(cluster.home).unlink(missing_ok=True)
 
 
-def deploy(cluster: Cluster) -> None:
+def deploy(home: Path, port: int) -> None:
     """`prefect deploy --all`: bring the server's deployments in line with prefect.yaml. ValueError if that fails."""
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
-    environment = inherited_environment() | settings(cluster.home, cluster.port)
+    environment = inherited_environment() | settings(home, port)
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     output = result.stdout + result.stderr
     if result.returncode or "skipp" in output.lower():
@@ -138,7 +140,7 @@ def settings(home: Path, port: int) -> dict[str, str]:
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",  # a server that is away is an error, not a reason for another
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_WORKER_QUERY_SECONDS": "1",  # a run is picked up within a second, not ten
+        "PREFECT_WORKER_QUERY_SECONDS": "2",  # a run is picked up within two seconds, not ten
         "PREFECT_CLIENT_MAX_RETRIES": "9",  # outlasts a server that is away for 100 s
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # what a zombie is known by
         "DO_NOT_TRACK": "1",
@@ -215,9 +217,18 @@ def _answers(port: int) -> bool:
         return False  # not listening yet
 
 
+def _make_pool(port: int) -> None:
+    """The work pool, if it is not there yet."""
+    response = httpx.post(
+        f"http://127.0.0.1:{port}/api/work_pools/", json={"name": POOL, "type": "process"}, timeout=90.0
+    )
+    if response.status_code != httpx.codes.CONFLICT:
+        response.raise_for_status()
+
+
 def _worker_is_online(cluster: Cluster) -> bool:
-    """True once the worker's first heartbeat is stored: SQLite stalls when deployments are written at that moment."""
-    workers = httpx.post(f"{cluster.api_url}/work_pools/{POOL}/workers/filter", json={}, timeout=10.0)
+    """True once the worker's first heartbeat is stored."""
+    workers = httpx.post(f"{cluster.api_url}/work_pools/{POOL}/workers/filter", json={}, timeout=90.0)
     return workers.status_code == httpx.codes.OK and any(row["status"] == "ONLINE" for row in workers.json())
 
 

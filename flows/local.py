@@ -45,7 +45,6 @@ def up(arguments: list[str]) -> int:
     """Start server and worker, deploy everything; they stay until `down`."""
     running = cluster.start(home())
     cluster.keep(running)
-    cluster.deploy(running)
     print(
         f'Prefect {running.ui_url}, state under {home()}; in this shell: eval "$(make -s env)"; end it: make down'
     )
@@ -78,7 +77,7 @@ def deploy(arguments: list[str]) -> int:
     if running is None:
         raise ValueError(f"no server runs under {home()}; start one with `make up`")
     cluster.require_server(running.api_url)
-    cluster.deploy(running)
+    cluster.deploy(home(), running.port)
     return 0
 
 
@@ -97,11 +96,9 @@ def demo(arguments: list[str]) -> int:
     console = Console()
     found = cluster.find(home())
     ours = found is None or cluster.is_orphan(found)
-    with console.status("starting Prefect server and worker"):
+    with console.status("starting Prefect server and worker, deploying prefect.yaml"):
         running = cluster.start(home(), owned=True)
     try:
-        with console.status("deploying prefect.yaml"):
-            cluster.deploy(running)
         console.print(f"Prefect: {running.ui_url}   home: {home()}", soft_wrap=True)
         return _run_and_follow(running.api_url, DEMO_DEPLOYMENT, {"run": DEMO_RUN}, console)
     finally:

@@ -111,7 +111,6 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
     """A server, a worker, the deployments of prefect.yaml."""
     running = cluster.start(tmp_path_factory.mktemp("prefect"), owned=True)
     try:
-        cluster.deploy(running)
         yield Prefect(running)
     finally:
         cluster.stop(running)
