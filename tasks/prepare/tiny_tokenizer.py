@@ -62,7 +62,7 @@ def train_tokenizer(vocabulary: int, seed: int, max_positions: int) -> "Qwen2Tok
     Raises:
         ValueError: the vocabulary has no room for bytes, special tokens and tags.
     """
-    from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
+    from tokenizers import AddedToken, pre_tokenizers
     from transformers import Qwen2Tokenizer
 
     alphabet = pre_tokenizers.ByteLevel.alphabet()
@@ -72,17 +72,7 @@ def train_tokenizer(vocabulary: int, seed: int, max_positions: int) -> "Qwen2Tok
             f"model.tiny.vocabulary = {vocabulary} is too small; "
             f"{len(alphabet) + len(reserved)} bytes, special tokens and tags come first, use 512 or more"
         )
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = Qwen2Tokenizer().backend_tokenizer.pre_tokenizer
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
-        special_tokens=reserved,
-        initial_alphabet=sorted(alphabet),
-        show_progress=False,
-        min_frequency=2,
-    )
-    bpe.train_from_iterator(_pieces(_corpus(random.Random(seed))), trainer)
-    trained = json.loads(bpe.to_str())["model"]
+    trained = _train_bpe(vocabulary, reserved, seed)
     merges: Any = [tuple(merge) for merge in trained["merges"]]  # pairs, though annotated as strings
     tokenizer = Qwen2Tokenizer(
         vocab=trained["vocab"],
@@ -95,6 +85,25 @@ def train_tokenizer(vocabulary: int, seed: int, max_positions: int) -> "Qwen2Tok
     )
     tokenizer.add_tokens([AddedToken(tag, normalized=False, special=False) for tag in TAGS])
     return tokenizer
+
+
+def _train_bpe(vocabulary: int, reserved: list[str], seed: int) -> dict[str, Any]:
+    """`vocab` and `merges` of a BPE model trained on the corpus; `reserved` tokens come first."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import Qwen2Tokenizer
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = Qwen2Tokenizer().backend_tokenizer.pre_tokenizer
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=reserved,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+        min_frequency=2,
+    )
+    bpe.train_from_iterator(_pieces(_corpus(random.Random(seed))), trainer)
+    model: dict[str, Any] = json.loads(bpe.to_str())["model"]
+    return model
 
 
 def _pieces(texts: Iterator[str]) -> Iterator[str]:
