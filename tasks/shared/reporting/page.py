@@ -20,6 +20,7 @@ from tasks.shared.reporting.samples import Sample
 PAGE_DIR = Path(__file__).with_name("page")
 SCRIPTS = ("traces.js", "pane.js", "viewer.js")
 MOST_TRACES = 10_000
+MOST_TOKENS = 6_000_000  # about 30 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +81,12 @@ class Page:
     strips: Sequence[tuple[str, str, Sequence[Strip]]] = ()  # set, problem id, a strip a checkpoint
     evaluations: Mapping[str, Sequence[Sample]] = field(default_factory=dict)
     most_traces: int = MOST_TRACES
+    most_tokens: int = MOST_TOKENS
 
 
 def render(page: Page) -> str:
     """The HTML document."""
-    chosen = select(page.evaluations, page.most_traces)
+    chosen = select(page.evaluations, page.most_traces, page.most_tokens)
     total = sum(len(samples) for samples in page.evaluations.values())
     style = (PAGE_DIR / "report.css").read_text(encoding="utf-8")
     script = "\n".join((PAGE_DIR / name).read_text(encoding="utf-8") for name in SCRIPTS)

@@ -38,6 +38,7 @@ def make_sample(
     last = words if predicted is None else f"{words}<answer>\n\\boxed{{{predicted}}}\n</answer>"
     text += last
     sampled += [True] * len(last)
+    noise = random.Random(text + str(sample))  # log-probs that do not compress
     void, correct = finish is FinishReason.SANDBOX_FAILURE, predicted == answer
     reason = "void" if void else "correct" if correct else "wrong" if predicted is not None else "no_box"
     return Sample(
@@ -50,7 +51,7 @@ def make_sample(
         text=text,
         response_ids=[ord(char) % 500 for char in text],
         sampled=sampled,
-        logprobs=[-((place * 7919) % 300) / 100 if drawn else 0.0 for place, drawn in enumerate(sampled)],
+        logprobs=[-noise.random() * 3 if drawn else 0.0 for drawn in sampled],
         token_ends=list(range(1, len(text) + 1)),
         calls=calls,
         finish=finish,

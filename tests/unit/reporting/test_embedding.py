@@ -91,7 +91,10 @@ def test_chunks_hold_the_traces_in_the_order_of_the_index() -> None:
 def test_too_many_traces_are_thinned_evenly() -> None:
     """Every problem keeps the same first samples under every checkpoint."""
     evaluations = {"base": make_evaluation(1, 10, 8, 0.2), "sft": make_evaluation(2, 10, 8, 0.6)}
-    chosen = select(evaluations, 70)
+    chosen = select(evaluations, 70, 10**9)
     assert {name: len(samples) for name, samples in chosen.items()} == {"base": 30, "sft": 30}
     assert {sample.sample for samples in chosen.values() for sample in samples} == {0, 1, 2}
-    assert select(evaluations, 160) == evaluations
+    assert select(evaluations, 160, 10**9) == evaluations
+    tokens = sum(s.num_tokens for samples in evaluations.values() for s in samples if s.sample < 2)
+    assert len(select(evaluations, 160, tokens)["sft"]) == 20
+    assert len(select(evaluations, 1, 1)["sft"]) == 10  # never nothing
