@@ -219,3 +219,26 @@ def test_stop_strings_that_tokens_straddle(tokenizer) -> None:
             found = [n for n in range(1, len(ids) + 1) if finder.found(ids[:n])]
             first = next((n for n in range(1, len(ids) + 1) if stop in tokenizer.decode(ids[:n])), None)
             assert (found[0] if found else None) == first
+
+
+def test_models_without_grouped_heads_decode_alike(tokenizer) -> None:
+    """As many key-value heads as query heads: the other branch of the attention."""
+    config = tiny_model(len(tokenizer)).config
+    config.num_key_value_heads = config.num_attention_heads
+    torch.manual_seed(4)
+    model = Qwen2ForCausalLM(config).eval()
+    ids = prompts(tokenizer, 1)[0]
+    with torch.no_grad():
+        expected = model.generate(torch.tensor([ids]), max_new_tokens=20, do_sample=False)[
+            0, len(ids) :
+        ].tolist()
+    generator = TransformersGenerator(model, tokenizer, 2)
+    generator.add("a", ids, sampling=GREEDY, seed=0, stop=None, max_new_tokens=20)
+    assert list(drain(generator)["a"].ids) == expected
+
+
+def test_a_model_with_a_sliding_window_is_refused(tokenizer) -> None:
+    model = tiny_model(len(tokenizer))
+    model.config.layer_types = ["sliding_attention", "full_attention"]
+    with pytest.raises(ValueError, match=r"decodes full attention only: set generation\.engine = 'vllm'"):
+        TransformersGenerator(model, tokenizer, 1)
