@@ -107,13 +107,13 @@ def test_sandbox_container_itself_is_narrow(container: Interpreter) -> None:
         assert absent not in listing.stdout.split()
 
 
-def test_server_in_the_container_ends_with_it(tmp_path: Path) -> None:
+def test_server_in_the_container_ends_with_its_health() -> None:
     name = f"sandbox-test-{os.getpid()}"
     command = [
         "docker",
         "run",
-        "--rm",
         "--detach",
+        "--init",
         "--name",
         name,
         "--network",
@@ -123,12 +123,18 @@ def test_server_in_the_container_ends_with_it(tmp_path: Path) -> None:
         "tirflow-sandbox",
     ]
     subprocess.run([*command, "--socket", "/run/sandbox/socket"], check=True, capture_output=True, timeout=60)
-    time.sleep(2)
-    subprocess.run(["docker", "stop", "--time", "10", name], check=True, capture_output=True, timeout=60)
-    left = subprocess.run(
-        ["docker", "ps", "--all", "--quiet", "--filter", f"name={name}"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert left.stdout == ""
+
+    def docker(*arguments: str) -> str:
+        return subprocess.run(
+            ["docker", *arguments], check=True, capture_output=True, text=True, timeout=60
+        ).stdout
+
+    try:
+        deadline = time.monotonic() + 30
+        while "ready" not in docker("logs", name) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        docker("stop", "--time", "20", name)
+        assert docker("inspect", "--format", "{{.State.ExitCode}}", name) == "0\n"
+        assert json.loads(docker("logs", name).splitlines()[-1])["health"]["isolation"] == "landlock"
+    finally:
+        docker("rm", "--force", name)
