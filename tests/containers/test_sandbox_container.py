@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import pytest
 
