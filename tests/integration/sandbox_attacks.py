@@ -41,6 +41,8 @@ FILES = [
     Attack("read secret file", "files", _tries("print(open('{secret}').read())"), also="held", control=True),
     Attack("read passwd", "files", _tries("open('/etc/passwd').read()"), also="held", control=True),
     Attack("list root", "files", _tries("import os\nos.listdir('/')"), also="held", control=True),
+    Attack("list installed packages", "files", _tries(
+        "import numpy, os\nos.listdir(os.path.dirname(os.path.dirname(numpy.__file__)))"), also="held", control=True),
     Attack("list home", "files", _tries("import os\nos.listdir('/root')"), also="held"),
     Attack("list proc", "files", _tries("import os\nos.listdir('/proc')"), also="held", control=True),
     Attack("read own environ by proc", "files", _tries("open('/proc/self/environ').read()"), also="held", control=True),
@@ -175,6 +177,9 @@ PYTHON = [
         "import sys\nframe, found = sys._getframe(), []\nwhile frame:\n    found += [k for k in frame.f_globals if 'token' in k.lower() and 'ize' not in k]\n"
         "    frame = frame.f_back\nprint('BREACH' if found else 'held', found)"), also="held"),
     Attack("import the project", "python", _tries("import tasks.shared.sandbox"), also="held", control=True),
+    Attack("hooks that know where the project is", "python", (
+        "import sys\nnames = [repr(f) for f in sys.meta_path] + list(sys.modules)\n"
+        "found = [n for n in names if 'editable' in n or n.startswith('tasks')]\nprint('BREACH' if found else 'held', found)"), also="held"),
     Attack("import what was not preloaded", "python", _tries("import torch"), also="held", control=True),
     Attack("environment", "python", "import os\nprint('BREACH' if 'SANDBOX_TEST_SECRET' in os.environ or len(os.environ) > 12 else 'held')", also="held", control=True),
     Attack("environment in memory", "python", _CTYPES + (

@@ -41,6 +41,16 @@ _HUGE_PAGE = 2 << 20
 WORKER_REQUEST = struct.Struct("=I")
 
 
+def forget_site_hooks() -> None:
+    """Drop what the installation hung into the import system: finders of editable projects, for example."""
+    sys.meta_path[:] = [
+        finder for finder in sys.meta_path if finder.__module__.startswith("_frozen_importlib")
+    ]
+    ours = {*sys.stdlib_module_names, "tasks", "__main__"}
+    for name in [name for name in sys.modules if name.partition(".")[0] not in ours]:
+        del sys.modules[name]
+
+
 def preload(modules: tuple[str, ...]) -> None:
     """Import the modules and use the known ones once: a first use costs as much as the import."""
     for module in (*_OFTEN_USED.split(), *modules):
@@ -59,9 +69,9 @@ def preload(modules: tuple[str, ...]) -> None:
 
 def readable_paths() -> tuple[str, ...]:
     """The interpreter's own libraries: standard library, what was imported, and their shared objects."""
-    stdlib = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")}
-    stdlib = {path for path in stdlib if os.path.isdir(path)}
-    paths = set(stdlib)
+    # Not sysconfig's platstdlib: in a virtual environment that is the parent of all its packages.
+    paths = {os.path.dirname(os.__file__), str(sysconfig.get_config_var("DESTSHARED"))}
+    paths = {path for path in paths if os.path.isdir(path)}
     for name, module in list(sys.modules.items()):
         origin = getattr(module, "__file__", None)
         if "." in name or name in ("__main__", "tasks") or origin is None:
@@ -115,6 +125,7 @@ def compact_memory() -> None:
 def prepare(settings: dict[str, object]) -> worker.Plan:
     """Warm up and settle what the workers need. Raises SandboxUnavailable."""
     isolation = confinement.probe(str(settings["isolation"]), bool(settings["allow_unsafe"]))
+    forget_site_hooks()
     preload(tuple(settings["preload"]))  # type: ignore[arg-type]
     readable = readable_paths()
     forget_search_paths()
