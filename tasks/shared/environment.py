@@ -114,3 +114,8 @@ def configure_vllm(cpu_cache_gib: int) -> None:
 def become_only_rank() -> None:
     """Set `LOCAL_RANK` as a launcher would: DeepSpeed asks for it even where there is none."""
     os.environ.setdefault("LOCAL_RANK", "0")
+
+
+def tell_deepspeed_of_cpu() -> None:
+    """Set `DS_ACCELERATOR`, which DeepSpeed reads when it is imported: it then spares itself a search and a warning."""
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")

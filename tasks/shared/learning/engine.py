@@ -12,7 +12,6 @@ gradients are summed over micro-batches and ranks, so that how a step is cut cha
 import contextlib
 import logging
 import math
-import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -25,6 +24,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from tasks.shared.config import OptimizerConfig
+from tasks.shared.environment import tell_deepspeed_of_cpu
 from tasks.shared.learning.distributed import start_process_group
 from tasks.shared.learning.logprobs import TokenScores, token_scores, use_packed_attention
 from tasks.shared.learning.packing import PackedBatch
@@ -180,7 +180,7 @@ def _initialize(module: PackedModel, config: OptimizerConfig, half: bool, plain:
     """The DeepSpeed engine."""
     with _stdout_to_stderr():
         if not torch.cuda.is_available():
-            os.environ.setdefault("DS_ACCELERATOR", "cpu")  # spares a search, and a warning
+            tell_deepspeed_of_cpu()
         import deepspeed
 
         _quieten(deepspeed)
