@@ -8,6 +8,7 @@ python -m flows.local demo                          all of it, and nothing left 
 import json
 import signal
 import sys
+from collections.abc import Mapping
 from types import FrameType
 
 import httpx
@@ -20,6 +21,7 @@ from flows.publish import Row, scores_of
 from tasks.shared.artifacts import Store
 from tasks.shared.environment import home, prefect_api_url, store_uri
 from tasks.shared.runs import RunRecords
+from tasks.shared.stage import Value
 
 DEMO_DEPLOYMENT, DEMO_RUN = "train/tiny", "demo"
 
@@ -126,22 +128,39 @@ def _show(outcome: Outcome, name: str, address: str, console: Console) -> None:
         console.print(outcome.message, markup=False)
     elif name in RunRecords(store_uri()).names():
         record = RunRecords(store_uri()).read(name)
-        console.print(score_table(scores_of(record)))
-        if "report" in record.stages:
+        reported = record.stages.get("report")
+        console.print(score_table(scores_of(record), reported.metrics if reported else {}))
+        if reported:
             place = Store(store_uri()).describe(record.output("report", "report"))
             console.print(f"report: {place}/report.html", soft_wrap=True)
     console.print(f"{address}   {outcome.seconds:.0f} s", soft_wrap=True)
 
 
-def score_table(rows: list[Row]) -> Table:
-    """The scores as a terminal table."""
-    table = Table(title="Scores")
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    for column in columns:
+def score_table(rows: list[Row], differences: dict[str, Value]) -> Table:
+    """Accuracies with their 95 % intervals, and below them what SFT and RL changed on the same problems."""
+    table = Table(title="accuracy [95 % interval], problem by problem")
+    for column in ("set", "checkpoint", "accuracy", "code ratio", "pass ratio", "problems", "samples"):
         table.add_column(column)
     for row in rows:
-        table.add_row(*(str(row.get(column, "")) for column in columns))
+        ratios = (_percent(row.get("code_ratio")), _percent(row.get("pass_ratio")))
+        counts = (str(row.get("problems", "")), str(row.get("samples", "")))
+        table.add_row(
+            row["set"], row["checkpoint"], _interval(row, "accuracy", "low", "high"), *ratios, *counts
+        )
+    for name in differences:
+        if f"{name}/low" in differences:
+            problem_set, _, pair = name.partition("/")
+            shown = _interval(differences, name, f"{name}/low", f"{name}/high")
+            table.add_row(problem_set, pair.replace("-", " - "), shown, "", "", "", "", style="bold")
     return table
+
+
+def _interval(values: Mapping[str, object], middle: str, low: str, high: str) -> str:
+    return f"{_percent(values.get(middle))} [{_percent(values.get(low))}, {_percent(values.get(high))}]"
+
+
+def _percent(value: object) -> str:
+    return f"{100 * value:.1f} %" if isinstance(value, float | int) else "-"
 
 
 def _parameter(argument: str) -> tuple[str, object]:
