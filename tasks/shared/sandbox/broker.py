@@ -9,15 +9,19 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-import select
 import signal
-import socket
 import time
 from collections import deque
-from dataclasses import dataclass, field
-from pathlib import Path
 
 from tasks.shared.sandbox import runner
+from tasks.shared.sandbox.executions import (
+    Execution,
+    Session,
+    has_ended,
+    last_report,
+    own_time_s,
+    send_request,
+)
 from tasks.shared.sandbox.metrics import Metrics
 from tasks.shared.sandbox.records import ExecutionResult, Limits, SandboxSettings, sandbox_failure
 from tasks.shared.sandbox.verdict import Ending, judge
@@ -25,35 +29,6 @@ from tasks.shared.sandbox.workers import Child, Exit, WorkerSet
 
 _LONGEST_WAIT = 10.0
 """A program that waits for a processor may take this many times its wall limit, no more."""
-
-
-@dataclass(eq=False, slots=True)
-class Execution:
-    """One program on its way."""
-
-    code: bytes
-    limits: Limits
-    future: asyncio.Future[ExecutionResult]
-    session: Session | None = None
-    enqueued: float = field(default_factory=time.monotonic)
-    started: float = 0.0
-    attempts: int = 0
-    child: Child | None = None
-    stdout_fd: int = -1
-    stderr_fd: int = -1
-    timer: asyncio.TimerHandle | None = None
-    timed_out: bool = False
-
-
-@dataclass(eq=False, slots=True)
-class Session:
-    """Variables that live on from block to block."""
-
-    name: str
-    child: Child | None = None
-    waiting: deque[Execution] = field(default_factory=deque)
-    running: Execution | None = None
-    closed: bool = False
 
 
 class Broker:
@@ -180,17 +155,17 @@ class Broker:
             stateful,
         )
         try:
-            _send(child, request, execution)
+            send_request(child, request, execution)
         except OSError:
             child.kill()  # it cannot be reached; its end brings the retry
 
     def _deadline(self, execution: Execution) -> None:
         """The wall limit is up: kill, unless the program spent part of it waiting for a processor."""
         assert execution.child is not None
+        limit, elapsed = execution.limits.wall_s, time.monotonic() - execution.started
+        left = limit - own_time_s(execution.child.pidfd, elapsed)
         if has_ended(execution.child.pidfd):
             return  # in time; its worker is still emptying its directory
-        limit, elapsed = execution.limits.wall_s, time.monotonic() - execution.started
-        left = limit - (elapsed - processor_wait_s(execution.child.pidfd))
         if left > 0.001 and elapsed < _LONGEST_WAIT * limit:
             loop = asyncio.get_running_loop()
             execution.timer = loop.call_later(max(left, 0.01), self._deadline, execution)
@@ -203,7 +178,7 @@ class Broker:
         if how is None:
             self._retry(execution)
             return
-        self._conclude(execution, how, _last_report(execution.child))
+        self._conclude(execution, how, last_report(execution.child))
 
     def _block_ended(self, execution: Execution) -> None:
         """A living session reports on its block; it is stopped until the next one."""
@@ -236,7 +211,7 @@ class Broker:
             reason = "the worker of this session was lost, its variables with it"
             self._finish(execution, sandbox_failure(reason, execution.attempts))
             return
-        self._conclude(execution, how, _last_report(child), session_alive=False)
+        self._conclude(execution, how, last_report(child), session_alive=False)
 
     def _conclude(
         self, execution: Execution, how: Exit, report: str, session_alive: bool | None = None
@@ -290,34 +265,3 @@ class Broker:
             if not session.closed:
                 self._next_block(session)
         self._pump()
-
-
-def _send(child: Child, request: bytes, execution: Execution) -> None:
-    """Hand the request and the two memory files to the child. Raises OSError."""
-    socket.send_fds(child.channel, [request], [execution.stdout_fd, execution.stderr_fd])
-
-
-def has_ended(pidfd: int) -> bool:
-    """Whether the process is gone (its descriptor is then readable)."""
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    return bool(poll.poll(0))
-
-
-def processor_wait_s(pidfd: int) -> float:
-    """Seconds that the process's main thread spent ready to run while others held the processors."""
-    try:
-        fields = dict(
-            line.split(":\t") for line in Path(f"/proc/self/fdinfo/{pidfd}").read_text().splitlines()
-        )
-        return int(Path(f"/proc/{fields['Pid']}/schedstat").read_text().split()[1]) / 1e9
-    except (OSError, KeyError, IndexError):
-        return 0.0  # ended meanwhile, or a kernel without these figures: then the wall clock alone counts
-
-
-def _last_report(child: Child) -> str:
-    """The traceback that an ended child left in its channel."""
-    try:
-        return child.channel.recv(4 * runner.REPORT_CHARS).decode("utf-8", "replace")
-    except (BlockingIOError, ConnectionResetError):
-        return ""

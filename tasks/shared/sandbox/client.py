@@ -68,7 +68,9 @@ class SandboxClient:
 
     def __init__(self, wire: _Wire) -> None:
         self._wire = wire
-        self._next_id = 1
+        self._next_id = 0
+        self.isolation = ""
+        """The stack the server runs its programs under: namespaces, landlock or unsafe."""
 
     @property
     def connected(self) -> bool:
@@ -89,13 +91,13 @@ class SandboxClient:
         except OSError as error:
             raise SandboxLost(f"no sandbox server at {address}: {error}") from error
         client = cls(wire)
-        client._next_id = 0
         try:
-            await client._ask({"op": "hello", "version": protocol.VERSION, "token": token})
+            greeting = await client._ask({"op": "hello", "version": protocol.VERSION, "token": token})
         except SandboxLost as error:
             raise SandboxUnavailable(
                 f"the sandbox server at {address} refuses this client: {error}"
             ) from error
+        client.isolation = str(greeting["isolation"])
         return client
 
     async def _ask(self, message: dict[str, Any]) -> Any:

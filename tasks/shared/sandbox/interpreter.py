@@ -48,6 +48,7 @@ class Interpreter:
         self._client: SandboxClient | None = None
         self._closed = False
         self._last_health: dict[str, Any] = {}
+        self._sessions: dict[str, SandboxClient] = {}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="sandbox-client", daemon=True)
         self._thread.start()
@@ -56,6 +57,9 @@ class Interpreter:
                 self._start_server()
             self._reconnecting = self._call(self._make_lock())
             self._call(self._connect())
+        except SandboxLost as error:
+            self.close()
+            raise SandboxUnavailable(f"{error}; start one, or leave the address out to embed one") from error
         except BaseException:
             self.close()
             raise
@@ -115,8 +119,15 @@ class Interpreter:
                 return self._client
             if self._server is not None and self._server.poll() is not None:
                 await asyncio.to_thread(self._restart_server)
-            self._client = await SandboxClient.connect(self._address, self.settings.token_file)
-            return self._client
+            client = await SandboxClient.connect(self._address, self.settings.token_file)
+            if client.isolation == "unsafe" and not self.settings.allow_unsafe:
+                await client.close()
+                raise SandboxUnavailable(
+                    f"the sandbox server at {self._address} runs programs without isolation: "
+                    "use another, or set allow_unsafe = true, which marks every report"
+                )
+            self._client = client
+            return client
 
     def _restart_server(self) -> None:
         self._stop_server()
@@ -125,13 +136,18 @@ class Interpreter:
     async def _run(self, code: str, session: str | None, limits: Limits | None) -> ExecutionResult:
         """Run with retries over lost connections; a session does not survive its connection."""
         reason = ""
+        if limits is None and self._given is not None:
+            limits = self.settings.limits  # an existing server has defaults of its own
         for attempt in range(self.settings.retries + 1):
             try:
                 client = await self._connect()
+                if session in self._sessions and self._sessions[session] is not client:
+                    reason = "the connection of this session was lost, its variables with it"
+                    break
                 return await client.run(code, session, limits)
             except (SandboxLost, SandboxUnavailable) as error:
                 reason = str(error)
-                if self._closed or (session is not None and attempt):
+                if self._closed:
                     break
                 await asyncio.sleep(0.05 * 2**attempt)
         return sandbox_failure(reason, self.settings.retries + 1)
@@ -156,7 +172,10 @@ class Interpreter:
         """A new session; pass it to `run`. Variables live on until `close_session`."""
 
         async def ask() -> str:
-            return await (await self._connect()).open_session()
+            client = await self._connect()
+            session = await client.open_session()
+            self._sessions[session] = client
+            return session
 
         return str(self._call(ask()))
 
@@ -164,7 +183,9 @@ class Interpreter:
         """End a session and what it holds."""
 
         async def ask() -> None:
-            await (await self._connect()).close_session(session)
+            client = await self._connect()
+            if self._sessions.pop(session, client) is client:
+                await client.close_session(session)
 
         self._call(ask())
 
