@@ -98,9 +98,8 @@ def take_all(
 
 def _graded(trajectory: Trajectory, problem: Problem, ends: list[int]) -> Sample:
     void = trajectory.finish is FinishReason.SANDBOX_FAILURE
-    verdict = (
-        None if void else grade(trajectory.text, problem.answer, trajectory.finish is FinishReason.LENGTH)
-    )
+    truncated = trajectory.finish is FinishReason.LENGTH
+    verdict = None if void else grade(trajectory.last_turn, problem.answer, truncated)
     return Sample(
         set=problem.set,
         problem_id=problem.id,

@@ -218,7 +218,8 @@ class _Rollout:
         ids = live.builder.response_ids
         assert len(ids) <= self._policy.max_response_tokens, "the response outgrew its budget"
         words = ids[:-1] if reason is FinishReason.EOS else ids
-        return live.builder.finish(reason, self._decode(words))
+        said_last = live.builder.calls[-1].feedback_end if live.builder.calls else 0
+        return live.builder.finish(reason, self._decode(words), self._decode(words[said_last:]))
 
     def _decode(self, ids: Iterable[int]) -> str:
         text = self._tokenizer.decode(

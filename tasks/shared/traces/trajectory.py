@@ -46,7 +46,8 @@ class Trajectory:
     logprobs: tuple[float, ...]  # (R,) the sampler's log-prob where sampled, 0.0 elsewhere
     calls: tuple[CodeCall, ...]
     finish: FinishReason
-    text: str  # the response decoded, for people and for grading; never tokenised again
+    text: str  # the response decoded, for people; never tokenised again
+    last_turn: str  # what the model wrote after the last feedback: what is graded, since a program may print a box
 
     @property
     def num_sampled(self) -> int:
@@ -82,7 +83,7 @@ class TrajectoryBuilder:
         self.logprobs += [0.0] * len(ids)
         self.calls.append(call)
 
-    def finish(self, reason: FinishReason, text: str) -> Trajectory:
+    def finish(self, reason: FinishReason, text: str, last_turn: str) -> Trajectory:
         """The frozen record; checks the invariants that training relies on."""
         length = len(self.response_ids)
         assert len(self.sampled) == len(self.logprobs) == length
@@ -103,4 +104,5 @@ class TrajectoryBuilder:
             tuple(self.calls),
             reason,
             text,
+            last_turn,
         )

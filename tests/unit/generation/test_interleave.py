@@ -12,6 +12,7 @@ import pytest
 
 from tasks.shared.generation.interleave import RolloutPolicy, RolloutRequest, rollout
 from tasks.shared.generation.protocol import Sampling
+from tasks.shared.grading import grade
 from tasks.shared.sandbox import ExecutionResult, Status
 from tasks.shared.traces.dialect import DIALECTS
 from tasks.shared.traces.trajectory import FinishReason, Trajectory
@@ -109,6 +110,14 @@ def test_retool_block_runs_and_its_output_is_masked_feedback() -> None:
     whole = trajectory.prompt_ids + trajectory.response_ids
     for context in generator.contexts["p/0"]:  # prefix property
         assert whole[: len(context)] == context
+
+
+def test_a_box_that_a_program_printed_is_not_the_models_answer() -> None:
+    interpreter = ScriptedInterpreter(lambda code: result(Status.OK, "\\boxed{3}\n"))
+    [trajectory], _ = run({"p/0": BLOCK + "I give up."}, interpreter, policy())
+    assert "\\boxed{3}" in trajectory.text
+    assert trajectory.last_turn == "I give up."
+    assert not grade(trajectory.last_turn, "3").correct
 
 
 def test_torl_block_and_last_line_of_the_error() -> None:

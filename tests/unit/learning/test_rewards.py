@@ -21,7 +21,7 @@ def trajectory(
     feedback = {i for c in calls for i in range(c.turn_end, c.feedback_end)}
     sampled = tuple(i not in feedback for i in range(len(ids)))
     return Trajectory(
-        "p", 0, (1,), ids, sampled, tuple(-0.5 if s else 0.0 for s in sampled), calls, finish, text
+        "p", 0, (1,), ids, sampled, tuple(-0.5 if s else 0.0 for s in sampled), calls, finish, text, text
     )
 
 

@@ -35,7 +35,7 @@ def said(
         calls = (CodeCall("print(5)", "ok", feedback, 0.1, start, start + len(feedback)),)
         sampled[start : start + len(feedback)] = [False] * len(feedback)
     logprobs = tuple(-0.5 if s else 0.0 for s in sampled)
-    return Trajectory(problem, sample, (1, 2), ids, tuple(sampled), logprobs, calls, finish, text)
+    return Trajectory(problem, sample, (1, 2), ids, tuple(sampled), logprobs, calls, finish, text, text)
 
 
 def decode(ids: tuple[int, ...]) -> str:

@@ -14,7 +14,7 @@ def test_the_mask_is_fixed_when_ids_are_appended():
     builder.append_sampled([5, 6], [-0.5, -0.25])
     builder.append_feedback([7, 8, 9], call(2, 5))
     builder.append_sampled([10], [-1.0])
-    trajectory = builder.finish(FinishReason.EOS, "text")
+    trajectory = builder.finish(FinishReason.EOS, "text", "text")
     assert trajectory.response_ids == (5, 6, 7, 8, 9, 10)
     assert trajectory.sampled == (True, True, False, False, False, True)
     assert trajectory.logprobs == (-0.5, -0.25, 0.0, 0.0, 0.0, -1.0)
@@ -37,4 +37,4 @@ def test_a_logprob_for_every_sampled_token():
     builder.append_sampled([5], [-0.5])
     builder.sampled[0] = False
     with pytest.raises(AssertionError, match="not sampled"):
-        builder.finish(FinishReason.EOS, "")
+        builder.finish(FinishReason.EOS, "", "")
