@@ -7,15 +7,14 @@ on, so that a changed RL rate does not rerun SFT. Loads without torch and withou
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from tasks.shared.section import Section
+from tasks.shared.training_config import CriticConfig as CriticConfig
+from tasks.shared.training_config import OptimizerConfig as OptimizerConfig
+from tasks.shared.training_config import RlConfig, SftConfig
 
 DialectName = Literal["retool", "torl", "text"]
-
-
-class Section(BaseModel):
-    """Base of every section: immutable, unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class TinyModel(Section):
@@ -159,68 +158,6 @@ class SynthesizeConfig(Section):
     broken_tags_rate: float = Field(0.02, ge=0, le=1)
 
 
-class OptimizerConfig(Section):
-    """AdamW under DeepSpeed, shared by SFT and RL."""
-
-    learning_rate: float = Field(1e-6, gt=0)
-    warmup_steps: int = Field(0, ge=0)
-    schedule: Literal["constant", "cosine"] = "constant"
-    weight_decay: float = Field(0.01, ge=0)
-    betas: tuple[float, float] = (0.9, 0.95)
-    max_grad_norm: float = Field(1.0, gt=0)
-    zero_stage: Literal[0, 1, 2, 3] = 2
-    ranks: int = Field(1, ge=1)
-
-
-class SftConfig(Section):
-    """Supervised fine-tuning on verified traces; loss on the assistant's own tokens only."""
-
-    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-5, schedule="cosine")
-    epochs: float = Field(2.0, gt=0)  # ReTool
-    max_steps: int | None = None  # stops earlier than `epochs`
-    tokens_per_step: int = Field(131072, ge=1)  # packed tokens in one optimizer step, over all ranks
-    tokens_per_micro_batch: int = Field(16384, ge=1)  # one packed row
-    checkpoint_every_steps: int = Field(50, ge=1)
-
-
-class RlConfig(Section):
-    """On-policy RL with live code; one round is one container run of `steps_per_round` steps."""
-
-    rounds: int = Field(4, ge=1)
-    steps_per_round: int = Field(100, ge=1)
-    prompts_per_step: int = Field(128, ge=1)
-    samples_per_prompt: int = Field(16, ge=2)
-    algorithm: Literal["grpo", "dr_grpo", "rloo", "reinforce"] = "grpo"
-    # token: every sampled token of the batch weighs the same (DAPO)
-    reduction: Literal["token", "sequence"] = "token"
-    clip_low: float = Field(0.2, gt=0, lt=1)
-    clip_high: float = Field(0.28, gt=0)  # clip-higher (DAPO)
-    mini_batches: int = Field(1, ge=1)  # optimizer steps on one batch of rollouts
-    temperature: float = Field(1.0, gt=0)
-    top_p: float = 1.0
-    kl_coefficient: float = Field(0.0, ge=0)
-    entropy_coefficient: float = Field(0.0, ge=0)
-    importance_cap: float | None = Field(2.0, gt=1)  # truncated importance sampling of trainer over sampler
-    filter_void_turns: bool = True  # SimpleTIR
-    # dynamic sampling, without refill: a group of equal rewards teaches nothing
-    drop_equal_rewards: bool = True
-    overlong_buffer_tokens: int = Field(0, ge=0)  # soft overlong penalty (DAPO); 0 is off
-    failed_code_penalty: float = Field(0.0, ge=0)  # ToRL tried 0.5: it brought nothing
-    tokens_per_micro_batch: int = Field(16384, ge=1)
-    checkpoint_every_steps: int = Field(10, ge=1)
-    # largest |log-prob| gap of sampler and trainer after a weight sync
-    probe_bound: float = Field(0.05, gt=0)
-    optimizer: OptimizerConfig = OptimizerConfig()
-
-    @model_validator(mode="after")
-    def _samples_without_truncation(self) -> Self:
-        if self.top_p != 1.0:
-            raise ValueError(
-                "rl.top_p must be 1.0: truncated sampling biases the ratio; use evaluate.top_p for evaluation"
-            )
-        return self
-
-
 class EvaluateConfig(Section):
     """k samples a problem with intervals; the `retool` protocol by default."""
 
@@ -228,6 +165,14 @@ class EvaluateConfig(Section):
     temperature: float = Field(1.0, ge=0)  # 0 is greedy
     top_p: float = Field(0.7, gt=0, le=1)
     checkpoints: tuple[Literal["base", "sft", "rl"], ...] = ("base", "sft", "rl")
+
+
+def _require_zero(section: str, optimizer: OptimizerConfig, model: ModelConfig) -> None:
+    """ValueError for bfloat16 without ZeRO: DeepSpeed would clip each parameter group by itself there."""
+    if model.dtype == "bfloat16" and optimizer.zero_stage == 0:
+        raise ValueError(
+            f"{section}.zero_stage = 0 needs model.dtype = 'float32'; for bfloat16 use zero_stage 1, 2 or 3"
+        )
 
 
 class PrepareStage(Section):
@@ -252,6 +197,11 @@ class SftStage(Section):
     traces: TracesConfig
     sft: SftConfig
 
+    @model_validator(mode="after")
+    def _precision_fits_the_optimizer(self) -> Self:
+        _require_zero("sft.optimizer", self.sft.optimizer, self.model)
+        return self
+
 
 class RlStage(Section):
     """What one RL round depends on."""
@@ -261,6 +211,11 @@ class RlStage(Section):
     sandbox: SandboxConfig
     generation: GenerationConfig
     rl: RlConfig
+
+    @model_validator(mode="after")
+    def _precision_fits_the_optimizer(self) -> Self:
+        _require_zero("rl.optimizer", self.rl.optimizer, self.model)
+        return self
 
 
 class EvaluateStage(Section):
@@ -318,6 +273,9 @@ class Recipe(Section):
             raise ValueError(
                 "evaluate.checkpoints names 'sft' but cold_start = false: take it out of the list"
             )
+        _require_zero("rl.optimizer", self.rl.optimizer, self.model)
+        if self.cold_start:
+            _require_zero("sft.optimizer", self.sft.optimizer, self.model)
         return self
 
     def for_stage(self, stage: str) -> Section:

@@ -5,11 +5,15 @@ the policy's actions: GAE steps from one sampled token to the next as if they we
 value nor advantage. Sources: GAE arXiv 1506.02438, value clipping as in PPO's reference implementation.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from tasks.shared.config import OptimizerConfig
+from tasks.shared.learning.engine import Engine
 from tasks.shared.learning.logprobs import target_states
 from tasks.shared.learning.packing import PackedBatch
 
@@ -19,7 +23,7 @@ class ValueModel(nn.Module):
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
-        self.model = model
+        self.model = model.base_model  # without the output head, which a critic has no use for
         self.head = nn.Linear(model.config.hidden_size, 1, bias=False, dtype=model.dtype)
         nn.init.zeros_(self.head.weight)
 
@@ -28,6 +32,18 @@ class ValueModel(nn.Module):
         values = self.head(target_states(self.model, batch)).float().squeeze(-1)  # (N,)
         zeros = torch.zeros(batch.ids.shape, device=values.device)
         return zeros.masked_scatter(batch.targets, values)
+
+
+class CriticEngine(Engine):
+    """The critic under DeepSpeed: its own weights, optimizer and state."""
+
+    def __init__(self, model: PreTrainedModel, config: OptimizerConfig, *, total_steps: int) -> None:
+        """`model`: a causal language model of its own, initialised from the policy's checkpoint."""
+        super().__init__(ValueModel(model), model, config, total_steps=total_steps)
+
+    def values(self, batch: PackedBatch) -> torch.Tensor:
+        """(B, T) float32 values of the states before each target token; 0 elsewhere; under `torch.no_grad()` too."""
+        return self._deepspeed(batch.to(self.device))
 
 
 def gae(
@@ -60,6 +76,21 @@ def gae(
     return advantages, returns
 
 
+def whiten(advantages: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Advantages (R_i,) of several trajectories with mean 0 and deviation 1 over the tokens of `masks` (R_i,) together.
+
+    (A - mean) / (deviation + 1e-8), the deviation over n; 0 outside the masks. As verl does for GAE.
+    """
+    chosen = np.concatenate([values[mask] for values, mask in zip(advantages, masks, strict=True)])
+    if not len(chosen):
+        return [np.zeros_like(values) for values in advantages]
+    mean, deviation = chosen.mean(), chosen.std() + 1e-8
+    return [
+        np.where(mask, (values - mean) / deviation, 0.0)
+        for values, mask in zip(advantages, masks, strict=True)
+    ]
+
+
 def value_loss(
     values: torch.Tensor,
     old_values: torch.Tensor,
@@ -70,10 +101,13 @@ def value_loss(
 ) -> torch.Tensor:
     """0.5 max((V - R)^2, (clip(V, V_old +- clip) - R)^2), summed over targets (B, T), divided by `denominator`.
 
-    The denominator is the caller's: the target tokens of the whole step over all ranks.
+    The denominator is the caller's: the target tokens of the whole step over all ranks. Without the second term where
+    `clip` is 0.
     """
-    clipped = torch.clamp(values, old_values - clip, old_values + clip)
-    errors = torch.maximum((values - returns) ** 2, (clipped - returns) ** 2)
+    errors = (values - returns) ** 2
+    if clip:
+        clipped = torch.clamp(values, old_values - clip, old_values + clip)
+        errors = torch.maximum(errors, (clipped - returns) ** 2)
     return 0.5 * (errors * targets).sum() / denominator
 
 

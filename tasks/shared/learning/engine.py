@@ -6,7 +6,8 @@
     grad_norm = engine.step()
 
 The caller divides by its own denominator, counted over the whole step and all ranks (`distributed.sum_over_ranks`);
-gradients are summed over micro-batches and ranks, so that how a step is cut changes nothing.
+gradients are summed over micro-batches and ranks, so that how a step is cut changes nothing. `Engine` is what the
+policy's `TrainingEngine` and the critic's `CriticEngine` (critic.py) share.
 """
 
 import contextlib
@@ -67,40 +68,31 @@ class ClippedAdamW(torch.optim.AdamW):
         super().step(closure)
 
 
-class TrainingEngine:
-    """A model under DeepSpeed. One instance a process and model; all ranks call every method alike."""
+class Engine:
+    """A module under DeepSpeed. All ranks call every method alike."""
 
-    def __init__(self, model: PreTrainedModel, config: OptimizerConfig, *, total_steps: int) -> None:
+    def __init__(
+        self, module: nn.Module, model: PreTrainedModel, config: OptimizerConfig, *, total_steps: int
+    ) -> None:
+        """`module` is what is run and trained, `model` the Transformers model in it."""
         start_process_group()
         use_packed_attention(model)
-        self.module = model  # the causal language model; under ZeRO-3 its parameters are partitioned
         self.num_steps = 0  # optimizer steps done
+        self._root = module
         self._config = config
         self._total_steps = total_steps
         half = model.dtype == torch.bfloat16
-        if half and config.zero_stage == 0:
-            # DeepSpeed would clip each parameter group by itself there.
-            raise ValueError(
-                "optimizer.zero_stage = 0 needs model.dtype = 'float32'; for bfloat16 use 1, 2 or 3"
-            )
+        assert not (half and config.zero_stage == 0), "refused by the configuration"
+        if config.gradient_checkpointing:
+            _checkpoint_layers(model)
         self._plain = config.zero_stage == 0
-        self._deepspeed = _initialize(PackedModel(model), config, half, self._plain)
+        self._deepspeed = _initialize(module, config, half, self._plain)
         self.device: torch.device = self._deepspeed.device
 
     @property
     def learning_rate(self) -> float:
         """The rate of the next step."""
         return learning_rate_at(self._config, self.num_steps, self._total_steps)
-
-    def token_scores(
-        self, batch: PackedBatch, temperature: float = 1.0, with_entropy: bool = False
-    ) -> TokenScores:
-        """`logprobs.token_scores` of the trained model; under `torch.no_grad()` too."""
-        return self._deepspeed(batch.to(self.device), temperature, with_entropy)
-
-    def token_logprobs(self, batch: PackedBatch, temperature: float = 1.0) -> torch.Tensor:
-        """(B, T) log-probs of the target tokens, 0 elsewhere."""
-        return self.token_scores(batch, temperature).logprobs
 
     def backward(self, loss: torch.Tensor) -> None:
         """Add the gradient of this micro-batch's share of the loss, a scalar already divided by the denominator."""
@@ -123,20 +115,6 @@ class TrainingEngine:
             )
         self.num_steps += 1
         return grad_norm
-
-    def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Name and full tensor of every parameter, tied ones under each name; gathered one at a time under ZeRO-3."""
-        import deepspeed
-
-        for name, parameter in self.module.named_parameters(remove_duplicate=False):
-            with deepspeed.zero.GatheredParameters([parameter], enabled=self._config.zero_stage == 3):
-                yield name, parameter.detach()
-
-    def state_dict(self) -> dict[str, torch.Tensor] | None:
-        """The whole model's state on the CPU for `save_checkpoint`, in the first rank; None if not partitioned."""
-        if self._config.zero_stage < 3:
-            return None
-        return {name: tensor.to("cpu", copy=True) for name, tensor in self.weights()}
 
     def save(self, directory: Path, state: Mapping[str, Any]) -> None:
         """Write a checkpoint to resume from (weights, optimizer, random state, `state`) and drop older ones.
@@ -176,7 +154,39 @@ class TrainingEngine:
         return client["state"]
 
 
-def _initialize(module: PackedModel, config: OptimizerConfig, half: bool, plain: bool) -> Any:
+class TrainingEngine(Engine):
+    """A causal language model under DeepSpeed: SFT's, and RL's policy."""
+
+    def __init__(self, model: PreTrainedModel, config: OptimizerConfig, *, total_steps: int) -> None:
+        super().__init__(PackedModel(model), model, config, total_steps=total_steps)
+        self.module = model  # under ZeRO-3 its parameters are partitioned
+
+    def token_scores(
+        self, batch: PackedBatch, temperature: float = 1.0, with_entropy: bool = False
+    ) -> TokenScores:
+        """`logprobs.token_scores` of the trained model; under `torch.no_grad()` too."""
+        return self._deepspeed(batch.to(self.device), temperature, with_entropy)
+
+    def token_logprobs(self, batch: PackedBatch, temperature: float = 1.0) -> torch.Tensor:
+        """(B, T) log-probs of the target tokens, 0 elsewhere."""
+        return self.token_scores(batch, temperature).logprobs
+
+    def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Name and full tensor of every parameter, tied ones under each name; gathered one at a time under ZeRO-3."""
+        import deepspeed
+
+        for name, parameter in self.module.named_parameters(remove_duplicate=False):
+            with deepspeed.zero.GatheredParameters([parameter], enabled=self._config.zero_stage == 3):
+                yield name, parameter.detach()
+
+    def state_dict(self) -> dict[str, torch.Tensor] | None:
+        """The whole model's state on the CPU for `save_checkpoint`, in the first rank; None if not partitioned."""
+        if self._config.zero_stage < 3:
+            return None
+        return {name: tensor.to("cpu", copy=True) for name, tensor in self.weights()}
+
+
+def _initialize(module: nn.Module, config: OptimizerConfig, half: bool, plain: bool) -> Any:
     """The DeepSpeed engine."""
     with _stdout_to_stderr():
         if not torch.cuda.is_available():
@@ -205,7 +215,25 @@ def _optimizer(module: nn.Module, config: OptimizerConfig, plain: bool) -> torch
     return torch.optim.AdamW(groups, **settings)
 
 
+def _checkpoint_layers(model: PreTrainedModel) -> None:
+    """Keep the states between layers alone; Transformers does so in training mode only, which must change no value."""
+    dropout = [name for name, value in model.config.to_dict().items() if "dropout" in name and value]
+    if dropout:
+        raise ValueError(
+            f"optimizer.gradient_checkpointing: the model's config.json sets {dropout[0]}, which would make "
+            "log-probs random; set it to 0 there"
+        )
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.train()
+
+
 def _deepspeed_config(config: OptimizerConfig, half: bool, plain: bool) -> dict[str, Any]:
+    zero: dict[str, Any] = {
+        "stage": config.zero_stage,
+        "overlap_comm": torch.cuda.is_available() and config.zero_stage >= 2,
+    }
+    if config.offload:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     return {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
@@ -214,11 +242,9 @@ def _deepspeed_config(config: OptimizerConfig, half: bool, plain: bool) -> dict[
         "bf16": {"enabled": half},
         # Sums of many micro-batches lose small gradients in bfloat16.
         "data_types": {"grad_accum_dtype": "fp32"},
-        "zero_optimization": {
-            "stage": config.zero_stage,
-            "overlap_comm": torch.cuda.is_available() and config.zero_stage >= 2,
-        },
+        "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,  # torch's own AdamW, with its fused kernel
+        "zero_force_ds_cpu_optimizer": False,  # its own for offload has to be compiled; torch's is fused on a CPU too
         "steps_per_print": None,
     }
 

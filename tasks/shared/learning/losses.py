@@ -4,6 +4,7 @@ The denominator is in the per-token weights (`token_weights`), computed once ove
 losses of micro-batches and ranks add up to the loss of the step however it is cut.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -11,17 +12,20 @@ from typing import Literal
 import numpy as np
 import torch
 
-Reduction = Literal["token", "sequence"]
+Reduction = Literal["token", "sequence", "constant"]
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyLossSettings:
-    """Constants of the loss."""
+    """Constants of the loss; those that can be switched off are off at 0."""
 
     clip_low: float = 0.2  # ratio below 1 - clip_low stops counting
     clip_high: float = 0.28  # above 1 + clip_high (clip-higher, DAPO)
-    dual_clip: float | None = 3.0  # c > 1: bound of the loss at -c A for A < 0 (arXiv 1912.09729)
-    importance_cap: float | None = 2.0  # truncated importance sampling of trainer over sampler
+    dual_clip: float = 3.0  # c > 1: bound of the loss at -c A for A < 0 (arXiv 1912.09729)
+    importance_cap: float = 2.0  # truncated importance sampling of trainer over sampler
+    sequence_mask: float = (
+        0.0  # bound > 1 of a sequence's geometric mean of trainer over sampler, and of its inverse
+    )
     kl_coefficient: float = 0.0
     entropy_coefficient: float = 0.0
 
@@ -38,6 +42,7 @@ class PolicyTokens:
     mask: torch.Tensor  # bool: sampled tokens in the loss
     reference_logprobs: torch.Tensor | None = None
     entropy: torch.Tensor | None = None  # nats, with gradient
+    segments: torch.Tensor | None = None  # int: which sequence of its row; wanted for `sequence_mask`
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,19 +59,38 @@ class PolicySums:
     gap_kl: float  # k3 estimate of KL(sampler || trainer)
     gap_max: float  # the largest: take the maximum, do not add
     capped: float  # tokens whose importance weight is cut
+    masked: float = (
+        0.0  # tokens of sequences that `sequence_mask` takes out; they still count in the sums above
+    )
 
 
-def token_weights(num_tokens: Sequence[int], reduction: Reduction) -> np.ndarray:
+def token_weights(num_tokens: Sequence[int], reduction: Reduction, most_tokens: float = 0.0) -> np.ndarray:
     """Weight of each token of sequence i, (N,), given its number of tokens in the loss, over the whole step.
 
     token     1 / sum_j n_j: every token weighs the same (DAPO)
     sequence  1 / (N n_i): every trajectory weighs the same (GRPO)
+    constant  1 / most_tokens, the most that a step could sample: no length or number is favoured (Dr.GRPO)
     """
     lengths = np.asarray(num_tokens, dtype=np.float64)
     assert (lengths > 0).all(), "a trajectory in the loss without sampled tokens"
-    if reduction == "token":
-        return np.full(len(lengths), 1.0 / lengths.sum()) if len(lengths) else lengths
-    return 1.0 / (len(lengths) * lengths)
+    if reduction == "sequence":
+        return 1.0 / (len(lengths) * lengths)
+    if reduction == "constant":
+        assert most_tokens >= lengths.sum(), "more tokens than there could be"
+        return np.full(len(lengths), 1.0 / most_tokens)
+    return np.full(len(lengths), 1.0 / lengths.sum()) if len(lengths) else lengths
+
+
+def sequence_kept(log_ratio: torch.Tensor, segments: torch.Tensor, bound: float) -> torch.Tensor:
+    """(n,) bool: tokens of sequences with 1 / bound <= exp(mean log_ratio) <= bound.
+
+    log_ratio (n,) is ln trainer - ln sampler of the tokens in the loss, segments (n,) their sequence numbers. The
+    geometric mean, unlike the product, means the same at every length (verl's rollout correction, 'geometric').
+    """
+    _, place = segments.unique(return_inverse=True)
+    counts = torch.bincount(place).to(log_ratio.dtype)
+    means = torch.zeros_like(counts).index_add_(0, place, log_ratio) / counts
+    return (means.abs() <= math.log(bound))[place]
 
 
 def policy_loss(tokens: PolicyTokens, settings: PolicyLossSettings) -> tuple[torch.Tensor, PolicySums]:
@@ -74,7 +98,8 @@ def policy_loss(tokens: PolicyTokens, settings: PolicyLossSettings) -> tuple[tor
 
     sum_t w_t [ rho_t max(-r_t A_t, -clip(r_t, 1 - low, 1 + high) A_t) + kl k3_t - entropy H_t ]
     r_t = pi(t) / pi_old(t); for A_t < 0 the maximum is bounded by -c A_t (dual clip);
-    rho_t = min(pi_old(t) / sampler(t), cap), a constant (truncated importance sampling; 1 without a cap);
+    rho_t = min(pi_old(t) / sampler(t), cap), a constant (truncated importance sampling; 1 without a cap), and 0, for
+    the policy term alone, in a sequence that `sequence_kept` refuses: its weight stays in the denominator;
     k3_t = exp(d) - d - 1 with d = ln pi_ref(t) - ln pi(t). The denominator is in w_t, see `token_weights`.
     """
     mask = tokens.mask
@@ -86,13 +111,18 @@ def policy_loss(tokens: PolicyTokens, settings: PolicyLossSettings) -> tuple[tor
     clipped = -ratio.clamp(1 - settings.clip_low, 1 + settings.clip_high) * advantage
     loss = torch.maximum(plain, clipped)
     active = clipped > plain
-    if settings.dual_clip is not None:
+    if settings.dual_clip:
         bound = -settings.dual_clip * advantage
         active = active | ((advantage < 0) & (loss > bound))
         loss = torch.where(advantage < 0, torch.minimum(loss, bound), loss)
     importance = (old - sampler).exp()
-    if settings.importance_cap is not None:
+    if settings.importance_cap:
         loss = loss * importance.clamp(max=settings.importance_cap)
+    kept = torch.ones_like(loss, dtype=torch.bool)
+    if settings.sequence_mask:
+        assert tokens.segments is not None
+        kept = sequence_kept(old - sampler, tokens.segments[mask], settings.sequence_mask)
+        loss = loss * kept
     kl_reference = torch.zeros_like(loss)
     if tokens.reference_logprobs is not None:
         kl_reference = _k3(tokens.reference_logprobs[mask] - logprob)
@@ -101,21 +131,36 @@ def policy_loss(tokens: PolicyTokens, settings: PolicyLossSettings) -> tuple[tor
     if settings.entropy_coefficient:
         loss = loss - settings.entropy_coefficient * entropy
     total = (tokens.weights[mask] * loss).sum()
-    with torch.no_grad():
-        gap = (old - sampler).abs()
-        sums = PolicySums(
-            tokens=float(mask.sum()),
-            loss=float(total),
-            clipped=float(active.sum()),
-            kl_old=float(_k3(log_ratio).sum()),
-            kl_reference=float(kl_reference.sum()),
-            entropy=float(entropy.sum()),
-            gap=float(gap.sum()),
-            gap_kl=float(_k3(old - sampler).sum()),
-            gap_max=float(gap.max()) if gap.numel() else 0.0,
-            capped=float((importance > (settings.importance_cap or torch.inf)).sum()),
-        )
-    return total, sums
+    return total, _sums(
+        total, log_ratio.detach(), old - sampler, active, kl_reference, entropy, kept, settings.importance_cap
+    )
+
+
+@torch.no_grad()
+def _sums(
+    total: torch.Tensor,
+    log_ratio: torch.Tensor,  # current over old, (n,) as all that follow
+    log_importance: torch.Tensor,  # trainer over sampler
+    active: torch.Tensor,
+    kl_reference: torch.Tensor,
+    entropy: torch.Tensor,
+    kept: torch.Tensor,
+    importance_cap: float,
+) -> PolicySums:
+    gap = log_importance.abs()
+    return PolicySums(
+        tokens=float(gap.numel()),
+        loss=float(total),
+        clipped=float(active.sum()),
+        kl_old=float(_k3(log_ratio).sum()),
+        kl_reference=float(kl_reference.sum()),
+        entropy=float(entropy.sum()),
+        gap=float(gap.sum()),
+        gap_kl=float(_k3(log_importance).sum()),
+        gap_max=float(gap.max()) if gap.numel() else 0.0,
+        capped=float((log_importance.exp() > (importance_cap or torch.inf)).sum()),
+        masked=float((~kept).sum()),
+    )
 
 
 def _k3(log_ratio: torch.Tensor) -> torch.Tensor:

@@ -43,9 +43,9 @@ def weights_of(engine: TrainingEngine) -> dict[str, torch.Tensor]:
 
 
 def make_engine(
-    zero_stage: Zero = 0, dtype: torch.dtype = torch.float32, total_steps: int = 6
+    zero_stage: Zero = 0, dtype: torch.dtype = torch.float32, total_steps: int = 6, **changed: bool
 ) -> TrainingEngine:
-    config = CONFIG.model_copy(update={"zero_stage": zero_stage})
+    config = CONFIG.model_copy(update={"zero_stage": zero_stage, **changed})
     return TrainingEngine(tiny_model(VOCABULARY).to(dtype), config, total_steps=total_steps)
 
 
@@ -131,9 +131,47 @@ def test_bfloat16_learns_as_float32_does() -> None:
         assert loss == pytest.approx(expected, rel=0.03)
 
 
-def test_bfloat16_without_zero_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"zero_stage = 0 needs model\.dtype = 'float32'"):
-        make_engine(0, torch.bfloat16)
+@pytest.mark.parametrize("zero_stage", [0, 3])
+def test_gradient_checkpointing_saves_memory_and_changes_no_value(zero_stage: Zero) -> None:
+    results, saved = [], []
+    for checkpointing in (False, True):
+        engine = make_engine(zero_stage, gradient_checkpointing=checkpointing)
+        held = 0
+
+        def count(tensor: torch.Tensor) -> torch.Tensor:
+            nonlocal held
+            held += tensor.numel()
+            return tensor
+
+        (row,) = pack(sequences_of(0), 124)
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            share = -engine.token_logprobs(row).sum() / row.num_targets
+        engine.backward(share)
+        results.append((float(share.detach()), engine.step()))
+        saved.append(held)
+    assert results[1] == pytest.approx(results[0], rel=1e-6)
+    assert saved[1] < 0.3 * saved[0], saved
+
+
+def test_gradient_checkpointing_refuses_dropout() -> None:
+    model = tiny_model(VOCABULARY)
+    model.config.attention_dropout = 0.1
+    config = CONFIG.model_copy(update={"gradient_checkpointing": True})
+    with pytest.raises(ValueError, match="sets attention_dropout, which would make log-probs random"):
+        TrainingEngine(model, config, total_steps=1)
+
+
+@pytest.mark.parametrize(("zero_stage", "dtype"), [(2, torch.float32), (3, torch.bfloat16)])
+def test_offload_changes_no_value_and_resumes(zero_stage: Zero, dtype: torch.dtype, tmp_path: Path) -> None:
+    plain, offloaded = make_engine(zero_stage, dtype), make_engine(zero_stage, dtype, offload=True)
+    for step in range(2):
+        expected = engine_step(plain, step, row_tokens=64)
+        assert engine_step(offloaded, step, row_tokens=64) == pytest.approx(expected, rel=1e-5)
+    offloaded.save(tmp_path, {})
+    expected = engine_step(offloaded, 2, row_tokens=64)
+    resumed = make_engine(zero_stage, dtype, offload=True)
+    resumed.resume(tmp_path)
+    assert engine_step(resumed, 2, row_tokens=64) == expected
 
 
 def test_a_gradient_that_is_not_finite_stops_training() -> None:

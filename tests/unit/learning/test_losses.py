@@ -28,11 +28,13 @@ def random_tokens(seed: int, rows: int = 3, length: int = 7) -> PolicyTokens:
         mask=torch.rand(rows, length, generator=generator) < 0.6,
         reference_logprobs=old + normal(0.3),
         entropy=normal(1.0).abs(),
+        segments=torch.randint(1, 3, (1, length), generator=generator).sort().values
+        + 2 * torch.arange(rows)[:, None],
     )
 
 
 def slow_loss(tokens: PolicyTokens, s: PolicyLossSettings) -> tuple[float, dict[str, float]]:
-    total, sums = 0.0, dict.fromkeys(["tokens", "clipped", "capped", "gap"], 0.0)
+    total, sums = 0.0, dict.fromkeys(["tokens", "clipped", "capped", "gap", "masked"], 0.0)
     for b, t in np.argwhere(tokens.mask.numpy()):
         logprob, old = tokens.logprobs[b, t].item(), tokens.old_logprobs[b, t].item()
         sampler, advantage = tokens.sampler_logprobs[b, t].item(), tokens.advantages[b, t].item()
@@ -40,11 +42,14 @@ def slow_loss(tokens: PolicyTokens, s: PolicyLossSettings) -> tuple[float, dict[
         low, high = 1 - s.clip_low, 1 + s.clip_high
         objective = min(ratio * advantage, min(max(ratio, low), high) * advantage)
         is_clipped = objective < ratio * advantage
-        if s.dual_clip is not None and advantage < 0 and objective < s.dual_clip * advantage:
+        if s.dual_clip and advantage < 0 and objective < s.dual_clip * advantage:
             objective, is_clipped = s.dual_clip * advantage, True
         importance = math.exp(old - sampler)
         cap = s.importance_cap
-        loss = -objective * (1.0 if cap is None else min(importance, cap))
+        loss = -objective * (min(importance, cap) if cap else 1.0)
+        if s.sequence_mask and not 1 / s.sequence_mask <= slow_mean_ratio(tokens, b, t) <= s.sequence_mask:
+            loss = 0.0
+            sums["masked"] += 1
         reference = tokens.reference_logprobs
         if reference is not None:
             d = reference[b, t].item() - logprob
@@ -54,17 +59,29 @@ def slow_loss(tokens: PolicyTokens, s: PolicyLossSettings) -> tuple[float, dict[
         total += tokens.weights[b, t].item() * loss
         sums["tokens"] += 1
         sums["clipped"] += is_clipped
-        sums["capped"] += cap is not None and importance > cap
+        sums["capped"] += bool(cap) and importance > cap
         sums["gap"] += abs(old - sampler)
     return total, sums
+
+
+def slow_mean_ratio(tokens: PolicyTokens, b: int, t: int) -> float:
+    """Geometric mean of trainer over sampler in the sequence of token t of row b."""
+    assert tokens.segments is not None
+    product, count = 1.0, 0
+    for other in range(tokens.mask.shape[1]):
+        if tokens.mask[b, other] and tokens.segments[b, other] == tokens.segments[b, t]:
+            product *= math.exp(tokens.old_logprobs[b, other] - tokens.sampler_logprobs[b, other])
+            count += 1
+    return product ** (1 / count)
 
 
 some_settings = st.builds(
     PolicyLossSettings,
     clip_low=st.sampled_from([0.1, 0.2, 0.5]),
     clip_high=st.sampled_from([0.2, 0.28, 1.0]),
-    dual_clip=st.sampled_from([None, 1.1, 3.0]),
-    importance_cap=st.sampled_from([None, 1.05, 2.0]),
+    dual_clip=st.sampled_from([0.0, 1.1, 3.0]),
+    importance_cap=st.sampled_from([0.0, 1.05, 2.0]),
+    sequence_mask=st.sampled_from([0.0, 1.1, 1.5]),
     kl_coefficient=st.sampled_from([0.0, 0.3]),
     entropy_coefficient=st.sampled_from([0.0, 0.2]),
 )
@@ -161,6 +178,31 @@ def test_micro_batches_add_up_to_the_whole() -> None:
 def test_weights_name_their_denominator() -> None:
     assert token_weights([2, 6], "token").tolist() == [1 / 8, 1 / 8]
     assert token_weights([2, 6], "sequence").tolist() == [1 / 4, 1 / 12]
+    assert token_weights([2, 6], "constant", most_tokens=40).tolist() == [1 / 40, 1 / 40]
     for reduction in ("token", "sequence"):
         lengths = [3, 1, 7]
         assert float(np.dot(token_weights(lengths, reduction), lengths)) == pytest.approx(1.0)
+
+
+def test_with_the_constant_reduction_a_token_weighs_the_same_in_every_step() -> None:
+    """Neither the length of a trajectory nor how many are in the loss changes what a token counts for."""
+    alone, among = token_weights([5], "constant", 1000), token_weights([5, 90, 3], "constant", 1000)
+    assert alone[0] == among[0] == among[1]
+
+
+def test_a_sequence_far_from_its_sampler_teaches_nothing() -> None:
+    """Two sequences; the second's log-probs are off by 0.5 on average, those of one token of the first by 0.5 alone."""
+    old = torch.full((1, 4), -1.0, dtype=torch.float64)
+    tokens = PolicyTokens(
+        logprobs=old.clone().requires_grad_(),
+        old_logprobs=old,
+        sampler_logprobs=old - torch.tensor([[0.5, 0.0, 0.4, 0.6]], dtype=torch.float64),
+        advantages=torch.ones(1, 4, dtype=torch.float64),
+        weights=torch.full((1, 4), 0.25, dtype=torch.float64),
+        mask=torch.ones(1, 4, dtype=torch.bool),
+        segments=torch.tensor([[1, 1, 2, 2]]),
+    )
+    loss, sums = policy_loss(tokens, PolicyLossSettings(sequence_mask=math.exp(0.4), importance_cap=0.0))
+    (gradient,) = torch.autograd.grad(loss, tokens.logprobs)
+    assert gradient.tolist() == [[-0.25, -0.25, 0.0, 0.0]]
+    assert sums.masked == 2 and sums.tokens == 4

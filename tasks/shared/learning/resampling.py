@@ -1,0 +1,54 @@
+"""Resample-on-correct (rStar2, arXiv 2508.20722): of twice the samples keep half, right ones with clean code preferred.
+
+An outcome reward alone rewards a right answer that was reached through failing code as much as a clean one. Choosing
+among the right samples, and never among the wrong ones, turns the model from such code without a penalty to be gamed.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tasks.shared.learning.rewards import RAN
+from tasks.shared.traces.trajectory import CodeCall
+
+NO_CODE = 0.5  # the penalty of a right answer without any code
+FLOOR = 0.1  # added to a penalty before it is inverted; the paper leaves open what weighs a penalty of 0
+
+
+def code_penalty(calls: Sequence[CodeCall]) -> float:
+    """Share of the blocks that did not run to their end; 0.5 where there are none."""
+    if not calls:
+        return NO_CODE
+    return sum(call.status not in RAN for call in calls) / len(calls)
+
+
+def resample_on_correct(
+    correct: np.ndarray,
+    penalties: np.ndarray,
+    valid: np.ndarray,
+    num_kept: int,
+    generator: np.random.Generator,
+) -> np.ndarray:
+    """(N,) bool: the rows of one group that are kept, `num_kept` of the valid ones, or all if there are fewer.
+
+    Right and wrong answers keep their shares, to the nearest row. Wrong ones are drawn uniformly; right ones one after
+    the other, each with a chance in proportion to 1 / (penalty + 0.1) among those left.
+
+    Args:
+        correct: (N,) bool.
+        penalties: (N,) float, `code_penalty` of each row.
+        valid: (N,) bool: no outage.
+    """
+    assert correct.shape == penalties.shape == valid.shape and correct.ndim == 1
+    right, wrong = np.flatnonzero(valid & correct), np.flatnonzero(valid & ~correct)
+    total = len(right) + len(wrong)
+    if total <= num_kept:
+        return valid.copy()
+    num_right = int(len(right) * num_kept / total + 0.5)
+    keep = np.zeros_like(valid)
+    if num_right:
+        weights = 1.0 / (penalties[right] + FLOOR)
+        keep[generator.choice(right, num_right, replace=False, p=weights / weights.sum())] = True
+    if num_kept > num_right:
+        keep[generator.choice(wrong, num_kept - num_right, replace=False)] = True
+    return keep

@@ -1,0 +1,150 @@
+"""How models are trained: the sections `sft` and `rl` of the configuration tree, and the optimizer both share.
+
+A number that can be switched off is off at 0, since TOML has no null. Combinations that make no sense are errors here,
+before anything heavy starts.
+"""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from tasks.shared.section import Section
+
+MetricsSink = Literal["tensorboard", "wandb", "mlflow"]
+
+
+class OptimizerConfig(Section):
+    """AdamW under DeepSpeed, shared by SFT and RL."""
+
+    learning_rate: float = Field(1e-6, gt=0)
+    warmup_steps: int = Field(0, ge=0)
+    schedule: Literal["constant", "cosine"] = "constant"
+    weight_decay: float = Field(0.01, ge=0)
+    betas: tuple[float, float] = (0.9, 0.95)
+    max_grad_norm: float = Field(1.0, gt=0)
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    ranks: int = Field(1, ge=1)
+    offload: bool = False  # optimizer state, and with it the update, in the host's memory
+    gradient_checkpointing: bool = False  # each layer computed again in the backward pass: a third slower
+
+    @model_validator(mode="after")
+    def _offload_has_shards(self) -> Self:
+        if self.offload and self.zero_stage == 0:
+            raise ValueError("optimizer.offload = true needs zero_stage 1, 2 or 3: set optimizer.zero_stage")
+        return self
+
+
+class SftConfig(Section):
+    """Supervised fine-tuning on verified traces; loss on the assistant's own tokens only."""
+
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-5, schedule="cosine")
+    epochs: float = Field(2.0, gt=0)  # ReTool
+    max_steps: int | None = None  # stops earlier than `epochs`
+    tokens_per_step: int = Field(131072, ge=1)  # packed tokens in one optimizer step, over all ranks
+    tokens_per_micro_batch: int = Field(16384, ge=1)  # one packed row
+    checkpoint_every_steps: int = Field(50, ge=1)
+    sinks: tuple[
+        MetricsSink, ...
+    ] = ()  # beside metrics.jsonl; TensorBoard's files are under <home>/tensorboard
+
+
+class CriticConfig(Section):
+    """PPO's critic; what is not here (ZeRO, ranks, betas, clipping, offload) is as in `rl.optimizer`."""
+
+    learning_rate: float = Field(2e-6, gt=0)  # verl's ReTool recipe; the paper does not state it
+    warmup_steps: int = Field(0, ge=0)  # RL steps of the first round in which the critic alone learns
+    gamma: float = Field(1.0, gt=0, le=1)
+    lam: float = Field(1.0, ge=0, le=1)  # GAE
+    value_clip: float = Field(0.5, ge=0)  # verl's default; 0 is off
+    whiten_advantages: bool = True  # mean 0 and deviation 1 over the tokens in the loss, as verl does for GAE
+
+
+class RlConfig(Section):
+    """On-policy RL with live code; one round is one container run of `steps_per_round` steps."""
+
+    rounds: int = Field(4, ge=1)
+    steps_per_round: int = Field(100, ge=1)
+    prompts_per_step: int = Field(128, ge=1)
+    samples_per_prompt: int = Field(16, ge=1)
+    algorithm: Literal["ppo", "grpo", "dr_grpo", "rloo", "reinforce"] = "grpo"
+    critic: CriticConfig = CriticConfig()  # of "ppo" alone
+    # token: every sampled token of the batch weighs the same (DAPO); sequence: every trajectory (GRPO);
+    # constant: divided by the largest number of tokens there could be, whatever was sampled (Dr.GRPO)
+    reduction: Literal["token", "sequence", "constant"] = "token"
+    clip_low: float = Field(0.2, gt=0, lt=1)
+    clip_high: float = Field(0.28, gt=0)  # clip-higher (DAPO)
+    dual_clip: float = Field(3.0, ge=0)  # c: the loss of a negative advantage A ends at -c A; 0 is off
+    mini_batches: int = Field(1, ge=1)  # optimizer steps on one batch of rollouts
+    temperature: float = Field(1.0, gt=0)
+    top_p: float = 1.0
+    kl_coefficient: float = Field(0.0, ge=0)
+    entropy_coefficient: float = Field(0.0, ge=0)
+    importance_cap: float = Field(2.0, ge=0)  # truncated importance sampling, trainer over sampler; 0 is off
+    # a trajectory whose geometric mean of trainer over sampler leaves [1 / bound, bound] is masked; 0 is off
+    sequence_mask: float = Field(0.0, ge=0)
+    filter_void_turns: bool = True  # SimpleTIR
+    drop_equal_rewards: bool = True  # dynamic sampling (DAPO): a group of equal rewards teaches nothing
+    resample_attempts: int = Field(
+        1, ge=1
+    )  # times a step samples, to replace groups of equal rewards; 1: never
+    resample_on_correct: bool = (
+        False  # rStar2: twice the samples, then half, right ones with clean code preferred
+    )
+    overlong_buffer_tokens: int = Field(0, ge=0)  # soft overlong penalty (DAPO); 0 is off
+    failed_code_penalty: float = Field(0.0, ge=0)  # ToRL tried 0.5: it brought nothing
+    tokens_per_micro_batch: int = Field(16384, ge=1)
+    checkpoint_every_steps: int = Field(10, ge=1)
+    # largest |log-prob| gap of sampler and trainer after a weight sync
+    probe_bound: float = Field(0.05, gt=0)
+    optimizer: OptimizerConfig = OptimizerConfig()
+    sinks: tuple[
+        MetricsSink, ...
+    ] = ()  # beside metrics.jsonl; TensorBoard's files are under <home>/tensorboard
+
+    @model_validator(mode="after")
+    def _samples_without_truncation(self) -> Self:
+        if self.top_p != 1.0:
+            raise ValueError(
+                "rl.top_p must be 1.0: truncated sampling biases the ratio; use evaluate.top_p for evaluation"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _bounds_of_ratios_are_over_one(self) -> Self:
+        for name in ("dual_clip", "importance_cap", "sequence_mask"):
+            value = getattr(self, name)
+            if 0 < value <= 1:
+                raise ValueError(f"rl.{name} = {value:g}: a bound of a ratio is over 1; 0 switches it off")
+        return self
+
+    @model_validator(mode="after")
+    def _algorithm_has_what_it_needs(self) -> Self:
+        if self.algorithm != "ppo" and self.critic != CriticConfig():
+            raise ValueError(
+                f"rl.critic is of algorithm 'ppo', but rl.algorithm = '{self.algorithm}': take it out or use 'ppo'"
+            )
+        grouped = self.algorithm in ("grpo", "dr_grpo", "rloo")
+        if self.samples_per_prompt == 1 and (grouped or self.drop_equal_rewards):
+            reason = f"algorithm '{self.algorithm}'" if grouped else "drop_equal_rewards = true"
+            raise ValueError(
+                f"rl.samples_per_prompt = 1: {reason} compares the samples of a group; use 2 or more"
+            )
+        total = self.rounds * self.steps_per_round
+        if self.critic.warmup_steps >= total:
+            raise ValueError(
+                f"rl.critic.warmup_steps = {self.critic.warmup_steps}: no step is left of "
+                f"rounds x steps_per_round = {total} for the policy; lower it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _resampling_fits(self) -> Self:
+        if self.resample_attempts > 1 and not self.drop_equal_rewards:
+            raise ValueError(
+                "rl.resample_attempts > 1 replaces the groups that rl.drop_equal_rewards leaves out: set that to true"
+            )
+        if self.resample_on_correct and self.samples_per_prompt == 1:
+            raise ValueError(
+                "rl.resample_on_correct chooses within a group: set rl.samples_per_prompt to 2 or more"
+            )
+        return self
