@@ -1,39 +1,164 @@
-"""The nightly evaluation: the latest checkpoint of a run on fresh samples, on a cron schedule.
+"""Every night: each tagged checkpoint evaluated again, compared with its last night and its reference, and the trend.
 
-prefect deployment run nightly/nightly -p run=demo
+    prefect deployment run nightly/nightly                          # now, besides its schedule in prefect.yaml
+    prefect deployment schedule pause nightly/nightly <id>          # ls, pause, resume, clear
+
+A significant drop is emitted as a Prefect event (`flows/alerts.py` sends it on) and fails the nightly run itself, since
+a busy SQLite may lose an event. The same seed every night: an unchanged checkpoint gives identical samples, or the
+report says what changed; `fresh_samples` draws new ones instead.
 """
 
-from datetime import UTC, datetime
-from typing import Literal
+from datetime import UTC, date, datetime
 
 from prefect import flow
-from prefect.artifacts import create_table_artifact
+from prefect.context import FlowRunContext
+from prefect.events import emit_event
+from prefect.logging import get_run_logger
 
-from flows.publish import artifact_key, scores_of
-from flows.start import rerun
+from flows.compare import comparison
+from flows.night_page import Tonight, publish_night
+from flows.tagged import Subject, subjects
 from tasks.evaluate.task import evaluate
-from tasks.shared.artifacts import ArtifactRef
+from tasks.launch import Run
+from tasks.shared.artifacts import ArtifactError, ArtifactRef, Store
 from tasks.shared.environment import store_uri
+from tasks.shared.execution.execute import StageFailed
+from tasks.shared.reporting.evaluated import read_evaluated, shared_sets, unexpected_change
+from tasks.shared.reporting.nights import Drop, regression_event, significant_drops
 from tasks.shared.runs import RunRecords
+from tasks.shared.tags import Night, Nights
+
+RECORD = "nightly"  # the run under whose name the nights' evaluations and reports are noted
+SHOWN = 60  # nights in a trend
 
 
-@flow(name="nightly", flow_run_name="nightly-{run}")
-def nightly(run: str = "", checkpoint: Literal["base", "sft", "rl"] = "rl") -> ArtifactRef:
-    """Evaluate the latest checkpoint of `run` (by default the run that was updated last) with tonight's own seed."""
-    names = RunRecords(store_uri()).names()
-    if not run and not names:
+class NightFailed(RuntimeError):
+    """A checkpoint got worse, or could not be evaluated."""
+
+
+@flow(name="nightly")
+def nightly(
+    runs: list[str] | None = None,
+    days: int = 7,
+    day: str = "",
+    fresh_samples: bool = False,
+    force: bool = False,
+) -> dict[str, ArtifactRef]:
+    """Evaluate every tag and the latest checkpoint of `runs` (by default those that changed in the last `days` days).
+
+    `day`: the ISO date it counts as, today by default. A subject that has this night already is evaluated again only
+    with `force`. Fails with NightFailed, after everything is published, on a significant drop or a failed evaluation.
+    """
+    tonight = Tonight(_day(day))
+    found = subjects(store_uri(), runs, days, tonight.day)
+    if not found:
         raise ValueError(
-            f"nightly: no run in {store_uri()} yet; train one: prefect deployment run train/tiny"
+            f"nightly: no tag and no recent run in {store_uri()}; train one: make run DEPLOYMENT=train/tiny"
         )
-    job, record = rerun(run or names[0], "", {}, "", False)
-    label = {"base": "prepare", "sft": "sft", "rl": f"rl-{record.last_round or 1}"}[checkpoint]
-    night = datetime.now(UTC).date().isoformat()
-    sets = record.output("prepare", "evaluation_sets")
-    evaluation = evaluate(
-        job, f"{checkpoint}-{night}", record.output(label, "checkpoint"), sets, f"nightly/{night}"
+    for subject in found:
+        try:
+            _evaluate(subject, tonight, fresh_samples, force)
+        except (StageFailed, ArtifactError) as error:  # one that cannot be evaluated keeps no other from it
+            tonight.failures.append(f"{subject.name}: {error}")
+    drops = significant_drops(tonight.pairs)
+    publish_night(Store(store_uri()), tonight, _shown_nights(tonight), drops)
+    _alert(drops, tonight)
+    return tonight.evaluations
+
+
+def _evaluate(subject: Subject, tonight: Tonight, fresh_samples: bool, force: bool) -> None:
+    """Evaluate one checkpoint, note the night, compare, write its report."""
+    nights, records = Nights(store_uri()), RunRecords(store_uri())
+    records.begin(RECORD, subject.recipe.model_dump(mode="json"))
+    job = Run(RECORD, subject.recipe, force=True)
+    done = {(night.day, night.checkpoint): night.evaluation for night in nights.of(subject.name)}
+    evaluation = done.get((tonight.day, subject.checkpoint))
+    if evaluation is None or force:
+        seed_label = f"nightly/{tonight.day}" if fresh_samples else "evaluate"
+        name = f"{subject.name}-{tonight.day}"
+        evaluation = evaluate(job, name, subject.checkpoint, subject.evaluation_sets, seed_label)
+        nights.add(subject.name, Night(day=tonight.day, checkpoint=subject.checkpoint, evaluation=evaluation))
+    tonight.evaluations[subject.name] = evaluation
+    earlier = _earlier(subject, tonight)
+    for against, ref in earlier.items():
+        _compare(subject.name, against, ref, evaluation, tonight)
+    shown = {
+        "reference": earlier.get("reference"),
+        "last night": earlier.get("last night"),
+        "tonight": evaluation,
+    }
+    made = comparison(
+        Run(RECORD, subject.recipe),
+        f"{subject.name}, night of {tonight.day}",
+        {name: ref for name, ref in shown.items() if ref is not None},
+        subject.name,
+        {
+            f"night_{night.day}_{subject.name}": night.evaluation
+            for night in _until(subject.name, tonight.day)
+        },
     )
-    rows = scores_of(RunRecords(job.store).read(job.name))
-    create_table_artifact(
-        rows, key=f"{artifact_key(job.name)}-nightly", description=f"Run {job.name} by night"
-    )
-    return evaluation
+    tonight.reports[subject.name] = f"{Store(job.store).describe(made.outputs['report'])}/report.html"
+
+
+def _earlier(subject: Subject, tonight: Tonight) -> dict[str, ArtifactRef]:
+    """What the subject is compared with, as far as it is in the store: its last night, and its reference.
+
+    The reference is what was noted when it was tagged or trained, or else its first night.
+    """
+    past = _until(subject.name, tonight.day)[:-1]
+    found = {"last night": past[-1].evaluation} if past else {}
+    reference = subject.reference or (past[0].evaluation if past else None)
+    if reference is not None and reference not in found.values():
+        found["reference"] = reference
+    store = Store(store_uri())
+    for against, ref in list(found.items()):
+        if not store.exists(ref):
+            tonight.remarks.append(
+                f"{subject.name}: its {against} is gone from the store; not compared with it"
+            )
+            del found[against]
+    return found
+
+
+def _until(subject: str, day: str) -> list[Night]:
+    return [night for night in Nights(store_uri()).of(subject) if night.day <= day][-SHOWN:]
+
+
+def _compare(name: str, against: str, before: ArtifactRef, after: ArtifactRef, tonight: Tonight) -> None:
+    """Add the pairs of every set, and a remark where they cannot be compared or differ without a cause in the model."""
+    store = Store(store_uri())
+    first, second = read_evaluated(store, before), read_evaluated(store, after)
+    shared = shared_sets(first, second)
+    if not shared:
+        tonight.remarks.append(f"{name}: its {against} was taken on other problems; not compared with it")
+    tonight.pairs += [(name, set_name, against, old, new) for set_name, old, new in shared]
+    changed = unexpected_change(first, second)
+    if changed is not None:
+        tonight.remarks.append(f"{name} against its {against}: {changed}")
+        get_run_logger().warning("%s against its %s: %s", name, against, changed)
+
+
+def _shown_nights(tonight: Tonight) -> dict[str, list[Night]]:
+    return {name: _until(name, tonight.day) for name in tonight.evaluations}
+
+
+def _alert(drops: list[Drop], tonight: Tonight) -> None:
+    """One event a drop; NightFailed if there was a drop or a failure."""
+    context = FlowRunContext.get()
+    run = context.flow_run.name if context and context.flow_run else RECORD
+    for drop in drops:
+        get_run_logger().error("%s", drop.message)
+        emit_event(**regression_event(drop, run, tonight.reports[drop.tag]))
+    wrong = [drop.message for drop in drops] + tonight.failures
+    if wrong:
+        raise NightFailed("; ".join(wrong))
+
+
+def _day(day: str) -> str:
+    """The ISO date; ValueError if it is none."""
+    try:
+        return date.fromisoformat(day).isoformat() if day else datetime.now(UTC).date().isoformat()
+    except ValueError:
+        raise ValueError(
+            f"nightly: day = '{day}' is no ISO date; write 2026-11-21 or leave it empty"
+        ) from None

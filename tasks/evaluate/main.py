@@ -14,6 +14,7 @@ from typing import Any
 from tasks.evaluate.journal import Journal
 from tasks.evaluate.problems import Wanted, read_problems, wanted_samples
 from tasks.evaluate.sampling import Sampler, take_all
+from tasks.evaluate.surroundings import surroundings
 from tasks.shared.artifacts import ArtifactRef
 from tasks.shared.checkpoints import load_tokenizer
 from tasks.shared.config import EvaluateStage
@@ -30,7 +31,7 @@ MOST_VOID = 0.01  # of all samples; more, and the sandbox is ill: nothing is pub
 
 def run(context: StageContext[EvaluateStage]) -> StageResult:
     """Sample what is missing, then summarise and publish everything."""
-    config = context.config
+    config = context.config = context.config.limited()
     _check(config)
     problems = read_problems(context.input("evaluation_sets"))
     wanted = list(wanted_samples(problems, config.evaluate.samples_per_problem, context.request.seed))
@@ -47,10 +48,16 @@ def run(context: StageContext[EvaluateStage]) -> StageResult:
     ordered = [kept[want.key] for want in wanted]
     summary = {
         "sets": {name: summarize(samples) for name, samples in _by_set(ordered).items()},
-        "protocol": config.evaluate.model_dump(mode="json") | {"dialect": config.traces.dialect},
+        "protocol": config.evaluate.model_dump(mode="json")
+        | {
+            "dialect": config.traces.dialect,
+            "max_calls": config.traces.max_calls,
+            "max_response_tokens": config.generation.max_response_tokens,
+        },
         "sampling_seconds": round(seconds, 3),
         "sampled_now": len(missing),
         "allow_unsafe": config.sandbox.allow_unsafe,
+        "surroundings": surroundings(),
     }
     metrics = headline(summary)
     return StageResult(outputs={"evaluation": _publish(context, ordered, summary, metrics)}, metrics=metrics)

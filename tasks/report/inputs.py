@@ -1,4 +1,7 @@
-"""What a report is made of, read from its input artifacts; each is optional except one evaluation."""
+"""What a report is made of, read from its input artifacts; each is optional except one evaluation.
+
+Inputs: `evaluation_<name>` for the names in `report.evaluations`, `night_<day>_<tag>`, `sft`, `traces`, `rollouts_<n>`.
+"""
 
 import json
 from collections.abc import Iterator
@@ -10,19 +13,22 @@ import pyarrow.parquet as pq
 
 from tasks.shared.artifacts import Manifest
 from tasks.shared.config import ReportStage
+from tasks.shared.reporting.evaluated import Evaluated, read_evaluated
+from tasks.shared.reporting.nights import Night, scores_of_night
 from tasks.shared.reporting.samples import Sample, read_samples
 from tasks.shared.stage import StageContext
 
-CHECKPOINTS = ("base", "sft", "rl")
+DAY = len("2026-11-01")
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationInput:
     """One checkpoint's evaluation."""
 
-    checkpoint: str
+    checkpoint: str  # or what else tells it apart: "last night", "demo/sft"
     samples: list[Sample]
     summary: dict[str, Any]
+    evaluated: Evaluated | None = None  # its manifest and outcomes, where it was read from a store
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +56,23 @@ class ReportInputs:
     rounds: list[int]  # last step of each round
     funnel: dict[str, Any] | None
     manifests: dict[str, Manifest]
+    nights: list[Night]
 
 
 def read_inputs(context: StageContext[ReportStage]) -> ReportInputs:
     """Read every input of the request. ValueError if there is no evaluation."""
     names = context.request.inputs
-    present = [name for name in CHECKPOINTS if f"evaluation_{name}" in names]
+    order = context.config.report.evaluations
+    given = [name for name in names if name.startswith("evaluation_")]
+    present = [name for name in order if f"evaluation_{name}" in given]
     if not present:
-        raise ValueError("report: no evaluation among its inputs; give evaluation_base, _sft or _rl")
-    evaluations = [read_evaluation(name, context.input(f"evaluation_{name}")) for name in present]
+        raise ValueError(
+            f"report: no evaluation among its inputs; give {' or '.join(f'evaluation_{name}' for name in order)}"
+        )
+    if len(present) < len(given):
+        unknown = sorted(set(given) - {f"evaluation_{name}" for name in present})
+        raise ValueError(f"report: input '{unknown[0]}' is not in report.evaluations; name it there")
+    evaluations = [_read_evaluation(context, name) for name in present]
     numbers = sorted(int(name.removeprefix("rollouts_")) for name in names if name.startswith("rollouts_"))
     steps: list[RlStep] = []
     rounds = []
@@ -73,14 +87,29 @@ def read_inputs(context: StageContext[ReportStage]) -> ReportInputs:
         funnel=json.loads((context.input("traces") / "funnel.json").read_text())
         if "traces" in names
         else None,
-        manifests={name: context.store.manifest(ref) for name, ref in names.items()},
+        manifests={
+            name: context.store.manifest(ref) for name, ref in names.items() if not name.startswith("night_")
+        },
+        nights=_read_nights(context),
     )
 
 
-def read_evaluation(checkpoint: str, directory: Path) -> EvaluationInput:
-    """Samples and summary of an evaluation artifact."""
-    summary = json.loads((directory / "summary.json").read_text())
-    return EvaluationInput(checkpoint, read_samples(directory / "samples.parquet"), summary)
+def _read_evaluation(context: StageContext[ReportStage], name: str) -> EvaluationInput:
+    ref = context.request.inputs[f"evaluation_{name}"]
+    evaluated = read_evaluated(context.store, ref)
+    samples = read_samples(context.store.fetch(ref) / "samples.parquet")
+    return EvaluationInput(name, samples, dict(evaluated.summary), evaluated)
+
+
+def _read_nights(context: StageContext[ReportStage]) -> list[Night]:
+    """The scores of `night_<day>_<tag>` inputs, from their manifests alone: no night's samples are read."""
+    nights = []
+    for name, ref in context.request.inputs.items():
+        if name.startswith("night_"):
+            dated = name.removeprefix("night_")
+            day, tag = dated[:DAY], dated[DAY + 1 :]
+            nights += scores_of_night(day, tag, context.store.manifest(ref))
+    return nights
 
 
 def read_rollouts(path: Path, first: int) -> list[RlStep]:

@@ -5,6 +5,7 @@ python -m tasks.report.main request.json
 
 import json
 from dataclasses import asdict
+from itertools import combinations
 from typing import Any
 
 from tasks.report.inputs import ReportInputs, read_inputs
@@ -19,6 +20,7 @@ from tasks.report.sections import (
     strips,
 )
 from tasks.shared.config import ReportStage
+from tasks.shared.reporting.evaluated import unexpected_change
 from tasks.shared.reporting.page import Page, Table, render
 from tasks.shared.stage import StageContext, StageResult, Value, stage_main
 
@@ -44,14 +46,10 @@ def build_page(context: StageContext[ReportStage], inputs: ReportInputs) -> Page
         tables.append(funnel_table(inputs.funnel))
     tables += [cost_table(evaluations), lineage_table(inputs)]
     config = context.config
-    protocol = config.evaluate
+    protocol = evaluations[-1].summary.get("protocol", config.evaluate.model_dump())
     return Page(
-        title=f"Run {context.request.run}",
-        subtitle=(
-            f"dialect {config.traces.dialect}, {protocol.samples_per_problem} samples a problem, temperature "
-            f"{protocol.temperature:g}, top-p {protocol.top_p:g}, at most {config.traces.max_calls} calls; "
-            f"seed {context.request.seed}"
-        ),
+        title=config.report.title or f"Run {context.request.run}",
+        subtitle=f"{_protocol(protocol, config)}; seed {context.request.seed}",
         warnings=_warnings(config, inputs),
         sets=set_sections(evaluations),
         curves=curves(inputs),
@@ -77,14 +75,43 @@ def summarize(inputs: ReportInputs) -> dict[str, Any]:
     return {"sets": sets, "funnel": inputs.funnel, "rl": [asdict(step) for step in inputs.rl]}
 
 
+def _protocol(protocol: dict[str, Any], config: ReportStage) -> str:
+    """How the samples were taken, in words."""
+    calls = protocol.get("max_calls")
+    name = f"protocol {protocol['protocol']}, " if protocol.get("protocol") else ""
+    return (
+        f"{name}dialect {protocol.get('dialect', config.traces.dialect)}, {protocol['samples_per_problem']} samples a "
+        f"problem, temperature {protocol['temperature']:g}, top-p {protocol['top_p']:g}, "
+        f"at most {config.traces.max_calls if calls is None else calls} calls"
+    )
+
+
 def _warnings(config: ReportStage, inputs: ReportInputs) -> list[str]:
-    unsafe = config.sandbox.allow_unsafe or any(e.summary["allow_unsafe"] for e in inputs.evaluations)
-    if not unsafe:
-        return []
-    return [
-        "sandbox.allow_unsafe was set: programs that the model wrote ran WITHOUT isolation. Treat the machine, and "
-        "these numbers, as what such a program could have touched."
-    ]
+    found = []
+    if config.sandbox.allow_unsafe or any(e.summary["allow_unsafe"] for e in inputs.evaluations):
+        found.append(
+            "sandbox.allow_unsafe was set: programs that the model wrote ran WITHOUT isolation. Treat the machine, and "
+            "these numbers, as what such a program could have touched."
+        )
+    for before, after in combinations(inputs.evaluations, 2):
+        pair = f"{after.checkpoint} against {before.checkpoint}"
+        first, second = (_sampled_as(side.summary) for side in (before, after))
+        differing = sorted(key for key in first.keys() & second.keys() if first[key] != second[key])
+        if differing:
+            told = ", ".join(f"{key} {first[key]} and {second[key]}" for key in differing)
+            found.append(
+                f"{pair}: sampled under different protocols ({told}); the difference is not the model's alone."
+            )
+        if before.evaluated and after.evaluated:
+            changed = unexpected_change(before.evaluated, after.evaluated)
+            found += [f"{pair}: {changed}"] if changed else []
+    return found
+
+
+def _sampled_as(summary: dict[str, Any]) -> dict[str, Any]:
+    """What of a protocol makes two scores comparable; empty for an evaluation that does not say."""
+    keys = ("samples_per_problem", "temperature", "top_p", "max_calls", "max_response_tokens", "dialect")
+    return {key: value for key, value in summary.get("protocol", {}).items() if key in keys}
 
 
 def _metrics(summary: dict[str, Any]) -> dict[str, Value]:

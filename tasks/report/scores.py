@@ -7,14 +7,14 @@ from typing import Any
 from markupsafe import Markup
 
 from tasks.report.inputs import EvaluationInput
-from tasks.shared.estimates import Comparison, compare, needed_samples
+from tasks.shared.estimates import Comparison, Evaluation, compare, needed_samples
 from tasks.shared.reporting.charts import Line, Whisker, curve, whiskers
 from tasks.shared.reporting.page import Cell, SetSection
 from tasks.shared.reporting.samples import Sample
 from tasks.shared.reporting.summary import as_evaluation
 
 ABOUT_ZERO = 0.02
-TONES = {"base": 0, "sft": 1, "rl": 2}
+TONES = 5  # colours of the page
 COLUMNS = ("accuracy", "bootstrap", "pass@k", "maj@k", "code ratio", "pass ratio", "tokens", "void")
 
 
@@ -27,16 +27,24 @@ def set_sections(evaluations: Sequence[EvaluationInput]) -> list[SetSection]:
 def comparisons(name: str, evaluations: Sequence[EvaluationInput]) -> list[tuple[str, str, Comparison]]:
     """Every later checkpoint against every earlier one on the set: (before, after, comparison).
 
-    Both sides are cut to the problems of both, since a problem may have lost every sample to the sandbox.
+    Both sides are cut to the problems of both: one may have lost every sample to the sandbox, and two evaluations that
+    were not made on the same artifact may call different problems by the same name.
     """
     found = []
     for before, after in combinations(evaluations, 2):
-        first, second = (as_evaluation(_of_set(side.samples, name)) for side in (before, after))
-        shared = [key for key in first if key in second]
-        if shared:
-            result = compare({key: first[key] for key in shared}, {key: second[key] for key in shared})
-            found.append((before.checkpoint, after.checkpoint, result))
+        first, second = _shared(name, before, after)
+        if first:
+            found.append((before.checkpoint, after.checkpoint, compare(first, second)))
     return found
+
+
+def _shared(name: str, before: EvaluationInput, after: EvaluationInput) -> tuple[Evaluation, Evaluation]:
+    """The outcomes of both sides on the problems, alike in text and answer, that both have."""
+    samples = [_of_set(side.samples, name) for side in (before, after)]
+    texts = [{s.problem_id: (s.problem, s.answer) for s in side} for side in samples]
+    first, second = (as_evaluation(side) for side in samples)
+    both = [key for key in first if key in second and texts[0][key] == texts[1][key]]
+    return {key: first[key] for key in both}, {key: second[key] for key in both}
 
 
 def _section(name: str, evaluations: Sequence[EvaluationInput]) -> SetSection:
@@ -88,17 +96,21 @@ def _difference_cells(result: Comparison) -> list[Cell]:
 
 def _charts(name: str, numbers: dict[str, dict[str, Any]]) -> list[Markup]:
     rows = [
-        Whisker(c, v["accuracy"], v["interval"][0], v["interval"][1], TONES[c]) for c, v in numbers.items()
+        Whisker(c, v["accuracy"], v["interval"][0], v["interval"][1], place % TONES)
+        for place, (c, v) in enumerate(numbers.items())
     ]
     charts = [whiskers(f"Accuracy on {name}, 95 % intervals", rows)]
     for key, label in (("pass_at", "pass@k"), ("maj_at", "maj@k")):
-        lines = [_k_line(checkpoint, values[key]) for checkpoint, values in numbers.items()]
+        lines = [
+            _k_line(checkpoint, values[key], place % TONES)
+            for place, (checkpoint, values) in enumerate(numbers.items())
+        ]
         if all(len(line.xs) > 1 for line in lines):
             charts.append(curve(f"{label} on {name}", lines, "k", percent=True))
     return charts
 
 
-def _k_line(checkpoint: str, by_k: dict[str, dict[str, Any]]) -> Line:
+def _k_line(checkpoint: str, by_k: dict[str, dict[str, Any]], tone: int) -> Line:
     values = list(by_k.values())
     return Line(
         checkpoint,
@@ -106,7 +118,7 @@ def _k_line(checkpoint: str, by_k: dict[str, dict[str, Any]]) -> Line:
         [value["value"] for value in values],
         [value["interval"][0] for value in values],
         [value["interval"][1] for value in values],
-        TONES[checkpoint],
+        tone,
     )
 
 
@@ -127,6 +139,10 @@ def _remarks(
             "these problems are beyond the model, and nothing here tells the checkpoints apart."
         )
         return remarks
+    told = {(before, after) for before, after, _ in compared}
+    for first, second in combinations(numbers, 2):
+        if (first, second) not in told:
+            remarks.append(f"{second} and {first} have no problem in common here: they are not compared.")
     for before, after, result in compared:
         if not result.significant:
             remarks.append(
@@ -139,10 +155,8 @@ def _remarks(
 
 
 def _needed(name: str, before: str, after: str, evaluations: Sequence[EvaluationInput]) -> str:
-    sides = {e.checkpoint: as_evaluation(_of_set(e.samples, name)) for e in evaluations}
-    first, second = sides[before], sides[after]
-    shared = [key for key in first if key in second]
-    size = needed_samples({k: first[k] for k in shared}, {k: second[k] for k in shared}, 0.05)
+    sides = {e.checkpoint: e for e in evaluations}
+    size = needed_samples(*_shared(name, sides[before], sides[after]), 0.05)
     number = size.samples_per_problem
     samples = "no number of samples" if number is None else f"{number} samples a problem"
     return f"To see 5 points in four of five cases: {samples} on these problems, or {size.problems} such problems."

@@ -8,6 +8,7 @@ from markupsafe import Markup
 from tasks.report.inputs import EvaluationInput, ReportInputs, RlStep
 from tasks.report.scores import percent
 from tasks.shared.reporting.charts import Line, curve
+from tasks.shared.reporting.nights import trends
 from tasks.shared.reporting.page import Strip, Table
 from tasks.shared.reporting.samples import Sample
 
@@ -40,8 +41,11 @@ MEASURES: tuple[tuple[str, str, bool], ...] = (  # field, label, as per cent
 
 
 def curves(inputs: ReportInputs) -> list[tuple[str, list[Markup]]]:
-    """SFT and RL over their steps, with the papers' values as reference lines where they exist."""
+    """Accuracy over nights; SFT and RL over their steps, with the papers' values as reference lines."""
     found = []
+    if inputs.nights:
+        charts = [curve(t.title, t.lines, t.x_label, percent=True) for t in trends(inputs.nights)]
+        found.append(("Nights, 95 % intervals", charts))
     if inputs.sft:
         steps = [row["step"] for row in inputs.sft]
         loss = [Line("", steps, [row["loss"] for row in inputs.sft], tone=1)]

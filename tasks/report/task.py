@@ -1,10 +1,13 @@
-"""What Prefect sees of `report`: one HTML file of a whole run."""
+"""What Prefect sees of `report`: one HTML file of a whole run, or of any evaluations."""
 
 from tasks.launch import Run, run_stage
 from tasks.shared.artifacts import ArtifactRef
 from tasks.shared.stage import StageResult
 
 
-def report(run: Run, inputs: dict[str, ArtifactRef]) -> StageResult:
-    """Gather evaluations (`evaluation_base`, ...), `traces`, `sft` and `rollouts_<round>`, those that there are."""
-    return run_stage(run, "report", inputs)
+def report(run: Run, inputs: dict[str, ArtifactRef], name: str = "") -> StageResult:
+    """Gather evaluations (`evaluation_base`, ...), `traces`, `sft` and `rollouts_<round>`, those that there are.
+
+    `name` tells this report apart from others of the run.
+    """
+    return run_stage(run, "report", inputs, f"report-{name}" if name else "", "report")

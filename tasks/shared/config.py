@@ -159,15 +159,25 @@ class SynthesizeConfig(Section):
 
 
 class EvaluateConfig(Section):
-    """k samples a problem with intervals; the `retool` protocol by default."""
+    """k samples a problem with intervals. A protocol fills in the numbers below it (`data/protocols.toml`)."""
 
     samples_per_problem: int = Field(32, ge=1)
+    protocol: str = ""  # retool, torl, or empty: as written here
     temperature: float = Field(1.0, ge=0)  # 0 is greedy
     top_p: float = Field(0.7, gt=0, le=1)
     checkpoints: tuple[Literal["base", "sft", "rl"], ...] = ("base", "sft", "rl")
+    max_calls: int | None = Field(None, ge=0)  # None: traces.max_calls
+    max_response_tokens: int | None = Field(None, ge=1)  # None: generation.max_response_tokens
 
 
 def _require_zero(section: str, optimizer: OptimizerConfig, model: ModelConfig) -> None:
+class ReportConfig(Section):
+    """What a report is called, and the order of its evaluations: each is compared with every earlier one."""
+
+    title: str = ""  # empty: the run's name
+    evaluations: tuple[str, ...] = ("base", "sft", "rl")  # inputs evaluation_<name>; absent ones are left out
+
+
     """ValueError for bfloat16 without ZeRO: DeepSpeed would clip each parameter group by itself there."""
     if model.dtype == "bfloat16" and optimizer.zero_stage == 0:
         raise ValueError(
@@ -228,6 +238,17 @@ class EvaluateStage(Section):
     evaluate: EvaluateConfig
 
 
+    def limited(self) -> "EvaluateStage":
+        """The same with evaluate's own limits in the sections that evaluation shares with training."""
+        limits = self.evaluate
+        traces, generation = self.traces, self.generation
+        if limits.max_calls is not None and traces.dialect != "text":
+            traces = traces.model_copy(update={"max_calls": limits.max_calls})
+        if limits.max_response_tokens is not None:
+            changed = {"max_response_tokens": limits.max_response_tokens}
+            generation = generation.model_copy(update=changed)
+        return self.model_copy(update={"traces": traces, "generation": generation})
+
 class ReportStage(Section):
     """What `report` depends on besides its inputs: what was run, for the headline."""
 
@@ -235,6 +256,7 @@ class ReportStage(Section):
     sandbox: SandboxConfig
     evaluate: EvaluateConfig
 
+    report: ReportConfig = ReportConfig()
 
 STAGE_CONFIGS: dict[str, type[Section]] = {
     "prepare": PrepareStage,
@@ -262,6 +284,7 @@ class Recipe(Section):
     rl: RlConfig = RlConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     cold_start: bool = True  # false: RL straight from the base model (ToRL)
+    report: ReportConfig = ReportConfig()
 
     @model_validator(mode="after")
     def _sections_fit_together(self) -> Self:

@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from data.protocols import find_protocol
 from tasks.shared.config import Recipe
 
 RECIPES_DIR = Path(__file__).resolve().parents[2] / "flows" / "recipes"
@@ -71,6 +72,10 @@ def resolve(tree: Mapping[str, Any], overrides: Mapping[str, Any], where: str) -
     for key, value in overrides.items():
         _set(changed, key, value)
     try:
+        _lay_protocol(changed, overrides)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    try:
         return Recipe.model_validate(changed)
     except ValidationError as error:
         raise ValueError(f"{where}: {_first_mistake(error)}") from None
@@ -83,6 +88,26 @@ def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:
         if not isinstance(tree, dict):
             raise ValueError(f"override '{dotted}': '{parent}' is a value, not a section; use section.key")
     tree[leaf] = value
+
+
+def _lay_protocol(tree: dict[str, Any], overrides: Mapping[str, Any]) -> None:
+    """Fill [evaluate] with the values of the protocol it names; ValueError if a key that was given says otherwise.
+
+    A protocol that is an override wins over what the recipe below it says, not over another override.
+    """
+    section = tree.get("evaluate")
+    if not isinstance(section, dict) or not section.get("protocol"):
+        return
+    name = section["protocol"]
+    for key, value in find_protocol(name).items():
+        laid_over = "evaluate.protocol" in overrides and f"evaluate.{key}" not in overrides
+        given = value if laid_over else section.get(key, value)
+        if given != value:
+            raise ValueError(
+                f"evaluate.{key} = {given} disagrees with evaluate.protocol = '{name}', which has {value}: "
+                "take one of the two out, or set evaluate.protocol = '' for numbers of your own"
+            )
+        section[key] = value
 
 
 def _first_mistake(error: ValidationError) -> str:

@@ -12,6 +12,13 @@ from markupsafe import Markup
 
 WIDTH, HEIGHT = 440, 220
 LEFT, RIGHT, TOP, BOTTOM = 48, 12, 14, 34
+# The page's light colours, for an image that stands alone.
+IMAGE_STYLE = (
+    "text{font:10.5px sans-serif;fill:#5b6575}text.name{font-size:12px;fill:#1c2330}"
+    ".grid{stroke:#dfe3ea}.band{opacity:.15}.curve path{fill:none;stroke-width:1.8}"
+    ".tone0{--t:#8a93a3}.tone1{--t:#2f6fde}.tone2{--t:#c2410c}.tone3{--t:#7c3aed}.tone4{--t:#0f766e}"
+    ".curve path,.whisker line{stroke:var(--t)}.curve circle,.band{fill:var(--t)}.whisker line{stroke-width:2}"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,37 +56,66 @@ def curve(
 
     Empty Markup if no curve has a finite point.
     """
+    drawing = _drawing(lines, x_label, references or {}, percent, vertical)
+    if not drawing:
+        return Markup("")
+    legend = [line for line in lines if line.name]
+    keys = "".join(f'<span class="key tone{line.tone}">{escape(line.name)}</span>' for line in legend)
+    body = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">{drawing}</svg>'
+    return Markup(f'<figure class="chart"><figcaption>{escape(title)} {keys}</figcaption>{body}</figure>')
+
+
+def curve_image(title: str, lines: Sequence[Line], x_label: str, percent: bool = False) -> str:
+    """The chart as an SVG document of its own, with title, legend and colours, for places without the page's style.
+
+    Empty if no curve has a finite point.
+    """
+    drawing = _drawing(lines, x_label, {}, percent, ())
+    if not drawing:
+        return ""
+    head = 24 + 16 * len(lines)
+    legend = "".join(
+        f'<g class="whisker tone{line.tone}"><line x1="{LEFT}" x2="{LEFT + 18}" y1="{row}" y2="{row}"/></g>'
+        + _text("name", LEFT + 24, row + 4, line.name, "start")
+        for row, line in zip(range(32, 32 + 16 * len(lines), 16), lines, strict=True)
+    )
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{2 * WIDTH}" viewBox="0 -{head} {WIDTH} {HEIGHT + head}">'
+        f'<style>{IMAGE_STYLE}</style><rect y="-{head}" width="100%" height="100%" fill="#ffffff"/>'
+        f'<g transform="translate(0 -{head})">{_text("name", LEFT, 16, title, "start")}{legend}</g>{drawing}</svg>'
+    )
+
+
+def _drawing(
+    lines: Sequence[Line],
+    x_label: str,
+    references: Mapping[str, float],
+    percent: bool,
+    vertical: Sequence[float],
+) -> str:
+    """Axes, marks and curves; empty if no curve has a finite point."""
     points = [(x, y) for line in lines for x, y in zip(line.xs, line.ys, strict=True) if math.isfinite(y)]
     if not points:
-        return Markup("")
+        return ""
     bands = [y for line in lines for y in (*line.low, *line.high) if math.isfinite(y)]
-    marks = list((references or {}).values())
-    scale = _Scale([x for x, _ in points], [*(y for _, y in points), *bands, *marks], percent)
+    scale = _Scale([x for x, _ in points], [*(y for _, y in points), *bands, *references.values()], percent)
     parts = [scale.axes(x_label, percent)]
     parts += [
         f'<line class="round" x1="{scale.x(x):.1f}" x2="{scale.x(x):.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
         for x in vertical
     ]
-    for name, value in (references or {}).items():
+    for name, value in references.items():
         y = scale.y(value)
         parts.append(f'<line class="reference" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(
-            f'<text class="reference" x="{WIDTH - RIGHT}" y="{y - 3:.1f}" text-anchor="end">{escape(name)}</text>'
-        )
-    for line in lines:
-        parts.append(_band(line, scale) + _path(line, scale, percent))
-    legend = [line for line in lines if line.name]
-    keys = "".join(f'<span class="key tone{line.tone}">{escape(line.name)}</span>' for line in legend)
-    body = (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">{"".join(parts)}</svg>'
-    )
-    return Markup(f'<figure class="chart"><figcaption>{escape(title)} {keys}</figcaption>{body}</figure>')
+        parts.append(_text("reference", WIDTH - RIGHT, y - 3, name, "end"))
+    return "".join([*parts, *(_band(line, scale) + _path(line, scale, percent) for line in lines)])
 
 
 def whiskers(title: str, rows: Sequence[Whisker]) -> Markup:
     """Values in per cent with their intervals, one row each, on the scale 0 to the next round value."""
     top = min(1.0, max(0.1, math.ceil(max((row.high for row in rows), default=1.0) * 10) / 10))
-    left, width, step = 64, 440, 26
+    longest = max((len(row.name) for row in rows), default=0)
+    left, width, step = min(180, max(64, 12 + 7 * longest)), 440, 26
     height = step * len(rows) + 34
     span = width - left - 64
 

@@ -8,11 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from markupsafe import Markup
-
 from tasks.shared.artifacts import Manifest
 from tasks.shared.estimates import Comparison, Evaluation, compare
-from tasks.shared.reporting.charts import Line, curve
+from tasks.shared.reporting.charts import Line
 
 FALSE_ALERTS = 0.02  # share of nights without a change that may alert
 EVENT = "tirflow.evaluation.regression"
@@ -28,7 +26,6 @@ class Night:
     accuracy: float
     low: float
     high: float
-    samples_digest: str  # equal for identical samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,36 +111,67 @@ def regression_event(drop: Drop, run: str, report: str) -> dict[str, Any]:
     }
 
 
-def trend(nights: Sequence[Night]) -> list[tuple[str, Markup]]:
-    """A curve of accuracy over nights for each set, a line with its band for each tag; x is the number of the night."""
+def scores_of_night(day: str, tag: str, manifest: Manifest) -> list[Night]:
+    """The scores of one night's evaluation, a set each, from the headline metrics in its manifest."""
+    metrics = manifest.metrics
+    names = [key.removesuffix("/accuracy") for key in metrics if key.endswith("/accuracy")]
+    return [
+        Night(
+            day, tag, name, *(float(metrics[f"{name}/{key}"] or 0.0) for key in ("accuracy", "low", "high"))
+        )
+        for name in names
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Trend:
+    """Accuracy over nights on one set, ready to be drawn."""
+
+    set: str
+    title: str
+    lines: tuple[Line, ...]  # one a tag, x is the number of the night
+    x_label: str
+
+
+def trends(nights: Sequence[Night]) -> list[Trend]:
+    """A curve of accuracy over nights for each set, a line with its band for each tag."""
     days = {day: number for number, day in enumerate(sorted({night.day for night in nights}), start=1)}
-    charts = []
+    if not days:
+        return []
+    x_label = f"night: 1 is {min(days)}, {len(days)} is {max(days)}"
+    found = []
     for set_name in dict.fromkeys(night.set for night in nights):
         lines = []
         for tone, tag in enumerate(dict.fromkeys(n.tag for n in nights if n.set == set_name)):
-            mine = sorted(
-                (n for n in nights if n.set == set_name and n.tag == tag), key=lambda night: night.day
-            )
-            lines.append(
-                Line(
-                    tag,
-                    [days[night.day] for night in mine],
-                    [night.accuracy for night in mine],
-                    [night.low for night in mine],
-                    [night.high for night in mine],
-                    tone % 5,
-                )
-            )
-        charts.append((set_name, curve(f"Accuracy on {set_name}", lines, "night", percent=True)))
-    return charts
+            mine = [night for night in nights if night.set == set_name and night.tag == tag]
+            lines.append(_line(tag, sorted(mine, key=lambda night: night.day), days, tone % 5))
+        found.append(Trend(set_name, f"Accuracy on {set_name} by night", tuple(lines), x_label))
+    return found
 
 
-def what_changed(before: Manifest, after: Manifest) -> list[str]:
-    """What differs between the provenance of two evaluations, a line each; empty if nothing recorded differs.
+def _line(tag: str, nights: Sequence[Night], days: Mapping[str, int], tone: int) -> Line:
+    return Line(
+        tag,
+        [days[night.day] for night in nights],
+        [night.accuracy for night in nights],
+        [night.low for night in nights],
+        [night.high for night in nights],
+        tone,
+    )
+
+
+def what_changed(
+    before: Manifest,
+    after: Manifest,
+    surroundings_before: Mapping[str, str] | None = None,
+    surroundings_after: Mapping[str, str] | None = None,
+) -> list[str]:
+    """What differs between the provenance (and surroundings) of two evaluations, a line each; empty if nothing does.
 
     Read where equal seeds gave other samples (`samples_digest`): this is the reason.
     """
-    old, new = (_flat(asdict(manifest.provenance)) for manifest in (before, after))
+    old = _flat(asdict(before.provenance)) | _flat(surroundings_before or {}, "surroundings.")
+    new = _flat(asdict(after.provenance)) | _flat(surroundings_after or {}, "surroundings.")
     return [
         f"{key}: {_short(old.get(key))} -> {_short(new.get(key))}"
         for key in sorted(old.keys() | new.keys())

@@ -1,17 +1,20 @@
 """The nightly decisions: noise is quiet, a worse checkpoint is loud, a tag moves only through the gate."""
 
+from xml.etree import ElementTree
+
 import numpy as np
 import pytest
 
 from tasks.shared.artifacts import ArtifactRef, Manifest, Provenance
 from tasks.shared.estimates import Evaluation, Outcome
+from tasks.shared.reporting.charts import curve, curve_image
 from tasks.shared.reporting.nights import (
     EVENT,
     Night,
     promotion_gate,
     regression_event,
     significant_drops,
-    trend,
+    trends,
     what_changed,
 )
 
@@ -126,13 +129,27 @@ def test_what_changed_names_every_difference_and_nothing_else() -> None:
     assert line.startswith("inputs.checkpoint.digest: aaa")
 
 
+def test_surroundings_are_part_of_what_changed() -> None:
+    """A library that was upgraded is named."""
+    changed = what_changed(
+        manifest(), manifest(), {"torch": "2.12", "python": "3.11"}, {"torch": "2.13", "python": "3.11"}
+    )
+    assert changed == ["surroundings.torch: 2.12 -> 2.13"]
+
+
 def test_the_trend_has_a_line_for_each_tag_and_a_chart_for_each_set() -> None:
-    """Nights in the order of their days, with bands."""
+    """Nights in the order of their days, with bands; as an image of its own it names its lines."""
     nights = [
-        Night(f"2026-11-{day:02d}", tag, "aime", 0.4 + day / 100, 0.3, 0.6, "x")
+        Night(f"2026-11-{day:02d}", tag, "aime", 0.4 + day / 100, 0.3, 0.6)
         for day in (3, 1, 2)
-        for tag in ("promoted", "latest")
+        for tag in ("promoted", "latest.<b>")
     ]
-    ((name, chart),) = trend(nights)
-    assert name == "aime" and chart.count('class="curve') == 2 and chart.count('class="band') == 2
-    assert trend([]) == []
+    (trend,) = trends(nights)
+    assert trend.set == "aime" and trend.x_label == "night: 1 is 2026-11-01, 3 is 2026-11-03"
+    assert [line.ys for line in trend.lines] == [pytest.approx([0.41, 0.42, 0.43])] * 2
+    chart = curve(trend.title, trend.lines, trend.x_label, percent=True)
+    assert chart.count('class="curve') == 2 and chart.count('class="band') == 2
+    image = ElementTree.fromstring(curve_image(trend.title, trend.lines, trend.x_label, percent=True))
+    texts = [element.text for element in image.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"promoted", "latest.<b>", trend.title} <= set(texts)
+    assert trends([]) == []

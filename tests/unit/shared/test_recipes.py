@@ -3,7 +3,7 @@
 import pytest
 
 from tasks.shared.config import STAGE_CONFIGS
-from tasks.shared.recipes import load_recipe
+from tasks.shared.recipes import load_recipe, resolve
 
 MINIMAL = """
 [model]
@@ -36,7 +36,10 @@ def test_overrides_reach_nested_keys(tmp_path):
     ("extra", "parts"),
     [
         ("[rl]\nround = 2", ["unknown key 'rl.round'", "did you mean 'rounds'?"]),
-        ("[sft.optimizer]\nlearning_rat = 2", ["sft.optimizer.learning_rat", "did you mean 'learning_rate'?"]),
+        (
+            "[sft.optimizer]\nlearning_rat = 2",
+            ["sft.optimizer.learning_rat", "did you mean 'learning_rate'?"],
+        ),
         ("[rl]\nrounds = 0", ["rl.rounds", "greater than or equal to 1"]),
         ("[rl]\ntop_p = 0.7", ["rl", "top_p must be 1.0", "evaluate.top_p"]),
         ("[traces]\ndialect = 'text'", ["max_calls = 0"]),
@@ -54,7 +57,7 @@ def test_mistakes_are_one_line_with_key_and_remedy(tmp_path, extra, parts):
 
 
 def test_unknown_recipe_lists_the_known_ones():
-    with pytest.raises(ValueError, match="no file .*use one of"):
+    with pytest.raises(ValueError, match=r"no file .*use one of"):
         load_recipe("tinny")
 
 
@@ -63,3 +66,31 @@ def test_a_stage_sees_only_what_it_depends_on(tmp_path):
     before, after = load_recipe(path), load_recipe(path, {"rl.optimizer.learning_rate": 0.1})
     changed = {stage for stage in STAGE_CONFIGS if before.for_stage(stage) != after.for_stage(stage)}
     assert changed == {"rl"}
+
+
+def test_a_protocol_fills_in_what_it_says(tmp_path):
+    recipe = load_recipe(write(tmp_path, MINIMAL + "[evaluate]\nprotocol = 'torl'"))
+    chosen = recipe.evaluate
+    assert (chosen.samples_per_problem, chosen.temperature, chosen.top_p) == (1, 0.0, 1.0)
+    stage = recipe.for_stage("evaluate").limited()
+    assert (stage.traces.max_calls, stage.generation.max_response_tokens) == (1, 3072)
+    assert (recipe.traces.max_calls, recipe.generation.max_response_tokens) == (16, 16384)  # training's own
+
+
+def test_a_protocol_and_a_key_that_disagree_are_refused(tmp_path):
+    path = write(tmp_path, MINIMAL + "[evaluate]\nprotocol = 'retool'\ntop_p = 1.0")
+    with pytest.raises(ValueError, match=r"evaluate.top_p = 1.0 disagrees with evaluate.protocol = 'retool'"):
+        load_recipe(path)
+    with pytest.raises(ValueError, match="no protocol 'aime'; use one of retool, torl"):
+        load_recipe(write(tmp_path, MINIMAL), {"evaluate.protocol": "aime"})
+
+
+def test_a_protocol_as_an_override_replaces_a_resolved_recipe_s_numbers(tmp_path):
+    """As when a run's stored recipe is evaluated again under another protocol."""
+    stored = load_recipe(write(tmp_path, MINIMAL + "[evaluate]\nsamples_per_problem = 4")).model_dump()
+    assert resolve(stored, {"evaluate.protocol": "torl"}, "stored").evaluate.samples_per_problem == 1
+    again = resolve(stored, {"evaluate.protocol": "retool"}, "stored")
+    assert again.evaluate.samples_per_problem == 32
+    assert resolve(again.model_dump(), {}, "stored") == again
+    with pytest.raises(ValueError, match=r"evaluate.samples_per_problem = 8 disagrees"):
+        resolve(stored, {"evaluate.protocol": "torl", "evaluate.samples_per_problem": 8}, "stored")

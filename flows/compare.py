@@ -1,0 +1,69 @@
+"""Two evaluations side by side: paired difference, interval, sign test, traces of the same problem beside each other.
+
+prefect deployment run compare/compare -p before=demo/sft -p after=demo/rl
+prefect deployment run compare/compare -p before=demo/rl -p after=nightly/promoted-2026-11-21
+"""
+
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+
+from flows.publish import artifact_key
+from tasks.launch import Run
+from tasks.report.task import report
+from tasks.shared.artifacts import ArtifactRef, Store
+from tasks.shared.config import ReportConfig
+from tasks.shared.environment import store_uri
+from tasks.shared.recipes import resolve
+from tasks.shared.runs import RunRecords
+from tasks.shared.stage import StageResult
+
+
+@flow(name="compare", flow_run_name="compare-{before}-{after}")
+def compare(before: str, after: str, into: str = "comparisons") -> ArtifactRef:
+    """Compare two evaluations, each named as <run>/<name> (base, sft, rl, promoted-<day>); the report's reference."""
+    records = RunRecords(store_uri())
+    evaluations = {name: find_evaluation(records, name) for name in (before, after)}
+    if len(evaluations) < 2:
+        raise ValueError(f"compare: before and after are both '{before}'; name two evaluations")
+    record = records.read(after.partition("/")[0])
+    recipe = resolve(record.recipe, {}, f"recipe of run '{record.run}'")
+    records.begin(into, record.recipe)
+    made = comparison(
+        Run(into, recipe), f"{before} and {after}", evaluations, f"{before}-{after}".replace("/", ".")
+    )
+    lines = [
+        f"# {after} against {before}",
+        "",
+        f"Report: `{Store(store_uri()).describe(made.outputs['report'])}`",
+        "",
+    ]
+    lines += [f"- {name}: {value:+.4f}" for name, value in made.metrics.items() if isinstance(value, float)]
+    create_markdown_artifact("\n".join(lines), key=artifact_key(f"compare-{before}-{after}"))
+    return made.outputs["report"]
+
+
+def find_evaluation(records: RunRecords, name: str) -> ArtifactRef:
+    """The evaluation `<run>/<name>`; ValueError that lists what the run has."""
+    run, _, which = name.partition("/")
+    record = records.read(run)
+    found = [label.removeprefix("evaluate-") for label in record.stages if label.startswith("evaluate-")]
+    if which not in found:
+        raise ValueError(
+            f"evaluation '{name}': run '{run}' has {', '.join(found) or 'none'}; write {run}/<name>"
+        )
+    return record.output(f"evaluate-{which}", "evaluation")
+
+
+def comparison(
+    run: Run,
+    title: str,
+    evaluations: dict[str, ArtifactRef],
+    label: str,
+    nights: dict[str, ArtifactRef] | None = None,
+) -> StageResult:
+    """The report of these evaluations in this order, each compared with every earlier one; `nights`: see the stage."""
+    config = ReportConfig(title=title, evaluations=tuple(evaluations))
+    recipe = run.recipe.model_copy(update={"report": config})
+    inputs = {f"evaluation_{name}": ref for name, ref in evaluations.items()} | (nights or {})
+    named = Run(run.name, recipe, run.force, run.store, run.backend)
+    return report(named, inputs, label)

@@ -1,0 +1,87 @@
+"""Move a tag to a checkpoint, through a gate: not if it is shown to be worse than what carries the tag now.
+
+prefect deployment run promote/promote -p run=demo            # the newest checkpoint of the run becomes `promoted`
+"""
+
+from typing import Literal
+
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+
+from flows.compare import comparison
+from flows.publish import artifact_key
+from flows.tagged import latest_label, recipe_of
+from tasks.evaluate.task import evaluate
+from tasks.launch import Run
+from tasks.shared.artifacts import ArtifactRef, Store
+from tasks.shared.environment import store_uri
+from tasks.shared.reporting.evaluated import read_evaluated, shared_sets
+from tasks.shared.reporting.nights import promotion_gate
+from tasks.shared.runs import RunRecord, RunRecords
+from tasks.shared.tags import PROMOTED, Tagged, Tags
+
+STAGE_NAMES = {"prepare": "base", "sft": "sft", "rl": "rl"}  # what the checkpoint of a stage is called
+
+
+class PromotionRefused(RuntimeError):
+    """The gate did not let the tag move."""
+
+
+@flow(name="promote", flow_run_name="promote-{run}-{checkpoint}")
+def promote(
+    run: str,
+    checkpoint: Literal["latest", "base", "sft", "rl"] = "latest",
+    tag: str = PROMOTED,
+    threshold: float = 0.0,
+) -> ArtifactRef:
+    """Give `tag` to a checkpoint of `run`, unless the gate refuses: then the flow run fails and the tag stays.
+
+    Refused where on any set the paired 95 % interval (candidate minus holder of the tag, as shares) lies wholly below
+    `threshold`: -0.02 allows a loss of two points. Both sides are evaluated alike, on the candidate's sets.
+    """
+    records, tags = RunRecords(store_uri()), Tags(store_uri())
+    record, holder = records.read(run), tags.current(tag)
+    label = _label(record, checkpoint)
+    candidate, sets = record.output(label, "checkpoint"), record.output("prepare", "evaluation_sets")
+    job = Run(run, recipe_of(record))
+    evaluation = evaluate(job, STAGE_NAMES[label.partition("-")[0]], candidate, sets)
+    reason = f"first to carry the tag '{tag}'"
+    if holder is not None:
+        as_candidate = {
+            "evaluate": job.recipe.evaluate,
+            "generation": job.recipe.generation,
+            "seed": job.recipe.seed,
+        }
+        recipe = recipe_of(records.read(holder.run)).model_copy(update=as_candidate)
+        held = evaluate(Run(run, recipe), f"holder-of-{tag}", holder.checkpoint, sets)
+        reason = _pass_gate(job, tag, held, evaluation, threshold)
+    moved = Tagged(run=run, checkpoint=candidate, evaluation_sets=sets, evaluation=evaluation, reason=reason)
+    tags.move(tag, moved)
+    _publish(tag, f"carried by {run}/{label} since now: {reason}")
+    return candidate
+
+
+def _label(record: RunRecord, checkpoint: str) -> str:
+    """The stage that made the checkpoint of that name."""
+    rounds = f"rl-{record.last_round or 1}"
+    labels = {"base": "prepare", "sft": "sft", "rl": rounds, "latest": latest_label(record) or "prepare"}
+    return labels[checkpoint]
+
+
+def _pass_gate(job: Run, tag: str, held: ArtifactRef, evaluation: ArtifactRef, threshold: float) -> str:
+    """What the gate says of every set; PromotionRefused, with the place of the report, if it refuses one."""
+    title, sides = f"Promotion to {tag}", {"holder of the tag": held, "candidate": evaluation}
+    made = comparison(job, title, sides, f"promotion-{tag}")
+    store = Store(job.store)
+    pairs = shared_sets(read_evaluated(store, held), read_evaluated(store, evaluation))
+    gates = {name: promotion_gate(before, after, threshold) for name, before, after in pairs}
+    told = "; ".join(f"{name} {gate.reason}" for name, gate in gates.items())
+    if not all(gate.promote for gate in gates.values()):
+        place = f"{store.describe(made.outputs['report'])}/report.html"
+        _publish(tag, f"not moved: {told} ({place})")
+        raise PromotionRefused(f"tag '{tag}' stays where it is: {told}; report: {place}")
+    return told
+
+
+def _publish(tag: str, words: str) -> None:
+    create_markdown_artifact(f"# {tag}\n\n{words}", key=artifact_key(f"tag-{tag}"), description=f"Tag {tag}")
