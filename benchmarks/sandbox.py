@@ -116,7 +116,7 @@ def percentile(values: list[float], share: float) -> float:
     return sorted(values)[min(int(len(values) * share), len(values) - 1)]
 
 
-async def measure(address: str, rounds: int, scale: float) -> dict[str, object]:
+async def measure(address: str, rounds: int, scale: float, num_tail: int) -> dict[str, object]:
     """All figures of one run against the server at `address`."""
     bench = Bench(await SandboxClient.connect(address), scale)
     await bench.burst(PROGRAMS["a"], 64, 8)
@@ -125,7 +125,7 @@ async def measure(address: str, rounds: int, scale: float) -> dict[str, object]:
         await bench.throughput_round()
         print(f"round {number + 1} of {rounds}", file=sys.stderr)
     figures: dict[str, object] = {name: statistics.median(values) for name, values in bench.samples.items()}
-    _, tail = await bench.burst(PROGRAMS["a"], int(10_000 * scale), CONCURRENCY)
+    _, tail = await bench.burst(PROGRAMS["a"], num_tail, CONCURRENCY)
     figures["tail p50 ms"], figures["tail p99 ms"] = percentile(tail, 0.5), percentile(tail, 0.99)
     queue = {}
     for concurrency in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512):
@@ -162,6 +162,14 @@ def bars(figures: dict[str, object]) -> list[tuple[str, float, str, bool]]:
     return rows + [(what, ratio, f"at least {bar:g}", ratio >= bar) for what, ratio, bar in at_least]
 
 
+def processor_name() -> str:
+    """The processor as the kernel names it."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown"
+    )
+
+
 def write(figures: dict[str, object], settings: SandboxSettings) -> None:
     """Store figures, hardware, date and commit."""
     commit = subprocess.run(
@@ -170,8 +178,8 @@ def write(figures: dict[str, object], settings: SandboxSettings) -> None:
     about = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": commit.stdout.strip(),
-        "processors": os.cpu_count(),
-        "load_before": round(os.getloadavg()[0], 2),
+        "processors": f"{os.cpu_count()} x {processor_name()}",
+        "load_average": [round(load, 1) for load in os.getloadavg()],
         "kernel": platform.release(),
         "python": platform.python_version(),
         "settings": asdict(settings),
@@ -204,6 +212,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--scale", type=float, default=1.0, help="below 1: fewer programs, for a quick look")
+    parser.add_argument("--tail", type=int, default=10_000, help="calls over which p99 and p50 are taken")
     parser.add_argument("--dry", action="store_true", help="print the bars, write nothing")
     arguments = parser.parse_args()
     floor.warm()
@@ -223,7 +232,7 @@ def main() -> None:
         if "ready" not in server.stdout.readline():
             raise SystemExit("the sandbox server did not start")
         try:
-            figures = asyncio.run(measure(path, arguments.rounds, arguments.scale))
+            figures = asyncio.run(measure(path, arguments.rounds, arguments.scale, arguments.tail))
         finally:
             server.stdin.close()
             server.wait()

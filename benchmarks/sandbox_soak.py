@@ -137,6 +137,7 @@ async def soak(
             if kill and number % KILL_EVERY == KILL_EVERY - 1:
                 os.kill(rng.choice(supervisors(server)), signal.SIGKILL)
                 killed += 1
+                print(f"{number + 1} programs", file=sys.stderr, flush=True)
             if number % 2:
                 code, wanted = honest(number)
                 result = await client.run(code)

@@ -186,7 +186,10 @@ async def serve(settings: SandboxSettings, path: str, tcp: str, token: str, unti
         server.close()
         for connection in list(connections):
             connection.close()
-        print(json.dumps({"health": broker.health()}), flush=True)
+        try:
+            print(json.dumps({"health": broker.health()}), flush=True)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # who started it is gone, and would have read this
         if broker.workers.failed.done():
             raise SandboxUnavailable(f"the sandbox cannot keep its workers: {reason}")
     finally:
