@@ -1,0 +1,75 @@
+"""One executor: the same program gives the same observation in synthesis, RL and evaluation.
+
+Each stage's own way to the sandbox, built from the stage's own sections of one recipe: synthesis executes the blocks of
+a written trace, RL and evaluation sample with their policies. Three servers, as the stages start them.
+"""
+
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from tasks.evaluate.sampling import Sampler
+from tasks.rl.round import RlRound
+from tasks.shared.config import EvaluateStage, RlStage, SynthesizeStage
+from tasks.shared.generation.interleave import RolloutPolicy, RolloutRequest, rollout
+from tasks.shared.interpreter import make_interpreter
+from tasks.shared.recipes import load_recipe
+from tasks.shared.sandbox import Interpreter
+from tasks.shared.traces.observation import observe
+from tasks.synthesize.execution import run_blocks
+from tests.unit.generation.scripted import ScriptedGenerator
+from tests.unit.generation.tiny import tiny_tokenizer
+
+PROGRAMS = [
+    "print(1 + 1)",
+    "import sympy\nx = sympy.symbols('x')\nprint(sympy.solve(x**2 - 5*x + 6, x))",
+    "print('before')\ndef f(n):\n    return 1 / n\nf(0)",
+    "def f(:",
+    "import random, numpy\nprint({'b', 'a', 'c'}, random.random(), numpy.random.rand())",
+    "import socket\nsocket.socket()",
+    "x = [0] * 10**10",
+    "print('m' * 9000)",
+    "import sys\nprint('left')\nsys.exit(3)",
+    "x = 5",
+]
+TOKENIZER = tiny_tokenizer()
+
+
+def sampled(policy: RolloutPolicy, interpreter: Interpreter) -> list[str | None]:
+    """The observation of each program as a trajectory has it."""
+    scripts = {f"{n}/0": f"<code>\n```python\n{code}\n```\n</code>" for n, code in enumerate(PROGRAMS)}
+    generator = ScriptedGenerator(TOKENIZER, scripts)
+    prompt = tuple(TOKENIZER.encode("Q?"))
+    requests = [RolloutRequest(str(n), 0, prompt, seed=0) for n in range(len(PROGRAMS))]
+    trajectories = list(rollout(requests, generator, interpreter, TOKENIZER, policy))
+    by_number = {int(trajectory.problem_id): trajectory for trajectory in trajectories}
+    return [by_number[n].calls[0].observation for n in range(len(PROGRAMS))]
+
+
+@pytest.mark.parametrize("feedback", ["full", "last_line"])
+def test_same_program_same_observation_in_every_stage(feedback: str) -> None:
+    base = load_recipe("tiny")
+    traces = base.traces.model_copy(update={"error_feedback": feedback, "max_calls": 1})
+    generation = base.generation.model_copy(update={"max_response_tokens": 30_000})
+    base = base.model_copy(update={"traces": traces, "generation": generation})
+    synthesis = cast("SynthesizeStage", base.for_stage("synthesize"))
+    training = cast("RlStage", base.for_stage("rl"))
+    evaluation = cast("EvaluateStage", base.for_stage("evaluate"))
+
+    with make_interpreter(synthesis.sandbox) as interpreter:
+        results = run_blocks(PROGRAMS, interpreter, stateful=False)
+        in_synthesis: list[str | None] = [
+            observe(result, synthesis.traces.error_feedback) for result in results
+        ]
+    with make_interpreter(training.sandbox) as interpreter:
+        in_training = sampled(
+            RlRound._policy(cast("RlRound", SimpleNamespace(_config=training))), interpreter
+        )
+    with make_interpreter(evaluation.sandbox) as interpreter:
+        sampler = Sampler(evaluation, ScriptedGenerator(TOKENIZER, {}), interpreter, TOKENIZER)
+        in_evaluation = sampled(sampler.policy(), interpreter)
+
+    assert in_synthesis[0] == "2"
+    assert len(set(in_synthesis)) >= 9
+    assert in_synthesis == in_training == in_evaluation
