@@ -10,6 +10,7 @@ from tasks.shared.config import RlStage
 from tasks.shared.grading import grade
 from tasks.shared.learning.advantages import advantages
 from tasks.shared.learning.filters import has_void_turn, is_outage, teaches
+from tasks.shared.learning.resampling import code_penalty, resample_on_correct
 from tasks.shared.learning.rewards import reward
 from tasks.shared.traces.dialect import DIALECTS
 from tasks.shared.traces.trajectory import FinishReason, Trajectory
@@ -36,6 +37,8 @@ class Experience:
     void: np.ndarray  # (N,) bool: a turn without a whole block or an answer
     in_loss: np.ndarray  # (N,) bool
     advantages: np.ndarray  # (N,) float64, 0 for outages
+    dropped: np.ndarray  # (N,) bool: left by resample-on-correct, out of baseline and loss
+    token_advantages: tuple[np.ndarray, ...] | None = None  # (R,) each, with a critic
 
 
 def score(trajectories: Sequence[Trajectory], problems: Sequence[Problem], config: RlStage) -> list[Graded]:
@@ -61,19 +64,39 @@ def _grade(trajectory: Trajectory, group: int, problem: Problem, config: RlStage
 
 
 def build_experience(
-    graded: Sequence[Graded], config: RlStage, decode: Callable[[Sequence[int]], str]
+    graded: Sequence[Graded], config: RlStage, decode: Callable[[Sequence[int]], str], seed: int
 ) -> Experience:
-    """Filter, then advantages. Void trajectories leave the loss but count in the baseline; outages leave both."""
+    """Filter, then advantages. Void trajectories leave the loss but count in the baseline; outages leave both.
+
+    `seed` decides what resample-on-correct keeps. With PPO the advantages are 0 until the critic has given its values.
+    """
     dialect = DIALECTS[config.traces.dialect]
     rewards = np.array([row.reward for row in graded])
     groups = np.array([row.group for row in graded])
     outage = np.array([is_outage(row.trajectory) for row in graded])
     void = np.array([has_void_turn(row.trajectory, dialect, decode) for row in graded]) & ~outage
-    in_loss = ~outage
+    kept = ~outage
+    if config.rl.resample_on_correct:
+        kept = _resampled(graded, groups, kept, config.rl.samples_per_prompt, seed)
+    in_loss = kept.copy()
     if config.rl.filter_void_turns:
         in_loss &= ~void
     if config.rl.drop_equal_rewards:
-        in_loss &= teaches(rewards, groups, ~outage)
-    return Experience(
-        tuple(graded), outage, void, in_loss, advantages(rewards, groups, ~outage, config.rl.algorithm)
-    )
+        in_loss &= teaches(rewards, groups, kept)
+    algorithm = config.rl.algorithm
+    found = np.zeros(len(graded)) if algorithm == "ppo" else advantages(rewards, groups, kept, algorithm)
+    return Experience(tuple(graded), outage, void, in_loss, found, dropped=~outage & ~kept)
+
+
+def _resampled(
+    graded: Sequence[Graded], groups: np.ndarray, valid: np.ndarray, num_kept: int, seed: int
+) -> np.ndarray:
+    """(N,) bool: `num_kept` rows of each group, right ones with clean code preferred."""
+    generator = np.random.Generator(np.random.Philox(seed))
+    correct = np.array([row.correct for row in graded])
+    penalties = np.array([code_penalty(row.trajectory.calls) for row in graded])
+    kept = np.zeros_like(valid)
+    for group in np.unique(groups):
+        rows = np.flatnonzero(groups == group)
+        kept[rows] = resample_on_correct(correct[rows], penalties[rows], valid[rows], num_kept, generator)
+    return kept

@@ -3,8 +3,8 @@
     python -m tasks.rl.main request.json
 
 Inputs `checkpoint`, `problems`, from the second round on `trainer_state`, with rl.kl_coefficient `reference`; outputs
-`checkpoint` (with metrics.jsonl), `rollouts` (with timing.jsonl) and `trainer_state`. Killed, it resumes from its
-scratch directory; with rl.optimizer.ranks > 1 it starts itself again under torchrun.
+`checkpoint` (with metrics.jsonl), `rollouts` (with timing.jsonl) and `trainer_state` (with PPO's critic). Killed, it
+resumes from its scratch directory; with rl.optimizer.ranks > 1 it starts itself again under torchrun.
 """
 
 import shutil
@@ -84,6 +84,7 @@ def _load(context: StageContext[RlStage], stack: ExitStack) -> RlRound:
     return RlRound(
         context,
         model=load_model(checkpoint, config.model),
+        critic=load_model(checkpoint, config.model) if config.rl.algorithm == "ppo" else None,
         reference=reference,
         tokenizer=tokenizer,
         problems=problems,

@@ -29,6 +29,8 @@ def learning_metrics(
         "round": round_number,
         "trajectories": len(experience.graded),
         "outages": int(experience.outage.sum()),
+        "groups": len({row.group for row in experience.graded}),
+        "dropped": int(experience.dropped.sum()),
         "in_loss": int(experience.in_loss.sum()),
         "reward": _mean([row.reward for row in kept]),
         "accuracy": _mean([row.correct for row in kept]),

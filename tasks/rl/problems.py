@@ -67,6 +67,19 @@ def draw_problems(problems: Sequence[Problem], count: int, step: int, seed: int)
     return [problems[i] for i in order[place * count : (place + 1) * count]]
 
 
+def draw_others(
+    problems: Sequence[Problem], count: int, tried: Sequence[Problem], step: int, attempt: int, seed: int
+) -> list[Problem]:
+    """Up to `count` problems beside those that step `step` has tried, in an order of the step's and attempt's own.
+
+    They are taken from the whole set, not from the next step's share: the step stays the whole data cursor.
+    """
+    known = {problem.id for problem in tried}
+    order = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, step, attempt])))
+    rest = [problem for problem in problems if problem.id not in known]
+    return [rest[i] for i in order.permutation(len(rest))[:count]]
+
+
 def sample_seed(seed: int, step: int, place: int, sample: int) -> int:
     """The seed of one trajectory: of the run's seed, the step, the problem's place in the step, the sample."""
     return int(np.random.SeedSequence([seed, step, place, sample]).generate_state(1, np.uint64)[0])

@@ -1,7 +1,8 @@
 """What a round carries over: from step to step past a kill (scratch), from round to round (`trainer_state`).
 
-A saved state is a directory with DeepSpeed's checkpoint (weights, optimizer, random state) and with it the step, which
-is the data cursor, and the seed of the data order. Metrics and rollouts of later steps are cut off on resume.
+A saved state is a directory with DeepSpeed's checkpoint (weights, optimizer, random state), that of the critic if there
+is one, and with them the step, which is the data cursor, and the seed of the data order. Metrics and rollouts of later
+steps are cut off on resume.
 """
 
 import json
@@ -14,8 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from tasks.shared.environment import rank
+from tasks.shared.learning.critic import CriticEngine
 from tasks.shared.learning.distributed import barrier
 from tasks.shared.learning.engine import TrainingEngine
+
+CRITIC = "critic"  # folder of the critic's part in a saved state
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +40,14 @@ class SavedStates:
         self._directory = directory
         self._fingerprint = fingerprint
 
-    def save(self, engine: TrainingEngine, progress: Progress) -> None:
-        """Write a state, then drop older ones; whole at any moment it may be killed."""
+    def save(self, engine: TrainingEngine, critic: CriticEngine | None, progress: Progress) -> None:
+        """Write a state, then drop older ones; whole at any moment it may be killed: the policy's part comes last."""
         target = self._directory / f"{progress.step:06d}"
         if rank() == 0:
             target.mkdir(exist_ok=True)
         barrier()
+        if critic is not None:
+            critic.save(target / CRITIC, {})
         engine.save(target, {"progress": asdict(progress), "fingerprint": self._fingerprint})
         if rank() == 0:
             for path in self._directory.iterdir():
@@ -49,7 +55,7 @@ class SavedStates:
                     shutil.rmtree(path)
         barrier()
 
-    def resume(self, engine: TrainingEngine) -> Progress | None:
+    def resume(self, engine: TrainingEngine, critic: CriticEngine | None) -> Progress | None:
         """Take up the last whole state; None if there is none. ValueError if it belongs to another request."""
         for path in sorted(self._directory.iterdir(), reverse=True):
             state = engine.resume(path)
@@ -59,6 +65,7 @@ class SavedStates:
                 raise ValueError(
                     f"{path}: state of another request; remove it or use another scratch directory"
                 )
+            _resume_critic(critic, path)
             return Progress(**state["progress"])
         return None
 
@@ -67,13 +74,22 @@ class SavedStates:
         shutil.copytree(max(self._directory.iterdir()), directory / "trainer")
 
 
-def take_over(engine: TrainingEngine, trainer_state: Path) -> Progress:
+def _resume_critic(critic: CriticEngine | None, directory: Path) -> None:
+    if critic is not None and critic.resume(directory / CRITIC) is None:
+        raise ValueError(
+            f"{directory}: no critic in this trainer state; rl.algorithm = 'ppo' goes on from a round of PPO, "
+            "or starts without a trainer_state"
+        )
+
+
+def take_over(engine: TrainingEngine, critic: CriticEngine | None, trainer_state: Path) -> Progress:
     """Go on from the round before: the progress with which this round starts."""
     state = engine.resume(trainer_state / "trainer")
     if state is None:
         raise ValueError(
             f"{trainer_state}: no trainer state in it; give the trainer_state of the round before"
         )
+    _resume_critic(critic, trainer_state / "trainer")
     before = Progress(**state["progress"])
     return Progress(before.round + 1, before.step, before.step, before.data_seed)
 

@@ -34,44 +34,57 @@ class UpdateResult:
     sums: PolicySums
     grad_norm: float  # before clipping, mean over mini-batches; 0 if nothing was in the loss
     learning_rate: float
-    num_updates: int  # optimizer steps: 0 if nothing was in the loss
+    num_updates: int  # optimizer steps: 0 if nothing was in the loss, or while the critic warms up
     tokens: int  # all tokens that went through the trainer, prompts and feedback included
 
 
 class PolicyUpdate:
     """Updates of one policy."""
 
-    def __init__(self, engine: TrainingEngine, config: RlConfig, reference: "PreTrainedModel | None") -> None:
+    def __init__(
+        self,
+        engine: TrainingEngine,
+        config: RlConfig,
+        reference: "PreTrainedModel | None",
+        max_response_tokens: int,
+    ) -> None:
         self._engine = engine
         self._config = config
         self._reference = reference.to(engine.device) if reference is not None else None  # type: ignore[arg-type]
         self._settings = PolicyLossSettings(
             clip_low=config.clip_low,
             clip_high=config.clip_high,
+            dual_clip=config.dual_clip,
             importance_cap=config.importance_cap,
+            sequence_mask=config.sequence_mask,
             kl_coefficient=config.kl_coefficient,
             entropy_coefficient=config.entropy_coefficient,
         )
+        # The denominator of the constant reduction: what the share of a mini-batch could hold at most.
+        trajectories = config.prompts_per_step * config.samples_per_prompt
+        self._most_tokens = trajectories * max_response_tokens / config.mini_batches
 
-    def update(self, experience: Experience, seed: int) -> UpdateResult:
+    def update(self, experience: Experience, seed: int, learn: bool = True) -> UpdateResult:
         """`mini_batches` optimizer steps over the trajectories in the loss, in an order drawn from `seed`.
 
         Every rank holds the same experience and takes its share of the rows, so that one rank and several agree.
+        Without `learn` the sums are computed and the policy stays as it is.
         """
         chosen = np.flatnonzero(experience.in_loss)
-        if self._config.mini_batches > 1:
-            chosen = np.random.Generator(np.random.Philox(seed)).permutation(chosen)
-        parts = [part for part in np.array_split(chosen, self._config.mini_batches) if len(part)]
+        parts = mini_batches_of(chosen, self._config.mini_batches, seed)
         # The policy that sampled is the one before the first optimizer step.
         batches = [self._rows(experience, part, keep_old=len(parts) > 1) for part in parts]
         learning_rate = self._engine.learning_rate
         sums, norms = [], []
         for rows in batches:
             for row in rows:
-                loss, row_sums = self._loss(row)
-                self._engine.backward(loss)
+                with torch.set_grad_enabled(learn):
+                    loss, row_sums = self._loss(row)
                 sums.append(row_sums)
-            norms.append(self._engine.step())
+                if learn:
+                    self._engine.backward(loss)
+            if learn:
+                norms.append(self._engine.step())
         return UpdateResult(
             sums=_total(sums),
             grad_norm=float(np.mean(norms)) if norms else 0.0,
@@ -87,9 +100,12 @@ class PolicyUpdate:
     def _rows(self, experience: Experience, part: np.ndarray, keep_old: bool) -> list[PackedBatch]:
         """This rank's packed rows of one mini-batch; with the log-probs under the policy as it is now, if asked for."""
         trajectories = [experience.graded[i].trajectory for i in part]
-        weights = token_weights([t.num_sampled for t in trajectories], self._config.reduction)
+        weights = token_weights(
+            [t.num_sampled for t in trajectories], self._config.reduction, self._most_tokens
+        )
+        advantages = experience.token_advantages or experience.advantages
         sequences = [
-            train_sequence(t, experience.advantages[i], weight)
+            train_sequence(t, advantages[i], weight)
             for t, i, weight in zip(trajectories, part, weights, strict=True)
         ]
         rows = pack(sequences, self._config.tokens_per_micro_batch, world_size())[rank() :: world_size()]
@@ -116,12 +132,23 @@ class PolicyUpdate:
             mask=row.targets,
             reference_logprobs=reference,
             entropy=scores.entropy,
+            segments=row.segment_ids,
         )
         return policy_loss(tokens, self._settings)
 
 
-def train_sequence(trajectory: Trajectory, advantage: float, weight: float) -> TrainSequence:
-    """A trajectory as training sees it: the very ids, mask and log-probs that were sampled."""
+def mini_batches_of(chosen: np.ndarray, count: int, seed: int) -> list[np.ndarray]:
+    """The chosen rows in `count` parts of nearly the same size, empty ones left out, in an order drawn from `seed`."""
+    if count > 1:
+        chosen = np.random.Generator(np.random.Philox(seed)).permutation(chosen)
+    return [part for part in np.array_split(chosen, count) if len(part)]
+
+
+def train_sequence(trajectory: Trajectory, advantage: float | np.ndarray, weight: float) -> TrainSequence:
+    """A trajectory as training sees it: the very ids, mask and log-probs that were sampled.
+
+    `advantage` is one number for the whole response, or (R,).
+    """
     num_prompt, num_response = len(trajectory.prompt_ids), len(trajectory.response_ids)
     length = num_prompt + num_response
     return TrainSequence(
@@ -129,7 +156,7 @@ def train_sequence(trajectory: Trajectory, advantage: float, weight: float) -> T
         trained=np.array((False,) * num_prompt + trajectory.sampled),
         extras={
             "sampler": np.array((0.0,) * num_prompt + trajectory.logprobs),
-            "advantage": np.full(length, advantage),
+            "advantage": np.append(np.zeros(num_prompt), np.broadcast_to(advantage, num_response)),
             "weight": np.full(length, weight),
         },
     )
@@ -152,6 +179,7 @@ def named_sums(sums: PolicySums) -> Iterator[tuple[str, float]]:
     yield "kl_reference", sums.kl_reference / tokens
     yield "clip_fraction", sums.clipped / tokens
     yield "capped_fraction", sums.capped / tokens
+    yield "masked_fraction", sums.masked / tokens
     yield "gap_mean", sums.gap / tokens
     yield "gap_kl", sums.gap_kl / tokens
     yield "gap_max", sums.gap_max

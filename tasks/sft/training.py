@@ -3,15 +3,17 @@
 import json
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.shared.config import SftConfig, SftStage
-from tasks.shared.environment import rank, world_size
+from tasks.shared.environment import home, rank, world_size
 from tasks.shared.learning.distributed import sum_over_ranks
 from tasks.shared.learning.engine import TrainingEngine
 from tasks.shared.learning.packing import TrainSequence, pack
+from tasks.shared.learning.sinks import MetricsSinks, open_sinks
 from tasks.shared.stage import StageContext
 
 if TYPE_CHECKING:
@@ -101,7 +103,7 @@ class Trainer:
         """
         records = self._resume()
         tokens, seconds, shown = 0, 0.0, 0.0
-        with self._metrics_path.open("a") as metrics:
+        with self._metrics_path.open("a") as metrics, closing(self._open_sinks()) as sinks:
             for step in range(self.engine.num_steps, len(self._steps)):
                 started = time.perf_counter()
                 chosen = [self._sequences[index] for index in self._steps[step]]
@@ -112,12 +114,18 @@ class Trainer:
                 if rank() == 0:
                     metrics.write(json.dumps(asdict(record)) + "\n")
                     metrics.flush()
+                    sinks.log(record.step, asdict(record))
                 if time.monotonic() - shown > 1 or record.step == len(self._steps):
                     shown = time.monotonic()
                     self._show(record, Speed(tokens, seconds))
                 if record.step % self._config.checkpoint_every_steps == 0 or record.step == len(self._steps):
                     self.engine.save(self._checkpoints, {"request": self._fingerprint()})
         return records, Speed(tokens, seconds)
+
+    def _open_sinks(self) -> MetricsSinks:
+        request, names = self._context.request, self._config.sinks if rank() == 0 else ()
+        directory = home() / "tensorboard"
+        return open_sinks(names, directory, request.run, "sft", request.config, self.engine.num_steps)
 
     def _show(self, record: StepRecord, speed: Speed) -> None:
         self._context.progress(

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from tasks.shared.section import Section
 from tasks.shared.training_config import CriticConfig as CriticConfig
+from tasks.shared.training_config import MetricsSink as MetricsSink
 from tasks.shared.training_config import OptimizerConfig as OptimizerConfig
 from tasks.shared.training_config import RlConfig, SftConfig
 
@@ -161,16 +162,15 @@ class SynthesizeConfig(Section):
 class EvaluateConfig(Section):
     """k samples a problem with intervals. A protocol fills in the numbers below it (`data/protocols.toml`)."""
 
-    samples_per_problem: int = Field(32, ge=1)
     protocol: str = ""  # retool, torl, or empty: as written here
+    samples_per_problem: int = Field(32, ge=1)
     temperature: float = Field(1.0, ge=0)  # 0 is greedy
     top_p: float = Field(0.7, gt=0, le=1)
-    checkpoints: tuple[Literal["base", "sft", "rl"], ...] = ("base", "sft", "rl")
     max_calls: int | None = Field(None, ge=0)  # None: traces.max_calls
     max_response_tokens: int | None = Field(None, ge=1)  # None: generation.max_response_tokens
+    checkpoints: tuple[Literal["base", "sft", "rl"], ...] = ("base", "sft", "rl")
 
 
-def _require_zero(section: str, optimizer: OptimizerConfig, model: ModelConfig) -> None:
 class ReportConfig(Section):
     """What a report is called, and the order of its evaluations: each is compared with every earlier one."""
 
@@ -178,6 +178,7 @@ class ReportConfig(Section):
     evaluations: tuple[str, ...] = ("base", "sft", "rl")  # inputs evaluation_<name>; absent ones are left out
 
 
+def _require_zero(section: str, optimizer: OptimizerConfig, model: ModelConfig) -> None:
     """ValueError for bfloat16 without ZeRO: DeepSpeed would clip each parameter group by itself there."""
     if model.dtype == "bfloat16" and optimizer.zero_stage == 0:
         raise ValueError(
@@ -237,7 +238,6 @@ class EvaluateStage(Section):
     generation: GenerationConfig
     evaluate: EvaluateConfig
 
-
     def limited(self) -> "EvaluateStage":
         """The same with evaluate's own limits in the sections that evaluation shares with training."""
         limits = self.evaluate
@@ -249,14 +249,15 @@ class EvaluateStage(Section):
             generation = generation.model_copy(update=changed)
         return self.model_copy(update={"traces": traces, "generation": generation})
 
+
 class ReportStage(Section):
     """What `report` depends on besides its inputs: what was run, for the headline."""
 
     traces: TracesConfig
     sandbox: SandboxConfig
     evaluate: EvaluateConfig
-
     report: ReportConfig = ReportConfig()
+
 
 STAGE_CONFIGS: dict[str, type[Section]] = {
     "prepare": PrepareStage,
@@ -283,8 +284,8 @@ class Recipe(Section):
     sft: SftConfig = SftConfig()
     rl: RlConfig = RlConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
-    cold_start: bool = True  # false: RL straight from the base model (ToRL)
     report: ReportConfig = ReportConfig()
+    cold_start: bool = True  # false: RL straight from the base model (ToRL)
 
     @model_validator(mode="after")
     def _sections_fit_together(self) -> Self:

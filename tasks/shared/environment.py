@@ -39,10 +39,23 @@ STORE_SECRETS = (
     "AWS_PROFILE",
     "GOOGLE_APPLICATION_CREDENTIALS",
 )
+# Read by the packages themselves, where a recipe's `sinks` names them.
+SINK_VARIABLES = (
+    "WANDB_API_KEY",
+    "WANDB_BASE_URL",
+    "WANDB_ENTITY",
+    "WANDB_MODE",
+    "WANDB_PROJECT",
+    "MLFLOW_TRACKING_URI",
+    "MLFLOW_TRACKING_TOKEN",
+    "MLFLOW_TRACKING_USERNAME",
+    "MLFLOW_TRACKING_PASSWORD",
+)
 STAGE_SECRETS = {
     "prepare": ("HF_TOKEN",),
     "synthesize": ("TIRFLOW_SANDBOX_TOKEN_FILE",),
-    "rl": ("TIRFLOW_SANDBOX_TOKEN_FILE",),
+    "sft": SINK_VARIABLES,
+    "rl": ("TIRFLOW_SANDBOX_TOKEN_FILE", *SINK_VARIABLES),
     "evaluate": ("TIRFLOW_SANDBOX_TOKEN_FILE",),
 }
 
@@ -78,6 +91,12 @@ def inherited_environment() -> dict[str, str]:
 def prefect_api_url() -> str | None:
     """`PREFECT_API_URL`: the Prefect server that flows and deployments talk to."""
     return os.environ.get("PREFECT_API_URL")
+
+
+def vllm_python() -> Path:
+    """`TIRFLOW_VLLM_PYTHON`: the interpreter of stages that sample with vLLM; by default that of `make setup-vllm`."""
+    root = Path(__file__).resolve().parents[2]
+    return Path(os.environ.get("TIRFLOW_VLLM_PYTHON", root / ".venv-vllm" / "bin" / "python"))
 
 
 def sandbox_token_file() -> str:

@@ -171,6 +171,98 @@ def test_the_next_round_goes_on_where_the_last_one_ended(root: Path, inputs: dic
     assert not set(seen) & set(now)  # 12 problems, 3 steps of 2 a round: an epoch is both rounds
 
 
+PPO = {
+    "algorithm": "ppo",
+    "critic": {"learning_rate": 1e-3, "warmup_steps": 2},
+    "sinks": ["tensorboard"],
+    "checkpoint_every_steps": 3,
+}
+
+
+def test_ppo_learns_to_run_the_code_and_resumes_to_the_bit(
+    root: Path, inputs: dict[str, ArtifactRef], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The critic alone learns in the first two steps; stopped after five, the round goes on from its third."""
+    monkeypatch.setenv("TIRFLOW_HOME", str(root / "home"))
+    outputs = in_process(make_request(root, inputs, "ppo", **PPO)).outputs
+    metrics = lines(fetch(root, outputs["checkpoint"]) / "metrics.jsonl")
+    assert [line["updates"] for line in metrics] == [0, 0] + [1] * 6
+    assert [line["critic_updates"] for line in metrics] == [1] * 8
+    assert max(line["accuracy"] for line in metrics[:3]) < 0.7
+    assert min(line["accuracy"] for line in metrics[-2:]) > 0.75
+    assert metrics[0]["explained_variance"] == 0  # a new critic knows nothing
+    assert metrics[5]["explained_variance"] > 0.03
+    assert metrics[7]["value_loss"] < 0.8 * metrics[0]["value_loss"]
+    with monkeypatch.context() as patched:
+        patched.setattr(StageContext, "progress", stop_after_five)
+        with pytest.raises(Stopped):
+            in_process(make_request(root, inputs, "ppo_stopped", **PPO))
+    resumed = in_process(make_request(root, inputs, "ppo_stopped", **PPO)).outputs
+    assert resumed["checkpoint"].digest == outputs["checkpoint"].digest
+    critics = [critic_weights(fetch(root, made["trainer_state"])) for made in (outputs, resumed)]
+    assert critics[0] and all(torch.equal(critics[0][name], critics[1][name]) for name in critics[0])
+    assert check_tensorboard(root / "home/tensorboard/test/rl") == [line["accuracy"] for line in metrics]
+
+
+def critic_weights(trainer_state: Path) -> dict[str, torch.Tensor]:
+    [path] = trainer_state.glob("trainer/critic/step-8/mp_rank_00_model_states.pt")
+    return torch.load(path, weights_only=False)["module"]
+
+
+class Stopped(Exception):
+    """Stands for a kill between two steps."""
+
+
+def stop_after_five(_: StageContext[RlStage], step: int, *__: int, **___: object) -> None:
+    if step == 5:
+        raise Stopped
+
+
+def check_tensorboard(directory: Path) -> list[float]:
+    """The accuracies that TensorBoard reads: three runs wrote there, each step counts once."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(directory))
+    events.Reload()
+    scalars = events.Scalars("accuracy")
+    assert [event.step for event in scalars] == list(range(1, 9))
+    assert {"reward", "value_loss", "explained_variance", "seconds/step"} <= set(events.Tags()["scalars"])
+    return [pytest.approx(event.value, abs=1e-6) for event in scalars]
+
+
+def test_ppo_goes_on_from_a_round_of_ppo_alone(root: Path, inputs: dict[str, ArtifactRef]) -> None:
+    state = outputs_of(root / "one")["trainer_state"]
+    request = make_request(root, {**inputs, "trainer_state": state}, "no_critic", **FAST, algorithm="ppo")
+    with pytest.raises(
+        ValueError, match=r"no critic in this trainer state; rl\.algorithm = 'ppo' goes on from"
+    ):
+        in_process(request)
+
+
+def test_every_stabiliser_at_once(root: Path, inputs: dict[str, ArtifactRef]) -> None:
+    """Refill, resample-on-correct, sequence mask, constant reduction and offload in one step with the real parts."""
+    settings = {
+        "steps_per_round": 1,
+        "prompts_per_step": 2,
+        "samples_per_prompt": 2,
+        "algorithm": "dr_grpo",
+        "reduction": "constant",
+        "resample_attempts": 3,
+        "resample_on_correct": True,
+        "sequence_mask": 1.5,
+        "dual_clip": 0,
+        "importance_cap": 0,
+        "optimizer": OPTIMIZER.model_copy(
+            update={"zero_stage": 1, "offload": True, "gradient_checkpointing": True}
+        ),
+    }
+    outputs = in_process(make_request(root, inputs, "stabilisers", **settings)).outputs
+    [metrics] = lines(fetch(root, outputs["checkpoint"]) / "metrics.jsonl")
+    assert metrics["trajectories"] == 4 * metrics["groups"] == 2 * metrics["dropped"]
+    assert metrics["groups"] >= 2 and metrics["updates"] == 1 and metrics["grad_norm"] > 0
+    assert metrics["masked_fraction"] == 0  # sampler and trainer agree in float32
+
+
 def test_mistakes_are_one_line_with_the_remedy(root: Path, inputs: dict[str, ArtifactRef]) -> None:
     with pytest.raises(ValueError, match=r"rl\.tokens_per_micro_batch = 100 .* raise it to 160 or more"):
         in_process(make_request(root, inputs, "small", tokens_per_micro_batch=100))
@@ -183,6 +275,6 @@ def test_mistakes_are_one_line_with_the_remedy(root: Path, inputs: dict[str, Art
 def in_process(request: StageRequest) -> StageResult:
     """The stage in this process."""
     scratch = Path(request.scratch)
-    scratch.mkdir()
+    scratch.mkdir(exist_ok=True)
     config = RlStage.model_validate(request.config)
     return run_stage(StageContext(request, config, Store(request.store), scratch))

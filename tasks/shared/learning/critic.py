@@ -6,6 +6,7 @@ value nor advantage. Sources: GAE arXiv 1506.02438, value clipping as in PPO's r
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ class ValueModel(nn.Module):
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
-        self.model = model.base_model  # without the output head, which a critic has no use for
+        self.model = cast("PreTrainedModel", model.base_model)  # without the output head
         self.head = nn.Linear(model.config.hidden_size, 1, bias=False, dtype=model.dtype)
         nn.init.zeros_(self.head.weight)
 

@@ -76,7 +76,7 @@ def token_weights(num_tokens: Sequence[int], reduction: Reduction, most_tokens: 
     if reduction == "sequence":
         return 1.0 / (len(lengths) * lengths)
     if reduction == "constant":
-        assert most_tokens >= lengths.sum(), "more tokens than there could be"
+        assert most_tokens > 0, "the constant reduction needs its constant"
         return np.full(len(lengths), 1.0 / most_tokens)
     return np.full(len(lengths), 1.0 / lengths.sum()) if len(lengths) else lengths
 

@@ -31,8 +31,8 @@ def resample_on_correct(
 ) -> np.ndarray:
     """(N,) bool: the rows of one group that are kept, `num_kept` of the valid ones, or all if there are fewer.
 
-    Right and wrong answers keep their shares, to the nearest row. Wrong ones are drawn uniformly; right ones one after
-    the other, each with a chance in proportion to 1 / (penalty + 0.1) among those left.
+    Right and wrong answers keep their shares, to the nearest row, and at least one row of each. Wrong ones are drawn
+    uniformly; right ones one after the other, each with a chance in proportion to 1 / (penalty + 0.1) among those left.
 
     Args:
         correct: (N,) bool.
@@ -45,6 +45,8 @@ def resample_on_correct(
     if total <= num_kept:
         return valid.copy()
     num_right = int(len(right) * num_kept / total + 0.5)
+    if len(right) and len(wrong) and num_kept > 1:
+        num_right = min(max(num_right, 1), num_kept - 1)
     keep = np.zeros_like(valid)
     if num_right:
         weights = 1.0 / (penalties[right] + FLOOR)

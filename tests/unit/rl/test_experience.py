@@ -65,12 +65,12 @@ def test_order_grades_and_rewards() -> None:
 def test_what_is_in_the_loss() -> None:
     """Void: out of the loss, in the baseline. Outage: out of both. Group b: all right, so nothing to learn."""
     config = stage(algorithm="dr_grpo")
-    experience = build_experience(score(TRAJECTORIES, PROBLEMS, config), config, decode)
+    experience = build_experience(score(TRAJECTORIES, PROBLEMS, config), config, decode, seed=1)
     assert experience.in_loss.tolist() == [True, True, False, False, False, False]
     assert experience.void.tolist() == [False, False, True, False, False, False]
     assert np.allclose(experience.advantages, [4 / 3, -2 / 3, -2 / 3, 0, 0, 0])
     config = stage(filter_void_turns=False, drop_equal_rewards=False)
-    experience = build_experience(score(TRAJECTORIES, PROBLEMS, config), config, decode)
+    experience = build_experience(score(TRAJECTORIES, PROBLEMS, config), config, decode, seed=1)
     assert experience.in_loss.tolist() == [True, True, True, False, True, True]
 
 
@@ -80,13 +80,13 @@ def test_training_sees_the_sampled_ids_and_mask() -> None:
     assert tuple(sequence.ids) == trajectory.prompt_ids + trajectory.response_ids
     assert sequence.trained.tolist() == [False, False, *trajectory.sampled]
     assert sequence.extras["sampler"].tolist() == [0.0, 0.0, *trajectory.logprobs]
-    assert set(sequence.extras["advantage"]) == {1.5}
+    assert sequence.extras["advantage"].tolist() == [0.0, 0.0] + [1.5] * len(trajectory.response_ids)
     assert set(sequence.extras["weight"]) == {0.25}
 
 
 def test_metrics_leave_outages_out_and_count_them() -> None:
     config = stage()
-    experience = build_experience(score(TRAJECTORIES, PROBLEMS, config), config, decode)
+    experience = build_experience(score(TRAJECTORIES, PROBLEMS, config), config, decode, seed=1)
     sums = PolicySums(10, 0.5, 1, 0.2, 0, 4.0, 0.1, 0.0, 0.05, 2)
     metrics = learning_metrics(3, 1, experience, UpdateResult(sums, 0.7, 1e-4, 1, 99), 0.0)
     assert metrics["outages"] == 1

@@ -1,0 +1,139 @@
+"""PPO's critic within a step: values of what was sampled, advantages from them, then the critic's own update."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from tasks.rl.experience import Experience
+from tasks.rl.update import mini_batches_of, train_sequence
+from tasks.shared.config import RlConfig
+from tasks.shared.environment import rank, world_size
+from tasks.shared.learning.critic import CriticEngine, explained_variance, gae, value_loss, whiten
+from tasks.shared.learning.distributed import gather_from_ranks, sum_over_ranks
+from tasks.shared.learning.packing import PackedBatch, TrainSequence, pack
+from tasks.shared.stage import Value
+from tasks.shared.traces.trajectory import Trajectory
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """What the critic says of each of the N trajectories of a step, (R,) each; all 0 for outages."""
+
+    values: tuple[np.ndarray, ...]
+    advantages: tuple[np.ndarray, ...]  # by GAE, before whitening
+    returns: tuple[np.ndarray, ...]
+
+
+class CriticUpdate:
+    """Values and updates of one critic. It learns from every trajectory but outages: what is right is known of all."""
+
+    def __init__(self, engine: CriticEngine, config: RlConfig) -> None:
+        self._engine = engine
+        self._config = config
+
+    def evaluate(self, experience: Experience) -> Values:
+        """Values by the critic as it is now, and GAE with the reward at the last sampled token."""
+        values = self._values(experience)
+        advantages, returns = [], []
+        for row, outage, value in zip(experience.graded, experience.outage, values, strict=True):
+            sampled = np.array(row.trajectory.sampled, dtype=bool)
+            rewards = np.zeros(len(sampled))
+            if not outage:
+                rewards[np.flatnonzero(sampled)[-1]] = row.reward
+            pair = gae(rewards, value, sampled & ~outage, self._config.critic.gamma, self._config.critic.lam)
+            advantages.append(pair[0])
+            returns.append(pair[1])
+        return Values(tuple(values), tuple(advantages), tuple(returns))
+
+    def update(self, experience: Experience, evaluated: Values, seed: int) -> dict[str, Value]:
+        """`mini_batches` optimizer steps, in an order drawn from `seed`; the critic's metrics.
+
+        The loss is the mean over the sampled tokens of a mini-batch, over all ranks.
+        """
+        learning_rate = self._engine.learning_rate
+        losses, norms = [], []
+        for part in mini_batches_of(np.flatnonzero(~experience.outage), self._config.mini_batches, seed):
+            trajectories = [experience.graded[i].trajectory for i in part]
+            sequences = [
+                _with_extras(t, value=evaluated.values[i], returned=evaluated.returns[i])
+                for t, i in zip(trajectories, part, strict=True)
+            ]
+            denominator = sum(t.num_sampled for t in trajectories)
+            loss = 0.0
+            for row in self._rows(sequences):
+                share = self._loss(row.to(self._engine.device), denominator)
+                self._engine.backward(share)
+                loss += float(share.detach())
+            losses.append(sum_over_ranks(loss))
+            norms.append(self._engine.step())
+        return {
+            "value_loss": float(np.mean(losses)) if losses else None,
+            "critic_grad_norm": float(np.mean(norms)) if norms else None,
+            "critic_learning_rate": learning_rate,
+            "critic_updates": len(norms),
+            **_of_sampled_tokens(experience, evaluated),
+        }
+
+    def _loss(self, row: PackedBatch, denominator: int) -> torch.Tensor:
+        return value_loss(
+            self._engine.values(row),
+            row.extras["value"],
+            row.extras["returned"],
+            row.targets,
+            denominator,
+            self._config.critic.value_clip,
+        )
+
+    def _values(self, experience: Experience) -> list[np.ndarray]:
+        """(R,) values of each trajectory, 0 where not sampled; each rank computes its share."""
+        chosen = np.flatnonzero(~experience.outage)
+        found: list[tuple[int, np.ndarray]] = []
+        with torch.no_grad():
+            for row in self._rows([_with_extras(experience.graded[i].trajectory) for i in chosen]):
+                if row.num_targets:  # a row that fills in for a rank without sequences has none
+                    parts = row.split(self._engine.values(row).cpu())
+                    found += [(int(chosen[place]), values.double().numpy()) for place, values in parts]
+        result = [np.zeros(len(row.trajectory.response_ids)) for row in experience.graded]
+        for index, values in gather_from_ranks(found):
+            result[index] = values[len(experience.graded[index].trajectory.prompt_ids) :]
+        return result
+
+    def _rows(self, sequences: Sequence[TrainSequence]) -> list[PackedBatch]:
+        """This rank's packed rows."""
+        return pack(sequences, self._config.tokens_per_micro_batch, world_size())[rank() :: world_size()]
+
+
+def with_advantages(experience: Experience, evaluated: Values, whitened: bool) -> Experience:
+    """The experience with an advantage a token; for the record, `advantages` is then their mean over sampled tokens."""
+    masks = [np.array(row.trajectory.sampled, dtype=bool) for row in experience.graded]
+    tokens = list(evaluated.advantages)
+    if whitened:
+        tokens = whiten(
+            tokens, [mask & kept for mask, kept in zip(masks, experience.in_loss.tolist(), strict=True)]
+        )
+    means = [values[mask].mean() if mask.any() else 0.0 for values, mask in zip(tokens, masks, strict=True)]
+    return replace(experience, advantages=np.array(means), token_advantages=tuple(tokens))
+
+
+def _with_extras(trajectory: Trajectory, **extras: np.ndarray) -> TrainSequence:
+    """A trajectory whose `extras` are given for the response alone."""
+    sequence = train_sequence(trajectory, 0.0, 0.0)
+    prompt = np.zeros(len(trajectory.prompt_ids))
+    named = {name: np.concatenate([prompt, values]) for name, values in extras.items()}
+    return TrainSequence(sequence.ids, sequence.trained, named)
+
+
+def _of_sampled_tokens(experience: Experience, evaluated: Values) -> dict[str, Value]:
+    """How good the values were before the update; None without a sampled token."""
+    kept = np.flatnonzero(~experience.outage)
+    masks = {i: np.array(experience.graded[i].trajectory.sampled, dtype=bool) for i in kept}
+    values = np.concatenate([evaluated.values[i][masks[i]] for i in kept]) if len(kept) else np.zeros(0)
+    returns = np.concatenate([evaluated.returns[i][masks[i]] for i in kept]) if len(kept) else np.zeros(0)
+    known = bool(len(values))
+    return {
+        "value_mean": float(values.mean()) if known else None,
+        "return_mean": float(returns.mean()) if known else None,
+        "explained_variance": explained_variance(values, returns) if known else None,
+    }

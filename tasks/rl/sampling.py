@@ -1,0 +1,90 @@
+"""What a step samples: its problems, their trajectories over all ranks, and others for groups that teach nothing."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tasks.rl.experience import Graded, score
+from tasks.rl.metrics import PhaseClock
+from tasks.rl.problems import Problem, draw_others, draw_problems, sample_seed
+from tasks.shared.config import RlStage
+from tasks.shared.environment import rank, world_size
+from tasks.shared.generation.interleave import RolloutPolicy, RolloutRequest, rollout
+from tasks.shared.generation.protocol import Generator
+from tasks.shared.learning.distributed import gather_from_ranks
+from tasks.shared.learning.filters import is_outage, teaches
+from tasks.shared.sandbox import Interpreter
+from tasks.shared.traces.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class Sampler:
+    """Samples and grades the trajectories of a step; every rank gets all of them."""
+
+    def __init__(
+        self,
+        config: RlStage,
+        policy: RolloutPolicy,
+        *,
+        problems: Sequence[Problem],
+        generator: Generator,
+        interpreter: Interpreter | None,
+        tokenizer: "PreTrainedTokenizerBase",
+        seed: int,
+    ) -> None:
+        self._config = config
+        self._policy = policy
+        self._problems = problems
+        self._generator = generator
+        self._interpreter = interpreter
+        self._tokenizer = tokenizer
+        self._seed = seed
+
+    def collect(self, step: int, data_seed: int, clock: PhaseClock) -> list[Graded]:
+        """The graded trajectories of step `step` (from 0), in the order of group and sample.
+
+        While groups have equal rewards, others are sampled in their place, `rl.resample_attempts` times in all. What
+        was sampled stays in the result: left out, the easy and the hard problems would be missing from every metric.
+        """
+        rl = self._config.rl
+        wanted = draw_problems(self._problems, rl.prompts_per_step, step, data_seed)
+        tried: list[Problem] = []
+        graded: list[Graded] = []
+        for attempt in range(1, rl.resample_attempts + 1):
+            first, tried = len(tried), tried + wanted
+            with clock("sample"):
+                trajectories = self._sample(wanted, first, step)
+            with clock("score"):
+                graded += score(trajectories, tried, self._config)
+            lacking = rl.prompts_per_step - num_teaching(graded)
+            if attempt == rl.resample_attempts or not lacking:
+                break
+            wanted = draw_others(self._problems, lacking, tried, step, attempt, data_seed)
+            if not wanted:
+                break
+        return graded
+
+    def _sample(self, problems: Sequence[Problem], first: int, step: int) -> list[Trajectory]:
+        """This rank's share of the samples, then everyone's; the problems are groups `first`, `first` + 1, ..."""
+        rl = self._config.rl
+        num_samples = rl.samples_per_prompt * (2 if rl.resample_on_correct else 1)
+        requests = [
+            RolloutRequest(
+                problem.id, sample, problem.prompt_ids, sample_seed(self._seed, step, place, sample)
+            )
+            for place, problem in enumerate(problems, first)
+            for sample in range(num_samples)
+            if place % world_size() == rank()
+        ]
+        mine = list(rollout(requests, self._generator, self._interpreter, self._tokenizer, self._policy))
+        return gather_from_ranks(mine)
+
+
+def num_teaching(graded: Sequence[Graded]) -> int:
+    """Groups whose rewards, outages aside, are not all equal."""
+    groups = np.array([row.group for row in graded])
+    valid = np.array([not is_outage(row.trajectory) for row in graded])
+    return len(np.unique(groups[teaches(np.array([row.reward for row in graded]), groups, valid)]))
