@@ -129,7 +129,7 @@ RESOURCES = [
         "while True: pass"), statuses=(Status.TIMEOUT,)),
     Attack("stops itself", "resources", _tries("import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)"), also="held"),
     Attack("memory at once", "resources", "x = bytearray(1 << 34)\nprint('BREACH')", statuses=(Status.OUT_OF_MEMORY,)),
-    Attack("memory in steps", "resources", "x = []\nwhile True: x.append(bytearray(1 << 20))", statuses=(Status.OUT_OF_MEMORY,)),
+    Attack("memory in steps", "resources", "x = []\nwhile True: x.append(bytearray(1 << 20))", statuses=STOPPED),
     Attack("memory by numpy", "resources", "import numpy\nx = numpy.ones(1 << 31)\nprint('BREACH')", statuses=(Status.OUT_OF_MEMORY,)),
     Attack("memory by integers", "resources", "x = 1 << (1 << 34)\nprint('BREACH')", statuses=(*STOPPED, Status.ERROR)),
     Attack("memory file", "resources", _tries("import os\nfd = os.memfd_create('x')\nos.ftruncate(fd, 1 << 30)"), also="held", control=True),
