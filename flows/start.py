@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tasks.launch import Run
+from tasks.launch import Run, require_surroundings
 from tasks.shared.artifacts import ArtifactRef
 from tasks.shared.environment import store_uri
 from tasks.shared.recipes import load_recipe, resolve
@@ -15,6 +15,7 @@ def start(recipe: str, run: str, overrides: dict[str, Any], force: bool) -> Run:
     """Begin a run of a whole recipe, or go on with the run of that name. ValueError for a mistake in the recipe."""
     resolved = load_recipe(recipe, overrides)
     job = Run(check_name(run or resolved.name), resolved, force)
+    require_surroundings(job)
     RunRecords(job.store).begin(job.name, resolved.model_dump(mode="json"))
     return job
 

@@ -24,7 +24,7 @@ from prefect.logging import get_run_logger
 from prefect.states import State
 
 from tasks.shared.artifacts import ArtifactRef, Store
-from tasks.shared.config import Recipe
+from tasks.shared.config import STAGE_CONFIGS, Recipe
 from tasks.shared.environment import home, store_uri
 from tasks.shared.execution.backend import Backend
 from tasks.shared.execution.code_digest import code_digest
@@ -65,7 +65,7 @@ def run_stage(
     label = label or stage
     config = run.recipe.for_stage(stage).model_dump(mode="json")
     seed = derive_seed(run.recipe.seed, seed_label or label)
-    key = work_key(stage, config, inputs, seed, run.backend.identity(), files)
+    key = work_key(stage, config, inputs, seed, run.backend.identity(config), files)
     request = StageRequest(
         stage=stage,
         run=run.name,
@@ -93,6 +93,12 @@ def run_stage(
     )
     RunRecords(run.store).add(run.name, label, record)
     return result
+
+
+def require_surroundings(run: Run) -> None:
+    """Refuse, before anything starts, a run of which some stage could not; ValueError, one line, with the remedy."""
+    for stage in STAGE_CONFIGS:
+        run.backend.identity(run.recipe.for_stage(stage).model_dump(mode="json"))
 
 
 def derive_seed(seed: int, label: str) -> int:

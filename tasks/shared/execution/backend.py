@@ -1,8 +1,8 @@
 """What a backend offers: start a stage on its request, hand out its output lines, end it with all it started."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class RunningStage(Protocol):
@@ -24,8 +24,11 @@ class RunningStage(Protocol):
 class Backend(Protocol):
     """Where stages run."""
 
-    def identity(self) -> str:
-        """What of the surroundings the results depend on: library versions, or an image digest."""
+    def identity(self, config: Mapping[str, Any]) -> str:
+        """What of the surroundings a stage with this configuration depends on: library versions, or an image digest.
+
+        Raises ValueError, one line, if what the configuration needs is not there.
+        """
 
     def start(self, stage: str, request_path: Path, log_path: Path, lock: int) -> RunningStage:
         """Start `python -m tasks.<stage>.main <request_path>`.

