@@ -1,0 +1,80 @@
+"""The registry of public models: `data/models.toml`, read into records.
+
+`python -m data.models` lists hub id, revision and number of parameters.
+"""
+
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+MODELS_PATH = Path(__file__).with_name("models.toml")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """A decoder of Qwen2's architecture; the names in config.json stand behind those that differ."""
+
+    hidden_size: int
+    layers: int  # num_hidden_layers
+    heads: int  # num_attention_heads
+    key_value_heads: int  # num_key_value_heads
+    intermediate_size: int
+    vocabulary: int  # vocab_size: rows of the embedding, more than the tokenizer's tokens
+    tied: bool  # tie_word_embeddings: embedding and output head are one tensor
+    positions: int  # max_position_embeddings
+
+    @property
+    def key_value_size(self) -> int:
+        """Width of the keys, and of the values, of one token in one layer."""
+        return self.hidden_size // self.heads * self.key_value_heads
+
+    @property
+    def head_parameters(self) -> int:
+        """Of the embedding, which are as many as those of the output head."""
+        return self.vocabulary * self.hidden_size
+
+    @property
+    def layer_parameters(self) -> int:
+        """q and o: 2 H H + H; k and v: 2 (H K + K); SwiGLU: 3 H I; two norms: 2 H."""
+        hidden, key_value = self.hidden_size, self.key_value_size
+        attention = 2 * hidden * hidden + hidden + 2 * (hidden * key_value + key_value)
+        return attention + 3 * hidden * self.intermediate_size + 2 * hidden
+
+    @property
+    def num_parameters(self) -> int:
+        """All, a tied tensor once."""
+        embeddings = self.head_parameters * (1 if self.tied else 2)
+        return embeddings + self.layers * self.layer_parameters + self.hidden_size
+
+
+@dataclass(frozen=True, slots=True)
+class PublicModel:
+    """One public model at a pinned revision."""
+
+    id: str
+    revision: str  # commit hash on the hub, 40 hex digits
+    shape: ModelShape
+
+
+def load_models() -> dict[str, PublicModel]:
+    """All entries by hub id."""
+    tables = tomllib.loads(MODELS_PATH.read_text(encoding="utf-8"))
+    return {
+        name: PublicModel(name, entry.pop("revision"), ModelShape(**entry)) for name, entry in tables.items()
+    }
+
+
+def find_model(hub_id: str) -> PublicModel:
+    """The entry of that hub id. ValueError, which lists those that exist, if there is none."""
+    models = load_models()
+    if hub_id not in models:
+        raise ValueError(
+            f"{MODELS_PATH.name}: no model '{hub_id}'; add its shape there or use one of {', '.join(sorted(models))}"
+        )
+    return models[hub_id]
+
+
+if __name__ == "__main__":
+    for model in load_models().values():
+        sys.stdout.write(f"{model.id:28} {model.revision[:12]}  {model.shape.num_parameters / 1e9:6.2f} B\n")

@@ -1,0 +1,205 @@
+"""How much memory a recipe takes on each GPU, phase by phase: pure arithmetic over shapes and the configuration.
+
+Sources: model states and their sharding, ZeRO (arXiv 1910.02054, section 3); activations counted as in arXiv
+2205.05198, but for Qwen2's layer as Transformers runs it (SwiGLU, SDPA that stores no scores), which a test holds
+against what autograd really saves; KV cache 2 x layers x key-value width a token. Bytes; M parameters, N ranks.
+"""
+
+from dataclasses import dataclass, fields
+
+from data.models import ModelShape
+from tasks.shared.config import OptimizerConfig, Recipe
+
+GIB = 2**30
+# What no formula gives: CUDA context, NCCL's buffers, the allocator's fragments. An allowance, not a measurement.
+ALLOWANCE = 2 * GIB
+# DeepSpeed's defaults, in elements: two buckets that gradients are reduced in, parameters kept whole under ZeRO-3.
+BUCKET_ELEMENTS = 500_000_000
+LIVE_ELEMENTS = 1_000_000_000
+# Logits held at once (tasks/shared/learning/logprobs.py) and the bytes each takes: in the model's precision, in
+# float32, divided by the temperature, log-softmax, their gradients, and for the entropy a distribution more.
+LOGITS_HELD = 2**27
+BYTES_PER_LOGIT = 28
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes on one GPU in one phase."""
+
+    weights: int = 0  # policy, as trained
+    gradients: int = 0
+    optimizer: int = 0  # float32 master weights and Adam's two moments
+    critic: int = 0  # its weights, gradients and optimizer
+    reference: int = 0
+    sampler: int = 0  # vLLM: weights, KV cache, its own buffers
+    activations: int = 0
+    logits: int = 0
+    buffers: int = 0  # communication
+    allowance: int = ALLOWANCE
+
+    @property
+    def total(self) -> int:
+        """The sum."""
+        return sum(getattr(self, field.name) for field in fields(self))
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """One phase of a recipe on one GPU."""
+
+    name: str
+    memory: Memory
+    host: int = 0  # bytes of host memory for each GPU: offloaded optimizer state
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """What the sampler's share of a GPU holds."""
+
+    cache: int  # bytes for keys and values
+    bytes_per_token: int
+    sequences: int  # whole sequences (prompt and response at their largest) that fit at once
+
+
+def element_size(dtype: str) -> int:
+    """Bytes of a number."""
+    return {"float32": 4, "bfloat16": 2}[dtype]
+
+
+def training_states(
+    parameters: int, size: int, config: OptimizerConfig, ranks: int
+) -> tuple[int, int, int, int]:
+    """(weights, gradients, optimizer, host) in bytes on one rank.
+
+    Weights: size M, under stage 3 size M / N. Gradients, summed up in float32: 4 M, from stage 2 on 4 M / N.
+    Optimizer: 12 M / N (master weights, two moments); without ZeRO, in float32, the weights are the master: 8 M.
+    `offload` moves the optimizer's share to the host, the gradients it works on with it.
+    """
+    stage = config.zero_stage
+    share = -(-parameters // ranks)
+    weights = size * (share if stage == 3 else parameters)
+    gradients = 4 * (share if stage >= 2 else parameters)
+    optimizer = 8 * parameters if stage == 0 else 12 * share
+    if config.offload:
+        return weights, 0 if stage >= 2 else gradients, 0, optimizer + gradients
+    return weights, gradients, optimizer, 0
+
+
+def communication_buffers(parameters: int, size: int, config: OptimizerConfig, ranks: int) -> int:
+    """Two reduction buckets, and under stage 3 the parameters gathered at once."""
+    if ranks == 1:
+        return 0
+    buckets = 2 * size * min(parameters, BUCKET_ELEMENTS)
+    return buckets + (size * min(parameters, LIVE_ELEMENTS) if config.zero_stage == 3 else 0)
+
+
+def layer_activations(shape: ModelShape, tokens: int, size: int) -> int:
+    """Bytes that one layer keeps for its backward pass, for `tokens` tokens: H hidden, K key-value, I intermediate.
+
+    Each norm keeps its input and the normalised states in float32 and in the model's precision; attention its input,
+    q, k, v, its output and the log-sum of each head; the output projection its input; SwiGLU its input, gate, the
+    activated gate, up and their product.
+    """
+    hidden, key_value = shape.hidden_size, shape.key_value_size
+    norms = 2 * (4 * hidden + size * hidden)
+    attention = size * (4 * hidden + 2 * key_value) + 4 * shape.heads
+    swiglu = size * (hidden + 4 * shape.intermediate_size)
+    return tokens * (norms + attention + swiglu)
+
+
+def activations(shape: ModelShape, tokens: int, size: int, checkpointing: bool) -> int:
+    """Bytes kept for the backward pass of a row of `tokens` tokens.
+
+    All layers; with checkpointing each layer's input, size H a token, and one layer at a time in full.
+    """
+    layer = layer_activations(shape, tokens, size)
+    if checkpointing:
+        return shape.layers * tokens * size * shape.hidden_size + layer
+    return shape.layers * layer
+
+
+def logits(shape: ModelShape, tokens: int) -> int:
+    """Bytes of the logits that are held at once, with all that is made of them."""
+    return BYTES_PER_LOGIT * min(tokens * shape.vocabulary, max(LOGITS_HELD, shape.vocabulary))
+
+
+def cache_bytes_per_token(shape: ModelShape, size: int) -> int:
+    """Keys and values of one token in all layers: 2 x layers x K x size."""
+    return 2 * shape.layers * shape.key_value_size * size
+
+
+def sampler(recipe: Recipe, shape: ModelShape, gpu: int) -> Sampling:
+    """What `gpu_memory_utilization` of a GPU of `gpu` bytes leaves for keys and values beside the weights."""
+    size = element_size(recipe.model.dtype)
+    generation = recipe.generation
+    cache = int(generation.gpu_memory_utilization * gpu) - size * shape.num_parameters
+    per_token = cache_bytes_per_token(shape, size)
+    longest = generation.max_prompt_tokens + generation.max_response_tokens
+    return Sampling(cache, per_token, max(0, cache // (per_token * longest)))
+
+
+def training_memory(
+    shape: ModelShape, dtype: str, config: OptimizerConfig, ranks: int, row_tokens: int
+) -> tuple[Memory, int]:
+    """A training step's memory on one rank, and its host memory."""
+    size = element_size(dtype)
+    parameters = shape.num_parameters
+    weights, gradients, optimizer, host = training_states(parameters, size, config, ranks)
+    memory = Memory(
+        weights=weights,
+        gradients=gradients,
+        optimizer=optimizer,
+        activations=activations(shape, row_tokens, size, config.gradient_checkpointing),
+        logits=logits(shape, row_tokens),
+        buffers=communication_buffers(parameters, size, config, ranks),
+    )
+    return memory, host
+
+
+def sft_phase(recipe: Recipe, shape: ModelShape, ranks: int) -> Phase:
+    """One micro-batch of SFT."""
+    sft = recipe.sft
+    memory, host = training_memory(
+        shape, recipe.model.dtype, sft.optimizer, ranks, sft.tokens_per_micro_batch
+    )
+    return Phase("sft", memory, host)
+
+
+def rl_phases(recipe: Recipe, shape: ModelShape, ranks: int, gpu: int) -> list[Phase]:
+    """Sampling and update of an RL step: the sampler stays on the GPU during the update, the trainer while sampling."""
+    rl, size = recipe.rl, element_size(recipe.model.dtype)
+    step, host = training_memory(shape, recipe.model.dtype, rl.optimizer, ranks, rl.tokens_per_micro_batch)
+    critic = 0
+    if rl.algorithm == "ppo":
+        # a body without the output head, which a tied model has none of besides its embedding, and one output a token
+        unused = 0 if shape.tied else shape.head_parameters
+        parameters = shape.num_parameters - unused + shape.hidden_size
+        *states, critic_host = training_states(parameters, size, rl.optimizer, ranks)
+        critic, host = sum(states), host + critic_host
+    reference = size * shape.num_parameters if rl.kl_coefficient else 0
+    on_gpu = int(recipe.generation.gpu_memory_utilization * gpu)
+    if recipe.generation.engine == "transformers":
+        longest = recipe.generation.max_prompt_tokens + recipe.generation.max_response_tokens
+        cache = recipe.generation.max_sequences * longest * cache_bytes_per_token(shape, size)
+        on_gpu = size * shape.num_parameters + cache
+    shared = {
+        "weights": step.weights,
+        "gradients": step.gradients,
+        "optimizer": step.optimizer,
+        "critic": critic,
+        "reference": reference,
+        "sampler": on_gpu,
+        "buffers": step.buffers,
+    }
+    update = Memory(**shared, activations=step.activations, logits=step.logits)
+    return [Phase("rl sample", Memory(**shared), host), Phase("rl update", update, host)]
+
+
+def evaluate_phase(recipe: Recipe, shape: ModelShape, gpu: int) -> Phase:
+    """Evaluation: the sampler alone."""
+    size, generation = element_size(recipe.model.dtype), recipe.generation
+    if generation.engine == "vllm":
+        return Phase("evaluate", Memory(sampler=int(generation.gpu_memory_utilization * gpu)))
+    longest = generation.max_prompt_tokens + generation.max_response_tokens
+    cache = generation.max_sequences * longest * cache_bytes_per_token(shape, size)
+    return Phase("evaluate", Memory(sampler=size * shape.num_parameters + cache))

@@ -1,0 +1,191 @@
+"""The arithmetic of `plan` against real models: parameters on the meta device, what autograd really saves."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from data.models import ModelShape, load_models
+from flows.memory import (
+    GIB,
+    activations,
+    cache_bytes_per_token,
+    layer_activations,
+    logits,
+    training_states,
+)
+from flows.plan import main, make_plan, shape_of
+from tasks.shared.config import OptimizerConfig
+from tasks.shared.learning.logprobs import target_states, use_packed_attention
+from tasks.shared.learning.packing import TrainSequence, pack
+from tasks.shared.recipes import load_recipe
+
+SMALL = ModelShape(
+    hidden_size=256,
+    layers=2,
+    heads=4,
+    key_value_heads=2,
+    intermediate_size=704,
+    vocabulary=512,
+    tied=True,
+    positions=1024,
+)
+KNOWN_BILLIONS = {  # as the models' cards state them
+    "Qwen/Qwen2.5-Math-1.5B": 1.54,
+    "Qwen/Qwen2.5-Math-7B": 7.62,
+    "Qwen/Qwen2.5-7B-Instruct": 7.62,
+    "Qwen/Qwen2.5-32B-Instruct": 32.76,
+}
+
+
+def config_of(shape: ModelShape) -> Qwen2Config:
+    return Qwen2Config(
+        vocab_size=shape.vocabulary,
+        hidden_size=shape.hidden_size,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.key_value_heads,
+        intermediate_size=shape.intermediate_size,
+        max_position_embeddings=shape.positions,
+        tie_word_embeddings=shape.tied,
+    )
+
+
+@pytest.mark.parametrize("name", sorted(load_models()))
+def test_parameters_are_those_of_the_real_model(name: str) -> None:
+    shape = load_models()[name].shape
+    with torch.device("meta"):
+        model = Qwen2ForCausalLM(config_of(shape))
+    assert shape.num_parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert shape.num_parameters / 1e9 == pytest.approx(KNOWN_BILLIONS[name], abs=0.01)
+    assert shape_of(model.config.to_dict()) == shape
+
+
+def saved_bytes(shape: ModelShape, tokens: int, dtype: torch.dtype) -> int:
+    """Bytes of the distinct storages that autograd keeps of one packed row, parameters and positions aside."""
+    model = Qwen2ForCausalLM(config_of(shape)).to(dtype)
+    use_packed_attention(model)
+    ids = np.arange(tokens) % shape.vocabulary
+    [row] = pack([TrainSequence(ids, np.ones(tokens, dtype=bool))], tokens)
+    known = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    found: dict[int, int] = {}
+    kept: list[torch.Tensor] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            found[storage.data_ptr()] = storage.nbytes()
+            kept.append(tensor)  # a freed address could be used again
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        target_states(model, row)
+    return sum(found.values())
+
+
+@pytest.mark.parametrize(("dtype", "size"), [(torch.bfloat16, 2), (torch.float32, 4)])
+def test_activations_are_what_autograd_saves(dtype: torch.dtype, size: int) -> None:
+    """A layer more costs what the formula says, to a tenth."""
+    tokens = 384
+    one, three = (saved_bytes(replace(SMALL, layers=layers), tokens, dtype) for layers in (1, 3))
+    assert layer_activations(SMALL, tokens, size) == pytest.approx((three - one) / 2, rel=0.1)
+
+
+def test_checkpointing_keeps_a_state_a_layer_and_one_layer_whole() -> None:
+    shape = load_models()["Qwen/Qwen2.5-Math-7B"].shape
+    layer = layer_activations(shape, 1000, 2)
+    assert activations(shape, 1000, 2, checkpointing=False) == 28 * layer
+    assert activations(shape, 1000, 2, checkpointing=True) == 28 * 1000 * 2 * 3584 + layer
+
+
+def test_zero_shards_what_its_paper_says() -> None:
+    """M = 7.5 B on 64 ranks, figure 1 of arXiv 1910.02054, with gradients summed in float32 as here: 4 M, not 2 M."""
+    million = 7_500_000_000
+
+    def total(stage: int, ranks: int = 64, offload: bool = False) -> float:
+        config = OptimizerConfig(zero_stage=stage, offload=offload)
+        *on_gpu, host = training_states(million, 2, config, ranks)
+        assert bool(host) == offload
+        return sum(on_gpu) / 1e9
+
+    assert total(1) == pytest.approx(2 * 7.5 + 4 * 7.5 + 12 * 7.5 / 64)
+    assert total(2) == pytest.approx(2 * 7.5 + 16 * 7.5 / 64)
+    assert total(3) == pytest.approx(18 * 7.5 / 64)
+    assert total(3, ranks=1) == pytest.approx(18 * 7.5)
+    assert total(3, offload=True) == pytest.approx(2 * 7.5 / 64)
+    *states, _ = training_states(1000, 4, OptimizerConfig(zero_stage=0), 1)
+    assert states == [4000, 4000, 8000]
+
+
+def test_keys_and_values_of_a_token() -> None:
+    """Qwen2.5-7B: 28 layers, 4 key-value heads of 128, keys and values in two bytes: 56 KiB."""
+    assert cache_bytes_per_token(load_models()["Qwen/Qwen2.5-7B-Instruct"].shape, 2) == 56 * 1024
+
+
+def test_logits_are_bounded_whatever_the_row() -> None:
+    shape = load_models()["Qwen/Qwen2.5-7B-Instruct"].shape
+    assert logits(shape, 10) == 28 * 10 * 152064
+    assert logits(shape, 16384) == logits(shape, 65536) == 28 * 2**27
+
+
+@pytest.mark.parametrize(
+    ("recipe", "gpus", "gib"),
+    [
+        ("retool", 32, 141),
+        ("text_rl", 32, 141),
+        ("retool_7b", 8, 80),
+        ("torl_1_5b", 8, 80),
+        ("torl_7b", 8, 80),
+    ],
+)
+def test_production_recipes_fit_the_hardware_they_name(recipe: str, gpus: int, gib: int) -> None:
+    resolved = load_recipe(recipe)
+    assert resolved.rl.optimizer.ranks == gpus
+    plan = make_plan(resolved, gpus, gib * GIB)
+    assert plan.refusal() is None
+    smaller = make_plan(resolved, max(1, gpus // 8), gib * GIB // 4)
+    assert smaller.refusal() is not None
+
+
+def test_recipes_pin_the_commits_of_the_registry() -> None:
+    models = load_models()
+    for name in ("retool", "text_rl", "retool_7b", "torl_1_5b", "torl_7b"):
+        recipe = load_recipe(name)
+        model = models[recipe.model.id]
+        assert recipe.model.revision == model.revision
+        assert len(model.revision) == 40
+        longest = recipe.generation.max_prompt_tokens + recipe.generation.max_response_tokens + 1
+        assert longest <= model.shape.positions
+
+
+def test_the_command_prints_a_plan_or_refuses_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["torl_1_5b", "--gpus", "8", "--memory-gib", "80", "--json"]) == 0
+    written = json.loads(capsys.readouterr().out)
+    assert written["refusal"] is None
+    assert written["tokens_per_step"] == 128 * 16 * (1023 + 3072)
+    assert [phase["name"] for phase in written["phases"]] == ["rl sample", "rl update", "evaluate"]
+    for phase in written["phases"]:
+        memory = phase["memory"]
+        assert memory.pop("total") == sum(memory.values())
+    assert main(["retool", "--gpus", "8", "--memory-gib", "80"]) == 2
+    captured = capsys.readouterr()
+    assert "does not fit" in captured.out
+    assert captured.err.count("\n") == 1
+    assert "sft takes 93.0 GiB on each of 8 GPUs of 80.0, most of it optimizer" in captured.err
+    wanted = [
+        "torl_7b",
+        "--gpus",
+        "64",
+        "--memory-gib",
+        "48",
+        "--set",
+        "generation.gpu_memory_utilization=0.29",
+    ]
+    assert main(wanted) == 2
+    assert "less than one sequence" in capsys.readouterr().err
+    assert main(["retool", "--gpus", "0", "--memory-gib", "80"]) == 2
+    assert main(["retool", "--gpus", "8", "--memory-gib", "80", "--set", "model.id=none/such"]) == 2
+    assert "no model 'none/such'; add its shape there" in capsys.readouterr().err
