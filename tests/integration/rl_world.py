@@ -39,11 +39,11 @@ OPTIMIZER = OptimizerConfig(learning_rate=3e-4, zero_stage=0, weight_decay=0.0)
 MODEL = ModelConfig(source="path", path="unused", dtype="float32")
 
 
-def make_store(root: Path) -> dict[str, ArtifactRef]:
-    """Publish a taught checkpoint and the problems into `root`/store."""
+def make_store(root: Path, hidden: int = 64) -> dict[str, ArtifactRef]:
+    """Publish a taught checkpoint, `hidden` wide, and the problems into `root`/store."""
     torch.set_num_threads(1)
     tokenizer = tiny_tokenizer()
-    model = tiny_model(len(tokenizer), spread=0.05)
+    model = tiny_model(len(tokenizer), hidden=hidden, spread=0.05)
     use_packed_attention(model)
     problems = [f"What is {number}?" for number in range(NUM_PROBLEMS)]
     traces = [

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tasks.prepare.tiny_model import make_tiny_checkpoint
 from tasks.shared.config import GenerationConfig, ModelConfig, TinyModel
-from tasks.shared.generation.protocol import Piece, Sampling
+from tasks.shared.generation.protocol import Generator, NamesDifferences, Piece, Sampling
 from tasks.shared.generation.vllm_engine import VllmGenerator
 
 PROMPTS = [list(range(40, 40 + n)) for n in (5, 9, 17, 30)]
@@ -37,7 +37,9 @@ def checkpoint(directory: Path, seed: int, tied: bool) -> Path:
             if parameter.dim() > 1:
                 parameter.mul_(2.0)
         if not tied:
-            model.lm_head.weight.add_(torch.randn(model.lm_head.weight.shape, generator=torch.manual_seed(seed)) * 0.05)
+            model.lm_head.weight.add_(
+                torch.randn(model.lm_head.weight.shape, generator=torch.manual_seed(seed)) * 0.05
+            )
     model.save_pretrained(directory)
     return directory
 
@@ -54,7 +56,9 @@ def reference_logprobs(model, ids: list[int]) -> list[float]:
 
 def generate(generator: VllmGenerator, stop: str | None = None, max_new_tokens: int = 24) -> dict[str, Piece]:
     for index, prompt in enumerate(PROMPTS):
-        generator.add(str(index), prompt, sampling=Sampling(), seed=index, stop=stop, max_new_tokens=max_new_tokens)
+        generator.add(
+            str(index), prompt, sampling=Sampling(), seed=index, stop=stop, max_new_tokens=max_new_tokens
+        )
     pieces: dict[str, Piece] = {}
     while generator.num_running:
         pieces |= {piece.request_id: piece for piece in generator.step()}
@@ -139,3 +143,67 @@ def test_weights_must_not_change_under_running_requests(engine):
     while generator.num_running:
         generator.step()
     generator.release("running")
+
+
+def test_it_is_a_generator_that_names_differences(engine, tmp_path):
+    """A tensor that was changed, and the copy that the CPU build packed of it, are named; nothing else is."""
+    generator, directory, _ = engine
+    as_generator: Generator = generator
+    assert isinstance(as_generator, NamesDifferences)
+    assert generator.differing(reference(directory).named_parameters()) == []
+    model = reference(directory)
+    with torch.no_grad():
+        model.model.layers[1].self_attn.k_proj.weight.mul_(1.5)
+    layer = "model.layers.1.self_attn.qkv_proj"
+    assert set(generator.differing(model.named_parameters())) == {
+        f"{layer}.weight",
+        f"{layer}.weight (packed copy)",
+    }
+    assert generator.differing(model.named_parameters()) == []
+    generator.load_weights(reference(directory).named_parameters())
+
+
+def test_the_stale_copy_of_a_tied_head_is_named(engine, tmp_path):
+    generator, directory, tied = engine
+    path = checkpoint(tmp_path, 4, tied)
+    generator._llm.collective_rpc("reload_weights", kwargs={"weights_path": str(path)})
+    expected = ["lm_head.weight (packed copy)"] if tied else []
+    assert generator.differing(reference(path).named_parameters()) == expected
+    generator.load_weights(reference(directory).named_parameters())
+
+
+def test_an_empty_feedback_and_a_sequence_of_the_largest_length(engine):
+    generator, directory, _ = engine
+    model = reference(directory)
+    first = generate(generator, max_new_tokens=6)
+    for index in first:
+        generator.extend(index, [], stop=None, max_new_tokens=6)
+    while generator.num_running:
+        for piece in generator.step():
+            context = PROMPTS[int(piece.request_id)] + list(first[piece.request_id].ids)
+            expected = reference_logprobs(model, context + list(piece.ids))[len(context) :]
+            assert max(abs(a - b) for a, b in zip(piece.logprobs, expected, strict=True)) < EXACT
+            generator.release(piece.request_id)
+    longest = [40 + i % 60 for i in range(64 + 192)]
+    gap = max(
+        abs(a - b)
+        for a, b in zip(generator.score([longest])[0], reference_logprobs(model, longest), strict=True)
+    )
+    assert gap < EXACT
+
+
+def test_scoring_must_not_swallow_pieces_of_running_requests(engine):
+    generator, _, _ = engine
+    generator.add("running", PROMPTS[0], sampling=Sampling(), seed=0, stop=None, max_new_tokens=4)
+    with pytest.raises(AssertionError, match="would be lost"):
+        generator.score([PROMPTS[1]])
+    while generator.num_running:
+        generator.step()
+    generator.release("running")
+
+
+def test_too_few_positions_are_told_in_one_line(tmp_path):
+    directory = checkpoint(tmp_path, 0, True)
+    config = GenerationConfig(engine="vllm", max_prompt_tokens=1000, max_response_tokens=1000)
+    with pytest.raises(ValueError, match=r"= 2001, but the model has 1024 positions .* lower them by 977"):
+        VllmGenerator(config, ModelConfig(source="tiny", dtype="float32"), directory, [0])

@@ -2,16 +2,19 @@
 
 Feedback goes in as ids: an extended request is submitted again with all its ids, and the prefix cache keeps what was
 computed. Weights are taken over in memory, tensor by tensor. vLLM 0.32's CPU build packs a tied output head once and
-leaves it stale on reload (log-probs off by 0.17 and more); `_refresh_tied_head` packs it anew.
+leaves it stale on reload (log-probs off by 0.17 and more); `_refresh_tied_head` packs it anew. Under a launcher of
+ranks every rank has a whole engine of its own, on its own device.
 """
 
-from collections.abc import Iterable, Sequence
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.shared.config import GenerationConfig, ModelConfig
-from tasks.shared.environment import configure_vllm
+from tasks.shared.environment import configure_vllm, world_size
 from tasks.shared.generation.protocol import Piece, Sampling
 
 if TYPE_CHECKING:
@@ -31,12 +34,20 @@ class _Request:
 
 
 class VllmGenerator:
-    """Continuous batching by vLLM. Raises ValueError if vLLM is not installed."""
+    """Continuous batching by vLLM: a `Generator` that `NamesDifferences`.
+
+    Raises ValueError: vLLM is not installed, or the model has too few positions for the recipe's lengths.
+    """
 
     def __init__(
         self, config: GenerationConfig, model_config: ModelConfig, checkpoint: Path, eos_ids: Sequence[int]
     ) -> None:
+        # one more: scoring makes vLLM sample a token after the sequence
+        num_positions = config.max_prompt_tokens + config.max_response_tokens + 1
+        _require_positions(checkpoint, num_positions)
         configure_vllm(CPU_CACHE_GIB)
+        import torch
+
         try:
             from vllm import LLM
         except ImportError as error:
@@ -47,15 +58,18 @@ class VllmGenerator:
         self._llm = LLM(
             model=str(checkpoint),
             dtype=model_config.dtype,
-            max_model_len=config.max_prompt_tokens + config.max_response_tokens,
+            max_model_len=num_positions,
             max_num_seqs=config.max_sequences,
             gpu_memory_utilization=config.gpu_memory_utilization,
             enable_prefix_caching=True,
-            # capturing graphs costs more than a tiny model's decoding
-            enforce_eager=model_config.source == "tiny",
+            # compiling takes minutes on the CPU and for a tiny model more than its decoding
+            enforce_eager=model_config.source == "tiny" or not torch.cuda.is_available(),
             logprobs_mode="processed_logprobs",  # under the distribution sampled from
             disable_log_stats=True,
             trust_remote_code=False,
+            generation_config="vllm",  # sampling is as the recipe says, whatever the checkpoint's defaults are
+            # takes the launcher's ranks as they are and the device of LOCAL_RANK: no tensor parallelism
+            distributed_executor_backend="external_launcher" if world_size() > 1 else None,
         )
         self._engine = self._llm.llm_engine
         self._eos_ids = list(eos_ids)
@@ -113,6 +127,7 @@ class VllmGenerator:
         """Log-prob of every token given those before it (0.0 for the first), at temperature 1."""
         from vllm import SamplingParams
 
+        assert not self._running, "scoring steps the engine: pieces of running requests would be lost"
         params = SamplingParams(temperature=1.0, max_tokens=1, prompt_logprobs=0)
         prompts = [{"prompt_token_ids": list(ids)} for ids in sequences]
         outputs = self._llm.generate(prompts, params, use_tqdm=False)
@@ -125,9 +140,19 @@ class VllmGenerator:
     def load_weights(self, weights: "Iterable[tuple[str, torch.Tensor]]") -> None:
         """Take over parameters by checkpoint name, in memory; cached prefixes of the old weights are dropped."""
         assert not self._running, "weights must not change under running requests"
-        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})
+        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": _copies(weights)})
         self._llm.collective_rpc(_refresh_tied_head)
         self._llm.reset_prefix_cache()
+
+    def differing(self, weights: "Iterable[tuple[str, torch.Tensor]]") -> list[str]:
+        """Names, as vLLM has them (q, k and v are one), of tensors that `load_weights(weights)` changes.
+
+        It loads them: the engine holds these weights afterwards. A copy that a kernel packed for itself counts too.
+        """
+        before: dict[str, str] = self._llm.collective_rpc(_fingerprints)[0]
+        self.load_weights(weights)
+        after: dict[str, str] = self._llm.collective_rpc(_fingerprints)[0]
+        return [name for name, digest in after.items() if before.get(name) != digest]
 
     def _submit(self, request_id: str, stop: str | None, max_new_tokens: int) -> None:
         from vllm import SamplingParams
@@ -143,6 +168,8 @@ class VllmGenerator:
             stop=[stop] if stop else None,
             stop_token_ids=self._eos_ids,
             include_stop_str_in_output=True,
+            skip_special_tokens=False,  # a stop string may be one
+            spaces_between_special_tokens=False,
             logprobs=0,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
@@ -158,6 +185,21 @@ def _reason(completion: Any) -> Any:
     return "stop" if isinstance(completion.stop_reason, str) else "eos"
 
 
+def _require_positions(checkpoint: Path, wanted: int) -> None:
+    positions = json.loads((checkpoint / "config.json").read_text()).get("max_position_embeddings", wanted)
+    if positions < wanted:
+        raise ValueError(
+            f"generation.max_prompt_tokens + max_response_tokens + 1 = {wanted}, but the model has {positions} "
+            f"positions (max_position_embeddings in its config.json); lower them by {wanted - positions}"
+        )
+
+
+def _copies(weights: "Iterable[tuple[str, torch.Tensor]]") -> "Iterator[tuple[str, torch.Tensor]]":
+    """vLLM keeps what it is given until a layer is whole (q, k, v); a gathered ZeRO-3 tensor is gone by then."""
+    for name, tensor in weights:
+        yield name, tensor.detach().clone()
+
+
 def _refresh_tied_head(worker: Any) -> None:
     """Pack the CPU build's output head again: reloading refreshes the embedding it is tied to, not the packed copy."""
     from vllm.platforms import current_platform
@@ -167,3 +209,28 @@ def _refresh_tied_head(worker: Any) -> None:
     from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
 
     dispatch_cpu_unquantized_gemm(worker.model_runner.get_model().lm_head, remove_weight=False)
+
+
+def _fingerprints(worker: Any) -> dict[str, str]:
+    """sha256 of every parameter, and of what each packed copy makes of a fixed input: copies cannot be read."""
+    model = worker.model_runner.get_model()
+    found = {name: _digest(parameter) for name, parameter in model.named_parameters()}
+    for name, module in model.named_modules():
+        packed = getattr(module, "cpu_linear", None)
+        if packed is not None:
+            found[f"{name}.weight (packed copy)"] = _digest(packed(_ramp(module.weight), module.weight, None))
+    return found
+
+
+def _ramp(weight: "torch.Tensor") -> "torch.Tensor":
+    """(1, in) an input on which hardly two weights agree."""
+    import torch
+
+    return torch.linspace(-1.0, 1.0, weight.shape[1], dtype=weight.dtype, device=weight.device)[None]
+
+
+def _digest(tensor: "torch.Tensor") -> str:
+    import torch
+
+    values = tensor.detach().contiguous().view(torch.uint8).cpu().numpy()
+    return hashlib.sha256(values.tobytes()).hexdigest()
