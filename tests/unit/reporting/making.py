@@ -87,7 +87,7 @@ def make_evaluation(
                     sample=number,
                     set_name=set_name,
                     words=" ".join(rng.choices(WORDS, k=20)) + ".\n",
-                    problem=f"Find the remainder number {problem} of the list, seed {rng.randrange(9)}.",
+                    problem=f"Find the remainder number {problem} of the list, number {problem % 9} of its kind.",
                     finish=FinishReason.SANDBOX_FAILURE if rng.random() < 0.004 else FinishReason.EOS,
                 )
             )
