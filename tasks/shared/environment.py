@@ -45,7 +45,6 @@ SINK_VARIABLES = (
     "WANDB_BASE_URL",
     "WANDB_ENTITY",
     "WANDB_MODE",
-    "WANDB_PROJECT",
     "MLFLOW_TRACKING_URI",
     "MLFLOW_TRACKING_TOKEN",
     "MLFLOW_TRACKING_USERNAME",
@@ -67,7 +66,8 @@ def home() -> Path:
 
 def store_uri() -> str:
     """`TIRFLOW_STORE`: the artifact store, a directory or an fsspec URI; `<home>/store`."""
-    return os.environ.get("TIRFLOW_STORE", str(home() / "store"))
+    store = os.environ.get("TIRFLOW_STORE", str(home() / "store"))
+    return store if "://" in store else str(Path(store).resolve())  # stages run in other directories
 
 
 def stage_environment(stage: str) -> dict[str, str]:

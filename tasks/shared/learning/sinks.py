@@ -69,7 +69,7 @@ def open_sinks(
 def _open(name: MetricsSink, directory: Path, title: str, config: Mapping[str, Any], step: int) -> Sink:
     if name == "tensorboard":
         return TensorBoard(directory, step)
-    return WeightsAndBiases(title, config) if name == "wandb" else MlFlow(title, config)
+    return WeightsAndBiases(directory, title, config) if name == "wandb" else MlFlow(title, config)
 
 
 class TensorBoard:
@@ -92,13 +92,16 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """One W&B run a stage; account and project as its own environment variables say."""
+    """One W&B run a stage; account and server as its own environment variables say."""
 
-    def __init__(self, title: str, config: Mapping[str, Any]) -> None:
+    def __init__(self, directory: Path, title: str, config: Mapping[str, Any]) -> None:
+        """`directory` is for W&B's own local files."""
         import wandb
 
+        directory.mkdir(parents=True, exist_ok=True)
+        name = title.replace("/", "-")  # the same for every round, so that they make one curve
         self._run: Any = wandb.init(
-            project=PROJECT, name=title, id=title.replace("/", "-"), resume="allow", config=dict(config)
+            project=PROJECT, name=title, id=name, resume="allow", config=dict(config), dir=str(directory)
         )
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
