@@ -36,7 +36,7 @@ CODE = (
 )
 NUM_PROBLEMS = 12
 OPTIMIZER = OptimizerConfig(learning_rate=3e-4, zero_stage=0, weight_decay=0.0)
-MODEL = ModelConfig(source="path", path="unused", dtype="float32")
+MODEL = ModelConfig(source="tiny", dtype="float32")
 
 
 def make_store(root: Path, hidden: int = 64) -> dict[str, ArtifactRef]:
