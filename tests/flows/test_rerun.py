@@ -136,7 +136,7 @@ def test_problem_files_are_evaluated_through_the_same_deployment(
     assert set(samples["answer"]) == {"5", "12"}
 
 
-def test_the_nightly_evaluation_has_runs_scheduled_and_runs(prefect: Prefect, killed: int) -> None:
+def test_the_nightly_evaluation_has_runs_scheduled(prefect: Prefect, killed: int) -> None:
     deployment = prefect.filter("deployments", {"deployments": {"name": {"any_": ["nightly"]}}})[0]
     body = {
         "deployments": {"id": {"any_": [deployment["id"]]}},
@@ -144,9 +144,6 @@ def test_the_nightly_evaluation_has_runs_scheduled_and_runs(prefect: Prefect, ki
     }
     until(lambda: len(prefect.filter("flow_runs", body)) >= 2)
     assert all(run["auto_scheduled"] for run in prefect.filter("flow_runs", body))
-    prefect.run("nightly/nightly", run=RUN)
-    labels = [label for label in prefect.record(RUN).stages if label.startswith("evaluate-rl-")]
-    assert len(labels) == 1
 
 
 def test_a_cancelled_run_ends_its_stage(prefect: Prefect, killed: int) -> None:
