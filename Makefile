@@ -95,6 +95,6 @@ lock: ## rewrite the lock from what is installed
 	@mkdir -p $(dir $(LOCK))
 	@$(BIN)/python -m pip freeze --all --exclude-editable | sed -E 's/\+cpu$$//' | grep -vE '^(pip|-e)|@ file' | sort -f > $(LOCK)
 
-clean: ## stops the local server and forgets runs, artifacts and the environment
+clean: ## stops the local server; forgets the environment and what lies under .tirflow (not another TIRFLOW_HOME)
 	@test ! -x $(BIN)/python || $(BIN)/python -m flows.local down
 	rm -rf $(VENV) $(VLLM_VENV) $(TIRFLOW_HOME)

@@ -103,6 +103,11 @@ def is_orphan(cluster: Cluster) -> bool:
     return cluster.owner is not None and not _alive(cluster.owner)
 
 
+def is_ours(cluster: Cluster) -> bool:
+    """True if this process has to stop it: it started it, or whoever should have stopped it has died."""
+    return cluster.owner is not None and (cluster.owner.pid == os.getpid() or is_orphan(cluster))
+
+
 def keep(cluster: Cluster) -> None:
     """Let the cluster stay until `stop`."""
     state = asdict(cluster) | {"owner": None}

@@ -6,6 +6,7 @@ python -m flows.local demo                          all of it, and nothing left 
 """
 
 import json
+import shlex
 import signal
 import sys
 from collections.abc import Mapping
@@ -69,7 +70,7 @@ def env(arguments: list[str]) -> int:
     if running is None:
         raise ValueError(f"no server runs under {home()}; start one with `make up`")
     for name, value in cluster.settings(home(), running.port).items():
-        print(f"export {name}={value}")
+        print(f"export {name}={shlex.quote(value)}")
     return 0
 
 
@@ -96,10 +97,9 @@ def run(arguments: list[str]) -> int:
 def demo(arguments: list[str]) -> int:
     """The demo: server and worker, deployments, `train/tiny` followed to its scores; ends what it started."""
     console = Console()
-    found = cluster.find(home())
-    ours = found is None or cluster.is_orphan(found)
     with console.status("starting Prefect server and worker, deploying prefect.yaml"):
         running = cluster.start(home(), owned=True)
+    ours = cluster.is_ours(running)
     try:
         console.print(f"Prefect: {running.ui_url}   home: {home()}", soft_wrap=True)
         return _run_and_follow(running.api_url, DEMO_DEPLOYMENT, {"run": DEMO_RUN}, console)

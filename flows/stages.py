@@ -156,6 +156,5 @@ def _cold_start(record: RunRecord) -> tuple[str, str]:
 def _sources(paths: list[str]) -> list[dict[str, Any]]:
     """Problem files as sections of a recipe, named after themselves."""
     return [
-        {"name": Path(path).stem, "source": "file", "path": str(Path(path).resolve()), "answer": "expression"}
-        for path in paths
+        {"name": Path(path).stem, "source": "file", "path": path, "answer": "expression"} for path in paths
     ]

@@ -179,25 +179,31 @@ class ProgressReport:
 
     def close(self) -> None:
         """Mark the progress as complete."""
-        if self._artifact is not None:
-            update_progress_artifact(self._artifact, 100.0)
+        self._publish(100.0)
 
     def _progress(self, step: int, total: int, metrics: dict[str, Any]) -> None:
         now = time.monotonic()
         percent = 100.0 * step / max(total, 1)
-        if self._artifact is None:
-            artifact = create_progress_artifact(percent, key=self._key, description=self._key)
-            assert isinstance(artifact, UUID)  # a coroutine only where an event loop calls
-            self._artifact = artifact
-        elif now - self._updated >= PROGRESS_EVERY_S:
-            update_progress_artifact(self._artifact, percent)
-        else:
+        if self._artifact is not None and now - self._updated < PROGRESS_EVERY_S:
             return
+        self._publish(percent)
         self._updated = now
         if now - self._logged >= LOG_PROGRESS_EVERY_S or step == total:
             numbers = "  ".join(f"{name} {_short(value)}" for name, value in metrics.items())
             self._logger.info("%d/%d  %s", step, total, numbers)
             self._logged = now
+
+    def _publish(self, percent: float) -> None:
+        """Bring the artifact up to date; a server that is away is no reason to end a stage that runs."""
+        try:
+            if self._artifact is None:
+                artifact = create_progress_artifact(percent, key=self._key, description=self._key)
+                assert isinstance(artifact, UUID)  # a coroutine only where an event loop calls
+                self._artifact = artifact
+            else:
+                update_progress_artifact(self._artifact, percent)
+        except httpx.HTTPError as error:
+            self._logger.warning("progress not shown, the server does not answer: %s", error)
 
 
 class RunState:

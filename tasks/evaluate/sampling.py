@@ -47,7 +47,7 @@ class Sampler:
             yield _graded(trajectory, by_request[trajectory.problem_id], ends)
 
     def policy(self) -> RolloutPolicy:
-        """How this evaluation samples. Feedback is scheduled, so that equal seeds give equal samples."""
+        """How this evaluation samples. With the Transformers engine equal seeds give equal samples, bit for bit."""
         config = self.config
         return RolloutPolicy(
             dialect=DIALECTS[config.traces.dialect],
@@ -57,7 +57,8 @@ class Sampler:
             stateful=config.sandbox.stateful,
             sampling=Sampling(config.evaluate.temperature, config.evaluate.top_p),
             max_response_tokens=config.generation.max_response_tokens,
-            delivery="scheduled",
+            # vLLM's batches differ from run to run anyhow: there nothing is gained by waiting
+            delivery="ready" if config.generation.engine == "vllm" else "scheduled",
         )
 
     def _prompts(self, problems: Mapping[str, Problem]) -> dict[str, tuple[int, ...]]:

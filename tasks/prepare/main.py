@@ -70,7 +70,12 @@ def _merge(train: list[ProblemSet]) -> tuple[list[ProblemRow], int]:
     rows: dict[str, ProblemRow] = {}
     for problem_set in train:
         for row in problem_set.rows:
-            rows.setdefault(row.problem, row)
+            first = rows.setdefault(row.problem, row)
+            if first.answer != row.answer:
+                raise ValueError(
+                    f"problem set {problem_set.name}, {row.id}: the same problem as {first.id} with another answer "
+                    f"({row.answer}, not {first.answer}); remove one"
+                )
     num_between = sum(len(problem_set.rows) for problem_set in train) - len(rows)
     return list(rows.values()), num_between + sum(problem_set.num_repeats for problem_set in train)
 

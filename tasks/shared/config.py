@@ -5,6 +5,7 @@ a one-line `ValueError` that names file, key and remedy. `Recipe.for_stage` hand
 on, so that a changed RL rate does not rerun SFT. Loads without torch and without Prefect.
 """
 
+from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -16,6 +17,12 @@ from tasks.shared.training_config import OptimizerConfig as OptimizerConfig
 from tasks.shared.training_config import RlConfig, SftConfig
 
 DialectName = Literal["retool", "torl", "text"]
+
+
+def _require_absolute(key: str, path: str) -> None:
+    """ValueError for a relative path: stages and workers run in directories of their own."""
+    if path and "://" not in path and not Path(path).is_absolute():
+        raise ValueError(f"{key} = '{path}' is relative; give an absolute path")
 
 
 class TinyModel(Section):
@@ -47,13 +54,14 @@ class ModelConfig(Section):
             raise ValueError("model.source = 'hub' needs model.id and model.revision (a commit hash)")
         if self.source == "path" and not self.path:
             raise ValueError("model.source = 'path' needs model.path, a save_pretrained directory")
+        _require_absolute("model.path", self.path)
         return self
 
 
 class ProblemSource(Section):
     """One problem set: from the registry in `data/`, a hub dataset, a local JSONL/parquet file, or the tiny world."""
 
-    name: str
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")  # names files and metrics
     source: Literal["registry", "hub", "file", "tiny"]
     id: str = ""  # registry name or hub dataset id
     revision: str = ""
@@ -69,6 +77,7 @@ class ProblemSource(Section):
     def _source_is_complete(self) -> Self:
         if self.source == "file" and not self.path:
             raise ValueError(f"problem set '{self.name}': source = 'file' needs path")
+        _require_absolute(f"problem set '{self.name}': path", self.path)
         if self.source == "hub" and not (self.id and self.revision):
             raise ValueError(
                 f"problem set '{self.name}': source = 'hub' needs id and revision (a commit hash)"
@@ -88,8 +97,8 @@ class ProblemSource(Section):
 class DataConfig(Section):
     """Problem sets of the recipe and how training is kept clear of evaluation."""
 
-    train: tuple[ProblemSource, ...]
-    evaluation: tuple[ProblemSource, ...]
+    train: tuple[ProblemSource, ...] = Field(min_length=1)
+    evaluation: tuple[ProblemSource, ...] = Field(min_length=1)
     decontaminate_ngram: int = Field(8, ge=1)  # words of normalised text (rStar2, open-r1)
 
     @model_validator(mode="after")
@@ -296,6 +305,16 @@ class Recipe(Section):
         if self.evaluate.checkpoints and "sft" in self.evaluate.checkpoints and not self.cold_start:
             raise ValueError(
                 "evaluate.checkpoints names 'sft' but cold_start = false: take it out of the list"
+            )
+        if self.evaluate.temperature == 0 and self.evaluate.samples_per_problem > 1:
+            raise ValueError(
+                "evaluate.temperature = 0 gives the same sample every time: set evaluate.samples_per_problem = 1"
+            )
+        longest = self.generation.max_prompt_tokens + self.generation.max_response_tokens
+        if longest > self.rl.tokens_per_micro_batch:
+            raise ValueError(
+                f"rl.tokens_per_micro_batch = {self.rl.tokens_per_micro_batch} does not hold a prompt and a response "
+                f"of generation.max_prompt_tokens + max_response_tokens = {longest}; raise it to {longest} or more"
             )
         _require_zero("rl.optimizer", self.rl.optimizer, self.model)
         if self.cold_start:

@@ -57,8 +57,7 @@ class RunRecord(BaseModel):
     @property
     def last_round(self) -> int:
         """The number of the last RL round that finished, 0 if none has."""
-        rounds = [int(label.removeprefix("rl-")) for label in self.stages if label.startswith("rl-")]
-        return max(rounds, default=0)
+        return max(_rounds(self.stages), default=0)
 
 
 class RunRecords:
@@ -90,16 +89,28 @@ class RunRecords:
         return sorted(updated, key=lambda name: updated[name], reverse=True)
 
     def begin(self, run: str, recipe: dict[str, Any], stages: dict[str, StageRecord] | None = None) -> None:
-        """Start a record, or give the existing one this recipe; what finished before stays until it finishes anew."""
+        """Start a record, or give the existing one this recipe; what finished before stays until it finishes anew.
+
+        `stages`: what to start from in place of nothing; a record of the same recipe keeps its own over them. Rounds
+        beyond those of the recipe are left out, with what was made of them.
+        """
         with self._locked():
-            kept = self.read(run).stages if self._path(run).exists() else {}
-            self._write(RunRecord(run=run, recipe=recipe, stages=kept | (stages or {})))
+            kept = self.read(run) if self._path(run).exists() else None
+            if stages is None:
+                stages = kept.stages if kept else {}
+            elif kept and kept.recipe == recipe:
+                stages = stages | kept.stages
+            last = recipe.get("rl", {}).get("rounds")
+            for label in [f"rl-{number}" for number in _rounds(stages) if last and number > last]:
+                stages = _without(stages, label)
+            self._write(RunRecord(run=run, recipe=recipe, stages=stages))
 
     def add(self, run: str, label: str, record: StageRecord) -> None:
-        """Note a finished stage."""
+        """Note a finished stage; what was made of its outputs that are no more leaves the record."""
         with self._locked():
             current = self.read(run)
-            self._write(current.model_copy(update={"stages": current.stages | {label: record}}))
+            stages = _without(current.stages, label, record.outputs) | {label: record}
+            self._write(current.model_copy(update={"stages": stages}))
 
     def _path(self, run: str) -> UPath:
         return self._root / f"{check_name(run)}.json"
@@ -131,6 +142,26 @@ class RunRecords:
             yield
         finally:
             os.close(descriptor)
+
+
+def _rounds(stages: dict[str, StageRecord]) -> list[int]:
+    """The numbers of the RL rounds."""
+    return [int(label.removeprefix("rl-")) for label in stages if label.startswith("rl-")]
+
+
+def _without(
+    stages: dict[str, StageRecord], label: str, outputs: dict[str, ArtifactRef] | None = None
+) -> dict[str, StageRecord]:
+    """The stages without `label`, and without all that was made of what `label` gave and `outputs` do not."""
+    if label not in stages:
+        return stages
+    still_there = {(ref.kind, ref.digest) for ref in (outputs or {}).values()}
+    gone = {(ref.kind, ref.digest) for ref in stages[label].outputs.values()} - still_there
+    left = {name: stage for name, stage in stages.items() if name != label}
+    for name, stage in stages.items():
+        if name in left and gone & {(ref.kind, ref.digest) for ref in stage.inputs.values()}:
+            left = _without(left, name)
+    return left
 
 
 def check_name(run: str) -> str:

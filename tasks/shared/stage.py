@@ -8,13 +8,14 @@ import json
 import random
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tasks.shared.artifacts import ArtifactRef, Provenance, Store
 from tasks.shared.config import STAGE_CONFIGS, Section
@@ -106,8 +107,8 @@ def emit(event: str, **fields: Any) -> None:
 def stage_main(stage: str, run: Callable[[StageContext[Any]], StageResult]) -> int:
     """Entry point of `python -m tasks.<stage>.main request.json`; the exit code.
 
-    A user's mistake (ValueError) and a failing disk or store (OSError) end in one line that names the cause; 2 and 3.
-    Anything else is our defect and keeps its traceback.
+    A user's mistake (ValueError) and a failing disk or store (OSError) end in one line that names the cause; 2 and 3;
+    the traceback goes to the log. Anything else is our defect and ends in its traceback.
     """
     if len(sys.argv) != 2:
         sys.stderr.write(f"usage: python -m tasks.{stage}.main request.json\n")
@@ -123,11 +124,19 @@ def stage_main(stage: str, run: Callable[[StageContext[Any]], StageResult]) -> i
         result = run(StageContext(request, config, Store(request.store), scratch))
         result = result.model_copy(update={"seconds": round(time.monotonic() - started, 3)})
         path.with_name("result.json").write_text(result.model_dump_json(indent=2))
+    except ValidationError as error:
+        mistake = error.errors()[0]
+        key = ".".join(str(part) for part in mistake["loc"])
+        emit("error", kind="input", message=f"{path}: key '{key}': {mistake['msg']}")
+        return 2
     except ValueError as error:
-        emit("error", kind="input", message=str(error).splitlines()[0])
+        traceback.print_exc()
+        emit("error", kind="input", message=(str(error) or repr(error)).splitlines()[0])
         return 2
     except OSError as error:
-        emit("error", kind="storage", message=f"{error.strerror or error}: {error.filename or request.store}")
+        traceback.print_exc()
+        place = f": {error.filename or request.store}" if error.errno else ""
+        emit("error", kind="storage", message=f"{error.strerror or error}{place}")
         return 3
     emit("result", **json.loads(result.model_dump_json()))
     return 0

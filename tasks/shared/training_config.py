@@ -39,7 +39,7 @@ class SftConfig(Section):
 
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-5, schedule="cosine")
     epochs: float = Field(2.0, gt=0)  # ReTool
-    max_steps: int | None = None  # stops earlier than `epochs`
+    max_steps: int | None = Field(None, ge=1)  # stops earlier than `epochs`
     tokens_per_step: int = Field(131072, ge=1)  # packed tokens in one optimizer step, over all ranks
     tokens_per_micro_batch: int = Field(16384, ge=1)  # one packed row
     checkpoint_every_steps: int = Field(50, ge=1)
@@ -92,7 +92,7 @@ class RlConfig(Section):
     )
     overlong_buffer_tokens: int = Field(0, ge=0)  # soft overlong penalty (DAPO); 0 is off
     failed_code_penalty: float = Field(0.0, ge=0)  # ToRL tried 0.5: it brought nothing
-    tokens_per_micro_batch: int = Field(16384, ge=1)
+    tokens_per_micro_batch: int = Field(18432, ge=1)  # holds at least one prompt and response
     checkpoint_every_steps: int = Field(10, ge=1)
     # largest |log-prob| gap of sampler and trainer after a weight sync
     probe_bound: float = Field(0.05, gt=0)

@@ -1,7 +1,8 @@
 """Which sources a stage's result depends on, as one digest: the modules it imports, and the data files beside them.
 
 Imports are followed in the syntax trees, from `tasks.<stage>.main`, within this project's packages; nothing is
-imported. So a change to RL code reruns RL and not SFT.
+imported. So a change to RL code reruns RL and not SFT. Packages that start processes of their own modules, which no
+import shows, count as a whole.
 """
 
 import ast
@@ -11,6 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
 PACKAGES = ("tasks", "data")
+WHOLE = ("tasks.shared.sandbox", "tasks.shared.grading")  # they run their own modules as processes
 DATA_SUFFIXES = (".toml", ".txt", ".md", ".json", ".html", ".css", ".js", ".j2")
 
 
@@ -37,6 +39,8 @@ def sources(stage: str, root: Path = ROOT) -> list[Path]:
             ".".join(parts[:count]) for count in range(1, len(parts))
         ]  # the packages above it run too
         waiting += _imports(path)
+        if module in WHOLE:
+            waiting += [f"{module}.{file.stem}" for file in path.parent.glob("*.py")]
     folders = {path.parent for path in reached.values()}
     data = {file for folder in folders for file in folder.iterdir() if file.suffix in DATA_SUFFIXES}
     return sorted({*reached.values(), *data})

@@ -94,3 +94,20 @@ def test_a_protocol_as_an_override_replaces_a_resolved_recipe_s_numbers(tmp_path
     assert resolve(again.model_dump(), {}, "stored") == again
     with pytest.raises(ValueError, match=r"evaluate.samples_per_problem = 8 disagrees"):
         resolve(stored, {"evaluate.protocol": "torl", "evaluate.samples_per_problem": 8}, "stored")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "part"),
+    [
+        ({"rl.tokens_per_micro_batch": 256}, "raise it to"),
+        ({"evaluate.temperature": 0.0}, "samples_per_problem = 1"),
+        ({"data.train": []}, "data.train"),
+        ({"sft.max_steps": 0}, "sft.max_steps"),
+        ({"data.train": [{"name": "../../x", "source": "tiny", "limit": 5}]}, "name"),
+        ({"data.train": [{"name": "x", "source": "file", "path": "x.jsonl"}]}, "absolute path"),
+        ({"model": {"source": "path", "path": "models/mine"}}, "absolute path"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_starts(overrides, part):
+    with pytest.raises(ValueError, match=part):
+        load_recipe("tiny", overrides)
