@@ -18,6 +18,9 @@ PROMPTS = [list(range(40, 40 + n)) for n in (5, 9, 17, 30)]
 EXACT = 1e-4  # float32: sampler and trainer on the same ids
 
 
+pytestmark = pytest.mark.timeout(600)  # the first test of an engine waits for its start
+
+
 @pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
 def engine(request, tmp_path_factory):
     """One engine a module and head kind: starting it is what takes the time."""
@@ -146,7 +149,7 @@ def test_weights_must_not_change_under_running_requests(engine):
 
 
 def test_it_is_a_generator_that_names_differences(engine, tmp_path):
-    """A tensor that was changed, and the copy that the CPU build packed of it, are named; nothing else is."""
+    """A tensor that was changed is named; nothing else is."""
     generator, directory, _ = engine
     as_generator: Generator = generator
     assert isinstance(as_generator, NamesDifferences)
@@ -154,11 +157,7 @@ def test_it_is_a_generator_that_names_differences(engine, tmp_path):
     model = reference(directory)
     with torch.no_grad():
         model.model.layers[1].self_attn.k_proj.weight.mul_(1.5)
-    layer = "model.layers.1.self_attn.qkv_proj"
-    assert set(generator.differing(model.named_parameters())) == {
-        f"{layer}.weight",
-        f"{layer}.weight (packed copy)",
-    }
+    assert generator.differing(model.named_parameters()) == ["model.layers.1.self_attn.qkv_proj.weight"]
     assert generator.differing(model.named_parameters()) == []
     generator.load_weights(reference(directory).named_parameters())
 

@@ -212,21 +212,22 @@ def _refresh_tied_head(worker: Any) -> None:
 
 
 def _fingerprints(worker: Any) -> dict[str, str]:
-    """sha256 of every parameter, and of what each packed copy makes of a fixed input: copies cannot be read."""
+    """sha256 of every parameter, and of what each packed copy makes of a fixed input: copies cannot be read.
+
+    The CPU build empties most parameters once they are packed; a copy beside its parameter is named as one.
+    """
+    import torch
+
     model = worker.model_runner.get_model()
     found = {name: _digest(parameter) for name, parameter in model.named_parameters()}
     for name, module in model.named_modules():
         packed = getattr(module, "cpu_linear", None)
         if packed is not None:
-            found[f"{name}.weight (packed copy)"] = _digest(packed(_ramp(module.weight), module.weight, None))
+            width = getattr(module, "input_size_per_partition", None) or module.embedding_dim
+            ramp = torch.linspace(-1.0, 1.0, width, dtype=module.weight.dtype)[None]  # (1, in)
+            label = " (packed copy)" if module.weight.numel() else ""
+            found[f"{name}.weight{label}"] = _digest(packed(ramp, module.weight, None))
     return found
-
-
-def _ramp(weight: "torch.Tensor") -> "torch.Tensor":
-    """(1, in) an input on which hardly two weights agree."""
-    import torch
-
-    return torch.linspace(-1.0, 1.0, weight.shape[1], dtype=weight.dtype, device=weight.device)[None]
 
 
 def _digest(tensor: "torch.Tensor") -> str:
