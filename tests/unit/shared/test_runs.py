@@ -10,7 +10,8 @@ from tasks.shared.runs import RunRecords, StageRecord
 
 
 def ref(kind: str, name: str) -> ArtifactRef:
-    return ArtifactRef(kind=kind, digest=hashlib.sha256(name.encode()).hexdigest(), location=f"{kind}/{name}")
+    digest = hashlib.sha256(name.encode()).hexdigest()
+    return ArtifactRef(kind=kind, digest=digest, location=f"{kind}/{digest[:16]}-{digest[:8]}")
 
 
 def stage(name: str, inputs: dict[str, ArtifactRef], outputs: dict[str, ArtifactRef]) -> StageRecord:
