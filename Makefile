@@ -8,7 +8,7 @@ VLLM_BIN := $(VLLM_VENV)/bin
 VLLM_LOCK := images/locks/vllm.txt
 export TIRFLOW_HOME ?= $(CURDIR)/.tirflow
 
-.PHONY: demo test test-browser lint types check up down env deploy run venv lock clean setup-vllm test-vllm plan
+.PHONY: demo test test-browser test-containers bench-sandbox lint types check up down env deploy run venv lock clean setup-vllm test-vllm plan
 
 demo: venv ## train/tiny from an empty machine to its scores; run again, it reuses what exists
 	@$(BIN)/python -m flows.local demo
@@ -24,6 +24,12 @@ test-vllm: setup-vllm ## the vLLM engine, and RL rounds that sample with it on o
 
 plan: venv ## make plan RECIPE=retool GPUS=32 MEMORY_GIB=141
 	@$(BIN)/python -m flows.plan $(RECIPE) --gpus $(GPUS) --memory-gib $(MEMORY_GIB)
+
+test-containers: venv ## the interpreter's attacks in a container; needs a Docker engine
+	$(BIN)/python -m pytest -q tests/containers
+
+bench-sandbox: venv ## the interpreter against the cost of a fork, interleaved; minutes
+	$(BIN)/python -m benchmarks.sandbox
 
 lint: venv
 	$(BIN)/ruff check .
@@ -97,4 +103,4 @@ lock: ## rewrite the lock from what is installed
 
 clean: ## stops the local server; forgets the environment and what lies under .tirflow (not another TIRFLOW_HOME)
 	@test ! -x $(BIN)/python || $(BIN)/python -m flows.local down
-	rm -rf $(VENV) $(VLLM_VENV) $(TIRFLOW_HOME)
+	rm -rf -- '$(VENV)' '$(VLLM_VENV)' '$(CURDIR)/.tirflow'

@@ -47,7 +47,9 @@ class Trajectory:
     calls: tuple[CodeCall, ...]
     finish: FinishReason
     text: str  # the response decoded, for people; never tokenised again
-    last_turn: str  # what the model wrote after the last feedback: what is graded, since a program may print a box
+    last_turn: (
+        str  # what the model wrote after the last feedback: what is graded, since a program may print a box
+    )
 
     @property
     def num_sampled(self) -> int:

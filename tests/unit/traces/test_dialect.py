@@ -49,7 +49,9 @@ def test_split_cuts_where_a_rollout_appends(dialect, turn):
 
 
 def test_remaining_calls_are_announced_inside_the_feedback():
-    assert RETOOL.feedback("7", remaining_calls=2) == "\n<interpreter>\n7\nremaining calls: 2\n</interpreter>\n"
+    assert (
+        RETOOL.feedback("7", remaining_calls=2) == "\n<interpreter>\n7\nremaining calls: 2\n</interpreter>\n"
+    )
 
 
 @pytest.mark.parametrize(

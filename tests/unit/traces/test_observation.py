@@ -12,16 +12,17 @@ def result(status: Status, stdout: str = "", error: str = "", error_line: str = 
     )
 
 
-TRACEBACK = 'Traceback (most recent call last):\n  File "<code>", line 2, in <module>\nZeroDivisionError: division by zero\n'
+LAST_LINE = "ZeroDivisionError: division by zero"
+TRACEBACK = f'Traceback (most recent call last):\n  File "<code>", line 2, in <module>\n{LAST_LINE}\n'
 
 
 def test_output_as_printed_without_the_last_newline():
     assert observe(result(Status.OK, "12\n13\n"), "full") == "12\n13"
 
 
-@pytest.mark.parametrize(("mode", "last"), [("full", TRACEBACK.rstrip()), ("last_line", "ZeroDivisionError: division by zero")])
+@pytest.mark.parametrize(("mode", "last"), [("full", TRACEBACK.rstrip()), ("last_line", LAST_LINE)])
 def test_errors_follow_what_was_printed(mode, last):
-    shown = observe(result(Status.ERROR, "1\n", TRACEBACK, "ZeroDivisionError: division by zero"), mode)
+    shown = observe(result(Status.ERROR, "1\n", TRACEBACK, LAST_LINE), mode)
     assert shown == f"1\n{last}"
 
 
