@@ -10,7 +10,7 @@ from tasks.shared.config import GenerationConfig, ModelConfig
 from tasks.shared.generation.engines import make_generator
 from tests.unit.generation.tiny import tiny_model, tiny_tokenizer
 
-MODEL = ModelConfig(source="path", path="unused", dtype="float32")
+MODEL = ModelConfig(source="path", path="/unused", dtype="float32")
 
 
 @pytest.fixture
