@@ -1,0 +1,191 @@
+"""Nights, promotion and comparison on a real server: a drop fails the night and fires a webhook by an automation.
+
+The checkpoint is an untrained tiny model that is evaluated for real; the good past it fell from is written by hand.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from flows import cluster
+from flows.compare import find_evaluation
+from tasks.prepare.tiny_model import make_tiny_checkpoint
+from tasks.shared.artifacts import ArtifactRef, Provenance
+from tasks.shared.recipes import load_recipe
+from tasks.shared.reporting.samples import write_samples
+from tasks.shared.reporting.summary import summarize
+from tasks.shared.runs import RunRecords, StageRecord
+from tasks.shared.tables import write_table
+from tasks.shared.tags import Night, Nights, Tags
+from tests.flows.conftest import Prefect, small, until
+from tests.integration.evaluation_world import SHAPE, publish
+from tests.unit.reporting.making import make_sample
+
+RUN, PROBLEMS = "watched", 8
+SUBJECT = f"latest.{RUN}"
+
+
+@dataclass
+class Receiver:
+    """A local HTTP server that keeps the bodies it is sent."""
+
+    url: str = ""
+    bodies: list[dict[str, Any]] = field(default_factory=list)
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """Where the automation's webhook goes."""
+    received = Receiver()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            received.bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Quiet."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    received.url = f"http://127.0.0.1:{server.server_port}/hook"
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield received
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What the run `watched` has: an untrained checkpoint and problems."""
+
+    checkpoint: ArtifactRef
+    evaluation_sets: ArtifactRef
+
+
+@pytest.fixture(scope="module")
+def watched(prefect: Prefect) -> Watched:
+    """The run, as `prepare` would have left it, and a night of long ago in which everything was right."""
+    store, uri = prefect.store, str(prefect.home / "store")
+    checkpoint = publish(store, "checkpoint", lambda directory: make_tiny_checkpoint(SHAPE, 3, directory))
+    made = Watched(checkpoint, publish(store, "evaluation_sets", _fill_sets))
+    recipe = load_recipe("tiny", small()).model_dump(mode="json")
+    outputs = {"checkpoint": made.checkpoint, "evaluation_sets": made.evaluation_sets}
+    prepared = StageRecord(stage="prepare", inputs={}, outputs=outputs, metrics={}, seconds=1.0, finished="")
+    records = RunRecords(uri)
+    records.begin(RUN, recipe)
+    records.add(RUN, "prepare", prepared)
+    good = Night(day="2026-11-01", checkpoint=made.checkpoint, evaluation=_all_right(prefect, made))
+    Nights(uri).add(SUBJECT, good)
+    return made
+
+
+def _fill_sets(directory: Path) -> None:
+    columns = ("id", "problem", "answer", "source", "family")
+    rows = [
+        dict(zip(columns, (f"p{i}", f"What is {i} plus {i}?", str(2 * i), "held_out", ""), strict=True))
+        for i in range(PROBLEMS)
+    ]
+    write_table(directory / "held_out.parquet", rows, pa.schema([(name, pa.string()) for name in columns]))
+    sets = [{"name": "held_out", "rows": PROBLEMS, "answer": "integer"}]
+    (directory / "sets.json").write_text(json.dumps(sets))
+
+
+def _all_right(prefect: Prefect, made: Watched) -> ArtifactRef:
+    """An evaluation of this checkpoint in which every answer was right."""
+    samples = [
+        make_sample([], str(2 * i), str(2 * i), problem_id=f"p{i}", problem=f"What is {i} plus {i}?")
+        for i in range(PROBLEMS)
+    ]
+    summary = {"sets": {"held_out": summarize(samples)}, "sampling_seconds": 1.0, "allow_unsafe": False}
+    inputs = {"checkpoint": made.checkpoint, "evaluation_sets": made.evaluation_sets}
+    metrics = {"held_out/accuracy": 1.0, "held_out/low": 0.63, "held_out/high": 1.0}
+    with prefect.store.staging("evaluation") as directory:
+        write_samples(directory / "samples.parquet", samples)
+        (directory / "summary.json").write_text(json.dumps(summary))
+        return prefect.store.publish(
+            "evaluation", directory, Provenance("evaluate", {"by": "hand"}, 5, inputs), metrics
+        )
+
+
+def artifact(prefect: Prefect, key: str) -> dict[str, Any]:
+    """The newest version of a Prefect artifact."""
+    body = {"artifacts": {"key": {"any_": [key]}}, "sort": "UPDATED_DESC", "limit": 1}
+    return prefect.filter("artifacts", body)[0]
+
+
+def test_a_drop_fails_the_night_and_reaches_the_webhook(
+    prefect: Prefect, watched: Watched, receiver: Receiver
+) -> None:
+    environment = os.environ | cluster.settings(prefect.home, prefect.cluster.port)
+    for url in ("http://127.0.0.1:9/nobody", receiver.url):  # the second time it changes what is there
+        command = [sys.executable, "-m", "flows.alerts", url]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=cluster.ROOT)
+        assert done.returncode == 0, done.stderr
+    assert len(prefect.filter("automations", {})) == 1
+    ended = prefect.wait(prefect.start("nightly/nightly", runs=[RUN], day="2026-11-02"))
+    assert ended["state_type"] == "FAILED"
+    assert f"{SUBJECT} on held_out fell by 100.0 points against last night" in ended["state"]["message"]
+    until(lambda: bool(receiver.bodies), timeout_s=60)
+    (body,) = receiver.bodies
+    assert body["text"].startswith(f"tirflow: {SUBJECT} on held_out fell by 100.0 points")
+    assert body["event"]["comparison"]["worse"] == PROBLEMS and body["event"]["run"] == ended["name"]
+    report = Path(body["event"]["report"]).read_text()
+    assert "Accuracy on held_out by night" in report and "tonight \u2212 last night" in report
+    (row,) = json.loads(artifact(prefect, "nightly")["data"])
+    assert row["accuracy"] == 0.0 and "significant drop" in row["against last night"]
+    assert "data:image/svg+xml;base64," in artifact(prefect, "nightly-trend")["data"]
+    assert artifact(prefect, "nightly-held-out")["type"] == "image"
+
+
+def test_a_promoted_checkpoint_has_quiet_nights_and_identical_samples(
+    prefect: Prefect, watched: Watched
+) -> None:
+    promoted = prefect.run("promote/promote", run=RUN)
+    assert set(prefect.stages(promoted)) == {"evaluate-base"}  # nothing to compare with yet
+    held = Tags(str(prefect.home / "store")).current("promoted")
+    assert held is not None and held.checkpoint == watched.checkpoint
+    night = prefect.run("nightly/nightly", runs=[], day="2026-11-03")
+    assert prefect.stages(night) == {
+        "evaluate-promoted-2026-11-03": "Completed",
+        "report-promoted": "Completed",
+    }
+    (noted,) = Nights(str(prefect.home / "store")).of("promoted")
+    first, second = (
+        json.loads((prefect.store.fetch(ref) / "summary.json").read_text())["sets"]["held_out"]
+        for ref in (held.evaluation, noted.evaluation)
+    )
+    assert first["samples_digest"] == second["samples_digest"]
+    page = artifact(prefect, "nightly-trend")["data"]
+    assert "No significant drop" in page and "what changed" not in page
+
+
+def test_the_gate_keeps_the_tag_where_it_is(prefect: Prefect, watched: Watched) -> None:
+    """The checkpoint against itself: it is not 90 points better."""
+    before = Tags(str(prefect.home / "store")).history("promoted")
+    ended = prefect.wait(prefect.start("promote/promote", run=RUN, threshold=0.9))
+    assert ended["state_type"] == "FAILED"
+    assert "tag 'promoted' stays where it is: held_out refused" in ended["state"]["message"]
+    assert Tags(str(prefect.home / "store")).history("promoted") == before
+
+
+def test_two_evaluations_are_compared(prefect: Prefect, watched: Watched) -> None:
+    first, second = f"nightly/{SUBJECT}-2026-11-02", "nightly/promoted-2026-11-03"
+    prefect.run("compare/compare", before=first, after=second)
+    record = prefect.record("comparisons")
+    (stage,) = record.stages.values()
+    assert stage.metrics[f"held_out/{second}-{first}"] == 0.0
+    with pytest.raises(ValueError, match=f"run '{RUN}' has .*base.*; write {RUN}/<name>"):
+        find_evaluation(RunRecords(str(prefect.home / "store")), f"{RUN}/sft")
