@@ -4,6 +4,8 @@ They live beside the problems because two stages read them: `synthesize` writes 
 the tiny tokenizer on them. Kept short, so that a small model spends its steps on the numbers.
 """
 
+import re
+
 # before a code block
 CODE_OPENINGS: tuple[str, ...] = (
     "I will compute this with code.",
@@ -42,3 +44,14 @@ TEXT_CLOSINGS: tuple[str, ...] = (
     "After simplifying, one value remains.",
     "Checking the terms leads to the result.",
 )
+
+NUMBER = re.compile(r"\d+")
+
+
+def restate(problem: str) -> str:
+    """The problem's numbers in their order, said at the start of a trace: 'Given 57, 49 and 98.'
+
+    Naming what is given before reasoning about it also teaches a small model to copy numbers, which it learns late.
+    """
+    *first, last = NUMBER.findall(problem)
+    return f"Given {', '.join(first)} and {last}." if first else f"Given {last}."

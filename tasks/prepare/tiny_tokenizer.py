@@ -19,6 +19,7 @@ from data.wording import (
     CORRECTION_OPENINGS,
     TEXT_CLOSINGS,
     TEXT_OPENINGS,
+    restate,
 )
 from tasks.shared.traces.dialect import DIALECTS
 
@@ -124,10 +125,12 @@ def _family_texts(family: Family, rng: random.Random) -> Iterator[str]:
     retool = DIALECTS["retool"]
     params = family.sample(rng)
     answer = str(family.solve(params))
-    yield f"user\n{rng.choice(family.phrasings).format(**params)}"
+    problem = rng.choice(family.phrasings).format(**params)
+    given = restate(problem)
+    yield f"user\n{problem}"
     yield "assistant\n"
     opening = rng.choice(CODE_OPENINGS if rng.random() < COMMON_SHARE else RARE_OPENINGS)
-    yield f"{opening}\n{retool.write_call(rng.choice(family.programs).format(**params))}"
+    yield f"{opening} {given}\n{retool.write_call(rng.choice(family.programs).format(**params))}"
     yield retool.feedback(answer if rng.random() < COMMON_SHARE else rng.choice(ERRORS))
     yield f"{rng.choice(CODE_CLOSINGS)}\n{retool.write_answer(answer)}"
-    yield f"{rng.choice(TEXT_OPENINGS)} {rng.choice(TEXT_CLOSINGS)}\n{retool.write_answer(answer)}"
+    yield f"{rng.choice(TEXT_OPENINGS)} {given} {rng.choice(TEXT_CLOSINGS)}\n{retool.write_answer(answer)}"

@@ -17,6 +17,7 @@ from data.wording import (
     CORRECTION_OPENINGS,
     TEXT_CLOSINGS,
     TEXT_OPENINGS,
+    restate,
 )
 from tasks.shared.config import SynthesizeConfig
 from tasks.shared.sandbox import Status
@@ -72,10 +73,11 @@ class ScriptTeacher:
         max_blocks = self._rules.max_calls
         with_code = rng.random() < self._config.code_share and max_blocks > 0
         fault = self._draw_fault(with_code, rng)
+        given = restate(problem.problem)
         if not with_code:
-            return Plan((), f"{rng.choice(TEXT_OPENINGS)} {rng.choice(TEXT_CLOSINGS)}", fault)
+            return Plan((), f"{rng.choice(TEXT_OPENINGS)} {given} {rng.choice(TEXT_CLOSINGS)}", fault)
         programs = rng.sample(family.programs, k=2)
-        blocks = [(rng.choice(CODE_OPENINGS), programs[0].format(**params))]
+        blocks = [(f"{rng.choice(CODE_OPENINGS)} {given}", programs[0].format(**params))]
         if fault is Fault.WRONG_PROGRAM:
             program = self._wrong_program(family, params, problem)
             fault = Fault.NONE if program is None else fault

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -142,7 +143,7 @@ def test_leftovers_of_a_killed_writer_are_swept_and_those_of_a_living_one_are_no
         "with Store(sys.argv[1]).staging('traces') as d:\n"
         "    (d / 'half').write_bytes(b'1'); os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    subprocess.run(["python", "-c", script, str(tmp_path)], check=False)
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False)
     assert len(list((tmp_path / ".staging").iterdir())) == 1
     store = Store(str(tmp_path))
     with store.staging("traces") as first, store.staging("traces") as second:
