@@ -93,7 +93,10 @@ def held_by(server: int) -> Held:
     """Count what the server and everything below it hold. Takes root."""
     below = descendants(server)
     descriptors = [len(os.listdir(f"/proc/{pid}/fd")) for pid in below]
-    mounts = sum(len(Path(f"/proc/{pid}/mounts").read_text().splitlines()) for pid in below)
+    # The zygote sees the host's mounts, which others change: the workers' own alone count.
+    own = os.readlink("/proc/self/ns/mnt")
+    apart = [pid for pid in below if os.readlink(f"/proc/{pid}/ns/mnt") != own]
+    mounts = sum(len(Path(f"/proc/{pid}/mounts").read_text().splitlines()) for pid in apart)
     server_descriptors = len(os.listdir(f"/proc/{server}/fd"))
     others = sum(_private_mb(pid) for pid in below)
     return Held(len(below), server_descriptors, sum(descriptors), mounts, _private_mb(server), others)
