@@ -24,6 +24,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The URI of a new bucket on a moto server of this test's own."""
     import boto3
+    import s3fs
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
@@ -37,6 +38,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         "AWS_DEFAULT_REGION": "us-east-1",
     }.items():
         monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()  # else a file system of an earlier test's server is handed out
     boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket="artifacts")
     yield "s3://artifacts/tirflow"
     server.stop()

@@ -181,7 +181,12 @@ def test_a_real_stage_runs_by_hand_and_through_the_backend_alike(tmp_path: Path)
     (by_hand / "request.json").write_text(request.model_dump_json())
     assert (
         os.spawnl(
-            os.P_WAIT, sys.executable, "python", "-m", "tasks.prepare.main", str(by_hand / "request.json")
+            os.P_WAIT,
+            sys.executable,
+            sys.executable,
+            "-m",
+            "tasks.prepare.main",
+            str(by_hand / "request.json"),
         )
         == 0
     )

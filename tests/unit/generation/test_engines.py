@@ -42,4 +42,5 @@ def test_vllm_that_is_not_installed_is_told_with_the_remedy(checkpoint: Path) ->
     with pytest.raises(
         ValueError, match=r"generation\.engine = 'vllm' but .* set generation\.engine = 'transformers'"
     ):
-        make_generator(GenerationConfig(engine="vllm"), MODEL, checkpoint, load_tokenizer(checkpoint))
+        config = GenerationConfig(engine="vllm", max_prompt_tokens=64, max_response_tokens=64)
+        make_generator(config, MODEL, checkpoint, load_tokenizer(checkpoint))
