@@ -1,6 +1,13 @@
 """Artifacts: directories with a manifest, published whole or not at all, checked when read."""
 
-from tasks.shared.artifacts.manifest import ArtifactError, ArtifactRef, FileEntry, Manifest, Provenance
+from tasks.shared.artifacts.manifest import (
+    CIRCUMSTANCES,
+    ArtifactError,
+    ArtifactRef,
+    FileEntry,
+    Manifest,
+    Provenance,
+)
 from tasks.shared.artifacts.store import Store
 
-__all__ = ["ArtifactError", "ArtifactRef", "FileEntry", "Manifest", "Provenance", "Store"]
+__all__ = ["CIRCUMSTANCES", "ArtifactError", "ArtifactRef", "FileEntry", "Manifest", "Provenance", "Store"]

@@ -1,19 +1,22 @@
 """What is written about an artifact: its files with size and sha256, and where it came from.
 
-The digest covers the files alone, so equal content has an equal digest wherever and whenever it was made; the
-provenance (stage, configuration, seed, code, inputs) is what lets a score be walked back to the problems.
+The digest covers the files, so equal content has an equal digest wherever and whenever it was made; what was measured
+on a clock or depends on the host goes under `circumstances/`, which the digest leaves out. The provenance (stage,
+configuration, seed, code, inputs) is what lets a score be walked back to the problems. The seal covers the manifest
+itself, so that metrics, times and circumstances are not changed unseen either.
 """
 
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, StringConstraints, TypeAdapter, ValidationError
 
 MANIFEST_NAME = "manifest.json"
+CIRCUMSTANCES = "circumstances"  # folder of files that equal artifacts may differ in: seconds, versions, host
 STRICT = ConfigDict(extra="forbid")  # a key that is not ours is damage, not news
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Kind = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z_]*$")]
@@ -81,6 +84,12 @@ class Manifest:
     provenance: Provenance
     metrics: dict[str, float | int | str | bool | None] = field(default_factory=dict)  # headline numbers
     created: str = ""  # ISO 8601, UTC
+    seal: str = ""  # sha256 over all of the above, set by `sealed`
+
+    def sealed(self) -> "Manifest":
+        """The same with its seal."""
+        content = json.dumps(asdict(replace(self, seal="")), sort_keys=True)
+        return replace(self, seal=hashlib.sha256(content.encode()).hexdigest())
 
     @property
     def location(self) -> str:
@@ -117,6 +126,11 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
         raise ArtifactError(
             f"{where}/{MANIFEST_NAME}: its digest does not fit its list of files; {remedy(where)}"
         )
+    if manifest.sealed() != manifest:
+        raise ArtifactError(
+            f"{where}/{MANIFEST_NAME}: its seal does not fit: changed since it was published, or published before "
+            f"there were seals; {remedy(where)}"
+        )
     return manifest
 
 
@@ -126,10 +140,11 @@ def remedy(where: str) -> str:
 
 
 def content_digest(files: tuple[FileEntry, ...]) -> str:
-    """sha256 over path, size and hash of every file in order, as hex."""
+    """sha256 over path, size and hash of every file in order, circumstances left out, as hex."""
     digest = hashlib.sha256()
     for entry in files:
-        digest.update(f"{entry.path}\0{entry.size}\0{entry.sha256}\n".encode())
+        if not entry.path.startswith(f"{CIRCUMSTANCES}/"):
+            digest.update(f"{entry.path}\0{entry.size}\0{entry.sha256}\n".encode())
     return digest.hexdigest()
 
 

@@ -15,9 +15,17 @@ from typing import Protocol
 
 from upath import UPath
 
+from tasks.shared.artifacts.cache import Cache
 from tasks.shared.artifacts.manifest import MANIFEST_NAME, Manifest
+from tasks.shared.artifacts.outage import told_as_outage
+from tasks.shared.artifacts.transfer import download, upload
 
 STAGING = ".staging"
+
+
+def is_elsewhere(root: str) -> bool:
+    """True if a store is an object store, reached over a network."""
+    return "://" in root and not root.startswith("file://")
 
 
 class Place(Protocol):
@@ -34,6 +42,12 @@ class Place(Protocol):
 
     def local(self, manifest: Manifest) -> Path:
         """A local directory with the artifact's files, not yet verified."""
+
+    def locations(self) -> Iterator[str]:
+        """The location of every artifact, in no order."""
+
+    def remove(self, location: str) -> None:
+        """Take an artifact away: at once it is none any more, then its files go."""
 
     def describe(self, location: str) -> str:
         """The location as a person or a tool would open it."""
@@ -86,6 +100,16 @@ class LocalPlace:
         """The artifact's own directory."""
         return self.root / manifest.location
 
+    def locations(self) -> Iterator[str]:
+        """Every directory with a manifest."""
+        for path in self.root.glob(f"[!.]*/*/{MANIFEST_NAME}"):
+            yield path.parent.relative_to(self.root).as_posix()
+
+    def remove(self, location: str) -> None:
+        """Rename it out of sight, then delete it."""
+        with contextmanager(self.staging)("removed") as directory:
+            (self.root / location).rename(directory / "artifact")
+
     def describe(self, location: str) -> str:
         """The path."""
         return str(self.root / location)
@@ -94,24 +118,23 @@ class LocalPlace:
 class ObjectPlace:
     """A prefix on an object store (s3://, gs://, memory://), with a local cache of what was read."""
 
-    def __init__(self, root: UPath, cache: Path) -> None:
+    def __init__(self, root: UPath, cache: Cache) -> None:
         self.root = root
-        self.cache = LocalPlace(cache)
+        self.cache = cache
 
     def staging(self, kind: str) -> Iterator[Path]:
         """Yield a directory under the local cache."""
-        return self.cache.staging(kind)
+        return LocalPlace(self.cache.root).staging(kind)
 
     def install(self, directory: Path, location: str) -> bool:
         """Upload the files, the manifest last; False if another one's manifest is there already."""
         if self.read_manifest(location) is not None:
             return False
-        paths = [
-            path for path in directory.rglob("*") if path.is_file() and path != directory / MANIFEST_NAME
-        ]
-        for path in [*sorted(paths), directory / MANIFEST_NAME]:
-            target = self.root / location / path.relative_to(directory).as_posix()
-            target.fs.put_file(str(path), target.path)
+        paths = [path for path in sorted(directory.rglob("*")) if path.is_file()]
+        paths.remove(directory / MANIFEST_NAME)
+        with told_as_outage(str(self.root)):
+            upload(directory, self.root / location, paths)
+            upload(directory, self.root / location, [directory / MANIFEST_NAME])
         return True
 
     def read_manifest(self, location: str) -> bytes | None:
@@ -119,23 +142,36 @@ class ObjectPlace:
         # Listings and absences are cached by fsspec; another process may have published since.
         self.root.fs.invalidate_cache()
         try:
-            return (self.root / location / MANIFEST_NAME).read_bytes()
+            with told_as_outage(str(self.root)):
+                return (self.root / location / MANIFEST_NAME).read_bytes()
         except FileNotFoundError:
             return None
 
     def local(self, manifest: Manifest) -> Path:
-        """The cached copy, downloaded if it is not there."""
-        content = self.cache.read_manifest(manifest.location)
-        if content is None:
-            with contextmanager(self.cache.staging)(manifest.kind) as directory:
-                for entry in manifest.files:
-                    target = directory / entry.path
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    source = self.root / manifest.location / entry.path
-                    source.fs.get_file(source.path, str(target))
+        """The cached copy, downloaded if it is not there; a download that was cut off goes on where it was."""
+        copy = self.cache.find(manifest.location)
+        while copy is None:
+            with self.cache.filling(manifest.location) as directory:
+                with told_as_outage(str(self.root)):
+                    download(self.root / manifest.location, directory, manifest.files)
                 (directory / MANIFEST_NAME).write_bytes(manifest.to_json())
-                self.cache.install(directory, manifest.location)
-        return self.cache.local(manifest)
+            copy = self.cache.find(manifest.location)
+            self.cache.make_room()
+        return copy
+
+    def locations(self) -> Iterator[str]:
+        """Every prefix with a manifest."""
+        self.root.fs.invalidate_cache()
+        for path in self.root.glob(f"*/*/{MANIFEST_NAME}"):
+            yield "/".join(path.parts[-3:-1])
+
+    def remove(self, location: str) -> None:
+        """The manifest first, then the files, here and in the cache."""
+        target = self.root / location
+        target.fs.rm_file((target / MANIFEST_NAME).path)
+        if target.fs.exists(target.path):
+            target.fs.rm(target.path, recursive=True)
+        self.cache.remove(location)
 
     def describe(self, location: str) -> str:
         """The URI, and the cached copy if there is one."""

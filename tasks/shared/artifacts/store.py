@@ -7,7 +7,6 @@ with store.staging("traces") as directory:
 path = store.fetch(ref)                          # a local directory, verified
 """
 
-import errno
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from upath import UPath
 
+from tasks.shared.artifacts.cache import Cache
 from tasks.shared.artifacts.manifest import (
     MANIFEST_NAME,
     ArtifactError,
@@ -30,10 +30,9 @@ from tasks.shared.artifacts.manifest import (
     remedy,
     scan,
 )
-from tasks.shared.artifacts.places import LocalPlace, ObjectPlace, Place
-from tasks.shared.environment import home
-
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+from tasks.shared.artifacts.places import LocalPlace, ObjectPlace, Place, is_elsewhere
+from tasks.shared.environment import cache_limit_bytes, home
+from tasks.shared.full_disk import IN_STORE, told_as_full_disk
 
 
 class Store:
@@ -42,8 +41,9 @@ class Store:
     def __init__(self, root: str, cache: Path | None = None) -> None:
         """`cache`: where an object store's artifacts are copied to when read; `<home>/cache` by default."""
         self.root = root
-        if "://" in root and not root.startswith("file://"):
-            self._place: Place = ObjectPlace(UPath(root), cache or home() / "cache")
+        if is_elsewhere(root):
+            copies = Cache(cache or home() / "cache", cache_limit_bytes())
+            self._place: Place = ObjectPlace(UPath(root), copies)
         else:
             self._place = LocalPlace(Path(root.removeprefix("file://")).resolve())
         self._verified: set[tuple[str, int, int, int, str]] = (
@@ -56,19 +56,11 @@ class Store:
 
         Raises OSError with a remedy when the disk is full.
         """
-        # Broad on purpose: writers of other projects (safetensors, Arrow) report a full disk by classes of their own.
-        try:
-            with contextmanager(self._place.staging)(kind) as directory:
-                yield directory
-        except Exception as error:
-            if _is_disk_full(error):
-                raise OSError(
-                    errno.ENOSPC,
-                    "no space left on the artifact store's disk, nothing was published; "
-                    "free some or point TIRFLOW_STORE to a larger disk",
-                    self.root,
-                ) from error
-            raise
+        with (
+            told_as_full_disk(IN_STORE, self.root),
+            contextmanager(self._place.staging)(kind) as directory,
+        ):
+            yield directory
 
     def publish(
         self,
@@ -87,7 +79,9 @@ class Store:
                 f"{kind}: nothing to publish, {directory} has no files; the stage must write some"
             )
         created = datetime.now(UTC).isoformat(timespec="seconds")
-        manifest = Manifest(kind, content_digest(files), files, provenance, dict(metrics or {}), created)
+        manifest = Manifest(
+            kind, content_digest(files), files, provenance, dict(metrics or {}), created
+        ).sealed()
         with (directory / MANIFEST_NAME).open("wb") as stream:
             stream.write(manifest.to_json())
             stream.flush()
@@ -116,31 +110,33 @@ class Store:
 
     def manifest(self, ref: ArtifactRef) -> Manifest:
         """The artifact's manifest; ArtifactError if it is missing, damaged or another artifact's."""
-        where = self._place.describe(ref.location)
-        content = self._place.read_manifest(ref.location)
-        if content is None:
-            raise ArtifactError(f"{where}: no such artifact in this store; run the stage that makes it again")
-        manifest = parse_manifest(content, where)
+        manifest = self.read(ref.location)
         if manifest.ref != ref:
+            where = self._place.describe(ref.location)
             raise ArtifactError(
                 f"{where}/{MANIFEST_NAME}: describes {manifest.location}, not this one; {remedy(where)}"
             )
         return manifest
 
+    def read(self, location: str) -> Manifest:
+        """The manifest at a location; ArtifactError if there is none or it is damaged."""
+        where = self._place.describe(location)
+        content = self._place.read_manifest(location)
+        if content is None:
+            raise ArtifactError(f"{where}: no such artifact in this store; run the stage that makes it again")
+        return parse_manifest(content, where)
+
+    def locations(self) -> list[str]:
+        """The location of every artifact, sorted."""
+        return sorted(self._place.locations())
+
+    def remove(self, location: str) -> None:
+        """Take an artifact away; who may do that is for `collection.py` to say."""
+        self._place.remove(location)
+
     def exists(self, ref: ArtifactRef) -> bool:
         """True if the artifact has been published here and is still there; its bytes are not read."""
         return self._place.read_manifest(ref.location) is not None
-
-    def lineage(self, ref: ArtifactRef) -> dict[ArtifactRef, Manifest]:
-        """The artifact and everything it was made from, nearest first: from a score back to the problems."""
-        found: dict[ArtifactRef, Manifest] = {}
-        waiting = [ref]
-        while waiting:
-            current = waiting.pop(0)
-            if current not in found:
-                found[current] = self.manifest(current)
-                waiting += found[current].provenance.inputs.values()
-        return found
 
     def describe(self, ref: ArtifactRef) -> str:
         """The artifact's place as a person or a tool would open it: a path or a URI."""
@@ -165,9 +161,3 @@ class Store:
                 f"{path}: content changed since it was published (sha256 differs); {remedy(where)}"
             )
         self._verified.add(seen)
-
-
-def _is_disk_full(error: BaseException) -> bool:
-    if isinstance(error, OSError) and error.errno in DISK_FULL:
-        return True
-    return any(os.strerror(number) in str(error) for number in DISK_FULL)

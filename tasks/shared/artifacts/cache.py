@@ -1,0 +1,101 @@
+"""Local copies of an object store's artifacts, up to a size: the least recently used go first, none that is in use.
+
+A copy in use is locked, shared, by every process that reads it, as long as that lives. Several processes and
+containers of a host share one cache.
+"""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tasks.shared.artifacts.manifest import MANIFEST_NAME
+
+PARTIAL = ".partial"
+
+
+class Cache:
+    """Artifacts under one local directory, by location."""
+
+    def __init__(self, root: Path, limit_bytes: int) -> None:
+        self.root = root
+        self._limit = limit_bytes
+        self._in_use: dict[str, int] = {}  # location -> descriptor with the lock
+
+    def find(self, location: str) -> Path | None:
+        """The copy, kept from now on as long as this process lives; None if there is none."""
+        directory = self.root / location
+        if location in self._in_use and directory.is_dir():
+            return directory
+        try:
+            descriptor = os.open(directory / MANIFEST_NAME, os.O_RDONLY)
+        except FileNotFoundError:
+            return None
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        if not (directory / MANIFEST_NAME).exists():  # it went while this process waited for the lock
+            os.close(descriptor)
+            return None
+        self._in_use[location] = descriptor
+        os.utime(descriptor)
+        return directory
+
+    @contextmanager
+    def filling(self, location: str) -> Iterator[Path]:
+        """A directory to fill, with what an earlier attempt left in it; it becomes the copy if the block ends well.
+
+        One process at a time fills it; others wait here and then find it filled.
+        """
+        parent = self.root / PARTIAL
+        parent.mkdir(parents=True, exist_ok=True)
+        name = location.replace("/", "-")
+        lock = os.open(parent / f"{name}.lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            directory = parent / name
+            directory.mkdir(exist_ok=True)
+            yield directory
+            target = self.root / location
+            if target.is_dir():
+                shutil.rmtree(directory)
+            else:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                directory.rename(target)
+        finally:
+            os.close(lock)
+
+    def remove(self, location: str) -> None:
+        """Remove a copy, if there is one, whoever uses it."""
+        (self.root / location / MANIFEST_NAME).unlink(missing_ok=True)
+        shutil.rmtree(self.root / location, ignore_errors=True)
+
+    def make_room(self) -> None:
+        """Remove copies that nobody uses, the one read longest ago first, until the limit holds."""
+        copies = [path.parent for path in self.root.glob(f"[!.]*/*/{MANIFEST_NAME}")]
+        by_use = sorted(copies, key=lambda path: (path / MANIFEST_NAME).stat().st_mtime)
+        sizes = {copy: sum(path.stat().st_size for path in copy.rglob("*")) for copy in copies}
+        total = sum(sizes.values())
+        for copy in by_use:
+            if total <= self._limit:
+                return
+            if _remove_unused(copy):
+                total -= sizes[copy]
+
+
+def _remove_unused(directory: Path) -> bool:
+    """Remove a copy unless some process uses it; whether it did."""
+    try:
+        descriptor = os.open(directory / MANIFEST_NAME, os.O_RDONLY)
+    except FileNotFoundError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # The manifest first: a copy without one is no copy.
+        (directory / MANIFEST_NAME).unlink(missing_ok=True)
+        shutil.rmtree(directory)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True

@@ -1,0 +1,74 @@
+"""Copies of an object store's artifacts: resumed, bounded, never taken from under a reader; files in parallel parts."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from upath import UPath
+
+from tasks.shared.artifacts import transfer
+from tasks.shared.artifacts.cache import Cache
+from tasks.shared.artifacts.manifest import MANIFEST_NAME, FileEntry, scan
+from tasks.shared.artifacts.transfer import download, upload
+
+
+def fill(cache: Cache, location: str, size: int) -> None:
+    with cache.filling(location) as directory:
+        (directory / "file").write_bytes(b"x" * size)
+        (directory / MANIFEST_NAME).write_text("{}")
+
+
+def test_the_copy_read_longest_ago_goes_first_and_none_in_use(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, limit_bytes=2500)
+    for name in "abc":
+        fill(cache, f"checkpoint/{name}", 1000)
+    reader = "import sys; from pathlib import Path; from tasks.shared.artifacts.cache import Cache\n"
+    reader += f"Cache(Path({str(tmp_path)!r}), 0).find('checkpoint/a'); print('reading', flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", reader], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        cache.make_room()
+        assert sorted(path.name for path in (tmp_path / "checkpoint").iterdir()) == ["a", "c"]
+        Cache(tmp_path, limit_bytes=0).make_room()
+        assert [path.name for path in (tmp_path / "checkpoint").iterdir()] == ["a"], (
+            "taken from under its reader"
+        )
+        other.communicate()
+    assert Cache(tmp_path, 0).find("checkpoint/c") is None
+
+
+def test_what_an_attempt_left_is_kept_for_the_next(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, limit_bytes=10**6)
+    with pytest.raises(OSError, match="link down"), cache.filling("traces/a") as directory:
+        (directory / "first").write_bytes(b"1")
+        raise OSError("link down")
+    assert cache.find("traces/a") is None
+    with cache.filling("traces/a") as directory:
+        assert (directory / "first").read_bytes() == b"1"
+        (directory / MANIFEST_NAME).write_text("{}")
+    assert cache.find("traces/a") == tmp_path / "traces/a"
+
+
+def test_files_go_over_in_parts_and_whole_ones_are_left_out(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "PART_BYTES", 1000)
+    source = tmp_path / "source"
+    (source / "deep").mkdir(parents=True)
+    for name, size in (("large", 12345), ("deep/small", 10), ("empty", 0)):
+        (source / name).write_bytes(bytes(i * 7 % 256 for i in range(size)))
+    entries = scan(source)
+    place = UPath(bucket) / "files"
+    upload(source, place, [source / entry.path for entry in entries])
+    (source / "deep/small").write_bytes(b"0123456789")  # of the same size: was there, is not put again
+    upload(source, place, [source / "deep/small"])
+    target = tmp_path / "target"
+    (target / "deep").mkdir(parents=True)
+    download(place, target, [entry for entry in entries if entry.path != "empty"])
+    download(place, target, entries)
+    assert scan(target) == entries
+    with pytest.raises(FileNotFoundError):
+        download(place, target, [FileEntry("absent", 3, "0" * 64)])
