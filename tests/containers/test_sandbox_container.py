@@ -1,58 +1,48 @@
-"""Every attack inside the sandbox's own container: default seccomp profile, all capabilities dropped.
+"""Every attack inside the sandbox's own container: default seccomp profile, all capabilities dropped."""
 
-`make test-containers`, after the image `tirflow-sandbox` was built (images/sandbox/Dockerfile).
-"""
-
-# ruff: noqa: E501 - docker commands are kept whole
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from concurrent.futures import Future
-from dataclasses import asdict, replace
+from dataclasses import replace
+from pathlib import Path
 
+import docker
 import pytest
+from docker.models.containers import Container
 
+from tasks.shared.execution.sandbox_container import sandbox_options, wait_until_ready
 from tasks.shared.sandbox import ExecutionResult, Interpreter, Status
 from tests.integration.sandbox_attacks import ATTACKS, Attack
-from tests.integration.sandbox_modes import ROOT, SETTINGS
+from tests.integration.sandbox_modes import SETTINGS
 from tests.integration.test_sandbox_attacks import LEAKS, SCANNER, fill, outside_world
 
-pytestmark = pytest.mark.containers
-PROGRAMS = 6
+IMAGE = "tirflow-sandbox"
+ISOLATED = replace(SETTINGS, workers=2, slots=3)
 
 
 @pytest.fixture(scope="module")
-def container() -> Iterator[Interpreter]:
-    """A server in a container, and a client on the host."""
-    scratch = tuple(f"/scratch/{number}" for number in range(PROGRAMS))
-    settings = replace(SETTINGS, isolation="landlock", workers=2, slots=3, scratch_dirs=scratch)
-    with tempfile.TemporaryDirectory(prefix="sandbox-container-") as directory:
-        command = [
-            str(ROOT / "images" / "sandbox" / "run.sh"),
-            directory,
-            "tirflow-sandbox",
-            "4096",
-            str(PROGRAMS),
-        ]
-        environment = {
-            **os.environ,
-            "SETTINGS": json.dumps(asdict(settings)),
-            "SANDBOX_TEST_SECRET": "of the host",
-        }
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-        assert process.stdout is not None
-        answer = json.loads(process.stdout.readline() or '{"failed": "docker run failed; see above"}')
-        assert answer.get("isolation") == "landlock", answer
-        with Interpreter(settings, address=f"{directory}/socket") as interpreter:
-            yield interpreter
-        process.terminate()
-        process.wait(30)
-        process.stdout.close()
+def server() -> Iterator[tuple[Container, Path]]:
+    """A running server and the directory of its socket."""
+    with tempfile.TemporaryDirectory(prefix="sandbox-container-") as name:
+        directory = Path(name)
+        owner = directory.stat()
+        options = sandbox_options(ISOLATED, directory, f"{owner.st_uid}:{owner.st_gid}")
+        container = docker.from_env().containers.run(IMAGE, detach=True, **options)
+        try:
+            wait_until_ready(container, directory)
+            yield container, directory
+        finally:
+            container.remove(force=True)
+
+
+@pytest.fixture(scope="module")
+def container(server: tuple[Container, Path]) -> Iterator[Interpreter]:
+    """A client on the host."""
+    with Interpreter(ISOLATED, address=f"{server[1]}/socket") as interpreter:
+        yield interpreter
 
 
 @pytest.fixture(scope="module")
@@ -94,46 +84,24 @@ def test_state_does_not_leak_in_the_container(name: str, container: Interpreter)
         assert container.run(look).stdout == "False\n"
 
 
-def test_sandbox_container_itself_is_narrow(container: Interpreter) -> None:
+def test_sandbox_container_itself_is_narrow(server: tuple[Container, Path]) -> None:
     """No stage or workflow code and no second language runtime in the image; the root cannot be written."""
-    script = "ls /opt/tirflow/tasks/shared /opt/tirflow/tasks; touch /opt/x; ls /opt/python/lib/python3.11/site-packages"
-    listing = subprocess.run(
-        ["docker", "run", "--rm", "--read-only", "--network", "none", "--entrypoint", "/bin/sh", "tirflow-sandbox", "-c", script],
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
-    assert "Read-only file system" in listing.stderr
+    script = "ls /opt/tirflow/tasks/shared /opt/tirflow/tasks /opt/python/lib/python3.11/site-packages; touch /opt/x"
+    code, output = server[0].exec_run(["/bin/sh", "-c", script])
+    assert code != 0
+    assert b"Read-only file system" in output
     for absent in ("prefect", "torch", "rl", "evaluate", "pip"):
-        assert absent not in listing.stdout.split()
+        assert absent not in output.decode().split()
 
 
-def test_server_in_the_container_ends_with_its_health() -> None:
-    name = f"sandbox-test-{os.getpid()}"
-    command = [
-        "docker",
-        "run",
-        "--detach",
-        "--init",
-        "--name",
-        name,
-        "--network",
-        "none",
-        "--tmpfs",
-        "/run/sandbox",
-        "tirflow-sandbox",
-    ]
-    subprocess.run([*command, "--socket", "/run/sandbox/socket"], check=True, capture_output=True, timeout=60)
-
-    def docker(*arguments: str) -> str:
-        return subprocess.run(
-            ["docker", *arguments], check=True, capture_output=True, text=True, timeout=60
-        ).stdout
-
+def test_server_in_the_container_ends_with_its_health(tmp_path: Path) -> None:
+    options = sandbox_options(ISOLATED, tmp_path, "0:0")
+    container = docker.from_env().containers.run(IMAGE, detach=True, **options)
     try:
-        deadline = time.monotonic() + 30
-        while "ready" not in docker("logs", name) and time.monotonic() < deadline:
-            time.sleep(0.2)
-        docker("stop", "--time", "20", name)
-        assert docker("inspect", "--format", "{{.State.ExitCode}}", name) == "0\n"
-        assert json.loads(docker("logs", name).splitlines()[-1])["health"]["isolation"] == "landlock"
+        wait_until_ready(container, tmp_path)
+        container.stop(timeout=20)
+        container.reload()
+        assert container.attrs["State"]["ExitCode"] == 0
+        assert json.loads(container.logs().splitlines()[-1])["health"]["isolation"] == "landlock"
     finally:
-        docker("rm", "--force", name)
+        container.remove(force=True)

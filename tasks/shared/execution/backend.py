@@ -1,8 +1,19 @@
 """What a backend offers: start a stage on its request, hand out its output lines, end it with all it started."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a stage ended."""
+
+    code: int  # 128 + n if signal n ended it
+    cause: Literal["", "out_of_memory", "lost"] = (
+        ""  # what its surroundings say; lost: they do not know any more
+    )
 
 
 class RunningStage(Protocol):
@@ -11,8 +22,8 @@ class RunningStage(Protocol):
     def lines(self) -> Iterator[str]:
         """Its stdout line by line, without line ends, until it has ended."""
 
-    def wait(self) -> int:
-        """Its exit code, 128 + n if signal n ended it."""
+    def wait(self) -> Exit:
+        """How it ended."""
 
     def stop(self) -> None:
         """End it and everything it started: asked first, killed after a grace. Harmless when it has ended already.
@@ -24,11 +35,14 @@ class RunningStage(Protocol):
 class Backend(Protocol):
     """Where stages run."""
 
-    def identity(self, config: Mapping[str, Any]) -> str:
-        """What of the surroundings a stage with this configuration depends on: library versions, or an image digest.
+    def identity(self, stage: str, config: Mapping[str, Any]) -> str:
+        """What of the surroundings a stage with this configuration depends on: the versions of libraries.
 
         Raises ValueError, one line, if what the configuration needs is not there.
         """
+
+    def find(self, request_path: Path, log_path: Path) -> RunningStage | None:
+        """The stage that an earlier launcher, now dead, started on this request, if it outlived its launcher."""
 
     def start(self, stage: str, request_path: Path, log_path: Path, lock: int) -> RunningStage:
         """Start `python -m tasks.<stage>.main <request_path>`.

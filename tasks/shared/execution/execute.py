@@ -18,10 +18,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from tasks.shared.execution.backend import Backend, RunningStage
+from tasks.shared.execution.backend import Backend, Exit, RunningStage
 from tasks.shared.stage import StageRequest, StageResult
 
 Event = dict[str, Any]
+REQUEST = "request.json"
+EXIT_STORAGE = 3  # `stage_main` ends with it when disk or store fails
 TAIL_LINES = 5
 STOP_POLL_S = 2.0
 
@@ -32,6 +34,10 @@ class StageFailed(RuntimeError):
 
 class StageStopped(StageFailed):
     """A stage was ended because its run was cancelled."""
+
+
+class StageLost(StageFailed):
+    """A stage ended through no fault of its own (its container or its store went away): worth another attempt."""
 
 
 def execute(
@@ -53,24 +59,34 @@ def execute(
     with _exclusive(scratch, on_event) as (lock, waited):
         if waited and (result := _read_result(scratch)):
             return result  # another run did this very work while we waited for it
-        if fresh:
-            shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir(parents=True, exist_ok=True)
-        (scratch / "result.json").unlink(missing_ok=True)
-        request_path = scratch / "request.json"
-        request_path.write_text(request.model_dump_json(indent=1))
-        _append(log_path, {"event": "start", "time": round(time.time(), 3), "stage": request.stage})
-        stage = backend.start(request.stage, request_path, log_path, lock)
+        stage = None if fresh else backend.find(scratch / REQUEST, log_path)
+        if stage is None:
+            stage = _start(request, backend, log_path, lock, fresh)
+        else:
+            on_event({"event": "log", "message": "an earlier attempt still executes it; following that one"})
         with _stopping(stage, should_stop) as stopped:
             error = _follow(stage, log_path, on_event)
-            code = stage.wait()
+            ended = stage.wait()
         if stopped.is_set():
             raise StageStopped(f"stage '{request.stage}' was stopped: its run was cancelled; log: {log_path}")
         result = _read_result(scratch)
-        if code or result is None:
-            raise StageFailed(_explain(request.stage, code, error, log_path))
+        if ended.code or ended.cause or result is None:
+            outage = ended.cause == "lost" or (ended.code == EXIT_STORAGE and "://" in request.store)
+            raise (StageLost if outage else StageFailed)(_explain(request.stage, ended, error, log_path))
         _prune(scratch)
         return result
+
+
+def _start(request: StageRequest, backend: Backend, log_path: Path, lock: int, fresh: bool) -> RunningStage:
+    """Start the stage in its scratch directory, with its own checkpoints of earlier attempts alone."""
+    scratch = Path(request.scratch)
+    if fresh:
+        shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True, exist_ok=True)
+    (scratch / "result.json").unlink(missing_ok=True)
+    (scratch / REQUEST).write_text(request.model_dump_json(indent=1))
+    _append(log_path, {"event": "start", "time": round(time.time(), 3), "stage": request.stage})
+    return backend.start(request.stage, scratch / REQUEST, log_path, lock)
 
 
 def _follow(stage: RunningStage, log_path: Path, on_event: Callable[[Event], None]) -> str | None:
@@ -152,19 +168,26 @@ def _read_result(scratch: Path) -> StageResult | None:
         return None
 
 
-def _explain(stage: str, code: int, error: str | None, log_path: Path) -> str:
-    """One line: the stage's own error, or the signal, or the last words of its log."""
+def _explain(stage: str, ended: Exit, error: str | None, log_path: Path) -> str:
+    """One line: what its surroundings say, the stage's own error, the signal, or the last words of its log."""
+    tail = " | ".join(log_path.read_text(errors="replace").splitlines()[-TAIL_LINES:])[-600:]
+    if ended.cause == "lost":
+        return f"stage '{stage}': its container is gone, nothing here stopped it; log: {log_path}; it ends: {tail}"
+    if ended.cause == "out_of_memory":
+        return (
+            f"stage '{stage}' ran out of memory; raise TIRFLOW_STAGE_MEMORY or lower the token budgets of the recipe; "
+            f"log: {log_path}; it ends: {tail}"
+        )
     if error is not None:
         return f"stage '{stage}': {error}"
-    tail = " | ".join(log_path.read_text(errors="replace").splitlines()[-TAIL_LINES:])[-600:]
-    if code > 128:
-        name = signal.Signals(code - 128).name
+    if ended.code > 128:
+        name = signal.Signals(ended.code - 128).name
         hint = "out of memory? " if name == "SIGKILL" else ""
         return (
             f"stage '{stage}' was killed by {name}; {hint}run it again and it goes on from its last checkpoint; "
             f"log: {log_path}; it ends: {tail}"
         )
-    return f"stage '{stage}' failed with exit code {code}; log: {log_path}; it ends: {tail}"
+    return f"stage '{stage}' failed with exit code {ended.code}; log: {log_path}; it ends: {tail}"
 
 
 def _prune(scratch: Path) -> None:
@@ -172,7 +195,7 @@ def _prune(scratch: Path) -> None:
     for path in scratch.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
-        elif path.name not in ("request.json", "result.json"):
+        elif path.name not in (REQUEST, "result.json"):
             path.unlink()
 
 

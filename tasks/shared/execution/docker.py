@@ -1,0 +1,206 @@
+"""The docker backend: a stage in a container of its role's image, the interpreter in another one beside it.
+
+A stage sees its scratch directory, the store, the files it was given and nothing else of the host; the environment is
+an allow-list, secrets come as a file, and there is no network unless the stage cannot do without. A container outlives
+a launcher that dies: the same work, started again, follows it; any other start on this host removes it.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import docker
+from docker.errors import DockerException, ImageNotFound, NotFound
+from docker.models.containers import Container
+from docker.models.images import Image
+from docker.types import DeviceRequest, LogConfig, Mount, Ulimit
+
+from tasks.shared.config import SandboxConfig
+from tasks.shared.environment import container_environment, docker_settings, stage_secrets
+from tasks.shared.execution.code_digest import code_digest
+from tasks.shared.execution.container import (
+    PART_LABEL,
+    SCRATCH_LABEL,
+    RunningContainer,
+    name_of,
+    private_directory,
+    reap,
+    remove,
+)
+from tasks.shared.execution.reach import give, hand_over, mounts_of, needs_network, user_of_stages
+from tasks.shared.execution.sandbox_container import MOUNTED, SOCKET, sandbox_options, wait_until_ready
+from tasks.shared.interpreter import sandbox_settings
+from tasks.shared.stage import StageRequest
+
+GRACE_S = 6.0  # with what the engine itself needs, a stopped stage is gone within 10 s
+RUN_CODE = ("synthesize", "rl", "evaluate")  # stages that execute what models write
+SECRETS = "/run/secrets/tirflow.json"
+MAX_PROCESSES = 8192
+PINNED = Ulimit(name="memlock", soft=-1, hard=-1)  # memory that GPUs read from
+LOGS = LogConfig(type=LogConfig.types.JSON, config={"max-size": "256m", "max-file": "2"})
+
+
+class DockerBackend:
+    """Stages in containers of this host's engine."""
+
+    def __init__(self, grace_s: float = GRACE_S) -> None:
+        """`grace_s`: how long a stage may take to end after SIGTERM."""
+        self._grace_s = grace_s
+
+    def identity(self, stage: str, config: Mapping[str, Any]) -> str:
+        """The packages of the images; the sources in them must be these ones. See `Backend.identity`."""
+        engine = _connect()
+        role = role_of(stage, config)
+        labels = _image(engine, role).labels
+        if labels.get(f"tirflow.code.{stage}") != code_digest(stage):
+            raise ValueError(
+                f"image {_image_name(role)}: holds other sources of '{stage}' than these; make images"
+            )
+        return f"packages {labels['tirflow.packages']}"
+
+    def find(self, request_path: Path, log_path: Path) -> RunningContainer | None:
+        """The container of this scratch directory, if it runs still or ended well; see `Backend.find`."""
+        try:
+            container = _connect().containers.get(name_of(request_path.parent, "stage"))
+        except NotFound:
+            return None
+        if container.status != "running" and container.attrs["State"]["ExitCode"]:
+            return None
+        since = (
+            int(log_path.stat().st_mtime) if log_path.exists() else 0
+        )  # that second's lines may come twice
+        return RunningContainer(container, log_path, self._grace_s, since)
+
+    def start(self, stage: str, request_path: Path, log_path: Path, lock: int) -> RunningContainer:
+        """Start the stage; see `Backend.start`. The lock stays with the launcher: it tells whether that lives."""
+        engine = _connect()
+        request = StageRequest.model_validate_json(request_path.read_text())
+        scratch = Path(request.scratch)
+        reap(engine)
+        remove(engine, scratch)
+        hand_over(request)
+        directory = private_directory(scratch)
+        directory.mkdir(parents=True, mode=0o700)
+        give(directory)
+        try:
+            container = self._create(engine, request, directory)
+            container.start()
+        except BaseException:
+            remove(engine, scratch)
+            raise
+        return RunningContainer(container, log_path, self._grace_s)
+
+    def _create(self, engine: docker.DockerClient, request: StageRequest, directory: Path) -> Container:
+        """The stage's container, not yet running, and its interpreter, which listens."""
+        scratch, mounts = Path(request.scratch), mounts_of(request)
+        role = role_of(request.stage, request.config)
+        image = _image(engine, role)
+        environment = container_environment() | {"TIRFLOW_IMAGE": image.id, "HOME": "/tmp", "USER": "tirflow"}
+        if request.stage in RUN_CODE and not request.config["sandbox"]["address"]:
+            mounts.append(
+                Mount(MOUNTED, str(_start_sandbox(engine, request, directory)), type="bind", read_only=True)
+            )
+            environment["TIRFLOW_SANDBOX_ADDRESS"] = f"unix:{SOCKET}"
+        if secrets := stage_secrets(request.stage, request.config):
+            mounts.append(
+                Mount(SECRETS, str(_write_secrets(directory, secrets)), type="bind", read_only=True)
+            )
+            environment["TIRFLOW_SECRETS_FILE"] = SECRETS
+        return engine.containers.create(
+            image.id,
+            ["python", "-m", f"tasks.{request.stage}.main", str(scratch / "request.json")],
+            name=name_of(scratch, "stage"),
+            labels={SCRATCH_LABEL: str(scratch), PART_LABEL: "stage"},
+            environment=environment,
+            mounts=mounts,
+            user=user_of_stages(),
+            working_dir=str(scratch),
+            **_bounds(request, image),
+        )
+
+
+def role_of(stage: str, config: Mapping[str, Any]) -> str:
+    """Which image runs a stage with this configuration."""
+    engine = (config.get("generation") or {}).get("engine")
+    if engine != "vllm":
+        return "train"
+    return "rl" if stage == "rl" else "inference"
+
+
+def _bounds(request: StageRequest, image: Image) -> dict[str, Any]:
+    """The limits of a stage's container, its network and its devices."""
+    settings = docker_settings()
+    gpus = [gpu for gpu in settings.gpus.split(",") if gpu]
+    wanted = {"device_ids": gpus} if gpus else {"count": -1}
+    cuda = image.labels["tirflow.accelerator"] == "cuda"
+    return {
+        "network_mode": settings.network if needs_network(request) else "none",
+        "read_only": True,
+        "tmpfs": {"/tmp": "mode=1777,exec"},  # kernels that are compiled on the way are loaded from there
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges"],
+        "init": True,
+        "pids_limit": MAX_PROCESSES,
+        "mem_limit": settings.memory or None,
+        "memswap_limit": settings.memory or None,
+        "shm_size": settings.shared_memory,
+        "ulimits": [Ulimit(name="core", soft=0, hard=0), *([PINNED] if cuda else [])],
+        "device_requests": [DeviceRequest(capabilities=[["gpu"]], **wanted)] if cuda else None,
+        "log_config": LOGS,
+    }
+
+
+def _start_sandbox(engine: docker.DockerClient, request: StageRequest, directory: Path) -> Path:
+    """The interpreter of one stage, listening; the directory of its socket."""
+    scratch, sockets = Path(request.scratch), directory / "sandbox"
+    sockets.mkdir(mode=0o700)
+    give(sockets)
+    settings = sandbox_settings(SandboxConfig.model_validate(request.config["sandbox"]))
+    container = engine.containers.run(
+        _image(engine, "sandbox").id,
+        detach=True,
+        name=name_of(scratch, "sandbox"),
+        labels={SCRATCH_LABEL: str(scratch), PART_LABEL: "sandbox"},
+        restart_policy={"Name": "on-failure"},
+        log_config=LOGS,
+        **sandbox_options(settings, sockets, user_of_stages()),
+    )
+    wait_until_ready(container, sockets)
+    return sockets
+
+
+def _write_secrets(directory: Path, secrets: dict[str, str]) -> Path:
+    """A file that the stage's user alone can read."""
+    path = directory / "secrets.json"
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        json.dump(secrets, file)
+    give(path)
+    return path
+
+
+def _connect() -> docker.DockerClient:
+    """The host's engine. ValueError, one line, if none answers."""
+    try:
+        engine = docker.from_env()
+        engine.ping()
+    except DockerException as error:
+        raise ValueError(
+            f"TIRFLOW_BACKEND = docker: no Docker engine answers ({error}); start one, or use TIRFLOW_BACKEND=process"
+        ) from None
+    return engine
+
+
+def _image_name(role: str) -> str:
+    return docker_settings().images + role
+
+
+def _image(engine: docker.DockerClient, role: str) -> Image:
+    """A role's image. ValueError, one line, if there is none."""
+    try:
+        return engine.images.get(_image_name(role))
+    except ImageNotFound:
+        raise ValueError(
+            f"image {_image_name(role)}: not on this host; make images ROLES={role}, or set TIRFLOW_IMAGES"
+        ) from None

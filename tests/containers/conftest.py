@@ -1,0 +1,112 @@
+"""A home with prepared inputs, a stage that runs for minutes in its container, and a launcher that can be killed."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import docker
+import pytest
+from docker.models.containers import Container
+
+from tasks.launch.keys import derive_seed
+from tasks.shared.artifacts import ArtifactRef
+from tasks.shared.execution.container import SCRATCH_LABEL, name_of
+from tasks.shared.execution.docker import DockerBackend
+from tasks.shared.execution.execute import execute
+from tasks.shared.recipes import load_recipe
+from tasks.shared.stage import StageRequest
+from tests.flows.conftest import small
+
+LAUNCHER = """
+import sys
+from pathlib import Path
+from tasks.shared.execution.docker import DockerBackend
+from tasks.shared.execution.execute import execute
+from tasks.shared.stage import StageRequest
+request = StageRequest.model_validate_json(Path(sys.argv[1]).read_text())
+execute(request, DockerBackend(), Path(sys.argv[1] + ".log"), lambda event: None)
+"""
+
+
+@dataclass(frozen=True)
+class World:
+    """One home, its engine, and the artifacts that stages start from."""
+
+    home: Path
+    engine: docker.DockerClient
+    inputs: dict[str, ArtifactRef]
+
+    def request(self, stage: str, name: str, **changes: object) -> StageRequest:
+        """A stage of the tiny world with a scratch directory of that name."""
+        config = load_recipe("tiny", small(**changes)).for_stage(stage).model_dump(mode="json")
+        names = {"synthesize": ("problems", "evaluation_sets"), "sft": ("checkpoint", "traces")}.get(
+            stage, ()
+        )
+        return StageRequest(
+            stage=stage,
+            run="containers",
+            config=config,
+            inputs={name: self.inputs[name] for name in names},
+            seed=derive_seed(0, stage),
+            store=str(self.home / "store"),
+            scratch=str(self.home / "scratch" / name),
+        )
+
+    def long_sft(self, name: str) -> StageRequest:
+        """SFT that would take many minutes."""
+        steps = {"sft.max_steps": 5000, "sft.epochs": 5000, "sft.checkpoint_every_steps": 5000}
+        return self.request("sft", name, **steps)
+
+    def launch(self, request: StageRequest) -> subprocess.Popen[bytes]:
+        """A process that executes the request."""
+        path = self.home / f"{Path(request.scratch).name}.json"
+        path.write_text(request.model_dump_json())
+        return subprocess.Popen([sys.executable, "-c", LAUNCHER, str(path)])
+
+    def container(self, request: StageRequest, part: str = "stage") -> Container:
+        return self.engine.containers.get(name_of(Path(request.scratch), part))
+
+    def wait_for_container(self, request: StageRequest) -> Container:
+        """The stage's container once the stage's first line is out."""
+        until(lambda: self.left(request) > 0)
+        until(lambda: b"{" in self.container(request).logs(stdout=True, stderr=False))
+        return self.container(request)
+
+    def left(self, request: StageRequest) -> int:
+        """How many containers of a request there are."""
+        label = f"{SCRATCH_LABEL}={request.scratch}"
+        return len(self.engine.containers.list(all=True, filters={"label": label}, ignore_removed=True))
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """Prepared and synthesized in containers; the environment points to this home."""
+    home = tmp_path_factory.mktemp("containers")
+    home.chmod(0o755)  # stages of a launcher that is root run as an ordinary user
+    os.environ["TIRFLOW_HOME"] = str(home)
+    engine = docker.from_env()
+    world = World(home, engine, {})
+    try:
+        for stage in ("prepare", "synthesize"):
+            request = world.request(stage, stage)
+            world.inputs.update(
+                execute(request, DockerBackend(), home / f"{stage}.log", lambda _: None).outputs
+            )
+        yield world
+    finally:
+        del os.environ["TIRFLOW_HOME"]
+        for container in engine.containers.list(all=True, filters={"label": SCRATCH_LABEL}):
+            if container.labels[SCRATCH_LABEL].startswith(str(home)):
+                container.remove(force=True)
+
+
+def until(condition: Callable[[], bool], timeout_s: float = 120.0) -> None:
+    """Wait for a condition; AssertionError after the timeout."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.1)

@@ -1,0 +1,61 @@
+"""What a stage in a container may reach: a network only where recipe or store need one, directories that it writes."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.shared.execution.docker import role_of
+from tasks.shared.execution.reach import mounts_of, needs_network
+from tasks.shared.recipes import load_recipe
+from tasks.shared.stage import StageRequest
+
+
+def request(stage: str, tmp_path: Path, store: str = "", **overrides: Any) -> StageRequest:
+    config = load_recipe("tiny", overrides).for_stage(stage).model_dump(mode="json")
+    scratch = tmp_path / "scratch" / stage
+    return StageRequest(
+        stage=stage,
+        run="demo",
+        config=config,
+        inputs={},
+        seed=0,
+        store=store or str(tmp_path / "store"),
+        scratch=str(scratch),
+        files=(str(tmp_path / "given"), str(tmp_path / "absent")),
+    )
+
+
+@pytest.mark.parametrize("stage", ["prepare", "synthesize", "sft", "rl", "evaluate", "report"])
+def test_the_tiny_world_needs_no_network_and_an_object_store_does(tmp_path: Path, stage: str) -> None:
+    assert not needs_network(request(stage, tmp_path))
+    assert needs_network(request(stage, tmp_path, store="s3://bucket/tirflow"))
+
+
+def test_a_hub_model_and_a_tracking_server_need_one(tmp_path: Path) -> None:
+    hub = {"model.source": "hub", "model.id": "someone/model", "model.revision": "0" * 40}
+    assert needs_network(request("prepare", tmp_path, **hub))
+    assert not needs_network(request("sft", tmp_path, **hub)), "the model comes as an artifact"
+    assert needs_network(request("sft", tmp_path, **{"sft.sinks": ["wandb"]}))
+
+
+def test_a_stage_writes_to_scratch_and_store_and_reads_what_it_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TIRFLOW_HOME", str(tmp_path / "home"))
+    (tmp_path / "given").write_text("problems")
+    local = {mount["Target"]: mount["ReadOnly"] for mount in mounts_of(request("prepare", tmp_path))}
+    assert local == {
+        str(tmp_path / "scratch" / "prepare"): False,
+        str(tmp_path / "store"): False,
+        str(tmp_path / "given"): True,
+    }
+    elsewhere = mounts_of(request("sft", tmp_path, store="s3://bucket/tirflow"))
+    assert str(tmp_path / "home" / "cache") in {mount["Source"] for mount in elsewhere}
+
+
+def test_the_engine_decides_the_image() -> None:
+    vllm = {"generation": {"engine": "vllm"}}
+    assert [role_of(stage, vllm) for stage in ("rl", "evaluate")] == ["rl", "inference"]
+    assert role_of("rl", {"generation": {"engine": "transformers"}}) == "train"
+    assert role_of("sft", {}) == role_of("synthesize", {"generation": None}) == "train"
