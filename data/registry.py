@@ -28,6 +28,12 @@ class PublicProblemSet:
     answer_column: str
     # what an answer must look like
     answer: Literal["integer", "expression"]
+    # configuration of the dataset; empty: its only one
+    subset: str = ""
+    # as published, repeats included; 0: not checked
+    rows: int = 0
+    # `rows_digest` of problems and answers; empty: not checked, `prepare` logs what it finds
+    digest: str = ""
     # everything up to and with this text is cut off a problem; empty: nothing
     strip_before: str = ""
     # everything from this text on is cut off a problem; empty: nothing

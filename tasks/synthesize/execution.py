@@ -4,14 +4,16 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Protocol
 
-from tasks.shared.sandbox import ExecutionResult, Status
+from tasks.shared.sandbox import ExecutionResult, Limits, Status
 
 
 class BlockRunner(Protocol):
     """The part of `tasks.shared.sandbox.Interpreter` that synthesis uses."""
 
-    def submit(self, code: str, session: str | None = None) -> Future[ExecutionResult]:
-        """Queue a program."""
+    def submit(
+        self, code: str, session: str | None = None, limits: Limits | None = None
+    ) -> Future[ExecutionResult]:
+        """Queue a program; `limits` in place of the recipe's."""
 
     def open_session(self) -> str:
         """Start a session in which variables live on from block to block."""
@@ -20,21 +22,25 @@ class BlockRunner(Protocol):
         """End a session."""
 
 
-def run_blocks(codes: Sequence[str], runner: BlockRunner, stateful: bool) -> list[ExecutionResult]:
+def run_blocks(
+    codes: Sequence[str], runner: BlockRunner, stateful: bool, limits: Sequence[Limits | None] = ()
+) -> list[ExecutionResult]:
     """Run blocks and wait for them: each in a fresh interpreter, or one after the other in one session.
 
-    Stops at the first failure of the sandbox itself, which is then the last result.
+    `limits`: of each block, empty for the recipe's. Stops at the first failure of the sandbox itself, which is then
+    the last result.
     """
+    limits = limits or [None] * len(codes)
     if not stateful:
-        futures = [runner.submit(code) for code in codes]
+        futures = [runner.submit(code, limits=limit) for code, limit in zip(codes, limits, strict=True)]
         results = [future.result() for future in futures]
         failed = next((i for i, r in enumerate(results) if r.status is Status.SANDBOX_FAILURE), None)
         return results if failed is None else results[: failed + 1]
     results = []
     session = runner.open_session()
     try:
-        for code in codes:
-            results.append(runner.submit(code, session=session).result())
+        for code, limit in zip(codes, limits, strict=True):
+            results.append(runner.submit(code, session=session, limits=limit).result())
             if results[-1].status is Status.SANDBOX_FAILURE:
                 break
     finally:

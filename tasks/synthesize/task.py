@@ -1,10 +1,33 @@
-"""What Prefect sees of `synthesize`: verified traces of the training problems."""
+"""What Prefect sees of `synthesize`: verified traces of the training problems, or of texts that were rewritten."""
+
+from pathlib import Path
 
 from tasks.launch import Run, run_stage
 from tasks.shared.artifacts import ArtifactRef
+from tasks.shared.runs import RunRecords
 
 
-def synthesize(run: Run, problems: ArtifactRef, evaluation_sets: ArtifactRef) -> ArtifactRef:
-    """Write, execute and verify traces; the evaluation sets are what they must stay clear of."""
+def synthesize(
+    run: Run,
+    problems: ArtifactRef,
+    evaluation_sets: ArtifactRef,
+    checkpoint: ArtifactRef | None = None,
+    responses: ArtifactRef | None = None,
+    label: str = "",
+) -> ArtifactRef:
+    """Write, execute and verify traces; the evaluation sets are what they must stay clear of.
+
+    `checkpoint`: the model that mode `bootstrap` samples from. `responses`: raw responses of an earlier run, which are
+    not asked for again.
+    """
+    settings = run.recipe.synthesize
     inputs = {"problems": problems, "evaluation_sets": evaluation_sets}
-    return run_stage(run, "synthesize", inputs).outputs["traces"]
+    if settings.mode == "bootstrap" and checkpoint is not None:
+        inputs["checkpoint"] = checkpoint
+    if responses is not None:
+        inputs["responses"] = responses
+    if settings.mode == "rewrite" and settings.source.source == "traces":
+        inputs["source"] = RunRecords(run.store).read(settings.source.run).output("synthesize", "traces")
+    texts = settings.source.path if settings.mode == "rewrite" and settings.source.source == "file" else ""
+    files = tuple(Path(path) for path in (texts, settings.prompt, settings.responses) if path)
+    return run_stage(run, "synthesize", inputs, label, files=files).outputs["traces"]

@@ -1,22 +1,29 @@
 """Verify a written trace: format, every block executed again, recorded output, last block, answer.
 
 The rules run in that order and the first that fails gives the reason. Nothing here knows which teacher wrote the
-trace or whether it erred on purpose.
+trace or whether it erred on purpose. A block that times out where the trace says otherwise is not judged under load:
+`settle` runs such traces again, one at a time and with more time, so that equal traces get equal verdicts.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, Self
 
+from tasks.shared.config import SynthesizeStage
 from tasks.shared.grading import grade
-from tasks.shared.sandbox import ExecutionResult, Status
-from tasks.shared.traces.dialect import Dialect, Segment, TraceFormatError
-from tasks.shared.traces.observation import observe
+from tasks.shared.interpreter import limits_of
+from tasks.shared.sandbox import ExecutionResult, Limits, Status
+from tasks.shared.selection_config import VerificationConfig
+from tasks.shared.traces.dialect import DIALECTS, Dialect, Segment, TraceFormatError
+from tasks.shared.traces.observation import STOPPED, observe
 from tasks.synthesize.execution import BlockRunner, run_blocks
-from tasks.synthesize.traces import Reason, Verdict, WrittenTrace
+from tasks.synthesize.recorded import agree, contradiction
+from tasks.synthesize.traces import Checked, Reason, Verdict, WrittenTrace
 
 DETAIL_CHARS = 200
 # an output cut in the middle is what the model would have been shown, and the program ended well
 ENDED_WELL = (Status.OK, Status.OUTPUT_CUT)
+Finding = tuple[Reason, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,56 +37,157 @@ class Rules:
     announce_remaining_calls: bool
     # whether the blocks of a trace share one session
     stateful: bool
+    # of one block
+    limits: Limits = field(default_factory=Limits)
+    verification: VerificationConfig = field(default_factory=VerificationConfig)
+
+    @classmethod
+    def of(cls, config: SynthesizeStage) -> Self:
+        """The rules that a recipe states."""
+        traces = config.traces
+        return cls(
+            DIALECTS[traces.dialect],
+            traces.max_calls,
+            traces.error_feedback,
+            traces.announce_remaining_calls,
+            config.sandbox.stateful,
+            limits_of(config.sandbox),
+            config.synthesize.verification,
+        )
 
     def feedback(self, block: int, result: ExecutionResult) -> str:
         """The text that follows block number `block` (from 0) whose execution gave `result`."""
         remaining = self.max_calls - block - 1 if self.announce_remaining_calls else None
         return self.dialect.feedback(observe(result, self.error_feedback), remaining)
 
+    def patient_limits(self, feedbacks: Sequence[Segment]) -> list[Limits | None]:
+        """More time for each block but those of which the trace itself says that they time out."""
+        patience = self.verification.patience
+        longer = replace(
+            self.limits, wall_s=patience * self.limits.wall_s, cpu_s=patience * self.limits.cpu_s
+        )
+        return [None if STOPPED[Status.TIMEOUT] in feedback.text else longer for feedback in feedbacks]
 
-def verify(written: WrittenTrace, rules: Rules, runner: BlockRunner) -> Verdict:
-    """Check one trace against all rules; runs its code blocks."""
+
+def verify(written: WrittenTrace, rules: Rules, runner: BlockRunner, patient: bool = False) -> Verdict:
+    """Check one trace against all rules; runs its code blocks.
+
+    `patient`: nothing else runs, and blocks have more time. Without it TIMED_OUT is to be settled, see `settle`.
+    """
     try:
         segments = rules.dialect.split(written.trace)
     except TraceFormatError as error:
-        return _rejected(Reason.BAD_FORMAT, str(error))
+        return _rejected(written, Reason.BAD_FORMAT, str(error))
     if not rules.dialect.closes_with_answer(segments[-1].text):
-        return _rejected(Reason.NO_ANSWER, "the trace does not close with one answer")
+        return _rejected(written, Reason.NO_ANSWER, "the trace does not close with one answer")
     codes = [segment.code for segment in segments if segment.code is not None]
     if len(codes) > rules.max_calls:
         return _rejected(
-            Reason.TOO_MANY_CALLS, f"{len(codes)} code blocks where {rules.max_calls} are allowed"
+            written, Reason.TOO_MANY_CALLS, f"{len(codes)} code blocks where {rules.max_calls} are allowed"
         )
-    results = run_blocks(codes, runner, rules.stateful) if codes else []
-    reason, detail = _judge(written, segments, results, rules)
+    limits = rules.patient_limits(segments[1::2]) if patient else ()
+    results = run_blocks(codes, runner, rules.stateful, limits) if codes else []
+    return _judge(_Run(written, segments, results, rules))
+
+
+def settle(checked: Sequence[Checked], rules: Rules, runner: BlockRunner) -> list[Checked]:
+    """Verify the traces again that timed out, one at a time: call it when nothing else runs.
+
+    On a busy machine a right block can time out; which one does would be chance.
+    """
+    return [
+        (written, verify(written, rules, runner, patient=True))
+        if verdict.reason is Reason.TIMED_OUT
+        else (written, verdict)
+        for written, verdict in checked
+    ]
+
+
+def _rejected(written: WrittenTrace, reason: Reason, detail: str) -> Verdict:
+    return Verdict(reason, detail[:DETAIL_CHARS], (), (), written.trace)
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """A trace whose blocks were executed."""
+
+    written: WrittenTrace
+    # own words and feedback in turn
+    segments: Sequence[Segment]
+    # of each block; fewer if the sandbox failed
+    results: Sequence[ExecutionResult]
+    rules: Rules
+
+    def compared(self) -> Iterator[tuple[int, str, str, ExecutionResult]]:
+        """Each block: its number, the recorded and the real feedback, its result."""
+        for block, result in enumerate(self.results):
+            yield block, self.segments[2 * block + 1].text, self.rules.feedback(block, result), result
+
+
+def _judge(run: _Run) -> Verdict:
+    found, trace, num_replaced = _execution(run), run.written.trace, 0
+    if found is None:
+        found, trace, num_replaced = _outputs(run)
+    reason, detail = found or _answer(run) or (Reason.ACCEPTED, "")
     return Verdict(
         reason,
         detail[:DETAIL_CHARS],
-        tuple(result.status.value for result in results),
-        tuple(result.seconds for result in results),
+        tuple(result.status.value for result in run.results),
+        tuple(result.seconds for result in run.results),
+        trace,
+        num_replaced,
     )
 
 
-def _rejected(reason: Reason, detail: str) -> Verdict:
-    return Verdict(reason, detail[:DETAIL_CHARS], (), ())
+def _execution(run: _Run) -> Finding | None:
+    """Outages and unexpected time-outs, after which there is nothing to compare."""
+    if run.results and run.results[-1].status is Status.SANDBOX_FAILURE:
+        return Reason.SANDBOX_FAILURE, f"block {len(run.results)}: {run.results[-1].error_line}"
+    for block, recorded, real, result in run.compared():
+        if result.status is Status.TIMEOUT and recorded != real:
+            return Reason.TIMED_OUT, f"block {block + 1}: recorded {recorded!r}, really it does not end"
+    return None
 
 
-def _judge(
-    written: WrittenTrace, segments: list[Segment], results: list[ExecutionResult], rules: Rules
-) -> tuple[Reason, str]:
-    feedbacks = [segment.text for segment in segments if segment.is_feedback]
-    for block, (recorded, result) in enumerate(zip(feedbacks, results, strict=False)):
-        if result.status is Status.SANDBOX_FAILURE:
-            return Reason.SANDBOX_FAILURE, f"block {block + 1}: {result.error_line}"
-        real = rules.feedback(block, result)
-        if recorded != real:
-            return Reason.OUTPUT_DIFFERS, f"block {block + 1}: recorded {recorded!r}, really {real!r}"
-    if results and results[-1].status not in ENDED_WELL:
-        return Reason.LAST_BLOCK_FAILED, f"{results[-1].status.value}: {results[-1].error_line}"
-    verdict = grade(segments[-1].text, written.problem.answer)
-    if not verdict.correct:
+def _outputs(run: _Run) -> tuple[Finding | None, str, int]:
+    """Recorded against real output; the trace to go on with, and in how many places the true output was put."""
+    verification = run.rules.verification
+    texts, num_replaced = [segment.text for segment in run.segments], 0
+    for block, recorded, real, _ in run.compared():
+        if agree(recorded, real, verification.float_tolerance):
+            continue
+        detail = f"block {block + 1}: recorded {recorded!r}, really {real!r}"
+        if verification.recorded_output == "compare":
+            return (Reason.OUTPUT_DIFFERS, detail), run.written.trace, 0
+        place = 2 * block + 1
+        before = "\n".join([run.written.problem.problem, *texts[:place]])
+        if used := contradiction(recorded, real, before, "\n".join(texts[place + 1 :: 2])):
+            return (Reason.CONTRADICTED, f"{used} after {detail}"), run.written.trace, 0
+        texts[place] = real
+        num_replaced += 1
+    trace = "".join(texts)
+    if num_replaced and not _is_cut_at(trace, texts, run.rules.dialect):
+        return (Reason.BAD_FORMAT, "a true output holds tags of the dialect"), run.written.trace, 0
+    return None, trace, num_replaced
+
+
+def _is_cut_at(trace: str, texts: Sequence[str], dialect: Dialect) -> bool:
+    """Whether the dialect cuts a trace into these texts: a program may print tags."""
+    try:
+        return [segment.text for segment in dialect.split(trace)] == texts
+    except TraceFormatError:
+        return False
+
+
+def _answer(run: _Run) -> Finding | None:
+    """The last block ends well, and the boxed answer is the reference."""
+    if run.results and run.results[-1].status not in ENDED_WELL:
         return (
-            Reason.WRONG_ANSWER,
-            f"{verdict.reason.value}: {verdict.predicted!r}, not {written.problem.answer!r}",
+            Reason.LAST_BLOCK_FAILED,
+            f"{run.results[-1].status.value}: {run.results[-1].error_line}",
         )
-    return Reason.ACCEPTED, ""
+    reference = run.written.problem.answer
+    graded = grade(run.segments[-1].text, reference)
+    if not graded.correct:
+        return Reason.WRONG_ANSWER, f"{graded.reason.value}: {graded.predicted!r}, not {reference!r}"
+    return None

@@ -9,7 +9,7 @@ import pytest
 
 from data.families import ALL_FAMILIES, HELD_OUT_FAMILIES, TRAIN_FAMILIES, Family
 from data.problems import Split, generate
-from tasks.prepare.decontaminate import ngrams
+from tasks.shared.ngrams import ngrams
 
 NUM_SAMPLES = 300
 

@@ -6,7 +6,7 @@ import traceback
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from tasks.shared.sandbox import ExecutionResult, Status
+from tasks.shared.sandbox import ExecutionResult, Limits, Status
 
 
 @dataclass
@@ -17,7 +17,9 @@ class InProcessRunner:
     sessions: dict[str, dict[str, object]] = field(default_factory=dict)
     closed: list[str] = field(default_factory=list)
 
-    def submit(self, code: str, session: str | None = None) -> Future[ExecutionResult]:
+    def submit(
+        self, code: str, session: str | None = None, limits: Limits | None = None
+    ) -> Future[ExecutionResult]:
         future: Future[ExecutionResult] = Future()
         if self.outage_on and self.outage_on in code:
             line = "SandboxFailure: no worker"

@@ -1,11 +1,15 @@
 """Verification, rule by rule: each rule on a trace that breaks it and nothing else."""
 
+from concurrent.futures import Future
 from dataclasses import replace
 
 import pytest
 
+from tasks.shared.sandbox import ExecutionResult, Status
+from tasks.shared.selection_config import VerificationConfig
+from tasks.synthesize.recorded import agree
 from tasks.synthesize.traces import Problem, Reason, WrittenTrace
-from tasks.synthesize.verify import verify
+from tasks.synthesize.verify import settle, verify
 from tests.unit.synthesize.in_process import InProcessRunner
 
 PROBLEM = Problem("tiny/x", "What is 2 + 3?", "5", "tiny", "sum")
@@ -88,3 +92,115 @@ def test_an_outage_is_no_error_of_the_trace(stateful, retool):
     verdict = judged(block("print(5)", "5") + GOOD, replace(retool, stateful=stateful), runner)
     assert verdict.reason is Reason.SANDBOX_FAILURE
     assert verdict.block_status == ("ok", "sandbox_failure")
+
+
+@pytest.mark.parametrize(
+    ("recorded", "real", "equal"),
+    [
+        ("0.333333333", "0.3333333333333333", True),
+        ("x = 0.333333333, n = 3", "x = 0.3333333333333333, n = 3", True),
+        ("-1.5e-07", "-1.50000000001e-07", True),
+        ("3.3e-17", "0.0", True),
+        ("0.3333", "0.3333333333333333", False),
+        ("0.333333333 a", "0.3333333333333333 b", False),
+        ("2", "2.0", False),
+        ("1000000001", "1000000002", False),
+        ("0.5", "-0.5", False),
+        ("nan", "0.5", False),
+    ],
+)
+def test_floats_may_differ_within_the_tolerance_and_nothing_else_may(recorded, real, equal):
+    assert agree(recorded, real, 1e-6) is equal
+    assert agree(recorded, real, 0.0) is False
+
+
+def test_a_float_of_another_machine_is_kept_as_it_was_recorded(retool):
+    trace = block("print(5 / 3)", "1.66666666667") + END
+    verdict = judged(trace, retool)
+    assert verdict.accepted and verdict.trace == trace and verdict.num_replaced == 0
+    strict = replace(retool, verification=VerificationConfig(float_tolerance=0.0))
+    assert judged(trace, strict).reason is Reason.OUTPUT_DIFFERS
+
+
+# --- replace: the true output is put in place
+
+
+REPLACE = VerificationConfig(recorded_output="replace")
+
+
+def test_a_true_output_is_put_in_place_where_nothing_contradicts_it(retool):
+    rules = replace(retool, verification=REPLACE)
+    verdict = judged(block("print(2 + 3, 'in all')", "five in all") + END, rules)
+    assert verdict.accepted, verdict
+    assert verdict.trace == block("print(2 + 3, 'in all')", "5 in all") + END
+    assert verdict.num_replaced == 1
+    assert judged(verdict.trace, retool).accepted, "what is kept would pass the comparison"
+
+
+@pytest.mark.parametrize(
+    ("code", "recorded", "after", "contradicts"),
+    [
+        ("print(5)", "7", "The 7 shows it. ", True),
+        ("print(5)", "7", "It is done. ", False),
+        ("print(5)", "7\n5", "The 5 shows it. ", False),
+        ("print(2.5)", "2.71828", "About 2.72, rounded up twice. ", True),
+        ("print(5)", "2", "As 2 + 3 was asked. ", False),
+        ("print(False)", "True", "Now. ", True),
+        ("print(5)", "NameError: name 'x' is not defined", "Now. ", True),
+        ("print(x)", "5", "Now. ", True),
+        ("print('b =', 5)", "a is odd", "Since a is odd. ", True),
+        ("print(1234)", "1,235", "So 1235. ", True),
+    ],
+)
+def test_what_follows_may_not_build_on_the_false_output(code, recorded, after, contradicts, retool):
+    rules = replace(retool, verification=REPLACE)
+    last = block("print(2 + 3)", "5")
+    verdict = judged(block(code, recorded) + after + last + END, rules)
+    assert verdict.reason is (Reason.CONTRADICTED if contradicts else Reason.ACCEPTED), verdict
+
+
+def test_a_true_output_that_holds_tags_is_no_trace(retool):
+    rules = replace(retool, verification=REPLACE)
+    verdict = judged(block("print('</interpreter>\\n<code>')", "") + END, rules)
+    assert verdict.reason is Reason.BAD_FORMAT
+
+
+# --- time-outs
+
+
+class SlowUnderLoad(InProcessRunner):
+    """Programs that name `slow` time out under the usual limits, those that name `endless` under any."""
+
+    def submit(self, code, session=None, limits=None):
+        if "endless" in code or ("slow" in code and limits is None):
+            future: Future[ExecutionResult] = Future()
+            line = "TimeoutError: the program ran longer than 5 s"
+            future.set_result(ExecutionResult(Status.TIMEOUT, "", line, line, 5.0, 1.0))
+            return future
+        return super().submit(code, session, limits)
+
+
+TIMED_OUT = "TimeoutError: the program ran longer than it may"
+
+
+@pytest.mark.parametrize(
+    ("trace", "first", "settled"),
+    [
+        (block("slow = 5\nprint(slow)", "5") + END, Reason.TIMED_OUT, Reason.ACCEPTED),
+        (block("slow = 6\nprint(slow)", "5") + END, Reason.TIMED_OUT, Reason.OUTPUT_DIFFERS),
+        (block("endless = 5\nprint(endless)", "5") + END, Reason.TIMED_OUT, Reason.TIMED_OUT),
+        (block("slow = 5", TIMED_OUT) + GOOD, Reason.ACCEPTED, Reason.ACCEPTED),
+        (
+            block("slow = 5", TIMED_OUT) + block("slow = 5\nprint(slow)", "5") + END,
+            Reason.TIMED_OUT,
+            Reason.ACCEPTED,
+        ),
+    ],
+)
+def test_a_time_out_is_settled_alone_and_with_more_time(trace, first, settled, retool):
+    runner = SlowUnderLoad()
+    written = WrittenTrace("tiny/x/0", PROBLEM, trace)
+    verdict = verify(written, retool, runner)
+    assert verdict.reason is first
+    ((_, verdict),) = settle([(written, verdict)], retool, runner)
+    assert verdict.reason is settled, verdict

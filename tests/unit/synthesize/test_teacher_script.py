@@ -8,8 +8,8 @@ import pytest
 
 from tasks.shared.config import SynthesizeConfig
 from tasks.shared.traces.dialect import DIALECTS
-from tasks.synthesize.faults import break_program, break_tags, forge_output, other_answer
-from tasks.synthesize.script_teacher import ScriptTeacher
+from tasks.synthesize.teachers.faults import break_program, break_tags, forge_output, other_answer
+from tasks.synthesize.teachers.script import ScriptTeacher
 from tasks.synthesize.traces import Fault, Problem
 from tasks.synthesize.verify import Rules, verify
 from tests.unit.synthesize.in_process import InProcessRunner
@@ -34,7 +34,7 @@ def test_every_bad_trace_is_out_and_every_good_one_kept(dialect, problems, retoo
     writer = teacher(rules, code_share=0.7, correction_share=0.3, check_share=0.3, **ALL_FAULTS)
     kinds: Counter[Fault] = Counter()
     for problem in problems:
-        written = writer.write(problem, 0)
+        written = writer.write_trace(problem, 0)
         verdict = verify(written, rules, InProcessRunner())
         kinds[written.fault] += 1
         assert verdict.accepted == (written.fault is Fault.NONE), (written, verdict)
@@ -43,7 +43,7 @@ def test_every_bad_trace_is_out_and_every_good_one_kept(dialect, problems, retoo
 
 def test_without_faults_everything_is_accepted_and_shares_are_as_declared(problems, retool):
     writer = teacher(retool, code_share=0.6, correction_share=0.25, check_share=0.2, **NO_FAULTS)
-    verdicts = [verify(writer.write(problem, 0), retool, InProcessRunner()) for problem in problems]
+    verdicts = [verify(writer.write_trace(problem, 0), retool, InProcessRunner()) for problem in problems]
     assert all(verdict.accepted for verdict in verdicts)
     with_code = [verdict for verdict in verdicts if verdict.block_status]
     corrected = [verdict for verdict in with_code if verdict.block_status[0] == "error"]
@@ -56,24 +56,24 @@ def test_without_faults_everything_is_accepted_and_shares_are_as_declared(proble
 def test_the_call_limit_of_the_recipe_is_kept(problems, retool):
     rules = replace(retool, max_calls=1)
     writer = teacher(rules, code_share=1.0, correction_share=1.0, check_share=1.0, **NO_FAULTS)
-    assert all(verify(writer.write(p, 0), rules, InProcessRunner()).accepted for p in problems[:50])
+    assert all(verify(writer.write_trace(p, 0), rules, InProcessRunner()).accepted for p in problems[:50])
 
 
 def test_the_text_dialect_gets_reasoning_without_code(problems):
     rules = Rules(DIALECTS["text"], 0, "full", announce_remaining_calls=False, stateful=False)
     writer = teacher(rules, code_share=0.0, **NO_FAULTS)
-    traces = [writer.write(problem, 0) for problem in problems[:50]]
+    traces = [writer.write_trace(problem, 0) for problem in problems[:50]]
     assert all("python" not in written.trace for written in traces)
     assert all(verify(written, rules, InProcessRunner()).accepted for written in traces)
 
 
 def test_traces_follow_from_seed_problem_and_index_alone(problems, retool):
     some = problems[:30]
-    first = [teacher(retool, seed=1).write(problem, 0) for problem in some]
-    backwards = [teacher(retool, seed=1).write(problem, 0) for problem in reversed(some)]
+    first = [teacher(retool, seed=1).write_trace(problem, 0) for problem in some]
+    backwards = [teacher(retool, seed=1).write_trace(problem, 0) for problem in reversed(some)]
     assert first == backwards[::-1]
-    assert first != [teacher(retool, seed=2).write(problem, 0) for problem in some]
-    assert len({teacher(retool).write(some[0], index).trace for index in range(20)}) > 5
+    assert first != [teacher(retool, seed=2).write_trace(problem, 0) for problem in some]
+    assert len({teacher(retool).write_trace(some[0], index).trace for index in range(20)}) > 5
 
 
 def test_a_problem_of_no_known_family_is_refused(retool):
@@ -81,14 +81,14 @@ def test_a_problem_of_no_known_family_is_refused(retool):
     with pytest.raises(
         ValueError, match=r"aime/1: synthesize\.mode = 'script' writes traces for the tiny world"
     ):
-        teacher(retool).write(foreign, 0)
+        teacher(retool).write_trace(foreign, 0)
 
 
 def test_an_outage_ends_the_teacher_instead_of_going_into_a_trace(problems, retool):
     config = SynthesizeConfig(code_share=1.0, **NO_FAULTS)
     writer = ScriptTeacher(config, retool, InProcessRunner(outage_on="print"), 0)
     with pytest.raises(RuntimeError, match="the sandbox failed while the teacher wrote"):
-        writer.write(problems[0], 0)
+        writer.write_trace(problems[0], 0)
 
 
 @pytest.mark.parametrize("seed", range(8))

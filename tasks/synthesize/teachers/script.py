@@ -2,11 +2,13 @@
 
 A trace is planned from the seed and the problem's id alone (wording, programs, number of blocks, fault), then its
 programs really run in the sandbox, and only then is it written, with the outputs that came back. Programs come from
-the problem's family, whose parameters are read off the problem's text.
+the problem's family, whose parameters are read off the problem's text. Nothing is kept for a stage that was killed:
+what it wrote costs nothing and is written again to the same letter.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from data.families import TRAIN_FAMILIES, Family, Params
@@ -22,10 +24,12 @@ from data.wording import (
 from tasks.shared.config import SynthesizeConfig
 from tasks.shared.sandbox import Status
 from tasks.synthesize.execution import BlockRunner, run_blocks
-from tasks.synthesize.faults import break_program, break_tags, forge_output, other_answer
+from tasks.synthesize.teachers.faults import break_program, break_tags, forge_output, other_answer
+from tasks.synthesize.teachers.prompting import Wanted
 from tasks.synthesize.traces import Fault, Problem, WrittenTrace
 from tasks.synthesize.verify import Rules
 
+THREADS = 8
 CODE_FAULTS = (Fault.WRONG_PROGRAM, Fault.SYNTAX_ERROR, Fault.FABRICATED_OUTPUT)
 
 
@@ -49,8 +53,14 @@ class ScriptTeacher:
         self._runner = runner
         self._seed = seed
         self._families = {family.name: family for family in TRAIN_FAMILIES}
+        self.metrics: dict[str, float | int] = {}
 
-    def write(self, problem: Problem, index: int) -> WrittenTrace:
+    def write(self, wanted: Sequence[Wanted]) -> Iterator[WrittenTrace]:
+        """The wanted traces, in order; threads only wait for the sandbox."""
+        with ThreadPoolExecutor(THREADS) as threads:
+            yield from threads.map(lambda want: self.write_trace(want.problem, want.index), wanted)
+
+    def write_trace(self, problem: Problem, index: int) -> WrittenTrace:
         """Write trace number `index` of a problem. Runs its programs.
 
         Raises:

@@ -1,0 +1,39 @@
+"""Published values of accuracy and behaviour: `data/papers.toml`, read into one record."""
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+PAPERS_PATH = Path(__file__).with_name("papers.toml")
+
+Values = dict[str, dict[str, float]]  # set or metric -> what it is a value of -> value
+
+
+@dataclass(frozen=True, slots=True)
+class Papers:
+    """What ReTool and ToRL report."""
+
+    accuracy: Values  # by problem set
+    behaviour: Values  # by metric
+    growth: dict[str, float]  # by metric: the value at the end over that at the start
+    words: dict[str, str]  # by metric: what is said without a number
+
+    def told(self, metric: str) -> str:
+        """All that is reported of a metric of behaviour, in words."""
+        numbers = [
+            f"{name} {value:.0%}" if value < 1 else f"{name} {value:,.0f}"
+            for name, value in self.behaviour.get(metric, {}).items()
+        ]
+        return "; ".join([*numbers, *([self.words[metric]] if metric in self.words else [])])
+
+    def lines(self, metric: str, start: float | None) -> dict[str, float]:
+        """Reference lines for a curve of the metric that begins at `start`."""
+        lines = dict(self.behaviour.get(metric, {}))
+        if start and metric in self.growth:
+            lines[f"ReTool, {self.growth[metric]:g} times the start"] = self.growth[metric] * start
+        return lines
+
+
+def load_papers() -> Papers:
+    """The published values."""
+    return Papers(**tomllib.loads(PAPERS_PATH.read_text(encoding="utf-8")))

@@ -1,0 +1,100 @@
+"""What traces are wanted for: the training problems, or the texts that are to be rewritten.
+
+No problem of an evaluation set gets this far: a leak among the training problems is an error, in a public text source
+it is expected, and those rows are left out before anything is paid for them.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from tasks.shared.config import SynthesizeStage
+from tasks.shared.grading.box import last_box
+from tasks.shared.ngrams import ngrams
+from tasks.shared.raw_rows import RawRows, file_rows, hub_rows, text_at
+from tasks.shared.stage import StageContext
+from tasks.shared.synthesis_config import TextSource
+from tasks.shared.tables import read_table
+from tasks.synthesize.teachers.prompting import Wanted
+from tasks.synthesize.traces import Problem
+
+Context = StageContext[SynthesizeStage]
+LEAK_WORDS = 8  # a text source shares no such run of words with an evaluation problem (open-r1, rStar2)
+
+
+def read_wanted(context: Context) -> list[Wanted]:
+    """Every trace that the recipe asks for, in order. ValueError, one line, for a bad row or a leak."""
+    settings = context.config.synthesize
+    rewrite = settings.mode == "rewrite"
+    texts = _texts_to_rewrite(context) if rewrite else [(problem, "") for problem in _problems(context)]
+    return [
+        Wanted(problem, index, text)
+        for problem, text in texts[: settings.most_problems]
+        for index in range(settings.traces_per_problem)
+    ]
+
+
+def evaluation_problems(context: Context) -> Iterator[tuple[str, str]]:
+    """Id and text of every problem of the evaluation sets."""
+    directory = context.input("evaluation_sets")
+    for entry in json.loads((directory / "sets.json").read_text(encoding="utf-8")):
+        for row in read_table(directory / f"{entry['name']}.parquet"):
+            yield row["id"], row["problem"]
+
+
+def _problems(context: Context) -> list[Problem]:
+    """The training problems."""
+    problems = [Problem(**row) for row in read_table(context.input("problems") / "train.parquet")]
+    evaluation = {problem for _, problem in evaluation_problems(context)}
+    shared = next((problem for problem in problems if problem.problem in evaluation), None)
+    if shared is not None:
+        raise ValueError(
+            f"problem {shared.id} is to be trained on but is also in an evaluation set; "
+            "take problems and evaluation_sets from one run of prepare"
+        )
+    return problems
+
+
+def _texts_to_rewrite(context: Context) -> list[tuple[Problem, str]]:
+    """Problems of the text source with their reasoning, each problem once for each text."""
+    source = context.config.synthesize.source
+    leaks = {gram for _, problem in evaluation_problems(context) for gram in ngrams(problem, LEAK_WORDS)}
+    found: list[tuple[Problem, str]] = []
+    num_leaks = 0
+    for number, (place, row) in enumerate(_rows(context, source)):
+        if len(found) == context.config.synthesize.most_problems:
+            break
+        problem, reasoning, answer = (
+            text_at(row, getattr(source, name), place, f"synthesize.source.{name}")
+            for name in ("problem_column", "reasoning_column", "answer_column")
+        )
+        if any(gram in leaks for gram in ngrams(problem, LEAK_WORDS)):
+            num_leaks += 1
+            continue
+        box = last_box(answer)  # public sets often give a whole solution
+        answer = box.content if box and box.content else answer
+        name = str(row.get("source") or _name(source))
+        found.append((Problem(f"{_name(source)}/{number}", problem, answer, name, ""), reasoning))
+    context.log(f"texts to rewrite: {len(found)}; left out as evaluation problems: {num_leaks}")
+    if not found:
+        raise ValueError("synthesize.source: no text is left to rewrite; choose another source")
+    return found
+
+
+def _rows(context: Context, source: TextSource) -> RawRows:
+    if source.source == "hub":
+        return hub_rows("synthesize.source", source.id, source.revision, source.subset, source.split)
+    if source.source == "file":
+        return file_rows("synthesize.source", Path(source.path))
+    return _accepted_traces(context.input("source") / "train.parquet")
+
+
+def _accepted_traces(path: Path) -> RawRows:
+    """Traces that were made here, in the columns of the default text source."""
+    for number, row in enumerate(read_table(path), start=1):
+        yield f"{path}: row {number}", row | {"reasoning": row["trace"]}
+
+
+def _name(source: TextSource) -> str:
+    """What the source is called in ids."""
+    return {"hub": source.id, "file": Path(source.path).stem, "traces": source.run}[source.source]

@@ -1,0 +1,73 @@
+"""Recorded interpreter output against real output: do they agree, and does a text build on an output that was false?
+
+Agreement is text against text, except that numbers with a point or an exponent may differ by a relative tolerance.
+A text contradicts the true output if it uses what only the false one showed: a number that neither the true output nor
+the text before gives (rounded numbers count as the numbers they round), a whole line of it, or if a truth value or the
+block's failure turned around. This errs on the side of rejecting: "step 2" after a false "2" is held to build on it.
+"""
+
+import math
+import re
+
+NUMBER = re.compile(r"(?<![\w.])[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
+CITED = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?(?:[eE][+-]?\d+)?")
+TRUTH = re.compile(r"\b(?:true|false|yes|no)\b", re.IGNORECASE)
+FAILED = re.compile(r"\b\w+(?:Error|Exception|Interrupt)\b")
+# what arithmetic in another order leaves of a zero
+ROUNDING_NOISE = 1e-12
+SHORTEST_LINE = 4
+
+
+def agree(recorded: str, real: str, float_tolerance: float) -> bool:
+    """Whether a recorded output is the real one."""
+    if recorded == real:
+        return True
+    if not float_tolerance or NUMBER.sub("0", recorded) != NUMBER.sub("0", real):
+        return False
+    pairs = zip(NUMBER.findall(recorded), NUMBER.findall(real), strict=True)
+    return all(first == second or _close(first, second, float_tolerance) for first, second in pairs)
+
+
+def _close(first: str, second: str, tolerance: float) -> bool:
+    if first.lstrip("+-").isdigit() or second.lstrip("+-").isdigit():
+        return False
+    return math.isclose(float(first), float(second), rel_tol=tolerance, abs_tol=ROUNDING_NOISE)
+
+
+def contradiction(recorded: str, real: str, before: str, after: str) -> str:
+    """What `after` takes from the false output `recorded` where `real` is the true one; "" if nothing.
+
+    Args:
+        recorded: the output that was there.
+        real: the output that is put in its place.
+        before: the problem and the text up to the block; what it gives may be used.
+        after: the teacher's own words and programs after the block.
+    """
+    if bool(FAILED.search(recorded)) != bool(FAILED.search(real)):
+        return "the block fails" if FAILED.search(real) else "the block does not fail"
+    truths = [{word.lower() for word in TRUTH.findall(text)} for text in (recorded, real)]
+    if truths[0] != truths[1]:
+        return f"truth values {sorted(truths[0])} are {sorted(truths[1])}"
+    withdrawn, given = _numbers(recorded), _numbers(real) + _numbers(before)
+    for cited in _numbers(after):
+        if any(_cites(cited, n) for n in withdrawn) and not any(_cites(cited, n) for n in given):
+            return f"{cited} is used"
+    lines = {line.strip() for line in recorded.splitlines()} - {line.strip() for line in real.splitlines()}
+    for line in sorted(lines):
+        if len(line) >= SHORTEST_LINE and re.search(r"[^\W\d]", line) and line in after:
+            return f"{line!r} is used"
+    return ""
+
+
+def _numbers(text: str) -> list[str]:
+    """The numbers of a text without their signs, each once."""
+    return list(dict.fromkeys(found.replace(",", "") for found in CITED.findall(text)))
+
+
+def _cites(cited: str, number: str) -> bool:
+    """Whether `cited` is `number`, or `number` rounded to the decimals that `cited` has."""
+    if cited.isdigit() and number.isdigit():
+        return cited.lstrip("0") == number.lstrip("0")
+    decimals = len(cited.partition(".")[2]) if "e" not in cited.lower() else 0
+    tolerance = 0.5000001 * 10.0**-decimals if decimals else ROUNDING_NOISE
+    return abs(float(cited) - float(number)) <= tolerance

@@ -1,0 +1,45 @@
+"""How much a code block computes, by its syntax tree: a measure for blocks that only dress up mental arithmetic.
+
+A loop, a comprehension or a call that computes counts 3; an arithmetic, logical or comparing operator counts 1. Calls
+that print, convert or only name things count nothing, nor do calls of functions that the block itself defines, whose
+bodies are counted. `print(12 * 7)` is 1, `print(pow(3, 45, 7))` is 3. Code that does not parse is 0.
+"""
+
+import ast
+
+HEAVY, LIGHT = 3, 1
+LOOPS = (ast.For, ast.While, ast.comprehension)
+OPERATORS = (ast.BinOp, ast.AugAssign, ast.Compare, ast.BoolOp, ast.UnaryOp)
+# builtins and sympy's names for what does no work by itself; loops over range are counted as loops
+UNCOUNTED = frozenset(
+    {"abs", "bool", "dict", "float", "format", "input", "int", "len", "list", "print", "range", "repr"}
+    | {"reversed", "round", "set", "str", "tuple", "append", "join"}
+    | {"Decimal", "Fraction", "Integer", "Rational", "Symbol", "symbols"}
+)
+
+
+def code_work(code: str) -> int:
+    """The work of one block, 0 for one that computes nothing."""
+    try:
+        tree = ast.parse(code)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return 0
+    nodes = list(ast.walk(tree))
+    defined = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    return sum(_work(node, defined) for node in nodes)
+
+
+def _work(node: ast.AST, defined: set[str]) -> int:
+    if isinstance(node, LOOPS):
+        return HEAVY
+    if isinstance(node, ast.Call):
+        return 0 if _name(node.func) in UNCOUNTED | defined else HEAVY
+    if isinstance(node, ast.UnaryOp) and isinstance(node.operand, ast.Constant):
+        return 0
+    return LIGHT if isinstance(node, OPERATORS) else 0
+
+
+def _name(function: ast.expr) -> str:
+    if isinstance(function, ast.Name):
+        return function.id
+    return function.attr if isinstance(function, ast.Attribute) else ""

@@ -1,0 +1,48 @@
+"""How often a given model solves each training problem: read from its rollouts or its evaluation.
+
+Problems that it always or never solves teach it little (DemyAgent, rStar2; SimpleTIR keeps 0.1 to 0.9).
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+from tasks.shared.selection_config import SelectionConfig
+from tasks.shared.tables import read_table
+from tasks.synthesize.traces import Problem, Reason
+
+# file of the artifact, and the column that names a problem there
+SOURCES = (("samples.parquet", "problem"), ("train.parquet", "problem_id"))
+VOID = "void"
+
+
+def read_pass_rates(directory: Path) -> dict[str, float]:
+    """Share of right samples by problem text (an evaluation) or problem id (rollouts); void samples do not count.
+
+    Raises ValueError for an artifact that holds neither.
+    """
+    for name, key in SOURCES:
+        if (directory / name).is_file():
+            outcomes: dict[str, list[bool]] = defaultdict(list)
+            for row in read_table(directory / name):
+                if row["reason"] != VOID and not row.get("void"):
+                    outcomes[row[key]].append(row["correct"])
+            return {problem: sum(right) / len(right) for problem, right in outcomes.items()}
+    raise ValueError(
+        f"input pass_rates: {directory} has no {' or '.join(name for name, _ in SOURCES)}; "
+        "give an evaluation of the training problems or the rollouts of a model"
+    )
+
+
+def judge_difficulty(
+    problem: Problem, rates: Mapping[str, float], config: SelectionConfig
+) -> tuple[Reason, str, float | None]:
+    """ACCEPTED or why not, a line on it, and the pass rate."""
+    rate = rates.get(problem.id, rates.get(problem.problem))
+    if rate is None:
+        return Reason.UNRATED, "the given model has no sample of this problem", None
+    if rate <= config.min_pass_rate:
+        return Reason.TOO_HARD, f"pass rate {rate:.2f}", rate
+    if rate >= config.max_pass_rate:
+        return Reason.TOO_EASY, f"pass rate {rate:.2f}", rate
+    return Reason.ACCEPTED, "", rate

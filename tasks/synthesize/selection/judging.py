@@ -1,0 +1,57 @@
+"""Votes of a judge model on the code of a trace: is it new work, and does it matter? (OpenMathReasoning)
+
+A judge is anything that answers `vote`; the stage asks it only about traces that every cheaper filter keeps.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from tasks.synthesize.traces import Checked, Problem, Reason, Verdict
+
+# a judge waits for its endpoint, which limits the rate itself
+THREADS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """One answer of the judge."""
+
+    # the code finds something that the text did not already have
+    novel: bool
+    # the solution would be harder without it
+    significant: bool
+
+
+class Judge(Protocol):
+    """A model that judges code in traces. Called from several threads."""
+
+    def vote(self, problem: Problem, trace: str) -> Sequence[Vote]:
+        """The votes on one trace; none if the judge gave no usable answer."""
+
+
+def judge_code(checked: Sequence[Checked], judge: Judge, majority: float) -> list[Checked]:
+    """Reject the traces of which less than `majority` of the votes say novel, or significant."""
+
+    def one(entry: Checked) -> Checked:
+        written, verdict = entry
+        if not verdict.accepted or not verdict.block_status:
+            return entry
+        return written, count_votes(verdict, judge.vote(written.problem, verdict.trace), majority)
+
+    with ThreadPoolExecutor(THREADS) as threads:
+        return list(threads.map(one, checked))
+
+
+def count_votes(verdict: Verdict, votes: Sequence[Vote], majority: float) -> Verdict:
+    """The verdict after the votes; a judge that said nothing usable does not keep a trace."""
+    if not votes:
+        return replace(verdict, reason=Reason.VOTED_OUT, detail="the judge gave no usable vote")
+    novelty = sum(vote.novel for vote in votes) / len(votes)
+    significance = sum(vote.significant for vote in votes) / len(votes)
+    scores = replace(verdict.scores, novelty=novelty, significance=significance)
+    if min(novelty, significance) >= majority:
+        return replace(verdict, scores=scores)
+    detail = f"novel {novelty:.0%}, significant {significance:.0%} of {len(votes)} votes"
+    return replace(verdict, reason=Reason.VOTED_OUT, detail=detail, scores=scores)

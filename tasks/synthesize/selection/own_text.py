@@ -1,0 +1,38 @@
+"""A trace as selection reads it: the teacher's words, the programs, and nothing that the interpreter wrote."""
+
+from dataclasses import dataclass
+from typing import Self
+
+from tasks.shared.traces.dialect import Dialect
+
+
+@dataclass(frozen=True, slots=True)
+class OwnText:
+    """What the teacher wrote, in pieces."""
+
+    # the words before each block, and those after the last
+    words: tuple[str, ...]
+    # of each block
+    codes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, trace: str, dialect: Dialect) -> Self:
+        """Read a trace that verification has accepted: it follows its dialect."""
+        words, codes = [], []
+        for segment in dialect.split(trace):
+            if segment.is_feedback:
+                continue
+            if segment.code is None:
+                words.append(segment.text)
+            else:
+                assert dialect.block is not None
+                block = dialect.block.search(segment.text)
+                assert block is not None
+                words.append(segment.text[: block.start()])
+                codes.append(segment.code)
+        return cls(tuple(words), tuple(codes))
+
+    def __str__(self) -> str:
+        """Words and programs, as they follow each other."""
+        pieces = [piece for pair in zip(self.words, (*self.codes, ""), strict=True) for piece in pair]
+        return "\n".join(pieces)

@@ -1,0 +1,1 @@
+"""Who writes traces: the embedded program, a model behind an endpoint, a model in this process."""

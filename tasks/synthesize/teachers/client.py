@@ -1,0 +1,212 @@
+"""Ask an OpenAI-compatible endpoint: paced, within the budget, again where that can help, every response kept.
+
+What the endpoint says is not trusted: a body has a largest size and a deadline, and the key is taken out of whatever
+is kept or shown. A request that was in flight when the stage was killed has the same `Idempotency-Key` when it is sent
+again, so that an endpoint that knows the header answers without charging for it twice.
+"""
+
+import asyncio
+import hashlib
+import json
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import httpx2
+import openai
+from pydantic import ValidationError
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
+from tenacity.wait import wait_random_exponential
+
+from tasks.shared.environment import named_key
+from tasks.shared.synthesis_config import EndpointConfig
+from tasks.synthesize.teachers.completion import Completion, Usage
+from tasks.synthesize.teachers.limits import Budget, TokenBucket
+from tasks.synthesize.teachers.responses import ResponseKey, ResponseLog
+
+MAX_BODY_BYTES = 64 << 20
+SAID_CHARS = 300
+AGAIN = frozenset({408, 409, 425, 429})  # and every 5xx
+REFUSED = frozenset({401, 403, 404})  # key, rights, address or model: no request will fare better
+MESSAGE_TOKENS = 128  # a chat template's own, at most, for each message
+
+
+class EndpointRefused(ValueError):
+    """The endpoint will not serve this recipe; the message says what it said."""
+
+
+@dataclass(eq=False, slots=True)
+class AttemptFailed(Exception):
+    """One attempt gave no usable response."""
+
+    # "http_429", "timeout", "connection", "invalid_response", "too_large", "other_model", "empty"
+    kind: str
+    # what the endpoint said, in one line
+    said: str
+    may_pass: bool
+    # what the endpoint asks to wait
+    retry_after_s: float | None = None
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.said}"
+
+
+class EndpointClient:
+    """Asks one endpoint. Use as an asynchronous context manager, within one event loop."""
+
+    def __init__(self, config: EndpointConfig, asker: str, log: ResponseLog) -> None:
+        """`asker`: `config`'s name in the section `synthesize`. ValueError if the key that it names is not set."""
+        self._config = config
+        self._asker = asker
+        self._key = key = named_key(config.key_variable, f"synthesize.{asker}.key_variable")
+        self._log = log
+        self._requests = TokenBucket(config.requests_per_minute)
+        self._tokens = TokenBucket(config.tokens_per_minute)
+        self._client = openai.AsyncOpenAI(
+            api_key=key or "none", base_url=config.base_url, max_retries=0, timeout=config.timeout_s
+        )
+        self.budget = Budget(config, log.spent(asker))
+        self.num_asked = 0  # requests answered now; the others came from the log
+        self.failed_attempts: Counter[str] = Counter()
+
+    async def __aenter__(self) -> "EndpointClient":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """End its connections."""
+        await self._client.close()
+
+    async def ask(self, problem_id: str, sample: int, turn: int, payload: Mapping[str, Any]) -> Completion:
+        """The answer to one request, from the log if it was ever given.
+
+        Raises AttemptFailed after the last attempt, BudgetSpent before the first, EndpointRefused.
+        """
+        request = hashlib.sha256(json.dumps(payload, sort_keys=True).encode()).hexdigest()[:32]
+        key = ResponseKey(self._asker, problem_id, sample, turn, request)
+        kept = self._log.find(key)
+        if kept is not None:
+            return self._usable(Completion.model_validate_json(kept))
+        most = _most(payload)
+        await self.budget.reserve(most)
+        used = Usage()
+        try:
+            body = await self._attempt_until_it_passes(key, payload)
+            completion = Completion.model_validate_json(body)
+            used = completion.counted(most)
+            await asyncio.to_thread(self._log.append, key, body, used)
+            self.num_asked += 1
+        finally:
+            await self.budget.settle(most, used)
+        self._tokens.charge(used.tokens)
+        return self._usable(completion)
+
+    async def _attempt_until_it_passes(self, key: ResponseKey, payload: Mapping[str, Any]) -> str:
+        retrying = AsyncRetrying(
+            retry=retry_if_exception(lambda error: isinstance(error, AttemptFailed) and error.may_pass),
+            stop=stop_after_attempt(self._config.max_attempts),
+            wait=self._wait,
+            reraise=True,
+        )
+        async for attempt in retrying:
+            with attempt:
+                await self._requests.take(1)
+                await self._tokens.take(0)
+                number = attempt.retry_state.attempt_number
+                name = hashlib.sha256(f"{key}/{number}".encode()).hexdigest()[:32]
+                try:
+                    return await self._send(payload, {"Idempotency-Key": name})
+                except AttemptFailed as failed:
+                    self.failed_attempts[failed.kind] += 1
+                    if failed.retry_after_s:
+                        self._requests.pause(min(failed.retry_after_s, self._config.max_wait_s))
+                    raise
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _send(self, payload: Mapping[str, Any], headers: Mapping[str, str]) -> str:
+        """One attempt: a body that reads as a completion. Raises AttemptFailed, EndpointRefused."""
+        create = self._client.chat.completions.with_streaming_response.create
+        body = bytearray()
+        try:
+            async with (
+                asyncio.timeout(self._config.timeout_s),
+                create(**payload, extra_headers=headers) as response,
+            ):
+                async for part in response.iter_bytes():
+                    body += part
+                    if len(body) > MAX_BODY_BYTES:
+                        raise AttemptFailed("too_large", f"a body of over {MAX_BODY_BYTES} bytes", False)
+        except (TimeoutError, openai.APITimeoutError, httpx2.TimeoutException):
+            raise AttemptFailed("timeout", f"no response within {self._config.timeout_s:g} s", True) from None
+        except openai.APIStatusError as error:
+            raise self._status(error) from None
+        except (openai.APIConnectionError, httpx2.HTTPError) as error:
+            raise AttemptFailed("connection", self._said(str(error.__cause__ or error)), True) from None
+        text = body.decode(errors="replace")
+        if self._key:
+            text = text.replace(self._key, "***")
+        try:
+            Completion.model_validate_json(text)
+        except ValidationError:
+            raise AttemptFailed("invalid_response", self._said(text), True) from None
+        return text
+
+    def _status(self, error: openai.APIStatusError) -> Exception:
+        code = error.status_code
+        said = self._said(error.response.text)
+        if code in REFUSED:
+            return EndpointRefused(
+                f"{self._config.base_url} answers {code} for model '{self._config.model}': {said}; "
+                f"correct base_url, model or key_variable in synthesize.{self._asker}"
+            )
+        retry_after = _seconds(error.response.headers.get("retry-after", ""))
+        return AttemptFailed(f"http_{code}", said, code in AGAIN or code >= 500, retry_after)
+
+    def _usable(self, completion: Completion) -> Completion:
+        """The completion, if the model that was asked gave it and it has a choice. Raises AttemptFailed."""
+        asked, answered = self._config.model.lower(), completion.model.lower()
+        if answered and answered not in asked and asked not in answered:
+            raise AttemptFailed("other_model", f"'{self._said(answered)}' answered for '{asked}'", False)
+        if not completion.choices:
+            raise AttemptFailed("empty", "a response without a choice", False)
+        return completion
+
+    def _wait(self, state: RetryCallState) -> float:
+        """Seconds before the next attempt: what the endpoint asks for, with jitter on top, or an exponential draw."""
+        assert state.outcome is not None
+        failed = state.outcome.exception()
+        asked = failed.retry_after_s if isinstance(failed, AttemptFailed) else None
+        longest = self._config.max_wait_s
+        jitter = float(wait_random_exponential(multiplier=min(0.5, longest), max=longest)(state))
+        return jitter if asked is None else min(asked + min(jitter, 1.0), longest)
+
+    def _said(self, text: str) -> str:
+        """One line of what the endpoint said, without the key."""
+        line = " ".join((text.replace(self._key, "***") if self._key else text).split())
+        return line[:SAID_CHARS] or "nothing"
+
+
+def _most(payload: Mapping[str, Any]) -> Usage:
+    """The most that a request can cost: a token is a byte at least."""
+    messages = payload["messages"]
+    limit = payload.get("max_tokens") or payload["max_completion_tokens"]
+    prompt = sum(len(message["content"].encode()) + MESSAGE_TOKENS for message in messages)
+    return Usage(prompt, payload.get("n", 1) * limit)
+
+
+def _seconds(retry_after: str) -> float | None:
+    """What a Retry-After header asks for, in seconds or until a date; None without one that can be read."""
+    try:
+        return max(0.0, float(retry_after))
+    except ValueError:
+        pass
+    try:
+        until = parsedate_to_datetime(retry_after)
+    except ValueError:
+        return None
+    return max(0.0, until.timestamp() - time.time())

@@ -1,0 +1,261 @@
+"""A model behind an endpoint as teacher: rewrites a text, or solves the problem with the interpreter running.
+
+Conversations go on side by side in one event loop: a turn of the model, its code in the sandbox, the output given back,
+the next turn, as in `tasks/shared/generation/interleave.py`, but in text. Every turn comes from the response log if it
+was ever answered, so a stage that was killed goes on where it was.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from itertools import cycle, groupby
+from typing import Any
+
+from tasks.shared.config import SynthesizeStage
+from tasks.shared.sandbox import Status
+from tasks.shared.traces.dialect import Dialect
+from tasks.synthesize.execution import BlockRunner
+from tasks.synthesize.teachers.client import AttemptFailed, EndpointClient
+from tasks.synthesize.teachers.completion import Choice, Completion
+from tasks.synthesize.teachers.limits import BudgetSpent, FailureShare
+from tasks.synthesize.teachers.prompting import Prompting, Wanted, derived_seed
+from tasks.synthesize.teachers.responses import ResponseLog
+from tasks.synthesize.traces import Reason, Verdict, WrittenTrace
+from tasks.synthesize.verify import Rules
+
+CHARS_PER_TOKEN = 16  # a longer message than this allows is no honest answer
+BYTES_PER_TOKEN = 3  # of interpreter output, which is mostly digits: no tokenizer of the model is at hand
+CONTINUE = {"add_generation_prompt": False, "continue_final_message": True}  # vLLM's and SGLang's fields
+Message = dict[str, str]
+
+
+class SandboxFailed(Exception):
+    """The interpreter service failed under a conversation: no error of the model's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One turn of the model."""
+
+    choice: Choice
+    tokens: int  # sampled in it
+
+
+class EndpointTeacher:
+    """Writes traces by asking an endpoint."""
+
+    def __init__(
+        self, config: SynthesizeStage, rules: Rules, runner: BlockRunner, log: ResponseLog, seed: int
+    ) -> None:
+        self._config = config.synthesize.teacher
+        self._rules = rules
+        self._runner = runner
+        self._log = log
+        self._seed = seed
+        self._prompting = Prompting(config, rules)
+        self.metrics: dict[str, float | int] = {}
+
+    def write(self, wanted: Sequence[Wanted]) -> Iterator[WrittenTrace]:
+        """The traces as they finish; those that the budget does not reach are left out.
+
+        Raises ValueError, with what the endpoint said: it refuses the recipe, or fails for too many traces.
+        """
+        share = FailureShare(self._config, "teacher", len(wanted))
+        with asyncio.Runner() as loop:  # ends what is in flight, however this generator ends
+            finished: asyncio.Queue[WrittenTrace | None] = asyncio.Queue()
+            writing = loop.get_loop().create_task(self._write_all(wanted, finished))
+            while (written := loop.run(finished.get())) is not None:
+                loss = written.loss
+                share.count(loss.detail if loss and loss.reason is Reason.NO_RESPONSE else "")
+                yield written
+            loop.run(asyncio.wait_for(writing, None))
+        self.metrics["teacher_unasked"] = len(wanted) - share.num_finished
+
+    async def _write_all(
+        self, wanted: Sequence[Wanted], finished: "asyncio.Queue[WrittenTrace | None]"
+    ) -> None:
+        """As many conversations at a time as the recipe says; None at the end."""
+        requests = iter(_requests(wanted, self._config.samples_per_request))
+        try:
+            async with EndpointClient(self._config, "teacher", self._log) as client:
+                workers = [self._work(client, requests, finished) for _ in range(self._config.concurrency)]
+                await asyncio.gather(*workers)
+                self.metrics |= _metrics(client)
+        finally:
+            finished.put_nowait(None)
+
+    async def _work(
+        self,
+        client: EndpointClient,
+        requests: "Iterator[list[Wanted]]",
+        finished: "asyncio.Queue[WrittenTrace | None]",
+    ) -> None:
+        """Take one request after the other, until there is none or the budget is spent."""
+        for group in requests:
+            try:
+                for want, opening in zip(group, await self._open(client, group), strict=True):
+                    finished.put_nowait(await self._finish(client, want, opening))
+            except BudgetSpent:
+                return
+
+    async def _open(self, client: EndpointClient, group: Sequence[Wanted]) -> "list[Turn | AttemptFailed]":
+        """The first turn of each trace of a group: one request, and more for what an endpoint without `n` left out."""
+        turns: list[Turn | AttemptFailed] = []
+        while missing := group[len(turns) :]:
+            first = missing[0]
+            messages = [_message("user", self._prompting.message(first.problem.problem, first.reasoning))]
+            payload = self._payload(messages, first, turn=0, left=self._config.max_response_tokens)
+            if len(missing) > 1:
+                payload["n"] = len(missing)
+            try:
+                turns += _turns(await client.ask(first.problem.id, first.index, 0, payload))[: len(missing)]
+            except AttemptFailed as failed:
+                turns += [failed] * len(missing)
+        return turns
+
+    async def _finish(
+        self, client: EndpointClient, want: Wanted, opening: "Turn | AttemptFailed"
+    ) -> WrittenTrace:
+        """Follow a trace from its first turn to its end, or say why there is none."""
+        loss = None
+        trace = ""
+        try:
+            if isinstance(opening, AttemptFailed):
+                raise opening
+            async with self._session() as session:
+                trace = await self._converse(client, want, opening, session)
+        except AttemptFailed as failed:
+            loss = Verdict(Reason.NO_RESPONSE, str(failed), (), ())
+        except SandboxFailed as failed:
+            loss = Verdict(Reason.SANDBOX_FAILURE, str(failed), (), ())
+        return WrittenTrace(
+            want.id,
+            want.problem,
+            trace,
+            teacher=self._config.model,
+            prompt_digest=self._prompting.digest,
+            loss=loss,
+        )
+
+    @asynccontextmanager
+    async def _session(self) -> AsyncIterator[str | None]:
+        """An interpreter session for one trace, where the recipe has variables live on."""
+        if not (self._rules.stateful and self._prompting.runs_code):
+            yield None
+            return
+        session = await asyncio.to_thread(self._runner.open_session)
+        try:
+            yield session
+        finally:
+            await asyncio.to_thread(self._runner.close_session, session)
+
+    async def _converse(self, client: EndpointClient, want: Wanted, turn: "Turn", session: str | None) -> str:
+        """The model's words and the interpreter's, in turn, as one trace in the dialect."""
+        dialect, parts = self._rules.dialect, list[str]()
+        left = self._config.max_response_tokens
+        for calls in range(self._rules.max_calls + 1):
+            words = read_words(turn.choice, dialect, self._stop(calls), left * CHARS_PER_TOKEN)
+            parts.append(words)
+            left -= turn.tokens
+            code = dialect.find_call(words) if self._stop(calls) else None
+            if code is None:
+                break
+            result = await asyncio.wrap_future(self._runner.submit(code, session=session))
+            if result.status is Status.SANDBOX_FAILURE:
+                raise SandboxFailed(result.error_line)
+            parts.append(self._rules.feedback(calls, result))
+            left -= len(parts[-1].encode()) // BYTES_PER_TOKEN
+            if left < 1:
+                break
+            messages = self._continued(want, parts)
+            payload = self._payload(messages, want, turn=calls + 1, left=left)
+            turn = _turns(await client.ask(want.problem.id, want.index, calls + 1, payload))[0]
+        return "".join(parts)
+
+    def _stop(self, calls: int) -> str | None:
+        """The stop string while calls are left: after them a block is text, as in RL."""
+        return (
+            self._rules.dialect.stop if self._prompting.runs_code and calls < self._rules.max_calls else None
+        )
+
+    def _continued(self, want: Wanted, parts: Sequence[str]) -> list[Message]:
+        """The conversation so far: outputs as the user's messages, or all of it as one message to be continued."""
+        opening = _message("user", self._prompting.message(want.problem.problem, want.reasoning))
+        if self._config.continuation == "prefill":
+            return [opening, _message("assistant", "".join(parts))]
+        roles = cycle(("assistant", "user"))
+        return [opening, *(_message(role, part) for role, part in zip(roles, parts, strict=False))]
+
+    def _payload(self, messages: list[Message], want: Wanted, turn: int, left: int) -> dict[str, Any]:
+        """What one request sends."""
+        config = self._config
+        payload: dict[str, Any] = {
+            "model": config.model,
+            "messages": messages,
+            config.token_limit_field: left,
+            "temperature": config.temperature,
+            "top_p": config.top_p,
+        }
+        stop = self._stop(turn)
+        if stop is not None:
+            payload["stop"] = [stop]
+        if config.send_seed:
+            payload["seed"] = derived_seed(self._seed, want, turn)
+        if messages[-1]["role"] == "assistant":
+            payload["extra_body"] = CONTINUE
+        return payload
+
+
+def read_words(choice: Choice, dialect: Dialect, stop: str | None, most_chars: int) -> str:
+    """What the model said in a turn, up to and with the stop string, which endpoints leave out.
+
+    What follows a stop string is dropped: an output that the model made up itself never reaches the trace. Raises
+    AttemptFailed for a turn that holds nothing, was withheld, or is longer than any honest one.
+    """
+    words = choice.message.content or ""
+    if choice.finish_reason == "content_filter" or (choice.message.refusal and not words):
+        raise AttemptFailed("withheld", choice.message.refusal or "the endpoint's content filter", False)
+    if not words.strip():
+        raise AttemptFailed("empty", "a message without content", False)
+    if len(words) > most_chars:
+        raise AttemptFailed("too_long", f"{len(words)} characters where {most_chars} are the most", False)
+    if stop is None:
+        return words
+    if stop in words:
+        return words[: words.index(stop) + len(stop)]
+    whole = (words + gap + stop for gap in ("", "\n"))  # some endpoints strip what they return
+    ended = (text for text in whole if choice.finish_reason == "stop" and dialect.find_call(text) is not None)
+    return next(ended, words)
+
+
+def _requests(wanted: Sequence[Wanted], most: int) -> Iterator[list[Wanted]]:
+    """Traces of one problem in groups of at most `most`."""
+    for _, group in groupby(wanted, key=lambda want: want.problem.id):
+        rest = list(group)
+        while rest:
+            yield rest[:most]
+            rest = rest[most:]
+
+
+def _turns(completion: Completion) -> list[Turn]:
+    """Every sample of a response, with its share of the tokens."""
+    tokens = completion.usage.completion_tokens if completion.usage else 0
+    return [Turn(choice, max(1, tokens // len(completion.choices))) for choice in completion.choices]
+
+
+def _message(role: str, content: str) -> Message:
+    return {"role": role, "content": content}
+
+
+def _metrics(client: EndpointClient) -> dict[str, float | int]:
+    """What asking took: requests answered now, tokens and money of this work, attempts that failed, by kind."""
+    spent = client.budget.spent
+    counts = {f"teacher_failed/{kind}": count for kind, count in sorted(client.failed_attempts.items())}
+    return {
+        "teacher_asked": client.num_asked,
+        "teacher_prompt_tokens": spent.prompt_tokens,
+        "teacher_completion_tokens": spent.completion_tokens,
+        "teacher_money": round(client.budget.money, 6),
+        **counts,
+    }

@@ -1,0 +1,152 @@
+"""A model in this process as teacher: our own checkpoint (bootstrap), or a teacher's weights on this machine.
+
+Writes through the one interleaving loop behind RL and evaluation. Finished responses are logged as those of an
+endpoint are, so a stage that was killed samples only what is missing.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.shared.checkpoints import load_tokenizer
+from tasks.shared.config import SynthesizeStage
+from tasks.shared.generation.engines import make_generator
+from tasks.shared.generation.interleave import RolloutPolicy, RolloutRequest, rollout
+from tasks.shared.generation.protocol import Sampling
+from tasks.shared.traces.encoding import encode_message
+from tasks.shared.traces.trajectory import FinishReason, Trajectory
+from tasks.synthesize.teachers.completion import Choice, Completion, Message, TokenCounts, Usage
+from tasks.synthesize.teachers.prompting import Prompting, Wanted, derived_seed
+from tasks.synthesize.teachers.responses import ResponseKey, ResponseLog
+from tasks.synthesize.traces import Reason, Verdict, WrittenTrace
+from tasks.synthesize.verify import Rules
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from tasks.shared.sandbox import Interpreter
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """The model that writes."""
+
+    checkpoint: Path
+    # its name in the dataset: artifact digest or directory
+    name: str
+
+
+class EngineTeacher:
+    """Writes traces with an engine of this process."""
+
+    def __init__(
+        self,
+        config: SynthesizeStage,
+        rules: Rules,
+        interpreter: "Interpreter",
+        log: ResponseLog,
+        seed: int,
+        weights: Weights,
+    ) -> None:
+        assert config.generation is not None
+        assert config.model is not None
+        self._generation, self._model = config.generation, config.model
+        self._teacher = config.synthesize.teacher
+        self._rules = rules
+        self._interpreter = interpreter
+        self._log = log
+        self._seed = seed
+        self._weights = weights
+        self._prompting = Prompting(config, rules)
+        self.metrics: dict[str, float | int] = {}
+
+    def write(self, wanted: Sequence[Wanted]) -> Iterator[WrittenTrace]:
+        """The traces as they finish, those of the log first."""
+        missing = []
+        for want in wanted:
+            kept = self._log.find(self._key(want))
+            if kept is None:
+                missing.append(want)
+            else:
+                text = Completion.model_validate_json(kept).choices[0].message.content
+                yield self._written(want, text or "")
+        yield from self._sample(missing)
+        spent = self._log.spent("teacher")
+        self.metrics = {
+            "teacher_asked": len(missing),
+            "teacher_prompt_tokens": spent.prompt_tokens,
+            "teacher_completion_tokens": spent.completion_tokens,
+        }
+
+    def _sample(self, missing: Sequence[Wanted]) -> Iterator[WrittenTrace]:
+        if not missing:
+            return
+        tokenizer = load_tokenizer(self._weights.checkpoint)
+        requests, by_request = [], {}
+        for want in missing:
+            ids = self._prompt_ids(tokenizer, want)
+            if len(ids) > self._generation.max_prompt_tokens:
+                said = f"its prompt has {len(ids)} tokens, more than generation.max_prompt_tokens"
+                yield self._written(want, "", Verdict(Reason.NO_RESPONSE, said, (), ()))
+                continue
+            by_request[want.problem.id, want.index] = want
+            seed = derived_seed(self._seed, want, 0)
+            requests.append(RolloutRequest(want.problem.id, want.index, ids, seed))
+        generator = make_generator(self._generation, self._model, self._weights.checkpoint, tokenizer)
+        for trajectory in rollout(requests, generator, self._interpreter, tokenizer, self._policy()):
+            want = by_request[trajectory.problem_id, trajectory.sample]
+            if (
+                trajectory.finish is FinishReason.SANDBOX_FAILURE
+            ):  # not logged: sampled again when the stage is
+                loss = Verdict(Reason.SANDBOX_FAILURE, "while the model waited for output", (), ())
+                yield self._written(want, "", loss)
+                continue
+            usage = Usage(len(trajectory.prompt_ids), trajectory.num_sampled)
+            self._log.append(self._key(want), self._body(trajectory, usage), usage)
+            yield self._written(want, trajectory.text)
+
+    def _policy(self) -> RolloutPolicy:
+        rules, teacher = self._rules, self._teacher
+        return RolloutPolicy(
+            dialect=rules.dialect,
+            max_calls=rules.max_calls if self._prompting.runs_code else 0,
+            announce_remaining_calls=rules.announce_remaining_calls,
+            error_feedback=rules.error_feedback,
+            stateful=rules.stateful,
+            sampling=Sampling(teacher.temperature, teacher.top_p),
+            max_response_tokens=teacher.max_response_tokens,
+            # vLLM's batches differ from run to run anyhow: there nothing is gained by waiting
+            delivery="ready" if self._generation.engine == "vllm" else "scheduled",
+        )
+
+    def _prompt_ids(self, tokenizer: "PreTrainedTokenizerBase", want: Wanted) -> tuple[int, ...]:
+        return encode_message(tokenizer, self._prompting.message(want.problem.problem, want.reasoning))
+
+    def _key(self, want: Wanted) -> ResponseKey:
+        """What the response depends on."""
+        teacher = self._teacher
+        said = self._prompting.message(want.problem.problem, want.reasoning)
+        sampling = (teacher.temperature, teacher.top_p, teacher.max_response_tokens, self._seed)
+        request = json.dumps([self._weights.name, said, *sampling])
+        return ResponseKey(
+            "teacher", want.problem.id, want.index, 0, hashlib.sha256(request.encode()).hexdigest()[:32]
+        )
+
+    def _body(self, trajectory: Trajectory, usage: Usage) -> str:
+        """The response in the form of an endpoint's, so that one reader does for both."""
+        choice = Choice(message=Message(content=trajectory.text), finish_reason=trajectory.finish.value)
+        counts = TokenCounts(prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens)
+        return Completion(model=self._weights.name, choices=[choice], usage=counts).model_dump_json()
+
+    def _written(self, want: Wanted, text: str, loss: Verdict | None = None) -> WrittenTrace:
+        return WrittenTrace(
+            want.id,
+            want.problem,
+            text,
+            teacher=self._weights.name,
+            prompt_digest=self._prompting.digest,
+            loss=loss,
+        )

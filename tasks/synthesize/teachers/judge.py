@@ -1,0 +1,96 @@
+"""A judge behind an endpoint: votes on novelty and significance of a trace's code (OpenMathReasoning)."""
+
+import asyncio
+import re
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from data.prompts import render_prompt
+from tasks.shared.synthesis_config import JudgeConfig
+from tasks.synthesize.selection import Vote
+from tasks.synthesize.teachers.client import AttemptFailed, EndpointClient
+from tasks.synthesize.teachers.limits import BudgetSpent, FailureShare
+from tasks.synthesize.teachers.responses import ResponseLog
+from tasks.synthesize.traces import Problem
+
+OBJECT = re.compile(r"\{[^{}]*\}")
+
+
+class Judgement(BaseModel):
+    """What `data/prompts/judge.j2` asks for."""
+
+    novelty: bool
+    significance: bool
+
+
+class EndpointJudge:
+    """Asks for votes in an event loop of its own thread. Use as a context manager; `vote` may come from any thread."""
+
+    def __init__(self, config: JudgeConfig, log: ResponseLog) -> None:
+        """ValueError if the key that the recipe names is not set."""
+        self._config = config
+        self._client = EndpointClient(config, "judge", log)
+        self._share = FailureShare(config, "judge")
+        self._slots = asyncio.Semaphore(config.concurrency)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="judge", daemon=True)
+
+    def __enter__(self) -> "EndpointJudge":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        asyncio.run_coroutine_threadsafe(self._client.close(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def vote(self, problem: Problem, trace: str) -> Sequence[Vote]:
+        """The votes on one trace; none if no answer could be used. ValueError if that happens too often."""
+        return asyncio.run_coroutine_threadsafe(self._votes(problem, trace), self._loop).result()
+
+    async def _votes(self, problem: Problem, trace: str) -> list[Vote]:
+        said = "nothing"
+        votes: list[Vote] = []
+        for number in range(self._config.votes):
+            try:
+                payload = self._payload(problem, trace, number)
+                async with self._slots:
+                    completion = await self._client.ask(problem.id, number, 0, payload)
+            except AttemptFailed as failed:
+                said = str(failed)
+                continue
+            except BudgetSpent:
+                said = "the budget is spent"
+                break
+            said = completion.choices[0].message.content or said
+            votes += read_vote(said)
+        self._share.count("" if votes else said)
+        return votes
+
+    def _payload(self, problem: Problem, trace: str, number: int) -> dict[str, Any]:
+        config = self._config
+        message = render_prompt("judge", problem=problem.problem, trace=trace)
+        payload: dict[str, Any] = {
+            "model": config.model,
+            "messages": [{"role": "user", "content": message}],
+            config.token_limit_field: config.max_response_tokens,
+            "temperature": config.temperature,
+            "top_p": config.top_p,
+        }
+        return payload | ({"seed": number} if config.send_seed else {})
+
+
+def read_vote(said: str) -> list[Vote]:
+    """The vote in an answer, its last JSON object; empty if there is none of the right form."""
+    found = OBJECT.findall(said)
+    if not found:
+        return []
+    try:
+        judgement = Judgement.model_validate_json(found[-1])
+    except ValidationError:
+        return []
+    return [Vote(judgement.novelty, judgement.significance)]

@@ -1,0 +1,65 @@
+"""What a teacher is told and how its turns are read, for every mode alike; the dialect decides all form."""
+
+import hashlib
+from dataclasses import dataclass
+
+from data.prompts import render_prompt, text_digest
+from tasks.shared.config import SynthesizeStage
+from tasks.synthesize.traces import Problem
+from tasks.synthesize.verify import Rules
+
+EXAMPLE_CODE, EXAMPLE_OUTPUT = "print(2**10 % 1000)", "24"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One trace that is to be written."""
+
+    problem: Problem
+    # among the traces of this problem
+    index: int
+    # the text to rewrite, "" in other modes
+    reasoning: str = ""
+
+    @property
+    def id(self) -> str:
+        """The trace's id."""
+        return f"{self.problem.id}/{self.index}"
+
+
+class Prompting:
+    """The message that asks for a trace."""
+
+    def __init__(self, config: SynthesizeStage, rules: Rules) -> None:
+        self._mode = config.synthesize.mode
+        self._own = config.synthesize.prompt
+        self._instructed = config.traces.prompt == "instructed"
+        self._rules = rules
+        self.runs_code = self._mode != "rewrite" and rules.max_calls > 0 and rules.dialect.stop is not None
+        self.digest = text_digest(self.message("{problem}", "{reasoning}"))
+
+    def message(self, problem: str, reasoning: str = "") -> str:
+        """The user message: for bootstrap the one that RL gives the model, else a template."""
+        if self._mode == "bootstrap":
+            return self._rules.dialect.prompt(problem, self._instructed)
+        dialect = self._rules.dialect
+        if not dialect.call_template:
+            return dialect.prompt(problem, instructed=True)
+        return render_prompt(
+            self._mode,
+            self._own,
+            problem=problem,
+            reasoning=reasoning,
+            max_calls=self._rules.max_calls,
+            stateful=self._rules.stateful,
+            wall_s=f"{self._rules.limits.wall_s:g}",
+            call_example=dialect.write_call(EXAMPLE_CODE),
+            feedback_example=dialect.feedback(EXAMPLE_OUTPUT).strip("\n"),
+            answer_example=dialect.write_answer(EXAMPLE_OUTPUT),
+        )
+
+
+def derived_seed(seed: int, want: Wanted, turn: int) -> int:
+    """A seed of its own for each turn of each trace, the same whatever else is asked; 31 bits."""
+    digest = hashlib.sha256(f"{seed}\0{want.id}\0{turn}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1

@@ -1,0 +1,53 @@
+"""How a turn of a model behind an endpoint is read, whatever the endpoint does with the stop string."""
+
+import pytest
+
+from tasks.shared.traces.dialect import DIALECTS
+from tasks.synthesize.selection import Vote
+from tasks.synthesize.teachers.client import AttemptFailed
+from tasks.synthesize.teachers.completion import Choice, Message
+from tasks.synthesize.teachers.endpoint import read_words
+from tasks.synthesize.teachers.judge import read_vote
+
+RETOOL, TORL = DIALECTS["retool"], DIALECTS["torl"]
+BLOCK = "Look.\n<code>\n```python\nprint(1)\n```\n"
+
+
+def read(said, dialect=RETOOL, finish="stop", stop=True, most=1000):
+    choice = Choice(message=Message(content=said), finish_reason=finish)
+    return read_words(choice, dialect, dialect.stop if stop else None, most)
+
+
+@pytest.mark.parametrize(
+    "said", [BLOCK, BLOCK.strip(), BLOCK + "</code>", BLOCK + "</code>\n<interpreter>\n9\n"]
+)
+def test_a_block_ends_with_the_stop_string_whoever_wrote_it(said):
+    assert read(said) == BLOCK + "</code>"
+
+
+def test_fences_end_alike():
+    assert read("Look.\n```python\nprint(1)\n```\n", TORL) == "Look.\n```python\nprint(1)\n```\n```output"
+
+
+@pytest.mark.parametrize("said", ["So it is 5.", "<code>\nprint(1)\n"])
+def test_what_is_no_block_stays_as_it_is(said):
+    assert read(said) == said
+
+
+def test_a_turn_that_was_cut_off_or_may_not_call_is_text():
+    assert read(BLOCK, finish="length") == BLOCK
+    assert read(BLOCK + "</code> and more", stop=False) == BLOCK + "</code> and more"
+
+
+@pytest.mark.parametrize(
+    ("said", "finish", "kind"),
+    [("", "stop", "empty"), ("x" * 1001, "stop", "too_long"), ("x", "content_filter", "withheld")],
+)
+def test_what_cannot_be_used_says_why(said, finish, kind):
+    with pytest.raises(AttemptFailed, match=kind):
+        read(said, finish=finish)
+
+
+def test_a_vote_is_the_last_object_of_an_answer():
+    assert read_vote('{"a": 1} then {"novelty": true, "significance": false}') == [Vote(True, False)]
+    assert read_vote("no") == read_vote('{"novelty": 3}') == []
