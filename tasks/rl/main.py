@@ -44,7 +44,6 @@ def run(context: StageContext[RlStage]) -> StageResult:
     ranks = context.config.rl.optimizer.ranks
     if ranks > 1 and not under_launcher():
         return run_on_ranks("tasks.rl.main", context, ranks)
-    _check(context.config)
     start_process_group()
     with ExitStack() as stack:
         this_round = _load(context, stack)
@@ -52,16 +51,6 @@ def run(context: StageContext[RlStage]) -> StageResult:
         state_dict = this_round.engine.state_dict()
         leave_to_first_rank()
     return _publish(context, this_round, state_dict)
-
-
-def _check(config: RlStage) -> None:
-    """What must hold before anything heavy starts."""
-    longest = config.generation.max_prompt_tokens + config.generation.max_response_tokens
-    if longest > config.rl.tokens_per_micro_batch:
-        raise ValueError(
-            f"rl.tokens_per_micro_batch = {config.rl.tokens_per_micro_batch} does not hold a prompt and a response of "
-            f"generation.max_prompt_tokens + max_response_tokens = {longest}; raise it to {longest} or more"
-        )
 
 
 def _load(context: StageContext[RlStage], stack: ExitStack) -> RlRound:
@@ -100,12 +89,12 @@ def _load_reference(context: StageContext[RlStage]) -> "PreTrainedModel":
 
 
 def _publish(context: StageContext[RlStage], this_round: RlRound, state_dict: Any) -> StageResult:
-    """The three artifacts of the round; scratch is emptied once all are there."""
-    metrics = _headline(this_round.learning.read())
+    """The three artifacts of the round. Its saved state is left to the launcher, which removes it once it has these."""
+    metrics = _headline(this_round.records.learning.read())
     first, last = this_round.progress.first_step + 1, this_round.last_step
     outputs: dict[str, ArtifactRef] = {}
     with context.output("rollouts", metrics) as output:
-        this_round.shards.publish(output.directory, first, last)
+        this_round.records.shards.publish(output.directory, first, last)
         shutil.copyfile(context.scratch / "timing.jsonl", output.directory / "timing.jsonl")
     outputs["rollouts"] = _ref(output.ref)
     with context.output("trainer_state", {"step": last, "round": this_round.progress.round}) as output:
@@ -116,8 +105,6 @@ def _publish(context: StageContext[RlStage], this_round: RlRound, state_dict: An
         save_checkpoint(this_round.engine.module, tokenizer, output.directory, state_dict)
         shutil.copyfile(context.scratch / "metrics.jsonl", output.directory / "metrics.jsonl")
     outputs["checkpoint"] = _ref(output.ref)
-    for name in ("trainer", "rollouts"):
-        shutil.rmtree(context.scratch / name)
     return StageResult(outputs=outputs, metrics=metrics)
 
 
@@ -129,7 +116,9 @@ def _headline(records: list[dict[str, Any]]) -> dict[str, Value]:
             values = [record[name] for record in some if record[name] is not None]
             if values:
                 metrics[prefix + name] = round(sum(values) / len(values), 5)
-    metrics["outages"] = sum(record["outages"] for record in records)
+    for name in ("outages", "skipped_updates"):
+        metrics[name] = sum(record[name] for record in records)
+    metrics["empty_steps"] = sum(record["in_loss"] == 0 for record in records)
     return metrics
 
 

@@ -48,6 +48,7 @@ def learning_metrics(
         "grad_norm": result.grad_norm,
         "learning_rate": result.learning_rate,
         "updates": result.num_updates,
+        "skipped_updates": result.num_skipped,
         "probe_gap": probe_gap,
     }
 

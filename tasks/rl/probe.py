@@ -10,12 +10,13 @@ from tasks.shared.generation.protocol import Generator, NamesDifferences
 from tasks.shared.learning.distributed import max_over_ranks
 from tasks.shared.learning.engine import TrainingEngine
 from tasks.shared.learning.packing import TrainSequence, pack
+from tasks.shared.stage import TrainingStopped
 
 MAX_PROBED = 4  # sequences
 MAX_NAMED = 5  # tensors in the message
 
 
-class WeightsDiffer(RuntimeError):
+class WeightsDiffer(TrainingStopped):
     """Sampler and trainer disagree on the same ids: what is sampled would not be what is trained."""
 
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.rl.experience import Experience
+from tasks.shared.reporting.samples import CALL
 from tasks.shared.tables import write_card, write_table
 
 SCHEMA = pa.schema(
@@ -27,21 +28,7 @@ SCHEMA = pa.schema(
         ("sampled", pa.list_(pa.bool_())),
         ("logprobs", pa.list_(pa.float32())),
         ("text", pa.string()),
-        (
-            "calls",
-            pa.list_(
-                pa.struct(
-                    [
-                        ("code", pa.string()),
-                        ("status", pa.string()),
-                        ("observation", pa.string()),
-                        ("seconds", pa.float64()),
-                        ("turn_end", pa.int32()),
-                        ("feedback_end", pa.int32()),
-                    ]
-                )
-            ),
-        ),
+        ("calls", pa.list_(pa.struct([*CALL, pa.field("seconds", pa.float64())]))),
         ("finish", pa.string()),
         ("reward", pa.float32()),
         ("correct", pa.bool_()),

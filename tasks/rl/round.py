@@ -2,46 +2,32 @@
 
 import json
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tasks.rl.critic import CriticUpdate, with_advantages
-from tasks.rl.experience import Experience, build_experience
+from tasks.rl.experience import build_experience
+from tasks.rl.health import require_a_sandbox, require_entropy, require_something_to_learn
 from tasks.rl.metrics import PhaseClock, learning_metrics, timing_metrics
 from tasks.rl.probe import probe
 from tasks.rl.problems import Problem, sample_seed
-from tasks.rl.rollouts import RolloutShards
+from tasks.rl.records import RoundRecords
 from tasks.rl.sampling import Sampler
-from tasks.rl.state import JsonLines, Progress, SavedStates, take_over
+from tasks.rl.state import Progress, SavedStates, take_over
 from tasks.rl.update import PolicyUpdate
 from tasks.shared.config import OptimizerConfig, RlConfig, RlStage
-from tasks.shared.environment import home, rank, world_size
+from tasks.shared.environment import rank, world_size
 from tasks.shared.generation.interleave import RolloutPolicy
 from tasks.shared.generation.protocol import Generator, Sampling
 from tasks.shared.learning.critic import CriticEngine
 from tasks.shared.learning.engine import TrainingEngine
-from tasks.shared.learning.sinks import MetricsSinks, open_sinks
 from tasks.shared.sandbox import Interpreter
 from tasks.shared.stage import StageContext, Value
-from tasks.shared.traces.dialect import DIALECTS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-MOST_OUTAGES = (
-    0.5  # of a step's trajectories; more, and the sandbox is ill: the round stops at its last saved step
-)
-SHOWN = (
-    "reward",
-    "accuracy",
-    "code_ratio",
-    "response_tokens",
-    "entropy",
-    "gap_max",
-    "grad_norm",
-    "seconds/step",
-)
 # Places in a step that no problem has: seeds of other draws.
 UPDATE_PLACE, RESAMPLE_PLACE = 2**31, 2**31 + 1
 
@@ -76,7 +62,7 @@ class RlRound:
         self._critic_update = CriticUpdate(self.critic, rl) if self.critic is not None else None
         self._sampler = Sampler(
             context.config,
-            self._policy(),
+            rollout_policy(context.config),
             problems=problems,
             generator=generator,
             interpreter=interpreter,
@@ -84,21 +70,24 @@ class RlRound:
             seed=context.request.seed,
         )
         self.states = SavedStates(context.scratch / "trainer", self._fingerprint())
-        self.shards = RolloutShards(context.scratch / "rollouts")
         self.progress = self._start()
-        self.learning = JsonLines(context.scratch / "metrics.jsonl", self.progress.step)
-        self.timing = JsonLines(context.scratch / "timing.jsonl", self.progress.step)
-        self._sinks = self._open_sinks()
+        self._records = RoundRecords(context, self.progress) if rank() == 0 else None
 
     @property
     def last_step(self) -> int:
         """The step that ends this round."""
         return self.progress.first_step + self._config.rl.steps_per_round
 
+    @property
+    def records(self) -> RoundRecords:
+        """Metrics, timing and rollouts: the first rank has them."""
+        assert self._records is not None, "asked for in another rank than the first"
+        return self._records
+
     def run(self) -> None:
         """Every step that is left; the state after the last one is saved."""
         self._sync()
-        with closing(self._sinks):
+        with closing(self._records) if self._records is not None else nullcontext():
             self._steps()
 
     def _steps(self) -> None:
@@ -126,7 +115,8 @@ class RlRound:
         graded = self._sampler.collect(step, self.progress.data_seed, clock)
         with clock("advantages"):
             experience = build_experience(graded, self._config, self._decode, self._seed(RESAMPLE_PLACE))
-        self._require_a_sandbox(experience)
+        require_a_sandbox(experience, step + 1)
+        require_something_to_learn(experience, step + 1, rl)
         critic_metrics: dict[str, Value] = {}
         if self._critic_update is not None:
             with clock("values"):
@@ -137,6 +127,7 @@ class RlRound:
         with clock("update"):
             learn = step >= rl.critic.warmup_steps
             result = self._update.update(experience, self._seed(UPDATE_PLACE), learn)
+        require_entropy(result, step + 1, rl)
         with clock("sync"):
             self._sync()
         with clock("probe"):
@@ -144,41 +135,14 @@ class RlRound:
             gap = probe(self.engine, self._generator, whole, rl.probe_bound, rl.tokens_per_micro_batch)
         self.progress = replace(self.progress, step=self.progress.step + 1)
         metrics = learning_metrics(self.progress.step, self.progress.round, experience, result, gap)
-        if rank() == 0:
+        if self._records is not None:
             with clock("log"):
-                self.shards.write(self.progress.round, self.progress.step, experience)
-            self._log(metrics | critic_metrics, timing_metrics(clock, experience, result))
-
-    def _log(self, metrics: dict[str, Value], timing: dict[str, Value]) -> None:
-        step = self.progress.step
-        self.learning.append(metrics)
-        health = self._interpreter.health() if self._interpreter else None
-        self.timing.append({"step": step, **timing, "sandbox": health})
-        self._sinks.log(step, metrics | timing)
-        self._show(metrics | timing)
-
-    def _open_sinks(self) -> MetricsSinks:
-        request, names = self._context.request, self._config.rl.sinks if rank() == 0 else ()
-        directory = home() / "tensorboard"
-        return open_sinks(names, directory, request.run, "rl", request.config, self.progress.step)
+                self._records.keep(self.progress, experience)
+            health = self._interpreter.health() if self._interpreter else None
+            self._records.log(metrics | critic_metrics, timing_metrics(clock, experience, result), health)
 
     def _seed(self, place: int) -> int:
         return sample_seed(self._context.request.seed, self.progress.step, place, 0)
-
-    def _policy(self) -> RolloutPolicy:
-        """Where the engine gives equal bits for equal calls, feedback is scheduled: then the clock decides nothing."""
-        traces = self._config.traces
-        reproducible = self._config.generation.engine == "transformers"
-        return RolloutPolicy(
-            dialect=DIALECTS[traces.dialect],
-            max_calls=traces.max_calls,
-            announce_remaining_calls=traces.announce_remaining_calls,
-            error_feedback=traces.error_feedback,
-            stateful=self._config.sandbox.stateful,
-            sampling=Sampling(self._config.rl.temperature, self._config.rl.top_p),
-            max_response_tokens=self._config.generation.max_response_tokens,
-            delivery="scheduled" if reproducible else "ready",
-        )
 
     def _sync(self) -> None:
         self._generator.load_weights(self.engine.weights())
@@ -190,29 +154,17 @@ class RlRound:
         assert isinstance(text, str)
         return text
 
-    def _require_a_sandbox(self, experience: Experience) -> None:
-        outages, total = int(experience.outage.sum()), len(experience.outage)
-        if outages > MOST_OUTAGES * total:
-            raise RuntimeError(
-                f"step {self.progress.step + 1}: the sandbox failed under {outages} of {total} trajectories, "
-                "each tried several times; see its health in timing.jsonl, then run the stage again: it goes on from "
-                "its last saved step"
-            )
-
-    def _show(self, metrics: dict[str, Value]) -> None:
-        shown = {name: metrics[name] for name in SHOWN}
-        rounded = {
-            name: round(value, 4) if isinstance(value, float) else value for name, value in shown.items()
-        }
-        self._context.progress(
-            self.progress.step - self.progress.first_step, self._config.rl.steps_per_round, **rounded
-        )
-
     def _fingerprint(self) -> str:
         """What a saved state belongs to: configuration, inputs, seed, and the number of ranks it is cut for."""
         request = self._context.request
         inputs = {name: ref.digest for name, ref in sorted(request.inputs.items())}
         return json.dumps([request.config, inputs, request.seed, world_size()], sort_keys=True)
+
+
+def rollout_policy(config: RlStage) -> RolloutPolicy:
+    """How a round samples: at the temperature that it learns at."""
+    sampling = Sampling(config.rl.temperature, config.rl.top_p)
+    return RolloutPolicy.of(config.traces, config.sandbox, config.generation, sampling)
 
 
 def _critic_optimizer(rl: RlConfig) -> OptimizerConfig:

@@ -1,18 +1,12 @@
 """What a round carries over: from step to step past a kill (scratch), from round to round (`trainer_state`).
 
 A saved state is a directory with DeepSpeed's checkpoint (weights, optimizer, random state), that of the critic if there
-is one, and with them the step, which is the data cursor, and the seed of the data order. Metrics and rollouts of later
-steps are cut off on resume.
+is one, and with them the step, which is the data cursor, and the seed of the data order.
 """
 
-import json
-import math
-import os
 import shutil
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from tasks.shared.environment import rank
 from tasks.shared.learning.critic import CriticEngine
@@ -92,32 +86,3 @@ def take_over(engine: TrainingEngine, critic: CriticEngine | None, trainer_state
     _resume_critic(critic, trainer_state / "trainer")
     before = Progress(**state["progress"])
     return Progress(before.round + 1, before.step, before.step, before.data_seed)
-
-
-class JsonLines:
-    """A metrics file, one line a step; lines of steps that are to be done again are cut off."""
-
-    def __init__(self, path: Path, last_step: int) -> None:
-        self._path = path
-        lines = path.read_text().splitlines() if path.is_file() else []
-        kept = [line for line in lines if _step(line) <= last_step]
-        partial = path.with_suffix(".partial")
-        partial.write_text("".join(line + "\n" for line in kept))
-        os.replace(partial, path)
-
-    def append(self, record: Mapping[str, Any]) -> None:
-        """Add a step's line."""
-        with self._path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
-
-    def read(self) -> list[dict[str, Any]]:
-        """All lines."""
-        return [json.loads(line) for line in self._path.read_text().splitlines()]
-
-
-def _step(line: str) -> float:
-    """The step of a line; infinite for one that a kill cut short."""
-    try:
-        return float(json.loads(line)["step"])
-    except json.JSONDecodeError:
-        return math.inf

@@ -1,5 +1,6 @@
 """The policy update: trajectories in the loss become packed rows, rows become gradients, gradients a step."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
@@ -32,9 +33,10 @@ class UpdateResult:
     """What the optimizer steps of one RL step did; sums are over all ranks and mini-batches."""
 
     sums: PolicySums
-    grad_norm: float  # before clipping, mean over mini-batches; 0 if nothing was in the loss
+    grad_norm: float  # before clipping, mean over mini-batches with a finite one; 0 if there is none
     learning_rate: float
     num_updates: int  # optimizer steps: 0 if nothing was in the loss, or while the critic warms up
+    num_skipped: int  # mini-batches left out because of their gradient
     tokens: int  # all tokens that went through the trainer, prompts and feedback included
 
 
@@ -75,7 +77,7 @@ class PolicyUpdate:
         # The policy that sampled is the one before the first optimizer step.
         batches = [self._rows(experience, part, keep_old=len(parts) > 1) for part in parts]
         learning_rate = self._engine.learning_rate
-        sums, norms = [], []
+        sums, norms, num_skipped = [], [], 0
         for rows in batches:
             for row in rows:
                 with torch.set_grad_enabled(learn):
@@ -85,11 +87,14 @@ class PolicyUpdate:
                     self._engine.backward(loss)
             if learn:
                 norms.append(self._engine.step())
+                num_skipped += self._engine.skipped
+        finite = [norm for norm in norms if math.isfinite(norm)]
         return UpdateResult(
             sums=_total(sums),
-            grad_norm=float(np.mean(norms)) if norms else 0.0,
+            grad_norm=float(np.mean(finite)) if finite else 0.0,
             learning_rate=learning_rate,
-            num_updates=len(norms),
+            num_updates=len(norms) - num_skipped,
+            num_skipped=num_skipped,
             tokens=sum(
                 len(experience.graded[i].trajectory.prompt_ids)
                 + len(experience.graded[i].trajectory.response_ids)

@@ -35,7 +35,6 @@ def run(context: StageContext[SftStage]) -> StageResult:
         save_checkpoint(trainer.engine.module, tokenizer, output.directory, state_dict)
         shutil.copyfile(context.scratch / "metrics.jsonl", output.directory / "metrics.jsonl")
     assert isinstance(output.ref, ArtifactRef)
-    shutil.rmtree(trainer.checkpoints)
     return StageResult(outputs={"checkpoint": output.ref}, metrics=metrics)
 
 
@@ -75,6 +74,7 @@ def _headline(records: list[StepRecord]) -> dict[str, Value]:
         "loss": records[-1].loss,
         "tokens": sum(record.tokens for record in records),
         "trained_tokens": sum(record.trained_tokens for record in records),
+        "skipped_steps": sum(record.skipped for record in records),
     }
 
 

@@ -4,6 +4,6 @@ from tasks.launch import Run, run_stage
 from tasks.shared.artifacts import ArtifactRef
 
 
-def sft(run: Run, checkpoint: ArtifactRef, traces: ArtifactRef) -> ArtifactRef:
-    """Fine-tune `checkpoint` on `traces`; the tuned checkpoint."""
-    return run_stage(run, "sft", {"checkpoint": checkpoint, "traces": traces}).outputs["checkpoint"]
+def sft(run: Run, checkpoint: ArtifactRef, traces: ArtifactRef, label: str = "") -> ArtifactRef:
+    """Fine-tune `checkpoint` on `traces`; the tuned checkpoint. `label` tells this use apart from the cold start."""
+    return run_stage(run, "sft", {"checkpoint": checkpoint, "traces": traces}, label).outputs["checkpoint"]

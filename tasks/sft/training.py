@@ -5,7 +5,6 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.shared.config import SftConfig, SftStage
@@ -31,6 +30,7 @@ class StepRecord:
     sequences: int
     tokens: int  # all tokens of the step, over all ranks
     trained_tokens: int  # those in the loss
+    skipped: bool = False  # its gradient was not finite or over the bound: the weights stayed as they were
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +69,7 @@ def train_step(engine: TrainingEngine, sequences: Sequence[TrainSequence], row_t
         sequences=len(sequences),
         tokens=sum(len(sequence.ids) for sequence in sequences),
         trained_tokens=denominator,
+        skipped=engine.skipped,
     )
 
 
@@ -90,11 +91,6 @@ class Trainer:
         self._checkpoints.mkdir(exist_ok=True)
         self._metrics_path = context.scratch / "metrics.jsonl"
         self.engine = TrainingEngine(model, self._config.optimizer, total_steps=len(steps))
-
-    @property
-    def checkpoints(self) -> Path:
-        """Where resumable checkpoints are; to be removed once the result is published."""
-        return self._checkpoints
 
     def train(self) -> tuple[list[StepRecord], Speed]:
         """Resume if a checkpoint is there, then run to the last step; in the first rank, the record of every step.

@@ -8,6 +8,7 @@ first rank publishes and writes to stdout.
 """
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ import torch
 import torch.distributed as dist
 
 from tasks.shared.environment import become_only_rank, rank, under_launcher, world_size
-from tasks.shared.stage import StageContext, StageResult, emit
+from tasks.shared.stage import StageContext, StageResult, TrainingStopped, emit
 
 Item = TypeVar("Item")
 
@@ -37,12 +38,18 @@ def start_process_group() -> None:
 
 
 def leave_to_first_rank() -> None:
-    """Every rank but the first ends here, successfully: what follows (publication) is done once."""
+    """Every rank but the first ends here, successfully: what follows (publication) is done once.
+
+    Without the interpreter's teardown, in which a library's thread may abort the process ("terminate called without
+    an active exception"); the launcher would then end the first rank in the middle of its publication.
+    """
     if dist.is_initialized() and world_size() > 1:
         dist.barrier()
         dist.destroy_process_group()
     if rank() > 0:
-        raise SystemExit(0)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def sum_over_ranks(value: float) -> float:
@@ -83,8 +90,8 @@ def barrier() -> None:
 def run_on_ranks(module: str, context: StageContext[Any], ranks: int) -> StageResult:
     """Run this stage's request again with `ranks` processes on this machine; its result.
 
-    Raises ValueError or OSError with the rank's own message; RuntimeError if the ranks died without one (their
-    traceback is on stderr).
+    Raises ValueError, OSError or TrainingStopped with the rank's own message; RuntimeError if they died without
+    one (the traceback is on stderr).
     """
     directory = context.scratch / "ranks"
     directory.mkdir(exist_ok=True)
@@ -106,8 +113,9 @@ def run_on_ranks(module: str, context: StageContext[Any], ranks: int) -> StageRe
             elif event["event"] != "result":  # the caller's stage_main reports the result
                 emit(event.pop("event"), **{key: value for key, value in event.items() if key != "time"})
     if error:
-        raise (ValueError if error["kind"] == "input" else OSError)(error["message"])
-    if process.returncode or not result.is_file():
+        kinds = {"input": ValueError, "storage": OSError, "training": TrainingStopped}
+        raise kinds[error["kind"]](error["message"])
+    if not result.is_file():  # written last: with it all work is done, whatever befell a rank at its exit
         raise RuntimeError(
             f"{module}: the ranks ended with status {process.returncode}; their traceback is above"
         )

@@ -27,8 +27,11 @@ from transformers import PreTrainedModel
 from tasks.shared.config import OptimizerConfig
 from tasks.shared.environment import tell_deepspeed_of_cpu
 from tasks.shared.learning.distributed import start_process_group
+from tasks.shared.learning.guarded import ClippedAdamW, GuardedAdamW, is_bad
 from tasks.shared.learning.logprobs import TokenScores, token_scores, use_packed_attention
 from tasks.shared.learning.packing import PackedBatch
+from tasks.shared.learning.saved import checkpoints_in, complete, require_whole
+from tasks.shared.stage import TrainingStopped
 
 
 def learning_rate_at(config: OptimizerConfig, step: int, total_steps: int) -> float:
@@ -53,21 +56,6 @@ class PackedModel(nn.Module):
         return token_scores(self.model, batch, temperature, with_entropy)
 
 
-class ClippedAdamW(torch.optim.AdamW):
-    """AdamW that clips the gradient and keeps its norm: for float32 without ZeRO, where DeepSpeed tells no norm."""
-
-    def __init__(self, groups: list[dict[str, Any]], max_grad_norm: float, **settings: Any) -> None:
-        super().__init__(groups, **settings)
-        self.max_grad_norm = max_grad_norm
-        self.grad_norm = 0.0
-
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Clip, then update."""
-        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
-        self.grad_norm = float(nn.utils.clip_grad_norm_(parameters, self.max_grad_norm))
-        super().step(closure)
-
-
 class Engine:
     """A module under DeepSpeed. All ranks call every method alike."""
 
@@ -77,7 +65,8 @@ class Engine:
         """`module` is what is run and trained, `model` the Transformers model in it."""
         start_process_group()
         use_packed_attention(model)
-        self.num_steps = 0  # optimizer steps done
+        self.num_steps = 0  # optimizer steps done, those included that were left out
+        self.skipped = False  # the last step was left out: its gradient was not finite, or over the bound
         self._root = module
         self._config = config
         self._total_steps = total_steps
@@ -102,16 +91,22 @@ class Engine:
     def step(self) -> float:
         """Clip, update, forget the gradient; the gradient's norm over all ranks before clipping.
 
-        Raises RuntimeError if the norm is not finite: the weights are then spoiled and must not be saved.
+        A gradient that is not finite or over `grad_norm_bound` changes no weight: the step is left out, or
+        TrainingStopped is raised, as the recipe says.
         """
         for group in self._deepspeed.basic_optimizer.param_groups:
             group["lr"] = self.learning_rate
         self._deepspeed.step()
         plain = self._deepspeed.basic_optimizer
         grad_norm = float(plain.grad_norm if self._plain else self._deepspeed.get_global_grad_norm())
-        if not math.isfinite(grad_norm):
-            raise RuntimeError(
-                f"optimizer step {self.num_steps}: the gradient's norm is {grad_norm}; lower the learning rate, resume"
+        self.skipped = is_bad(grad_norm, self._config.grad_norm_bound)
+        if self.skipped and self._config.on_bad_gradient == "stop":
+            bound = self._config.grad_norm_bound
+            raise TrainingStopped(
+                f"optimizer step {self.num_steps + 1}: the gradient's norm is {grad_norm:g}"
+                + (f", over optimizer.grad_norm_bound = {bound:g}" if math.isfinite(grad_norm) else "")
+                + "; nothing was changed. Lower optimizer.learning_rate, or leave such steps out with "
+                "optimizer.on_bad_gradient = 'skip'"
             )
         self.num_steps += 1
         return grad_norm
@@ -132,18 +127,18 @@ class Engine:
             )
         dist.barrier()
         if dist.get_rank() == 0:
-            older = _checkpoints(directory)
-            (directory / partial).rename(directory / f"step-{self.num_steps}")
-            for step, path in older.items():
-                if step != self.num_steps:
-                    shutil.rmtree(path)
+            complete(directory / partial, self.num_steps)
         dist.barrier()
 
     def resume(self, directory: Path) -> dict[str, Any] | None:
-        """Take up the last whole checkpoint in `directory`: the `state` given to `save`, or None if there is none."""
-        found = _checkpoints(directory)
+        """Take up the last whole checkpoint in `directory`: the `state` given to `save`, or None if there is none.
+
+        Nothing in it is run: ValueError for a file that holds more than tensors and numbers, or is damaged.
+        """
+        found = checkpoints_in(directory)
         if not found:
             return None
+        require_whole(found[max(found)])
         with _stdout_to_stderr():
             path, client = self._deepspeed.load_checkpoint(
                 str(directory), tag=found[max(found)].name, load_lr_scheduler_states=False
@@ -193,13 +188,20 @@ def _initialize(module: nn.Module, config: OptimizerConfig, half: bool, plain: b
             tell_deepspeed_of_cpu()
         import deepspeed
 
+        from tasks.shared.learning.weights_only import WeightsOnlyCheckpoints
+
         _quieten(deepspeed)
-        return deepspeed.initialize(
+        engine = deepspeed.initialize(
             model=module,
             optimizer=_optimizer(module, config, plain),
             config=_deepspeed_config(config, half, plain),
             dist_init_required=False,
         )[0]
+        engine.checkpoint_engine = WeightsOnlyCheckpoints(engine._config)
+        if not plain:
+            # Set before DeepSpeed hands a gradient to the optimizer.
+            engine.basic_optimizer.told_norm = lambda: float(engine.optimizer._global_grad_norm)
+        return engine
 
 
 def _optimizer(module: nn.Module, config: OptimizerConfig, plain: bool) -> torch.optim.Optimizer:
@@ -211,8 +213,8 @@ def _optimizer(module: nn.Module, config: OptimizerConfig, plain: bool) -> torch
     ]
     settings: dict[str, Any] = {"lr": config.learning_rate, "betas": config.betas, "fused": True}
     if plain:
-        return ClippedAdamW(groups, config.max_grad_norm, **settings)
-    return torch.optim.AdamW(groups, **settings)
+        return ClippedAdamW(groups, config.grad_norm_bound, config.max_grad_norm, **settings)
+    return GuardedAdamW(groups, config.grad_norm_bound, **settings)
 
 
 def _checkpoint_layers(model: PreTrainedModel) -> None:
@@ -262,11 +264,6 @@ def _stdout_to_stderr() -> Iterator[None]:
     """DeepSpeed prints; a stage's stdout carries its events and nothing else."""
     with contextlib.redirect_stdout(sys.stderr):
         yield
-
-
-def _checkpoints(directory: Path) -> dict[int, Path]:
-    """Whole checkpoints by step."""
-    return {int(path.name.removeprefix("step-")): path for path in directory.glob("step-*")}
 
 
 def _random_state() -> dict[str, torch.Tensor]:

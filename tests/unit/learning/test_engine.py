@@ -10,6 +10,8 @@ from tasks.shared.config import OptimizerConfig
 from tasks.shared.learning.engine import TrainingEngine, learning_rate_at
 from tasks.shared.learning.logprobs import token_logprobs
 from tasks.shared.learning.packing import TrainSequence, pack
+from tasks.shared.learning.saved import complete
+from tasks.shared.stage import TrainingStopped
 from tests.unit.generation.tiny import tiny_model
 from tests.unit.learning.sequences import random_sequences
 
@@ -43,7 +45,7 @@ def weights_of(engine: TrainingEngine) -> dict[str, torch.Tensor]:
 
 
 def make_engine(
-    zero_stage: Zero = 0, dtype: torch.dtype = torch.float32, total_steps: int = 6, **changed: bool
+    zero_stage: Zero = 0, dtype: torch.dtype = torch.float32, total_steps: int = 6, **changed: object
 ) -> TrainingEngine:
     config = CONFIG.model_copy(update={"zero_stage": zero_stage, **changed})
     return TrainingEngine(tiny_model(VOCABULARY).to(dtype), config, total_steps=total_steps)
@@ -119,9 +121,47 @@ def test_only_the_last_whole_checkpoint_stays_and_counts(tmp_path: Path) -> None
     assert resumed.resume(tmp_path) == {"cursor": 1}
 
 
+def test_a_step_that_is_done_again_is_saved_again(tmp_path: Path) -> None:
+    """A critic's part may be whole when the kill comes before the policy's."""
+    engine = make_engine()
+    engine.save(tmp_path, {"attempt": 1})
+    engine.save(tmp_path, {"attempt": 2})
+    assert make_engine().resume(tmp_path) == {"attempt": 2}
+
+
 def test_nothing_to_resume_from(tmp_path: Path) -> None:
     engine = make_engine()
     assert engine.resume(tmp_path) is None and engine.num_steps == 0
+
+
+class Hostile:
+    """A record that touches a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize(("zero_stage", "file"), [(0, "*model_states.pt"), (2, "*optim_states.pt")])
+def test_a_hostile_checkpoint_is_refused_and_nothing_of_it_runs(
+    zero_stage: Zero, file: str, tmp_path: Path
+) -> None:
+    engine = make_engine(zero_stage)
+    engine.save(tmp_path, {"cursor": 0})
+    [path] = tmp_path.glob(f"step-0/{file}")
+    state = torch.load(path, weights_only=False) | {"ds_version": Hostile(tmp_path / "touched")}
+    torch.save(state, path)
+    with pytest.raises(ValueError, match=r"changed since it was saved .*; delete .* and run again"):
+        make_engine(zero_stage).resume(tmp_path)
+    complete(path.parent.rename(tmp_path / "partial-0"), 0)  # whoever forges a file forges its sum
+    path = tmp_path / "step-0" / path.name
+    with pytest.raises(ValueError, match=r"holds more than weights and numbers.*; opening it could run code"):
+        make_engine(zero_stage).resume(tmp_path)
+    assert not (tmp_path / "touched").exists()
+    torch.load(path, weights_only=False)
+    assert (tmp_path / "touched").exists()  # it would have run
 
 
 def test_bfloat16_learns_as_float32_does() -> None:
@@ -174,12 +214,24 @@ def test_offload_changes_no_value_and_resumes(zero_stage: Zero, dtype: torch.dty
     assert engine_step(resumed, 2, row_tokens=64) == expected
 
 
-def test_a_gradient_that_is_not_finite_stops_training() -> None:
-    engine = make_engine()
-    engine.backward(engine.token_logprobs(pack(sequences_of(0), 124)[0]).sum() * float("nan"))
-    with pytest.raises(RuntimeError, match="norm is nan"):
-        engine.step()
-    assert engine.num_steps == 0
+@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("factor", [float("nan"), 1e6])
+def test_a_bad_gradient_changes_no_weight(zero_stage: Zero, factor: float) -> None:
+    """Not finite, or over the bound: training stops, or leaves the step out and goes on, as configured."""
+    stopping = make_engine(zero_stage, grad_norm_bound=1e3)
+    skipping = make_engine(zero_stage, grad_norm_bound=1e3, on_bad_gradient="skip")
+    before = {name: value.clone() for name, value in skipping.weights()}
+    for engine in (stopping, skipping):
+        engine.backward(engine.token_logprobs(pack(sequences_of(0), 124)[0]).sum() * factor)
+    with pytest.raises(TrainingStopped, match=r"optimizer step 1: .*on_bad_gradient = 'skip'"):
+        stopping.step()
+    assert stopping.num_steps == 0
+    skipping.step()
+    assert skipping.skipped and skipping.num_steps == 1
+    assert all(torch.equal(before[name], value) for name, value in skipping.weights())
+    engine_step(skipping, 1, row_tokens=64)
+    assert not skipping.skipped
+    assert any(not torch.equal(before[name], value) for name, value in skipping.weights())
 
 
 def test_tied_weights_are_handed_out_under_both_names() -> None:

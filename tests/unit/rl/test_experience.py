@@ -88,7 +88,7 @@ def test_metrics_leave_outages_out_and_count_them() -> None:
     config = stage()
     experience = build_experience(score(TRAJECTORIES, PROBLEMS, config), config, decode, seed=1)
     sums = PolicySums(10, 0.5, 1, 0.2, 0, 4.0, 0.1, 0.0, 0.05, 2)
-    metrics = learning_metrics(3, 1, experience, UpdateResult(sums, 0.7, 1e-4, 1, 99), 0.0)
+    metrics = learning_metrics(3, 1, experience, UpdateResult(sums, 0.7, 1e-4, 1, 0, 99), 0.0)
     assert metrics["outages"] == 1
     assert metrics["accuracy"] == 3 / 5
     assert metrics["code_ratio"] == 1 / 5

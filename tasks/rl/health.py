@@ -1,0 +1,47 @@
+"""What a step must have for the round to go on: a sandbox, something to learn from, a policy that still explores.
+
+A step that lacks it stops the round before its state is saved: the round goes on from the last saved step.
+"""
+
+from tasks.rl.experience import Experience
+from tasks.rl.update import UpdateResult
+from tasks.shared.config import RlConfig
+from tasks.shared.stage import TrainingStopped
+
+MOST_OUTAGES = 0.5  # of a step's trajectories; more, and the sandbox is ill
+
+
+def require_a_sandbox(experience: Experience, step: int) -> None:
+    """TrainingStopped if the sandbox failed under most trajectories."""
+    outages, total = int(experience.outage.sum()), len(experience.outage)
+    if outages > MOST_OUTAGES * total:
+        raise TrainingStopped(
+            f"step {step}: the sandbox failed under {outages} of {total} trajectories, each tried several times; "
+            "see its health in timing.jsonl, then run the stage again: it goes on from its last saved step"
+        )
+
+
+def require_something_to_learn(experience: Experience, step: int, config: RlConfig) -> None:
+    """TrainingStopped if nothing is in the loss and the recipe does not pass over such steps."""
+    if config.on_empty_step == "skip" or experience.in_loss.any():
+        return
+    rewards = {row.reward for row in experience.graded}
+    shown = f"all rewards are {rewards.pop():g}" if len(rewards) == 1 else "no group has rewards that differ"
+    raise TrainingStopped(
+        f"step {step}: the filters left none of {len(experience.graded)} trajectories in the loss ({shown}, "
+        f"{int(experience.void.sum())} void, {int(experience.outage.sum())} outages); take problems of another "
+        "difficulty, raise rl.samples_per_prompt, or pass over such steps with rl.on_empty_step = 'skip'"
+    )
+
+
+def require_entropy(result: UpdateResult, step: int, config: RlConfig) -> None:
+    """TrainingStopped if the policy that sampled this step has collapsed."""
+    if not (config.min_entropy and result.sums.tokens):
+        return
+    entropy = result.sums.entropy / result.sums.tokens
+    if entropy < config.min_entropy:
+        raise TrainingStopped(
+            f"step {step}: the policy's entropy is {entropy:.3g} nats a token, below rl.min_entropy = "
+            f"{config.min_entropy:g}: it has collapsed. Go on from an earlier round with a lower "
+            "rl.optimizer.learning_rate, a higher rl.clip_high, or rl.entropy_coefficient"
+        )

@@ -1,0 +1,97 @@
+"""What a round leaves beside weights: metrics, timing, rollouts, sinks, progress. The first rank has them alone.
+
+Lines of steps that are to be done again after a kill are cut off when the files are opened.
+"""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tasks.rl.experience import Experience
+from tasks.rl.rollouts import RolloutShards
+from tasks.rl.state import Progress
+from tasks.shared.config import RlStage
+from tasks.shared.environment import home
+from tasks.shared.learning.sinks import open_sinks
+from tasks.shared.stage import StageContext, Value
+
+SHOWN = (
+    "reward",
+    "accuracy",
+    "code_ratio",
+    "response_tokens",
+    "entropy",
+    "gap_max",
+    "grad_norm",
+    "seconds/step",
+)
+
+
+class JsonLines:
+    """A metrics file, one line a step; lines of steps after `last_step` are cut off. For one process at a time."""
+
+    def __init__(self, path: Path, last_step: int) -> None:
+        self._path = path
+        lines = path.read_text().splitlines() if path.is_file() else []
+        kept = [line for line in lines if _step(line) <= last_step]
+        partial = path.with_suffix(".partial")
+        partial.write_text("".join(line + "\n" for line in kept))
+        os.replace(partial, path)
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Add a step's line."""
+        with self._path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def read(self) -> list[dict[str, Any]]:
+        """All lines."""
+        return [json.loads(line) for line in self._path.read_text().splitlines()]
+
+
+def _step(line: str) -> float:
+    """The step of a line; infinite for one that a kill cut short."""
+    try:
+        return float(json.loads(line)["step"])
+    except json.JSONDecodeError:
+        return math.inf
+
+
+class RoundRecords:
+    """The records of one round, opened where `progress` stands."""
+
+    def __init__(self, context: StageContext[RlStage], progress: Progress) -> None:
+        self._context = context
+        self._first_step = progress.first_step
+        self.shards = RolloutShards(context.scratch / "rollouts")
+        self.learning = JsonLines(context.scratch / "metrics.jsonl", progress.step)
+        self.timing = JsonLines(context.scratch / "timing.jsonl", progress.step)
+        request, sinks = context.request, context.config.rl.sinks
+        self._sinks = open_sinks(
+            sinks, home() / "tensorboard", request.run, "rl", request.config, progress.step
+        )
+
+    def log(self, metrics: Mapping[str, Value], timing: Mapping[str, Value], health: Any) -> None:
+        """Note a finished step; `health`: the interpreter's, None without one."""
+        step = metrics["step"]
+        assert isinstance(step, int)
+        self.learning.append(metrics)
+        self.timing.append({"step": step, **timing, "sandbox": health})
+        self._sinks.log(step, {**metrics, **timing})
+        self._show(step - self._first_step, {**metrics, **timing})
+
+    def keep(self, progress: Progress, experience: Experience) -> None:
+        """Keep the trajectories of a finished step."""
+        self.shards.write(progress.round, progress.step, experience)
+
+    def close(self) -> None:
+        """Close the sinks."""
+        self._sinks.close()
+
+    def _show(self, step: int, metrics: Mapping[str, Value]) -> None:
+        rounded = {
+            name: round(value, 4) if isinstance(value := metrics[name], float) else value for name in SHOWN
+        }
+        self._context.progress(step, self._context.config.rl.steps_per_round, **rounded)

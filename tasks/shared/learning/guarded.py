@@ -1,0 +1,49 @@
+"""AdamW that leaves the weights as they are where the gradient cannot be trusted: not finite, or over a bound.
+
+Adam divides by what it remembers of earlier gradients, so one exploded gradient spoils many steps after it, clipped or
+not. The norm is that of the whole gradient over all ranks, before clipping.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def is_bad(grad_norm: float, bound: float) -> bool:
+    """True for a norm that is not finite, or over the bound; a bound of 0 is none."""
+    return not math.isfinite(grad_norm) or 0 < bound < grad_norm
+
+
+class GuardedAdamW(torch.optim.AdamW):
+    """Updates nothing where the norm is bad; the norm is DeepSpeed's, set as `told_norm` once that is there."""
+
+    def __init__(self, groups: list[dict[str, Any]], bound: float, **settings: Any) -> None:
+        super().__init__(groups, **settings)
+        self._bound = bound
+        self.told_norm: Callable[[], float] | None = None
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Update, unless the norm is bad."""
+        if self.told_norm is None or not is_bad(self.told_norm(), self._bound):
+            super().step(closure)
+
+
+class ClippedAdamW(GuardedAdamW):
+    """The same for float32 without ZeRO, where DeepSpeed neither clips nor tells a norm: both are done here."""
+
+    def __init__(
+        self, groups: list[dict[str, Any]], bound: float, max_grad_norm: float, **settings: Any
+    ) -> None:
+        super().__init__(groups, bound, **settings)
+        self.max_grad_norm = max_grad_norm
+        self.grad_norm = 0.0
+        self.told_norm = lambda: self.grad_norm
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Clip, then update, unless the norm is bad."""
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        self.grad_norm = float(nn.utils.clip_grad_norm_(parameters, self.max_grad_norm))
+        super().step(closure)
