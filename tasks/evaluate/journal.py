@@ -1,6 +1,6 @@
 """Finished samples, kept in the scratch directory as they come: an evaluation that was killed goes on from here.
 
-Shards are parquet files of at most `size` samples, written whole (temporary name, then rename) and never changed.
+Shards are folders of at most `size` samples, written whole (temporary name, then rename) and never changed.
 """
 
 import os
@@ -24,8 +24,8 @@ class Journal:
         self._pending: list[Sample] = []
         self._flushed = time.monotonic()
         self._shards = 0
-        for path in sorted(directory.glob("shard-*.parquet")):
-            self._kept.update({sample.key: sample for sample in read_samples(path)})
+        for shard in sorted(directory.glob("shard-??????")):
+            self._kept.update({sample.key: sample for sample in read_samples(shard)})
             self._shards += 1
 
     def __contains__(self, key: SampleKey) -> bool:
@@ -45,10 +45,11 @@ class Journal:
     def flush(self) -> None:
         """Write what is pending as one shard."""
         if self._pending:
-            path = self._directory / f"shard-{self._shards:06d}.parquet"
-            partial = path.with_suffix(".partial")
+            shard = self._directory / f"shard-{self._shards:06d}"
+            partial = shard.with_suffix(".partial")
+            partial.mkdir(exist_ok=True)
             write_samples(partial, self._pending)
-            os.replace(partial, path)
+            os.replace(partial, shard)
             self._shards += 1
             self._pending = []
         self._flushed = time.monotonic()

@@ -5,7 +5,6 @@
 Resumable per problem and sample: finished samples lie in the scratch directory (`journal.py`).
 """
 
-import json
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -15,12 +14,12 @@ from tasks.evaluate.journal import Journal
 from tasks.evaluate.problems import Wanted, read_problems, wanted_samples
 from tasks.evaluate.sampling import Sampler, take_all
 from tasks.evaluate.surroundings import surroundings
-from tasks.shared.artifacts import ArtifactRef
 from tasks.shared.checkpoints import load_tokenizer
 from tasks.shared.config import EvaluateStage
 from tasks.shared.generation.engines import make_generator
 from tasks.shared.interpreter import make_interpreter
-from tasks.shared.reporting.samples import Sample, write_samples
+from tasks.shared.reporting.evaluated import write_evaluation
+from tasks.shared.reporting.samples import SAMPLES_FILE, Sample
 from tasks.shared.reporting.summary import summarize
 from tasks.shared.sandbox import Interpreter
 from tasks.shared.stage import StageContext, StageResult, Value, stage_main
@@ -54,13 +53,20 @@ def run(context: StageContext[EvaluateStage]) -> StageResult:
             "max_calls": config.traces.max_calls,
             "max_response_tokens": config.generation.max_response_tokens,
         },
+        "allow_unsafe": config.sandbox.allow_unsafe,
+    }
+    circumstances = {
         "sampling_seconds": round(seconds, 3),
         "sampled_now": len(missing),
-        "allow_unsafe": config.sandbox.allow_unsafe,
-        "surroundings": surroundings(),
+        # Samples taken in several attempts shared their batches with others: a matrix product may round otherwise.
+        "surroundings": surroundings() | {"taken_before": str(len(wanted) - len(missing))},
     }
     metrics = headline(summary)
-    return StageResult(outputs={"evaluation": _publish(context, ordered, summary, metrics)}, metrics=metrics)
+    with context.output("evaluation", metrics) as output:
+        write_evaluation(output.directory, ordered, summary, circumstances)
+        write_card(output.directory, {"default": SAMPLES_FILE}, "Graded samples of one checkpoint.")
+    assert output.ref is not None
+    return StageResult(outputs={"evaluation": output.ref}, metrics=metrics)
 
 
 def headline(summary: dict[str, Any]) -> dict[str, Value]:
@@ -129,20 +135,6 @@ def _by_set(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
     for sample in samples:
         sets.setdefault(sample.set, []).append(sample)
     return sets
-
-
-def _publish(
-    context: StageContext[EvaluateStage],
-    samples: Sequence[Sample],
-    summary: dict[str, Any],
-    metrics: dict[str, Value],
-) -> ArtifactRef:
-    with context.output("evaluation", metrics) as output:
-        write_samples(output.directory / "samples.parquet", samples)
-        (output.directory / "summary.json").write_text(json.dumps(summary, indent=1))
-        write_card(output.directory, {"default": "samples.parquet"}, "Graded samples of one checkpoint.")
-    assert output.ref is not None
-    return output.ref
 
 
 if __name__ == "__main__":

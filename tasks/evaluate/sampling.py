@@ -49,17 +49,8 @@ class Sampler:
     def policy(self) -> RolloutPolicy:
         """How this evaluation samples. With the Transformers engine equal seeds give equal samples, bit for bit."""
         config = self.config
-        return RolloutPolicy(
-            dialect=DIALECTS[config.traces.dialect],
-            max_calls=config.traces.max_calls,
-            announce_remaining_calls=config.traces.announce_remaining_calls,
-            error_feedback=config.traces.error_feedback,
-            stateful=config.sandbox.stateful,
-            sampling=Sampling(config.evaluate.temperature, config.evaluate.top_p),
-            max_response_tokens=config.generation.max_response_tokens,
-            # vLLM's batches differ from run to run anyhow: there nothing is gained by waiting
-            delivery="ready" if config.generation.engine == "vllm" else "scheduled",
-        )
+        sampling = Sampling(config.evaluate.temperature, config.evaluate.top_p)
+        return RolloutPolicy.of(config.traces, config.sandbox, config.generation, sampling)
 
     def _prompts(self, problems: Mapping[str, Problem]) -> dict[str, tuple[int, ...]]:
         """The prompt's ids of each problem; ValueError that names the longest if it does not fit."""
@@ -119,5 +110,4 @@ def _graded(trajectory: Trajectory, problem: Problem, ends: list[int]) -> Sample
         reason="void" if verdict is None else verdict.reason.value,
         predicted=None if verdict is None else verdict.predicted,
         num_tokens=len(trajectory.response_ids),
-        seconds=sum(call.seconds for call in trajectory.calls),
     )

@@ -1,4 +1,4 @@
-"""What an evaluation's samples can depend on besides its request: versions and hardware, written into its summary."""
+"""What an evaluation's samples can depend on besides its request: versions and hardware, noted beside its summary."""
 
 import platform
 from importlib import metadata

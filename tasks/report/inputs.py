@@ -4,19 +4,19 @@ Inputs: `evaluation_<name>` for the names in `report.evaluations`, `night_<day>_
 """
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
+from tasks.report.rejected import read_rejected
+from tasks.report.rollouts import RlStep, read_round
 from tasks.shared.artifacts import Manifest
 from tasks.shared.config import ReportStage
 from tasks.shared.reporting.evaluated import Evaluated, read_evaluated
 from tasks.shared.reporting.nights import Night, scores_of_night
 from tasks.shared.reporting.samples import Sample, read_samples
 from tasks.shared.stage import StageContext
+from tasks.shared.traces.dialect import DIALECTS
 
 DAY = len("2026-11-01")
 
@@ -32,21 +32,6 @@ class EvaluationInput:
 
 
 @dataclass(frozen=True, slots=True)
-class RlStep:
-    """One RL step, counted through all rounds, from its rollouts."""
-
-    step: int
-    reward: float
-    accuracy: float
-    code_ratio: float
-    pass_ratio: float  # NaN without a call
-    response_tokens: float
-    calls: float  # mean a trajectory
-    void: int  # sandbox failures
-    trajectories: int
-
-
-@dataclass(frozen=True, slots=True)
 class ReportInputs:
     """All that was found."""
 
@@ -54,6 +39,7 @@ class ReportInputs:
     sft: list[dict[str, float]]  # metrics.jsonl
     rl: list[RlStep]
     rounds: list[int]  # last step of each round
+    written: dict[str, list[Sample]]  # for the viewer: `rejected traces`, `rollouts <round>`
     funnel: dict[str, Any] | None
     manifests: dict[str, Manifest]
     nights: list[Night]
@@ -73,17 +59,15 @@ def read_inputs(context: StageContext[ReportStage]) -> ReportInputs:
         unknown = sorted(set(given) - {f"evaluation_{name}" for name in present})
         raise ValueError(f"report: input '{unknown[0]}' is not in report.evaluations; name it there")
     evaluations = [_read_evaluation(context, name) for name in present]
-    numbers = sorted(int(name.removeprefix("rollouts_")) for name in names if name.startswith("rollouts_"))
-    steps: list[RlStep] = []
-    rounds = []
-    for number in numbers:
-        steps += read_rollouts(context.input(f"rollouts_{number}") / "train.parquet", first=len(steps) + 1)
-        rounds.append(len(steps))
+    steps, rounds, written = _read_rollouts(context)
+    if "traces" in names:
+        written = {"rejected traces": _read_rejected(context), **written}
     return ReportInputs(
         evaluations=evaluations,
         sft=_read_metrics(context.input("sft") / "metrics.jsonl") if "sft" in names else [],
         rl=steps,
         rounds=rounds,
+        written=written,
         funnel=json.loads((context.input("traces") / "funnel.json").read_text())
         if "traces" in names
         else None,
@@ -97,7 +81,7 @@ def read_inputs(context: StageContext[ReportStage]) -> ReportInputs:
 def _read_evaluation(context: StageContext[ReportStage], name: str) -> EvaluationInput:
     ref = context.request.inputs[f"evaluation_{name}"]
     evaluated = read_evaluated(context.store, ref)
-    samples = read_samples(context.store.fetch(ref) / "samples.parquet")
+    samples = read_samples(context.store.fetch(ref))
     return EvaluationInput(name, samples, dict(evaluated.summary), evaluated)
 
 
@@ -112,40 +96,25 @@ def _read_nights(context: StageContext[ReportStage]) -> list[Night]:
     return nights
 
 
-def read_rollouts(path: Path, first: int) -> list[RlStep]:
-    """The steps of one round; they are numbered on from `first`, whatever the round calls them."""
-    columns = ["step", "reward", "correct", "finish", "calls", "response_ids"]
-    by_step: dict[int, list[dict[str, Any]]] = {}
-    for row in _rows(path, columns):
-        by_step.setdefault(row["step"], []).append(row)
-    return [_step(first + place, by_step[step]) for place, step in enumerate(sorted(by_step))]
+def _read_rollouts(
+    context: StageContext[ReportStage],
+) -> tuple[list[RlStep], list[int], dict[str, list[Sample]]]:
+    """Every round in order: all steps, the last step of each round, trajectories to show by round."""
+    names = context.request.inputs
+    numbers = sorted(int(name.removeprefix("rollouts_")) for name in names if name.startswith("rollouts_"))
+    steps: list[RlStep] = []
+    rounds, shown = [], {}
+    for number in numbers:
+        made = read_round(context.store, names[f"rollouts_{number}"], first=len(steps) + 1)
+        steps += made.steps
+        rounds.append(len(steps))
+        shown[f"rollouts {number}"] = made.shown
+    return steps, rounds, shown
 
 
-def _rows(path: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
-    for batch in pq.ParquetFile(path).iter_batches(batch_size=1024, columns=columns):
-        yield from batch.to_pylist()
-
-
-def _step(number: int, rows: list[dict[str, Any]]) -> RlStep:
-    valid = [row for row in rows if row["finish"] != "sandbox_failure"]
-    statuses = [call["status"] for row in valid for call in row["calls"]]
-    ran = [status in ("ok", "output_cut") for status in statuses]
-    return RlStep(
-        step=number,
-        reward=_mean([row["reward"] for row in valid]),
-        accuracy=_mean([row["correct"] for row in valid]),
-        code_ratio=_mean([bool(row["calls"]) for row in valid]),
-        pass_ratio=_mean(ran),
-        response_tokens=_mean([len(row["response_ids"]) for row in valid]),
-        calls=_mean([len(row["calls"]) for row in valid]),
-        void=len(rows) - len(valid),
-        trajectories=len(rows),
-    )
+def _read_rejected(context: StageContext[ReportStage]) -> list[Sample]:
+    return read_rejected(context.input("traces"), DIALECTS[context.config.traces.dialect])
 
 
 def _read_metrics(path: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def _mean(values: list[Any]) -> float:
-    return sum(values) / len(values) if values else float("nan")

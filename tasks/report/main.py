@@ -8,21 +8,29 @@ from dataclasses import asdict
 from itertools import combinations
 from typing import Any
 
+from data.papers import load_papers
+from tasks.report.behaviour import behaviour_tables
 from tasks.report.inputs import ReportInputs, read_inputs
 from tasks.report.scores import comparisons, set_sections
 from tasks.report.sections import (
-    behaviour_tables,
     cost_table,
     curves,
-    funnel_table,
     lineage_table,
     reason_table,
     strips,
 )
+from tasks.report.synthesis import synthesis_tables
 from tasks.shared.config import ReportStage
 from tasks.shared.reporting.evaluated import unexpected_change
 from tasks.shared.reporting.page import Page, Table, render
 from tasks.shared.stage import StageContext, StageResult, Value, stage_main
+
+# headline metrics of training -> what they count
+LEFT_OUT = {
+    "skipped_steps": "steps left out because of their gradient",
+    "skipped_updates": "updates left out because of their gradient",
+    "empty_steps": "steps had nothing in the loss",
+}
 
 
 def run(context: StageContext[ReportStage]) -> StageResult:
@@ -41,9 +49,10 @@ def run(context: StageContext[ReportStage]) -> StageResult:
 def build_page(context: StageContext[ReportStage], inputs: ReportInputs) -> Page:
     """The page of a run."""
     evaluations = inputs.evaluations
-    tables: list[Table] = [*behaviour_tables(evaluations), reason_table(evaluations)]
+    papers = load_papers()
+    tables: list[Table] = [*behaviour_tables(evaluations, papers), reason_table(evaluations)]
     if inputs.funnel is not None:
-        tables.append(funnel_table(inputs.funnel))
+        tables += synthesis_tables(inputs.funnel)
     tables += [cost_table(evaluations), lineage_table(inputs)]
     config = context.config
     protocol = evaluations[-1].summary.get("protocol", config.evaluate.model_dump())
@@ -52,11 +61,12 @@ def build_page(context: StageContext[ReportStage], inputs: ReportInputs) -> Page
         subtitle=f"{_protocol(protocol, config)}; seed {context.request.seed}",
         warnings=_warnings(config, inputs),
         sets=set_sections(evaluations),
-        curves=curves(inputs),
+        curves=curves(inputs, papers),
         tables=tables,
         checkpoints=[evaluation.checkpoint for evaluation in evaluations],
         strips=strips(evaluations),
         evaluations={evaluation.checkpoint: evaluation.samples for evaluation in evaluations},
+        written=inputs.written,
     )
 
 
@@ -87,7 +97,7 @@ def _protocol(protocol: dict[str, Any], config: ReportStage) -> str:
 
 
 def _warnings(config: ReportStage, inputs: ReportInputs) -> list[str]:
-    found = []
+    found = [*config.report.notes, *_left_out(inputs)]
     if config.sandbox.allow_unsafe or any(e.summary["allow_unsafe"] for e in inputs.evaluations):
         found.append(
             "sandbox.allow_unsafe was set: programs that the model wrote ran WITHOUT isolation. Treat the machine, and "
@@ -106,6 +116,19 @@ def _warnings(config: ReportStage, inputs: ReportInputs) -> list[str]:
             changed = unexpected_change(before.evaluated, after.evaluated)
             found += [f"{pair}: {changed}"] if changed else []
     return found
+
+
+def _left_out(inputs: ReportInputs) -> list[str]:
+    """Steps that training passed over, by what it published."""
+    trained = {
+        name: m.metrics for name, m in inputs.manifests.items() if name.startswith(("sft", "rollouts_"))
+    }
+    return [
+        f"{name.replace('_', ' ')}: {metrics[key]} {what}"
+        for name, metrics in trained.items()
+        for key, what in LEFT_OUT.items()
+        if metrics.get(key)
+    ]
 
 
 def _sampled_as(summary: dict[str, Any]) -> dict[str, Any]:

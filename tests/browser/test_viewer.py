@@ -4,13 +4,16 @@ Run by `make test-browser`.
 """
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from data.papers import load_papers
+from tasks.report.behaviour import behaviour_tables, checkpoint_curves
 from tasks.report.inputs import EvaluationInput
 from tasks.report.scores import set_sections
-from tasks.report.sections import behaviour_tables, strips
+from tasks.report.sections import strips
 from tasks.shared.reporting.page import Page, render
 from tasks.shared.reporting.samples import Sample
 from tasks.shared.reporting.summary import summarize
@@ -21,7 +24,12 @@ READY = "document.documentElement.dataset.ready"
 HOSTILE = "</script><script>document.title = 'owned'</script><img src=x onerror=\"document.title = 'owned'\">"
 
 
-def write_report(path: Path, evaluations: dict[str, list[Sample]], warnings: list[str] | None = None) -> Path:
+def write_report(
+    path: Path,
+    evaluations: dict[str, list[Sample]],
+    warnings: list[str] | None = None,
+    written: dict[str, list[Sample]] | None = None,
+) -> Path:
     """A report of these samples, as the stage makes it."""
     inputs = []
     for name, samples in evaluations.items():
@@ -34,11 +42,12 @@ def write_report(path: Path, evaluations: dict[str, list[Sample]], warnings: lis
         subtitle="made for a test",
         warnings=warnings or [],
         sets=set_sections(inputs),
-        curves=[],
-        tables=behaviour_tables(inputs),
+        curves=[("From checkpoint to checkpoint", checkpoint_curves(inputs, load_papers()))],
+        tables=behaviour_tables(inputs, load_papers()),
         checkpoints=list(evaluations),
         strips=strips(inputs),
         evaluations=evaluations,
+        written=written or {},
     )
     path.write_text(render(page), encoding="utf-8")
     return path
@@ -150,6 +159,26 @@ def test_a_heat_strip_leads_to_its_traces(opened: Chromium) -> None:
     opened.click("canvas.strip")
     opened.wait("document.getElementById('viewer').dataset.shown === '10'")
     assert opened.run("return document.getElementById('checkpoint').value") == "0"
+
+
+def test_written_traces_stand_beside_samples_without_log_probs(browser: Chromium, tmp_path: Path) -> None:
+    """A rejected trace on a problem of an evaluation: its reason is found and shown, its words have no log-prob."""
+    sample = make_sample([("print(6 * 7)", "ok", "42")])
+    pieces = {"response_ids": (), "sampled": (), "logprobs": (), "num_tokens": 0}
+    rejected = replace(sample, **pieces, correct=False, reason="output_differs: block 1", predicted=None)
+    report = write_report(tmp_path / "written.html", {"sft": [sample]}, None, {"rejected traces": [rejected]})
+    browser.open(report)
+    browser.wait(READY)
+    browser.type("#search", "output_differs")
+    browser.wait("document.getElementById('viewer').dataset.shown === '1'")
+    browser.choose("#beside", "0")
+    browser.wait("document.querySelectorAll('#panes .pane').length === 2")
+    first, second = browser.texts("#panes .head")
+    assert "rejected traces" in first and "(output differs: block 1)" in first and "sft" in second
+    browser.hover("#panes .pane:first-child .token")
+    assert browser.run("return document.getElementById('tip').hidden")
+    browser.hover("#panes .pane:last-child .token")
+    assert browser.texts("#tip")[0].startswith("log-prob ")
 
 
 def test_what_a_model_wrote_cannot_run(browser: Chromium, tmp_path: Path) -> None:

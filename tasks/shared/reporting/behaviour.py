@@ -41,7 +41,6 @@ class Behaviour:
     )  # ... and executed before the first box / samples (ToRL, effective 2)
     calls_per_sample: float | None
     truncated_ratio: float | None  # samples that ran out of tokens / samples
-    tool_seconds: float  # in the interpreter, all samples
 
 
 def measure(samples: Sequence[Sample]) -> Behaviour:
@@ -67,7 +66,6 @@ def measure(samples: Sequence[Sample]) -> Behaviour:
         executed_before_answer_ratio=_mean([executed_before_answer(sample) for sample in valid]),
         calls_per_sample=_mean([len(sample.calls) for sample in valid]),
         truncated_ratio=_mean([sample.finish.value == "length" for sample in valid]),
-        tool_seconds=sum(call.seconds for call in calls),
     )
 
 

@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 WIDTH, HEIGHT = 440, 220
 LEFT, RIGHT, TOP, BOTTOM = 48, 12, 14, 34
+FAR = 3  # a reference above so many times the largest value is not drawn
 # The page's light colours, for an image that stands alone.
 IMAGE_STYLE = (
     "text{font:10.5px sans-serif;fill:#5b6575}text.name{font-size:12px;fill:#1c2330}"
@@ -51,12 +52,14 @@ def curve(
     references: Mapping[str, float] | None = None,
     percent: bool = False,
     vertical: Sequence[float] = (),
+    x_names: Sequence[str] = (),
 ) -> Markup:
     """A chart of curves with dashed reference lines; `vertical` marks places on the x axis (ends of rounds).
 
-    Empty Markup if no curve has a finite point.
+    `x_names` stand in place of the numbers 0, 1, ... on the x axis. A reference far above the curves is told in words:
+    as a line it would flatten them. Empty Markup if no curve has a finite point.
     """
-    drawing = _drawing(lines, x_label, references or {}, percent, vertical)
+    drawing = _drawing(lines, x_label, references or {}, percent, vertical, x_names)
     if not drawing:
         return Markup("")
     legend = [line for line in lines if line.name]
@@ -92,22 +95,28 @@ def _drawing(
     references: Mapping[str, float],
     percent: bool,
     vertical: Sequence[float],
+    x_names: Sequence[str] = (),
 ) -> str:
     """Axes, marks and curves; empty if no curve has a finite point."""
     points = [(x, y) for line in lines for x, y in zip(line.xs, line.ys, strict=True) if math.isfinite(y)]
     if not points:
         return ""
     bands = [y for line in lines for y in (*line.low, *line.high) if math.isfinite(y)]
-    scale = _Scale([x for x, _ in points], [*(y for _, y in points), *bands, *references.values()], percent)
-    parts = [scale.axes(x_label, percent)]
+    ys = [*(y for _, y in points), *bands]
+    near = {name: value for name, value in references.items() if percent or value <= FAR * max(ys)}
+    scale = _Scale([x for x, _ in points], [*ys, *near.values()], percent)
+    parts = [scale.axes(x_label, percent, x_names)]
     parts += [
         f'<line class="round" x1="{scale.x(x):.1f}" x2="{scale.x(x):.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
         for x in vertical
     ]
-    for name, value in references.items():
+    for name, value in near.items():
         y = scale.y(value)
         parts.append(f'<line class="reference" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(_text("reference", WIDTH - RIGHT, y - 3, name, "end"))
+    far = [f"{name}: {number(value, percent)}" for name, value in references.items() if name not in near]
+    if far:
+        parts.append(_text("reference", WIDTH - RIGHT, TOP - 4, f"above: {'; '.join(far)}", "end"))
     return "".join([*parts, *(_band(line, scale) + _path(line, scale, percent) for line in lines)])
 
 
@@ -162,7 +171,7 @@ class _Scale:
         elif low >= 0 and low < 0.5 * high:
             low = 0.0
         if low == high:  # a metric that never moved
-            low, high = low - 0.5, high + 0.5
+            low, high = (min(0.0, 2 * low), max(0.0, 2 * high)) if low else (0.0, 1.0)
         self.ticks = ticks(low, high)
         self.y_low, self.y_high = min(low, self.ticks[0]), max(high, self.ticks[-1])
 
@@ -172,7 +181,7 @@ class _Scale:
     def y(self, value: float) -> float:
         return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (value - self.y_low) / (self.y_high - self.y_low)
 
-    def axes(self, x_label: str, percent: bool) -> str:
+    def axes(self, x_label: str, percent: bool, x_names: Sequence[str]) -> str:
         parts = []
         for value in self.ticks:
             y = self.y(value)
@@ -181,17 +190,24 @@ class _Scale:
             parts.append(
                 f'<text class="tick" x="{LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{label}</text>'
             )
-        for value in ticks(self.x_low, self.x_high):
+        values = range(len(x_names)) if x_names else ticks(self.x_low, self.x_high)
+        for value in values:
             if self.x_low <= value <= self.x_high:
-                x = self.x(value)
+                name = x_names[int(value)] if x_names else number(value)
                 parts.append(
-                    f'<text class="tick" x="{x:.1f}" y="{HEIGHT - 20}" text-anchor="middle">{number(value)}</text>'
+                    _text(
+                        "tick", self.x(value), HEIGHT - 20, name, self._anchor(value) if x_names else "middle"
+                    )
                 )
         middle = (LEFT + WIDTH - RIGHT) / 2
         parts.append(
             f'<text class="tick" x="{middle}" y="{HEIGHT - 4}" text-anchor="middle">{escape(x_label)}</text>'
         )
         return "".join(parts)
+
+    def _anchor(self, x: float) -> str:
+        """Labels at the ends stay inside the chart."""
+        return {self.x_low: "start", self.x_high: "end"}.get(x, "middle")
 
 
 def _text(kind: str, x: float, y: float, words: str, anchor: str = "middle") -> str:

@@ -87,7 +87,9 @@ def trace_chunks(evaluations: Mapping[str, Sequence[Sample]]) -> list[str]:
 def trace(sample: Sample) -> dict[str, Any]:
     """One trace: text, segments, token ends as lengths, log-probs in hundredths, calls. Positions are JavaScript's."""
     units = _utf16(sample.text)
-    ends = [units(end) for end in sample.token_ends]
+    ends = (
+        [units(end) for end in sample.token_ends] if sample.logprobs else []
+    )  # a written trace has no tokens
     lengths = [end - start for start, end in zip([0, *ends[:-1]], ends, strict=True)] if ends else []
     return {
         "text": sample.text,

@@ -1,18 +1,24 @@
-"""A published evaluation as the nights, the gate and the report read it: manifest, summary, outcomes by set."""
+"""A published evaluation: how it is written, and how nights, gate and report read it.
+
+samples.parquet, summary.json, and under `circumstances/` what equal evaluations may differ in: seconds, versions, host.
+"""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
-from tasks.shared.artifacts import ArtifactRef, Manifest, Store
+from tasks.shared.artifacts import CIRCUMSTANCES, ArtifactRef, Manifest, Store
 from tasks.shared.estimates import Evaluation, Outcome
 from tasks.shared.reporting.nights import what_changed
+from tasks.shared.reporting.samples import SAMPLES_FILE, Sample, write_samples
 from tasks.shared.traces.trajectory import FinishReason
 
 COLUMNS = ["set", "problem_id", "finish", "correct", "predicted"]
+SUMMARY_FILE, RUN_FILE = "summary.json", f"{CIRCUMSTANCES}/run.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +27,17 @@ class Evaluated:
 
     manifest: Manifest
     summary: Mapping[str, Any]
+    circumstances: Mapping[str, Any]  # sampling_seconds, sampled_now, surroundings
     sets: Mapping[str, Evaluation]  # outcomes that are not void, by problem
+
+
+def write_evaluation(
+    directory: Path, samples: Sequence[Sample], summary: Mapping[str, Any], circumstances: Mapping[str, Any]
+) -> None:
+    """Write the files of an evaluation into `directory`."""
+    write_samples(directory, samples)
+    (directory / SUMMARY_FILE).write_text(json.dumps(summary, indent=1))
+    (directory / RUN_FILE).write_text(json.dumps(circumstances, indent=1))
 
 
 def read_evaluated(store: Store, ref: ArtifactRef) -> Evaluated:
@@ -30,11 +46,12 @@ def read_evaluated(store: Store, ref: ArtifactRef) -> Evaluated:
         raise ValueError(f"{ref.location}: a {ref.kind}, not an evaluation")
     directory = store.fetch(ref)
     sets: dict[str, dict[str, list[Outcome]]] = {}
-    for row in pq.read_table(directory / "samples.parquet", columns=COLUMNS).to_pylist():
+    for row in pq.read_table(directory / SAMPLES_FILE, columns=COLUMNS).to_pylist():
         if row["finish"] != FinishReason.SANDBOX_FAILURE.value:
             outcome = Outcome(row["correct"], row["predicted"])
             sets.setdefault(row["set"], {}).setdefault(row["problem_id"], []).append(outcome)
-    return Evaluated(store.manifest(ref), json.loads((directory / "summary.json").read_text()), sets)
+    summary, circumstances = (json.loads((directory / name).read_text()) for name in (SUMMARY_FILE, RUN_FILE))
+    return Evaluated(store.manifest(ref), summary, circumstances, sets)
 
 
 def shared_sets(before: Evaluated, after: Evaluated) -> list[tuple[str, Evaluation, Evaluation]]:
@@ -56,10 +73,10 @@ def shared_sets(before: Evaluated, after: Evaluated) -> list[tuple[str, Evaluati
 def unexpected_change(before: Evaluated, after: Evaluated) -> str | None:
     """Why the same checkpoint with the same seed gave other samples, in one line; None if it did not, or was not asked.
 
-    Names every difference of the two manifests and of the surroundings that both summaries hold.
+    Names every difference of the two manifests and of the surroundings that both noted.
     """
     if before.manifest.provenance.seed != after.manifest.provenance.seed or any(
-        _input(before.manifest, name) != _input(after.manifest, name)
+        _input(before.manifest, name) != _input(after.manifest, name) or not _input(after.manifest, name)
         for name in ("checkpoint", "evaluation_sets")
     ):
         return None
@@ -73,8 +90,8 @@ def unexpected_change(before: Evaluated, after: Evaluated) -> str | None:
     reasons = what_changed(
         before.manifest,
         after.manifest,
-        before.summary.get("surroundings", {}),
-        after.summary.get("surroundings", {}),
+        before.circumstances["surroundings"],
+        after.circumstances["surroundings"],
     )
     changed = (
         "; ".join(reasons) or "nothing that is recorded: suspect the hardware or a nondeterministic engine"

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tasks.shared.artifacts import Manifest
+from tasks.shared.differences import differences
 from tasks.shared.estimates import Comparison, Evaluation, compare
 from tasks.shared.reporting.charts import Line
 
@@ -170,26 +171,6 @@ def what_changed(
 
     Read where equal seeds gave other samples (`samples_digest`): this is the reason.
     """
-    old = _flat(asdict(before.provenance)) | _flat(surroundings_before or {}, "surroundings.")
-    new = _flat(asdict(after.provenance)) | _flat(surroundings_after or {}, "surroundings.")
-    return [
-        f"{key}: {_short(old.get(key))} -> {_short(new.get(key))}"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key)
-    ]
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{name}.")
-        else:
-            flat[name] = value
-    return flat
-
-
-def _short(value: Any) -> str:
-    text = "nothing" if value is None else str(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    old = asdict(before.provenance) | {"surroundings": surroundings_before or {}}
+    new = asdict(after.provenance) | {"surroundings": surroundings_after or {}}
+    return differences(old, new)

@@ -80,6 +80,9 @@ class Page:
     checkpoints: Sequence[str] = ()
     strips: Sequence[tuple[str, str, Sequence[Strip]]] = ()  # set, problem id, a strip a checkpoint
     evaluations: Mapping[str, Sequence[Sample]] = field(default_factory=dict)
+    written: Mapping[str, Sequence[Sample]] = field(
+        default_factory=dict
+    )  # rejected traces, rollouts: all shown
     most_traces: int = MOST_TRACES
     most_tokens: int = MOST_TOKENS
 
@@ -87,7 +90,7 @@ class Page:
 def render(page: Page) -> str:
     """The HTML document."""
     chosen = select(page.evaluations, page.most_traces, page.most_tokens)
-    total = sum(len(samples) for samples in page.evaluations.values())
+    shown = {**chosen, **page.written}
     style = (PAGE_DIR / "report.css").read_text(encoding="utf-8")
     script = "\n".join((PAGE_DIR / name).read_text(encoding="utf-8") for name in SCRIPTS)
     context: dict[str, Any] = {
@@ -96,12 +99,16 @@ def render(page: Page) -> str:
         "script": Markup(script),
         "style_hash": _hash(style),
         "script_hash": _hash(script),
-        "index": json_in_html(trace_index(chosen)) if total else None,
-        "chunks": trace_chunks(chosen),
-        "num_shown": sum(len(samples) for samples in chosen.values()),
-        "num_traces": total,
+        "index": json_in_html(trace_index(shown)) if any(shown.values()) else None,
+        "chunks": trace_chunks(shown),
+        "num_shown": _count(chosen),
+        "num_traces": _count(page.evaluations),
     }
     return _environment().get_template("report.html.j2").render(context)
+
+
+def _count(groups: Mapping[str, Sequence[Sample]]) -> int:
+    return sum(len(samples) for samples in groups.values())
 
 
 def _environment() -> Environment:

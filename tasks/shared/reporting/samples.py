@@ -1,6 +1,7 @@
 """The evaluated sample: one response with live code and its grade, as a record and as a row of `samples.parquet`.
 
-pandas and `datasets.load_dataset("parquet", ...)` open the file as it is.
+pandas and `datasets.load_dataset("parquet", ...)` open the file as it is. In an evaluation the seconds of its calls lie
+beside it, under `circumstances/`: equal samples give equal files and an equal digest.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,8 +12,18 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tasks.shared.artifacts import CIRCUMSTANCES
 from tasks.shared.traces.trajectory import CodeCall, FinishReason
 
+CALL = pa.struct(
+    [
+        ("code", pa.string()),
+        ("status", pa.string()),
+        ("observation", pa.string()),
+        ("turn_end", pa.int32()),
+        ("feedback_end", pa.int32()),
+    ]
+)
 SCHEMA = pa.schema(
     [
         ("set", pa.string()),
@@ -26,29 +37,16 @@ SCHEMA = pa.schema(
         ("sampled", pa.list_(pa.bool_())),
         ("logprobs", pa.list_(pa.float32())),
         ("token_ends", pa.list_(pa.int32())),
-        (
-            "calls",
-            pa.list_(
-                pa.struct(
-                    [
-                        ("code", pa.string()),
-                        ("status", pa.string()),
-                        ("observation", pa.string()),
-                        ("seconds", pa.float64()),
-                        ("turn_end", pa.int32()),
-                        ("feedback_end", pa.int32()),
-                    ]
-                )
-            ),
-        ),
+        ("calls", pa.list_(CALL)),
         ("finish", pa.string()),
         ("correct", pa.bool_()),
         ("reason", pa.string()),
         ("predicted", pa.string()),
         ("num_tokens", pa.int32()),
-        ("seconds", pa.float64()),
     ]
 )
+SECONDS = pa.schema([("seconds", pa.list_(pa.float64()))])  # of the calls, a row a sample, in the same order
+SAMPLES_FILE, SECONDS_FILE = "samples.parquet", f"{CIRCUMSTANCES}/seconds.parquet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +70,6 @@ class Sample:
     reason: str  # a GradeReason value, "void" for a void sample
     predicted: str | None
     num_tokens: int  # R
-    seconds: float  # in the interpreter, all calls
 
     @property
     def void(self) -> bool:
@@ -85,17 +82,22 @@ class Sample:
         return (self.set, self.problem_id, self.sample)
 
 
-def write_samples(path: Path, samples: Iterable[Sample]) -> None:
-    """Write a parquet file; equal samples give equal bytes."""
+def write_samples(directory: Path, samples: Iterable[Sample]) -> None:
+    """Write both files into `directory`; equal samples give equal bytes of the first."""
     rows = [asdict(sample) | {"finish": sample.finish.value} for sample in samples]
-    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), path)
+    seconds = [{"seconds": [call.pop("seconds") for call in row["calls"]]} for row in rows]
+    (directory / SECONDS_FILE).parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), directory / SAMPLES_FILE)
+    pq.write_table(pa.Table.from_pylist(seconds, schema=SECONDS), directory / SECONDS_FILE)
 
 
-def read_samples(path: Path) -> list[Sample]:
-    """The samples of a parquet file, in its order."""
-    return [_sample(row) for row in pq.read_table(path, schema=SCHEMA).to_pylist()]
+def read_samples(directory: Path) -> list[Sample]:
+    """The samples of an evaluation, in its order."""
+    rows = pq.read_table(directory / SAMPLES_FILE, schema=SCHEMA).to_pylist()
+    seconds = pq.read_table(directory / SECONDS_FILE, schema=SECONDS).to_pylist()
+    return [_sample(row, clock["seconds"]) for row, clock in zip(rows, seconds, strict=True)]
 
 
-def _sample(row: dict[str, Any]) -> Sample:
-    calls = tuple(CodeCall(**call) for call in row["calls"])
+def _sample(row: dict[str, Any], seconds: Sequence[float]) -> Sample:
+    calls = tuple(CodeCall(**call, seconds=spent) for call, spent in zip(row["calls"], seconds, strict=True))
     return Sample(**(row | {"calls": calls, "finish": FinishReason(row["finish"])}))

@@ -1,5 +1,6 @@
 """Finished samples survive an end at any moment; void ones are not kept."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ def test_what_was_flushed_is_found_again(tmp_path: Path) -> None:
     journal = Journal(tmp_path, size=10, every_s=1e9)
     for sample in samples[:15]:
         journal.append(sample)
-    (tmp_path / "shard-000009.partial").write_bytes(b"cut off")
+    (tmp_path / "shard-000001.partial").mkdir()
+    (tmp_path / "shard-000001.partial" / "samples.parquet").write_bytes(b"cut off")
     again = Journal(tmp_path, size=10, every_s=1e9)
     assert len(again) == 10 and samples[9].key in again and samples[10].key not in again
     for sample in samples[10:]:
@@ -41,12 +43,13 @@ def test_a_void_sample_is_refused(tmp_path: Path) -> None:
 
 
 def test_samples_round_trip_through_parquet(tmp_path: Path) -> None:
-    """Every field, also empty calls and a missing prediction; equal samples give equal bytes."""
+    """Every field, also empty calls and a missing prediction; equal samples give equal bytes, however slow."""
     samples = [make_sample([("print(1)", "ok", "1")]), make_sample([], predicted=None, sample=1)]
-    write_samples(tmp_path / "a.parquet", samples)
-    write_samples(tmp_path / "b.parquet", samples)
-    assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
-    back = read_samples(tmp_path / "a.parquet")
+    slower = [replace(s, calls=[replace(call, seconds=9.0) for call in s.calls]) for s in samples]
+    write_samples(tmp_path / "a", samples)
+    write_samples(tmp_path / "b", slower)
+    assert (tmp_path / "a/samples.parquet").read_bytes() == (tmp_path / "b/samples.parquet").read_bytes()
+    back = read_samples(tmp_path / "a")
     assert [sample.calls for sample in back] == [tuple(sample.calls) for sample in samples]
     assert [(s.key, s.text, s.reason, s.predicted, s.finish) for s in back] == [
         (s.key, s.text, s.reason, s.predicted, s.finish) for s in samples

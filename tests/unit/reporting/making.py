@@ -59,7 +59,6 @@ def make_sample(
         reason=reason,
         predicted=None if void else predicted,
         num_tokens=len(text),
-        seconds=sum(call.seconds for call in calls),
     )
 
 

@@ -77,7 +77,7 @@ function writeText(trace, words) {
 
 function badge([status, seconds]) {
   const good = status === "ok" || status === "output_cut";
-  return element("span", "badge" + (good ? "" : " failed"), status + " \u00b7 " + seconds.toFixed(3) + " s");
+  return element("span", "badge" + (good ? "" : " failed"), status.replaceAll("_", " ") + (seconds ? " \u00b7 " + seconds.toFixed(3) + " s" : ""));
 }
 
 function describeToken(trace, token) {
@@ -97,9 +97,9 @@ async function fillPane(pane, traces, row, words) {
   const trace = await traces.trace(row);
   const head = element("div", "head"), line = element("div"), body = element("div", "body");
   line.append(element("span", "mark " + verdict, MARKS[verdict] + " "), element("b", "", index.checkpoints[index.checkpoint[row]]),
-    " \u00b7 " + set + " \u00b7 " + id + " \u00b7 sample " + index.sample[row] + " \u00b7 " + index.tokens[row] + " tokens \u00b7 reference ",
-    element("b", "", answer), " \u00b7 answered ", element("b", "", index.predicted[row] || "\u2013"),
-    " (" + index.reasons[index.reason[row]].replace("_", " ") + ")");
+    " \u00b7 " + set + " \u00b7 " + id + " \u00b7 sample " + index.sample[row] + " \u00b7 " + (index.tokens[row] ? index.tokens[row] + " tokens \u00b7 " : "") + "reference ",
+    element("b", "", answer), ...(index.predicted[row] ? [" \u00b7 answered ", element("b", "", index.predicted[row])] : []),
+    " (" + index.reasons[index.reason[row]].replaceAll("_", " ") + ")");
   head.append(line, element("div", "problem", problem));
   body.append(writeText(trace, words));
   body.addEventListener("mousemove", (event) => showTip(event, trace));

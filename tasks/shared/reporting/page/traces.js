@@ -59,9 +59,9 @@ class Traces {
     }
     return rows;
   }
-  about(row) { // what else a search looks at: the problem, its id and family
+  about(row) { // what else a search looks at: the problem, its id and family, and why it was graded as it was
     const [, id, problem, , family] = this.index.problems[this.index.problem[row]];
-    return (id + "\n" + problem + "\n" + family).toLowerCase();
+    return [id, problem, family, this.index.reasons[this.index.reason[row]]].join("\n").toLowerCase();
   }
   verdict(row) {
     const flags = this.index.flags[row];

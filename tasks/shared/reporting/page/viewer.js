@@ -44,7 +44,7 @@ class TraceList {
     const left = element("span", "name");
     left.append(element("span", "mark " + verdict, MARKS[verdict] + " "), "#" + index.sample[row] + " " + shortId(set, id));
     const calls = index.calls[row] ? index.calls[row] + (flags & CODE_ERROR ? " run, error" : " run") : "text";
-    first.append(left, element("span", "second", index.checkpoints[index.checkpoint[row]] + " \u00b7 " + calls + " \u00b7 " + index.tokens[row] + " tok"));
+    first.append(left, element("span", "second", index.checkpoints[index.checkpoint[row]] + " \u00b7 " + calls + (index.tokens[row] ? " \u00b7 " + index.tokens[row] + " tok" : "")));
     left.title = id;
     node.append(first, element("div", "second", (index.predicted[row] ? "= " + index.predicted[row] + "   " : "") + problem));
     return node;

@@ -1,0 +1,117 @@
+"""Behaviour in the report: every metric of ReTool and ToRL as a table, over checkpoints and over RL steps.
+
+The papers' own values stand beside ours as dashed lines where they exist (`data/papers.toml`).
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from data.papers import Papers
+from tasks.report.inputs import EvaluationInput
+from tasks.report.rollouts import RlStep
+from tasks.report.scores import TONES, percent
+from tasks.shared.reporting.charts import Line, curve
+from tasks.shared.reporting.page import Table
+
+MEASURES: tuple[tuple[str, str, bool], ...] = (  # field, label, as per cent
+    ("response_tokens", "response length, tokens", False),
+    ("code_ratio", "code ratio: responses with a code block", True),
+    ("executed_code_ratio", "effective code ratio: code really executed", True),
+    ("executed_before_answer_ratio", "effective code ratio: executed before the answer", True),
+    ("code_lines", "code lines a response", False),
+    ("calls_per_sample", "calls a response", False),
+    ("num_correct_code_runs", "correct code runs", False),
+    ("pass_ratio", "pass ratio: blocks that ran to their end", True),
+    ("last_block_pass_right", "last block ran, right answers", True),
+    ("last_block_pass_wrong", "last block ran, wrong answers", True),
+    ("first_code_position", "position of the first code", True),
+    ("self_correction", "self-correction after a failed block", True),
+    ("truncated_ratio", "out of tokens", True),
+)
+
+
+def checkpoint_curves(evaluations: Sequence[EvaluationInput], papers: Papers) -> list[Markup]:
+    """Accuracy of each set, then every metric with a line a set, from checkpoint to checkpoint; none for one alone."""
+    if len(evaluations) < 2:
+        return []
+    names = [evaluation.checkpoint for evaluation in evaluations]
+    sets = list(dict.fromkeys(name for e in evaluations for name in e.summary["sets"]))
+    charts = []
+    for tone, name in enumerate(sets):
+        scores = [e.summary["sets"].get(name, {}) for e in evaluations]
+        ends = [score.get("interval", (math.nan, math.nan)) for score in scores]
+        low, high = zip(*ends, strict=True)
+        values = [score.get("accuracy", math.nan) for score in scores]
+        line = Line("", range(len(names)), values, low, high, (tone + 1) % TONES)
+        references = papers.accuracy.get(name, {})
+        charts.append(curve(f"Accuracy on {name}", [line], "checkpoint", references, True, x_names=names))
+    for field, label, share in MEASURES:
+        lines = [_over_checkpoints(evaluations, name, field, (n + 1) % TONES) for n, name in enumerate(sets)]
+        references = papers.lines(field, lines[0].ys[0])
+        charts.append(curve(_title(label), lines, "checkpoint", references, share, x_names=names))
+    return charts
+
+
+def _over_checkpoints(evaluations: Sequence[EvaluationInput], name: str, field: str, tone: int) -> Line:
+    values = [e.summary["sets"].get(name, {}).get("behaviour", {}).get(field) for e in evaluations]
+    return Line(name, range(len(values)), [_finite(value) for value in values], tone=tone)
+
+
+def step_curves(steps: Sequence[RlStep], rounds: Sequence[int], papers: Papers) -> list[Markup]:
+    """Reward, accuracy and every metric over RL steps; `rounds`: the last step of each."""
+    numbers, ends = [step.step for step in steps], [float(end) for end in rounds[:-1]]
+
+    def chart(title: str, values: list[float], share: bool, references: dict[str, float]) -> Markup:
+        return curve(title, [Line("", numbers, values, tone=2)], "step", references, share, ends)
+
+    charts = [
+        chart("Mean reward", [step.reward for step in steps], False, {}),
+        chart("Accuracy on training problems", [step.accuracy for step in steps], True, {}),
+    ]
+    for field, label, share in MEASURES:
+        values = [_finite(getattr(step.behaviour, field)) for step in steps]
+        charts.append(chart(_title(label), values, share, papers.lines(field, values[0])))
+    return charts
+
+
+def _title(label: str) -> str:
+    return label[0].upper() + label[1:]
+
+
+def _finite(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def behaviour_tables(evaluations: Sequence[EvaluationInput], papers: Papers) -> list[Table]:
+    """ReTool's and ToRL's metrics and the purposes of code: one column a checkpoint and set."""
+    columns = [
+        (e.checkpoint, name, values) for e in evaluations for name, values in e.summary["sets"].items()
+    ]
+    heads = [f"{checkpoint}, {name}" for checkpoint, name, _ in columns]
+    rows = []
+    for field, label, share in MEASURES:
+        cells = [_measure(values["behaviour"][field], share) for _, _, values in columns]
+        rows.append([label, *cells, papers.told(field)])
+    numeric = frozenset(range(1, len(columns) + 1))
+    tables = [Table("Behaviour", ("metric", *heads, "in the papers"), rows, numeric)]
+    kinds = sorted({kind for _, _, values in columns for kind in values["purposes"]})
+    if kinds:
+        shares = [[kind, *(_purpose_share(v, kind) for _, _, v in columns)] for kind in kinds]
+        note = "Share of executed blocks, by a classifier over the syntax tree and the sentence before the block."
+        tables.append(Table("Code purpose", ("purpose", *heads), shares, numeric, note))
+    return tables
+
+
+def _purpose_share(values: dict[str, Any], kind: str) -> str:
+    return percent(values["purposes"].get(kind, 0) / max(1, sum(values["purposes"].values())))
+
+
+def _measure(value: float | None, share: bool) -> str:
+    if value is None:
+        return "\u2013"
+    if share:
+        return percent(value)
+    return f"{value:,.0f}" if value >= 100 or float(value).is_integer() else f"{value:.2f}"

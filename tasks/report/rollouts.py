@@ -1,0 +1,133 @@
+"""RL rollouts as the report reads them: the numbers of every step, and some trajectories for the viewer.
+
+Read a step at a time: a round of long responses does not fit into memory at once.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.parquet as pq
+
+from tasks.shared.artifacts import ArtifactRef, Store
+from tasks.shared.checkpoints import load_tokenizer
+from tasks.shared.reporting.behaviour import Behaviour, measure
+from tasks.shared.reporting.offsets import token_ends
+from tasks.shared.reporting.samples import Sample
+from tasks.shared.tables import read_table
+from tasks.shared.traces.trajectory import CodeCall, FinishReason
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+COLUMNS = ["step", "problem_id", "family", "sample", "response_ids", "sampled", "logprobs", "text", "calls"]
+COLUMNS += ["finish", "reward", "correct", "reason"]
+SHOWN = 1000  # trajectories of one round in the viewer
+
+
+@dataclass(frozen=True, slots=True)
+class RlStep:
+    """One RL step, counted through all rounds, from its rollouts."""
+
+    step: int
+    reward: float
+    accuracy: float
+    behaviour: Behaviour
+    void: int  # sandbox failures
+    trajectories: int
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """The rollouts of one round."""
+
+    steps: list[RlStep]
+    shown: list[Sample]  # evenly over the round, in its order; numbered through for each problem
+
+
+Row = dict[str, Any]
+
+
+def read_round(store: Store, ref: ArtifactRef, first: int) -> Round:
+    """The rollouts of one round; its steps are numbered on from `first`, whatever the round calls them.
+
+    Problems and tokenizer come from what the round was made from.
+    """
+    path = store.fetch(ref) / "train.parquet"
+    made_from = store.manifest(ref).provenance.inputs
+    problems = {row["id"]: row for row in read_table(store.fetch(made_from["problems"]) / "train.parquet")}
+    tokenizer = load_tokenizer(store.fetch(made_from["checkpoint"]))
+    every = -(-pq.read_metadata(path).num_rows // SHOWN)
+    steps: list[RlStep] = []
+    shown: list[Sample] = []
+    row_number = 0
+    for _, rows in groupby(_rows(path), key=lambda row: row["step"]):
+        taken = list(rows)
+        samples = [_sample(row, problems[row["problem_id"]]) for row in taken]
+        steps.append(_step(first + len(steps), samples, taken))
+        for sample in samples:
+            if row_number % every == 0:
+                shown.append(_with_token_ends(sample, tokenizer))
+            row_number += 1
+    return Round(steps, _numbered(shown))
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    for batch in pq.ParquetFile(path).iter_batches(batch_size=256, columns=COLUMNS):
+        yield from batch.to_pylist()
+
+
+def _sample(row: Row, problem: Row) -> Sample:
+    """A trajectory as a sample; where its tokens end is left out."""
+    return Sample(
+        set=problem["source"],
+        problem_id=row["problem_id"],
+        problem=problem["problem"],
+        answer=problem["answer"],
+        family=row["family"],
+        sample=row["sample"],
+        text=row["text"],
+        response_ids=row["response_ids"],
+        sampled=row["sampled"],
+        logprobs=row["logprobs"],
+        token_ends=(),
+        calls=tuple(CodeCall(**call) for call in row["calls"]),
+        finish=FinishReason(row["finish"]),
+        correct=row["correct"],
+        reason=f"{row['reason']}, step {row['step']}",
+        predicted=None,
+        num_tokens=len(row["response_ids"]),
+    )
+
+
+def _step(number: int, samples: list[Sample], rows: list[Row]) -> RlStep:
+    valid = [row for row, sample in zip(rows, samples, strict=True) if not sample.void]
+    return RlStep(
+        step=number,
+        reward=_mean([row["reward"] for row in valid]),
+        accuracy=_mean([row["correct"] for row in valid]),
+        behaviour=measure(samples),
+        void=len(rows) - len(valid),
+        trajectories=len(rows),
+    )
+
+
+def _with_token_ends(sample: Sample, tokenizer: "PreTrainedTokenizerBase") -> Sample:
+    return replace(sample, token_ends=token_ends(tokenizer, sample.response_ids, sample.text))
+
+
+def _numbered(samples: list[Sample]) -> list[Sample]:
+    """Samples of one problem numbered through the round: its number within a step recurs in the next."""
+    seen: dict[str, int] = {}
+    numbered = []
+    for sample in samples:
+        number = seen.get(sample.problem_id, 0)
+        seen[sample.problem_id] = number + 1
+        numbered.append(replace(sample, sample=number))
+    return numbered
+
+
+def _mean(values: list[Any]) -> float:
+    return sum(values) / len(values) if values else float("nan")
