@@ -1,17 +1,15 @@
 """Remove training problems that share an n-gram of normalised words with any evaluation problem.
 
-Words are runs of letters or of digits, lower case; numbers stay as they are. In the tiny world train and held-out
-problems share their wordings, which is why wordings put a number into every window of eight words: two problems
-share an 8-gram only where they share the numbers in it. As in open-r1 and rStar2, with n = 8.
+In the tiny world train and held-out problems share their wordings, which is why wordings put a number into every
+window of eight words: two problems share an 8-gram only where they share the numbers in it. As in open-r1 and rStar2,
+with n = 8.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tasks.prepare.rows import ProblemRow
-
-WORD = re.compile(r"[^\W\d_]+|\d+")
+from tasks.shared.ngrams import ngrams
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,22 +22,6 @@ class Overlap:
     evaluation_source: str
     # the words they share
     ngram: str
-
-
-def words(text: str) -> list[str]:
-    """Normalised words of a text: `"Find 3^45 mod 7!"` gives `["find", "3", "45", "mod", "7"]`."""
-    return WORD.findall(text.lower())
-
-
-def ngrams(text: str, n: int) -> list[str]:
-    """The n-grams of a text in order; a text of fewer than n words is one gram as a whole.
-
-    Without the latter two equal short problems would pass as different.
-    """
-    tokens = words(text)
-    if len(tokens) <= n:
-        return [" ".join(tokens)] if tokens else []
-    return [" ".join(tokens[start : start + n]) for start in range(len(tokens) - n + 1)]
 
 
 def decontaminate(

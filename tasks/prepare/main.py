@@ -10,7 +10,7 @@ from typing import Any
 
 from tasks.prepare.base_model import place_base_model
 from tasks.prepare.decontaminate import Overlap, decontaminate
-from tasks.prepare.problem_sets import ProblemSet, read_problem_set
+from tasks.prepare.problem_sets import ProblemSet, read_problem_set, rows_digest
 from tasks.prepare.rows import ProblemRow
 from tasks.shared.artifacts import ArtifactRef
 from tasks.shared.config import PrepareStage
@@ -62,7 +62,8 @@ def run(context: Context) -> StageResult:
 
 def _describe(problem_set: ProblemSet) -> str:
     repeats = f", {problem_set.num_repeats} repeats dropped" if problem_set.num_repeats else ""
-    return f"problem set {problem_set.name}: {len(problem_set.rows)} problems{repeats}"
+    digest = rows_digest(problem_set.rows)
+    return f"problem set {problem_set.name}: {len(problem_set.rows)} problems{repeats}, digest {digest}"
 
 
 def _merge(train: list[ProblemSet]) -> tuple[list[ProblemRow], int]:

@@ -9,8 +9,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tasks.shared.raw_rows import text_at
+
 INTEGER = re.compile(r"[+-]?[0-9]+")
 MAX_INTEGER = 999
+MAX_DIGITS = 100  # Python refuses to read integers of thousands
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +66,14 @@ def check_rows(
     ids: set[str] = set()
     num_repeats = 0
     for number, (place, raw) in enumerate(raw_rows):
-        problem = _strip(_text(raw, columns.problem, place, "problem"), columns)
+        problem = _strip(text_at(raw, columns.problem, place, "problem_column"), columns)
         answer = _answer(raw, columns, place)
         known = rows.get(problem)
         if known is not None:
             if known.answer != answer:
                 raise ValueError(
-                    f"{place}: key '{columns.answer}': answer {answer!r} to a problem that stands earlier "
-                    f"(id {known.id}) with answer {known.answer!r}; keep one of the two rows"
+                    f"{place}: key '{columns.answer}': answer {_shorten(answer)!r} to a problem that stands earlier "
+                    f"(id {known.id}) with answer {_shorten(known.answer)!r}; keep one of the two rows"
                 )
             num_repeats += 1
             continue
@@ -85,39 +88,21 @@ def check_rows(
     return list(rows.values()), num_repeats
 
 
-def _text(raw: Mapping[str, Any], column: str, place: str, setting: str) -> str:
-    value: Any = raw
-    for part in column.split("."):
-        try:
-            value = value[int(part) if isinstance(value, list) else part]
-        except (KeyError, IndexError, ValueError, TypeError):
-            raise ValueError(
-                f"{place}: key '{column}' is missing (the row has {', '.join(sorted(raw)) or 'no keys'}); "
-                f"add it or set {setting}_column for this problem set"
-            ) from None
-    text = "" if value is None else _number_text(value)
-    if not text.strip():
-        raise ValueError(f"{place}: key '{column}' is empty; fill it in or take the row out")
-    return text.strip()
-
-
-def _number_text(value: object) -> str:
-    # parquet written by pandas turns a column of integers with a gap into floats
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value)
-
-
 def _answer(raw: Mapping[str, Any], columns: Columns, place: str) -> str:
-    answer = _text(raw, columns.answer, place, "answer")
+    answer = text_at(raw, columns.answer, place, "answer_column")
     if not columns.integer:
         return answer
-    if not INTEGER.fullmatch(answer) or not 0 <= int(answer) <= MAX_INTEGER:
+    if len(answer) > MAX_DIGITS or not INTEGER.fullmatch(answer) or not 0 <= int(answer) <= MAX_INTEGER:
         raise ValueError(
-            f"{place}: key '{columns.answer}': {answer!r} is not an integer from 0 to {MAX_INTEGER}; "
+            f"{place}: key '{columns.answer}': {_shorten(answer)!r} is not an integer from 0 to {MAX_INTEGER}; "
             "correct it or set answer = 'expression' for this problem set"
         )
     return answer
+
+
+def _shorten(text: str) -> str:
+    """What of a text belongs into a message of one line."""
+    return text if len(text) <= MAX_DIGITS else f"{text[:MAX_DIGITS]}..."
 
 
 def _strip(problem: str, columns: Columns) -> str:

@@ -11,6 +11,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from tasks.shared.section import Section
+from tasks.shared.synthesis_config import SynthesizeConfig as SynthesizeConfig
 from tasks.shared.training_config import CriticConfig as CriticConfig
 from tasks.shared.training_config import MetricsSink as MetricsSink
 from tasks.shared.training_config import OptimizerConfig as OptimizerConfig
@@ -151,23 +152,6 @@ class GenerationConfig(Section):
     gpu_memory_utilization: float = Field(0.6, gt=0, lt=1)
 
 
-class SynthesizeConfig(Section):
-    """Cold-start traces from a teacher, every code block executed again."""
-
-    mode: Literal["script"] = "script"  # the embedded teacher is a program
-    traces_per_problem: int = Field(1, ge=1)
-    code_share: float = Field(0.5, ge=0, le=1)  # traces with code; the others reason in text alone
-    # of those with code: a failed block, then its correction
-    correction_share: float = Field(0.15, ge=0, le=1)
-    # of those with code: the result is checked by another program
-    check_share: float = Field(0.1, ge=0, le=1)
-    wrong_program_rate: float = Field(0.03, ge=0, le=1)
-    syntax_error_rate: float = Field(0.02, ge=0, le=1)
-    fabricated_output_rate: float = Field(0.03, ge=0, le=1)
-    wrong_answer_rate: float = Field(0.03, ge=0, le=1)
-    broken_tags_rate: float = Field(0.02, ge=0, le=1)
-
-
 class EvaluateConfig(Section):
     """k samples a problem with intervals. A protocol fills in the numbers below it (`data/protocols.toml`)."""
 
@@ -185,6 +169,7 @@ class ReportConfig(Section):
 
     title: str = ""  # empty: the run's name
     evaluations: tuple[str, ...] = ("base", "sft", "rl")  # inputs evaluation_<name>; absent ones are left out
+    notes: tuple[str, ...] = ()  # shown at its head, as why the run stopped is
 
 
 def _require_zero(section: str, optimizer: OptimizerConfig, model: ModelConfig) -> None:
@@ -192,6 +177,16 @@ def _require_zero(section: str, optimizer: OptimizerConfig, model: ModelConfig) 
     if model.dtype == "bfloat16" and optimizer.zero_stage == 0:
         raise ValueError(
             f"{section}.zero_stage = 0 needs model.dtype = 'float32'; for bfloat16 use zero_stage 1, 2 or 3"
+        )
+
+
+def _require_row(generation: GenerationConfig, rl: RlConfig) -> None:
+    """ValueError if one packed row is shorter than the longest prompt and response."""
+    longest = generation.max_prompt_tokens + generation.max_response_tokens
+    if longest > rl.tokens_per_micro_batch:
+        raise ValueError(
+            f"rl.tokens_per_micro_batch = {rl.tokens_per_micro_batch} does not hold a prompt and a response of "
+            f"generation.max_prompt_tokens + max_response_tokens = {longest}; raise it to {longest} or more"
         )
 
 
@@ -208,6 +203,8 @@ class SynthesizeStage(Section):
     traces: TracesConfig
     sandbox: SandboxConfig
     synthesize: SynthesizeConfig
+    generation: GenerationConfig | None = None  # of the engine that writes; None where none does
+    model: ModelConfig | None = None
 
 
 class SftStage(Section):
@@ -233,7 +230,8 @@ class RlStage(Section):
     rl: RlConfig
 
     @model_validator(mode="after")
-    def _precision_fits_the_optimizer(self) -> Self:
+    def _sections_fit_together(self) -> Self:
+        _require_row(self.generation, self.rl)
         _require_zero("rl.optimizer", self.rl.optimizer, self.model)
         return self
 
@@ -298,9 +296,14 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _sections_fit_together(self) -> Self:
-        if self.traces.dialect == "text" and self.synthesize.code_share and self.cold_start:
+        scripted = self.cold_start and self.synthesize.mode == "script"
+        if self.traces.dialect == "text" and self.synthesize.code_share and scripted:
             raise ValueError(
                 "traces.dialect = 'text' needs synthesize.code_share = 0: its traces have no code"
+            )
+        if self.traces.dialect == "text" and self.synthesize.selection.require_code and self.cold_start:
+            raise ValueError(
+                "traces.dialect = 'text' needs synthesize.selection.require_code = false: its traces have no code"
             )
         if self.evaluate.checkpoints and "sft" in self.evaluate.checkpoints and not self.cold_start:
             raise ValueError(
@@ -310,12 +313,13 @@ class Recipe(Section):
             raise ValueError(
                 "evaluate.temperature = 0 gives the same sample every time: set evaluate.samples_per_problem = 1"
             )
-        longest = self.generation.max_prompt_tokens + self.generation.max_response_tokens
-        if longest > self.rl.tokens_per_micro_batch:
+        longest_trace = self.synthesize.teacher.max_response_tokens
+        if self.synthesize.uses_engine and longest_trace > self.generation.max_response_tokens:
             raise ValueError(
-                f"rl.tokens_per_micro_batch = {self.rl.tokens_per_micro_batch} does not hold a prompt and a response "
-                f"of generation.max_prompt_tokens + max_response_tokens = {longest}; raise it to {longest} or more"
+                f"synthesize.teacher.max_response_tokens = {longest_trace} is more than the engine's "
+                f"generation.max_response_tokens = {self.generation.max_response_tokens}; lower it"
             )
+        _require_row(self.generation, self.rl)
         _require_zero("rl.optimizer", self.rl.optimizer, self.model)
         if self.cold_start:
             _require_zero("sft.optimizer", self.sft.optimizer, self.model)
@@ -324,4 +328,7 @@ class Recipe(Section):
     def for_stage(self, stage: str) -> Section:
         """The sections `stage` depends on; KeyError for an unknown stage."""
         config_class = STAGE_CONFIGS[stage]
-        return config_class(**{name: getattr(self, name) for name in config_class.model_fields})
+        sections = {name: getattr(self, name) for name in config_class.model_fields}
+        if stage == "synthesize" and not self.synthesize.uses_engine:
+            sections["generation"] = sections["model"] = None
+        return config_class(**sections)

@@ -1,7 +1,11 @@
 """Every environment variable that tirflow reads, in one place."""
 
+import json
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 # What a stage process is given of its launcher's environment; everything else (Prefect's settings and keys, other
 # tokens) stays behind.
@@ -28,6 +32,21 @@ STAGE_VARIABLES = (
     "DS_ACCELERATOR",
     "TIRFLOW_HOME",
     "TIRFLOW_STORE",
+    "TIRFLOW_CACHE_GIB",
+)
+# What of them means something inside a container, whose paths and devices are its own.
+CONTAINER_VARIABLES = (
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "HTTPS_PROXY",
+    "HTTP_PROXY",
+    "NO_PROXY",
+    "HF_ENDPOINT",
+    "OMP_NUM_THREADS",
+    "DS_ACCELERATOR",
+    "TIRFLOW_STORE",
+    "TIRFLOW_CACHE_GIB",
 )
 # Secrets go only where they are needed: the store's keys to every stage when the store is an object store.
 STORE_SECRETS = (
@@ -50,6 +69,7 @@ SINK_VARIABLES = (
     "MLFLOW_TRACKING_USERNAME",
     "MLFLOW_TRACKING_PASSWORD",
 )
+ASKERS = ("teacher", "judge")  # sections of `synthesize` that may name a key of their own
 STAGE_SECRETS = {
     "prepare": ("HF_TOKEN",),
     "synthesize": ("TIRFLOW_SANDBOX_TOKEN_FILE",),
@@ -70,17 +90,61 @@ def store_uri() -> str:
     return store if "://" in store else str(Path(store).resolve())  # stages run in other directories
 
 
-def stage_environment(stage: str) -> dict[str, str]:
-    """The environment of a stage process: an allow-list, and the secrets that this stage needs.
+def stage_environment(stage: str, config: Mapping[str, Any] | None = None) -> dict[str, str]:
+    """The environment of a stage process: an allow-list, and the secrets that this stage needs with this `config`.
 
     One thread unless the launcher's environment says otherwise, as torchrun has it: tiny kernels gain nothing from a
     second one and spin against whatever else runs on the machine (seen: a tenth of the speed).
     """
-    names = [*STAGE_VARIABLES, *STAGE_SECRETS.get(stage, ())]
-    if "://" in store_uri():
-        names += STORE_SECRETS
+    return _own_environment(STAGE_VARIABLES) | stage_secrets(stage, config or {})
+
+
+def container_environment() -> dict[str, str]:
+    """The environment of a stage in a container; secrets come as a file, which `docker inspect` does not show."""
+    return _own_environment(CONTAINER_VARIABLES)
+
+
+def stage_secrets(stage: str, config: Mapping[str, Any]) -> dict[str, str]:
+    """The secrets of this process's environment that a stage needs with this `config`."""
+    names = [*STAGE_SECRETS.get(stage, ()), *named_keys(config)]
+    names += STORE_SECRETS if "://" in store_uri() else ()
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def load_secrets() -> None:
+    """Take the secrets in the file that `TIRFLOW_SECRETS_FILE` names, a JSON object, into the environment."""
+    path = os.environ.pop("TIRFLOW_SECRETS_FILE", "")
+    if path:
+        os.environ.update(json.loads(Path(path).read_text()))
+
+
+def _own_environment(names: tuple[str, ...]) -> dict[str, str]:
+    """The named variables, one thread by default, and where stages find this home."""
     environment = {name: os.environ[name] for name in names if name in os.environ}
     return {"OMP_NUM_THREADS": "1"} | environment | {"TIRFLOW_HOME": str(home()), "PYTHONUNBUFFERED": "1"}
+
+
+def named_keys(config: Mapping[str, Any]) -> list[str]:
+    """The variables that a stage's configuration names as keys: those of a teacher's and a judge's endpoint."""
+    section = config.get("synthesize") or {}
+    named = [section.get(who, {}).get("key_variable", "") for who in ASKERS]
+    return [name for name in named if name]
+
+
+def named_key(name: str, setting: str) -> str:
+    """The value of the key that a `setting` names, "" for no name. Never log it. ValueError if it is not set."""
+    if name and not os.environ.get(name):
+        raise ValueError(
+            f"{name} is not set, and {setting} names it: export {name}=... before the worker starts"
+        )
+    return os.environ[name] if name else ""
+
+
+def require_keys(config: Mapping[str, Any]) -> None:
+    """ValueError, with the remedy, if a key that a stage's configuration names is not set."""
+    section = config.get("synthesize") or {}
+    for who in ASKERS:
+        named_key(section.get(who, {}).get("key_variable", ""), f"synthesize.{who}.key_variable")
 
 
 def inherited_environment() -> dict[str, str]:
@@ -93,10 +157,57 @@ def prefect_api_url() -> str | None:
     return os.environ.get("PREFECT_API_URL")
 
 
+def chosen_backend() -> str:
+    """`TIRFLOW_BACKEND`: where stages run, process (default), docker or workers."""
+    return os.environ.get("TIRFLOW_BACKEND", "process")
+
+
+def cache_limit_bytes() -> int:
+    """`TIRFLOW_CACHE_GIB`: how much of an object store's artifacts a host keeps copies of; 500."""
+    return int(float(os.environ.get("TIRFLOW_CACHE_GIB", "500")) * 2**30)
+
+
+def stage_queue() -> str | None:
+    """`TIRFLOW_STAGE_QUEUE`: the queue of the stage pool that stages are ordered in; None: its default."""
+    return os.environ.get("TIRFLOW_STAGE_QUEUE")
+
+
+@dataclass(frozen=True, slots=True)
+class DockerSettings:
+    """How stages run in containers on this host."""
+
+    images: str  # what the images' names begin with
+    gpus: str  # their ids, comma-separated; empty: all, where the image is a CUDA build
+    memory: str  # of a stage's container, as Docker writes it (64g); empty: no limit
+    shared_memory: str  # size of /dev/shm, which NCCL and data loaders use
+    network: str  # of stages that need one
+
+
+def docker_settings() -> DockerSettings:
+    """`TIRFLOW_IMAGES`, `TIRFLOW_GPUS`, `TIRFLOW_STAGE_MEMORY`, `TIRFLOW_STAGE_SHM` and `TIRFLOW_STAGE_NETWORK`."""
+    return DockerSettings(
+        images=os.environ.get("TIRFLOW_IMAGES", "tirflow-"),
+        gpus=os.environ.get("TIRFLOW_GPUS", ""),
+        memory=os.environ.get("TIRFLOW_STAGE_MEMORY", ""),
+        shared_memory=os.environ.get("TIRFLOW_STAGE_SHM", "16g"),
+        network=os.environ.get("TIRFLOW_STAGE_NETWORK", "bridge"),
+    )
+
+
 def vllm_python() -> Path:
     """`TIRFLOW_VLLM_PYTHON`: the interpreter of stages that sample with vLLM; by default that of `make setup-vllm`."""
     root = Path(__file__).resolve().parents[2]
     return Path(os.environ.get("TIRFLOW_VLLM_PYTHON", root / ".venv-vllm" / "bin" / "python"))
+
+
+def sandbox_address() -> str:
+    """`TIRFLOW_SANDBOX_ADDRESS`: the interpreter beside this stage's container, where the recipe names none."""
+    return os.environ.get("TIRFLOW_SANDBOX_ADDRESS", "")
+
+
+def image_digest() -> str:
+    """`TIRFLOW_IMAGE`: the digest of the image that this stage runs in; empty outside a container."""
+    return os.environ.get("TIRFLOW_IMAGE", "")
 
 
 def sandbox_token_file() -> str:

@@ -4,21 +4,15 @@ A JSON file in the store, `runs/<run>.json`, so that a stage can be run again by
 had: `prefect deployment run sft/local -p run=demo`.
 """
 
-import fcntl
-import os
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from upath import UPath
 
 from tasks.shared.artifacts import ArtifactRef
+from tasks.shared.documents import Documents
 from tasks.shared.stage import Value
-
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 
 class StageRecord(BaseModel):
@@ -32,6 +26,7 @@ class StageRecord(BaseModel):
     metrics: dict[str, Value]
     seconds: float  # of the execution that made the outputs, also if it was an earlier run's
     finished: str  # ISO 8601, UTC
+    made_of: dict[str, Any] = {}  # what the key of this work was made of: compared when it changes
 
 
 class RunRecord(BaseModel):
@@ -42,6 +37,7 @@ class RunRecord(BaseModel):
     run: str
     recipe: dict[str, Any]
     stages: dict[str, StageRecord] = {}
+    stopped: dict[str, str] = {}  # label -> why it failed the last time; it has not finished since
     updated: str = ""  # ISO 8601, UTC
 
     def output(self, label: str, name: str) -> ArtifactRef:
@@ -65,28 +61,19 @@ class RunRecords:
 
     def __init__(self, store: str) -> None:
         """`store`: the artifact store's directory or URI."""
-        self._root = UPath(store) / "runs"
+        self._documents = Documents(store, "runs")
 
     def read(self, run: str) -> RunRecord:
         """The record of a run; ValueError, one line, if there is none or it is damaged."""
-        path = self._path(run)
-        try:
-            return RunRecord.model_validate_json(path.read_bytes())
-        except FileNotFoundError:
-            known = ", ".join(self.names()) or "none yet"
-            raise ValueError(f"run '{run}': no record {path}; runs in this store: {known}") from None
-        except ValidationError as error:
-            raise ValueError(
-                f"{path}: damaged ({error.errors()[0]['msg']}); delete it and run the recipe again"
-            ) from None
+        return self._parse(run, self._documents.read(run))
 
     def names(self) -> list[str]:
         """All runs, the one that was updated last first."""
-        if not self._root.is_dir():
-            return []
-        paths = [path for path in self._root.iterdir() if path.name.endswith(".json")]
-        updated = {path.name.removesuffix(".json"): path.stat().st_mtime for path in paths}
-        return sorted(updated, key=lambda name: updated[name], reverse=True)
+        return self._documents.names()
+
+    def locked(self) -> AbstractContextManager[None]:
+        """While it is held no run's record changes."""
+        return self._documents.locked()
 
     def begin(self, run: str, recipe: dict[str, Any], stages: dict[str, StageRecord] | None = None) -> None:
         """Start a record, or give the existing one this recipe; what finished before stays until it finishes anew.
@@ -94,54 +81,58 @@ class RunRecords:
         `stages`: what to start from in place of nothing; a record of the same recipe keeps its own over them. Rounds
         beyond those of the recipe are left out, with what was made of them.
         """
-        with self._locked():
-            kept = self.read(run) if self._path(run).exists() else None
-            if stages is None:
-                stages = kept.stages if kept else {}
+
+        def update(content: bytes | None) -> str:
+            kept = self._parse(run, content) if content is not None else None
+            first = stages
+            if first is None:
+                first = kept.stages if kept else {}
             elif kept and kept.recipe == recipe:
-                stages = stages | kept.stages
+                first = first | kept.stages
             last = recipe.get("rl", {}).get("rounds")
-            for label in [f"rl-{number}" for number in _rounds(stages) if last and number > last]:
-                stages = _without(stages, label)
-            self._write(RunRecord(run=run, recipe=recipe, stages=stages))
+            for label in [f"rl-{number}" for number in _rounds(first) if last and number > last]:
+                first = _without(first, label)
+            return _written(RunRecord(run=run, recipe=recipe, stages=first))
+
+        self._documents.change(run, update)
 
     def add(self, run: str, label: str, record: StageRecord) -> None:
         """Note a finished stage; what was made of its outputs that are no more leaves the record."""
-        with self._locked():
-            current = self.read(run)
+
+        def update(content: bytes | None) -> str:
+            current = self._parse(run, content)
             stages = _without(current.stages, label, record.outputs) | {label: record}
-            self._write(current.model_copy(update={"stages": stages}))
+            stopped = {name: why for name, why in current.stopped.items() if name != label}
+            return _written(current.model_copy(update={"stages": stages, "stopped": stopped}))
 
-    def _path(self, run: str) -> UPath:
-        return self._root / f"{check_name(run)}.json"
+        self._documents.change(run, update)
 
-    def _write(self, record: RunRecord) -> None:
-        path = self._path(record.run)
-        content = record.model_copy(update={"updated": datetime.now(UTC).isoformat(timespec="seconds")})
-        if self._is_local:
-            temporary = path.with_suffix(f".{os.getpid()}.tmp")
-            temporary.write_text(content.model_dump_json(indent=1))
-            os.replace(str(temporary), str(path))
-        else:
-            path.write_text(content.model_dump_json(indent=1))
+    def stop(self, run: str, label: str, reason: str) -> None:
+        """Note why a stage failed; the note goes when it finishes."""
 
-    @property
-    def _is_local(self) -> bool:
-        return self._root.protocol in ("", "file", "local")
+        def update(content: bytes | None) -> str:
+            current = self._parse(run, content)
+            return _written(current.model_copy(update={"stopped": current.stopped | {label: reason}}))
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """One writer at a time on a file system; an object store has no locks, there the last writer wins."""
-        if not self._is_local:
-            yield
-            return
-        self._root.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(str(self._root / ".lock"), os.O_RDWR | os.O_CREAT, 0o644)
+        self._documents.change(run, update)
+
+    def _parse(self, run: str, content: bytes | None) -> RunRecord:
+        path = self._documents.describe(run)
+        if content is None:
+            known = ", ".join(self.names()) or "none yet"
+            raise ValueError(f"run '{run}': no record {path}; runs in this store: {known}")
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
+            return RunRecord.model_validate_json(content)
+        except ValidationError as error:
+            raise ValueError(
+                f"{path}: damaged ({error.errors()[0]['msg']}); delete it and run the recipe again"
+            ) from None
+
+
+def _written(record: RunRecord) -> str:
+    """The document of a record that changes now."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return record.model_copy(update={"updated": now}).model_dump_json(indent=1)
 
 
 def _rounds(stages: dict[str, StageRecord]) -> list[int]:
@@ -162,12 +153,3 @@ def _without(
         if name in left and gone & {(ref.kind, ref.digest) for ref in stage.inputs.values()}:
             left = _without(left, name)
     return left
-
-
-def check_name(run: str) -> str:
-    """The run's name if it can be a file's; ValueError otherwise."""
-    if not NAME.fullmatch(run):
-        raise ValueError(
-            f"run name {run!r}: use letters, digits, '.', '_' and '-', at most 80, starting with a letter or digit"
-        )
-    return run

@@ -11,7 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -19,10 +19,17 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tasks.shared.artifacts import ArtifactRef, Provenance, Store
 from tasks.shared.config import STAGE_CONFIGS, Section
+from tasks.shared.documents import write_whole
+from tasks.shared.environment import image_digest, load_secrets
 from tasks.shared.execution.code_digest import code_digest
+from tasks.shared.full_disk import IN_SCRATCH, FullDisk, told_as_full_disk
 
 Config = TypeVar("Config", bound=Section)
 Value = float | int | str | bool | None
+
+
+class TrainingStopped(RuntimeError):
+    """Going on would spoil the policy; what is saved is from before. The message says what was seen and what to do."""
 
 
 class StageRequest(BaseModel):
@@ -37,6 +44,7 @@ class StageRequest(BaseModel):
     seed: int
     store: str  # artifact store: a directory or an fsspec URI
     scratch: str  # a local directory kept for the same request: checkpoints to resume from
+    files: tuple[str, ...] = ()  # local files and folders it reads besides its inputs
 
 
 class StageResult(BaseModel):
@@ -57,6 +65,10 @@ class StageContext(Generic[Config]):
     config: Config
     store: Store
     scratch: Path
+    code: str = field(init=False)  # digest of the sources as they are when the stage starts
+
+    def __post_init__(self) -> None:
+        self.code = code_digest(self.request.stage)
 
     def input(self, name: str) -> Path:
         """The input artifact's local directory, every byte checked against its manifest."""
@@ -73,7 +85,8 @@ class StageContext(Generic[Config]):
             config=self.request.config,
             seed=self.request.seed,
             inputs=self.request.inputs,
-            code=code_digest(self.request.stage),
+            code=self.code,
+            image=image_digest(),
         )
         with self.store.staging(kind) as directory:
             output = Output(directory, metrics or {})
@@ -107,13 +120,15 @@ def emit(event: str, **fields: Any) -> None:
 def stage_main(stage: str, run: Callable[[StageContext[Any]], StageResult]) -> int:
     """Entry point of `python -m tasks.<stage>.main request.json`; the exit code.
 
-    A user's mistake (ValueError) and a failing disk or store (OSError) end in one line that names the cause; 2 and 3;
-    the traceback goes to the log. Anything else is our defect and ends in its traceback.
+    A user's mistake (ValueError), a failing disk or store (OSError) and a training run that stops itself
+    (TrainingStopped) end in one line that names the cause; 2, 3 and 4; the traceback goes to the log. Anything else is
+    our defect and ends in its traceback.
     """
     if len(sys.argv) != 2:
         sys.stderr.write(f"usage: python -m tasks.{stage}.main request.json\n")
         return 2
     path = Path(sys.argv[1])
+    load_secrets()
     try:
         request = StageRequest.model_validate_json(path.read_text())
         config = STAGE_CONFIGS[stage].model_validate(request.config)
@@ -121,9 +136,10 @@ def stage_main(stage: str, run: Callable[[StageContext[Any]], StageResult]) -> i
         scratch.mkdir(parents=True, exist_ok=True)
         random.seed(request.seed)
         started = time.monotonic()
-        result = run(StageContext(request, config, Store(request.store), scratch))
-        result = result.model_copy(update={"seconds": round(time.monotonic() - started, 3)})
-        path.with_name("result.json").write_text(result.model_dump_json(indent=2))
+        with told_as_full_disk(IN_SCRATCH, request.scratch):
+            result = run(StageContext(request, config, Store(request.store), scratch))
+            result = result.model_copy(update={"seconds": round(time.monotonic() - started, 3)})
+            write_whole(path.with_name("result.json"), result.model_dump_json(indent=2))
     except ValidationError as error:
         mistake = error.errors()[0]
         key = ".".join(str(part) for part in mistake["loc"])
@@ -135,8 +151,21 @@ def stage_main(stage: str, run: Callable[[StageContext[Any]], StageResult]) -> i
         return 2
     except OSError as error:
         traceback.print_exc()
-        place = f": {error.filename or request.store}" if error.errno else ""
-        emit("error", kind="storage", message=f"{error.strerror or error}{place}")
+        emit("error", kind="storage", message=_explain(error))
         return 3
+    except TrainingStopped as error:
+        traceback.print_exc()
+        emit("error", kind="training", message=str(error))
+        return 4
     emit("result", **json.loads(result.model_dump_json()))
     return 0
+
+
+def _explain(error: OSError) -> str:
+    """One line: cause, place, and what to do unless that is said already."""
+    if not error.errno:
+        return str(error)
+    said = f"{error.strerror}: {error.filename}"
+    if isinstance(error, FullDisk):
+        return said
+    return f"{said}; mend that, or point TIRFLOW_STORE (artifacts) or TIRFLOW_HOME (scratch) elsewhere, and run again"

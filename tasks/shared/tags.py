@@ -1,7 +1,8 @@
-"""Tags on checkpoints (`promoted`) and the nights of each tagged checkpoint, in the store beside the records of runs.
+"""Tags on checkpoints (`promoted`), the nights of each, and pins, in the store beside the records of runs.
 
 `tags/<tag>.json` holds every position a tag has had, the present one last; `nights/<subject>.json` one evaluation a
-night. What is `latest` of a run is read off the run's record and needs no tag.
+night; `pins/<name>.json` one artifact that is kept whatever refers to it. What is `latest` of a run is read off the
+run's record and needs no tag.
 """
 
 from datetime import UTC, datetime
@@ -39,6 +40,15 @@ class Night(BaseModel):
     evaluation: ArtifactRef
 
 
+class Pin(BaseModel):
+    """An artifact that somebody wants to keep."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    artifact: ArtifactRef
+    pinned: str  # ISO 8601, UTC
+
+
 class _Rows(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -51,7 +61,7 @@ class _Nights(_Rows):
     rows: tuple[Night, ...] = ()
 
 
-Document = TypeVar("Document", bound=_Rows)
+Document = TypeVar("Document", bound=BaseModel)
 
 
 class Tags:
@@ -63,7 +73,7 @@ class Tags:
 
     def names(self) -> list[str]:
         """Every tag that has been set."""
-        return self._documents.names()
+        return sorted(self._documents.names())
 
     def current(self, tag: str) -> Tagged | None:
         """What carries the tag now, None if nothing ever has. ValueError if the tag's document is damaged."""
@@ -95,6 +105,10 @@ class Nights:
         """`store`: the artifact store's directory or URI."""
         self._documents = Documents(store, "nights")
 
+    def names(self) -> list[str]:
+        """Every subject that has a night."""
+        return sorted(self._documents.names())
+
     def of(self, subject: str) -> tuple[Night, ...]:
         """Every night of the subject in the order of days. ValueError if the document is damaged."""
         return _parse(_Nights, self._documents.read(subject), self._documents.describe(subject)).rows
@@ -109,6 +123,31 @@ class Nights:
             return _Nights(rows=tuple(rows)).model_dump_json(indent=1)
 
         self._documents.change(subject, add)
+
+
+class Pins:
+    """The pins of a store."""
+
+    def __init__(self, store: str) -> None:
+        """`store`: the artifact store's directory or URI."""
+        self._documents = Documents(store, "pins")
+
+    def all(self) -> dict[str, Pin]:
+        """Every pin by its name. ValueError if one is damaged."""
+        found = {name: self._documents.read(name) for name in sorted(self._documents.names())}
+        return {name: _parse(Pin, content, self._documents.describe(name)) for name, content in found.items()}
+
+    def set(self, name: str, artifact: ArtifactRef) -> None:
+        """Keep an artifact under this name, in place of what was kept under it."""
+        pin = Pin(artifact=artifact, pinned=datetime.now(UTC).isoformat(timespec="seconds"))
+        self._documents.change(name, lambda _: pin.model_dump_json(indent=1))
+
+    def remove(self, name: str) -> None:
+        """Take a pin away; ValueError that lists those there are if there is none of this name."""
+        pins = self.all()
+        if name not in pins:
+            raise ValueError(f"pin '{name}': there is none; pins: {', '.join(pins) or 'none'}")
+        self._documents.remove(name)
 
 
 def _parse(kind: type[Document], content: bytes | None, where: str) -> Document:

@@ -22,6 +22,10 @@ class OptimizerConfig(Section):
     weight_decay: float = Field(0.01, ge=0)
     betas: tuple[float, float] = (0.9, 0.95)
     max_grad_norm: float = Field(1.0, gt=0)
+    grad_norm_bound: float = Field(
+        0.0, ge=0
+    )  # before clipping; a step over it is bad; 0: only what is not finite
+    on_bad_gradient: Literal["stop", "skip"] = "stop"  # skip: the step is left out, and counted
     zero_stage: Literal[0, 1, 2, 3] = 2
     ranks: int = Field(1, ge=1)
     offload: bool = False  # optimizer state, and with it the update, in the host's memory
@@ -96,6 +100,8 @@ class RlConfig(Section):
     checkpoint_every_steps: int = Field(10, ge=1)
     # largest |log-prob| gap of sampler and trainer after a weight sync
     probe_bound: float = Field(0.05, gt=0)
+    min_entropy: float = Field(0.0, ge=0)  # nats a sampled token; below it the policy has collapsed; 0 is off
+    on_empty_step: Literal["skip", "stop"] = "skip"  # a step whose filters left nothing to learn from
     optimizer: OptimizerConfig = OptimizerConfig()
     sinks: tuple[
         MetricsSink, ...

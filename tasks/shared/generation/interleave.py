@@ -10,9 +10,10 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from tasks.shared.config import GenerationConfig, SandboxConfig, TracesConfig
 from tasks.shared.generation.protocol import Generator, Piece, Sampling
 from tasks.shared.sandbox import Status
-from tasks.shared.traces.dialect import Dialect
+from tasks.shared.traces.dialect import DIALECTS, Dialect
 from tasks.shared.traces.observation import observe
 from tasks.shared.traces.trajectory import CodeCall, FinishReason, Trajectory, TrajectoryBuilder
 
@@ -48,6 +49,22 @@ class RolloutPolicy:
     # waits (what others do; for comparison).
     delivery: Literal["ready", "scheduled", "batch"] = "ready"
     schedule_steps: int = 12
+
+    @classmethod
+    def of(
+        cls, traces: TracesConfig, sandbox: SandboxConfig, generation: GenerationConfig, sampling: Sampling
+    ) -> "RolloutPolicy":
+        """A recipe's. vLLM's batches differ from run to run anyhow: there nothing is gained by a schedule."""
+        return cls(
+            dialect=DIALECTS[traces.dialect],
+            max_calls=traces.max_calls,
+            announce_remaining_calls=traces.announce_remaining_calls,
+            error_feedback=traces.error_feedback,
+            stateful=sandbox.stateful,
+            sampling=sampling,
+            max_response_tokens=generation.max_response_tokens,
+            delivery="ready" if generation.engine == "vllm" else "scheduled",
+        )
 
 
 @dataclass(slots=True)

@@ -94,13 +94,13 @@ class SlotCache(Cache):
             for tensor in tensors:
                 tensor[target, :, :length] = tensor[source, :, :length]
 
-    def swap_rows(self, first: int, second: int, length: int) -> None:
-        """Exchange two rows up to `length` tokens."""
+    def swap_rows(self, first: torch.Tensor, second: torch.Tensor, length: int) -> None:
+        """Exchange the rows `first` (n,) with `second` (n,), pair by pair, up to `length` tokens."""
+        places, sources = torch.cat([first, second]), torch.cat([second, first])
         for tensors in (self.keys, self.values):
             for tensor in tensors:
-                kept = tensor[first, :, :length].clone()
-                tensor[first, :, :length] = tensor[second, :, :length]
-                tensor[second, :, :length] = kept
+                held = tensor[:, :, :length]
+                held.index_copy_(0, places, held.index_select(0, sources))
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Rows have lengths of their own; positions and masks are always given, so this is never used for them."""

@@ -21,6 +21,9 @@ from tasks.shared.generation.weights import differing_names, load_by_name
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+IDLE_SHARE = (
+    1 / 16
+)  # of the rows of a decode step that may wait for code, and be computed in vain, before rows are moved
 PATIENCE = 4  # decode steps that a chunk waits for company: a pass costs the same for one row as for several
 
 
@@ -226,36 +229,31 @@ class TransformersGenerator:
         return Piece(request.request_id, tuple(request.ids), tuple(request.logprobs), reason)  # type: ignore[arg-type]
 
     def _compact(self) -> int:
-        """Rows to compute: up to the last decoding slot, after moving rows down if a quarter of them would be idle."""
+        """Rows to compute: up to the last decoding slot, after moving rows down if too many would be idle."""
         last = max(
             slot for slot, request in enumerate(self._slots) if request is not None and request.decoding
         )
-        if self._num_decoding > (last + 1) * 3 // 4:
+        if self._num_decoding > (last + 1) * (1 - IDLE_SHARE):
             return last + 1
-        low, high = 0, last
-        while True:
-            while (held := self._slots[low]) is not None and held.decoding:
-                low += 1
-            while (moved := self._slots[high]) is None or not moved.decoding:
-                high -= 1
-            if low > high:
-                return self._num_decoding
-            self._exchange(low, high)
+        decoding = [request is not None and request.decoding for request in self._slots]
+        count = self._num_decoding
+        idle = [slot for slot in range(count) if not decoding[slot]]
+        beyond = [slot for slot in range(count, last + 1) if decoding[slot]]
+        self._exchange(idle, beyond)
+        return count
 
-    def _exchange(self, low: int, high: int) -> None:
-        """Put the row in slot `high` into slot `low`, and what was there, if anything, into `high`."""
-        held, moved = self._slots[low], self._slots[high]
-        assert moved is not None
-        if held is None:
-            self._cache.copy_row(high, low, moved.length)
-        else:
-            self._cache.swap_rows(low, high, max(held.length, moved.length))
-            held.slot = high
-        moved.slot = low
-        self._slots[low], self._slots[high] = moved, held
-        pair, swapped = torch.tensor([low, high]), torch.tensor([high, low])
+    def _exchange(self, first: list[int], second: list[int]) -> None:
+        """Exchange what is in the slots `first` with what is in `second`, pair by pair."""
+        length = max(request.length for slot in first + second if (request := self._slots[slot]) is not None)
+        places = torch.tensor([first, second], device=self._device)
+        self._cache.swap_rows(places[0], places[1], length)
         for state in (self._tokens, self._positions, self._live):
-            state[pair] = state[swapped]
+            state[places.flatten()] = state[places.flip(0).flatten()]
+        for low, high in zip(first, second, strict=True):
+            self._slots[low], self._slots[high] = self._slots[high], self._slots[low]
+            for slot in (low, high):
+                if (request := self._slots[slot]) is not None:
+                    request.slot = slot
 
     def _chunk_is_due(self) -> bool:
         """Whether waiting chunks are computed now, or wait a little for others to share the pass."""

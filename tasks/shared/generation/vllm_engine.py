@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     import torch
 
 CPU_CACHE_GIB = 2
+# The prefix cache keeps whole blocks: with the CPU build's 128 tokens an extended request would be computed anew from
+# the last multiple of 128 on, which for short responses is all of it. Its attention takes multiples of 32.
+CPU_BLOCK_TOKENS = 32
 
 
 @dataclass(slots=True)
@@ -55,6 +58,7 @@ class VllmGenerator:
                 f"generation.engine = 'vllm' but vLLM cannot be imported ({error}); "
                 "install it (make setup-vllm) or set generation.engine = 'transformers'"
             ) from None
+        on_gpu = torch.cuda.is_available()
         self._llm = LLM(
             model=str(checkpoint),
             dtype=model_config.dtype,
@@ -62,8 +66,11 @@ class VllmGenerator:
             max_num_seqs=config.max_sequences,
             gpu_memory_utilization=config.gpu_memory_utilization,
             enable_prefix_caching=True,
+            block_size=None if on_gpu else CPU_BLOCK_TOKENS,
+            # a prompt that is cut makes vLLM turn back the generator of a seed, which a CPU generator cannot do
+            enable_chunked_prefill=on_gpu,
             # compiling takes minutes on the CPU and for a tiny model more than its decoding
-            enforce_eager=model_config.source == "tiny" or not torch.cuda.is_available(),
+            enforce_eager=model_config.source == "tiny" or not on_gpu,
             logprobs_mode="processed_logprobs",  # under the distribution sampled from
             disable_log_stats=True,
             trust_remote_code=False,

@@ -7,6 +7,7 @@ with Interpreter(SandboxSettings()) as interpreter:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import uuid
 from concurrent.futures import Future
 from dataclasses import asdict
 from pathlib import Path
@@ -30,6 +32,7 @@ from tasks.shared.sandbox.records import (
 )
 
 _STOP_S = 10.0
+FIRST_PAUSE_S = 0.05  # between attempts, doubled each time
 
 
 class Interpreter:
@@ -48,7 +51,7 @@ class Interpreter:
         self._client: SandboxClient | None = None
         self._closed = False
         self._last_health: dict[str, Any] = {}
-        self._sessions: dict[str, SandboxClient] = {}
+        self._sessions: dict[str, SandboxClient | None] = {}  # None: it could not be opened
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="sandbox-client", daemon=True)
         self._thread.start()
@@ -149,7 +152,7 @@ class Interpreter:
                 reason = str(error)
                 if self._closed:
                     break
-                await asyncio.sleep(0.05 * 2**attempt)
+                await asyncio.sleep(FIRST_PAUSE_S * 2**attempt)
         return sandbox_failure(reason, self.settings.retries + 1)
 
     def submit(
@@ -169,35 +172,42 @@ class Interpreter:
         return self.submit(code, session, limits).result()
 
     def open_session(self) -> str:
-        """A new session; pass it to `run`. Variables live on until `close_session`."""
+        """A new session; pass it to `run`. Variables live on until `close_session`.
 
-        async def ask() -> str:
-            client = await self._connect()
-            session = await client.open_session()
-            self._sessions[session] = client
-            return session
+        In an outage that outlasts the retries it is a session whose blocks are all sandbox failures.
+        """
+        return str(self._call(self._open_session()))
 
-        return str(self._call(ask()))
+    async def _open_session(self) -> str:
+        for attempt in range(self.settings.retries + 1):
+            try:
+                client = await self._connect()
+                session = await client.open_session()
+            except (SandboxLost, SandboxUnavailable):
+                await asyncio.sleep(FIRST_PAUSE_S * 2**attempt)
+            else:
+                self._sessions[session] = client
+                return session
+        session = f"lost-{uuid.uuid4().hex}"
+        self._sessions[session] = None
+        return session
 
     def close_session(self, session: str) -> None:
-        """End a session and what it holds."""
-
-        async def ask() -> None:
-            client = await self._connect()
-            if self._sessions.pop(session, client) is client:
-                await client.close_session(session)
-
-        self._call(ask())
+        """End a session and what it holds; one that was lost has ended already."""
+        client = self._sessions.pop(session, None)
+        if client is not None and client.connected:
+            with contextlib.suppress(SandboxLost):
+                self._call(client.close_session(session))
 
     def health(self) -> dict[str, Any]:
-        """Figures of the server: now, or at its end once this object is closed."""
-        if self._closed:
-            return self._last_health
+        """Figures of the server: now, at its end once this object is closed, or the last known in an outage."""
+        if not self._closed:
+            with contextlib.suppress(SandboxLost, SandboxUnavailable):
+                self._last_health = self._call(self._ask_health())
+        return self._last_health
 
-        async def ask() -> dict[str, Any]:
-            return await (await self._connect()).health()
-
-        return dict(self._call(ask()))
+    async def _ask_health(self) -> dict[str, Any]:
+        return await (await self._connect()).health()
 
     def close(self) -> None:
         """End the connection, and the server if it is ours. Calls in flight become sandbox failures."""

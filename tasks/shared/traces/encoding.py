@@ -29,14 +29,17 @@ def encode_prompt(
 
     Raises ValueError if the tokenizer has no chat template.
     """
+    return encode_message(tokenizer, dialect.prompt(problem, instructed))
+
+
+def encode_message(tokenizer: "PreTrainedTokenizerBase", message: str) -> tuple[int, ...]:
+    """As `encode_prompt`, of a whole user message."""
     if not tokenizer.chat_template:
         raise ValueError(
             f"tokenizer {tokenizer.name_or_path}: no chat template; save one with the checkpoint"
         )
     text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": dialect.prompt(problem, instructed)}],
-        tokenize=False,
-        add_generation_prompt=True,
+        [{"role": "user", "content": message}], tokenize=False, add_generation_prompt=True
     )
     return tuple(tokenizer.encode(text, add_special_tokens=False))
 

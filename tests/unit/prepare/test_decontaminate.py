@@ -1,7 +1,8 @@
 """Decontamination by n-grams of normalised words."""
 
-from tasks.prepare.decontaminate import decontaminate, ngrams, words
+from tasks.prepare.decontaminate import decontaminate
 from tasks.prepare.rows import ProblemRow
+from tasks.shared.ngrams import ngrams, words
 
 
 def row(row_id: str, problem: str) -> ProblemRow:

@@ -4,8 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+from data.registry import find_problem_set
+from tasks.prepare.problem_sets import require_as_registered, rows_digest
+from tasks.prepare.rows import ProblemRow
 from tests.unit.prepare.small_hub import small_hub
 
 REVISION = "2fe88a2f1091d5048c0f36abc874fb997b3dd99a"
@@ -51,3 +57,22 @@ def test_a_pinned_dataset_is_downloaded_checked_and_read(tmp_path):
         )
         moved = read(own | {"revision": "0" * 40}, endpoint, tmp_path)
         assert "check the network, id and split, or use source = 'file'" in moved
+
+
+def test_a_registered_set_of_another_size_or_content_is_an_error(tmp_path):
+    entry = find_problem_set("amc_2023")
+    registered = {"name": "amc", "source": "registry", "id": "amc_2023"}
+    for rows in (40, 39):
+        lines = [json.dumps({"id": n, "question": f"What is {n} + 1?", "answer": n + 1}) for n in range(rows)]
+        with small_hub(entry.id, entry.revision, {"test.jsonl": "\n".join(lines).encode()}) as (endpoint, _):
+            found = read(registered, endpoint, tmp_path / str(rows))
+        if rows == 40:
+            assert len(json.loads(found)) == 40
+        else:
+            assert (
+                "math-ai/amc23 has 39 rows where data/registry.toml says 40; clear the hub's cache" in found
+            )
+    rows = [ProblemRow("amc/0", "What is 1 + 1?", "2", "amc")]
+    with pytest.raises(ValueError, match=r"other problems or answers than data/registry\.toml says"):
+        require_as_registered("amc", replace(entry, rows=1, digest=rows_digest([])), rows, 0)
+    require_as_registered("amc", replace(entry, rows=1, digest=rows_digest(rows)), rows, 0)

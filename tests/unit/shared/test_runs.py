@@ -62,3 +62,11 @@ def test_a_record_of_the_same_recipe_keeps_its_own_stages(records: RunRecords) -
     assert records.read("run-changed").stages["evaluate-base"] == other
     records.begin("run-changed", {"seed": 2}, STAGES)
     assert records.read("run-changed").stages == STAGES
+
+
+def test_why_a_stage_failed_is_told_until_it_finishes(records: RunRecords) -> None:
+    records.stop("run", "rl-2", "step 7: the gradient's norm is nan")
+    records.stop("run", "rl-2", "step 8: the gradient's norm is nan")
+    assert records.read("run").stopped == {"rl-2": "step 8: the gradient's norm is nan"}
+    records.add("run", "rl-2", STAGES["rl-2"])
+    assert records.read("run").stopped == {}
