@@ -3,6 +3,7 @@
 Both are daemons of this user: `start` returns when they are healthy, `stop` ends exactly the processes it started.
 """
 
+import hashlib
 import json
 import os
 import signal
@@ -25,6 +26,7 @@ PREFERRED_PORT = 4200
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 40.0
 ROOT = Path(__file__).resolve().parents[1]
+DEPLOYMENTS = ROOT / "prefect.yaml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,8 @@ def start(home: Path, owned: bool = False) -> Cluster:
     """
     running = find(home)
     if running and _alive(running.server) and _alive(running.worker):
+        if not _is_deployed(home):
+            deploy(home, running.port)
         return running
     if running:
         stop(running)
@@ -129,7 +133,8 @@ def deploy(home: Path, port: int) -> None:
     output = result.stdout + result.stderr
     if result.returncode or "skipp" in output.lower():
         last = next((line for line in reversed(output.splitlines()) if line.strip()), "no output")
-        raise ValueError(f"prefect deploy failed: {last.strip()}; correct {ROOT / 'prefect.yaml'}")
+        raise ValueError(f"prefect deploy failed: {last.strip()}; correct {DEPLOYMENTS}")
+    _deployed_path(home).write_text(_deployments_digest())
 
 
 def settings(home: Path, port: int) -> dict[str, str]:
@@ -248,6 +253,20 @@ def _free_port() -> int:
                 continue
             return int(probe.getsockname()[1])
     raise AssertionError("no free port")
+
+
+def _is_deployed(home: Path) -> bool:
+    path = _deployed_path(home)
+    return path.is_file() and path.read_text() == _deployments_digest()
+
+
+def _deployments_digest() -> str:
+    return hashlib.sha256(DEPLOYMENTS.read_bytes()).hexdigest()
+
+
+def _deployed_path(home: Path) -> Path:
+    """Holds the digest of the deployments that the server of this home has."""
+    return home / "prefect" / "deployed.sha256"
 
 
 def _state_path(home: Path) -> Path:

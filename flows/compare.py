@@ -65,5 +65,5 @@ def comparison(
     config = ReportConfig(title=title, evaluations=tuple(evaluations))
     recipe = run.recipe.model_copy(update={"report": config})
     inputs = {f"evaluation_{name}": ref for name, ref in evaluations.items()} | (nights or {})
-    named = Run(run.name, recipe, run.force, run.store, run.backend)
+    named = Run(run.name, recipe, run.force, run.store)
     return report(named, inputs, label)

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from types import FrameType
 
 import httpx
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -90,8 +91,7 @@ def run(arguments: list[str]) -> int:
     api_url = cluster.require_server(prefect_api_url() or (running.api_url if running else None))
     if not arguments:
         raise ValueError("run: name a deployment, for instance `run train/tiny run=demo`")
-    parameters = dict(_parameter(argument) for argument in arguments[1:])
-    return _run_and_follow(api_url, arguments[0], parameters, Console())
+    return _run_and_follow(api_url, arguments[0], read_parameters(arguments[1:]), Console())
 
 
 def demo(arguments: list[str]) -> int:
@@ -111,7 +111,7 @@ def demo(arguments: list[str]) -> int:
 
 def _run_and_follow(api_url: str, deployment: str, parameters: dict[str, object], console: Console) -> int:
     flow_run = start_run(api_url, deployment, parameters)
-    name = str(parameters.get("run") or deployment.split("/")[-1])
+    name = record_name(deployment, parameters)
     try:
         outcome = follow(api_url, flow_run, home() / "logs" / name, console)
     except KeyboardInterrupt:
@@ -119,6 +119,15 @@ def _run_and_follow(api_url: str, deployment: str, parameters: dict[str, object]
         raise
     _show(outcome, name, f"{api_url.removesuffix('/api')}/runs/flow-run/{flow_run}", console)
     return 0 if outcome.state == "COMPLETED" else 1
+
+
+def record_name(deployment: str, parameters: Mapping[str, object]) -> str:
+    """Under which name a deployment run notes its outcome: a stage by itself with other values beside its run."""
+    flow, _, recipe = deployment.partition("/")
+    run = str(parameters.get("run") or recipe)
+    changed = parameters.get("overrides") or parameters.get("problems")
+    beside = f"{run}-changed" if flow != "train" and changed else run
+    return str(parameters.get("into") or beside)
 
 
 def _show(outcome: Outcome, name: str, address: str, console: Console) -> None:
@@ -129,7 +138,8 @@ def _show(outcome: Outcome, name: str, address: str, console: Console) -> None:
     elif name in RunRecords(store_uri()).names():
         record = RunRecords(store_uri()).read(name)
         reported = record.stages.get("report")
-        console.print(score_table(scores_of(record), reported.metrics if reported else {}))
+        if rows := scores_of(record):
+            console.print(score_table(rows, reported.metrics if reported else {}))
         if reported:
             place = Store(store_uri()).describe(record.output("report", "report"))
             console.print(f"report: {place}/report.html", soft_wrap=True)
@@ -137,41 +147,58 @@ def _show(outcome: Outcome, name: str, address: str, console: Console) -> None:
 
 
 def score_table(rows: list[Row], differences: dict[str, Value]) -> Table:
-    """Accuracies with their 95 % intervals, and below them what SFT and RL changed on the same problems."""
-    table = Table(title="accuracy [95 % interval], problem by problem")
-    for column in ("set", "checkpoint", "accuracy", "code ratio", "pass ratio", "problems", "samples"):
-        table.add_column(column)
+    """Accuracies with their 95 % intervals, and below them what SFT and RL changed on the same problems; fits 80."""
+    table = Table(title="accuracy in % [95 % interval], problem by problem", box=SIMPLE_HEAD, pad_edge=False)
+    for column in ("set", "checkpoint", "accuracy", "code\nratio", "pass\nratio", "samples/\nproblems"):
+        table.add_column(column, no_wrap=True, justify="left" if column in ("set", "checkpoint") else "right")
     for row in rows:
         ratios = (_percent(row.get("code_ratio")), _percent(row.get("pass_ratio")))
-        counts = (str(row.get("problems", "")), str(row.get("samples", "")))
-        table.add_row(
-            row["set"], row["checkpoint"], _interval(row, "accuracy", "low", "high"), *ratios, *counts
-        )
+        samples = f"{row.get('samples', '-')}/{row.get('problems', '-')}"
+        accuracy = _interval(row, "accuracy", "low", "high")
+        table.add_row(row["set"], row["checkpoint"], accuracy, *ratios, samples)
     for name in differences:
         if f"{name}/low" in differences:
             problem_set, _, pair = name.partition("/")
-            shown = _interval(differences, name, f"{name}/low", f"{name}/high")
-            table.add_row(problem_set, pair.replace("-", " - "), shown, "", "", "", "", style="bold")
+            shown = _interval(differences, name, f"{name}/low", f"{name}/high", "+")
+            table.add_row(problem_set, pair.replace("-", " - "), shown, "", "", "", style="bold")
     return table
 
 
-def _interval(values: Mapping[str, object], middle: str, low: str, high: str) -> str:
-    return f"{_percent(values.get(middle))} [{_percent(values.get(low))}, {_percent(values.get(high))}]"
+def _interval(values: Mapping[str, object], middle: str, low: str, high: str, sign: str = "") -> str:
+    middles, ends = (
+        _percent(values.get(middle), sign),
+        [_percent(values.get(end), sign) for end in (low, high)],
+    )
+    return f"{middles} [{', '.join(ends)}]"
 
 
-def _percent(value: object) -> str:
-    return f"{100 * value:.1f} %" if isinstance(value, float | int) else "-"
+def _percent(value: object, sign: str = "") -> str:
+    """A share as percent, to one digit."""
+    return f"{100 * value:{sign}.1f}" if isinstance(value, float | int) else "-"
 
 
-def _parameter(argument: str) -> tuple[str, object]:
-    """`name=value`, the value JSON if it is that and else text."""
-    name, separator, value = argument.partition("=")
-    if not separator:
-        raise ValueError(f"parameter '{argument}': write name=value")
-    try:
-        return name, json.loads(value)
-    except json.JSONDecodeError:
-        return name, value
+def read_parameters(arguments: list[str]) -> dict[str, object]:
+    """`name=value` each, the value JSON if it is that and else text; `overrides.<key>=value` changes a recipe's key."""
+    parameters: dict[str, object] = {}
+    overrides: dict[str, object] = {}
+    for argument in arguments:
+        name, separator, text = argument.partition("=")
+        if not separator:
+            raise ValueError(f"parameter '{argument}': write name=value")
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError:
+            value = text
+        if name.startswith("overrides."):
+            overrides[name.removeprefix("overrides.")] = value
+        else:
+            parameters[name] = value
+    if overrides:
+        given = parameters.get("overrides", {})
+        if not isinstance(given, dict):
+            raise ValueError(f"parameter 'overrides={given}': write it as JSON, or overrides.<key>=value")
+        parameters["overrides"] = given | overrides
+    return parameters
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -148,7 +148,8 @@ def _alert(drops: list[Drop], tonight: Tonight) -> None:
     run = context.flow_run.name if context and context.flow_run else RECORD
     for drop in drops:
         get_run_logger().error("%s", drop.message)
-        emit_event(**regression_event(drop, run, tonight.reports[drop.tag]))
+        report = tonight.reports.get(drop.tag, "none, it failed")  # which is no reason to be silent
+        emit_event(**regression_event(drop, run, report))
     wrong = [drop.message for drop in drops] + tonight.failures
     if wrong:
         raise NightFailed("; ".join(wrong))

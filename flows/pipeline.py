@@ -10,11 +10,13 @@ from prefect import flow
 from flows.publish import publish_report
 from flows.start import start
 from tasks.evaluate.task import evaluate
+from tasks.launch import Run
 from tasks.prepare.task import prepare
 from tasks.report.task import report
 from tasks.rl.task import rl
 from tasks.sft.task import sft
 from tasks.shared.artifacts import ArtifactRef
+from tasks.shared.stage import StageResult
 from tasks.synthesize.task import synthesize
 
 
@@ -24,6 +26,13 @@ def train(
 ) -> dict[str, ArtifactRef]:
     """Run a recipe; stages whose work has been done are taken as they are, unless `force`."""
     job = start(recipe, run, overrides or {}, force)
+    made, told = stages(job)
+    publish_report(job, told)
+    return made
+
+
+def stages(job: Run) -> tuple[dict[str, ArtifactRef], StageResult]:
+    """Every stage of a run in turn: what was made, and the report of it."""
     plan = job.recipe
     data = prepare(job)
     made: dict[str, ArtifactRef] = {}
@@ -47,5 +56,5 @@ def train(
         made[f"rollouts_{number}"] = latest.rollouts
     score("rl", policy)
 
-    publish_report(job, report(job, made))
-    return {**made, "policy": policy}
+    told = report(job, made)
+    return {**made, "policy": policy}, told

@@ -1,8 +1,10 @@
-"""Before a GPU is bought: what a recipe takes on each GPU in each phase, and whether that fits.
+"""Before anything runs: what a recipe takes on each GPU in each phase, or what it would do under a run's name.
 
-    python -m flows.plan retool --gpus 32 --memory-gib 141 [--set generation.gpu_memory_utilization=0.55] [--json]
+    tirflow plan retool --gpus 32 --memory-gib 141 [--set generation.gpu_memory_utilization=0.55] [--json]
+    tirflow plan tiny --run demo                          # flows/work_plan.py
 
-Every GPU is one rank. Prints a table, or JSON; exit code 2 and one line if a phase cannot fit or the recipe is wrong.
+Every GPU is one rank. Prints a table, or JSON; exit code 2 and one line if a phase cannot fit, an input is missing or
+the recipe is wrong.
 """
 
 import argparse
@@ -126,17 +128,15 @@ def shape_of(config: dict[str, Any]) -> ModelShape:
 
 def main(arguments: list[str]) -> int:
     """The command; its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m flows.plan", description=__doc__)
-    parser.add_argument("recipe", help="a recipe's name or file")
-    parser.add_argument("--gpus", type=int, required=True, help="over all nodes; every GPU is one rank")
-    parser.add_argument("--memory-gib", type=float, required=True, help="of one GPU")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key")
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args(arguments)
+    options = _parser().parse_args(arguments)
     try:
-        if options.gpus < 1 or options.memory_gib <= 0:
-            raise ValueError("--gpus and --memory-gib must be above 0")
         recipe = load_recipe(options.recipe, dict(_override(text) for text in options.set))
+        if options.run:
+            from flows.work_plan import main as plan_work  # Prefect takes seconds to import
+
+            return plan_work(recipe, options.run, options.json)
+        if options.gpus < 1 or options.memory_gib <= 0:
+            raise ValueError("give --run NAME, or --gpus and --memory-gib, both above 0")
         plan = make_plan(recipe, options.gpus, int(options.memory_gib * GIB))
     except ValueError as error:
         sys.stderr.write(f"{error}\n")
@@ -150,6 +150,21 @@ def main(arguments: list[str]) -> int:
         sys.stderr.write(refusal + "\n")
         return 2
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tirflow plan", description="What a recipe would do, or what it takes."
+    )
+    parser.add_argument("recipe", help="a recipe's name or file")
+    parser.add_argument(
+        "--run", default="", help="stage by stage: cached, will run and why, or missing input"
+    )
+    parser.add_argument("--gpus", type=int, default=0, help="over all nodes; every GPU is one rank")
+    parser.add_argument("--memory-gib", type=float, default=0.0, help="of one GPU")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key")
+    parser.add_argument("--json", action="store_true")
+    return parser
 
 
 def _override(text: str) -> tuple[str, Any]:

@@ -7,6 +7,7 @@ notes the outcome under `into` (or `<run>-changed`); `inputs` replaces single in
 the stage although the same work has been done.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,8 +21,9 @@ import tasks.sft.task
 import tasks.synthesize.task
 from flows.publish import publish_report
 from flows.start import Inputs, rerun, take
+from tasks.launch import Run
 from tasks.shared.artifacts import ArtifactRef
-from tasks.shared.runs import RunRecord
+from tasks.shared.runs import RunRecord, RunRecords
 
 Refs = dict[str, ArtifactRef]
 Overrides = dict[str, Any]
@@ -50,13 +52,26 @@ def synthesize(
     recipe: str = "",
     overrides: Overrides | None = None,
     inputs: Refs | None = None,
+    responses: str = "",
     into: str = "",
     force: bool = False,
 ) -> Refs:
-    """Verified traces."""
+    """Verified traces. `responses`: a run whose teacher's answers are taken, so that only what is missing is asked."""
     job, record = rerun(run, recipe, overrides or {}, into, force)
-    taken = take(record, PROBLEMS | EVALUATION_SETS, inputs or {})
-    return {"traces": tasks.synthesize.task.synthesize(job, **taken)}
+    wanted = PROBLEMS | EVALUATION_SETS
+    if job.recipe.synthesize.mode == "bootstrap":
+        wanted["checkpoint"] = _cold_start(record)
+    taken = take(record, wanted, inputs or {})
+    if responses:
+        taken["responses"] = RunRecords(job.store).read(responses).output("synthesize", "responses")
+    traces = tasks.synthesize.task.synthesize(
+        job,
+        taken["problems"],
+        taken["evaluation_sets"],
+        taken.get("checkpoint"),
+        taken.get("responses"),
+    )
+    return {"traces": traces}
 
 
 @flow(name="sft", flow_run_name="sft-{run}")
@@ -71,7 +86,8 @@ def sft(
     """A checkpoint tuned on traces."""
     job, record = rerun(run, recipe, overrides or {}, into, force)
     wanted: Inputs = {"checkpoint": ("prepare", "checkpoint"), "traces": ("synthesize", "traces")}
-    return {"checkpoint": tasks.sft.task.sft(job, **take(record, wanted, inputs or {}))}
+    taken = take(record, wanted, inputs or {})
+    return {"checkpoint": tasks.sft.task.sft(job, taken["checkpoint"], taken["traces"])}
 
 
 @flow(name="rl", flow_run_name="rl-{run}-{number}")
@@ -114,7 +130,7 @@ def evaluate(
     """Scores of one checkpoint; `problems`: JSONL or parquet files (problem, answer) in place of the recipe's sets."""
     changes = (overrides or {}) | ({"data.evaluation": _sources(problems)} if problems else {})
     job, record = rerun(run, recipe, changes, into, force)
-    wanted: Inputs = {"checkpoint": _checkpoint(record, checkpoint)}
+    wanted: Inputs = {"checkpoint": checkpoint_of(record, checkpoint)}
     if problems:
         given = {"evaluation_sets": tasks.prepare.task.prepare(job).evaluation_sets, **(inputs or {})}
     else:
@@ -137,12 +153,19 @@ def report(run: str = "", overrides: Overrides | None = None, into: str = "", fo
             made[f"evaluation_{which}"] = record.output(f"evaluate-{which}", "evaluation")
     if "sft" in record.stages:
         made |= {"traces": record.output("synthesize", "traces"), "sft": record.output("sft", "checkpoint")}
-    result = tasks.report.task.report(job, made)
+    result = tasks.report.task.report(_with_notes(job, record), made)
     publish_report(job, result)
     return result.outputs
 
 
-def _checkpoint(record: RunRecord, which: str) -> tuple[str, str]:
+def _with_notes(job: Run, record: RunRecord) -> Run:
+    """The run whose report says at its head what has stopped it."""
+    notes = tuple(f"{label} has not finished: {reason}" for label, reason in record.stopped.items())
+    told = job.recipe.report.model_copy(update={"notes": job.recipe.report.notes + notes})
+    return replace(job, recipe=job.recipe.model_copy(update={"report": told}))
+
+
+def checkpoint_of(record: RunRecord, which: str) -> tuple[str, str]:
     """Where the checkpoint of that name comes from: for `rl` the last round that finished."""
     labels = {"base": "prepare", "sft": "sft", "rl": f"rl-{record.last_round or 1}"}
     return labels[which], "checkpoint"

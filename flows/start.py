@@ -4,9 +4,10 @@ from typing import Any
 
 from tasks.launch import Run, require_surroundings
 from tasks.shared.artifacts import ArtifactRef
+from tasks.shared.documents import check_name
 from tasks.shared.environment import store_uri
 from tasks.shared.recipes import load_recipe, resolve
-from tasks.shared.runs import RunRecord, RunRecords, check_name
+from tasks.shared.runs import RunRecord, RunRecords
 
 Inputs = dict[str, tuple[str, str]]  # input -> (label of the stage that made it, name of its output)
 

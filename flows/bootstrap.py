@@ -1,0 +1,47 @@
+"""A checkpoint's own traces: sampled with live code, kept where they are right, and trained on, round after round.
+
+prefect deployment run bootstrap/tiny -p run=demo                     # rejection sampling, SFT, paired gain
+"""
+
+from typing import Any, Literal
+
+from prefect import flow
+
+from flows.compare import comparison
+from flows.publish import publish_report
+from flows.stages import EVALUATION_SETS, PROBLEMS, checkpoint_of
+from flows.start import rerun, take
+from tasks.evaluate.task import evaluate
+from tasks.sft.task import sft
+from tasks.shared.artifacts import ArtifactRef
+from tasks.synthesize.task import synthesize
+
+
+@flow(name="bootstrap", flow_run_name="bootstrap-{run}-{checkpoint}")
+def bootstrap(
+    run: str = "",
+    checkpoint: Literal["base", "sft", "rl"] = "sft",
+    rounds: int = 1,
+    overrides: dict[str, Any] | None = None,
+    into: str = "",
+    force: bool = False,
+) -> dict[str, ArtifactRef]:
+    """Start from a checkpoint of `run`; the outcome is noted under `into`, by default `<run>-bootstrap`.
+
+    Each round samples the training problems with the policy of the round before and goes on training it.
+    """
+    changes = {"synthesize.mode": "bootstrap"} | (overrides or {})
+    job, record = rerun(run, "", changes, into or f"{run}-bootstrap", force)
+    taken = take(record, PROBLEMS | EVALUATION_SETS | {"checkpoint": checkpoint_of(record, checkpoint)}, {})
+    policy, sets = taken["checkpoint"], taken["evaluation_sets"]
+    evaluations: dict[str, ArtifactRef] = {checkpoint: evaluate(job, checkpoint, policy, sets)}
+    made: dict[str, ArtifactRef] = {}
+    for number in range(1, rounds + 1):
+        label = f"bootstrap_{number}"
+        traces = synthesize(job, taken["problems"], sets, policy, label=f"synthesize-{number}")
+        policy = sft(job, policy, traces, f"sft-{number}")
+        evaluations[label] = evaluate(job, label, policy, sets)
+        made |= {f"traces_{number}": traces, f"checkpoint_{number}": policy}
+    told = comparison(job, f"{job.name}: rounds of own traces", evaluations, "bootstrap")
+    publish_report(job, told)
+    return made | {f"evaluation_{name}": ref for name, ref in evaluations.items()}

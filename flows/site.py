@@ -1,0 +1,129 @@
+"""Bring a Prefect server in line for several machines: pools and queues, deployments, and an end for lost runs.
+
+    PREFECT_API_URL=http://server:4200/api python -m flows.site     # again after every change of prefect.yaml
+
+The deployments are those of prefect.yaml, placed: pipelines in the pool `control`, where they order stages from
+workers; stages in the pool `gpu`, in containers, as `<stage>/gpu`. See docs/operations.md.
+"""
+
+import subprocess
+import sys
+import tempfile
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import yaml
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.objects import StateType
+from prefect.events.actions import ChangeFlowRunState
+from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+from prefect.events.schemas.events import ResourceSpecification
+from prefect.exceptions import ObjectNotFound
+
+from flows.cluster import ROOT, require_server
+from tasks.shared.config import STAGE_CONFIGS
+from tasks.shared.environment import prefect_api_url
+
+CONTROL, STAGES = "control", "gpu"
+QUEUES = {"training": 1, "nightly": 10}  # of the pool gpu; the lower number goes first
+SILENCE_S = 90  # three heartbeats
+AUTOMATION = "tirflow-lost-runs"
+HEARTBEAT = "prefect.flow-run.heartbeat"
+ENDS = {f"prefect.flow-run.{name}" for name in ("Completed", "Failed", "Cancelled", "Crashed")}
+
+
+def set_up(client: SyncPrefectClient) -> None:
+    """Pools, queues and the automation, made or brought in line."""
+    for pool in (CONTROL, STAGES):
+        client.create_work_pool(WorkPoolCreate(name=pool, type="process"), overwrite=True)
+    for queue, priority in QUEUES.items():
+        try:
+            known = client.read_work_queue_by_name(queue, work_pool_name=STAGES)
+        except ObjectNotFound:
+            client.create_work_queue(queue, priority=priority, work_pool_name=STAGES)
+        else:
+            client.update_work_queue(known.id, priority=priority)
+    automation = _lost_runs()
+    for earlier in client.read_automations_by_name(AUTOMATION):
+        client.delete_automation(earlier.id)
+    client.create_automation(automation)
+
+
+def placed(document: dict[str, Any], backend: str) -> dict[str, Any]:
+    """prefect.yaml for several machines; `backend`: what stages run on where they land, docker or process."""
+    stage = {
+        "name": STAGES,
+        "entrypoint": "flows.worker.stage",
+        "description": "A stage of a pipeline elsewhere",
+    }
+    pool = {"name": STAGES, "work_queue_name": "training", "job_variables": _variables(backend)}
+    entries = [_place(entry, pool) for entry in document["deployments"]]
+    return {**document, "deployments": [*entries, {**stage, "work_pool": pool}]}
+
+
+def _place(entry: dict[str, Any], stages: dict[str, Any]) -> dict[str, Any]:
+    """A deployment in its pool: a stage by itself runs where it lands, a pipeline orders its stages."""
+    if entry["entrypoint"].removeprefix("flows.stages.") in STAGE_CONFIGS:
+        return {**entry, "name": STAGES, "work_pool": stages}
+    queue = "nightly" if "schedules" in entry else "training"
+    variables = _variables("workers", TIRFLOW_STAGE_QUEUE=queue)
+    return {**entry, "work_pool": {"name": CONTROL, "job_variables": variables}}
+
+
+def _variables(backend: str, **environment: str) -> dict[str, Any]:
+    """What a worker gives the process of a flow run; it outlives its worker, so its output must not be a pipe."""
+    return {"env": {"TIRFLOW_BACKEND": backend, **environment}, "stream_output": False}
+
+
+def _lost_runs() -> AutomationCore:
+    """A run whose heartbeat stops is marked Crashed: its host or its network is gone."""
+    return AutomationCore(
+        name=AUTOMATION,
+        description=f"A run that was not heard of for {SILENCE_S} s is lost with its host",
+        trigger=EventTrigger(
+            after={HEARTBEAT},
+            expect={HEARTBEAT, *ENDS},
+            match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
+            for_each={"prefect.resource.id"},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=timedelta(seconds=SILENCE_S),
+        ),
+        actions=[ChangeFlowRunState(state=StateType.CRASHED, message=f"not heard of for {SILENCE_S} s")],
+    )
+
+
+def main(arguments: list[str]) -> int:
+    """The command; its exit code. A user's mistake ends in one line."""
+    backend = (arguments or ["docker"])[0]
+    if backend not in ("docker", "process") or len(arguments) > 1:
+        sys.stderr.write("usage: python -m flows.site [docker | process]\n")
+        return 2
+    try:
+        require_server(prefect_api_url())
+    except ValueError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    with get_client(sync_client=True) as client:
+        set_up(client)
+    document = placed(yaml.safe_load((ROOT / "prefect.yaml").read_text()), backend)
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "prefect.yaml"
+        path.write_text(yaml.safe_dump(document))
+        command = [
+            sys.executable,
+            "-m",
+            "prefect",
+            "--no-prompt",
+            "deploy",
+            "--all",
+            "--prefect-file",
+            str(path),
+        ]
+        return subprocess.run(command, cwd=ROOT, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
