@@ -16,12 +16,12 @@ import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks import sandbox_floor as floor
+from benchmarks.sandbox_server import sandbox_server
 from tasks.shared.sandbox import SandboxClient, SandboxSettings, Status
 
 PROGRAMS = {
@@ -217,25 +217,8 @@ def main() -> None:
     arguments = parser.parse_args()
     floor.warm()
     settings = SandboxSettings()
-    with tempfile.TemporaryDirectory(prefix="sandbox-bench-") as directory:
-        path = f"{directory}/socket"
-        command = [
-            sys.executable,
-            "-m",
-            "tasks.shared.sandbox.server",
-            "--socket",
-            path,
-            "--until-stdin-closes",
-        ]
-        server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert server.stdout is not None and server.stdin is not None
-        if "ready" not in server.stdout.readline():
-            raise SystemExit("the sandbox server did not start")
-        try:
-            figures = asyncio.run(measure(path, arguments.rounds, arguments.scale, arguments.tail))
-        finally:
-            server.stdin.close()
-            server.wait()
+    with sandbox_server(settings) as (path, _):
+        figures = asyncio.run(measure(path, arguments.rounds, arguments.scale, arguments.tail))
     if arguments.dry:
         print(json.dumps(figures, indent=1))
         for row in bars(figures):

@@ -15,12 +15,12 @@ import random
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from benchmarks.sandbox_server import sandbox_server
 from tasks.shared.sandbox import Limits, SandboxClient, SandboxSettings, Status
 
 CONCURRENCY = 64
@@ -194,28 +194,9 @@ async def measure(address: str, server: int, num_programs: int, seed: int) -> di
 
 def run(num_programs: int, seed: int) -> dict[str, object]:
     """Start a server, soak it, end it; raises AssertionError if anything is left."""
-    with tempfile.TemporaryDirectory(prefix="sandbox-soak-") as directory:
-        path = f"{directory}/socket"
-        command = [
-            sys.executable,
-            "-m",
-            "tasks.shared.sandbox.server",
-            "--socket",
-            path,
-            "--until-stdin-closes",
-        ]
-        command += ["--settings", json.dumps(asdict(SETTINGS))]
-        server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert server.stdin is not None and server.stdout is not None
-        assert "ready" in server.stdout.readline()
-        below: list[int] = []
-        try:
-            report = asyncio.run(measure(path, server.pid, num_programs, seed))
-            below = descendants(server.pid)
-        finally:
-            server.stdin.close()
-            server.wait()
-            server.stdout.close()
+    with sandbox_server(SETTINGS) as (path, server):
+        report = asyncio.run(measure(path, server, num_programs, seed))
+        below = descendants(server)
     left = [pid for pid in below if os.path.exists(f"/proc/{pid}")]
     assert not left, f"processes left after the server ended: {left}"
     return report

@@ -1,7 +1,7 @@
 """Accuracy of base, SFT and RL over recipes and seeds, from runs that are in the store, as a markdown table.
 
     make up
-    for seed in 0 1 2; do make run DEPLOYMENT=train/tiny PARAMETERS="run=tiny-$seed overrides='{\"seed\": $seed}'"; done
+    for seed in 0 1 2; do make run DEPLOYMENT=train/tiny PARAMETERS="run=tiny-$seed overrides.seed=$seed"; done
     python -m benchmarks.seeds tiny tiny_text --seeds 0 1 2
 
 A run is looked up as `<recipe>-<seed>`; intervals are those of its report (the problem is the unit), the differences
@@ -41,7 +41,8 @@ def _row(recipe: str, seed: int, set_name: str) -> str:
     record = RunRecords(store_uri()).read(f"{recipe}-{seed}")
     report = Store(store_uri()).fetch(record.output("report", "report"))
     scores = json.loads((Path(report) / "summary.json").read_text())["sets"][set_name]
-    cells = [_accuracy(scores["checkpoints"][name]) for name in CHECKPOINTS]
+    made = scores["checkpoints"]
+    cells = [_accuracy(made[name]) if name in made else "-" for name in CHECKPOINTS]
     gain = scores["differences"]["rl-sft"]["difference"]
     ratios = ", ".join(
         _percent(scores["checkpoints"][name]["behaviour"]["code_ratio"]) for name in ("sft", "rl")
