@@ -6,30 +6,78 @@ LOCK := images/locks/embedded.txt
 VLLM_VENV := .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
 VLLM_LOCK := images/locks/vllm.txt
+TRL_VENV := .venv-trl
+TRL_LOCK := images/locks/trl.txt
+BASE_IMAGE ?= tirflow-base
+ACCELERATOR ?= cpu
+ROLES ?= sandbox train orchestrator
+KILLS ?= 20
+OUTAGE ?= 20
 export TIRFLOW_HOME ?= $(CURDIR)/.tirflow
 
-.PHONY: demo test test-browser test-containers bench-sandbox lint types check up down env deploy run venv lock clean setup-vllm test-vllm plan
+.PHONY: demo test drills test-browser base-image images test-containers test-cluster cluster-up cluster-down bench-containers bench-sandbox bench-generation bench-rl bench-sft bench-memory bench-gpu setup-trl lint types check up down env deploy run venv lock clean setup-vllm test-vllm plan
 
 demo: venv ## train/tiny from an empty machine to its scores; run again, it reuses what exists
 	@$(BIN)/python -m flows.local demo
 
 test: venv ## everything that needs neither Docker nor vLLM nor a browser
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=10 -rs
+
+drills: venv ## make drills KILLS=200 OUTAGE=600: real faults, and their table in docs/reliability.md; an hour
+	$(BIN)/python -m pytest -q -m "long or not long" tests/drills --kills $(KILLS) --outage $(OUTAGE) --drill-results $(TIRFLOW_HOME)/drills.jsonl; \
+		status=$$?; $(BIN)/python -m tests.drills.table $(TIRFLOW_HOME)/drills.jsonl; exit $$status
 
 test-browser: venv ## the report in headless Chromium (apt-get install chromium chromium-driver)
 	$(BIN)/python -m pytest -q tests/browser
 
-test-vllm: setup-vllm ## the vLLM engine, and RL rounds that sample with it on one and two ranks: 10 minutes
+test-vllm: venv setup-vllm ## train/tiny_vllm end to end; the vLLM engine; RL rounds on one and two ranks: 10 minutes
+	$(BIN)/python -m pytest -q -m vllm tests/flows/test_tiny_vllm.py
 	$(VLLM_BIN)/python -m pytest -q tests/vllm
 
 plan: venv ## make plan RECIPE=retool GPUS=32 MEMORY_GIB=141
 	@$(BIN)/python -m flows.plan $(RECIPE) --gpus $(GPUS) --memory-gib $(MEMORY_GIB)
 
-test-containers: venv ## the interpreter's attacks in a container; needs a Docker engine
+base-image: ## Debian with Python by debootstrap (root), where there is no registry to pull a base image from
+	images/base.sh $(BASE_IMAGE)
+
+images: venv ## make images ROLES="rl inference"; see images/README.md
+	@docker image inspect $(BASE_IMAGE) > /dev/null 2>&1 || $(MAKE) base-image
+	@PYTHONPATH=. $(BIN)/python images/build.py $(ROLES) --base-image $(BASE_IMAGE) --accelerator $(ACCELERATOR)
+
+test-containers: ROLES = sandbox train
+test-containers: images ## the interpreter's attacks and the whole pipeline in containers; needs a Docker engine
 	$(BIN)/python -m pytest -q tests/containers
+
+test-cluster: venv ## two hosts as network namespaces; needs root, iproute2 and postgresql
+	$(BIN)/python -m pytest -q tests/cluster
+
+cluster-up: ## a site on this machine by docker compose, see docs/operations.md
+	docker compose -f images/compose.yaml up --detach
+
+cluster-down:
+	docker compose -f images/compose.yaml down
+
+bench-containers: images ## what a container costs a stage, skipping, S3 against plain boto3, a rebuild
+	$(BIN)/python -m benchmarks.containers
 
 bench-sandbox: venv ## the interpreter against the cost of a fork, interleaved; minutes
 	$(BIN)/python -m benchmarks.sandbox
+
+bench-generation: venv setup-vllm ## sampling with live code against the raw engine, both engines; minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.generation transformers
+	OMP_NUM_THREADS=1 $(VLLM_BIN)/python -m benchmarks.generation vllm
+
+bench-rl: venv setup-trl ## an RL step with live code against TRL's; minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.rl
+
+bench-sft: venv setup-trl ## SFT against TRL's SFTTrainer with packing; minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.sft
+
+bench-memory: venv ## peak memory of a step by samples and by token budget; minutes
+	$(BIN)/python -m benchmarks.memory
+
+bench-gpu: venv ## FLOPs utilisation of a 1.5 B-parameter model; without a GPU tiny sizes, and it says so
+	$(BIN)/python -m benchmarks.gpu
 
 lint: venv
 	$(BIN)/ruff check .
@@ -53,7 +101,7 @@ env: venv ## eval "$$(make -s env)" points the prefect command of this shell at 
 deploy: venv ## after a change to prefect.yaml
 	@$(BIN)/python -m flows.local deploy
 
-run: venv ## make run DEPLOYMENT=train/tiny PARAMETERS='run=mine force=true'
+run: venv ## make run DEPLOYMENT=train/tiny PARAMETERS='run=mine overrides.rl.rounds=3'
 	@$(BIN)/python -m flows.local run $(DEPLOYMENT) $(PARAMETERS)
 
 venv: $(VENV)/.ready
@@ -97,10 +145,20 @@ $(VLLM_VENV)/.ready: $(VLLM_LOCK)
 		echo "$(VLLM_VENV): pip check complains of what is not known (above)"; exit 1; fi
 	@touch $@
 
-lock: ## rewrite the lock from what is installed
+setup-trl: $(TRL_VENV)/.ready ## TRL, which the benchmarks compare with, in an environment of its own
+
+$(TRL_VENV)/.ready: $(TRL_LOCK)
+	@test -x $(TRL_VENV)/bin/python || $(PYTHON) -m venv $(TRL_VENV)
+	@echo "installing the locked packages with TRL into $(TRL_VENV) (minutes on the first time)"
+	@$(TRL_VENV)/bin/python -m pip install --quiet --no-deps -r $(TRL_LOCK)
+	@$(TRL_VENV)/bin/python -m pip check
+	@touch $@
+
+lock: ## rewrite the locks from what is installed
 	@mkdir -p $(dir $(LOCK))
 	@$(BIN)/python -m pip freeze --all --exclude-editable | sed -E 's/\+cpu$$//' | grep -vE '^(pip|-e)|@ file' | sort -f > $(LOCK)
+	@$(BIN)/python images/lock.py
 
 clean: ## stops the local server; forgets the environment and what lies under .tirflow (not another TIRFLOW_HOME)
 	@test ! -x $(BIN)/python || $(BIN)/python -m flows.local down
-	rm -rf -- '$(VENV)' '$(VLLM_VENV)' '$(CURDIR)/.tirflow'
+	rm -rf -- '$(VENV)' '$(VLLM_VENV)' '$(TRL_VENV)' '$(CURDIR)/.tirflow'

@@ -58,7 +58,7 @@ def is_below(name: str, package: str) -> bool:
 def may_import_prefect(module: str) -> bool:
     return (
         is_below(module, "flows")
-        or module == "tasks.launch"
+        or is_below(module, "tasks.launch")
         or bool(re.fullmatch(r"tasks\.\w+\.task", module))
     )
 

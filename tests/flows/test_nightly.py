@@ -14,7 +14,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 
 from flows import cluster
@@ -22,13 +21,12 @@ from flows.compare import find_evaluation
 from tasks.prepare.tiny_model import make_tiny_checkpoint
 from tasks.shared.artifacts import ArtifactRef, Provenance
 from tasks.shared.recipes import load_recipe
-from tasks.shared.reporting.samples import write_samples
+from tasks.shared.reporting.evaluated import write_evaluation
 from tasks.shared.reporting.summary import summarize
 from tasks.shared.runs import RunRecords, StageRecord
-from tasks.shared.tables import write_table
 from tasks.shared.tags import Night, Nights, Tags
 from tests.flows.conftest import Prefect, small, until
-from tests.integration.evaluation_world import SHAPE, publish
+from tests.integration.evaluation_world import SHAPE, fill_sets, publish
 from tests.unit.reporting.making import make_sample
 
 RUN, PROBLEMS = "watched", 8
@@ -93,14 +91,8 @@ def watched(prefect: Prefect) -> Watched:
 
 
 def _fill_sets(directory: Path) -> None:
-    columns = ("id", "problem", "answer", "source", "family")
-    rows = [
-        dict(zip(columns, (f"p{i}", f"What is {i} plus {i}?", str(2 * i), "held_out", ""), strict=True))
-        for i in range(PROBLEMS)
-    ]
-    write_table(directory / "held_out.parquet", rows, pa.schema([(name, pa.string()) for name in columns]))
-    sets = [{"name": "held_out", "rows": PROBLEMS, "answer": "integer"}]
-    (directory / "sets.json").write_text(json.dumps(sets))
+    sums = [(f"p{i}", f"What is {i} plus {i}?", str(2 * i)) for i in range(PROBLEMS)]
+    fill_sets(directory, {"held_out": sums})
 
 
 def _all_right(prefect: Prefect, made: Watched) -> ArtifactRef:
@@ -109,12 +101,11 @@ def _all_right(prefect: Prefect, made: Watched) -> ArtifactRef:
         make_sample([], str(2 * i), str(2 * i), problem_id=f"p{i}", problem=f"What is {i} plus {i}?")
         for i in range(PROBLEMS)
     ]
-    summary = {"sets": {"held_out": summarize(samples)}, "sampling_seconds": 1.0, "allow_unsafe": False}
+    summary = {"sets": {"held_out": summarize(samples)}, "allow_unsafe": False}
     inputs = {"checkpoint": made.checkpoint, "evaluation_sets": made.evaluation_sets}
     metrics = {"held_out/accuracy": 1.0, "held_out/low": 0.63, "held_out/high": 1.0}
     with prefect.store.staging("evaluation") as directory:
-        write_samples(directory / "samples.parquet", samples)
-        (directory / "summary.json").write_text(json.dumps(summary))
+        write_evaluation(directory, samples, summary, {"sampling_seconds": 1.0, "surroundings": {}})
         return prefect.store.publish(
             "evaluation", directory, Provenance("evaluate", {"by": "hand"}, 5, inputs), metrics
         )

@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas
 import pytest
 
+from tasks.shared.artifacts.lineage import lineage
 from tests.flows.conftest import Prefect, as_json, small, until
 
 RUN = "drill"
@@ -67,10 +68,10 @@ def test_a_finished_pipeline_run_again_executes_nothing(prefect: Prefect, killed
 
 
 def test_a_score_is_walked_back_to_the_problems(prefect: Prefect, killed: int) -> None:
-    lineage = prefect.store.lineage(prefect.record(RUN).output("evaluate-rl", "evaluation"))
-    kinds = {ref.kind for ref in lineage}
+    found = lineage(prefect.store, prefect.record(RUN).output("evaluate-rl", "evaluation"))
+    kinds = {ref.kind for ref in found}
     assert {"evaluation", "checkpoint", "traces", "problems", "evaluation_sets"} <= kinds
-    assert {manifest.provenance.stage for manifest in lineage.values()} == {
+    assert {manifest.provenance.stage for manifest in found.values() if manifest} == {
         "prepare",
         "synthesize",
         "sft",
@@ -98,6 +99,23 @@ def test_one_stage_by_its_deployment_with_changed_parameters(prefect: Prefect, k
     assert changed.stages["sft"].inputs == before.stages["sft"].inputs
     assert changed.output("sft", "checkpoint") != before.output("sft", "checkpoint")
     assert prefect.record(RUN) == before
+
+
+@pytest.mark.parametrize(
+    ("deployment", "parameters", "label"),
+    [
+        ("synthesize/local", {}, "synthesize"),
+        ("sft/local", {}, "sft"),
+        ("rl/local", {"number": 1}, "rl-1"),
+        ("evaluate/local", {"checkpoint": "rl"}, "evaluate-rl"),
+    ],
+)
+def test_a_stage_by_itself_takes_the_runs_own_inputs(
+    prefect: Prefect, killed: int, deployment: str, parameters: dict[str, object], label: str
+) -> None:
+    before = prefect.record(RUN)
+    assert prefect.stages(prefect.run(deployment, run=RUN, **parameters)) == {label: "Cached"}
+    assert prefect.record(RUN).stages[label].outputs == before.stages[label].outputs
 
 
 def test_force_executes_what_was_done_and_gives_the_same(prefect: Prefect, killed: int) -> None:

@@ -24,26 +24,33 @@ SETS = {"held_out": 6, "other": 3}
 SAMPLES = 12
 
 
-def publish(store: Store, kind: str, fill: Any) -> ArtifactRef:
-    """Publish a directory that `fill(path)` writes."""
+def publish(store: Store, kind: str, fill: Any, inputs: dict[str, ArtifactRef] | None = None) -> ArtifactRef:
+    """Publish a directory that `fill(path)` writes, as made from `inputs`."""
+    provenance = Provenance(stage="test", config={}, seed=0, inputs=inputs or {})
     with store.staging(kind) as directory:
         fill(directory)
-        return store.publish(kind, directory, Provenance(stage="test", config={}, seed=0, inputs={}), {})
+        return store.publish(kind, directory, provenance, {})
 
 
-def _fill_sets(directory: Path) -> None:
+def fill_sets(directory: Path, sets: dict[str, list[tuple[str, str, str]]]) -> None:
+    """Evaluation sets as `prepare` writes them; rows are id, problem, answer."""
     import pyarrow as pa
 
     columns = ("id", "problem", "answer", "source", "family")
     schema = pa.schema([(column, pa.string()) for column in columns])
-    for name, count in SETS.items():
-        rows = [
-            dict(zip(columns, (f"{name}/{i}", f"What is {i} plus {i}?", str(2 * i), name, ""), strict=True))
-            for i in range(count)
-        ]
+    for name, problems in sets.items():
+        rows = [dict(zip(columns, (*problem, name, ""), strict=True)) for problem in problems]
         write_table(directory / f"{name}.parquet", rows, schema)
-    sets = [{"name": name, "rows": count, "answer": "integer"} for name, count in SETS.items()]
-    (directory / "sets.json").write_text(json.dumps(sets))
+    listed = [{"name": name, "rows": len(problems), "answer": "integer"} for name, problems in sets.items()]
+    (directory / "sets.json").write_text(json.dumps(listed))
+
+
+def _fill_sums(directory: Path) -> None:
+    sums = {
+        name: [(f"{name}/{i}", f"What is {i} plus {i}?", str(2 * i)) for i in range(count)]
+        for name, count in SETS.items()
+    }
+    fill_sets(directory, sums)
 
 
 def evaluate_stage(**evaluate: Any) -> EvaluateStage:
@@ -67,7 +74,7 @@ def evaluate_request(root: Path, scratch: str = "scratch", **evaluate: Any) -> S
         stage="evaluate",
         run="test",
         config=evaluate_stage(**evaluate).model_dump(mode="json"),
-        inputs={"checkpoint": checkpoint, "evaluation_sets": publish(store, "evaluation_sets", _fill_sets)},
+        inputs={"checkpoint": checkpoint, "evaluation_sets": publish(store, "evaluation_sets", _fill_sums)},
         seed=7,
         store=str(root / "store"),
         scratch=str(root / scratch),

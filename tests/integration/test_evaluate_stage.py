@@ -12,6 +12,7 @@ from tasks.evaluate.problems import Problem, wanted_samples
 from tasks.evaluate.sampling import Sampler
 from tasks.shared.artifacts import Store
 from tasks.shared.interpreter import make_interpreter
+from tasks.shared.reporting.evaluated import read_evaluated
 from tasks.shared.reporting.samples import read_samples
 from tasks.shared.stage import StageRequest, StageResult
 from tests.integration.evaluation_world import SAMPLES, SETS, evaluate_request, evaluate_stage
@@ -47,39 +48,48 @@ def finish(
 
 
 def test_killed_and_resumed_is_the_same_evaluation(tmp_path: Path) -> None:
-    """SIGKILL in mid-run: the next run takes only what is missing, and every sample is what it would have been."""
+    """SIGKILL in mid-run: the next run takes only what is missing, and the samples are what they would have been.
+
+    All but very few: the resumed ones share their batches with others, whose shape moves log-probs by 1e-7; where a
+    draw lies so close to the border of two tokens the other one is taken: about one of this flat model's 10,000.
+    """
     whole = evaluate_request(tmp_path, "whole")
     result, events = finish(start(whole), whole)
     store = Store(whole.store)
-    summary = json.loads((store.fetch(result.outputs["evaluation"]) / "summary.json").read_text())
-    assert summary["sampled_now"] == TOTAL
+    first = read_evaluated(store, result.outputs["evaluation"])
+    assert first.circumstances["sampled_now"] == TOTAL
 
     killed = evaluate_request(tmp_path, "killed")
     process = start(killed)
     shards = Path(killed.scratch) / "samples"
     deadline = time.monotonic() + 120
-    while not list(shards.glob("shard-*.parquet")) and process.poll() is None and time.monotonic() < deadline:
+    while not list(shards.glob("shard-??????")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    taken = sum(len(read_samples(path)) for path in shards.glob("shard-*.parquet"))
+    taken = sum(len(read_samples(path)) for path in shards.glob("shard-??????"))
     assert 0 < taken < TOTAL
     resumed, _ = finish(start(killed), killed)
-    again = json.loads((store.fetch(resumed.outputs["evaluation"]) / "summary.json").read_text())
-    assert again["sampled_now"] == TOTAL - taken
-    for name in SETS:
-        assert again["sets"][name]["samples_digest"] == summary["sets"][name]["samples_digest"]
+    again = read_evaluated(store, resumed.outputs["evaluation"])
+    assert again.circumstances["sampled_now"] == TOTAL - taken
+    one, other = (read_samples(store.fetch(made.outputs["evaluation"])) for made in (result, resumed))
+    assert sum(a.response_ids == b.response_ids for a, b in zip(one, other, strict=True)) >= TOTAL - 3
+    assert again.circumstances["surroundings"]["taken_before"] == str(taken)
     assert [event["event"] for event in events][-1] == "result"
 
 
 def test_the_artifact_holds_every_sample_and_its_summary(tmp_path: Path) -> None:
-    """Rows in the order of the sets, readable by `datasets`, headline numbers with intervals."""
+    """Rows in the order of the sets, readable by `datasets`, headline numbers with intervals; equal when made again."""
     from datasets import load_dataset
 
     request = evaluate_request(tmp_path, samples_per_problem=2)
     result, _ = finish(start(request), request)
+    second = evaluate_request(tmp_path, "second", samples_per_problem=2)
+    assert (
+        finish(start(second), second)[0].outputs == result.outputs
+    )  # digest and all, whatever the clock said
     directory = Store(request.store).fetch(result.outputs["evaluation"])
-    samples = read_samples(directory / "samples.parquet")
+    samples = read_samples(directory)
     assert [sample.set for sample in samples] == ["held_out"] * 12 + ["other"] * 6
     for sample in samples:
         length = sample.num_tokens

@@ -1,6 +1,5 @@
 """A report of any two evaluations, with nights: what it compares, what it warns of, what it refuses."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,8 @@ import pytest
 from tasks.report.main import run
 from tasks.shared.artifacts import ArtifactRef, Provenance, Store
 from tasks.shared.config import ReportConfig, ReportStage
-from tasks.shared.reporting.evaluated import read_evaluated, shared_sets, unexpected_change
-from tasks.shared.reporting.samples import Sample, write_samples
+from tasks.shared.reporting.evaluated import read_evaluated, shared_sets, unexpected_change, write_evaluation
+from tasks.shared.reporting.samples import Sample
 from tasks.shared.reporting.summary import summarize
 from tasks.shared.stage import StageContext
 from tests.integration.evaluation_world import report_request
@@ -22,16 +21,21 @@ CHECKPOINT = ArtifactRef("checkpoint", "a" * 64, f"checkpoint/{'a' * 16}-{'0' * 
 
 
 def publish(
-    store: Store, samples: list[Sample], seed: int = 7, sets: ArtifactRef = SETS, **summary: Any
+    store: Store,
+    samples: list[Sample],
+    seed: int = 7,
+    sets: ArtifactRef = SETS,
+    surroundings: dict[str, str] | None = None,
+    **summary: Any,
 ) -> ArtifactRef:
     """An evaluation of `CHECKPOINT` as the stage would have published it."""
     numbers = summarize(samples)
-    content = {"sets": {"held_out": numbers}, "sampling_seconds": 1.0, "allow_unsafe": False} | summary
+    content = {"sets": {"held_out": numbers}, "allow_unsafe": False} | summary
+    circumstances = {"sampling_seconds": 1.0, "surroundings": surroundings or {}}
     metrics = {"held_out/accuracy": numbers["accuracy"], "held_out/low": 0.1, "held_out/high": 0.9}
     inputs = {"checkpoint": CHECKPOINT, "evaluation_sets": sets}
     with store.staging("evaluation") as directory:
-        write_samples(directory / "samples.parquet", samples)
-        (directory / "summary.json").write_text(json.dumps(content))
+        write_evaluation(directory, samples, content, circumstances)
         return store.publish("evaluation", directory, Provenance("evaluate", {}, seed, inputs), metrics)
 
 

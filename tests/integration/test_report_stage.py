@@ -5,14 +5,22 @@ import re
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 
+from tasks.prepare.tiny_model import make_tiny_checkpoint
+from tasks.report.inputs import read_inputs
 from tasks.rl.rollouts import SCHEMA
 from tasks.shared.artifacts import ArtifactRef, Store
-from tasks.shared.reporting.samples import Sample, write_samples
+from tasks.shared.checkpoints import load_tokenizer
+from tasks.shared.config import ReportStage
+from tasks.shared.reporting.embedding import trace, trace_index
+from tasks.shared.reporting.evaluated import write_evaluation
+from tasks.shared.reporting.samples import Sample
 from tasks.shared.reporting.summary import summarize
+from tasks.shared.stage import StageContext
 from tasks.shared.tables import write_table
-from tests.integration.evaluation_world import publish, report_request
+from tests.integration.evaluation_world import SHAPE, publish, report_request
 from tests.integration.test_evaluate_stage import finish, start
 from tests.unit.reporting.making import make_evaluation
 
@@ -21,37 +29,67 @@ def publish_evaluation(store: Store, samples: list[Sample]) -> ArtifactRef:
     """An evaluation artifact of these samples."""
 
     def fill(directory: Path) -> None:
-        write_samples(directory / "samples.parquet", samples)
         sets = {
             name: summarize([s for s in samples if s.set == name])
             for name in dict.fromkeys(s.set for s in samples)
         }
-        summary = {"sets": sets, "sampling_seconds": 1.0, "allow_unsafe": False}
-        (directory / "summary.json").write_text(json.dumps(summary))
+        summary = {"sets": sets, "allow_unsafe": False}
+        write_evaluation(directory, samples, summary, {"sampling_seconds": 1.0, "surroundings": {}})
 
     return publish(store, "evaluation", fill)
 
 
+CODE = "<code>\n```python\nprint(6 * 7)\n```\n</code>"
+
+
 def publish_rollouts(store: Store, accuracy: float) -> ArtifactRef:
-    """Two steps of four trajectories, one of them void."""
+    """Two steps of four trajectories, one of them void; half of them run code."""
+    problem = {
+        "id": "tiny/p",
+        "problem": "What is 6 times 7?",
+        "answer": "42",
+        "source": "tiny",
+        "family": "sums",
+    }
+    columns = pa.schema([(name, pa.string()) for name in problem])
+    problems = publish(
+        store, "problems", lambda path: write_table(path / "train.parquet", [problem], columns)
+    )
+    checkpoint = publish(store, "checkpoint", lambda path: make_tiny_checkpoint(SHAPE, 3, path))
+    tokenizer = load_tokenizer(store.fetch(checkpoint))
     rows = []
     for step in (1, 2):
         for number in range(4):
             correct = number < 4 * accuracy
-            row = dict.fromkeys(SCHEMA.names)
-            row |= {
+            pieces = (
+                [CODE, "\n<interpreter>\n42\n</interpreter>\n", "So 42."] if number % 2 else ["It is 42."]
+            )
+            ids = [tokenizer.encode(piece, add_special_tokens=False) for piece in pieces]
+            call = {"code": "print(6 * 7)", "status": "ok", "observation": "42", "seconds": 0.01}
+            call |= {"turn_end": len(ids[0]), "feedback_end": len(ids[0] + ids[-2])} if number % 2 else {}
+            sampled = [place != 1 for place, piece in enumerate(ids) for _ in piece]
+            row = dict.fromkeys(SCHEMA.names) | {
                 "round": 1,
                 "step": step,
-                "problem_id": "p",
+                "problem_id": "tiny/p",
                 "sample": number,
-                "finish": "eos",
-                "calls": [],
             }
-            row |= {"reward": 1.0 if correct else -1.0, "correct": correct, "response_ids": [1] * (10 * step)}
-            rows.append(row)
+            row |= {
+                "family": "sums",
+                "text": "".join(pieces),
+                "response_ids": [i for piece in ids for i in piece],
+            }
+            row |= {"sampled": sampled, "logprobs": [-0.5 * drawn for drawn in sampled], "finish": "eos"}
+            row |= {
+                "calls": [call] if number % 2 else [],
+                "reward": 1.0 if correct else -1.0,
+                "correct": correct,
+            }
+            rows.append(row | {"reason": "correct" if correct else "no_box"})
         rows[-1]["finish"] = "sandbox_failure"
+    made_from = {"problems": problems, "checkpoint": checkpoint}
     return publish(
-        store, "rollouts", lambda directory: write_table(directory / "train.parquet", rows, SCHEMA)
+        store, "rollouts", lambda directory: write_table(directory / "train.parquet", rows, SCHEMA), made_from
     )
 
 
@@ -64,11 +102,36 @@ def publish_sft(store: Store) -> ArtifactRef:
 
 
 def publish_traces(store: Store) -> ArtifactRef:
-    """The funnel of a synthesis."""
-    funnel = {"written": 100, "rejected": {"wrong_answer": 7}, "accepted": 93, "accepted_with_code": 50}
-    return publish(
-        store, "traces", lambda directory: (directory / "funnel.json").write_text(json.dumps(funnel))
-    )
+    """The funnel of a synthesis and two rejected traces, one of which does not follow its dialect."""
+    funnel = {
+        "written": 100,
+        "rejected": {"wrong_answer": 7},
+        "accepted": 93,
+        "accepted_with_code": 50,
+        "steps": [{"step": "answer", "left": 93, "rejected": {"wrong_answer": 7}}],
+        "examples": {"wrong_answer": [{"id": "tiny/a/0", "detail": "'<b>5', not '6'", "end": ""}]},
+    }
+    trace = f"Words.\n{CODE}\n<interpreter>\n41\n</interpreter>\n<answer>\n\\boxed{{41}}\n</answer>"
+    row = {
+        "problem_id": "tiny/p",
+        "problem": "What is 6 times 7?",
+        "answer": "42",
+        "source": "tiny",
+        "family": "sums",
+    }
+    row |= {
+        "trace": trace,
+        "block_status": ["ok"],
+        "reason": "output_differs",
+        "detail": "block 1\nprinted 42",
+    }
+    broken = row | {"trace": f"Words.\n{CODE}", "block_status": [], "reason": "format", "detail": ""}
+
+    def fill(directory: Path) -> None:
+        (directory / "funnel.json").write_text(json.dumps(funnel))
+        pd.DataFrame([row, broken]).to_parquet(directory / "rejected.parquet")
+
+    return publish(store, "traces", fill)
 
 
 def test_a_whole_run(tmp_path: Path) -> None:
@@ -101,8 +164,16 @@ def test_a_whole_run(tmp_path: Path) -> None:
     assert f"{difference['difference']['value'] * 100:+.1f}" in html
     assert [step["step"] for step in summary["rl"]] == [1, 2, 3, 4]  # rounds are numbered through
     assert [step["void"] for step in summary["rl"]] == [1, 1, 1, 1]
+    assert summary["rl"][0]["behaviour"]["code_ratio"] == pytest.approx(1 / 3)
+    assert summary["rl"][0]["behaviour"]["pass_ratio"] == 1.0
     assert summary["rl"][0]["accuracy"] == pytest.approx(1 / 3) and summary["rl"][2]["accuracy"] == 1.0
-    for words in ("Gradient norm", "Accuracy on training problems", "rejected: wrong answer", "WITHOUT"):
+    for words in (
+        "Gradient norm",
+        "Accuracy on training problems",
+        "rejected: wrong answer",
+        "&lt;b&gt;5",
+        "WITHOUT",
+    ):
         assert (words in html) == (words != "WITHOUT")
 
 
@@ -129,3 +200,33 @@ def test_a_report_needs_an_evaluation(tmp_path: Path) -> None:
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 2
     assert "give evaluation_base" in json.loads(output.splitlines()[-1])["message"]
+
+
+def test_rollouts_and_rejected_traces_are_in_the_viewer(tmp_path: Path) -> None:
+    """With the reason and, for what was sampled, log-probs; on the problem of the rollouts of another round."""
+    store = Store(str(tmp_path / "store"))
+    inputs = {
+        "evaluation_base": publish_evaluation(store, make_evaluation(1, 5, 2, 0.5)),
+        "traces": publish_traces(store),
+        "rollouts_1": publish_rollouts(store, 0.25),
+        "rollouts_2": publish_rollouts(store, 0.75),
+    }
+    request = report_request(tmp_path, inputs)
+    config = ReportStage.model_validate(request.config)
+    written = read_inputs(StageContext(request, config, store, tmp_path)).written
+    assert {name: len(samples) for name, samples in written.items()} == {
+        "rejected traces": 2,
+        "rollouts 1": 8,
+        "rollouts 2": 8,
+    }
+    index = trace_index(written)
+    assert len(index["problems"]) == 1  # one problem under all three: side by side
+    assert index["reasons"][:2] == ["output_differs: block 1 printed 42", "format"]
+    assert "no_box, step 2" in index["reasons"]
+    rejected, broken = (trace(sample) for sample in written["rejected traces"])
+    kinds = [segment[2] for segment in rejected["segments"]]
+    assert kinds == [0, 1, 0, 2, 0] and [segment[2] for segment in broken["segments"]] == [0, 3, 0]
+    assert rejected["lengths"] == [] and rejected["calls"] == [["ok", 0.0]]
+    sampled = trace(written["rollouts 1"][1])
+    assert [segment[2] for segment in sampled["segments"]] == [0, 1, 0, 2, 0]
+    assert sum(sampled["lengths"]) == len(sampled["text"]) and sampled["logprobs"][0] == -50

@@ -283,6 +283,20 @@ def test_session_does_not_survive_its_server() -> None:
         assert interpreter.run("print(1)", interpreter.open_session()).stdout == "1\n"
 
 
+def test_outage_never_raises() -> None:
+    settings = SandboxSettings(workers=1)
+    with Interpreter(settings) as server, Interpreter(settings, address=server._address) as guest:
+        session = guest.open_session()
+        before = guest.health()
+        server.close()
+        lost = guest.open_session()
+        results = [guest.run("print(1)", name) for name in (None, session, lost)]
+        assert {result.status for result in results} == {Status.SANDBOX_FAILURE}
+        for name in (session, lost):
+            guest.close_session(name)
+        assert guest.health() == before
+
+
 def test_limits_of_the_settings_hold_at_an_existing_server(interpreter: Interpreter) -> None:
     own = SandboxSettings(limits=Limits(wall_s=0.4, output_chars=50))
     with Interpreter(own, address=interpreter._address) as guest:

@@ -4,13 +4,12 @@ Each stage's own way to the sandbox, built from the stage's own sections of one 
 a written trace, RL and evaluation sample with their policies. Three servers, as the stages start them.
 """
 
-from types import SimpleNamespace
 from typing import cast
 
 import pytest
 
 from tasks.evaluate.sampling import Sampler
-from tasks.rl.round import RlRound
+from tasks.rl.round import rollout_policy
 from tasks.shared.config import EvaluateStage, RlStage, SynthesizeStage
 from tasks.shared.generation.interleave import RolloutPolicy, RolloutRequest, rollout
 from tasks.shared.interpreter import make_interpreter
@@ -52,7 +51,8 @@ def test_same_program_same_observation_in_every_stage(feedback: str) -> None:
     base = load_recipe("tiny")
     traces = base.traces.model_copy(update={"error_feedback": feedback, "max_calls": 1})
     generation = base.generation.model_copy(update={"max_response_tokens": 30_000})
-    base = base.model_copy(update={"traces": traces, "generation": generation})
+    rl = base.rl.model_copy(update={"tokens_per_micro_batch": 32_000})
+    base = base.model_copy(update={"traces": traces, "generation": generation, "rl": rl})
     synthesis = cast("SynthesizeStage", base.for_stage("synthesize"))
     training = cast("RlStage", base.for_stage("rl"))
     evaluation = cast("EvaluateStage", base.for_stage("evaluate"))
@@ -63,9 +63,7 @@ def test_same_program_same_observation_in_every_stage(feedback: str) -> None:
             observe(result, synthesis.traces.error_feedback) for result in results
         ]
     with make_interpreter(training.sandbox) as interpreter:
-        in_training = sampled(
-            RlRound._policy(cast("RlRound", SimpleNamespace(_config=training))), interpreter
-        )
+        in_training = sampled(rollout_policy(training), interpreter)
     with make_interpreter(evaluation.sandbox) as interpreter:
         sampler = Sampler(evaluation, ScriptedGenerator(TOKENIZER, {}), interpreter, TOKENIZER)
         in_evaluation = sampled(sampler.policy(), interpreter)

@@ -25,13 +25,16 @@ from tasks.shared.config import (
     TracesConfig,
 )
 from tasks.shared.sandbox import Interpreter, SandboxSettings
+from tasks.shared.selection_config import SelectionConfig
 from tasks.shared.stage import StageRequest, StageResult
 from tasks.shared.traces.dialect import DIALECTS
-from tasks.synthesize.script_teacher import ScriptTeacher
+from tasks.synthesize.teachers.script import ScriptTeacher
 from tasks.synthesize.traces import Fault, Problem
 from tasks.synthesize.verify import Rules, verify
 
 NUM_PROBLEMS = 120
+# the scripted teacher's templates are near-duplicates, and some reason without code
+ALL_KEPT = SelectionConfig(require_code=False, min_code_work=0, max_similarity=1.0)
 SANDBOX = SandboxConfig(workers=2, wall_s=5.0, cpu_s=5.0, memory_mb=512)
 FAULTS = dict.fromkeys(
     (
@@ -88,7 +91,7 @@ def synthesize(world: tuple[Path, StageResult], name: str, **settings: Any) -> t
     config = SynthesizeStage(
         traces=TracesConfig(prompt="bare", max_calls=3, error_feedback="last_line"),
         sandbox=SANDBOX,
-        synthesize=SynthesizeConfig(**settings),
+        synthesize=SynthesizeConfig(selection=ALL_KEPT, **settings),
     )
     inputs = {key: prepared.outputs[key] for key in ("problems", "evaluation_sets")}
     result = run_stage(directory / name, "synthesize", config.model_dump(mode="json"), inputs)
@@ -140,7 +143,7 @@ def test_in_the_real_sandbox_every_bad_trace_is_out_and_every_good_one_kept(shar
         teacher = ScriptTeacher(config, rules, interpreter, seed=1)
         for index in range(4):
             for problem in problems:
-                written = teacher.write(problem, index)
+                written = teacher.write_trace(problem, index)
                 verdict = verify(written, rules, interpreter)
                 kinds[written.fault] += 1
                 assert verdict.accepted == (written.fault is Fault.NONE), (written, verdict)

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.timeout(600)  # the first test of an engine waits for i
 def engine(request, tmp_path_factory):
     """One engine a module and head kind: starting it is what takes the time."""
     directory = checkpoint(tmp_path_factory.mktemp("model"), seed=0, tied=request.param)
-    config = GenerationConfig(engine="vllm", max_sequences=16, max_prompt_tokens=64, max_response_tokens=192)
+    config = GenerationConfig(engine="vllm", max_sequences=160, max_prompt_tokens=64, max_response_tokens=192)
     tokenizer = AutoTokenizer.from_pretrained(directory)
     model_config = ModelConfig(source="tiny", dtype="float32")
     return VllmGenerator(config, model_config, directory, [tokenizer.eos_token_id]), directory, request.param
@@ -136,6 +136,20 @@ def test_same_seed_same_tokens_and_stop_strings_end_a_piece(engine):
     assert stop in tokenizer.decode(piece.ids)
     for index in ("0", "1", "2", "3"):
         generator.release(index)
+
+
+def test_more_prompt_tokens_at_once_than_one_step_computes(engine):
+    """Seeded requests whose prompts together are over vLLM's token budget of a step: none of them is cut."""
+    generator, _, _ = engine
+    for number in range(160):
+        ids = [20 + (number * 7 + place * 3) % 500 for place in range(60)]
+        generator.add(str(number), ids, sampling=Sampling(), seed=number, stop=None, max_new_tokens=2)
+    pieces = []
+    while generator.num_running:
+        pieces += generator.step()
+    assert {piece.request_id for piece in pieces} == {str(number) for number in range(160)}
+    for piece in pieces:
+        generator.release(piece.request_id)
 
 
 def test_weights_must_not_change_under_running_requests(engine):

@@ -1,0 +1,201 @@
+"""Two hosts on one machine: network namespaces with their own addresses on a bridge, and what runs for them in the root
+one: Postgres, a Prefect server on it, an S3 server, a worker of the pool `control`. Needs root, iproute2, postgresql.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from flows import cluster
+from tests.cluster.waiting import until
+
+NETWORK, HERE = "10.77.0", "10.77.0.1"
+API, S3, DATABASE_PORT = f"http://{HERE}:4297/api", f"http://{HERE}:5097", 5497
+BRIDGE = "tirflow0"
+BUCKET = "artifacts"
+POSTGRES = Path("/usr/lib/postgresql")
+
+
+@dataclass(frozen=True)
+class Host:
+    """A network namespace with an address, a home of its own and a worker."""
+
+    name: str
+    address: str
+    home: Path
+
+    @property
+    def link(self) -> str:
+        """The bridge's end of its cable."""
+        return f"{self.name}-out"
+
+    def set_link(self, state: str) -> None:
+        """Plug it in (`up`) or cut it off (`down`)."""
+        ip("link", "set", self.link, state)
+
+
+@dataclass(frozen=True)
+class Site:
+    """The server's side, and the hosts."""
+
+    home: Path
+    hosts: tuple[Host, Host]
+    environment: dict[str, str]  # of whatever talks to it
+
+    @property
+    def store(self) -> str:
+        return f"s3://{BUCKET}/tirflow"
+
+
+def ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True)
+
+
+@contextmanager
+def site(root: Path) -> Iterator[Site]:
+    """Everything, running; ended and taken down with the block."""
+    hosts = tuple(Host(f"tirflow-{n}", f"{NETWORK}.{n + 1}", root / f"host{n}") for n in (1, 2))
+    home = root / "server"
+    home.mkdir(parents=True)
+    environment = os.environ | _settings(home)
+    made = Site(home, (hosts[0], hosts[1]), environment)
+    with ExitStack() as stack:
+        stack.enter_context(_network(hosts))
+        stack.enter_context(_postgres(root / "postgres"))
+        for name, command, url in (
+            ("s3", ["moto.server", "-H", HERE, "-p", S3.rpartition(":")[2]], f"{S3}/moto-api/"),
+            ("server", ["prefect", "server", "start", "--host", HERE, "--port", "4297"], f"{API}/health"),
+        ):
+            stack.enter_context(_daemon([sys.executable, "-m", *command], environment, home / f"{name}.log"))
+            until(lambda url=url: _answers(url))
+        _make_bucket(environment)
+        subprocess.run(
+            [sys.executable, "-m", "flows.site", "process"], env=environment, check=True, capture_output=True
+        )
+        stack.enter_context(_worker(environment, home, "control", "control", []))
+        for host in hosts:
+            host.home.mkdir()
+            at_host = environment | {
+                "TIRFLOW_HOME": str(host.home),
+                "PREFECT_HOME": str(host.home / "prefect"),
+            }
+            inside = ["ip", "netns", "exec", host.name]
+            stack.enter_context(_worker(at_host, host.home, "gpu", host.name, [*inside]))
+        yield made
+
+
+def _settings(home: Path) -> dict[str, str]:
+    """What `make up` sets, with this site's addresses."""
+    database = f"postgresql+asyncpg://postgres@127.0.0.1:{DATABASE_PORT}/postgres"
+    return cluster.settings(home, 4297) | {
+        "PREFECT_API_URL": API,
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": database,
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
+        "TIRFLOW_STORE": f"s3://{BUCKET}/tirflow",
+        "AWS_ENDPOINT_URL": S3,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(cluster.ROOT),
+    }
+
+
+@contextmanager
+def _network(hosts: tuple[Host, ...]) -> Iterator[None]:
+    """A bridge, and a namespace with a cable to it for every host."""
+    ip("link", "add", BRIDGE, "type", "bridge")
+    try:
+        ip("address", "add", f"{HERE}/24", "dev", BRIDGE)
+        ip("link", "set", BRIDGE, "up")
+        for host in hosts:
+            ip("netns", "add", host.name)
+            ip("link", "add", host.link, "type", "veth", "peer", "name", "eth0", "netns", host.name)
+            ip("link", "set", host.link, "master", BRIDGE, "up")
+            inside = ("-n", host.name)
+            ip(*inside, "address", "add", f"{host.address}/24", "dev", "eth0")
+            ip(*inside, "link", "set", "eth0", "up")
+            ip(*inside, "link", "set", "lo", "up")
+        yield
+    finally:
+        for host in hosts:
+            subprocess.run(["ip", "netns", "delete", host.name], check=False, capture_output=True)
+        ip("link", "delete", BRIDGE)
+
+
+@contextmanager
+def _postgres(directory: Path) -> Iterator[None]:
+    """A server of its own, as the system's user `postgres`."""
+    newest = sorted(POSTGRES.iterdir())[-1] / "bin"
+    directory.mkdir()
+    shutil.chown(directory, "postgres")
+    for above in directory.parents:  # pytest's folders are closed to other users
+        if os.stat(above).st_mode & 0o001 == 0:
+            above.chmod(0o711)
+    subprocess.run(
+        [newest / "initdb", "--auth", "trust", "--no-sync", directory / "data"],
+        user="postgres", check=True, capture_output=True, cwd="/",
+    )  # fmt: skip
+    options = ["-p", str(DATABASE_PORT), "-k", str(directory), "-h", "127.0.0.1", "-F"]
+    command = [str(newest / "postgres"), "-D", str(directory / "data"), *options]
+    with _daemon(command, dict(os.environ), Path(f"{directory}.log"), user="postgres"):
+        ready = [str(newest / "pg_isready"), "-h", "127.0.0.1", "-p", str(DATABASE_PORT)]
+        until(lambda: subprocess.run(ready, capture_output=True, check=False).returncode == 0)
+        yield
+
+
+@contextmanager
+def _worker(
+    environment: dict[str, str], home: Path, pool: str, name: str, inside: list[str]
+) -> Iterator[None]:
+    limit = ["--limit", "1"] if pool == "gpu" else []
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--name", name, *limit]
+    with _daemon([*inside, *command], environment, home / "worker.log"):
+        until(lambda: _is_online(pool, name))
+        yield
+
+
+@contextmanager
+def _daemon(
+    command: list[str], environment: dict[str, str], log_path: Path, user: str | None = None
+) -> Iterator[None]:
+    """A process in a session of its own; asked to end with the block."""
+    with log_path.open("ab") as log:
+        process = subprocess.Popen(
+            command, env=environment, stdout=log, stderr=log, start_new_session=True, user=user, cwd="/"
+        )
+    try:
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _make_bucket(environment: dict[str, str]) -> None:
+    import boto3
+
+    keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": "us-east-1"}
+    boto3.client("s3", endpoint_url=environment["AWS_ENDPOINT_URL"], **keys).create_bucket(Bucket=BUCKET)
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=2).status_code == httpx.codes.OK
+    except httpx.TransportError:
+        return False
+
+
+def _is_online(pool: str, name: str) -> bool:
+    found = httpx.post(f"{API}/work_pools/{pool}/workers/filter", json={}, timeout=30).json()
+    return any(worker["name"] == name and worker["status"] == "ONLINE" for worker in found)

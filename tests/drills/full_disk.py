@@ -1,0 +1,112 @@
+"""A stage on a disk that gets full at one write after another: a process of its own, under the preloaded shim.
+
+    LD_PRELOAD=failing_disk.so python -m tests.drills.full_disk <stage> <folder> <points>
+
+The folder holds request.json, store and scratch. The stage runs undisturbed, its writes are counted; then the disk
+gets full at a write, for `points` writes spread over all, and each time: what is visible is whole, the error is one
+line with cause and remedy, and the same command with space again makes the very outputs. Prints one JSON object.
+"""
+
+import contextlib
+import ctypes
+import hashlib
+import importlib
+import io
+import json
+import shutil
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from tasks.shared.artifacts import Store
+from tasks.shared.stage import StageRequest, StageResult, stage_main
+
+DISK = ctypes.CDLL(None)  # the shim, which is loaded already
+ALL = -1
+EXIT_STORAGE = 3
+# Rollouts hold seconds; log-probs of an evaluation that was taken up again may differ in their last bit, since
+# samples then share their batches with others.
+SAME = {
+    "evaluation": ("samples.parquet", ["set", "problem_id", "sample", "response_ids", "correct", "reason"]),
+    "rollouts": ("train.parquet", ["step", "problem_id", "sample", "response_ids", "logprobs", "advantage"]),
+}
+
+
+class Drill:
+    """One stage and its folder, put back to its first state before each attempt."""
+
+    def __init__(self, stage: str, folder: Path) -> None:
+        self.stage = stage
+        self.folder = folder
+        self.request = StageRequest.model_validate_json((folder / "request.json").read_text())
+        self._pristine = folder.with_name(folder.name + "-pristine")
+        shutil.copytree(folder, self._pristine)
+
+    def reset(self) -> None:
+        """The folder as it was before the first run."""
+        shutil.rmtree(self.folder)
+        shutil.copytree(self._pristine, self.folder)
+
+    def run(self, writes: int = ALL) -> tuple[int, str, int]:
+        """The stage on a disk that takes so many writes: exit code, message of its error, writes that it tried."""
+        out, sys.argv = io.StringIO(), ["main", str(self.folder / "request.json")]
+        DISK.disk_arm(str(self.folder).encode(), ctypes.c_long(writes))
+        try:
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
+                code = stage_main(self.stage, importlib.import_module(f"tasks.{self.stage}.main").run)
+        finally:
+            tried = DISK.disk_disarm()
+        events = [json.loads(line) for line in out.getvalue().splitlines() if line.startswith("{")]
+        return code, next((event["message"] for event in events if event["event"] == "error"), ""), tried
+
+    def digests(self) -> dict[str, str]:
+        """What the stage has made, but for what holds seconds; of evaluations and rollouts the columns of SAME."""
+        result = StageResult.model_validate_json((self.folder / "result.json").read_text())
+        store, found = Store(self.request.store), {}
+        for name, ref in result.outputs.items():
+            if name in SAME:
+                file, columns = SAME[name]
+                table = pq.read_table(store.fetch(ref) / file, columns=columns)
+                found[name] = hashlib.sha256(repr(table.to_pylist()).encode()).hexdigest()
+            elif name != "executions":  # seconds of every block
+                found[name] = ref.digest
+        return found
+
+    def check_store(self) -> None:
+        """Everything that is visible is whole."""
+        store = Store(self.request.store)
+        for location in store.locations():
+            store.fetch(store.read(location).ref)
+
+    def full_at(self, writes: int, whole: dict[str, str]) -> str:
+        """Let the disk be full after so many writes, then free it; what the stage said."""
+        self.reset()
+        code, message, _ = self.run(writes)
+        self.check_store()
+        if code:
+            assert code == EXIT_STORAGE, f"write {writes}: exit code {code}: {message}"
+            assert "no space left" in message.lower() and "\n" not in message, f"write {writes}: {message!r}"
+            assert str(self.folder) in message, f"write {writes}: the place is not named: {message!r}"
+            assert "TIRFLOW_" in message, f"write {writes}: no remedy: {message!r}"
+        code, after, _ = self.run()
+        assert code == 0, f"write {writes}: with space again: {after}"
+        assert self.digests() == whole, f"write {writes}: other outputs"
+        self.check_store()
+        return message.replace(str(self.folder), "…")
+
+
+def main() -> None:
+    """See above."""
+    drill, points = Drill(sys.argv[1], Path(sys.argv[2])), int(sys.argv[3])
+    code, message, total = drill.run()
+    assert code == 0, message
+    whole = drill.digests()
+    chosen = {i * (total - 1) // max(1, points - 1) for i in range(points)}
+    said = Counter(drill.full_at(writes, whole) for writes in sorted(chosen))
+    print(json.dumps({"writes": total, "tried": len(chosen), "said": said}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""Drills that kill: stages and what they started, at random moments; the same command again ends as if nothing was."""
+
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.drills import worlds
+
+SHARES = {
+    "prepare": 1,
+    "synthesize": 2,
+    "sft": 5,
+    "sft_two_ranks": 2,
+    "rl": 7,
+    "evaluate": 2,
+    "report": 1,
+}  # of 20
+
+
+def kill(folder: Path, world: str, kills: int) -> str:
+    """Run the drill of `killed.py`; what was hit, and how often it then ended with equal outputs."""
+    request, seed = worlds.REQUESTS[world](folder), random.randrange(10**6)
+    (folder / "request.json").write_text(request.model_dump_json())
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.drills.killed", request.stage, str(folder), str(kills), str(seed)],
+        env=worlds.environment(folder),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, f"seed {seed}: {done.stderr[-2000:]}"
+    told = json.loads(done.stdout.splitlines()[-1])
+    hits = ", ".join(f"{count} {what}" for what, count in sorted(told["hits"].items()))
+    return f"{sum(told['hits'].values())} kills ({hits}), ended {told['ends']} times with equal outputs; seed {seed}"
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize("world", list(SHARES))
+def test_killed_at_random_moments(tmp_path: Path, saw: Callable[[str], None], kills: int, world: str) -> None:
+    """A stage, or what it started, killed at random moments, run again: equal outputs, no leftovers, no step twice."""
+    saw(f"{world}: {kill(tmp_path / 'f', world, max(1, kills * SHARES[world] // 20))}")
+
+
+def test_sft_killed(tmp_path: Path, saw: Callable[[str], None]) -> None:
+    """SFT killed at two random moments and run again: equal weights, whole artifacts alone, no step twice."""
+    saw(kill(tmp_path / "f", "sft", 2))

@@ -1,0 +1,245 @@
+"""Drills on numbers: what goes wrong in training is seen within a step, and stops or passes over it as the recipe says.
+
+Real rounds in this process; only the harm itself is put in, at the place where it would arise.
+"""
+
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import tasks.rl.update
+from tasks.report.main import run as run_report
+from tasks.rl.main import run as run_rl
+from tasks.rl.round import RlRound
+from tasks.sft.main import run as run_sft
+from tasks.shared.artifacts import ArtifactRef, Store
+from tasks.shared.config import STAGE_CONFIGS, ReportStage
+from tasks.shared.generation.transformers_engine import TransformersGenerator
+from tasks.shared.stage import StageContext, StageRequest, StageResult, TrainingStopped
+from tests.drills import worlds
+from tests.integration import sft_world
+from tests.integration.rl_world import OPTIMIZER, make_request, make_store
+
+STEPS = {"steps_per_round": 4, "prompts_per_step": 2, "samples_per_prompt": 4}
+HARMED = 3  # the step at which harm is done
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("numbers")
+
+
+@pytest.fixture(scope="module")
+def inputs(root: Path) -> dict[str, ArtifactRef]:
+    return make_store(root)
+
+
+def run(request: StageRequest) -> StageResult:
+    """The stage in this process."""
+    scratch = Path(request.scratch)
+    scratch.mkdir(parents=True, exist_ok=True)
+    config = STAGE_CONFIGS[request.stage].model_validate(request.config)
+    stage = run_rl if request.stage == "rl" else run_sft
+    return stage(StageContext(request, config, Store(request.store), scratch))
+
+
+def metrics_of(request: StageRequest, result: StageResult) -> list[dict[str, Any]]:
+    path = Store(request.store).fetch(result.outputs["checkpoint"]) / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def last_saved_step(request: StageRequest) -> int:
+    """The step whose state is in scratch, whole."""
+    [path] = (Path(request.scratch) / "trainer").iterdir()
+    assert list(path.glob("step-*")), "not whole"
+    return int(path.name)
+
+
+def optimizer(**changes: Any) -> Any:
+    return OPTIMIZER.model_copy(update=changes)
+
+
+def harm_loss(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
+    """Multiply the loss of step HARMED by `factor`, as an overflow in a kernel would."""
+    real, calls = tasks.rl.update.policy_loss, []
+
+    def harmed(*arguments: Any) -> Any:
+        loss, sums = real(*arguments)
+        calls.append(loss)
+        return (loss * factor if len(calls) == HARMED else loss), sums
+
+    monkeypatch.setattr(tasks.rl.update, "policy_loss", harmed)
+
+
+def stopped(request: StageRequest) -> str:
+    """The message of a round that stops itself at step HARMED with the state of the step before kept."""
+    with pytest.raises(TrainingStopped) as caught:
+        run(request)
+    assert last_saved_step(request) == HARMED - 1
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+LEARNS = {**STEPS, "drop_equal_rewards": False, "entropy_coefficient": 0.01}
+
+
+@pytest.mark.parametrize(("factor", "bound"), [(float("nan"), 0.0), (1e4, 100.0)], ids=["nan", "exploding"])
+def test_bad_gradient_stops_the_round(
+    root: Path,
+    inputs: dict[str, ArtifactRef],
+    monkeypatch: pytest.MonkeyPatch,
+    saw: Callable[[str], None],
+    factor: float,
+    bound: float,
+) -> None:
+    """A loss of NaN, or a gradient norm over the bound: stopped in that step, the step before kept, resumed from it."""
+    settings = {**LEARNS, "optimizer": optimizer(grad_norm_bound=bound)}
+    request = make_request(root, inputs, f"stop-{bound}", **settings)
+    with monkeypatch.context() as patched:
+        harm_loss(patched, factor)
+        saw(stopped(request))
+    healed = metrics_of(request, run(request))
+    assert [line["step"] for line in healed] == [1, 2, 3, 4]
+    assert [line["skipped_updates"] for line in healed] == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("zero_stage", [0, 2])
+@pytest.mark.parametrize("factor", [float("nan"), 1e4])
+def test_bad_gradient_is_left_out(
+    root: Path,
+    inputs: dict[str, ArtifactRef],
+    monkeypatch: pytest.MonkeyPatch,
+    saw: Callable[[str], None],
+    factor: float,
+    zero_stage: int,
+) -> None:
+    """The same where the recipe says skip: the step changes no weight, is counted, and the round ends."""
+    bound = optimizer(grad_norm_bound=100.0, on_bad_gradient="skip", zero_stage=zero_stage)
+    request = make_request(root, inputs, f"skip-{factor}-{zero_stage}", **LEARNS, optimizer=bound)
+    weights: list[torch.Tensor] = []
+    real = RlRound._sync
+
+    def sync(this_round: RlRound) -> None:
+        weights.append(torch.cat([value.flatten().clone() for _, value in this_round.engine.weights()]))
+        real(this_round)
+
+    monkeypatch.setattr(RlRound, "_sync", sync)
+    harm_loss(monkeypatch, factor)
+    made = metrics_of(request, run(request))
+    assert [line["skipped_updates"] for line in made] == [0, 0, 1, 0]
+    assert [line["updates"] for line in made] == [1, 1, 0, 1]
+    unchanged = [torch.equal(before, after) for before, after in itertools.pairwise(weights)]
+    assert unchanged == [False, False, True, False]
+    saw(f"step {HARMED} of 4 left out under ZeRO-{zero_stage}")
+
+
+def test_nan_in_sft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saw: Callable[[str], None]) -> None:
+    """NaN in SFT's loss: stopped in that step; with skip, one step is left out and the end is finite."""
+    import tasks.sft.training
+
+    real, rows = tasks.sft.training.pack, []
+
+    def harmed(*arguments: Any) -> Any:
+        packed = real(*arguments)
+        rows.append(packed)
+        return packed
+
+    monkeypatch.setattr(tasks.sft.training, "pack", harmed)
+    scores = tasks.sft.training.TrainingEngine.token_logprobs
+
+    def bad(engine: Any, batch: Any, temperature: float = 1.0) -> torch.Tensor:
+        values = scores(engine, batch, temperature)
+        return values * float("nan") if len(rows) == HARMED else values
+
+    monkeypatch.setattr(tasks.sft.training.TrainingEngine, "token_logprobs", bad)
+    request = sft_world.make_request(tmp_path, checkpoint_every_steps=1)
+    with pytest.raises(
+        TrainingStopped, match=r"step 3: the gradient's norm is nan.*on_bad_gradient = 'skip'"
+    ):
+        run(request)
+    kept = {path.name for path in (Path(request.scratch) / "checkpoints").iterdir()}
+    assert kept == {f"step-{HARMED - 1}"}
+    rows.clear()
+    skipping = request.model_copy(update={"scratch": str(tmp_path / "skip"), "config": with_skip(request)})
+    result = run(skipping)
+    assert result.metrics["skipped_steps"] == 1
+    weights = load_file(Store(request.store).fetch(result.outputs["checkpoint"]) / "model.safetensors")
+    assert all(tensor.isfinite().all() for tensor in weights.values())
+    saw(f"stopped at step {HARMED} with step {HARMED - 1} kept; skipped 1 of {result.metrics['steps']}")
+
+
+def with_skip(request: StageRequest) -> dict[str, Any]:
+    sft = request.config["sft"]
+    return {
+        **request.config,
+        "sft": {**sft, "optimizer": {**sft["optimizer"], "on_bad_gradient": "skip"}},
+    }
+
+
+def test_equal_rewards(root: Path, inputs: dict[str, ArtifactRef], saw: Callable[[str], None]) -> None:
+    """All rewards equal, so nothing is in the loss: passed over and counted, or the round stops, as the recipe says."""
+    settings = {**STEPS, "temperature": 0.01, "steps_per_round": 2}  # nearly greedy: every sample is the same
+    request = make_request(root, inputs, "equal", **settings)
+    made = metrics_of(request, run(request))
+    empty = [line for line in made if line["in_loss"] == 0]
+    assert empty and all(line["updates"] == 0 and line["grad_norm"] == 0 for line in empty)
+    request = make_request(root, inputs, "equal-stop", **settings, on_empty_step="stop")
+    with pytest.raises(
+        TrainingStopped, match=r"left none of 8 trajectories in the loss .*on_empty_step = 'skip'"
+    ):
+        run(request)
+    saw(
+        f"{len(empty)} of {len(made)} steps empty and passed over; with stop, the first of them ended the round"
+    )
+
+
+def test_collapsed_policy(root: Path, inputs: dict[str, ArtifactRef], saw: Callable[[str], None]) -> None:
+    """A collapsed policy (entropy below the bound) stops the round in the step that sampled from it."""
+    settings = {**LEARNS, "temperature": 0.01, "min_entropy": 0.001}
+    request = make_request(root, inputs, "collapsed", **settings)
+    with pytest.raises(TrainingStopped, match=r"the policy's entropy is .*min_entropy = 0.001") as caught:
+        run(request)
+    step = int(str(caught.value).split(":")[0].removeprefix("step "))
+    saved = [int(path.name) for path in (Path(request.scratch) / "trainer").iterdir()]
+    assert saved == ([step - 1] if step > 1 else [])
+    healthy = make_request(root, inputs, "explores", **LEARNS, min_entropy=0.001)
+    entropies = [line["entropy"] for line in metrics_of(healthy, run(healthy))]
+    assert min(entropies) > 0.001
+    saw(f"a policy that explores has {min(entropies):.2g} nats a token and went through")
+
+
+def test_sampler_drifts(
+    root: Path, inputs: dict[str, ArtifactRef], monkeypatch: pytest.MonkeyPatch, saw: Callable[[str], None]
+) -> None:
+    """Sampler and trainer drift apart (a weight sync is lost): found by the probe in the very step, tensors named."""
+    request = make_request(root, inputs, "drift", **{**LEARNS, "optimizer": optimizer(learning_rate=1e-2)})
+    real, syncs = TransformersGenerator.load_weights, []
+
+    def lost(generator: TransformersGenerator, weights: Any) -> None:
+        syncs.append(0)
+        if len(syncs) != HARMED + 1:  # the first is before the first step
+            real(generator, weights)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TransformersGenerator, "load_weights", lost)
+        message = stopped(request)
+    assert "tensors that differ: model.embed_tokens.weight" in message
+    saw(message)
+
+
+def test_reason_in_the_report(tmp_path: Path) -> None:
+    """Why a round stopped stands at the head of the run's report, as text."""
+    request = worlds.report(tmp_path)
+    reason = "rl-2 has not finished: step 7: the gradient's norm is nan <script>"
+    told = {**request.config, "report": {**request.config["report"], "notes": [reason]}}
+    result = run_report(
+        StageContext(request, ReportStage.model_validate(told), Store(request.store), tmp_path)
+    )
+    page = (Store(request.store).fetch(result.outputs["report"]) / "report.html").read_text()
+    assert "step 7: the gradient&#39;s norm is nan &lt;script&gt;" in page

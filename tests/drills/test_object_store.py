@@ -1,0 +1,118 @@
+"""Drills on an object store (S3): busy, slow, gone in mid-upload, cut off for good, two publishers at once."""
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tasks.shared.artifacts import ArtifactRef, Provenance, Store
+from tests.drills.faulty_s3 import FaultyS3, faulty_s3
+
+PROVENANCE = Provenance(stage="drill", config={}, seed=0, inputs={})
+FILES = {f"part-{i}.bin": bytes([i]) * 200_000 for i in range(4)}
+
+
+@pytest.fixture
+def root(bucket: str, tmp_path: Path) -> str:
+    """A store of this drill's own: moto keeps what earlier tests have put there."""
+    return f"{bucket}/{tmp_path.name}"
+
+
+@pytest.fixture
+def faulty(bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyS3]:
+    """What stands between this process and the bucket."""
+    import os
+
+    import s3fs
+
+    with faulty_s3(os.environ["AWS_ENDPOINT_URL"].removeprefix("http://")) as state:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", state.url)
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")  # by default it takes most of a minute to give up
+        s3fs.S3FileSystem.clear_instance_cache()
+        yield state
+
+
+def publish(store: Store, files: dict[str, bytes]) -> ArtifactRef:
+    with store.staging("traces") as directory:
+        for name, content in files.items():
+            (directory / name).parent.mkdir(exist_ok=True)
+            (directory / name).write_bytes(content)
+        return store.publish("traces", directory, PROVENANCE)
+
+
+def check_whole(root: str, cache: Path) -> int:
+    """Everything visible is whole, read by a client that has nothing cached; how much there is."""
+    store = Store(root, cache=cache)
+    refs = [store.read(location).ref for location in store.locations()]
+    for ref in refs:
+        store.fetch(ref)
+    return len(refs)
+
+
+def test_busy_and_slow(
+    root: str, faulty: FaultyS3, tmp_path: Path, saw: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S3 answers 503 to a third of the requests and is slow in others: published and read all the same."""
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "8")  # of requests side by side one can meet several refusals
+    seen: list[str] = []
+
+    def sometimes(method: str, path: str) -> str:
+        seen.append(path)
+        return "busy" if len(seen) % 3 == 0 else "slow" if len(seen) % 7 == 0 else ""
+
+    faulty.fault = sometimes  # type: ignore[assignment]
+    started = time.monotonic()
+    ref = publish(Store(root, cache=tmp_path / "one"), FILES)
+    faulty.fault = lambda *_: ""
+    assert (Store(root, cache=tmp_path / "two").fetch(ref) / "part-3.bin").read_bytes() == FILES["part-3.bin"]
+    assert faulty.done["busy"] and faulty.done["slow"]
+    saw(f"{faulty.done['busy']} refused, {faulty.done['slow']} slow; {time.monotonic() - started:.1f} s")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("lost", ["part-2.bin", "manifest.json"])
+def test_lost_in_mid_upload(
+    root: str, faulty: FaultyS3, tmp_path: Path, saw: Callable[[str], None], lost: str
+) -> None:
+    """The connection is lost for good in mid-upload: an OSError, nothing visible; again, only what is missing goes."""
+    faulty.fault = lambda method, path: "cut" if method in ("PUT", "POST") and lost in path else ""
+    with pytest.raises(OSError, match="run again when it does"):
+        publish(Store(root, cache=tmp_path / "one"), FILES)
+    faulty.fault = lambda *_: ""
+    assert check_whole(root, tmp_path / "two") == 0
+    puts: list[str] = []
+
+    def count(method: str, path: str) -> str:
+        if method == "PUT":
+            puts.append(path.rsplit("/", 1)[-1].split("?")[0])
+        return ""
+
+    faulty.fault = count  # type: ignore[assignment]
+    publish(Store(root, cache=tmp_path / "three"), FILES)
+    assert check_whole(root, tmp_path / "four") == 1
+    assert sorted(puts) == sorted({lost, "manifest.json"})
+    saw(f"{faulty.done['cut']} attempts cut off; the next publication sent {' and '.join(puts)}")
+
+
+@pytest.mark.long
+def test_circumstances_of_a_lost_upload(root: str, faulty: FaultyS3, tmp_path: Path) -> None:
+    """An upload is lost before its manifest; the same work again, other seconds of equal length: whole when read."""
+    first = FILES | {"circumstances/seconds": b"1.25"}
+    faulty.fault = lambda method, path: "cut" if method == "PUT" and "manifest.json" in path else ""
+    with pytest.raises(OSError, match="run again when it does"):
+        publish(Store(root, cache=tmp_path / "one"), first)
+    faulty.fault = lambda *_: ""
+    publish(Store(root, cache=tmp_path / "two"), first | {"circumstances/seconds": b"3.75"})
+    assert check_whole(root, tmp_path / "three") == 1
+
+
+def test_two_publishers(root: str, faulty: FaultyS3, tmp_path: Path, saw: Callable[[str], None]) -> None:
+    """Eight publish the same artifact to S3 at once: one artifact, whole, the same reference for all."""
+    stores = [Store(root, cache=tmp_path / str(i)) for i in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        refs = set(pool.map(lambda store: publish(store, FILES), stores))
+    assert len(refs) == 1
+    assert check_whole(root, tmp_path / "reader") == 1
+    saw("8 publishers")

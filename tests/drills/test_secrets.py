@@ -1,0 +1,81 @@
+"""Drills on secrets: canaries in every variable that may hold one, searched for in everything that is left behind."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tasks.shared.environment import SINK_VARIABLES, STORE_SECRETS
+from tasks.shared.execution.execute import execute
+from tasks.shared.execution.process import ProcessBackend
+from tasks.shared.sandbox import Interpreter, Limits, SandboxSettings
+from tests.integration.synthesis_world import make_request
+from tests.integration.teacher_server import serve
+
+OTHERS = (
+    "PREFECT_API_KEY",
+    "PREFECT_API_AUTH_STRING",
+    "HF_TOKEN",
+    "GITHUB_TOKEN",
+    "OPENAI_API_KEY",
+    "TEACHER_KEY",
+)
+LOOK = """
+import glob, os
+seen = [str(dict(os.environ))]
+for path in glob.glob('/proc/[0-9]*/environ') + glob.glob('/proc/[0-9]*/cmdline'):
+    try:
+        seen.append(open(path, errors='replace').read())
+    except OSError:
+        pass
+print(' '.join(seen))
+"""
+
+
+@pytest.fixture
+def canaries(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """A secret in each variable."""
+    secrets = {name: f"canary-{name.lower()}-93c1" for name in (*STORE_SECRETS, *SINK_VARIABLES, *OTHERS)}
+    secrets.pop("AWS_ENDPOINT_URL")
+    secrets.pop("MLFLOW_TRACKING_URI")
+    for name, value in secrets.items():
+        monkeypatch.setenv(name, value)
+    return secrets
+
+
+def found(folder: Path, secrets: dict[str, str]) -> Iterator[str]:
+    """Files below `folder` with a secret in them."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            yield from (f"{name} in {path}" for name, value in secrets.items() if value.encode() in content)
+
+
+def test_canaries(
+    tmp_path: Path, canaries: dict[str, str], saw: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Canaries in the environment and in an endpoint's replies: in no artifact, manifest, log, request or event."""
+    monkeypatch.setenv("TIRFLOW_HOME", str(tmp_path / "home"))
+    events: list[str] = []
+    with serve() as server:
+        request = make_request(
+            tmp_path,
+            ["honest", "echoes_key", "honest", "echoes_key"],
+            server.base_url,
+            teacher={"key_variable": "TEACHER_KEY"},
+        )
+        execute(request, ProcessBackend(), tmp_path / "log.txt", lambda event: events.append(str(event)))
+        assert {asked.authorization for asked in server.asked} == {f"Bearer {canaries['TEACHER_KEY']}"}
+    assert list(found(tmp_path, canaries)) == []
+    assert not any(value in event for value in canaries.values() for event in events)
+    searched = sum(path.is_file() for path in tmp_path.rglob("*"))
+    saw(f"{len(canaries)} canaries, {searched} files and {len(events)} events searched")
+
+
+def test_the_interpreter_sees_none(canaries: dict[str, str], saw: Callable[[str], None]) -> None:
+    """A program in the interpreter looks through its environment and every process it can see: no canary."""
+    with Interpreter(SandboxSettings(limits=Limits(wall_s=3.0, output_chars=200_000), workers=1)) as running:
+        result = running.run(LOOK)
+    assert result.stdout.strip(), result
+    assert not any(value in result.stdout + result.stderr for value in canaries.values())
+    saw(f"{len(result.stdout)} characters of output searched")

@@ -1,0 +1,194 @@
+"""Drills on storage: full, read-only, lost in mid-upload, slow; flipped bits, cut files, two publishers, clocks."""
+
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.rl.main import run as run_rl
+from tasks.shared.artifacts import ArtifactError, Store
+from tasks.shared.config import STAGE_CONFIGS
+from tasks.shared.stage import StageContext, StageRequest, StageResult
+from tests.drills import worlds
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="session")
+def shims(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the compiled shims."""
+    folder = tmp_path_factory.mktemp("shims")
+    for source in HERE.glob("*.c"):
+        library = folder / f"{source.stem}.so"
+        subprocess.run(["cc", "-O1", "-shared", "-fPIC", "-o", str(library), str(source), "-ldl"], check=True)
+    return folder
+
+
+def fill_disk(shims: Path, request: StageRequest, folder: Path, points: int) -> str:
+    """Run the drill of `full_disk.py`; what was tried and said."""
+    (folder / "request.json").write_text(request.model_dump_json())
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.drills.full_disk", request.stage, str(folder), str(points)],
+        env=worlds.environment(folder) | {"LD_PRELOAD": str(shims / "failing_disk.so")},
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    told = json.loads(done.stdout.splitlines()[-1])
+    return f"{told['tried']} of {told['writes']} writes failed in turn; messages: {' / '.join(told['said'])}"
+
+
+def test_disk_full_in_prepare(tmp_path: Path, shims: Path, saw: Callable[[str], None]) -> None:
+    """Disk full at a write of `prepare`: only whole artifacts seen, one line with the remedy, equal outputs after."""
+    saw(fill_disk(shims, worlds.prepare(tmp_path / "f"), tmp_path / "f", points=4))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("stage", ["prepare", "synthesize", "sft", "rl", "evaluate", "report"])
+def test_disk_full_in_each_stage(tmp_path: Path, shims: Path, saw: Callable[[str], None], stage: str) -> None:
+    """Disk full at a write of each stage, writes spread over all it does: as above."""
+    saw(fill_disk(shims, worlds.REQUESTS[stage](tmp_path / "f"), tmp_path / "f", points=12))
+
+
+def in_process(request: StageRequest, stage: Callable[[StageContext[Any]], StageResult]) -> StageResult:
+    Path(request.scratch).mkdir(parents=True, exist_ok=True)
+    config = STAGE_CONFIGS[request.stage].model_validate(request.config)
+    return stage(StageContext(request, config, Store(request.store), Path(request.scratch)))
+
+
+def flip_a_bit(path: Path, rng: random.Random) -> bytes:
+    """Flip one bit somewhere in a file; what it was before."""
+    before = path.read_bytes()
+    position = rng.randrange(len(before))
+    path.chmod(0o644)
+    path.write_bytes(
+        before[:position] + bytes([before[position] ^ (1 << rng.randrange(8))]) + before[position + 1 :]
+    )
+    return before
+
+
+@pytest.mark.long
+def test_flipped_bits_and_cut_files(tmp_path: Path, saw: Callable[[str], None]) -> None:
+    """A bit flipped in, or the end cut off, every file of every artifact: found when read, named, with the remedy."""
+    rng = random.Random(5)
+    requests = [worlds.rl(tmp_path / "rl"), worlds.report(tmp_path / "report")]
+    in_process(requests[0], run_rl)
+    kinds, harmed = set(), 0
+    for request in requests:
+        store = Store(request.store)
+        for location in store.locations():
+            ref = store.read(location).ref
+            directory = store.fetch(ref)
+            for path in sorted(
+                path for path in directory.rglob("*") if path.is_file() and path.stat().st_size
+            ):
+                before = flip_a_bit(path, rng)
+                while path.name == "manifest.json" and path.read_bytes().split() == before.split():
+                    path.write_bytes(before)  # white space between its words is no content
+                    flip_a_bit(path, rng)
+                for damage in (path.read_bytes(), before[:-1]):
+                    path.write_bytes(damage)
+                    with pytest.raises(ArtifactError, match=r"delete .* and run again") as caught:
+                        Store(request.store).fetch(ref)
+                    assert path.name in str(caught.value) and "\n" not in str(caught.value)
+                    harmed += 1
+                path.write_bytes(before)
+                kinds.add(path.suffix)
+            Store(request.store).fetch(ref)
+    saw(f"{harmed} damages to files of kinds {', '.join(sorted(kinds))}")
+
+
+@pytest.mark.long
+def test_damaged_saved_state(tmp_path: Path, saw: Callable[[str], None]) -> None:
+    """A bit flipped in, or the end cut off, each file that a stopped round would resume from: refused by name."""
+    request = worlds.rl(tmp_path)
+    in_process(request, run_rl)  # its state stays in scratch until the launcher has the result
+    rng, harmed = random.Random(7), 0
+    state = next((Path(request.scratch) / "trainer").rglob("step-*"))
+    for path in sorted(path for path in state.iterdir()):
+        before = flip_a_bit(path, rng)
+        for damage in (path.read_bytes(), before[: len(before) // 2]):
+            path.write_bytes(damage)
+            with pytest.raises(ValueError, match=r"delete .* and run again"):
+                in_process(request, run_rl)
+            harmed += 1
+        path.write_bytes(before)
+    in_process(request, run_rl)
+    saw(f"{harmed} damages")
+
+
+def run_process(request: StageRequest, folder: Path, extra: dict[str, str]) -> subprocess.Popen[str]:
+    """The stage as a process; its request and result in `folder`."""
+    folder.mkdir(exist_ok=True)
+    (folder / "request.json").write_text(request.model_dump_json())
+    return subprocess.Popen(
+        [sys.executable, "-m", f"tasks.{request.stage}.main", str(folder / "request.json")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=worlds.environment(folder) | extra,
+    )
+
+
+def digests(folder: Path) -> dict[str, str]:
+    made = StageResult.model_validate_json((folder / "result.json").read_text()).outputs
+    return {name: ref.digest for name, ref in made.items()}
+
+
+@pytest.mark.long
+def test_two_runs_publish_at_once(tmp_path: Path, saw: Callable[[str], None]) -> None:
+    """Two processes do the same SFT in the same store at once: one artifact, whole, the same for both."""
+    request = worlds.sft(tmp_path)
+    started = [
+        run_process(
+            request.model_copy(update={"scratch": str(tmp_path / name / "scratch")}), tmp_path / name, {}
+        )
+        for name in ("one", "two")
+    ]
+    for process in started:
+        _, error = process.communicate(timeout=240)
+        assert process.returncode == 0, error[-2000:]
+    assert digests(tmp_path / "one") == digests(tmp_path / "two")
+    store = Store(request.store)
+    made = [location for location in store.locations() if store.read(location).provenance.stage == "sft"]
+    assert len(made) == 1
+    saw("2 processes, 1 checkpoint")
+
+
+@pytest.mark.long
+def test_clock_set_back(tmp_path: Path, shims: Path, saw: Callable[[str], None]) -> None:
+    """The clock is set back by an hour in mid-run, at three moments: the outputs are those of a steady clock."""
+    request = worlds.sft(tmp_path)
+    whole: dict[str, str] = {}
+    for looks in (10**9, 50, 400, 1000):
+        folder = tmp_path / str(looks)
+        changed = request.model_copy(update={"scratch": str(folder / "scratch")})
+        shim = {"LD_PRELOAD": str(shims / "clock_back.so"), "CLOCK_BACK_AFTER": str(looks)}
+        process = run_process(changed, folder, shim)
+        _, error = process.communicate(timeout=240)
+        assert process.returncode == 0, error[-2000:]
+        whole = whole or digests(folder)
+        assert digests(folder) == whole
+    saw("after 50, 400 and 1,000 looks at the clock")
+
+
+def test_read_only_store(tmp_path: Path, small_disk: Path, saw: Callable[[str], None]) -> None:
+    """A store that became read-only: one line with place and remedy; writable again, the same command goes through."""
+    request = worlds.prepare(tmp_path).model_copy(update={"store": str(small_disk / "store")})
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    process = run_process(request, tmp_path / "run", {})
+    out, error = process.communicate(timeout=120)
+    assert process.returncode == 3, error[-2000:]
+    message = json.loads(out.splitlines()[-1])["message"]
+    assert str(small_disk) in message and "TIRFLOW_STORE" in message
+    subprocess.run(["mount", "-o", "remount,rw,size=64m", str(small_disk)], check=True)
+    process = run_process(request, tmp_path / "run", {})
+    process.communicate(timeout=120)
+    assert process.returncode == 0
+    saw(message.replace(str(small_disk), "…"))

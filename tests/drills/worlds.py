@@ -1,0 +1,101 @@
+"""The smallest request of real parts for every stage; each with its store and scratch in one folder."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from tasks.evaluate.main import run as run_evaluate
+from tasks.shared.artifacts import Store
+from tasks.shared.config import EvaluateStage
+from tasks.shared.recipes import load_recipe
+from tasks.shared.stage import StageContext, StageRequest
+from tests.integration import evaluation_world, rl_world, sft_world
+
+SETS = {"name": "held_out", "source": "tiny", "split": "held_out", "limit": 3}
+TRAIN = {"name": "tiny", "source": "tiny", "split": "train", "limit": 30}
+
+
+def environment(home: Path) -> dict[str, str]:
+    """This process's, with a home of the drill's own."""
+    return os.environ | {"TIRFLOW_HOME": str(home / "home"), "OMP_NUM_THREADS": "1"}
+
+
+def prepare(folder: Path) -> StageRequest:
+    """Thirty problems and a random model."""
+    folder.mkdir(exist_ok=True)
+    config = {
+        "model": {"source": "tiny", "dtype": "float32", "tiny": evaluation_world.SHAPE.model_dump()},
+        "data": {"train": [TRAIN], "evaluation": [SETS]},
+    }
+    return StageRequest(
+        stage="prepare",
+        run="drill",
+        config=config,
+        inputs={},
+        seed=0,
+        store=str(folder / "store"),
+        scratch=str(folder / "scratch"),
+    )
+
+
+def synthesize(folder: Path) -> StageRequest:
+    """Scripted traces for the problems of `prepare`."""
+    from tasks.prepare.main import run as run_prepare
+    from tasks.shared.config import PrepareStage
+
+    first = prepare(folder)
+    Path(first.scratch).mkdir(parents=True, exist_ok=True)
+    context = StageContext(
+        first, PrepareStage.model_validate(first.config), Store(first.store), Path(first.scratch)
+    )
+    made = run_prepare(context).outputs
+    recipe = load_recipe("tiny", {"sandbox.workers": 1})
+    return first.model_copy(
+        update={
+            "stage": "synthesize",
+            "config": recipe.for_stage("synthesize").model_dump(mode="json"),
+            "inputs": {name: made[name] for name in ("problems", "evaluation_sets")},
+        }
+    )
+
+
+def sft(folder: Path) -> StageRequest:
+    """A few steps on a few dozen traces."""
+    return sft_world.make_request(folder)
+
+
+def sft_two_ranks(folder: Path) -> StageRequest:
+    """The same on two DeepSpeed ranks."""
+    return sft_world.make_request(folder, zero_stage=2, ranks=2)
+
+
+def rl(folder: Path) -> StageRequest:
+    """Three steps of eight samples with live code."""
+    folder.mkdir(exist_ok=True)
+    small = {"steps_per_round": 3, "prompts_per_step": 2, "samples_per_prompt": 4}
+    return rl_world.make_request(folder, rl_world.make_store(folder, hidden=32), **small)
+
+
+def evaluate(folder: Path) -> StageRequest:
+    """Nine problems, two samples each."""
+    return evaluation_world.evaluate_request(folder, samples_per_problem=2)
+
+
+def report(folder: Path) -> StageRequest:
+    """A report on that evaluation."""
+    request = evaluate(folder)
+    Path(request.scratch).mkdir(parents=True, exist_ok=True)
+    config = EvaluateStage.model_validate(request.config)
+    made = run_evaluate(StageContext(request, config, Store(request.store), Path(request.scratch))).outputs
+    return evaluation_world.report_request(folder, {"evaluation_base": made["evaluation"]})
+
+
+REQUESTS: dict[str, Callable[[Path], StageRequest]] = {
+    "prepare": prepare,
+    "synthesize": synthesize,
+    "sft": sft,
+    "sft_two_ranks": sft_two_ranks,
+    "rl": rl,
+    "evaluate": evaluate,
+    "report": report,
+}

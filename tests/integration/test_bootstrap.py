@@ -1,0 +1,95 @@
+"""Bootstrap in small: a model's own traces, those that hold kept, SFT on them, a gain in pairs on problems held out.
+
+The model is taught in seconds to run code, which is right, or to guess, which is wrong, half of the time each.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas
+import pytest
+
+from tasks.shared.artifacts import ArtifactRef, Store
+from tasks.shared.estimates import Outcome, compare
+from tasks.shared.stage import StageRequest, StageResult
+from tests.integration.evaluation_world import fill_sets, publish
+from tests.integration.rl_world import MODEL, NUM_PROBLEMS, make_store
+
+SAMPLES = 8
+TRACES = {"prompt": "bare", "max_calls": 2}
+SANDBOX = {"workers": 1, "memory_mb": 512, "preload": ("math",)}
+ENGINE = {"engine": "transformers", "max_sequences": 64, "max_prompt_tokens": 64, "max_response_tokens": 96}
+SAMPLING = {"model": MODEL.model_dump(), "traces": TRACES, "sandbox": SANDBOX, "generation": ENGINE}
+BOOTSTRAP = {
+    "mode": "bootstrap",
+    "traces_per_problem": SAMPLES,
+    "teacher": {"backend": "engine", "temperature": 1.0, "max_response_tokens": 96},
+    "selection": {"min_code_work": 0, "max_similarity": 1.0, "decontaminate_ngram": 0},
+}
+TUNING = {
+    "model": MODEL.model_dump(),
+    "traces": TRACES,
+    "sft": {
+        "max_steps": 12,
+        "tokens_per_step": 2048,
+        "tokens_per_micro_batch": 2048,
+        "optimizer": {"learning_rate": 1e-3, "zero_stage": 0},
+    },
+}
+
+
+def run_stage(root: Path, stage: str, config: dict[str, Any], inputs: dict[str, ArtifactRef]) -> StageResult:
+    """A stage as the launcher runs it; a second call finds the scratch directory of the first."""
+    scratch = root / stage
+    scratch.mkdir(exist_ok=True)
+    request = StageRequest(
+        stage=stage,
+        run="test",
+        config=config,
+        inputs=inputs,
+        seed=5,
+        store=str(root / "store"),
+        scratch=str(scratch),
+    )
+    (scratch / "request.json").write_text(request.model_dump_json())
+    command = [sys.executable, "-m", f"tasks.{stage}.main", str(scratch / "request.json")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    return StageResult.model_validate_json((scratch / "result.json").read_text())
+
+
+@pytest.mark.timeout(600)
+def test_own_traces_raise_the_model_on_problems_held_out(tmp_path):
+    inputs = make_store(tmp_path)
+    store = Store(str(tmp_path / "store"))
+    held_out = [(f"held/{n}", f"What is {n}?", "1") for n in range(20, 50)]
+    inputs["evaluation_sets"] = publish(
+        store, "evaluation_sets", lambda path: fill_sets(path, {"own": held_out})
+    )
+
+    made = run_stage(tmp_path, "synthesize", SAMPLING | {"synthesize": BOOTSTRAP}, inputs)
+    assert made.metrics["written"] == made.metrics["teacher_asked"] == NUM_PROBLEMS * SAMPLES
+    again = run_stage(tmp_path, "synthesize", SAMPLING | {"synthesize": BOOTSTRAP}, inputs)
+    assert again.metrics["teacher_asked"] == 0, "finished samples are in the log"
+    assert again.outputs["traces"].digest == made.outputs["traces"].digest
+    rejected = pandas.read_parquet(store.fetch(made.outputs["traces"]) / "rejected.parquet")
+    assert set(rejected["reason"]) >= {"wrong_answer"}
+
+    tuned = run_stage(tmp_path, "sft", TUNING, {"checkpoint": inputs["checkpoint"], **made.outputs})
+    outcomes = []
+    for checkpoint in (inputs["checkpoint"], tuned.outputs["checkpoint"]):
+        config = SAMPLING | {"evaluate": {"samples_per_problem": 4, "top_p": 1.0}}
+        given = {"checkpoint": checkpoint, "evaluation_sets": inputs["evaluation_sets"]}
+        evaluated = run_stage(tmp_path, "evaluate", config, given)
+        (tmp_path / "evaluate").rename(tmp_path / f"evaluated-{len(outcomes)}")
+        samples = pandas.read_parquet(store.fetch(evaluated.outputs["evaluation"]) / "samples.parquet")
+        by_problem = samples.groupby("problem_id")["correct"]
+        outcomes.append(
+            {name: [Outcome(bool(correct), None) for correct in group] for name, group in by_problem}
+        )
+    gain = compare(*outcomes).difference
+    assert gain.interval.low > 0.1, gain

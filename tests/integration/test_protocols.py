@@ -1,0 +1,103 @@
+"""Both papers' protocols sampled with a real model: the numbers of the protocol are what is drawn, bounded and told."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from tasks.evaluate.main import run
+from tasks.shared.artifacts import ArtifactRef, Store
+from tasks.shared.checkpoints import load_tokenizer
+from tasks.shared.config import EvaluateStage
+from tasks.shared.recipes import load_recipe
+from tasks.shared.reporting.evaluated import read_evaluated
+from tasks.shared.reporting.samples import Sample, read_samples
+from tasks.shared.stage import StageContext, StageRequest
+from tasks.shared.traces.dialect import DIALECTS
+from tasks.shared.traces.encoding import encode_prompt
+from tests.integration.evaluation_world import fill_sets, publish
+from tests.integration.rl_world import make_store
+
+POSITIONS = 16384 + 64
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("protocols")
+
+
+@pytest.fixture(scope="module")
+def inputs(root: Path) -> dict[str, ArtifactRef]:
+    """A model that was taught to run code for half of its answers, with positions for the longest response."""
+    store = Store(str(root / "store"))
+    taught = store.fetch(make_store(root)["checkpoint"])
+
+    def widen(directory: Path) -> None:
+        for path in taught.iterdir():
+            (directory / path.name).write_bytes(path.read_bytes())
+        config = json.loads((taught / "config.json").read_text()) | {"max_position_embeddings": POSITIONS}
+        (directory / "config.json").write_text(json.dumps(config))
+        (directory / "manifest.json").unlink()
+
+    sets = {"own": [(f"p{n}", f"What is {n}?", "1") for n in range(2)]}
+    return {
+        "checkpoint": publish(store, "checkpoint", widen),
+        "evaluation_sets": publish(store, "evaluation_sets", lambda path: fill_sets(path, sets)),
+    }
+
+
+def sample(
+    root: Path, inputs: dict[str, ArtifactRef], protocol: str
+) -> tuple[list[Sample], dict[str, object]]:
+    """The samples of the stage under a protocol, and the protocol as its summary tells it."""
+    overrides = {
+        "evaluate.protocol": protocol,
+        "generation.max_sequences": 16,
+        "generation.max_prompt_tokens": 64,
+        "sandbox.preload": ["math"],
+    }
+    config = load_recipe("tiny", overrides).for_stage("evaluate")
+    assert isinstance(config, EvaluateStage)
+    request = StageRequest(
+        stage="evaluate",
+        run="test",
+        config=config.model_dump(mode="json"),
+        inputs=inputs,
+        seed=3,
+        store=str(root / "store"),
+        scratch=str(root / protocol),
+    )
+    store = Store(request.store)
+    ref = run(StageContext(request, config, store, root / protocol)).outputs["evaluation"]
+    return read_samples(store.fetch(ref)), dict(read_evaluated(store, ref).summary["protocol"])
+
+
+def test_retool(root: Path, inputs: dict[str, ArtifactRef]) -> None:
+    """32 samples a problem that differ, 16,384 tokens in all, the recipe's own cap on calls."""
+    samples, told = sample(root, inputs, "retool")
+    assert (told["samples_per_problem"], told["temperature"], told["top_p"]) == (32, 1.0, 0.7)
+    assert (told["max_response_tokens"], told["max_calls"]) == (16384, 3)
+    assert [s.sample for s in samples] == [*range(32), *range(32)]
+    assert len({s.text for s in samples if s.problem_id == "p0"}) > 1
+    assert all(s.num_tokens <= 16384 for s in samples) and any(s.calls for s in samples)
+    assert any(s.correct for s in samples)
+
+
+def test_torl(root: Path, inputs: dict[str, ArtifactRef]) -> None:
+    """One sample, one call, and every token that was drawn is the model's most probable one."""
+    samples, told = sample(root, inputs, "torl")
+    assert (told["samples_per_problem"], told["temperature"], told["max_calls"]) == (1, 0.0, 1)
+    assert told["max_response_tokens"] == 3072 and len(samples) == 2
+    assert all(len(s.calls) <= 1 and s.num_tokens <= 3072 for s in samples)
+    checkpoint = Store(str(root / "store")).fetch(inputs["checkpoint"])
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(checkpoint), load_tokenizer(checkpoint)
+    for s in samples:
+        prompt = encode_prompt(tokenizer, DIALECTS["retool"], s.problem, instructed=False)
+        with torch.no_grad():
+            best = (
+                model(torch.tensor([[*prompt, *s.response_ids]])).logits[0].argmax(-1)[len(prompt) - 1 : -1]
+            )
+        drawn = torch.tensor(s.sampled)
+        assert torch.equal(best[drawn], torch.tensor(s.response_ids)[drawn])

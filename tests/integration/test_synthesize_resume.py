@@ -1,0 +1,80 @@
+"""A stage with a paid teacher, killed ten times: what was answered is never asked again, and the outcome is the same.
+
+The processes are forked from one that has imported the stage, so that a start takes no seconds; the kills are real.
+"""
+
+import multiprocessing
+import os
+import random
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+
+import pandas
+
+from tasks.shared.artifacts import Store
+from tasks.shared.stage import StageRequest
+from tasks.synthesize.teachers.responses import ResponseLog
+from tests.integration.synthesis_world import make_request, run_here
+from tests.integration.teacher_server import TeacherServer, serve
+
+CASES = ["honest", "error_500", "stray_tags"] * 24
+NUM_KILLS = 10
+TEACHER = {"concurrency": 4, "max_wait_s": 0.05}
+STAGE = ["tasks.synthesize.main", "tasks.synthesize.teachers.endpoint", "tests.integration.synthesis_world"]
+Turn = tuple[str, int]  # problem id, number of the turn
+
+
+def test_ten_kills_cost_nothing_and_change_nothing(tmp_path):
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(STAGE)
+    draw = random.Random(0)
+    kept: set[Turn] = set()
+    with serve(delay_s=0.03) as server:
+        request = make_request(tmp_path, CASES, server.base_url, teacher=TEACHER)
+        for _ in range(NUM_KILLS):
+            seen = len(server.asked)
+            stage = processes.Process(target=run_here, args=(request,))
+            stage.start()
+            while len(server.asked) < seen + draw.randrange(8, 20):
+                assert stage.is_alive(), "the stage ended before it was killed"
+                time.sleep(0.005)
+            os.kill(stage.pid, signal.SIGKILL)
+            stage.join()
+            assert not kept & asked_since(server, request, seen), (
+                "an answer that was kept was asked for again"
+            )
+            kept = answered(request, tmp_path / "copy.jsonl.gz")
+        seen = len(server.asked)
+        result = run_here(request)
+        assert not kept & asked_since(server, request, seen)
+        attempts = Counter(asked.idempotency_key for asked in server.asked)
+    # what was in flight at a kill goes out again under the key it had, so that it need not be charged twice
+    assert 0 < sum(count - 1 for count in attempts.values()) <= NUM_KILLS * TEACHER["concurrency"]
+
+    with serve() as server:
+        whole = run_here(make_request(tmp_path / "whole", CASES, server.base_url, teacher=TEACHER))
+    assert result.outputs["traces"].digest == whole.outputs["traces"].digest
+    assert result.outputs["responses"].digest == whole.outputs["responses"].digest
+    counts = ("written", "accepted", "teacher_prompt_tokens", "teacher_completion_tokens")
+    assert [result.metrics[name] for name in counts] == [whole.metrics[name] for name in counts]
+    assert result.metrics["written"] == len(CASES)
+
+
+def asked_since(server: TeacherServer, request: StageRequest, start: int) -> set[Turn]:
+    """What the server was asked from request number `start` on."""
+    problems = pandas.read_parquet(Store(request.store).fetch(request.inputs["problems"]) / "train.parquet")
+    ids = dict(zip(problems["problem"], problems["id"], strict=True))
+    said = [
+        (asked.body["messages"][0]["content"], len(asked.body["messages"]) // 2)
+        for asked in server.asked[start:]
+    ]
+    return {(next(ids[problem] for problem in ids if problem in prompt), turn) for prompt, turn in said}
+
+
+def answered(request: StageRequest, copy: Path) -> set[Turn]:
+    """What the log of the killed stage holds."""
+    ResponseLog(Path(request.scratch) / "responses").write(copy)
+    rows = pandas.read_json(copy, lines=True)
+    return set(zip(rows["problem_id"], rows["turn"], strict=True))
