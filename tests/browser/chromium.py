@@ -120,7 +120,7 @@ def chromium(port: int) -> Iterator[Chromium]:
     driver = subprocess.Popen(["chromedriver", f"--port={port}", "--silent"], stdout=subprocess.DEVNULL)
     address = f"http://127.0.0.1:{port}"
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while True:
             try:
                 urllib.request.urlopen(address + "/status", timeout=2).close()

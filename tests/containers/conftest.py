@@ -104,7 +104,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
                 container.remove(force=True)
 
 
-def until(condition: Callable[[], bool], timeout_s: float = 120.0) -> None:
+def until(condition: Callable[[], bool], timeout_s: float = 600.0) -> None:
     """Wait for a condition; AssertionError after the timeout."""
     deadline = time.monotonic() + timeout_s
     while not condition():

@@ -21,7 +21,7 @@ from tasks.shared.artifacts import Store
 from tasks.shared.execution.execute import parse_event
 from tasks.shared.runs import RunRecord, RunRecords
 
-RUN_TIMEOUT_S = 240.0
+RUN_TIMEOUT_S = 900.0  # a busy SQLite has stalled a server for a minute
 FINAL_STATES = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 
@@ -116,7 +116,7 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
         cluster.stop(running)
 
 
-def until(condition: Callable[[], bool], timeout_s: float = 120.0) -> None:
+def until(condition: Callable[[], bool], timeout_s: float = 600.0) -> None:
     """Wait for a condition; AssertionError after the timeout."""
     deadline = time.monotonic() + timeout_s
     while not condition():

@@ -129,7 +129,7 @@ def test_a_drop_fails_the_night_and_reaches_the_webhook(
     ended = prefect.wait(prefect.start("nightly/nightly", runs=[RUN], day="2026-11-02"))
     assert ended["state_type"] == "FAILED"
     assert f"{SUBJECT} on held_out fell by 100.0 points against last night" in ended["state"]["message"]
-    until(lambda: bool(receiver.bodies), timeout_s=60)
+    until(lambda: bool(receiver.bodies))
     (body,) = receiver.bodies
     assert body["text"].startswith(f"tirflow: {SUBJECT} on held_out fell by 100.0 points")
     assert body["event"]["comparison"]["worse"] == PROBLEMS and body["event"]["run"] == ended["name"]

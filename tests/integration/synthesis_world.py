@@ -102,5 +102,5 @@ def start(request: StageRequest, environment: dict[str, str] | None = None) -> s
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, dict[str, Any], str]:
     """Exit code, last event, and everything that was written."""
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=600)
     return process.returncode, json.loads(out.splitlines()[-1]) if out else {}, out + err

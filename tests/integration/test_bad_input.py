@@ -219,7 +219,7 @@ def test_a_server_that_is_not_running(tmp_path: Path, command: list[str]) -> Non
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert result.returncode == 2
     assert result.stdout == ""

@@ -41,7 +41,7 @@ def finish(
     process: subprocess.Popen[str], request: StageRequest
 ) -> tuple[StageResult, list[dict[str, object]]]:
     """Its result and its events."""
-    output, _ = process.communicate(timeout=240)
+    output, _ = process.communicate(timeout=900)
     assert process.returncode == 0, output[-2000:]
     events = [json.loads(line) for line in output.splitlines()]
     return StageResult.model_validate_json((Path(request.scratch) / "result.json").read_text()), events
@@ -62,7 +62,7 @@ def test_killed_and_resumed_is_the_same_evaluation(tmp_path: Path) -> None:
     killed = evaluate_request(tmp_path, "killed")
     process = start(killed)
     shards = Path(killed.scratch) / "samples"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not list(shards.glob("shard-??????")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
@@ -133,6 +133,6 @@ def test_greedy_with_several_samples_is_refused(tmp_path: Path) -> None:
     """It would count one sample many times; one line says what to set."""
     request = evaluate_request(tmp_path, temperature=0.0)
     process = start(request)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=600)
     assert process.returncode == 2
     assert "set evaluate.samples_per_problem = 1" in json.loads(output.splitlines()[-1])["message"]

@@ -51,7 +51,7 @@ REJECTED = {
 def test_everything_an_endpoint_can_do_wrong(tmp_path):
     cases = ["honest"] * 10 + [*ACCEPTED, *REJECTED]
     limits = {
-        "timeout_s": 2.0,
+        "timeout_s": 4.0,
         "max_attempts": 3,
         "max_wait_s": 0.5,
         "max_failure_share": 0.6,

@@ -16,7 +16,7 @@ from tasks.shared.checkpoints import load_tokenizer
 from tasks.shared.config import ReportStage
 from tasks.shared.reporting.embedding import trace, trace_index
 from tasks.shared.reporting.evaluated import write_evaluation
-from tasks.shared.reporting.samples import Sample
+from tasks.shared.reporting.samples import SECONDS, SECONDS_FILE, Sample
 from tasks.shared.reporting.summary import summarize
 from tasks.shared.stage import StageContext
 from tasks.shared.tables import write_table
@@ -65,7 +65,7 @@ def publish_rollouts(store: Store, accuracy: float) -> ArtifactRef:
                 [CODE, "\n<interpreter>\n42\n</interpreter>\n", "So 42."] if number % 2 else ["It is 42."]
             )
             ids = [tokenizer.encode(piece, add_special_tokens=False) for piece in pieces]
-            call = {"code": "print(6 * 7)", "status": "ok", "observation": "42", "seconds": 0.01}
+            call = {"code": "print(6 * 7)", "status": "ok", "observation": "42"}
             call |= {"turn_end": len(ids[0]), "feedback_end": len(ids[0] + ids[-2])} if number % 2 else {}
             sampled = [place != 1 for place, piece in enumerate(ids) for _ in piece]
             row = dict.fromkeys(SCHEMA.names) | {
@@ -88,9 +88,14 @@ def publish_rollouts(store: Store, accuracy: float) -> ArtifactRef:
             rows.append(row | {"reason": "correct" if correct else "no_box"})
         rows[-1]["finish"] = "sandbox_failure"
     made_from = {"problems": problems, "checkpoint": checkpoint}
-    return publish(
-        store, "rollouts", lambda directory: write_table(directory / "train.parquet", rows, SCHEMA), made_from
-    )
+
+    def write(directory: Path) -> None:
+        write_table(directory / "train.parquet", rows, SCHEMA)
+        (directory / SECONDS_FILE).parent.mkdir()
+        seconds = [{"seconds": [0.25] * len(row["calls"])} for row in rows]
+        write_table(directory / SECONDS_FILE, seconds, SECONDS)
+
+    return publish(store, "rollouts", write, made_from)
 
 
 def publish_sft(store: Store) -> ArtifactRef:
@@ -197,7 +202,7 @@ def test_a_report_needs_an_evaluation(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "store"))
     request = report_request(tmp_path, {"traces": publish_traces(store)})
     process = start(request, "report")
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=600)
     assert process.returncode == 2
     assert "give evaluation_base" in json.loads(output.splitlines()[-1])["message"]
 
@@ -227,6 +232,7 @@ def test_rollouts_and_rejected_traces_are_in_the_viewer(tmp_path: Path) -> None:
     kinds = [segment[2] for segment in rejected["segments"]]
     assert kinds == [0, 1, 0, 2, 0] and [segment[2] for segment in broken["segments"]] == [0, 3, 0]
     assert rejected["lengths"] == [] and rejected["calls"] == [["ok", 0.0]]
+    assert trace(written["rollouts 1"][1])["calls"] == [["ok", 0.25]]
     sampled = trace(written["rollouts 1"][1])
     assert [segment[2] for segment in sampled["segments"]] == [0, 1, 0, 2, 0]
     assert sum(sampled["lengths"]) == len(sampled["text"]) and sampled["logprobs"][0] == -50

@@ -205,7 +205,7 @@ def test_client_that_leaves_takes_its_programs_and_sessions_along(server: Interp
         assert all(isinstance(result, ConnectionError) for result in results)
 
     asyncio.run(leave())
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while server.health()["running"] and time.monotonic() < deadline:
         time.sleep(0.05)
     health = server.health()
@@ -278,6 +278,6 @@ def test_tcp_takes_the_token() -> None:
 ])  # fmt: skip
 def test_server_refuses_what_it_should_not_start_with(arguments: list[str], reason: str) -> None:
     command = [sys.executable, "-m", "tasks.shared.sandbox.server", *arguments]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert ran.returncode != 0
     assert reason in ran.stdout + ran.stderr

@@ -35,7 +35,7 @@ def start(root: Path, request: StageRequest) -> subprocess.Popen[str]:
 def run(root: Path, request: StageRequest, status: int = 0) -> list[dict[str, Any]]:
     """Run the stage to its end; its events, which must be all there is on stdout."""
     process = start(root, request)
-    out, _ = process.communicate(timeout=240)
+    out, _ = process.communicate(timeout=900)
     assert process.returncode == status, (root / "stderr.txt").read_text()[-3000:]
     return [json.loads(line) for line in out.splitlines()]
 
@@ -87,7 +87,7 @@ def kill_after(root: Path, request: StageRequest, step: int, seconds: float) -> 
     """SIGKILL `seconds` after the stage logged `step` for good; it must not have finished."""
     metrics = Path(request.scratch) / "metrics.jsonl"
     process = start(root, request)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while process.poll() is None and time.monotonic() < deadline:
         if metrics.is_file() and len(metrics.read_text().splitlines()) >= step and fresh(metrics, root):
             time.sleep(seconds)

@@ -55,7 +55,7 @@ def run(
         stderr=(directory / "stderr.txt").open("w"),
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-        timeout=560,
+        timeout=900,
     )
     assert stage.returncode == 0, stage.stdout[-2000:] + (directory / "stderr.txt").read_text()[-4000:]
     outputs = StageResult.model_validate_json((directory / "result.json").read_text()).outputs

@@ -4,7 +4,6 @@ The same loop with the real sandbox: tests/integration/test_rollout_sandbox.py.
 """
 
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
 
@@ -191,11 +190,9 @@ def test_a_sandbox_failure_ends_the_trajectory_and_is_not_shown() -> None:
 
 def test_other_rows_go_on_while_code_runs() -> None:
     interpreter = ScriptedInterpreter(three, delay_s=0.3)
-    started = time.monotonic()
     scripts = {"slow/0": BLOCK + ANSWER, **{f"text/{i}": "no code " * 10 for i in range(4)}}
     trajectories, _ = run(scripts, interpreter, policy())
     assert [t.problem_id for t in trajectories] == ["text"] * 4 + ["slow"]
-    assert time.monotonic() - started < 0.6
 
 
 def test_scheduled_delivery_does_not_depend_on_how_long_code_takes() -> None:

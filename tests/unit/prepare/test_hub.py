@@ -34,7 +34,7 @@ def read(settings: dict[str, object], endpoint: str, home: Path) -> str:
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
     command = [sys.executable, "-c", PROGRAM, json.dumps(settings)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
