@@ -15,7 +15,7 @@ from tasks.shared.artifacts import ArtifactRef, Store
 from tasks.shared.checkpoints import load_tokenizer
 from tasks.shared.reporting.behaviour import Behaviour, measure
 from tasks.shared.reporting.offsets import token_ends
-from tasks.shared.reporting.samples import Sample
+from tasks.shared.reporting.samples import SECONDS_FILE, Sample
 from tasks.shared.tables import read_table
 from tasks.shared.traces.trajectory import CodeCall, FinishReason
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ["step", "problem_id", "family", "sample", "response_ids", "sampled", "logprobs", "text", "calls"]
 COLUMNS += ["finish", "reward", "correct", "reason"]
+ROWS_FILE = "train.parquet"
 SHOWN = 1000  # trajectories of one round in the viewer
 
 
@@ -55,15 +56,15 @@ def read_round(store: Store, ref: ArtifactRef, first: int) -> Round:
 
     Problems and tokenizer come from what the round was made from.
     """
-    path = store.fetch(ref) / "train.parquet"
+    directory = store.fetch(ref)
     made_from = store.manifest(ref).provenance.inputs
     problems = {row["id"]: row for row in read_table(store.fetch(made_from["problems"]) / "train.parquet")}
     tokenizer = load_tokenizer(store.fetch(made_from["checkpoint"]))
-    every = -(-pq.read_metadata(path).num_rows // SHOWN)
+    every = -(-pq.read_metadata(directory / ROWS_FILE).num_rows // SHOWN)
     steps: list[RlStep] = []
     shown: list[Sample] = []
     row_number = 0
-    for _, rows in groupby(_rows(path), key=lambda row: row["step"]):
+    for _, rows in groupby(_rows(directory), key=lambda row: row["step"]):
         taken = list(rows)
         samples = [_sample(row, problems[row["problem_id"]]) for row in taken]
         steps.append(_step(first + len(steps), samples, taken))
@@ -74,8 +75,19 @@ def read_round(store: Store, ref: ArtifactRef, first: int) -> Round:
     return Round(steps, _numbered(shown))
 
 
-def _rows(path: Path) -> Iterator[Row]:
-    for batch in pq.ParquetFile(path).iter_batches(batch_size=256, columns=COLUMNS):
+def _rows(directory: Path) -> Iterator[Row]:
+    """The rows with the seconds of their calls; in rollouts of earlier versions the calls have them already."""
+    rows = _read(directory / ROWS_FILE, COLUMNS)
+    if not (directory / SECONDS_FILE).exists():
+        yield from rows
+        return
+    for row, clock in zip(rows, _read(directory / SECONDS_FILE, ["seconds"]), strict=True):
+        timed = zip(row["calls"], clock["seconds"], strict=True)
+        yield row | {"calls": [call | {"seconds": seconds} for call, seconds in timed]}
+
+
+def _read(path: Path, columns: list[str]) -> Iterator[Row]:
+    for batch in pq.ParquetFile(path).iter_batches(batch_size=256, columns=columns):
         yield from batch.to_pylist()
 
 

@@ -3,8 +3,8 @@
     python -m tasks.rl.main request.json
 
 Inputs `checkpoint`, `problems`, from the second round on `trainer_state`, with rl.kl_coefficient `reference`; outputs
-`checkpoint` (with metrics.jsonl), `rollouts` (with timing.jsonl) and `trainer_state` (with PPO's critic). Killed, it
-resumes from its scratch directory; with rl.optimizer.ranks > 1 it starts itself again under torchrun.
+`checkpoint` (with metrics.jsonl), `rollouts` (with circumstances/timing.jsonl) and `trainer_state` (with PPO's critic).
+Killed, it resumes from its scratch directory; with rl.optimizer.ranks > 1 it starts itself again under torchrun.
 """
 
 import shutil
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.rl.problems import read_problems, require_problems
 from tasks.rl.round import RlRound
-from tasks.shared.artifacts import ArtifactRef
+from tasks.shared.artifacts import CIRCUMSTANCES, ArtifactRef
 from tasks.shared.checkpoints import load_model, load_tokenizer, save_checkpoint
 from tasks.shared.config import RlStage
 from tasks.shared.environment import under_launcher
@@ -36,6 +36,7 @@ HEADLINE = (
     "entropy",
     "gap_max",
 )
+TIMING_FILE = f"{CIRCUMSTANCES}/timing.jsonl"
 RECENT = 5  # steps whose mean is the headline: one step is noisy
 
 
@@ -95,7 +96,7 @@ def _publish(context: StageContext[RlStage], this_round: RlRound, state_dict: An
     outputs: dict[str, ArtifactRef] = {}
     with context.output("rollouts", metrics) as output:
         this_round.records.shards.publish(output.directory, first, last)
-        shutil.copyfile(context.scratch / "timing.jsonl", output.directory / "timing.jsonl")
+        shutil.copyfile(context.scratch / "timing.jsonl", output.directory / TIMING_FILE)
     outputs["rollouts"] = _ref(output.ref)
     with context.output("trainer_state", {"step": last, "round": this_round.progress.round}) as output:
         this_round.states.copy_last(output.directory)

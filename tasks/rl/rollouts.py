@@ -1,7 +1,8 @@
 """Rollouts as a dataset: one row a trajectory, with everything the update saw of it.
 
 Each step is one shard in the scratch directory, written whole; at the end the shards become `train.parquet`, which
-pandas and `datasets.load_dataset` open as it is.
+pandas and `datasets.load_dataset` open as it is. Equal rounds give equal bytes of it: the seconds of the calls lie
+beside it, under `circumstances/`, a row a trajectory in the same order.
 """
 
 import os
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.rl.experience import Experience
-from tasks.shared.reporting.samples import CALL
+from tasks.shared.reporting.samples import CALL, SECONDS, SECONDS_FILE
 from tasks.shared.tables import write_card, write_table
 
 SCHEMA = pa.schema(
@@ -28,7 +29,7 @@ SCHEMA = pa.schema(
         ("sampled", pa.list_(pa.bool_())),
         ("logprobs", pa.list_(pa.float32())),
         ("text", pa.string()),
-        ("calls", pa.list_(pa.struct([*CALL, pa.field("seconds", pa.float64())]))),
+        ("calls", pa.list_(CALL)),
         ("finish", pa.string()),
         ("reward", pa.float32()),
         ("correct", pa.bool_()),
@@ -38,6 +39,7 @@ SCHEMA = pa.schema(
         ("advantage", pa.float32()),
     ]
 )
+SHARD = pa.schema([*SCHEMA, *SECONDS])
 
 
 class RolloutShards:
@@ -51,18 +53,22 @@ class RolloutShards:
         """Keep the trajectories of step `step`, counted from 1 over all rounds; what was there is replaced."""
         rows = [_row(round_number, step, experience, i) for i in range(len(experience.graded))]
         partial = self._directory / "partial"
-        write_table(partial, rows, SCHEMA)
+        write_table(partial, rows, SHARD)
         os.replace(partial, self._path(step))
 
     def publish(self, directory: Path, first_step: int, last_step: int) -> int:
-        """Join the shards of these steps into `directory`/train.parquet; the number of rows."""
-        path = directory / "train.parquet"
+        """Join the shards of these steps into `directory`/train.parquet and SECONDS_FILE; the number of rows."""
+        (directory / SECONDS_FILE).parent.mkdir()
         num_rows = 0
-        with pq.ParquetWriter(path, SCHEMA) as writer:
+        with (
+            pq.ParquetWriter(directory / "train.parquet", SCHEMA) as rows,
+            pq.ParquetWriter(directory / SECONDS_FILE, SECONDS) as seconds,
+        ):
             for step in range(first_step, last_step + 1):
-                table = pq.read_table(self._path(step), schema=SCHEMA)
+                table = pq.read_table(self._path(step), schema=SHARD)
                 num_rows += table.num_rows
-                writer.write_table(table)
+                rows.write_table(table.select(SCHEMA.names))
+                seconds.write_table(table.select(SECONDS.names))
         write_card(directory, {"default": "train.parquet"}, "Rollouts of one RL round, one row a trajectory.")
         return num_rows
 
@@ -73,6 +79,8 @@ class RolloutShards:
 def _row(round_number: int, step: int, experience: Experience, i: int) -> dict[str, Any]:
     row = experience.graded[i]
     trajectory = row.trajectory
+    calls = [asdict(call) for call in trajectory.calls]
+    seconds = [call.pop("seconds") for call in calls]
     return {
         "round": round_number,
         "step": step,
@@ -84,7 +92,7 @@ def _row(round_number: int, step: int, experience: Experience, i: int) -> dict[s
         "sampled": trajectory.sampled,
         "logprobs": trajectory.logprobs,
         "text": trajectory.text,
-        "calls": [asdict(call) for call in trajectory.calls],
+        "calls": calls,
         "finish": trajectory.finish.value,
         "reward": row.reward,
         "correct": row.correct,
@@ -92,4 +100,5 @@ def _row(round_number: int, step: int, experience: Experience, i: int) -> dict[s
         "void": bool(experience.void[i]),
         "in_loss": bool(experience.in_loss[i]),
         "advantage": float(experience.advantages[i]),
+        "seconds": seconds,
     }

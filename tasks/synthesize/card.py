@@ -9,7 +9,7 @@ COLUMNS = {
     "trace": "the response in the dialect, as SFT reads it",
     "messages": "the same as chat: the prompt and one assistant message",
     "spans": "character offsets into `trace`: each program (`code`) and each output (`interpreter`, out of the loss)",
-    "block_status": "how each block ended when executed again; its seconds stand in the artifact `executions`",
+    "block_status": "how each block ended when executed again; its seconds stand in circumstances/seconds.parquet",
     "num_replaced": "recorded outputs that were replaced by the true ones",
     "problem, answer, problem_id, source, family": "the problem, its reference answer, and where it comes from",
     "teacher, prompt_digest": "who wrote the trace, and the sha256 of the prompt it was given",

@@ -1,8 +1,8 @@
 """Publish verified traces and the seconds that their blocks took.
 
 Output `traces`: train.parquet (selected), rejected.parquet (the same columns, with reason and detail), funnel.json
-(counts by step and reason, with examples), README.md (the card). Output `executions`: executions.parquet, a row a
-block. The latter is an artifact of its own so that the digest of the traces does not depend on the clock.
+(counts by step and reason, with examples), README.md (the card), and a row a block in circumstances/seconds.parquet,
+where the digest does not depend on it.
 """
 
 import json
@@ -10,42 +10,30 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from tasks.shared.artifacts import ArtifactRef
+from tasks.shared.artifacts import CIRCUMSTANCES
 from tasks.shared.config import SynthesizeStage
 from tasks.shared.stage import StageContext, StageResult, Value
 from tasks.shared.tables import write_card, write_table
 from tasks.shared.traces.dialect import DIALECTS
 from tasks.synthesize.card import TABLES, describe
 from tasks.synthesize.funnel import funnel_of
-from tasks.synthesize.rows import execution_rows, execution_schema, trace_row, trace_schema
+from tasks.synthesize.rows import seconds_rows, seconds_schema, trace_row, trace_schema
 from tasks.synthesize.traces import Checked
 
+SECONDS_FILE = f"{CIRCUMSTANCES}/seconds.parquet"
 Context = StageContext[SynthesizeStage]
 
 
 def publish(context: Context, checked: Sequence[Checked]) -> StageResult:
-    """Publish both artifacts. ValueError if nothing was accepted."""
+    """Publish the artifact. ValueError if nothing was accepted."""
     funnel = funnel_of(checked)
     if not funnel["accepted"]:
         reasons = Counter(funnel["rejected"]).most_common(1)
         raise ValueError(
             f"synthesize: no trace of {len(checked)} was accepted, most often for {reasons}; see the teacher"
         )
-    executions = list(execution_rows(checked))
-    metrics = _metrics(funnel, [row["seconds"] for row in executions])
-    outputs = {
-        "traces": _publish_traces(context, checked, funnel, metrics),
-        "executions": _publish_executions(context, executions),
-    }
-    context.log(
-        f"traces: {funnel['accepted']} of {funnel['written']} accepted; rejected: {funnel['rejected']}"
-    )
-    return StageResult(outputs=outputs, metrics=metrics)
-
-
-def _publish_traces(
-    context: Context, checked: Sequence[Checked], funnel: dict[str, Any], metrics: dict[str, Value]
-) -> ArtifactRef:
+    seconds = list(seconds_rows(checked))
+    metrics = _metrics(funnel, [row["seconds"] for row in seconds])
     config = context.config
     dialect, instructed = DIALECTS[config.traces.dialect], config.traces.prompt == "instructed"
     accepted = [trace_row(entry, dialect, instructed) for entry in checked if entry[1].accepted]
@@ -56,19 +44,13 @@ def _publish_traces(
         write_table(output.directory / TABLES["rejected"], rejected, trace_schema())
         (output.directory / "funnel.json").write_text(json.dumps(funnel, indent=1), encoding="utf-8")
         write_card(output.directory, TABLES, describe(config, funnel, teachers))
+        (output.directory / CIRCUMSTANCES).mkdir()
+        write_table(output.directory / SECONDS_FILE, seconds, seconds_schema())
     assert output.ref is not None
-    return output.ref
-
-
-def _publish_executions(context: Context, rows: Sequence[dict[str, Any]]) -> ArtifactRef:
-    with context.output("executions") as output:
-        write_table(output.directory / "executions.parquet", rows, execution_schema())
-        write_card(
-            output.directory, {"default": "executions.parquet"}, "Each block of the traces, as it ran."
-        )
-        output.metrics["blocks"] = len(rows)
-    assert output.ref is not None
-    return output.ref
+    context.log(
+        f"traces: {funnel['accepted']} of {funnel['written']} accepted; rejected: {funnel['rejected']}"
+    )
+    return StageResult(outputs={"traces": output.ref}, metrics=metrics)
 
 
 def _metrics(funnel: dict[str, Any], seconds: Sequence[float]) -> dict[str, Value]:

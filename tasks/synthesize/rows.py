@@ -1,7 +1,7 @@
 """Traces as rows of a dataset: chat messages and dialect text, spans, what ran, who wrote it, scores.
 
 Seconds are not among the columns: they depend on the clock, and equal traces must give equal bytes. They are rows of
-a table of their own, one a block, which is published beside the traces.
+a table of their own, one a block, among the circumstances.
 """
 
 from collections.abc import Iterable, Iterator
@@ -87,23 +87,17 @@ def spans(trace: str, dialect: Dialect) -> list[dict[str, Any]]:
     return found
 
 
-def execution_rows(checked: Iterable[Checked]) -> Iterator[dict[str, Any]]:
+def seconds_rows(checked: Iterable[Checked]) -> Iterator[dict[str, Any]]:
     """A row for each block that was run."""
     for written, verdict in checked:
-        ran = zip(verdict.block_status, verdict.block_seconds, strict=True)
-        for block, (status, seconds) in enumerate(ran):
-            yield {"id": written.id, "block": block, "status": status, "seconds": seconds}
+        for block, seconds in enumerate(verdict.block_seconds):
+            yield {"id": written.id, "block": block, "seconds": seconds}
 
 
-def execution_schema() -> "pyarrow.Schema":
-    """The columns of `execution_rows`."""
+def seconds_schema() -> "pyarrow.Schema":
+    """The columns of `seconds_rows`."""
     import pyarrow
 
     return pyarrow.schema(
-        [
-            ("id", pyarrow.string()),
-            ("block", pyarrow.int64()),
-            ("status", pyarrow.string()),
-            ("seconds", pyarrow.float64()),
-        ]
+        [("id", pyarrow.string()), ("block", pyarrow.int64()), ("seconds", pyarrow.float64())]
     )

@@ -21,17 +21,15 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from tasks.shared.artifacts import Store
+from tasks.shared.reporting.samples import SAMPLES_FILE
 from tasks.shared.stage import StageRequest, StageResult, stage_main
 
 DISK = ctypes.CDLL(None)  # the shim, which is loaded already
 ALL = -1
 EXIT_STORAGE = 3
-# Rollouts hold seconds; log-probs of an evaluation that was taken up again may differ in their last bit, since
-# samples then share their batches with others.
-SAME = {
-    "evaluation": ("samples.parquet", ["set", "problem_id", "sample", "response_ids", "correct", "reason"]),
-    "rollouts": ("train.parquet", ["step", "problem_id", "sample", "response_ids", "logprobs", "advantage"]),
-}
+# Log-probs of an evaluation that was taken up again may differ in their last bit, since samples then share their
+# batches with others.
+SAME = ["set", "problem_id", "sample", "response_ids", "correct", "reason"]
 
 
 class Drill:
@@ -62,16 +60,14 @@ class Drill:
         return code, next((event["message"] for event in events if event["event"] == "error"), ""), tried
 
     def digests(self) -> dict[str, str]:
-        """What the stage has made, but for what holds seconds; of evaluations and rollouts the columns of SAME."""
+        """The digest of all that the stage has made; of evaluations that over the columns of SAME."""
         result = StageResult.model_validate_json((self.folder / "result.json").read_text())
         store, found = Store(self.request.store), {}
         for name, ref in result.outputs.items():
-            if name in SAME:
-                file, columns = SAME[name]
-                table = pq.read_table(store.fetch(ref) / file, columns=columns)
+            found[name] = ref.digest
+            if name == "evaluation":
+                table = pq.read_table(store.fetch(ref) / SAMPLES_FILE, columns=SAME)
                 found[name] = hashlib.sha256(repr(table.to_pylist()).encode()).hexdigest()
-            elif name != "executions":  # seconds of every block
-                found[name] = ref.digest
         return found
 
     def check_store(self) -> None:

@@ -60,7 +60,9 @@ def test_long_run_stays_flat(
         )
         made = run(context).outputs
         rollouts = Store(request.store).fetch(made["rollouts"])
-        timing = [json.loads(line) for line in (rollouts / "timing.jsonl").read_text().splitlines()]
+        timing = [
+            json.loads(line) for line in (rollouts / "circumstances/timing.jsonl").read_text().splitlines()
+        ]
         seen["MiB"].append(process.memory_info().rss / 2**20)
         seen["descriptors"].append(process.num_fds())
         seen["processes"].append(len(process.children(recursive=True)))

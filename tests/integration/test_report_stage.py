@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tasks.prepare.tiny_model import make_tiny_checkpoint
@@ -42,8 +43,8 @@ def publish_evaluation(store: Store, samples: list[Sample]) -> ArtifactRef:
 CODE = "<code>\n```python\nprint(6 * 7)\n```\n</code>"
 
 
-def publish_rollouts(store: Store, accuracy: float) -> ArtifactRef:
-    """Two steps of four trajectories, one of them void; half of them run code."""
+def publish_rollouts(store: Store, accuracy: float, earlier: bool = False) -> ArtifactRef:
+    """Two steps of four trajectories, one of them void; half run code. `earlier`: the seconds stand in the calls."""
     problem = {
         "id": "tiny/p",
         "problem": "What is 6 times 7?",
@@ -90,6 +91,11 @@ def publish_rollouts(store: Store, accuracy: float) -> ArtifactRef:
     made_from = {"problems": problems, "checkpoint": checkpoint}
 
     def write(directory: Path) -> None:
+        if earlier:
+            for call in (call for row in rows for call in row["calls"]):
+                call["seconds"] = 0.25
+            pq.write_table(pa.Table.from_pylist(rows), directory / "train.parquet")
+            return
         write_table(directory / "train.parquet", rows, SCHEMA)
         (directory / SECONDS_FILE).parent.mkdir()
         seconds = [{"seconds": [0.25] * len(row["calls"])} for row in rows]
@@ -214,7 +220,7 @@ def test_rollouts_and_rejected_traces_are_in_the_viewer(tmp_path: Path) -> None:
         "evaluation_base": publish_evaluation(store, make_evaluation(1, 5, 2, 0.5)),
         "traces": publish_traces(store),
         "rollouts_1": publish_rollouts(store, 0.25),
-        "rollouts_2": publish_rollouts(store, 0.75),
+        "rollouts_2": publish_rollouts(store, 0.75, earlier=True),
     }
     request = report_request(tmp_path, inputs)
     config = ReportStage.model_validate(request.config)
@@ -232,7 +238,7 @@ def test_rollouts_and_rejected_traces_are_in_the_viewer(tmp_path: Path) -> None:
     kinds = [segment[2] for segment in rejected["segments"]]
     assert kinds == [0, 1, 0, 2, 0] and [segment[2] for segment in broken["segments"]] == [0, 3, 0]
     assert rejected["lengths"] == [] and rejected["calls"] == [["ok", 0.0]]
-    assert trace(written["rollouts 1"][1])["calls"] == [["ok", 0.25]]
+    assert [trace(written[f"rollouts {n}"][1])["calls"] for n in (1, 2)] == [[["ok", 0.25]]] * 2
     sampled = trace(written["rollouts 1"][1])
     assert [segment[2] for segment in sampled["segments"]] == [0, 1, 0, 2, 0]
     assert sum(sampled["lengths"]) == len(sampled["text"]) and sampled["logprobs"][0] == -50

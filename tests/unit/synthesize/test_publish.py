@@ -85,8 +85,8 @@ def test_seconds_are_published_and_change_no_digest(tmp_path):
     store, outputs = published(tmp_path / "a", [entry(0, seconds=0.25)])
     _, later = published(tmp_path / "b", [entry(0, seconds=7.5)])
     assert outputs["traces"].digest == later["traces"].digest
-    seconds = pandas.read_parquet(store.fetch(outputs["executions"]) / "executions.parquet")
-    assert seconds.to_dict("records") == [{"id": "tiny/0/0", "block": 0, "status": "ok", "seconds": 0.25}]
+    seconds = pandas.read_parquet(store.fetch(outputs["traces"]) / "circumstances/seconds.parquet")
+    assert seconds.to_dict("records") == [{"id": "tiny/0/0", "block": 0, "seconds": 0.25}]
 
 
 def test_a_trace_that_does_not_follow_its_dialect_has_no_spans(tmp_path):
