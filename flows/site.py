@@ -27,7 +27,11 @@ from tasks.shared.config import STAGE_CONFIGS
 from tasks.shared.environment import prefect_api_url
 
 CONTROL, STAGES = "control", "gpu"
-QUEUES = {"training": 1, "nightly": 10}  # of the pool gpu; the lower number goes first
+QUEUES = {
+    "nodes": 1,
+    "training": 5,
+    "nightly": 10,
+}  # of the pool gpu; the lower number goes first: who waits for other hosts has one of its own
 SILENCE_S = 90  # three heartbeats
 AUTOMATION = "tirflow-lost-runs"
 HEARTBEAT = "prefect.flow-run.heartbeat"
@@ -58,9 +62,11 @@ def placed(document: dict[str, Any], backend: str) -> dict[str, Any]:
         "entrypoint": "flows.worker.stage",
         "description": "A stage of a pipeline elsewhere",
     }
+    node = {"name": STAGES, "entrypoint": "flows.worker.node", "description": "A host's part of a stage"}
     pool = {"name": STAGES, "work_queue_name": "training", "job_variables": _variables(backend)}
     entries = [_place(entry, pool) for entry in document["deployments"]]
-    return {**document, "deployments": [*entries, {**stage, "work_pool": pool}]}
+    of_workers = [{**stage, "work_pool": pool}, {**node, "work_pool": {**pool, "work_queue_name": "nodes"}}]
+    return {**document, "deployments": [*entries, *of_workers]}
 
 
 def _place(entry: dict[str, Any], stages: dict[str, Any]) -> dict[str, Any]:

@@ -1,13 +1,21 @@
-"""What a worker of the pool `gpu` runs for a pipeline elsewhere: one stage, on this host."""
+"""What a worker of the pool `gpu` runs for a pipeline elsewhere: one stage, or its part of one, on this host."""
+
+from uuid import UUID
 
 from prefect import flow
 
-from tasks.launch import StageOrder, carry_out
+from tasks.launch import StageOrder, carry_out, join
 from tasks.shared.environment import store_uri
-from tasks.shared.stage import StageResult
+from tasks.shared.stage import StageRequest, StageResult
 
 
 @flow(name="stage")
 def stage(order: StageOrder) -> StageResult:
     """Carry out one order; the run's record in the store says what came of it."""
     return carry_out(order, store_uri())
+
+
+@flow(name="node")
+def node(request: StageRequest, label: str, first: UUID) -> None:
+    """This host's part of a stage over several hosts; `first`: the flow run on the first of them."""
+    join(request, label, first)

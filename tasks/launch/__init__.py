@@ -5,6 +5,16 @@ workers, which hands it to the deployment `stage/gpu`).
 """
 
 from tasks.launch.keys import derive_seed, work_key
+from tasks.launch.nodes import join
 from tasks.launch.run import Run, StageOrder, carry_out, require_surroundings, run_stage
 
-__all__ = ["Run", "StageOrder", "carry_out", "derive_seed", "require_surroundings", "run_stage", "work_key"]
+__all__ = [
+    "Run",
+    "StageOrder",
+    "carry_out",
+    "derive_seed",
+    "join",
+    "require_surroundings",
+    "run_stage",
+    "work_key",
+]

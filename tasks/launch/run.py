@@ -19,17 +19,18 @@ from prefect.states import State
 from pydantic import BaseModel, ConfigDict
 from upath import UPath
 
+from tasks.launch.backends import make_backend, num_nodes
 from tasks.launch.keys import derive_seed, key_parts, work_key
+from tasks.launch.nodes import gathered
 from tasks.launch.progress import ProgressReport
 from tasks.launch.state import RunState
 from tasks.launch.workers import run_on_worker
 from tasks.shared.artifacts import ArtifactRef, Store
 from tasks.shared.artifacts.places import is_elsewhere
 from tasks.shared.config import STAGE_CONFIGS, Recipe
-from tasks.shared.environment import chosen_backend, home, require_keys, store_uri
+from tasks.shared.environment import chosen_backend, home, require_keys, shared_directory, store_uri
 from tasks.shared.execution.backend import Backend
 from tasks.shared.execution.execute import StageFailed, StageLost, execute
-from tasks.shared.execution.process import ProcessBackend
 from tasks.shared.leases import Leases
 from tasks.shared.runs import RunRecords, StageRecord
 from tasks.shared.stage import StageRequest, StageResult
@@ -179,18 +180,6 @@ def _note(order: StageOrder, work: Work, result: StageResult) -> None:
     RunRecords(work.request.store).add(order.run, order.label, record)
 
 
-def make_backend() -> Backend:
-    """The backend of this host that `TIRFLOW_BACKEND` names. ValueError for another name."""
-    name = chosen_backend()
-    if name == "process":
-        return ProcessBackend()
-    if name == "docker":
-        from tasks.shared.execution.docker import DockerBackend  # its SDK is slow to import
-
-        return DockerBackend()
-    raise ValueError(f"TIRFLOW_BACKEND = '{name}': use process, docker or workers")
-
-
 def require_surroundings(run: Run) -> None:
     """Refuse, before anything starts, a run of which some stage could not; ValueError, one line, with the remedy."""
     if chosen_backend() == "workers":
@@ -200,6 +189,8 @@ def require_surroundings(run: Run) -> None:
         config = run.recipe.for_stage(stage).model_dump(mode="json")
         backend.identity(stage, config)
         require_keys(config)
+        if num_nodes(stage, config) > 1:
+            shared_directory()
 
 
 def result_storage(store: str) -> Path | RemoteFileSystem:
@@ -227,9 +218,12 @@ def _is_outage(_: Task[Any, Any], __: TaskRun, state: State[Any]) -> bool:
 def _execute(request: StageRequest, label: str, key: str, backend: Backend, fresh: bool) -> StageResult:
     """Execute one stage, its events going to Prefect's log and a progress artifact."""
     log_path = home() / "logs" / request.run / f"{label}.log"
-    report = ProgressReport(f"{request.run}-{label}", log_path)
+    report, state = ProgressReport(f"{request.run}-{label}", log_path), RunState()
     try:
-        result = execute(request, backend, log_path, report, RunState().is_over, fresh)
+        with gathered(request, label, fresh) as (here, others):
+            result = execute(
+                here, backend, log_path, report, lambda: state.is_over() or others.ended() is not None, fresh
+            )
     finally:
         _keep_log(request, log_path)
     report.close()

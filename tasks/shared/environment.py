@@ -215,6 +215,30 @@ def sandbox_token_file() -> str:
     return os.environ.get("TIRFLOW_SANDBOX_TOKEN_FILE", "")
 
 
+def shared_directory() -> Path:
+    """`TIRFLOW_SHARED`: a directory that all GPU hosts see; stages over several of them keep their checkpoints there.
+
+    ValueError if it is not set or not there.
+    """
+    named = os.environ.get("TIRFLOW_SHARED", "")
+    if not named or not Path(named).is_dir():
+        raise ValueError(
+            f"optimizer.nodes > 1: TIRFLOW_SHARED = '{named}' must be a directory that all GPU hosts share"
+        )
+    return Path(named).resolve()
+
+
+def stage_address() -> str:
+    """`TIRFLOW_ADDRESS`: where other hosts reach this one; empty: as the Prefect server does."""
+    return os.environ.get("TIRFLOW_ADDRESS", "")
+
+
+def ranks_environment(interface: str) -> dict[str, str]:
+    """The environment of ranks, which is that of their stage; `interface`: which network they talk over, "" for any."""
+    names = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+    return (dict.fromkeys(names, interface) if interface else {}) | dict(os.environ)
+
+
 def world_size() -> int:
     """`WORLD_SIZE` as a launcher of ranks sets it; 1 without one."""
     return int(os.environ.get("WORLD_SIZE", "1"))

@@ -32,6 +32,18 @@ class TrainingStopped(RuntimeError):
     """Going on would spoil the policy; what is saved is from before. The message says what was seen and what to do."""
 
 
+class Meeting(BaseModel):
+    """How the processes of a stage over several hosts find each other, and which host this one is."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    nodes: int  # hosts
+    node: int  # this one, from 0; the first publishes
+    address: str  # of the first one, as the others reach it
+    port: int
+    shared: str  # a directory that all of them see: checkpoints to resume from
+
+
 class StageRequest(BaseModel):
     """Everything a stage needs to run."""
 
@@ -45,6 +57,7 @@ class StageRequest(BaseModel):
     store: str  # artifact store: a directory or an fsspec URI
     scratch: str  # a local directory kept for the same request: checkpoints to resume from
     files: tuple[str, ...] = ()  # local files and folders it reads besides its inputs
+    meeting: Meeting | None = None  # of a stage over several hosts
 
 
 class StageResult(BaseModel):
@@ -132,7 +145,7 @@ def stage_main(stage: str, run: Callable[[StageContext[Any]], StageResult]) -> i
     try:
         request = StageRequest.model_validate_json(path.read_text())
         config = STAGE_CONFIGS[stage].model_validate(request.config)
-        scratch = Path(request.scratch)
+        scratch = Path(request.meeting.shared if request.meeting else request.scratch)
         scratch.mkdir(parents=True, exist_ok=True)
         random.seed(request.seed)
         started = time.monotonic()

@@ -27,7 +27,8 @@ class OptimizerConfig(Section):
     )  # before clipping; a step over it is bad; 0: only what is not finite
     on_bad_gradient: Literal["stop", "skip"] = "stop"  # skip: the step is left out, and counted
     zero_stage: Literal[0, 1, 2, 3] = 2
-    ranks: int = Field(1, ge=1)
+    ranks: int = Field(1, ge=1)  # processes, one a GPU, over all nodes
+    nodes: int = Field(1, ge=1)  # hosts that they are spread over; more than one: docs/operations.md
     offload: bool = False  # optimizer state, and with it the update, in the host's memory
     gradient_checkpointing: bool = False  # each layer computed again in the backward pass: a third slower
 
@@ -35,6 +36,15 @@ class OptimizerConfig(Section):
     def _offload_has_shards(self) -> Self:
         if self.offload and self.zero_stage == 0:
             raise ValueError("optimizer.offload = true needs zero_stage 1, 2 or 3: set optimizer.zero_stage")
+        return self
+
+    @model_validator(mode="after")
+    def _nodes_have_equally_many_ranks(self) -> Self:
+        if self.ranks % self.nodes:
+            raise ValueError(
+                f"optimizer.ranks = {self.ranks} cannot be spread evenly over optimizer.nodes = {self.nodes}; "
+                "every node has equally many"
+            )
         return self
 
 

@@ -136,7 +136,7 @@ def _bounds(request: StageRequest, image: Image) -> dict[str, Any]:
     wanted = {"device_ids": gpus} if gpus else {"count": -1}
     cuda = image.labels["tirflow.accelerator"] == "cuda"
     return {
-        "network_mode": settings.network if needs_network(request) else "none",
+        "network_mode": _network(request),
         "read_only": True,
         "tmpfs": {"/tmp": "mode=1777,exec"},  # kernels that are compiled on the way are loaded from there
         "cap_drop": ["ALL"],
@@ -150,6 +150,13 @@ def _bounds(request: StageRequest, image: Image) -> dict[str, Any]:
         "device_requests": [DeviceRequest(capabilities=[["gpu"]], **wanted)] if cuda else None,
         "log_config": LOGS,
     }
+
+
+def _network(request: StageRequest) -> str:
+    """The network of a stage's container: none unless it needs one; the host's where ranks of other hosts call."""
+    if request.meeting is not None:
+        return "host"
+    return docker_settings().network if needs_network(request) else "none"
 
 
 def _start_sandbox(engine: docker.DockerClient, request: StageRequest, directory: Path) -> Path:

@@ -46,7 +46,7 @@ def hand_over(request: StageRequest) -> None:
     """Make what a stage writes to, and only that, the stages' user's. For a launcher that is root."""
     for directory in _writable(request):
         give(directory)
-        for path in directory.rglob("*") if directory == Path(request.scratch) else directory.iterdir():
+        for path in directory.iterdir() if directory == _store(request) else directory.rglob("*"):
             give(path)
 
 
@@ -58,13 +58,19 @@ def give(path: Path) -> None:
 
 def _writable(request: StageRequest) -> list[Path]:
     """The directories that a stage writes to, made if they are not there."""
-    store = home() / "cache" if is_elsewhere(request.store) else Path(request.store.removeprefix("file://"))
-    paths = [Path(request.scratch), store]
+    paths = [Path(request.scratch), _store(request)]
+    if request.meeting is not None:
+        paths.append(Path(request.meeting.shared))
     if "tensorboard" in _sinks(request.config):
         paths.append(home() / "tensorboard")
     for path in paths:
         path.mkdir(parents=True, exist_ok=True)
     return paths
+
+
+def _store(request: StageRequest) -> Path:
+    """The store's directory, or that of the copies of one elsewhere."""
+    return home() / "cache" if is_elsewhere(request.store) else Path(request.store.removeprefix("file://"))
 
 
 def _sinks(config: Mapping[str, Any]) -> list[str]:

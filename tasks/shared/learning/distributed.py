@@ -1,9 +1,8 @@
 """Ranks: the process group of this process, and a stage run again under torchrun when its recipe asks for several.
 
-    torchrun --nnodes 2 --nproc-per-node 8 ... -m tasks.sft.main request.json    # several nodes, started by hand
-
-A stage that wants several ranks on this machine calls `run_on_ranks`, which starts the same module under torchrun and
-passes its progress on; inside a rank `under_launcher()` is true and the stage goes straight to its work. Only the
+A stage that wants several ranks calls `run_on_ranks`, which starts the same module under torchrun and passes its
+progress on; inside a rank `under_launcher()` is true and the stage goes straight to its work. Over several hosts each
+of them starts its share (tasks/launch/nodes.py), and they find each other through the request's `meeting`. Only the
 first rank publishes and writes to stdout.
 """
 
@@ -12,13 +11,15 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
-from tasks.shared.environment import become_only_rank, rank, under_launcher, world_size
-from tasks.shared.stage import StageContext, StageResult, TrainingStopped, emit
+from tasks.shared.environment import become_only_rank, rank, ranks_environment, under_launcher, world_size
+from tasks.shared.execution.addresses import address_towards, interface_of
+from tasks.shared.stage import Meeting, StageContext, StageResult, TrainingStopped, emit
 
 Item = TypeVar("Item")
 
@@ -88,21 +89,24 @@ def barrier() -> None:
 
 
 def run_on_ranks(module: str, context: StageContext[Any], ranks: int) -> StageResult:
-    """Run this stage's request again with `ranks` processes on this machine; its result.
+    """Run this stage's request again with `ranks` processes, this host's share of them here; its result.
 
-    Raises ValueError, OSError or TrainingStopped with the rank's own message; RuntimeError if they died without
-    one (the traceback is on stderr).
+    On another than the first host that is empty: the first publishes. Raises ValueError, OSError or TrainingStopped
+    with the rank's own message; RuntimeError if they died without one (the traceback is on stderr).
     """
-    directory = context.scratch / "ranks"
-    directory.mkdir(exist_ok=True)
+    directory, meeting = Path(context.request.scratch) / "ranks", context.request.meeting
+    directory.mkdir(parents=True, exist_ok=True)
     request = directory / "request.json"
     request.write_text(context.request.model_dump_json())
     result = directory / "result.json"
     result.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    command = [sys.executable, "-m", "torch.distributed.run", *_places(ranks, meeting)]
     command += ["-m", module, str(request)]
     error: dict[str, Any] = {}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    interface = interface_of(address_towards(meeting.address)) if meeting else ""
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=ranks_environment(interface)
+    ) as process:
         assert process.stdout is not None
         for line in process.stdout:
             event = _parse_event(line)
@@ -115,11 +119,26 @@ def run_on_ranks(module: str, context: StageContext[Any], ranks: int) -> StageRe
     if error:
         kinds = {"input": ValueError, "storage": OSError, "training": TrainingStopped}
         raise kinds[error["kind"]](error["message"])
+    if meeting and meeting.node > 0 and process.returncode == 0:
+        return StageResult(outputs={}, metrics={})
     if not result.is_file():  # written last: with it all work is done, whatever befell a rank at its exit
         raise RuntimeError(
             f"{module}: the ranks ended with status {process.returncode}; their traceback is above"
         )
     return StageResult.model_validate_json(result.read_text())
+
+
+def _places(ranks: int, meeting: Meeting | None) -> list[str]:
+    """What torchrun is told of where the ranks are."""
+    if meeting is None:
+        return ["--standalone", f"--nproc-per-node={ranks}"]
+    share = [f"--nproc-per-node={ranks // meeting.nodes}", f"--nnodes={meeting.nodes}"]
+    return [
+        *share,
+        f"--node-rank={meeting.node}",
+        f"--master-addr={meeting.address}",
+        f"--master-port={meeting.port}",
+    ]
 
 
 def _parse_event(line: str) -> dict[str, Any] | None:
