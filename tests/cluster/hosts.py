@@ -1,9 +1,13 @@
 """Two hosts on one machine: network namespaces with their own addresses on a bridge, and what runs for them in the root
 one: Postgres, a Prefect server on it, an S3 server, a worker of the pool `control`. Needs root, iproute2, postgresql.
+
+Every daemon has a PID namespace, which ends with the test's process however that ends; network namespaces and bridge
+of a test that was killed are removed by the next one.
 """
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,6 +25,9 @@ API, S3, DATABASE_PORT = f"http://{HERE}:4297/api", f"http://{HERE}:5097", 5497
 BRIDGE = "tirflow0"
 BUCKET = "artifacts"
 POSTGRES = Path("/usr/lib/postgresql")
+# The first ends the second with this process, and that all the processes that the command has started.
+TOGETHER = ("unshare", "--pid", "--ipc", "--mount-proc", "--fork", "--kill-child")
+TO_THE_END_OF_THIS = ("setpriv", "--pdeathsig", "KILL")
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,7 @@ def site(root: Path) -> Iterator[Site]:
     hosts = tuple(Host(f"tirflow-{n}", f"{NETWORK}.{n + 1}", root / f"host{n}") for n in (1, 2))
     home = root / "server"
     home.mkdir(parents=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a test that is asked to end cleans up
     environment = os.environ | _settings(home)
     made = Site(home, (hosts[0], hosts[1]), environment)
     with ExitStack() as stack:
@@ -73,21 +81,21 @@ def site(root: Path) -> Iterator[Site]:
             ("s3", ["moto.server", "-H", HERE, "-p", S3.rpartition(":")[2]], f"{S3}/moto-api/"),
             ("server", ["prefect", "server", "start", "--host", HERE, "--port", "4297"], f"{API}/health"),
         ):
-            stack.enter_context(_daemon([sys.executable, "-m", *command], environment, home / f"{name}.log"))
+            stack.enter_context(daemon([sys.executable, "-m", *command], environment, home / f"{name}.log"))
             until(lambda url=url: _answers(url))
         _make_bucket(environment)
         subprocess.run(
             [sys.executable, "-m", "flows.site", "process"], env=environment, check=True, capture_output=True
         )
-        stack.enter_context(_worker(environment, home, "control", "control", []))
+        stack.enter_context(_worker(environment, home, "control", "control", ()))
         for host in hosts:
             host.home.mkdir()
             at_host = environment | {
                 "TIRFLOW_HOME": str(host.home),
                 "PREFECT_HOME": str(host.home / "prefect"),
             }
-            inside = ["ip", "netns", "exec", host.name]
-            stack.enter_context(_worker(at_host, host.home, "gpu", host.name, [*inside]))
+            inside = ("ip", "netns", "exec", host.name)
+            stack.enter_context(_worker(at_host, host.home, "gpu", host.name, inside))
         yield made
 
 
@@ -99,6 +107,7 @@ def _settings(home: Path) -> dict[str, str]:
         "PREFECT_SERVER_DATABASE_CONNECTION_URL": database,
         "PREFECT_WORKER_QUERY_SECONDS": "1",
         "TIRFLOW_STORE": f"s3://{BUCKET}/tirflow",
+        "TIRFLOW_SHARED": str(home),
         "AWS_ENDPOINT_URL": S3,
         "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test",
@@ -111,6 +120,7 @@ def _settings(home: Path) -> dict[str, str]:
 @contextmanager
 def _network(hosts: tuple[Host, ...]) -> Iterator[None]:
     """A bridge, and a namespace with a cable to it for every host."""
+    _remove_network(hosts)
     ip("link", "add", BRIDGE, "type", "bridge")
     try:
         ip("address", "add", f"{HERE}/24", "dev", BRIDGE)
@@ -125,9 +135,15 @@ def _network(hosts: tuple[Host, ...]) -> Iterator[None]:
             ip(*inside, "link", "set", "lo", "up")
         yield
     finally:
-        for host in hosts:
-            subprocess.run(["ip", "netns", "delete", host.name], check=False, capture_output=True)
-        ip("link", "delete", BRIDGE)
+        _remove_network(hosts)
+
+
+def _remove_network(hosts: tuple[Host, ...]) -> None:
+    """Also where a test that was killed has left it, whole or in part."""
+    for host in hosts:
+        for what in (("link", "delete", host.link), ("netns", "delete", host.name)):
+            subprocess.run(["ip", *what], check=False, capture_output=True)
+    subprocess.run(["ip", "link", "delete", BRIDGE], check=False, capture_output=True)
 
 
 @contextmanager
@@ -145,7 +161,8 @@ def _postgres(directory: Path) -> Iterator[None]:
     )  # fmt: skip
     options = ["-p", str(DATABASE_PORT), "-k", str(directory), "-h", "127.0.0.1", "-F"]
     command = [str(newest / "postgres"), "-D", str(directory / "data"), *options]
-    with _daemon(command, dict(os.environ), Path(f"{directory}.log"), user="postgres"):
+    as_its_user = ["setpriv", "--reuid", "postgres", "--regid", "postgres", "--init-groups"]
+    with daemon([*as_its_user, *command], dict(os.environ), Path(f"{directory}.log")):
         ready = [str(newest / "pg_isready"), "-h", "127.0.0.1", "-p", str(DATABASE_PORT)]
         until(lambda: subprocess.run(ready, capture_output=True, check=False).returncode == 0)
         yield
@@ -153,33 +170,33 @@ def _postgres(directory: Path) -> Iterator[None]:
 
 @contextmanager
 def _worker(
-    environment: dict[str, str], home: Path, pool: str, name: str, inside: list[str]
+    environment: dict[str, str], home: Path, pool: str, name: str, inside: tuple[str, ...]
 ) -> Iterator[None]:
     limit = ["--limit", "1"] if pool == "gpu" else []
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--name", name, *limit]
-    with _daemon([*inside, *command], environment, home / "worker.log"):
-        until(lambda: _is_online(pool, name))
+    with daemon(command, environment, home / "worker.log", inside):
+        until(lambda: _has_worker(pool, name))
         yield
 
 
 @contextmanager
-def _daemon(
-    command: list[str], environment: dict[str, str], log_path: Path, user: str | None = None
+def daemon(
+    command: list[str], environment: dict[str, str], log_path: Path, inside: tuple[str, ...] = ()
 ) -> Iterator[None]:
-    """A process in a session of its own; asked to end with the block."""
+    """A process, with all that it starts; they end with the block, or with this process if that is killed.
+
+    `inside`: what puts it into a network namespace.
+    """
     with log_path.open("ab") as log:
         process = subprocess.Popen(
-            command, env=environment, stdout=log, stderr=log, start_new_session=True, user=user, cwd="/"
-        )
+            [*TO_THE_END_OF_THIS, *inside, *TOGETHER, *command],
+            env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/",
+        )  # fmt: skip
     try:
         yield
     finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        process.kill()
+        process.wait()
 
 
 def _make_bucket(environment: dict[str, str]) -> None:
@@ -196,6 +213,11 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _is_online(pool: str, name: str) -> bool:
+def is_online(host: Host) -> bool:
+    """True if the server hears from the host's worker."""
+    return _has_worker("gpu", host.name)
+
+
+def _has_worker(pool: str, name: str) -> bool:
     found = httpx.post(f"{API}/work_pools/{pool}/workers/filter", json={}, timeout=30).json()
     return any(worker["name"] == name and worker["status"] == "ONLINE" for worker in found)

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 
-def until(condition: Callable[[], bool], timeout_s: float = 120.0) -> float:
+def until(condition: Callable[[], bool], timeout_s: float = 900.0) -> float:
     """Wait for a condition; the seconds it took; AssertionError after the timeout."""
     started = time.monotonic()
     while not condition():

@@ -1,0 +1,41 @@
+"""What the tests of several machines start ends with them, also when they are killed."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.cluster.waiting import until
+
+ROOT = Path(__file__).resolve().parents[2]
+# A daemon that starts a process in a session of its own, which ignores SIGTERM.
+DAEMON = "trap '' TERM; setsid sh -c \"trap '' TERM; touch {mark}; exec sleep {long}\" & wait"
+TEST = """
+import os, signal, sys, time
+from pathlib import Path
+from tests.cluster.hosts import daemon
+signal.signal(signal.SIGTERM, signal.default_int_handler)
+with daemon(["sh", "-c", sys.argv[1]], dict(os.environ), Path(sys.argv[2])):
+    time.sleep(3600)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_nothing_outlives_a_test(number: signal.Signals, tmp_path: Path) -> None:
+    mark = tmp_path / "started"
+    long = f"77{os.getpid()}{number.value}"  # seconds; no other process has these arguments
+    arguments = [sys.executable, "-c", TEST, DAEMON.format(mark=mark, long=long), str(tmp_path / "log")]
+    test = subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.DEVNULL)
+    until(lambda: mark.exists() and _sleepers(long) == 1)
+    test.send_signal(number)
+    test.wait()
+    until(lambda: _sleepers(long) == 0, timeout_s=60)
+
+
+def _sleepers(long: str) -> int:
+    """How many processes sleep so long."""
+    return sum(process.info["cmdline"] == ["sleep", long] for process in psutil.process_iter(["cmdline"]))
