@@ -1,13 +1,28 @@
 """The interpreter that a recipe's `[sandbox]` section asks for: started here, or reached at its address."""
 
+import time
+from pathlib import Path
+
 from tasks.shared.config import SandboxConfig
 from tasks.shared.environment import sandbox_address, sandbox_token_file
 from tasks.shared.sandbox import Interpreter, Limits, SandboxSettings
 
+START_TIMEOUT_S = 60.0
+
 
 def make_interpreter(config: SandboxConfig) -> Interpreter:
     """An `Interpreter` to be used as a context manager; SandboxUnavailable, with the remedy, if it cannot isolate."""
-    return Interpreter(sandbox_settings(config), address=_address(config.address or sandbox_address()))
+    address = _address(config.address or sandbox_address())
+    if address is not None and address.startswith("/") and not config.address:
+        _wait_for(Path(address))
+    return Interpreter(sandbox_settings(config), address=address)
+
+
+def _wait_for(socket: Path) -> None:
+    """Return once the interpreter beside this stage, which was started with it, listens; or has had its time."""
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while not socket.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
 
 
 def sandbox_settings(config: SandboxConfig) -> SandboxSettings:

@@ -37,6 +37,7 @@ from tasks.shared.stage import StageRequest
 GRACE_S = 6.0  # with what the engine itself needs, a stopped stage is gone within 10 s
 RUN_CODE = ("synthesize", "rl", "evaluate")  # stages that execute what models write
 SECRETS = "/run/secrets/tirflow.json"
+SOCKETS = "sandbox"  # of the interpreter's, in the private directory of an execution
 MAX_PROCESSES = 8192
 PINNED = Ulimit(name="memlock", soft=-1, hard=-1)  # memory that GPUs read from
 LOGS = LogConfig(type=LogConfig.types.JSON, config={"max-size": "256m", "max-file": "2"})
@@ -85,23 +86,24 @@ class DockerBackend:
         directory.mkdir(parents=True, mode=0o700)
         give(directory)
         try:
+            sandbox = _start_sandbox(engine, request, directory) if _has_sandbox(request) else None
             container = self._create(engine, request, directory)
             container.start()
+            if sandbox is not None:  # the stage has started meanwhile, and waits for the socket
+                wait_until_ready(sandbox, directory / SOCKETS)
         except BaseException:
             remove(engine, scratch)
             raise
         return RunningContainer(container, log_path, self._grace_s)
 
     def _create(self, engine: docker.DockerClient, request: StageRequest, directory: Path) -> Container:
-        """The stage's container, not yet running, and its interpreter, which listens."""
+        """The stage's container, not yet running."""
         scratch, mounts = Path(request.scratch), mounts_of(request)
         role = role_of(request.stage, request.config)
         image = _image(engine, role)
         environment = container_environment() | {"TIRFLOW_IMAGE": image.id, "HOME": "/tmp", "USER": "tirflow"}
-        if request.stage in RUN_CODE and not request.config["sandbox"]["address"]:
-            mounts.append(
-                Mount(MOUNTED, str(_start_sandbox(engine, request, directory)), type="bind", read_only=True)
-            )
+        if _has_sandbox(request):
+            mounts.append(Mount(MOUNTED, str(directory / SOCKETS), type="bind", read_only=True))
             environment["TIRFLOW_SANDBOX_ADDRESS"] = f"unix:{SOCKET}"
         if secrets := stage_secrets(request.stage, request.config):
             mounts.append(
@@ -159,13 +161,18 @@ def _network(request: StageRequest) -> str:
     return docker_settings().network if needs_network(request) else "none"
 
 
-def _start_sandbox(engine: docker.DockerClient, request: StageRequest, directory: Path) -> Path:
-    """The interpreter of one stage, listening; the directory of its socket."""
-    scratch, sockets = Path(request.scratch), directory / "sandbox"
+def _has_sandbox(request: StageRequest) -> bool:
+    """True for a stage that runs code, unless its recipe names a server elsewhere."""
+    return request.stage in RUN_CODE and not request.config["sandbox"]["address"]
+
+
+def _start_sandbox(engine: docker.DockerClient, request: StageRequest, directory: Path) -> Container:
+    """The interpreter of one stage; it does not listen yet."""
+    scratch, sockets = Path(request.scratch), directory / SOCKETS
     sockets.mkdir(mode=0o700)
     give(sockets)
     settings = sandbox_settings(SandboxConfig.model_validate(request.config["sandbox"]))
-    container = engine.containers.run(
+    return engine.containers.run(
         _image(engine, "sandbox").id,
         detach=True,
         name=name_of(scratch, "sandbox"),
@@ -174,8 +181,6 @@ def _start_sandbox(engine: docker.DockerClient, request: StageRequest, directory
         log_config=LOGS,
         **sandbox_options(settings, sockets, user_of_stages()),
     )
-    wait_until_ready(container, sockets)
-    return sockets
 
 
 def _write_secrets(directory: Path, secrets: dict[str, str]) -> Path:
