@@ -108,6 +108,28 @@ def test_circumstances_of_a_lost_upload(root: str, faulty: FaultyS3, tmp_path: P
     assert check_whole(root, tmp_path / "three") == 1
 
 
+def test_two_publishers_with_other_seconds(root: str, faulty: FaultyS3, tmp_path: Path) -> None:
+    """One's manifest overtakes another's of equal work and other seconds, which somebody has read: whole for all."""
+    one, two, reader = (Store(root, cache=tmp_path / name) for name in ("one", "two", "reader"))
+    files = FILES | {"circumstances/seconds": b"1.25"}
+    seen: list[bytes] = []
+
+    def overtaken(method: str, path: str) -> str:
+        if method == "PUT" and "manifest.json" in path and not seen:
+            seen.append(b"")
+            ref = publish(two, files | {"circumstances/seconds": b"3.75"})
+            seen.append((reader.fetch(ref) / "circumstances/seconds").read_bytes())
+        return ""
+
+    faulty.fault = overtaken  # type: ignore[assignment]
+    ref = publish(one, files)
+    faulty.fault = lambda *_: ""
+    assert seen[-1] == b"3.75"
+    for name in ("one", "two", "reader", "another"):
+        path = Store(root, cache=tmp_path / name).fetch(ref) / "circumstances/seconds"
+        assert path.read_bytes() == b"1.25", name
+
+
 def test_two_publishers(root: str, faulty: FaultyS3, tmp_path: Path, saw: Callable[[str], None]) -> None:
     """Eight publish the same artifact to S3 at once: one artifact, whole, the same reference for all."""
     stores = [Store(root, cache=tmp_path / str(i)) for i in range(8)]

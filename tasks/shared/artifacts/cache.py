@@ -67,6 +67,8 @@ class Cache:
 
     def remove(self, location: str) -> None:
         """Remove a copy, if there is one, whoever uses it."""
+        if (descriptor := self._in_use.pop(location, None)) is not None:
+            os.close(descriptor)
         (self.root / location / MANIFEST_NAME).unlink(missing_ok=True)
         shutil.rmtree(self.root / location, ignore_errors=True)
 

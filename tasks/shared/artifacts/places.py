@@ -16,7 +16,7 @@ from typing import Protocol
 from upath import UPath
 
 from tasks.shared.artifacts.cache import Cache
-from tasks.shared.artifacts.manifest import MANIFEST_NAME, Manifest
+from tasks.shared.artifacts.manifest import MANIFEST_NAME, Manifest, parse_manifest
 from tasks.shared.artifacts.outage import told_as_outage
 from tasks.shared.artifacts.transfer import download, upload
 
@@ -130,11 +130,11 @@ class ObjectPlace:
         """Upload the files, the manifest last; False if another one's manifest is there already."""
         if self.read_manifest(location) is not None:
             return False
-        paths = [path for path in sorted(directory.rglob("*")) if path.is_file()]
-        paths.remove(directory / MANIFEST_NAME)
+        target = self.root / location
+        manifest = parse_manifest((directory / MANIFEST_NAME).read_bytes(), str(directory))
         with told_as_outage(str(self.root)):
-            upload(directory, self.root / location, paths)
-            upload(directory, self.root / location, [directory / MANIFEST_NAME])
+            upload(directory, target, manifest.files)
+            target.fs.put_file(str(directory / MANIFEST_NAME), (target / MANIFEST_NAME).path)
         return True
 
     def read_manifest(self, location: str) -> bytes | None:
@@ -150,6 +150,9 @@ class ObjectPlace:
     def local(self, manifest: Manifest) -> Path:
         """The cached copy, downloaded if it is not there; a download that was cut off goes on where it was."""
         copy = self.cache.find(manifest.location)
+        if copy is not None and (copy / MANIFEST_NAME).read_bytes() != manifest.to_json():
+            self.cache.remove(manifest.location)  # of one that did the same work in the same moment, and lost
+            copy = None
         while copy is None:
             with self.cache.filling(manifest.location) as directory:
                 with told_as_outage(str(self.root)):

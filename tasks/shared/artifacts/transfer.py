@@ -1,12 +1,13 @@
 """Files to and from an object store: several at a time, large ones in parts, those that are there already left out.
 
 An artifact's location names its content, and an object appears whole or not at all: a file of the right size under the
-right name was put there by an earlier attempt. That does not hold for circumstances, which are no part of the content.
+right name was put there by an earlier attempt. Circumstances are no part of the content, so their objects' names hold
+their own sha256: hosts that publish equal work at once do not meet there, and the manifest that wins finds its own.
 What is downloaded is checked against its sha256 by whoever reads it.
 """
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -20,21 +21,27 @@ CONNECTIONS = 8
 PART_BYTES = 32 << 20
 
 
-def upload(directory: Path, target: UPath, paths: Sequence[Path]) -> None:
-    """Put files of a local directory under `target`, with the same relative names."""
+def upload(directory: Path, target: UPath, entries: Iterable[FileEntry]) -> None:
+    """Put files of a local directory under `target`; what an earlier attempt put there is not sent again."""
 
-    def put(path: Path) -> None:
-        relative = path.relative_to(directory)
-        there = target / relative.as_posix()
-        if relative.parts[0] == CIRCUMSTANCES or not _has_size(there, path.stat().st_size):
-            there.fs.put_file(str(path), there.path)
+    def put(entry: FileEntry) -> None:
+        there = target / object_name(entry)
+        if not _has_size(there, entry.size):
+            there.fs.put_file(str(directory / entry.path), there.path)
 
-    _together(put, paths)
+    _together(put, entries)
 
 
-def download(source: UPath, directory: Path, entries: Sequence[FileEntry]) -> None:
+def object_name(entry: FileEntry) -> str:
+    """Where a file lies below its artifact on an object store."""
+    if not _is_circumstance(entry):
+        return entry.path
+    return f"{CIRCUMSTANCES}/{entry.sha256[:16]}{entry.path.removeprefix(CIRCUMSTANCES)}"
+
+
+def download(source: UPath, directory: Path, entries: Iterable[FileEntry]) -> None:
     """Get files below `source` into a local directory; whole files of an earlier attempt stay as they are."""
-    missing = [entry for entry in entries if not _is_whole(directory / entry.path, entry.size)]
+    missing = [entry for entry in entries if not _is_there(directory, entry)]
     for entry in missing:
         target = _partial(directory / entry.path)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -43,7 +50,7 @@ def download(source: UPath, directory: Path, entries: Sequence[FileEntry]) -> No
 
     def get(part: tuple[FileEntry, int]) -> None:
         entry, start = part
-        there = source / entry.path
+        there = source / object_name(entry)
         content = there.fs.cat_file(there.path, start=start, end=min(start + PART_BYTES, entry.size))
         with _partial(directory / entry.path).open("r+b") as file:
             file.seek(start)
@@ -68,8 +75,14 @@ def _has_size(path: UPath, size: int) -> bool:
         return False
 
 
-def _is_whole(path: Path, size: int) -> bool:
-    return path.is_file() and path.stat().st_size == size
+def _is_there(directory: Path, entry: FileEntry) -> bool:
+    """True if an earlier attempt has downloaded the file; of circumstances the size does not tell."""
+    path = directory / entry.path
+    return path.is_file() and path.stat().st_size == entry.size and not _is_circumstance(entry)
+
+
+def _is_circumstance(entry: FileEntry) -> bool:
+    return entry.path.startswith(f"{CIRCUMSTANCES}/")
 
 
 def _partial(path: Path) -> Path:

@@ -62,9 +62,9 @@ def test_files_go_over_in_parts_and_whole_ones_are_left_out(
         (source / name).write_bytes(bytes(i * 7 % 256 for i in range(size)))
     entries = scan(source)
     place = UPath(bucket) / "files"
-    upload(source, place, [source / entry.path for entry in entries])
+    upload(source, place, entries)
     (source / "deep/small").write_bytes(b"0123456789")  # of the same size: was there, is not put again
-    upload(source, place, [source / "deep/small"])
+    upload(source, place, entries)
     target = tmp_path / "target"
     (target / "deep").mkdir(parents=True)
     download(place, target, [entry for entry in entries if entry.path != "empty"])
