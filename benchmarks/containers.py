@@ -1,9 +1,11 @@
-"""What containers and object stores cost, against doing without, interleaved on this machine.
+"""What containers, deployments and object stores cost, against doing without, interleaved on this machine.
 
-    make bench-containers            # or: python -m benchmarks.containers stage store rebuild
+    make bench-containers            # or: python -m benchmarks.containers stage deployed skip store rebuild
 
-stage: the same stage in a container and as a process, wall time of `execute`. store: a checkpoint to and from S3 (moto)
-through `Store` and through plain boto3. rebuild: `tirflow-train` after a change of one source file.
+stage: the same stage in a container and as a process, wall time of `execute`. deployed: `prepare/local` on a local
+server (SQLite) and worker, from its order to its end, over `execute`. skip: a pipeline whose stages are all done.
+store: a checkpoint to and from S3 (moto) through `Store` and through plain boto3. rebuild: `tirflow-train` after a
+change of one source file. REPETITIONS and CHECKPOINT_MIB change how much is done.
 """
 
 import json
@@ -14,12 +16,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import httpx
+
+from flows import cluster
+from flows.follow import start_run
 from tasks.launch.keys import derive_seed
-from tasks.shared.artifacts import Provenance, Store
+from tasks.shared.artifacts import ArtifactRef, Provenance, Store
+from tasks.shared.execution.addresses import free_port
 from tasks.shared.execution.backend import Backend
 from tasks.shared.execution.docker import DockerBackend
 from tasks.shared.execution.execute import execute
@@ -27,6 +35,7 @@ from tasks.shared.execution.process import ProcessBackend
 from tasks.shared.recipes import load_recipe
 from tasks.shared.stage import StageRequest
 
+Result = TypeVar("Result")
 ROOT = Path(__file__).resolve().parents[1]
 REPETITIONS = int(os.environ.get("REPETITIONS", "3"))
 CHECKPOINT_BYTES = int(os.environ.get("CHECKPOINT_MIB", "1024")) << 20
@@ -35,46 +44,126 @@ SMALL = {
     "data.evaluation": [{"name": "held_out", "source": "tiny", "split": "held_out", "limit": 3}],
 }
 
+PIPELINE = SMALL | {
+    "sft.max_steps": 2,
+    "sft.tokens_per_step": 1024,
+    "sft.tokens_per_micro_batch": 1024,
+    "rl.rounds": 1,
+    "rl.steps_per_round": 1,
+    "rl.prompts_per_step": 2,
+    "rl.samples_per_prompt": 2,
+    "evaluate.samples_per_problem": 1,
+    "generation.max_response_tokens": 32,
+}
+
 
 def measure_stage(home: Path) -> dict[str, Any]:
-    """Seconds of `prepare` under each backend: everything from request to result."""
-    config = load_recipe("tiny", SMALL).for_stage("prepare").model_dump(mode="json")
+    """Seconds of `prepare` and `synthesize` under each backend: everything from request to result."""
     backends: dict[str, Backend] = {"docker": DockerBackend(), "process": ProcessBackend()}
-    seconds: dict[str, list[float]] = {name: [] for name in backends}
-    for repetition in range(REPETITIONS):
-        for name, backend in backends.items():
-            request = StageRequest(
-                stage="prepare",
-                run="bench",
-                config=config,
-                inputs={},
-                seed=derive_seed(0, "prepare"),
-                store=str(home / name),
-                scratch=str(home / "scratch" / f"{name}-{repetition}"),
-            )
-            seconds[name].append(_seconds(lambda: execute(request, backend, home / "log", lambda _: None)))  # noqa: B023
-    extra = [a - b for a, b in zip(seconds["docker"], seconds["process"], strict=True)]
-    return {**seconds, "container_over_process_s": round(statistics.median(extra), 2)}
+    found: dict[str, Any] = {}
+    made: dict[str, dict[str, ArtifactRef]] = {name: {} for name in backends}
+    for stage in ("prepare", "synthesize"):
+        seconds: dict[str, list[float]] = {name: [] for name in backends}
+        for repetition in range(REPETITIONS):
+            for name, backend in backends.items():
+                request = _request(home, name, stage, repetition, made[name])
+                took, result = _timed(lambda: execute(request, backend, home / "log", lambda _: None))  # noqa: B023
+                seconds[name].append(took)
+                made[name] |= result.outputs
+        extra = [a - b for a, b in zip(seconds["docker"], seconds["process"], strict=True)]
+        found[stage] = {**seconds, "container_over_process_s": round(statistics.median(extra), 2)}
+    return found
+
+
+def _request(
+    home: Path, store: str, stage: str, number: int, made: dict[str, ArtifactRef] | None = None
+) -> StageRequest:
+    """A small stage in a scratch directory of its own."""
+    config = load_recipe("tiny", SMALL).for_stage(stage).model_dump(mode="json")
+    names = ("problems", "evaluation_sets") if stage == "synthesize" else ()
+    return StageRequest(
+        stage=stage,
+        run="bench",
+        config=config,
+        inputs={name: (made or {})[name] for name in names},
+        seed=derive_seed(0, stage),
+        store=str(home / store),
+        scratch=str(home / "scratch" / f"{store}-{stage}-{number}"),
+    )
+
+
+def measure_deployed(home: Path) -> dict[str, Any]:
+    """Seconds of `prepare/local`, executed anew, from its order to its end, and of the same by `execute` alone."""
+    alone, deployed = [], []
+    with _server(home) as api:
+        for repetition in range(REPETITIONS):
+            request = _request(home, "alone", "prepare", repetition)
+            alone.append(_timed(lambda: execute(request, ProcessBackend(), home / "log", lambda _: None))[0])  # noqa: B023
+            asked = {"recipe": "tiny", "run": "bench", "overrides": SMALL, "force": True}
+            deployed.append(_timed(lambda: _run(api, "prepare/local", asked))[0])  # noqa: B023
+    extra = [a - b for a, b in zip(deployed, alone, strict=True)]
+    return {
+        "deployed": deployed,
+        "alone": alone,
+        "deployed_over_execute_s": round(statistics.median(extra), 2),
+    }
+
+
+def measure_skip(home: Path) -> dict[str, Any]:
+    """Seconds of a run of `train/tiny` in which every stage is done: of the flow itself, and from its order."""
+    asked = {"run": "bench", "overrides": PIPELINE}
+    with _server(home) as api:
+        stages = _run(api, "train/tiny", asked)[1]
+        done = [_timed(lambda: _run(api, "train/tiny", asked)) for _ in range(REPETITIONS)]
+    flow = [round(seconds, 2) for _, (seconds, _) in done]
+    per_stage = round(statistics.median(flow) / stages, 2)
+    return {
+        "stages": stages,
+        "flow": flow,
+        "from_order": [took for took, _ in done],
+        "flow_per_stage_s": per_stage,
+    }
+
+
+@contextmanager
+def _server(home: Path) -> Iterator[str]:
+    """The API's address of a server on SQLite and a worker, as `make up` starts them."""
+    running = cluster.start(home, owned=True)
+    try:
+        yield running.api_url
+    finally:
+        cluster.stop(running)
+
+
+def _run(api: str, deployment: str, parameters: dict[str, Any]) -> tuple[float, int]:
+    """Run a deployment to its end: seconds that the flow itself took, and how many tasks it had."""
+    flow_run = start_run(api, deployment, parameters)
+    while (row := httpx.get(f"{api}/flow_runs/{flow_run}", timeout=90).json())["state_type"] != "COMPLETED":
+        assert row["state_type"] not in ("FAILED", "CRASHED", "CANCELLED"), row["state"]["message"]
+        time.sleep(0.1)
+    asked = {"flow_runs": {"id": {"any_": [str(flow_run)]}}}
+    tasks = httpx.post(f"{api}/task_runs/filter", json=asked, timeout=90).json()
+    return float(row["total_run_time"]), len(tasks)
 
 
 def measure_store(home: Path) -> dict[str, Any]:
     """MB/s of one large file up and down, ours over boto3's."""
     import boto3
-    from moto.server import ThreadedMotoServer
+    from botocore.config import Config
 
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
+    port = free_port("127.0.0.1")
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
-    os.environ.update(keys | {"AWS_ENDPOINT_URL": f"http://{host}:{port}"})
-    client = boto3.client("s3")
+    os.environ.update(keys | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"})
+    client = boto3.client("s3", config=Config(retries={"max_attempts": 30}, connect_timeout=60))
     client.create_bucket(Bucket="bench")
     large = home / "large"
     large.write_bytes(os.urandom(CHECKPOINT_BYTES))
     rates: dict[str, list[float]] = {"up": [], "up_boto3": [], "down": [], "down_boto3": []}
 
     def note(name: str, work: Callable[[], object]) -> None:
-        rates[name].append(round(CHECKPOINT_BYTES / 1e6 / _seconds(work), 1))
+        rates[name].append(round(CHECKPOINT_BYTES / 1e6 / _timed(work)[0], 1))
 
     for repetition in range(REPETITIONS):
         store = Store("s3://bench/ours", cache=home / f"cache{repetition}")
@@ -88,7 +177,8 @@ def measure_store(home: Path) -> dict[str, Any]:
         note("down", lambda: reader.fetch(published[0]))  # noqa: B023
         note("down_boto3", lambda: client.download_file("bench", "theirs", str(home / "theirs")))
         shutil.rmtree(home / f"reader{repetition}")
-    server.stop()
+    server.kill()
+    server.wait()
     middle = {name: statistics.median(values) for name, values in rates.items()}
     ratios = {f"{way}_ratio": round(middle[way] / middle[f"{way}_boto3"], 2) for way in ("up", "down")}
     return {"megabytes_per_s": rates, **ratios}
@@ -108,7 +198,7 @@ def measure_rebuild(home: Path) -> dict[str, Any]:
             source.write(f"# change {repetition}\n")
         build = [*command, "--prefix", "tirflow-"]
         seconds.append(
-            _seconds(lambda: subprocess.run(build, env=environment, check=True, capture_output=True))  # noqa: B023
+            _timed(lambda: subprocess.run(build, env=environment, check=True, capture_output=True))[0]  # noqa: B023
         )
     # The image of this tree again, which that of the copy has replaced.
     again = [sys.executable, str(ROOT / "images" / "build.py"), *command[2:], "--prefix", "tirflow-"]
@@ -116,13 +206,20 @@ def measure_rebuild(home: Path) -> dict[str, Any]:
     return {"seconds": seconds}
 
 
-def _seconds(work: Callable[[], object]) -> float:
+def _timed(work: Callable[[], Result]) -> tuple[float, Result]:
+    """Seconds of wall time, and what came of it."""
     started = time.perf_counter()
-    work()
-    return round(time.perf_counter() - started, 2)
+    result = work()
+    return round(time.perf_counter() - started, 2), result
 
 
-MEASURES = {"stage": measure_stage, "store": measure_store, "rebuild": measure_rebuild}
+MEASURES = {
+    "stage": measure_stage,
+    "deployed": measure_deployed,
+    "skip": measure_skip,
+    "store": measure_store,
+    "rebuild": measure_rebuild,
+}
 
 
 def main(names: list[str]) -> int:

@@ -8,7 +8,7 @@ import pytest
 from tasks.shared.execution.docker import role_of
 from tasks.shared.execution.reach import mounts_of, needs_network
 from tasks.shared.recipes import load_recipe
-from tasks.shared.stage import StageRequest
+from tasks.shared.stage import Meeting, StageRequest
 
 
 def request(stage: str, tmp_path: Path, store: str = "", **overrides: Any) -> StageRequest:
@@ -52,6 +52,17 @@ def test_a_stage_writes_to_scratch_and_store_and_reads_what_it_was_given(
     }
     elsewhere = mounts_of(request("sft", tmp_path, store="s3://bucket/tirflow"))
     assert str(tmp_path / "home" / "cache") in {mount["Source"] for mount in elsewhere}
+
+
+def test_a_stage_over_several_hosts_writes_to_what_they_share_too(tmp_path: Path) -> None:
+    shared = str(tmp_path / "shared" / "sft")
+    meeting = Meeting(nodes=2, node=1, address="10.0.0.1", port=29500, shared=shared)
+    spread = request("sft", tmp_path).model_copy(update={"meeting": meeting})
+    assert {mount["Source"] for mount in mounts_of(spread) if not mount["ReadOnly"]} == {
+        shared,
+        str(tmp_path / "scratch" / "sft"),
+        str(tmp_path / "store"),
+    }
 
 
 def test_the_engine_decides_the_image() -> None:
