@@ -1,14 +1,17 @@
-"""TRL's SFTTrainer with its own packing, a lap each optimizer step; started by benchmarks/sft.py.
+"""TRL's SFTTrainer, a lap each optimizer step; started by benchmarks/sft.py.
 
-    .venv-trl/bin/python -m benchmarks.trl.sft_trl <checkpoint> <sequences.parquet> <seed>
+    .venv-trl/bin/python -m benchmarks.trl.sft_trl <checkpoint> <sequences.parquet | rows.parquet>
 
-Runs in TRL's own environment. The sequences come tokenized, with the same tokens in the loss as on the other side.
+Runs in TRL's own environment. Sequences come tokenized, with the same tokens in the loss as on the other side, and are
+packed, ordered and scheduled by TRL. Rows (`world.write_rows`) are packed already: TRL takes them one a step, in their
+order and at their rates.
 """
 
 import sys
 import tempfile
 from typing import Any
 
+import torch
 from datasets import Dataset
 from transformers import (
     AutoModelForCausalLM,
@@ -45,13 +48,33 @@ class Laps(TrainerCallback):
             self.track.lap(tokens=tokens, loss=float(logs["loss"]))
 
 
-def configuration(output_dir: str, seed: int) -> SFTConfig:
-    """The same optimizer and schedule; what is not named is TRL's default."""
+class PlannedTrainer(SFTTrainer):
+    """SFTTrainer with the rate of each step given."""
+
+    rates: list[float]
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """Called by the trainer; the last rate stays."""
+        last = len(self.rates) - 1
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer or self.optimizer,
+            lambda step: self.rates[min(step, last)] / settings.SFT_LEARNING_RATE,
+        )
+        return self.lr_scheduler
+
+
+def configuration(output_dir: str, packed: bool) -> SFTConfig:
+    """The same optimizer and schedule; what is not named is TRL's default. `packed`: rows come as they are trained."""
     return SFTConfig(
         output_dir=output_dir,
         max_steps=settings.SFT_STEPS,
-        packing=True,
-        max_length=settings.TOKENS_PER_STEP,
+        packing=not packed,
+        padding_free=True,
+        train_sampling_strategy="sequential" if packed else "random",
+        dataset_kwargs={"skip_prepare_dataset": packed},
+        max_length=None if packed else settings.TOKENS_PER_STEP,
         per_device_train_batch_size=1,
         learning_rate=settings.SFT_LEARNING_RATE,
         lr_scheduler_type="cosine",
@@ -63,7 +86,6 @@ def configuration(output_dir: str, seed: int) -> SFTConfig:
         gradient_checkpointing=False,
         bf16=False,
         use_cpu=True,
-        seed=seed,
         save_strategy="no",
         report_to="none",
         logging_steps=1,
@@ -74,15 +96,19 @@ def configuration(output_dir: str, seed: int) -> SFTConfig:
 def main() -> None:
     """Train for as long as turns come."""
     track = Track()
-    checkpoint, sequences, seed = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    checkpoint, path = sys.argv[1], sys.argv[2]
     with tempfile.TemporaryDirectory() as output_dir:
-        trainer = SFTTrainer(
+        data = Dataset.from_parquet(path, cache_dir=output_dir)
+        packed = "seq_lengths" in data.column_names
+        trainer = (PlannedTrainer if packed else SFTTrainer)(
             model=AutoModelForCausalLM.from_pretrained(checkpoint, dtype="float32"),
             processing_class=AutoTokenizer.from_pretrained(checkpoint),
-            args=configuration(output_dir, seed),
-            train_dataset=Dataset.from_parquet(sequences, cache_dir=output_dir),
+            args=configuration(output_dir, packed),
+            train_dataset=data.remove_columns("learning_rate") if packed else data,
             callbacks=[Laps(track)],
         )
+        if packed:
+            trainer.rates = list(data["learning_rate"])
         trainer.train()
 
 

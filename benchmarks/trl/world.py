@@ -27,7 +27,7 @@ from tasks.sft.steps import plan_steps
 from tasks.sft.training import train_step
 from tasks.shared.checkpoints import load_model, load_tokenizer, save_checkpoint
 from tasks.shared.config import ModelConfig, OptimizerConfig, TinyModel
-from tasks.shared.learning.engine import TrainingEngine
+from tasks.shared.learning.engine import TrainingEngine, learning_rate_at
 from tasks.shared.learning.packing import TrainSequence
 from tasks.shared.traces.dialect import DIALECTS
 from tasks.shared.traces.encoding import encode_trace
@@ -69,10 +69,7 @@ def make_sequences(tokenizer: PreTrainedTokenizerBase, problems: Sequence[Proble
 
 def write_sequences(sequences: Sequence[TrainSequence], path: Path) -> None:
     """As TRL takes tokenized data: `labels` are the ids in the loss, -100 elsewhere."""
-    rows = [
-        {"input_ids": sequence.ids, "labels": np.where(sequence.trained, sequence.ids, IGNORED)}
-        for sequence in sequences
-    ]
+    rows = [{"input_ids": sequence.ids, "labels": _labels(sequence)} for sequence in sequences]
     pd.DataFrame(rows).to_parquet(path)
 
 
@@ -83,6 +80,25 @@ def read_sequences(path: Path) -> list[TrainSequence]:
         TrainSequence(ids, labels != IGNORED)
         for ids, labels in zip(table["input_ids"], table["labels"], strict=True)
     ]
+
+
+def write_rows(sequences: Sequence[TrainSequence], path: Path, seed: int) -> None:
+    """The steps of `sft_steps` as rows in TRL's terms: ids, labels, each sequence's length, and the step's rate."""
+    rows = []
+    for number, step in enumerate(sft_steps(sequences, settings.SFT_STEPS, seed)):
+        rows.append(
+            {
+                "input_ids": np.concatenate([sequence.ids for sequence in step]),
+                "labels": np.concatenate([_labels(sequence) for sequence in step]),
+                "seq_lengths": [len(sequence.ids) for sequence in step],
+                "learning_rate": learning_rate_at(sft_optimizer(), number, settings.SFT_STEPS),
+            }
+        )
+    pd.DataFrame(rows).to_parquet(path)
+
+
+def _labels(sequence: TrainSequence) -> np.ndarray:
+    return np.where(sequence.trained, sequence.ids, IGNORED)
 
 
 def sft_optimizer() -> OptimizerConfig:
