@@ -57,6 +57,7 @@ def run(context: StageContext[RlStage]) -> StageResult:
 def _load(context: StageContext[RlStage], stack: ExitStack) -> RlRound:
     """Everything the round works with; the interpreter ends with `stack`."""
     config = context.config
+    _require_one_round(context)
     checkpoint = context.input("checkpoint")
     tokenizer = load_tokenizer(checkpoint)
     problems, num_too_long = read_problems(
@@ -81,6 +82,19 @@ def _load(context: StageContext[RlStage], stack: ExitStack) -> RlRound:
         generator=generator,
         interpreter=interpreter,
     )
+
+
+def _require_one_round(context: StageContext[RlStage]) -> None:
+    """ValueError unless `checkpoint` is of the round that `trainer_state`, whose weights are trained, is of."""
+    inputs = context.request.inputs
+    if "trainer_state" not in inputs:
+        return
+    made = [context.store.manifest(inputs[name]).provenance for name in ("checkpoint", "trainer_state")]
+    if made[0] != made[1]:
+        raise ValueError(
+            f"rl: input 'checkpoint' {context.store.describe(inputs['checkpoint'])} is not of the round that made "
+            "'trainer_state', whose weights this round would train; give both of one round, or no trainer_state"
+        )
 
 
 def _load_reference(context: StageContext[RlStage]) -> "PreTrainedModel":

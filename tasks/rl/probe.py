@@ -7,7 +7,7 @@ import torch
 
 from tasks.shared.environment import rank, world_size
 from tasks.shared.generation.protocol import Generator, NamesDifferences
-from tasks.shared.learning.distributed import max_over_ranks
+from tasks.shared.learning.distributed import gather_from_ranks, max_over_ranks
 from tasks.shared.learning.engine import TrainingEngine
 from tasks.shared.learning.packing import TrainSequence, pack
 from tasks.shared.stage import TrainingStopped
@@ -34,9 +34,8 @@ def probe(
     probed = [list(ids) for ids in sequences[:MAX_PROBED]]
     sampler = [np.array(values) for values in generator.score(probed)]
     trainer = _trainer_logprobs(engine, probed, row_tokens)
-    gaps = [float(np.abs(sampler[i][1:] - values[1:]).max(initial=0.0)) for i, values in trainer.items()]
-    gap = max_over_ranks(max(gaps, default=0.0))
-    if gap > bound or not np.isfinite(gap):
+    gap = max_over_ranks(max(_gap(sampler[i][1:], values[1:]) for i, values in trainer.items()))
+    if gap > bound:
         raise WeightsDiffer(
             f"after the weight sync log-probs of sampler and trainer differ by {gap:.3g}, more than "
             f"rl.probe_bound = {bound:g}; {_name_differences(engine, generator)}"
@@ -44,10 +43,15 @@ def probe(
     return gap
 
 
+def _gap(sampler: np.ndarray, trainer: np.ndarray) -> float:
+    """The largest difference; infinite where either is not a number."""
+    return float(np.nan_to_num(np.abs(sampler - trainer), nan=np.inf).max(initial=0.0))
+
+
 def _trainer_logprobs(
     engine: TrainingEngine, sequences: Sequence[Sequence[int]], row_tokens: int
 ) -> dict[int, np.ndarray]:
-    """This rank's share: sequence index to (n,) log-probs, 0.0 for the first token."""
+    """Sequence index to (n,) log-probs, 0.0 for the first token: all of them in every rank, each computed by one."""
     wanted = [TrainSequence(np.array(ids), np.ones(len(ids), dtype=bool)) for ids in sequences]
     found: dict[int, np.ndarray] = {}
     with torch.no_grad():
@@ -55,7 +59,7 @@ def _trainer_logprobs(
             for index, values in row.split(engine.token_logprobs(row).cpu()):
                 if row.num_targets:  # a row that fills in for a rank without sequences has none
                     found[index] = values.double().numpy()
-    return found
+    return dict(gather_from_ranks(list(found.items())))
 
 
 def _name_differences(engine: TrainingEngine, generator: Generator) -> str:

@@ -50,6 +50,7 @@ class RlRound:
         self._context = context
         self._config = context.config
         self._tokenizer = tokenizer
+        self._problems = problems
         self._generator = generator
         self._interpreter = interpreter
         rl = context.config.rl
@@ -87,6 +88,7 @@ class RlRound:
     def run(self) -> None:
         """Every step that is left; the state after the last one is saved."""
         self._sync()
+        self._probe([problem.prompt_ids for problem in self._problems])
         with closing(self._records) if self._records is not None else nullcontext():
             self._steps()
 
@@ -132,7 +134,7 @@ class RlRound:
             self._sync()
         with clock("probe"):
             whole = [t.prompt_ids + t.response_ids for t in (row.trajectory for row in experience.graded)]
-            gap = probe(self.engine, self._generator, whole, rl.probe_bound, rl.tokens_per_micro_batch)
+            gap = self._probe(whole)
         self.progress = replace(self.progress, step=self.progress.step + 1)
         metrics = learning_metrics(self.progress.step, self.progress.round, experience, result, gap)
         if self._records is not None:
@@ -146,6 +148,10 @@ class RlRound:
 
     def _sync(self) -> None:
         self._generator.load_weights(self.engine.weights())
+
+    def _probe(self, sequences: Sequence[Sequence[int]]) -> float:
+        rl = self._config.rl
+        return probe(self.engine, self._generator, sequences, rl.probe_bound, rl.tokens_per_micro_batch)
 
     def _decode(self, ids: Sequence[int]) -> str:
         text = self._tokenizer.decode(

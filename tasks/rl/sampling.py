@@ -56,9 +56,9 @@ class Sampler:
         for attempt in range(1, rl.resample_attempts + 1):
             first, tried = len(tried), tried + wanted
             with clock("sample"):
-                trajectories = self._sample(wanted, first, step)
+                mine = self._sample(wanted, first, step)
             with clock("score"):
-                graded += score(trajectories, tried, self._config)
+                graded += _of_all_ranks(score(mine, tried, self._config))
             lacking = rl.prompts_per_step - num_teaching(graded)
             if attempt == rl.resample_attempts or not lacking:
                 break
@@ -68,7 +68,7 @@ class Sampler:
         return graded
 
     def _sample(self, problems: Sequence[Problem], first: int, step: int) -> list[Trajectory]:
-        """This rank's share of the samples, then everyone's; the problems are groups `first`, `first` + 1, ..."""
+        """This rank's share of the samples; the problems are groups `first`, `first` + 1, ..."""
         rl = self._config.rl
         num_samples = rl.samples_per_prompt * (2 if rl.resample_on_correct else 1)
         requests = [
@@ -79,8 +79,16 @@ class Sampler:
             for sample in range(num_samples)
             if place % world_size() == rank()
         ]
-        mine = list(rollout(requests, self._generator, self._interpreter, self._tokenizer, self._policy))
-        return gather_from_ranks(mine)
+        return list(rollout(requests, self._generator, self._interpreter, self._tokenizer, self._policy))
+
+
+def _of_all_ranks(mine: Sequence[Graded]) -> list[Graded]:
+    """Everyone's, in the order of group and sample.
+
+    Each is graded in one rank alone: what a grade may take is limited in seconds, so that two ranks can differ, and
+    ranks with other rewards would take other numbers of steps.
+    """
+    return sorted(gather_from_ranks(mine), key=lambda row: (row.group, row.trajectory.sample))
 
 
 def num_teaching(graded: Sequence[Graded]) -> int:

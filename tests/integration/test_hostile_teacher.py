@@ -32,7 +32,7 @@ ACCEPTED = (
 # reason, and how its detail begins
 REJECTED = {
     "always_500": ("no_response", 'http_500: {"error": {"message": "internal error"}}'),
-    "drip": ("no_response", "timeout: no response within 2 s"),
+    "drip": ("no_response", "timeout: no response within 4 s"),
     "surrogate": ("no_response", "invalid_response"),
     "no_choice": ("no_response", "empty: a response without a choice"),
     "empty": ("no_response", "empty: a message without content"),

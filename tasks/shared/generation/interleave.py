@@ -14,6 +14,7 @@ from tasks.shared.config import GenerationConfig, SandboxConfig, TracesConfig
 from tasks.shared.generation.protocol import Generator, Piece, Sampling
 from tasks.shared.sandbox import Status
 from tasks.shared.traces.dialect import DIALECTS, Dialect
+from tasks.shared.traces.encoding import encode_words
 from tasks.shared.traces.observation import observe
 from tasks.shared.traces.trajectory import CodeCall, FinishReason, Trajectory, TrajectoryBuilder
 
@@ -216,7 +217,7 @@ class _Rollout:
         observation = observe(result, self._policy.error_feedback)
         notice = live.calls_left if self._policy.announce_remaining_calls else None
         feedback = self._policy.dialect.feedback(observation, notice)
-        ids = self._tokenizer.encode(feedback, add_special_tokens=False)
+        ids = encode_words(self._tokenizer, feedback)
         left = self._policy.max_response_tokens - turn_end - len(ids)
         call = replace(call, observation=observation)
         if left < 1:  # the model could not say a word about it

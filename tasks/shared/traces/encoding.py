@@ -44,6 +44,11 @@ def encode_message(tokenizer: "PreTrainedTokenizerBase", message: str) -> tuple[
     return tuple(tokenizer.encode(text, add_special_tokens=False))
 
 
+def encode_words(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
+    """Ids of what a program printed or a teacher wrote: `<|im_end|>` in it is spelled out, and ends no turn."""
+    return list(tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+
+
 def encode_trace(
     tokenizer: "PreTrainedTokenizerBase", dialect: Dialect, problem: str, trace: str, instructed: bool
 ) -> EncodedTrace:
@@ -51,7 +56,7 @@ def encode_trace(
     response_ids: list[int] = []
     trained: list[bool] = []
     for segment in dialect.split(trace):
-        ids = tokenizer.encode(segment.text, add_special_tokens=False)
+        ids = encode_words(tokenizer, segment.text)
         response_ids += ids
         trained += [not segment.is_feedback] * len(ids)
     assert tokenizer.eos_token_id is not None

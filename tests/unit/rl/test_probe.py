@@ -1,8 +1,14 @@
 """The probe on real engines: silent when the weights are equal, loud and specific when one tensor is stale."""
 
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 
+from tasks.rl import probe as probing
 from tasks.rl.probe import WeightsDiffer, probe
 from tasks.shared.config import OptimizerConfig
 from tasks.shared.generation.transformers_engine import TransformersGenerator
@@ -27,3 +33,38 @@ def test_probe_holds_after_a_sync_and_names_a_stale_tensor() -> None:
         sampler.lm_head.weight.mul_(1.2)  # a head that stays behind, as with vLLM's tied embeddings
     with pytest.raises(WeightsDiffer, match=r"tensors that differ: lm_head\.weight$"):
         probe(engine, generator, sequences, 1e-4, 1000)
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_a_score_that_is_not_a_number_is_a_difference(monkeypatch: pytest.MonkeyPatch, place: int) -> None:
+    values = {i: np.zeros(4) for i in range(3)}
+    scores = [np.zeros(4) for _ in range(3)]
+    scores[place][2] = np.nan
+    monkeypatch.setattr(probing, "_trainer_logprobs", lambda *_: values)
+    with pytest.raises(WeightsDiffer, match="differ by inf"):
+        probe(_scores([]), _scores(scores), [[1, 2, 3, 4]] * 3, 1e9, 1000)
+
+
+def test_a_rank_that_computes_no_sequence_compares_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last of eight ranks, for which four sequences leave no row: its own sampler is the one that is stale."""
+    tokenizer = tiny_tokenizer()
+    engine = TrainingEngine(
+        tiny_model(len(tokenizer), tied=False), OptimizerConfig(zero_stage=0), total_steps=1
+    )
+    sequences = [tokenizer.encode(text)[:6] for text in CORPUS]
+    computed: list[tuple[int, np.ndarray]] = [(i, np.zeros(6)) for i in range(len(sequences[:4]))]
+    monkeypatch.setattr(probing, "rank", lambda: 7)
+    monkeypatch.setattr(probing, "world_size", lambda: 8)
+
+    def gathered(mine: Sequence[tuple[int, np.ndarray]]) -> list[tuple[int, np.ndarray]]:
+        assert not mine, "this rank computed something"
+        return computed
+
+    monkeypatch.setattr(probing, "gather_from_ranks", gathered)
+    with pytest.raises(WeightsDiffer, match="differ by 99"):
+        probe(engine, _scores([np.full(6, 99.0) for _ in computed]), sequences, 0.05, 1000)
+
+
+def _scores(values: list[np.ndarray]) -> Any:
+    """A sampler that gives these log-probs."""
+    return SimpleNamespace(score=lambda _: values)
