@@ -1,8 +1,8 @@
-"""Two hosts on one machine: network namespaces with their own addresses on a bridge, and what runs for them in the root
+"""Two hosts on one machine: network namespaces with their own addresses on a switch, and what runs for them in the root
 one: Postgres, a Prefect server on it, an S3 server, a worker of the pool `control`. Needs root, iproute2, postgresql.
 
-Every daemon has a PID namespace, which ends with the test's process however that ends; network namespaces and bridge
-of a test that was killed are removed by the next one.
+Every daemon has a PID namespace, which ends with the test's process however that ends; network namespaces of a test
+that was killed are removed by the next one.
 """
 
 import os
@@ -22,7 +22,7 @@ from tests.cluster.waiting import until
 
 NETWORK, HERE = "10.77.0", "10.77.0.1"
 API, S3, DATABASE_PORT = f"http://{HERE}:4297/api", f"http://{HERE}:5097", 5497
-BRIDGE = "tirflow0"
+SWITCH, BRIDGE, LINK_HERE = "tirflow-switch", "bridge0", "tirflow0"
 BUCKET = "artifacts"
 POSTGRES = Path("/usr/lib/postgresql")
 # The first ends the second with this process, and that all the processes that the command has started.
@@ -40,12 +40,12 @@ class Host:
 
     @property
     def link(self) -> str:
-        """The bridge's end of its cable."""
+        """The switch's end of its cable."""
         return f"{self.name}-out"
 
     def set_link(self, state: str) -> None:
         """Plug it in (`up`) or cut it off (`down`)."""
-        ip("link", "set", self.link, state)
+        ip("-n", SWITCH, "link", "set", self.link, state)
 
 
 @dataclass(frozen=True)
@@ -119,31 +119,38 @@ def _settings(home: Path) -> dict[str, str]:
 
 @contextmanager
 def _network(hosts: tuple[Host, ...]) -> Iterator[None]:
-    """A bridge, and a namespace with a cable to it for every host."""
+    """A switch, a cable from it to every host's namespace, and one to here.
+
+    The switch has a namespace too: Docker's packet filter in this one drops what goes from host to host.
+    """
     _remove_network(hosts)
-    ip("link", "add", BRIDGE, "type", "bridge")
     try:
-        ip("address", "add", f"{HERE}/24", "dev", BRIDGE)
-        ip("link", "set", BRIDGE, "up")
+        ip("netns", "add", SWITCH)
+        ip("-n", SWITCH, "link", "add", BRIDGE, "type", "bridge")
+        ip("-n", SWITCH, "link", "set", BRIDGE, "up")
+        _plug_in("here", HERE, LINK_HERE)
         for host in hosts:
             ip("netns", "add", host.name)
-            ip("link", "add", host.link, "type", "veth", "peer", "name", "eth0", "netns", host.name)
-            ip("link", "set", host.link, "master", BRIDGE, "up")
-            inside = ("-n", host.name)
-            ip(*inside, "address", "add", f"{host.address}/24", "dev", "eth0")
-            ip(*inside, "link", "set", "eth0", "up")
-            ip(*inside, "link", "set", "lo", "up")
+            _plug_in(host.link, host.address, "eth0", "-n", host.name)
+            ip("-n", host.name, "link", "set", "lo", "up")
         yield
     finally:
         _remove_network(hosts)
 
 
+def _plug_in(link: str, address: str, name: str, *inside: str) -> None:
+    """A cable from the switch's `link` to a new interface of that name and address, `inside` a namespace or here."""
+    ip(*inside, "link", "add", name, "type", "veth", "peer", "name", link, "netns", SWITCH)
+    ip("-n", SWITCH, "link", "set", link, "master", BRIDGE, "up")
+    ip(*inside, "address", "add", f"{address}/24", "dev", name)
+    ip(*inside, "link", "set", name, "up")
+
+
 def _remove_network(hosts: tuple[Host, ...]) -> None:
-    """Also where a test that was killed has left it, whole or in part."""
-    for host in hosts:
-        for what in (("link", "delete", host.link), ("netns", "delete", host.name)):
-            subprocess.run(["ip", *what], check=False, capture_output=True)
-    subprocess.run(["ip", "link", "delete", BRIDGE], check=False, capture_output=True)
+    """Also what a test that was killed has left, whole or in part."""
+    names = (SWITCH, *(host.name for host in hosts))
+    for what in (("link", "delete", LINK_HERE), *(("netns", "delete", name) for name in names)):
+        subprocess.run(["ip", *what], check=False, capture_output=True)
 
 
 @contextmanager
