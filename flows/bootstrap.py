@@ -31,7 +31,9 @@ def bootstrap(
     Each round samples the training problems with the policy of the round before and goes on training it.
     """
     changes = {"synthesize.mode": "bootstrap"} | (overrides or {})
-    job, record = rerun(run, "", changes, into or f"{run}-bootstrap", force)
+    job, record = rerun(
+        ("synthesize", "sft", "evaluate"), run, "", changes, into or f"{run}-bootstrap", force
+    )
     taken = take(record, PROBLEMS | EVALUATION_SETS | {"checkpoint": checkpoint_of(record, checkpoint)}, {})
     policy, sets = taken["checkpoint"], taken["evaluation_sets"]
     evaluations: dict[str, ArtifactRef] = {checkpoint: evaluate(job, checkpoint, policy, sets)}

@@ -13,7 +13,7 @@ from tasks.report.task import report
 from tasks.shared.artifacts import ArtifactRef, Store
 from tasks.shared.config import ReportConfig
 from tasks.shared.environment import store_uri
-from tasks.shared.recipes import resolve
+from tasks.shared.recipes import resolve_recorded
 from tasks.shared.runs import RunRecords
 from tasks.shared.stage import StageResult
 
@@ -26,7 +26,7 @@ def compare(before: str, after: str, into: str = "comparisons") -> ArtifactRef:
     if len(evaluations) < 2:
         raise ValueError(f"compare: before and after are both '{before}'; name two evaluations")
     record = records.read(after.partition("/")[0])
-    recipe = resolve(record.recipe, {}, f"recipe of run '{record.run}'")
+    recipe = resolve_recorded(record.recipe, {}, record.run, "report")
     records.begin(into, record.recipe)
     made = comparison(
         Run(into, recipe), f"{before} and {after}", evaluations, f"{before}-{after}".replace("/", ".")

@@ -37,7 +37,7 @@ def prepare(
     run: str = "", recipe: str = "", overrides: Overrides | None = None, into: str = "", force: bool = False
 ) -> Refs:
     """Base model and problem sets."""
-    job, _ = rerun(run, recipe, overrides or {}, into, force)
+    job, _ = rerun(("prepare",), run, recipe, overrides or {}, into, force)
     prepared = tasks.prepare.task.prepare(job)
     return {
         "checkpoint": prepared.checkpoint,
@@ -57,7 +57,7 @@ def synthesize(
     force: bool = False,
 ) -> Refs:
     """Verified traces. `responses`: a run whose teacher's answers are taken, so that only what is missing is asked."""
-    job, record = rerun(run, recipe, overrides or {}, into, force)
+    job, record = rerun(("synthesize",), run, recipe, overrides or {}, into, force)
     wanted = PROBLEMS | EVALUATION_SETS
     if job.recipe.synthesize.mode == "bootstrap":
         wanted["checkpoint"] = _cold_start(record)
@@ -84,7 +84,7 @@ def sft(
     force: bool = False,
 ) -> Refs:
     """A checkpoint tuned on traces."""
-    job, record = rerun(run, recipe, overrides or {}, into, force)
+    job, record = rerun(("sft",), run, recipe, overrides or {}, into, force)
     wanted: Inputs = {"checkpoint": ("prepare", "checkpoint"), "traces": ("synthesize", "traces")}
     taken = take(record, wanted, inputs or {})
     return {"checkpoint": tasks.sft.task.sft(job, taken["checkpoint"], taken["traces"])}
@@ -101,7 +101,7 @@ def rl(
     force: bool = False,
 ) -> Refs:
     """One RL round, counted from 1, from where the round before it ended."""
-    job, record = rerun(run, recipe, overrides or {}, into, force)
+    job, record = rerun(("rl",), run, recipe, overrides or {}, into, force)
     policy = (f"rl-{number - 1}", "checkpoint") if number > 1 else _cold_start(record)
     wanted: Inputs = {"checkpoint": policy, **PROBLEMS}
     if number > 1:
@@ -129,7 +129,8 @@ def evaluate(
 ) -> Refs:
     """Scores of one checkpoint; `problems`: JSONL or parquet files (problem, answer) in place of the recipe's sets."""
     changes = (overrides or {}) | ({"data.evaluation": _sources(problems)} if problems else {})
-    job, record = rerun(run, recipe, changes, into, force)
+    worked = ("prepare", "evaluate") if problems else ("evaluate",)
+    job, record = rerun(worked, run, recipe, changes, into, force)
     wanted: Inputs = {"checkpoint": checkpoint_of(record, checkpoint)}
     if problems:
         given = {"evaluation_sets": tasks.prepare.task.prepare(job).evaluation_sets, **(inputs or {})}
@@ -143,7 +144,7 @@ def evaluate(
 @flow(name="report", flow_run_name="report-{run}")
 def report(run: str = "", overrides: Overrides | None = None, into: str = "", force: bool = False) -> Refs:
     """The report of what a run has finished so far."""
-    job, record = rerun(run, "", overrides or {}, into, force)
+    job, record = rerun(("report",), run, "", overrides or {}, into, force)
     made: Refs = {}
     for label, stage in record.stages.items():
         if stage.stage == "rl":

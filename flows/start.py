@@ -6,7 +6,7 @@ from tasks.launch import Run, require_surroundings
 from tasks.shared.artifacts import ArtifactRef
 from tasks.shared.documents import check_name
 from tasks.shared.environment import store_uri
-from tasks.shared.recipes import load_recipe, resolve
+from tasks.shared.recipes import load_recipe, resolve_recorded
 from tasks.shared.runs import RunRecord, RunRecords
 
 Inputs = dict[str, tuple[str, str]]  # input -> (label of the stage that made it, name of its output)
@@ -21,25 +21,29 @@ def start(recipe: str, run: str, overrides: dict[str, Any], force: bool) -> Run:
     return job
 
 
-def rerun(run: str, recipe: str, overrides: dict[str, Any], into: str, force: bool) -> tuple[Run, RunRecord]:
-    """Begin one stage by itself: with the recipe and the inputs of `run`, or with a recipe for a run that is new.
+def rerun(
+    stages: tuple[str, ...], run: str, recipe: str, overrides: dict[str, Any], into: str, force: bool
+) -> tuple[Run, RunRecord]:
+    """Begin single `stages`: with the recipe and the inputs of `run`, or with a recipe for a run that is new.
 
     With overrides the outcome is noted under another name, `into` or `<run>-changed`, so that the record of `run`
-    stays what its recipe gives. Returns the record that inputs are taken from. ValueError if there is none to take.
+    stays what its recipe gives; what later versions added to recipes or took out of them is no change. Returns the
+    record that inputs are taken from. ValueError if there is none to take.
     """
     records = RunRecords(store_uri())
     if recipe and run not in records.names():
         job = start(recipe, run, overrides, force)
         return job, records.read(job.name)
     record = records.read(run)
-    resolved = (
-        load_recipe(recipe, overrides)
-        if recipe
-        else resolve(record.recipe, overrides, f"recipe of run '{run}'")
-    )
-    changed = resolved.model_dump(mode="json") != record.recipe
+    if recipe:
+        resolved = load_recipe(recipe, overrides)
+        changed = resolved.model_dump(mode="json") != record.recipe
+    else:
+        resolved = resolve_recorded(record.recipe, overrides, run, *stages)
+        changed = resolved != resolve_recorded(record.recipe, {}, run, *stages)
     name = check_name(into or (f"{run}-changed" if changed else run))
-    records.begin(name, resolved.model_dump(mode="json"), record.stages if name != run else None)
+    written = resolved.model_dump(mode="json") if changed else record.recipe
+    records.begin(name, written, record.stages if name != run else None)
     return Run(name, resolved, force), record
 
 

@@ -6,7 +6,7 @@ from datetime import date, timedelta
 
 from tasks.shared.artifacts import ArtifactRef
 from tasks.shared.config import Recipe
-from tasks.shared.recipes import resolve
+from tasks.shared.recipes import resolve_recorded
 from tasks.shared.runs import RunRecord, RunRecords
 from tasks.shared.tags import LATEST, Tags
 
@@ -53,8 +53,8 @@ def latest_label(record: RunRecord) -> str | None:
 
 
 def recipe_of(record: RunRecord) -> Recipe:
-    """The recipe that a run was made with."""
-    return resolve(record.recipe, {}, f"recipe of run '{record.run}'")
+    """The recipe that a run was made with, for an evaluation."""
+    return resolve_recorded(record.recipe, {}, record.run, "evaluate")
 
 
 def _latest(record: RunRecord, label: str) -> Subject:

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from data.protocols import find_protocol
-from tasks.shared.config import Recipe
+from tasks.shared.config import STAGE_CONFIGS, Recipe
 
 RECIPES_DIR = Path(__file__).resolve().parents[2] / "flows" / "recipes"
 
@@ -79,6 +79,36 @@ def resolve(tree: Mapping[str, Any], overrides: Mapping[str, Any], where: str) -
         return Recipe.model_validate(changed)
     except ValidationError as error:
         raise ValueError(f"{where}: {_first_mistake(error)}") from None
+
+
+def resolve_recorded(tree: Mapping[str, Any], overrides: Mapping[str, Any], run: str, *stages: str) -> Recipe:
+    """The recipe that a run's record holds, maybe from before keys were taken out, for the work of some stages.
+
+    Keys that are no more are left out where no such stage depends on them. ValueError, one line, where one does.
+    """
+    kept = copy.deepcopy(dict(tree))
+    needed = {section for stage in stages for section in STAGE_CONFIGS[stage].model_fields}
+    for *parents, leaf in _unknown_keys(kept):
+        if (parents or [leaf])[0] in needed:
+            key = ".".join(str(part) for part in (*parents, leaf))
+            raise ValueError(
+                f"recipe of run '{run}': key '{key}' is no more in this version, and {', '.join(stages)} would read "
+                "its section; give recipe=NAME, one of today, besides the run (its inputs are taken all the same)"
+            )
+        section: Any = kept
+        for part in parents:
+            section = section[part]
+        del section[leaf]
+    return resolve(kept, overrides, f"recipe of run '{run}'")
+
+
+def _unknown_keys(tree: Mapping[str, Any]) -> list[tuple[int | str, ...]]:
+    """The places of the keys in `tree` that no recipe has."""
+    try:
+        Recipe.model_validate(tree)
+    except ValidationError as error:
+        return [mistake["loc"] for mistake in error.errors() if mistake["type"] == "extra_forbidden"]
+    return []
 
 
 def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from tasks.shared.config import STAGE_CONFIGS
-from tasks.shared.recipes import load_recipe, resolve
+from tasks.shared.recipes import load_recipe, resolve, resolve_recorded
 
 MINIMAL = """
 [model]
@@ -111,3 +111,19 @@ def test_a_protocol_as_an_override_replaces_a_resolved_recipe_s_numbers(tmp_path
 def test_what_cannot_work_is_refused_before_anything_starts(overrides, part):
     with pytest.raises(ValueError, match=part):
         load_recipe("tiny", overrides)
+
+
+def test_a_recorded_recipe_outlives_keys_that_were_taken_out() -> None:
+    """Where the stage does not depend on them; where it does, one line with key and remedy."""
+    recipe = load_recipe("tiny")
+    recorded = recipe.model_dump(mode="json")
+    recorded["rl"]["optimizer"]["forgotten"] = 1
+    recorded["data"]["train"][0]["gone"] = "x"
+    recorded["weather"] = {"rain": True}
+    for stage in ("report", "evaluate"):
+        assert resolve_recorded(recorded, {}, "old", stage) == recipe
+    assert resolve_recorded(recorded, {"seed": 7}, "old", "report").seed == 7
+    with pytest.raises(ValueError, match=r"run 'old': key 'rl.optimizer.forgotten' is no more.*recipe=NAME"):
+        resolve_recorded(recorded, {}, "old", "rl")
+    with pytest.raises(ValueError, match=r"run 'old'.*key 'evaluate.samples_per_problem'"):
+        resolve_recorded(recorded | {"evaluate": {"samples_per_problem": 0}}, {}, "old", "evaluate")
