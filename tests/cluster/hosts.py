@@ -10,8 +10,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,8 +81,8 @@ def site(root: Path) -> Iterator[Site]:
             ("s3", ["moto.server", "-H", HERE, "-p", S3.rpartition(":")[2]], f"{S3}/moto-api/"),
             ("server", ["prefect", "server", "start", "--host", HERE, "--port", "4297"], f"{API}/health"),
         ):
-            stack.enter_context(daemon([sys.executable, "-m", *command], environment, home / f"{name}.log"))
-            until(lambda url=url: _answers(url))
+            running = daemon([sys.executable, "-m", *command], environment, home / f"{name}.log")
+            stack.enter_context(_ready(running, lambda url=url: _answers(url)))
         _make_bucket(environment)
         subprocess.run(
             [sys.executable, "-m", "flows.site", "process"], env=environment, check=True, capture_output=True
@@ -168,10 +168,9 @@ def _postgres(directory: Path) -> Iterator[None]:
     )  # fmt: skip
     options = ["-p", str(DATABASE_PORT), "-k", str(directory), "-h", "127.0.0.1", "-F"]
     command = [str(newest / "postgres"), "-D", str(directory / "data"), *options]
-    as_its_user = ["setpriv", "--reuid", "postgres", "--regid", "postgres", "--init-groups"]
-    with daemon([*as_its_user, *command], dict(os.environ), Path(f"{directory}.log")):
-        ready = [str(newest / "pg_isready"), "-h", "127.0.0.1", "-p", str(DATABASE_PORT)]
-        until(lambda: subprocess.run(ready, capture_output=True, check=False).returncode == 0)
+    running = daemon(command, dict(os.environ), Path(f"{directory}.log"), user="postgres")
+    ask = [str(newest / "pg_isready"), "-h", "127.0.0.1", "-p", str(DATABASE_PORT)]
+    with _ready(running, lambda: subprocess.run(ask, capture_output=True, check=False).returncode == 0):
         yield
 
 
@@ -181,26 +180,43 @@ def _worker(
 ) -> Iterator[None]:
     limit = ["--limit", "1"] if pool == "gpu" else []
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--name", name, *limit]
-    with daemon(command, environment, home / "worker.log", inside):
-        until(lambda: _has_worker(pool, name))
+    running = daemon(command, environment, home / "worker.log", inside)
+    with _ready(running, lambda: _has_worker(pool, name)):
+        yield
+
+
+@contextmanager
+def _ready(
+    daemon: AbstractContextManager[subprocess.Popen[bytes]], is_ready: Callable[[], bool]
+) -> Iterator[None]:
+    """A daemon that is ready; AssertionError if it ends before."""
+    with daemon as process:
+        until(lambda: process.poll() is not None or is_ready())
+        assert process.poll() is None, f"{process.args!r} ended with {process.returncode}; see its log"
         yield
 
 
 @contextmanager
 def daemon(
-    command: list[str], environment: dict[str, str], log_path: Path, inside: tuple[str, ...] = ()
-) -> Iterator[None]:
+    command: list[str],
+    environment: dict[str, str],
+    log_path: Path,
+    inside: tuple[str, ...] = (),
+    user: str = "root",
+) -> Iterator[subprocess.Popen[bytes]]:
     """A process, with all that it starts; they end with the block, or with this process if that is killed.
 
     `inside`: what puts it into a network namespace.
     """
+    # The first process of a PID namespace must stay root's: a change of user undoes --kill-child.
+    as_user = ("sh", "-c", f'setpriv --reuid {user} --regid {user} --init-groups "$@" & wait $!', "sh")
     with log_path.open("ab") as log:
         process = subprocess.Popen(
-            [*TO_THE_END_OF_THIS, *inside, *TOGETHER, *command],
+            [*TO_THE_END_OF_THIS, *inside, *TOGETHER, *as_user, *command],
             env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/",
         )  # fmt: skip
     try:
-        yield
+        yield process
     finally:
         process.kill()
         process.wait()

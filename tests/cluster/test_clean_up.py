@@ -13,24 +13,24 @@ from tests.cluster.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
 # A daemon that starts a process in a session of its own, which ignores SIGTERM.
-DAEMON = "trap '' TERM; setsid sh -c \"trap '' TERM; touch {mark}; exec sleep {long}\" & wait"
+DAEMON = "trap '' TERM; setsid sh -c \"trap '' TERM; exec sleep {long}\" & wait"
 TEST = """
 import os, signal, sys, time
 from pathlib import Path
 from tests.cluster.hosts import daemon
 signal.signal(signal.SIGTERM, signal.default_int_handler)
-with daemon(["sh", "-c", sys.argv[1]], dict(os.environ), Path(sys.argv[2])):
+with daemon(["sh", "-c", sys.argv[1]], dict(os.environ), Path(sys.argv[2]), user=sys.argv[3]):
     time.sleep(3600)
 """
 
 
+@pytest.mark.parametrize("user", ["root", "postgres"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_nothing_outlives_a_test(number: signal.Signals, tmp_path: Path) -> None:
-    mark = tmp_path / "started"
-    long = f"77{os.getpid()}{number.value}"  # seconds; no other process has these arguments
-    arguments = [sys.executable, "-c", TEST, DAEMON.format(mark=mark, long=long), str(tmp_path / "log")]
+def test_nothing_outlives_a_test(number: signal.Signals, user: str, tmp_path: Path) -> None:
+    long = f"77{os.getpid()}{number.value}{len(user)}"  # seconds; no other process has these arguments
+    arguments = [sys.executable, "-c", TEST, DAEMON.format(long=long), str(tmp_path / "log"), user]
     test = subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.DEVNULL)
-    until(lambda: mark.exists() and _sleepers(long) == 1)
+    until(lambda: _sleepers(long) == 1)
     test.send_signal(number)
     test.wait()
     until(lambda: _sleepers(long) == 0, timeout_s=60)
