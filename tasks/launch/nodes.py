@@ -31,6 +31,7 @@ from tasks.shared.stage import Meeting, StageRequest
 
 DEPLOYMENT, QUEUE = "node/gpu", "nodes"
 GATHER_S = 3600.0  # how long the first host waits for the others with its slot taken
+GRACE_S = 60.0  # how long the others may take to end after it
 POLL_S = 1.0
 
 
@@ -48,6 +49,14 @@ class Others:
     def are_running(self) -> bool:
         """True if all of them run."""
         return all((state := _state(run)) is not None and state.is_running() for run in self.runs)
+
+    def wait(self) -> None:
+        """Let them end by themselves: with the first host's ranks theirs are done."""
+        deadline = time.monotonic() + GRACE_S
+        while not all((state := _state(run)) is not None and state.is_final() for run in self.runs):
+            if time.monotonic() > deadline:
+                return
+            time.sleep(POLL_S)
 
     def cancel(self) -> None:
         """End those that have not ended."""
@@ -79,6 +88,7 @@ def gathered(request: StageRequest, label: str, fresh: bool) -> Iterator[tuple[S
     try:
         _order(others, first, label)
         yield first, others
+        others.wait()
     except StageFailed as error:  # also when it was stopped because another host had ended
         reason = None if RunState().is_over() else _reason(others.ended())
         if reason is None or (not isinstance(error, StageStopped) and not isinstance(reason, StageLost)):

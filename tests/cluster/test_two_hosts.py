@@ -107,6 +107,8 @@ def test_training_over_both_hosts_equals_training_on_one(
     assert last["state_type"] == "COMPLETED", last["state"]["message"]
     (first,), (second,) = at(running, "spread", "sft"), at(running, "spread", "sft-node1")
     assert {first, second} == set(running.hosts)
+    part = next(row for row in runs_of_workers(running) if row["name"] == "spread-sft-node1")
+    assert part["state_type"] == "COMPLETED", part["state"]["message"]
     one, both = (record(running, run).stages["sft"].metrics for run in ("whole", "spread"))
     assert both["loss"] == pytest.approx(one["loss"], abs=1e-4)
     assert (both["trained_tokens"], both["steps"]) == (one["trained_tokens"], one["steps"])
@@ -118,7 +120,7 @@ def test_training_over_both_hosts_equals_training_on_one(
 def work_of(row: dict[str, Any]) -> tuple[str, str]:
     """Run and label of the stage that a flow run carried out: ordered by a pipeline, or asked for by name."""
     order = row["parameters"].get("order")
-    return (order["run"], order["label"]) if order else (row["parameters"]["run"], "prepare")
+    return (order["run"], order["label"]) if order else (row["parameters"].get("run", ""), "prepare")
 
 
 def seconds(moment: str) -> float:
