@@ -1,23 +1,22 @@
 """Writes what the drills have seen last into the table of docs/reliability.md.
 
-python -m tests.drills.table results.jsonl
+    python -m tests.drills.table results.jsonl
+
+A drill that is not among the results keeps its row; one that is no more loses it.
 """
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
+HERE = Path(__file__).resolve().parent
+PAGE = HERE.parents[1] / "docs" / "reliability.md"
 BEGIN, END = "<!-- drills: begin -->", "<!-- drills: end -->"
 HEAD = "| drill | what it shows | outcome | what was seen | s | date, commit |\n|---|---|---|---|---|---|\n"
-
-
-def last_of_each(path: Path) -> list[dict[str, Any]]:
-    """The last line of each drill, in the order of their names."""
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    return [line for _, line in sorted({line["drill"]: line for line in lines}.items())]
+ROW = re.compile(r"^\| \[(?P<name>.+?)\]\(\.\./tests/drills/(?P<file>\w+\.py)\) \|.*$\n", re.MULTILINE)
 
 
 def row(line: dict[str, Any]) -> str:
@@ -31,16 +30,28 @@ def row(line: dict[str, Any]) -> str:
     return f"| {' | '.join(cells)} |\n"
 
 
+def rows_of(text: str) -> dict[tuple[str, str], str]:
+    """(file, name) of each row in `text`, with the row."""
+    return {(found["file"], found["name"]): found[0] for found in ROW.finditer(text)}
+
+
+def exists(file: str, name: str) -> bool:
+    """True if there is a drill of that name."""
+    path = HERE / file
+    return path.is_file() and f"def test_{name.partition('[')[0]}(" in path.read_text()
+
+
 def main() -> None:
     """Replace the table between its marks."""
-    lines = last_of_each(Path(sys.argv[1]))
-    passed = sum(line["outcome"] == "passed" for line in lines)
-    hardware = f"{os.cpu_count()} CPU cores, no GPU"
-    table = f"{passed} of {len(lines)} drills passed; {hardware}.\n\n{HEAD}{''.join(map(row, lines))}"
     page = PAGE.read_text()
     before, after = page[: page.index(BEGIN)], page[page.index(END) :]
-    PAGE.write_text(f"{before}{BEGIN}\n{table}{after}")
-    print(f"{passed} of {len(lines)} drills passed; {PAGE}")
+    lines = map(json.loads, Path(sys.argv[1]).read_text().splitlines())
+    rows = rows_of(page) | rows_of("".join(row(line) for line in lines))
+    kept = [text for key, text in sorted(rows.items()) if exists(*key)]
+    passed = sum("| passed |" in text for text in kept)
+    told = f"{passed} of {len(kept)} drills passed; {os.cpu_count()} CPU cores, no GPU."
+    PAGE.write_text(f"{before}{BEGIN}\n{told}\n\n{HEAD}{''.join(kept)}{after}")
+    print(f"{told} {PAGE}")
 
 
 if __name__ == "__main__":

@@ -1,16 +1,24 @@
 """Drills on secrets: canaries in every variable that may hold one, searched for in everything that is left behind."""
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from uuid import UUID
 
 import pytest
+from prefect.blocks.system import Secret
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from tasks.shared.environment import SINK_VARIABLES, STORE_SECRETS
 from tasks.shared.execution.execute import execute
 from tasks.shared.execution.process import ProcessBackend
 from tasks.shared.sandbox import Interpreter, Limits, SandboxSettings
-from tests.integration.synthesis_world import make_request
+from tests.flows.conftest import Prefect, prefect, small
+from tests.integration.synthesis_world import KEPT_ALIKE, make_request
 from tests.integration.teacher_server import serve
+
+__all__ = ["prefect"]  # the fixture of tests/flows
 
 OTHERS = (
     "PREFECT_API_KEY",
@@ -79,3 +87,50 @@ def test_the_interpreter_sees_none(canaries: dict[str, str], saw: Callable[[str]
     assert result.stdout.strip(), result
     assert not any(value in result.stdout + result.stderr for value in canaries.values())
     saw(f"{len(result.stdout)} characters of output searched")
+
+
+def start_with_secret(prefect: Prefect, deployment: str, parameters: dict[str, object]) -> UUID:
+    """A run whose process gets TEACHER_KEY from the Secret block `teacher-key`, which the worker resolves."""
+    variables = {"env": {"TEACHER_KEY": "{{ prefect.blocks.secret.teacher-key }}"}}
+    with SyncPrefectClient(prefect.cluster.api_url) as client:
+        found = client.read_deployment_by_name(deployment)
+        made = client.create_flow_run_from_deployment(
+            found.id, parameters=parameters, job_variables=variables
+        )
+    return made.id
+
+
+@pytest.mark.long
+def test_canary_in_a_block(tmp_path: Path, prefect: Prefect, saw: Callable[[str], None]) -> None:
+    """An endpoint's key in a Prefect Secret block, echoed by the endpoint: used, and in no file, nor Prefect's own."""
+    canary = "canary-of-the-block-5e77"
+    with temporary_settings({PREFECT_API_URL: prefect.cluster.api_url}):
+        Secret(value=canary).save("teacher-key")
+    cases = ["honest", "echoes_key", "honest", "echoes_key"]
+    rows = [
+        {"problem": f"Case {case}. What is {23 + i} * 17 + 5?", "answer": (23 + i) * 17 + 5}
+        for i, case in enumerate(cases)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = {"name": "sums", "source": "file", "path": str(tmp_path / "rows.jsonl"), "answer": "expression"}
+    with serve() as server:
+        teacher = {"base_url": server.base_url, "model": "teacher-1", "key_variable": "TEACHER_KEY"}
+        changes = small(
+            **{
+                "data.train": [source],
+                "synthesize.mode": "live",
+                "synthesize.selection": KEPT_ALIKE,
+                "synthesize.teacher": teacher,
+            }
+        )
+        for deployment in ("prepare/local", "synthesize/local"):
+            parameters = {"run": "secret", "recipe": "tiny", "overrides": changes}
+            ended = prefect.wait(start_with_secret(prefect, deployment, parameters))
+            assert ended["state_type"] == "COMPLETED", ended["state"]["message"]
+        assert {asked.authorization for asked in server.asked} == {f"Bearer {canary}"}
+    assert prefect.record("secret").stages["synthesize"].metrics["written"] == len(rows)
+    assert list(found(prefect.home, {"the block's": canary})) == []
+    searched = sum(path.is_file() for path in prefect.home.rglob("*"))
+    saw(
+        f"{len(server.asked)} requests with the key; {searched} files of the home searched, server's database too"
+    )

@@ -82,12 +82,18 @@ def test_prefect_server_away(
     """Prefect's server is taken away while SFT runs, and comes back: the run ends, and nothing was executed twice."""
     changes = small(**{"sft.max_steps": 150, "sft.epochs": 400})
     flow_run: UUID = prefect.start("train/tiny", run="outage", overrides=changes)
-    until(lambda: any(event["event"] == "progress" for event in prefect.events("outage", "sft")))
+
+    def steps() -> int:
+        return sum(event["event"] == "progress" for event in prefect.events("outage", "sft"))
+
+    until(lambda: steps() >= 1)
     server = psutil.Process(prefect.cluster.server.pid)
     frozen = [server, *server.children(recursive=True)]
     try:
         for process in frozen:
             process.suspend()  # connections hang, as behind a broken network
+        before = steps()
+        until(lambda: steps() >= before + 20)  # none waits for the server
         time.sleep(outage_s)
     finally:
         for process in frozen:

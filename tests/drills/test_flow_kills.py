@@ -1,0 +1,170 @@
+"""Drills that kill what runs the pipeline: the flow's process, the Prefect server, the worker; each in mid-run."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from flows import cluster
+from tests.flows.conftest import FINAL_STATES, Prefect, small, until
+
+RUN = "killed"
+CHANGES = small(
+    **{
+        "sft.max_steps": 150,
+        "sft.epochs": 400,
+        "rl.steps_per_round": 4,
+        "rl.checkpoint_every_steps": 1,
+    }
+)
+LABELS = ("prepare", "synthesize", "sft", "rl-1", "evaluate-rl", "report")
+
+
+def ours(home: Path) -> Iterator[psutil.Process]:
+    """Every process that was started for this home."""
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("TIRFLOW_HOME") == str(home):
+                yield process
+        except (psutil.AccessDenied, psutil.NoSuchProcess):
+            continue
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Path]:
+    """A home whose processes are gone afterwards, also those whose parent a drill has killed."""
+    yield tmp_path / "home"
+    running = cluster.find(tmp_path / "home")
+    if running:
+        cluster.stop(running)
+    for process in ours(tmp_path / "home"):
+        process.kill()
+
+
+def begin(home: Path) -> Prefect:
+    """The same command as before, `make run`: server and worker where one is missing, then the run."""
+    prefect = Prefect(cluster.start(home, owned=True))
+    prefect.start("train/tiny", run=RUN, overrides=CHANGES)
+    return prefect
+
+
+def events_now(prefect: Prefect, label: str) -> list[str]:
+    """The names of the events of a stage's latest execution."""
+    names = [event["event"] for event in prefect.events(RUN, label)]
+    return names[len(names) - names[::-1].index("start") :] if "start" in names else []
+
+
+def kill(process: psutil.Process) -> None:
+    process.send_signal(signal.SIGKILL)
+    psutil.wait_procs([process], timeout=60)
+
+
+def flow_of(prefect: Prefect) -> psutil.Process:
+    """The process of the flow, a child of the worker."""
+    flows = [
+        child
+        for child in psutil.Process(prefect.cluster.worker.pid).children()
+        if "prefect" in " ".join(child.cmdline())
+    ]
+    assert len(flows) == 1, [flow.cmdline() for flow in flows]
+    return flows[0]
+
+
+def kill_server(prefect: Prefect) -> None:
+    server = psutil.Process(prefect.cluster.server.pid)
+    for process in [server, *server.children(recursive=True)]:
+        kill(process)
+
+
+def start_server(prefect: Prefect) -> None:
+    """A server with the same database at the same address, as an operator's supervisor starts it."""
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1"]
+    with (prefect.home / "prefect" / "server.log").open("ab") as log:
+        subprocess.Popen(
+            [*command, "--port", str(prefect.cluster.port)],
+            stdout=log,
+            stderr=log,
+            env=os.environ | cluster.settings(prefect.home, prefect.cluster.port),
+            start_new_session=True,
+        )
+    until(lambda: answers(prefect), timeout_s=300)
+
+
+def answers(prefect: Prefect) -> bool:
+    try:
+        return httpx.get(f"{prefect.cluster.api_url}/health", timeout=10).status_code == httpx.codes.OK
+    except httpx.TransportError:
+        return False
+
+
+def check_done_once(prefect: Prefect, kills: dict[str, int]) -> None:
+    """No stage was started again after it had ended, and none oftener than it was killed."""
+    for label in LABELS:
+        names = [event["event"] for event in prefect.events(RUN, label)]
+        assert "start" not in names[names.index("result") :], f"{label}: done twice: {names}"
+        assert names.count("start") <= 1 + kills.get(label, 0), f"{label}: {names.count('start')} executions"
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_flow_server_and_worker_killed(home: Path, saw: Callable[[str], None]) -> None:
+    """SIGKILL to the flow, the Prefect server and the worker in mid-run; the same command: done once, ends equal."""
+    prefect = begin(home)
+    until(lambda: events_now(prefect, "sft").count("progress") >= 8)
+    stage = prefect.stage_process("sft")
+    assert stage is not None
+    kill(flow_of(prefect))
+    until(lambda: not stage.is_running(), timeout_s=120)  # nobody listens to it any more
+    saw("flow killed in SFT")
+
+    prefect = begin(home)
+    until(lambda: events_now(prefect, "sft").count("progress") >= 8)
+    assert prefect.executions(RUN, "sft") == 2
+    kill_server(prefect)
+    saw("server killed in SFT")
+
+    prefect = begin(home)
+    until(lambda: events_now(prefect, "rl-1").count("progress") >= 1)
+    orphan = flow_of(prefect)
+    kill(psutil.Process(prefect.cluster.worker.pid))
+    saw(f"worker killed in RL, its flow {'went on' if orphan.is_running() else 'ended with it'}")
+
+    prefect = Prefect(cluster.start(home, owned=True))
+    prefect.run("train/tiny", run=RUN, overrides=CHANGES)
+    check_done_once(prefect, {"sft": 2, "rl-1": 1})
+    starts = [prefect.executions(RUN, label) for label in LABELS]
+    ended = prefect.record(RUN)
+    prefect.run("train/tiny", run="undisturbed", overrides=CHANGES, force=True)
+    for label in LABELS[:-1]:  # a report shows seconds
+        assert ended.stages[label].outputs == prefect.record("undisturbed").stages[label].outputs, label
+    saw(
+        f"executions {', '.join(f'{n} {c}' for n, c in zip(LABELS, starts, strict=True))}; equal to a run left alone"
+    )
+
+
+@pytest.mark.long
+@pytest.mark.timeout(5400)
+def test_prefect_server_gone(home: Path, outage_s: float, saw: Callable[[str], None]) -> None:
+    """The Prefect server is killed in SFT and started again later: SFT goes on meanwhile, the run ends, done once."""
+    prefect = Prefect(cluster.start(home, owned=True))
+    flow_run = prefect.start("train/tiny", run=RUN, overrides=CHANGES)
+    until(lambda: events_now(prefect, "sft").count("progress") >= 8)
+    kill_server(prefect)
+    before, gone = events_now(prefect, "sft").count("progress"), time.monotonic()
+    until(lambda: events_now(prefect, "sft").count("progress") >= before + 20)  # nothing waits for the server
+    time.sleep(max(0.0, outage_s - (time.monotonic() - gone)))
+    start_server(prefect)
+    back = time.monotonic()
+    # A client doubles its patience with each attempt: it may look again minutes after the server is back.
+    until(lambda: prefect.read(flow_run)["state_type"] in FINAL_STATES, timeout_s=3600)
+    ended = prefect.read(flow_run)
+    assert ended["state_type"] == "COMPLETED", ended["state"]["message"]
+    check_done_once(prefect, {})
+    saw(f"away for {outage_s:g} s; the run ended {time.monotonic() - back:.0f} s after it was back")
