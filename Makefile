@@ -109,13 +109,13 @@ venv: $(VENV)/.ready
 # DeepSpeed is built here (no kernels) and its build needs torch, so it comes after the rest of the lock.
 $(VENV)/.ready: $(LOCK) pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "installing the locked packages into $(VENV) (minutes on the first time)"
+	@echo "installing the locked packages into $(VENV) (minutes on the first time)" >&2
 	@grep -v '^deepspeed==' $(LOCK) > $(VENV)/first.txt
 	@$(BIN)/python -m pip install --quiet --no-deps -r $(VENV)/first.txt
 	@grep '^deepspeed==' $(LOCK) > $(VENV)/second.txt
 	@DS_BUILD_OPS=0 $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -r $(VENV)/second.txt
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
-	@$(BIN)/python -m pip check
+	@$(BIN)/python -m pip check >&2
 	@touch $@
 
 setup-vllm: $(VLLM_VENV)/.ready ## an environment for stages that sample with vLLM (its CPU build); knows no Prefect

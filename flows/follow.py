@@ -35,7 +35,10 @@ class Outcome:
 
 
 def start_run(api_url: str, deployment: str, parameters: dict[str, Any]) -> UUID:
-    """What `prefect deployment run <deployment>` does: create a run; ValueError, one line, if there is no such one."""
+    """What `prefect deployment run <deployment>` does: create a run.
+
+    ValueError, one line, if there is no such deployment or it has no such parameter.
+    """
     with SyncPrefectClient(api_url) as client:
         try:
             found = client.read_deployment_by_name(deployment)
@@ -43,6 +46,10 @@ def start_run(api_url: str, deployment: str, parameters: dict[str, Any]) -> UUID
             raise ValueError(
                 f"deployment '{deployment}': not on {api_url}; `make deploy` brings what prefect.yaml names"
             ) from None
+        known = (found.parameter_openapi_schema or {}).get("properties", {})
+        for name in parameters:
+            if name not in known:
+                raise ValueError(f"parameter '{name}': {deployment} has {', '.join(known)}")
         return client.create_flow_run_from_deployment(found.id, parameters=parameters).id
 
 

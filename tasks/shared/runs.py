@@ -41,12 +41,16 @@ class RunRecord(BaseModel):
     updated: str = ""  # ISO 8601, UTC
 
     def output(self, label: str, name: str) -> ArtifactRef:
-        """An output of a finished stage; ValueError naming what has finished if it is not there."""
+        """An output of a finished stage; ValueError naming what there is if it is not there."""
         record = self.stages.get(label)
-        if record is None or name not in record.outputs:
+        if record is None:
             done = ", ".join(self.stages) or "none"
             raise ValueError(
                 f"run '{self.run}': stage '{label}' has not finished (finished: {done}); run it first"
+            )
+        if name not in record.outputs:
+            raise ValueError(
+                f"run '{self.run}': stage '{label}' has no output '{name}': {', '.join(record.outputs)}"
             )
         return record.outputs[name]
 

@@ -141,6 +141,11 @@ def stage_main(stage: str, run: Callable[[StageContext[Any]], StageResult]) -> i
         sys.stderr.write(f"usage: python -m tasks.{stage}.main request.json\n")
         return 2
     path = Path(sys.argv[1])
+    if not path.is_file():
+        sys.stderr.write(
+            f"{path}: no such file; a run's requests lie in <home>/scratch/<stage>-<key>/request.json\n"
+        )
+        return 2
     load_secrets()
     try:
         request = StageRequest.model_validate_json(path.read_text())

@@ -93,6 +93,8 @@ def _write_and_verify(
                 done = [future.result()[1].accepted for future in checks if future.done()]
                 context.progress(len(checks), len(wanted), accepted=sum(done), rejected=done.count(False))
     checked = {written.id: (written, verdict) for written, verdict in (check.result() for check in checks)}
+    accepted = sum(verdict.accepted for _, verdict in checked.values())
+    context.progress(len(checks), len(wanted), accepted=accepted, rejected=len(checked) - accepted)
     return [checked[want.id] for want in wanted if want.id in checked]
 
 

@@ -235,6 +235,17 @@ def _stateful(asked: Asked) -> str:
     return honest(asked)
 
 
+def _spelled(key: str, body: dict[str, Any]) -> bytes:
+    """JSON in which the key's characters are escapes: equal when read, not when searched for."""
+    return json.dumps(body).replace(key, "".join(f"\\u{ord(c):04x}" for c in key)).encode()
+
+
+def _endless_error(h: _Handler, *_: Any) -> None:
+    h.send(400, b"no ", length=1 << 40)
+    while True:
+        h.wfile.write(b"no " * (1 << 18))
+
+
 BEHAVIOURS: dict[str, Behaviour] = {
     "retry_after": first(lambda h, *_: h.error(429, "slow down", Retry_After="0.3")),
     "retry_date": first(
@@ -259,6 +270,8 @@ BEHAVIOURS: dict[str, Behaviour] = {
         200, json.dumps(completion(a, honest(a)) | {"model": "cheap-model"}).encode()
     ),
     "bad_request": lambda h, *_: h.error(400, "context length exceeded"),
+    "endless_error": _endless_error,
+    "moved": lambda h, *_: h.error(307, "moved", Location="http://127.0.0.1:9/v1/chat/completions"),
     "forged_output": says(_forged_output),
     "stray_tags": says(lambda a: "<interpreter>\n7\n</interpreter>\n" + honest(a)),
     "attack": says(_attack),
@@ -271,6 +284,9 @@ BEHAVIOURS: dict[str, Behaviour] = {
     ),
     "null_byte": says(lambda a: honest(a).replace("I compute", "I\x00compute")),
     "echoes_key": says(lambda a: f"Key {a.authorization}. " + honest(a)),
+    "spells_key": lambda h, a, _: h.send(
+        200, _spelled(a.authorization, completion(a, f"Key {a.authorization}. " + honest(a)))
+    ),
     "wrong_key": lambda h, *_: h.error(401, "no such key"),
     "wrong_model": lambda h, a, _: h.error(404, f"no model {a.body['model']}"),
     "three": _several,

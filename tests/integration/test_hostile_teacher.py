@@ -27,6 +27,7 @@ ACCEPTED = (
     "forged_output",
     "null_byte",
     "echoes_key",
+    "spells_key",
     "stripped",
 )
 # reason, and how its detail begins
@@ -42,6 +43,7 @@ REJECTED = {
     "withheld": ("no_response", "withheld"),
     "other_model": ("no_response", "other_model: 'cheap-model' answered for 'teacher-1'"),
     "bad_request": ("no_response", "http_400"),
+    "endless_error": ("no_response", "http_400: no no "),
     "stray_tags": ("bad_format", ""),
     "attack": ("last_block_failed", "error: FileNotFoundError"),
     "other_script": ("other_script", ""),
@@ -91,7 +93,7 @@ def test_everything_an_endpoint_can_do_wrong(tmp_path):
     assert failed.pop("timeout") >= 5  # a busy machine may add some, of these as of those
     assert failed.pop("connection") >= 4
     assert failed == {
-        "http_400": 1,
+        "http_400": 2,
         "http_429": 4,
         "http_500": 7,
         "http_503": 2,
@@ -104,7 +106,7 @@ def test_everything_an_endpoint_can_do_wrong(tmp_path):
     assert set(usage["problem_id"]) == {
         i
         for i, case in case_of.items()
-        if case not in ("always_500", "drip", "surrogate", "endless", "bad_request")
+        if case not in ("always_500", "drip", "surrogate", "endless", "bad_request", "endless_error")
     }
     for path in tmp_path.rglob("*"):
         assert path.is_dir() or KEY.encode() not in _content(path), f"the key is in {path}"
@@ -132,6 +134,7 @@ def _content(path: Path) -> bytes:
             {},
             'answers 401 for model \'teacher-1\': {"error": {"message": "no such key"}}; correct',
         ),
+        ("moved", {}, "answers 307 and points to http://127.0.0.1:9/v1/chat/completions; set base_url"),
         ("wrong_model", {"model": "teacher-9"}, "answers 404 for model 'teacher-9'"),
         ("honest", {"base_url": "http://127.0.0.1:9/v1"}, "lately: connection: "),
     ],

@@ -163,6 +163,7 @@ class _Scale:
 
     def __init__(self, xs: Sequence[float], ys: Sequence[float], percent: bool) -> None:
         self.x_low, self.x_high = min(xs), max(xs)
+        self.x_whole = all(float(x).is_integer() for x in xs)  # steps, rounds
         if self.x_low == self.x_high:
             self.x_low, self.x_high = self.x_low - 0.5, self.x_high + 0.5
         low, high = min(ys), max(ys)
@@ -190,7 +191,7 @@ class _Scale:
             parts.append(
                 f'<text class="tick" x="{LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{label}</text>'
             )
-        values = range(len(x_names)) if x_names else ticks(self.x_low, self.x_high)
+        values = range(len(x_names)) if x_names else ticks(self.x_low, self.x_high, whole=self.x_whole)
         for value in values:
             if self.x_low <= value <= self.x_high:
                 name = x_names[int(value)] if x_names else number(value)
@@ -214,11 +215,14 @@ def _text(kind: str, x: float, y: float, words: str, anchor: str = "middle") -> 
     return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
 
 
-def ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Round values from at or below `low` to at or above `high`."""
+def ticks(low: float, high: float, most: int = 5, whole: bool = False) -> list[float]:
+    """Round values, `whole` ones alone if asked, from at or below `low` to at or above `high`."""
     span = (high - low) or abs(high) or 1.0
     size = 10.0 ** math.floor(math.log10(span / most))
-    step = next(size * factor for factor in (1, 2, 2.5, 5, 10) if span / (size * factor) <= most)
+    steps = [size * factor for factor in (1, 2, 2.5, 5, 10)]
+    step = (
+        next(s for s in steps if span / s <= most and not (whole and s % 1)) if span > 1 or not whole else 1.0
+    )
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [round(index * step, 10) for index in range(first, last + 1)]
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx2
 import openai
-from pydantic import ValidationError
+from pydantic_core import from_json, to_json
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 from tenacity.wait import wait_random_exponential
 
@@ -28,6 +28,7 @@ from tasks.synthesize.teachers.limits import Budget, TokenBucket
 from tasks.synthesize.teachers.responses import ResponseKey, ResponseLog
 
 MAX_BODY_BYTES = 64 << 20
+MAX_FAILED_BYTES = 64 << 10  # of an answer that is none
 SAID_CHARS = 300
 AGAIN = frozenset({408, 409, 425, 429})  # and every 5xx
 REFUSED = frozenset({401, 403, 404})  # key, rights, address or model: no request will fare better
@@ -66,7 +67,14 @@ class EndpointClient:
         self._requests = TokenBucket(config.requests_per_minute)
         self._tokens = TokenBucket(config.tokens_per_minute)
         self._client = openai.AsyncOpenAI(
-            api_key=key or "none", base_url=config.base_url, max_retries=0, timeout=config.timeout_s
+            api_key=key or "none",
+            base_url=config.base_url,
+            max_retries=0,
+            timeout=config.timeout_s,
+            default_headers={"Accept-Encoding": "identity"},
+            http_client=openai.DefaultAsyncHttpxClient(
+                follow_redirects=False, event_hooks={"response": [_stop_at_failure]}
+            ),
         )
         self.budget = Budget(config, log.spent(asker))
         self.num_asked = 0  # requests answered now; the others came from the log
@@ -143,28 +151,39 @@ class EndpointClient:
                         raise AttemptFailed("too_large", f"a body of over {MAX_BODY_BYTES} bytes", False)
         except (TimeoutError, openai.APITimeoutError, httpx2.TimeoutException):
             raise AttemptFailed("timeout", f"no response within {self._config.timeout_s:g} s", True) from None
-        except openai.APIStatusError as error:
-            raise self._status(error) from None
+        except _Failure as failure:
+            raise self._status(failure) from None
         except (openai.APIConnectionError, httpx2.HTTPError) as error:
             raise AttemptFailed("connection", self._said(str(error.__cause__ or error)), True) from None
         text = body.decode(errors="replace")
-        if self._key:
-            text = text.replace(self._key, "***")
         try:
+            text = to_json(self._without_key(from_json(text))).decode()  # the key may be spelled with escapes
             Completion.model_validate_json(text)
-        except ValidationError:
+        except ValueError:
             raise AttemptFailed("invalid_response", self._said(text), True) from None
         return text
 
-    def _status(self, error: openai.APIStatusError) -> Exception:
-        code = error.status_code
-        said = self._said(error.response.text)
+    def _without_key(self, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {self._without_key(name): self._without_key(inner) for name, inner in value.items()}
+        if isinstance(value, list):
+            return [self._without_key(inner) for inner in value]
+        return value.replace(self._key, "***") if self._key and isinstance(value, str) else value
+
+    def _status(self, failure: "_Failure") -> Exception:
+        code = failure.status
+        said = self._said(failure.text)
+        if 300 <= code < 400:
+            return EndpointRefused(
+                f"{self._config.base_url} answers {code} and points to {failure.headers.get('location', 'nowhere')}; "
+                f"set base_url in synthesize.{self._asker} to where the model is served"
+            )
         if code in REFUSED:
             return EndpointRefused(
                 f"{self._config.base_url} answers {code} for model '{self._config.model}': {said}; "
                 f"correct base_url, model or key_variable in synthesize.{self._asker}"
             )
-        retry_after = _seconds(error.response.headers.get("retry-after", ""))
+        retry_after = _seconds(failure.headers.get("retry-after", ""))
         return AttemptFailed(f"http_{code}", said, code in AGAIN or code >= 500, retry_after)
 
     def _usable(self, completion: Completion) -> Completion:
@@ -189,6 +208,28 @@ class EndpointClient:
         """One line of what the endpoint said, without the key."""
         line = " ".join((text.replace(self._key, "***") if self._key else text).split())
         return line[:SAID_CHARS] or "nothing"
+
+
+@dataclass(eq=False, slots=True)
+class _Failure(Exception):
+    """An answer other than 2xx, and the beginning of what it said."""
+
+    status: int
+    headers: httpx2.Headers
+    text: str
+
+
+async def _stop_at_failure(response: httpx2.Response) -> None:
+    """Raises _Failure: the client itself would take all of the body into memory, whatever its size."""
+    if response.is_success:
+        return
+    body = bytearray()
+    async for part in response.aiter_raw():
+        body += part
+        if len(body) >= MAX_FAILED_BYTES:
+            break
+    text = bytes(body[:MAX_FAILED_BYTES]).decode(errors="replace")
+    raise _Failure(response.status_code, response.headers, text)
 
 
 def _most(payload: Mapping[str, Any]) -> Usage:

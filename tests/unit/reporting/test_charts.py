@@ -19,6 +19,13 @@ def test_ticks_are_round_and_enclose_the_data(low: float, high: float) -> None:
     assert found[0] <= low + 1e-6 and found[-1] >= high - 1e-6
 
 
+@pytest.mark.parametrize(("low", "high"), [(1, 2), (1.5, 2.5), (0, 7), (1, 24), (1, 1800)])
+def test_whole_ticks_are_whole(low: float, high: float) -> None:
+    """No step 1.2."""
+    found = ticks(low, high, whole=True)
+    assert all(value == int(value) for value in found) and 2 <= len(found) <= 8
+
+
 def test_a_curve_has_a_gap_where_the_value_is_missing() -> None:
     """NaN lifts the pen: three points and a gap give two pieces."""
     figure = curve("Pass ratio", [Line("rl", [1, 2, 3, 4], [0.1, math.nan, 0.3, 0.4])], "step", percent=True)
