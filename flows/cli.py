@@ -18,10 +18,12 @@ COMMANDS = {
 def main() -> int:
     """The command; its exit code."""
     arguments = sys.argv[1:]
+    if arguments[:1] in (["-h"], ["--help"]):
+        sys.stdout.write(f"{str(__doc__).strip()}\n")
+        return 0
     if not arguments or arguments[0] not in COMMANDS:
-        asked = arguments[:1] in (["-h"], ["--help"])
-        print(str(__doc__).strip(), file=sys.stdout if asked else sys.stderr)
-        return 0 if asked else 2
+        sys.stderr.write(f"usage: tirflow {' | '.join(COMMANDS)} ... (--help)\n")
+        return 2
     command = importlib.import_module(COMMANDS[arguments[0]])
     return int(command.main(arguments[1:]))
 

@@ -114,3 +114,5 @@ def test_the_command_and_its_import_are_light(tmp_path: Path) -> None:
     assert "0 artifacts" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
     wrong = subprocess.run([sys.executable, "-m", "flows.cli", "nothing"], capture_output=True, text=True)
     assert wrong.returncode == 2 and wrong.stderr.startswith("usage: tirflow artifacts | plan")
+    helped = subprocess.run([sys.executable, "-m", "flows.cli", "--help"], capture_output=True, text=True)
+    assert helped.returncode == 0 and "tirflow plan RECIPE" in helped.stdout
