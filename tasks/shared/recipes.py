@@ -164,5 +164,18 @@ def _known_keys(section: tuple[int | str, ...]) -> list[str]:
     return sorted(fields)
 
 
+def main(arguments: list[str]) -> int:
+    """Print the resolved recipe of a file."""
+    if len(arguments) != 1:
+        sys.stderr.write("usage: python -m tasks.shared.recipes flows/recipes/tiny.toml\n")
+        return 2
+    try:
+        sys.stdout.write(load_recipe(arguments[0]).model_dump_json(indent=2) + "\n")
+    except ValueError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    return 0
+
+
 if __name__ == "__main__":
-    sys.stdout.write(load_recipe(sys.argv[1]).model_dump_json(indent=2) + "\n")
+    sys.exit(main(sys.argv[1:]))
