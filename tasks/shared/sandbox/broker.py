@@ -24,7 +24,7 @@ from tasks.shared.sandbox.executions import (
 )
 from tasks.shared.sandbox.metrics import Metrics
 from tasks.shared.sandbox.records import ExecutionResult, Limits, SandboxSettings, sandbox_failure
-from tasks.shared.sandbox.verdict import Ending, judge
+from tasks.shared.sandbox.verdict import Ending, ended_between_blocks, judge
 from tasks.shared.sandbox.workers import Child, Exit, WorkerSet
 
 _LONGEST_WAIT = 10.0
@@ -127,6 +127,15 @@ class Broker:
         if session.running is None and session.waiting:
             session.running = session.waiting.popleft()
             self._queue.append(session.running)
+            self._tell_loss(session)
+
+    def _tell_loss(self, session: Session) -> None:
+        """The variables were lost while no block ran: the next block is told so, and is not run without them."""
+        execution, result = session.running, session.lost
+        if result is not None and execution is not None and execution in self._queue:
+            self._queue.remove(execution)
+            session.lost = None
+            self._finish(execution, result)
 
     def _start(self, execution: Execution, child: Child) -> None:
         loop = asyncio.get_running_loop()
@@ -191,7 +200,7 @@ class Broker:
         except ConnectionResetError:
             report = b""
         asyncio.get_running_loop().remove_reader(child.channel.fileno())
-        if len(report) < runner.BLOCK_REPORT.size:
+        if execution.timed_out or len(report) < runner.BLOCK_REPORT.size:
             child.kill()  # it is ending, or speaks nonsense: `_session_ended` follows
             return
         signal.pidfd_send_signal(child.pidfd, signal.SIGSTOP)
@@ -201,17 +210,23 @@ class Broker:
         self._conclude(execution, Exit(code << 8, 0.0, peak), text, session_alive=True)
 
     def _session_ended(self, session: Session, how: Exit | None) -> None:
-        """The child of a session is gone: its block, if one ran, ends with it; the next starts anew."""
+        """The child of a session is gone: its block ends with it, or the next one is told; then it starts anew."""
         execution, child = session.running, session.child
         session.child = None
-        if execution is None or execution.child is not child or child is None:
+        assert child is not None
+        failure = sandbox_failure("the worker of this session was lost, its variables with it")
+        if execution is None or execution.child is not child:
+            session.lost = failure
+            if how is not None:
+                code = os.waitstatus_to_exitcode(how.status)
+                session.lost = ended_between_blocks(code, self.workers.isolation)
+            self._tell_loss(session)
             return
         asyncio.get_running_loop().remove_reader(child.channel.fileno())
         if how is None:
-            reason = "the worker of this session was lost, its variables with it"
-            self._finish(execution, sandbox_failure(reason, execution.attempts))
-            return
-        self._conclude(execution, how, last_report(child), session_alive=False)
+            self._finish(execution, failure)
+        else:
+            self._conclude(execution, how, last_report(child), session_alive=False)
 
     def _conclude(
         self, execution: Execution, how: Exit, report: str, session_alive: bool | None = None

@@ -44,6 +44,8 @@ class Session:
     waiting: deque[Execution] = field(default_factory=deque)
     running: Execution | None = None
     closed: bool = False
+    lost: ExecutionResult | None = None
+    """Its child ended between two blocks: what the next one is answered, in place of running without its variables."""
 
 
 def send_request(child: Child, request: bytes, execution: Execution) -> None:

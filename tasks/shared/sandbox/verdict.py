@@ -18,6 +18,7 @@ _SENTENCES = {
     Status.ERROR: "RuntimeError: the program ended without a traceback ({detail})",
     Status.FORBIDDEN: "PermissionError: the program made a system call that the sandbox refuses",
 }
+_ENDED_BETWEEN = "RuntimeError: the session ended after its last block ({how}): its variables are lost"
 _SESSION_ENDED = "The session ended with this block: its variables are lost, the next block starts anew."
 
 
@@ -60,6 +61,18 @@ def judge_status(ending: Ending, limits: Limits) -> Status:
     return Status.OK if code == runner.EXIT_OK else Status.ERROR
 
 
+def signal_or_code(code: int) -> str:
+    """How a process ended, in words: the name of the signal, or the exit code."""
+    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+
+
+def ended_between_blocks(code: int, isolation: str) -> ExecutionResult:
+    """What a block is answered that was not run, for the session's own child had ended after the block before."""
+    line = _ENDED_BETWEEN.format(how=signal_or_code(code))
+    error = f"{_SESSION_ENDED}\n{line}"
+    return ExecutionResult(Status.ERROR, "", error, line, 0.0, 0.0, session_alive=False, isolation=isolation)
+
+
 def judge(ending: Ending, limits: Limits, isolation: str) -> ExecutionResult:
     """The result of an ended program: status, output, error text."""
     seconds = time.monotonic() - ending.started
@@ -70,10 +83,9 @@ def judge(ending: Ending, limits: Limits, isolation: str) -> ExecutionResult:
     if (flooded and status in (Status.OK, Status.ERROR)) or (cut and status is Status.OK):
         status = Status.OUTPUT_CUT
     code = ending.code
-    detail = signal.Signals(-code).name if code < 0 else f"exit code {code}"
     error = ""
     if status is not Status.OK and (status is not Status.OUTPUT_CUT or code != runner.EXIT_OK):
-        error = ending.report or _SENTENCES[status].format(limits=limits, detail=detail)
+        error = ending.report or _SENTENCES[status].format(limits=limits, detail=signal_or_code(code))
     if ending.session_alive is False:
         error = f"{_SESSION_ENDED}\n{error}"
     error_line = error.rstrip().rpartition("\n")[2]

@@ -1,0 +1,77 @@
+"""Sessions under trouble: lost children and workers, descriptors that run out, programs that will not stand still."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from benchmarks.sandbox_soak import descendants
+from tasks.shared.sandbox import Interpreter, Limits, SandboxSettings, Status
+
+SMALL = SandboxSettings(workers=1, slots=1, stateful=True, limits=Limits(wall_s=30.0, cpu_s=30.0))
+
+
+@pytest.fixture
+def interpreter() -> Iterator[Interpreter]:
+    with Interpreter(SMALL) as running:
+        yield running
+
+
+def server_of(interpreter: Interpreter) -> int:
+    assert interpreter._server is not None
+    return interpreter._server.pid
+
+
+def until(holds: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 120
+    while not holds():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
+
+
+def state(pid: int) -> str:
+    """State letter of a process; empty when it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as stat:
+            return stat.read().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def child_of_session(interpreter: Interpreter) -> int:
+    """The one session's child: the only process below the server that is stopped."""
+    stopped: list[int] = []
+
+    def one_is_stopped() -> bool:
+        stopped[:] = [pid for pid in descendants(server_of(interpreter)) if state(pid) == "T"]
+        return len(stopped) == 1
+
+    until(one_is_stopped, "the session was not stopped after its block")
+    return stopped[0]
+
+
+def test_worker_lost_between_blocks_is_a_failure_of_the_sandbox(interpreter: Interpreter) -> None:
+    session = interpreter.open_session()
+    assert interpreter.run("x = 1", session).status is Status.OK
+    os.kill(descendants(server_of(interpreter), depth=3)[2], signal.SIGKILL)
+    until(lambda: interpreter.health()["restarts"] == 1, "the worker was not replaced")
+    told = interpreter.run("print(x)", session)
+    assert (told.status, "its variables" in told.error_line) == (Status.SANDBOX_FAILURE, True), told
+    anew = interpreter.run("print('x' in globals())", session)
+    assert (anew.status, anew.stdout) == (Status.OK, "False\n"), anew
+
+
+def test_child_lost_between_blocks_is_told_to_the_next_block(interpreter: Interpreter) -> None:
+    session = interpreter.open_session()
+    interpreter.run("x = 1", session)
+    os.kill(child_of_session(interpreter), signal.SIGKILL)
+    until(lambda: interpreter.health()["children"] == 1, "its end was not noticed")
+    told = interpreter.run("print('ran')", session)
+    assert (told.status, told.stdout, told.session_alive) == (Status.ERROR, "", False), told
+    assert "variables are lost" in told.error_line
+    assert "(SIGKILL)" in told.error_line
+    assert interpreter.run("print('x' in globals())", session).stdout == "False\n"
