@@ -3,7 +3,7 @@
     .venv/bin/python images/lock.py       # after a change of images/locks/*.in or embedded.txt; `make lock` does it
 
 Dependencies are read from the installed packages, versions from `embedded.txt`, so an image never holds a version
-that the tests did not see.
+that the tests did not see. A line with a version of its own is what Python 3.11.2, Debian's, needs beside that.
 """
 
 import sys
@@ -21,7 +21,9 @@ def main() -> int:
     pins = _read_pins(LOCKS / "embedded.txt")
     for wanted in sorted(LOCKS.glob("*.in")):
         roots = [line for line in wanted.read_text().splitlines() if line and not line.startswith("#")]
-        lines = sorted((pins[name] for name in closure(roots)), key=str.lower)
+        own = [line for line in roots if "==" in line]
+        names = closure([line for line in roots if line not in own])
+        lines = sorted([*(pins[name] for name in names), *own], key=str.lower)
         wanted.with_suffix(".txt").write_text("\n".join(lines) + "\n")
     return 0
 
