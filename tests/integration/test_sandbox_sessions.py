@@ -75,3 +75,22 @@ def test_child_lost_between_blocks_is_told_to_the_next_block(interpreter: Interp
     assert "variables are lost" in told.error_line
     assert "(SIGKILL)" in told.error_line
     assert interpreter.run("print('x' in globals())", session).stdout == "False\n"
+
+
+def test_block_that_meets_a_child_just_gone_is_answered(interpreter: Interpreter) -> None:
+    """The server reads the request before it reads that the child was reaped."""
+    session = interpreter.open_session()
+    interpreter.run("x = 1", session)
+    child, server = child_of_session(interpreter), server_of(interpreter)
+    os.kill(server, signal.SIGSTOP)
+    try:
+        block = interpreter.submit("print(x)", session)
+        time.sleep(0.5)  # the request is on its way; were it late, the test above is repeated
+        os.kill(child, signal.SIGKILL)
+        until(lambda: not state(child), "the child was not reaped")
+    finally:
+        os.kill(server, signal.SIGCONT)
+    told = block.result(120)
+    assert told.session_alive is False, told
+    assert "variables are lost" in told.error
+    assert interpreter.run("print(1)").stdout == "1\n"

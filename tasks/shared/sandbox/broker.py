@@ -150,7 +150,7 @@ class Broker:
         execution.timer = loop.call_later(limits.wall_s, self._deadline, execution)
         stateful = execution.session is not None
         if stateful:
-            signal.pidfd_send_signal(child.pidfd, signal.SIGCONT)
+            child.signal(signal.SIGCONT)
             loop.add_reader(child.channel.fileno(), self._block_ended, execution)
         else:
             child.on_end = lambda how: self._program_ended(execution, how)
@@ -203,7 +203,7 @@ class Broker:
         if execution.timed_out or len(report) < runner.BLOCK_REPORT.size:
             child.kill()  # it is ending, or speaks nonsense: `_session_ended` follows
             return
-        signal.pidfd_send_signal(child.pidfd, signal.SIGSTOP)
+        child.signal(signal.SIGSTOP)
         # The exit code in its report is shifted to look like the wait status of a process that ended so.
         code, peak = runner.BLOCK_REPORT.unpack_from(report)
         text = report[runner.BLOCK_REPORT.size :].decode("utf-8", "replace")

@@ -7,6 +7,7 @@ event loop's thread.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -51,10 +52,12 @@ class Child:
 
     def kill(self) -> None:
         """End it at once; `on_end` follows."""
-        try:
-            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-        except ProcessLookupError:
-            return  # it has just ended by itself
+        self.signal(signal.SIGKILL)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal. To one that has just ended by itself it does nothing: `on_end` follows."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, number)
 
     def promote(self) -> None:
         """Keep it as a session: the worker makes another child in its place."""
