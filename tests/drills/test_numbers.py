@@ -89,7 +89,13 @@ def stopped(request: StageRequest) -> str:
 LEARNS = {**STEPS, "drop_equal_rewards": False, "entropy_coefficient": 0.01}
 
 
-@pytest.mark.parametrize(("factor", "bound"), [(float("nan"), 0.0), (1e4, 100.0)], ids=["nan", "exploding"])
+@pytest.mark.parametrize(
+    ("factor", "bound"),
+    [
+        pytest.param(float("nan"), 0.0, id="nan"),
+        pytest.param(1e4, 100.0, id="exploding", marks=pytest.mark.long),
+    ],
+)
 def test_bad_gradient_stops_the_round(
     root: Path,
     inputs: dict[str, ArtifactRef],
@@ -109,8 +115,8 @@ def test_bad_gradient_stops_the_round(
     assert [line["skipped_updates"] for line in healed] == [0, 0, 0, 0]
 
 
-@pytest.mark.parametrize("zero_stage", [0, 2])
-@pytest.mark.parametrize("factor", [float("nan"), 1e4])
+@pytest.mark.parametrize("zero_stage", [pytest.param(0, marks=pytest.mark.long), 2])
+@pytest.mark.parametrize("factor", [float("nan"), pytest.param(1e4, marks=pytest.mark.long)])
 def test_bad_gradient_is_left_out(
     root: Path,
     inputs: dict[str, ArtifactRef],

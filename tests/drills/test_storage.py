@@ -46,7 +46,7 @@ def fill_disk(shims: Path, request: StageRequest, folder: Path, points: int) -> 
 
 def test_disk_full_in_prepare(tmp_path: Path, shims: Path, saw: Callable[[str], None]) -> None:
     """Disk full at a write of `prepare`: only whole artifacts seen, one line with the remedy, equal outputs after."""
-    saw(fill_disk(shims, worlds.prepare(tmp_path / "f"), tmp_path / "f", points=4))
+    saw(fill_disk(shims, worlds.prepare(tmp_path / "f"), tmp_path / "f", points=3))
 
 
 @pytest.mark.long
