@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 
@@ -94,3 +97,44 @@ def test_block_that_meets_a_child_just_gone_is_answered(interpreter: Interpreter
     assert told.session_alive is False, told
     assert "variables are lost" in told.error
     assert interpreter.run("print(1)").stdout == "1\n"
+
+
+MANY = """
+import json
+from tasks.shared.sandbox import Interpreter, SandboxSettings
+from tasks.shared.sandbox.client import RequestRefused
+with Interpreter(SandboxSettings(workers=1, slots=1, stateful=True)) as interpreter:
+    sessions, refused = [], ""
+    while not refused and len(sessions) < 100:
+        try:
+            sessions.append(interpreter.open_session())
+        except RequestRefused as error:
+            refused = str(error)
+    for number, session in enumerate(sessions):
+        assert interpreter.run(f"x = {number}", session).status == "ok"
+    kept = [interpreter.run("print(x)", session).stdout for session in sessions]
+    print(json.dumps([len(sessions), refused, kept, interpreter.health()]))
+"""
+
+
+def many_sessions(limits: str) -> tuple[int, str, list[str], dict[str, int]]:
+    """As many sessions as are given (100 at most) where a shell has set limits: number, refusal, output, health."""
+    command = ["sh", "-c", f'{limits} && exec "$0" -c "$1"', sys.executable, MANY]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert ran.returncode == 0, ran.stderr
+    number, refused, kept, health = json.loads(ran.stdout)
+    return number, refused, kept, health
+
+
+def test_no_more_sessions_are_given_than_open_files_allow() -> None:
+    number, refused, kept, health = many_sessions("ulimit -n 128")
+    assert 20 <= number < 64, "two descriptors each"
+    assert "close some" in refused
+    assert kept == [f"{place}\n" for place in range(number)]
+    assert (health["restarts"], health["max_sessions"]) == (0, number)
+
+
+def test_soft_limit_of_open_files_is_raised() -> None:
+    number, _, kept, health = many_sessions("ulimit -Sn 128 && ulimit -Hn 4096")
+    assert (number, health["max_sessions"]) == (100, 1024)
+    assert kept == [f"{place}\n" for place in range(number)]

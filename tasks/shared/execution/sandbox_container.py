@@ -24,7 +24,7 @@ MOUNTED = "/run/sandbox"
 SOCKET = f"{MOUNTED}/socket"
 START_TIMEOUT_S = 60.0
 SERVER_MEMORY_MB = 1024  # broker, zygote, workers and the warm libraries
-MAX_PROCESSES = 512
+SPARE_PROCESSES = 512  # beside one a session
 
 
 def sandbox_options(settings: SandboxSettings, directory: Path, user: str) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def sandbox_options(settings: SandboxSettings, directory: Path, user: str) -> di
         "read_only": True,
         "cap_drop": ["ALL"],
         "security_opt": ["no-new-privileges"],
-        "pids_limit": MAX_PROCESSES,
+        "pids_limit": settings.max_sessions + SPARE_PROCESSES,
         "mem_limit": f"{memory_mb}m",
         "memswap_limit": f"{memory_mb}m",
         "init": True,

@@ -14,6 +14,7 @@ import time
 from collections import deque
 
 from tasks.shared.sandbox import runner
+from tasks.shared.sandbox.capacity import sessions_that_fit
 from tasks.shared.sandbox.executions import (
     Execution,
     Session,
@@ -41,6 +42,7 @@ class Broker:
         self._queue: deque[Execution] = deque()
         self._running: set[Execution] = set()
         self._sessions: dict[str, Session] = {}
+        self._max_sessions = sessions_that_fit(settings)
 
     def submit(
         self, code: bytes, limits: Limits, session: str | None = None
@@ -59,9 +61,14 @@ class Broker:
 
     def open_session(self) -> str:
         """The name of a new session. Raises RuntimeError when there are too many."""
-        if len(self._sessions) >= self.settings.max_sessions:
+        if len(self._sessions) >= self._max_sessions:
+            by = (
+                "max_sessions"
+                if self._max_sessions == self.settings.max_sessions
+                else "this machine's limits"
+            )
             raise RuntimeError(
-                f"{len(self._sessions)} sessions are open, max_sessions allows no more: close some"
+                f"{len(self._sessions)} sessions are open, {by} (see docs/sandbox.md) allow no more: close some"
             )
         name = secrets.token_hex(16)
         self._sessions[name] = Session(name)
@@ -84,6 +91,7 @@ class Broker:
             "queue_length": len(self._queue),
             "running": len(self._running),
             "sessions": len(self._sessions),
+            "max_sessions": self._max_sessions,
             "children": self.workers.num_children(),
             **self.metrics.snapshot(),
         }

@@ -81,7 +81,7 @@ class SandboxSettings:
     slots: int = 2
     """Programs that one worker runs at the same time; ready children wait in the free slots."""
     max_sessions: int = 1024
-    """Living sessions at a time."""
+    """Living sessions at a time; fewer where the limits of open files or processes leave less room."""
     retries: int = 3
     """How often a program is run again after the sandbox failed under it."""
     isolation: str = "auto"

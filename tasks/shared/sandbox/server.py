@@ -19,6 +19,7 @@ from typing import Any
 
 from tasks.shared.sandbox import protocol
 from tasks.shared.sandbox.broker import Broker
+from tasks.shared.sandbox.capacity import raise_open_files
 from tasks.shared.sandbox.protocol import FrameReader, ProtocolError
 from tasks.shared.sandbox.records import ExecutionResult, Limits, SandboxSettings, SandboxUnavailable
 
@@ -156,6 +157,7 @@ class Connection(asyncio.Protocol):
 async def serve(settings: SandboxSettings, path: str, tcp: str, token: str, until_stdin_closes: bool) -> None:
     """Run the server until it is told to stop. Raises SandboxUnavailable if workers cannot be kept."""
     loop = asyncio.get_running_loop()
+    raise_open_files()
     broker = Broker(settings)
     connections: set[Connection] = set()
     stop = asyncio.Event()

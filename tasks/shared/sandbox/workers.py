@@ -178,7 +178,7 @@ class WorkerSet:
                 return
             except ConnectionResetError:
                 message, descriptors = b"", []
-            if message[:1] == b"R":
+            if message[:1] == b"R" and len(descriptors) == 2:
                 _, number = READY.unpack(message)
                 channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=descriptors[0])
                 channel.setblocking(False)
@@ -193,6 +193,8 @@ class WorkerSet:
             elif message[:1] == b"F":
                 link.reason = message[1:].decode("utf-8", "replace")
             else:
+                for descriptor in descriptors:  # a child whose descriptors did not all fit in here
+                    os.close(descriptor)
                 self._lost(link)
                 return
 
@@ -215,16 +217,15 @@ class WorkerSet:
         children = list(link.children.values())
         link.children.clear()
         link.ready.clear()
-        if deaths >= _FAST_DEATHS:
-            if not self.failed.done():
-                self.failed.set_result(link.reason or "workers die as soon as they start")
-        else:
-            self._start_worker(link.index)
         for child in children:
             child.kill()
             if child.on_end is not None:
                 child.on_end(None)
             child.close()
+        if deaths < _FAST_DEATHS:
+            self._start_worker(link.index)  # last, for it needs descriptors that the children held
+        elif not self.failed.done():
+            self.failed.set_result(link.reason or "workers die as soon as they start")
 
     def take(self) -> Child | None:
         """A ready child of the worker with the most of them; None where all are busy."""
