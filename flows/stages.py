@@ -19,6 +19,7 @@ import tasks.report.task
 import tasks.rl.task
 import tasks.sft.task
 import tasks.synthesize.task
+from flows.compare import find_evaluation
 from flows.publish import publish_report
 from flows.start import Inputs, rerun, take
 from tasks.launch import Run
@@ -53,10 +54,15 @@ def synthesize(
     overrides: Overrides | None = None,
     inputs: Refs | None = None,
     responses: str = "",
+    pass_rates: str = "",
     into: str = "",
     force: bool = False,
 ) -> Refs:
-    """Verified traces. `responses`: a run whose teacher's answers are taken, so that only what is missing is asked."""
+    """Verified traces. `responses`: a run whose teacher's answers are taken, so that only what is missing is asked.
+
+    `pass_rates` says how hard each problem is: `<run>/rl-<number>`, the rollouts of that round, or `<run>/<name>`, an
+    evaluation of the training problems.
+    """
     job, record = rerun(("synthesize",), run, recipe, overrides or {}, into, force)
     wanted = PROBLEMS | EVALUATION_SETS
     if job.recipe.synthesize.mode == "bootstrap":
@@ -64,12 +70,15 @@ def synthesize(
     taken = take(record, wanted, inputs or {})
     if responses:
         taken["responses"] = RunRecords(job.store).read(responses).output("synthesize", "responses")
+    if pass_rates:
+        taken["pass_rates"] = _pass_rates(RunRecords(job.store), pass_rates)
     traces = tasks.synthesize.task.synthesize(
         job,
         taken["problems"],
         taken["evaluation_sets"],
         taken.get("checkpoint"),
         taken.get("responses"),
+        taken.get("pass_rates"),
     )
     return {"traces": traces}
 
@@ -170,6 +179,14 @@ def checkpoint_of(record: RunRecord, which: str) -> tuple[str, str]:
     """Where the checkpoint of that name comes from: for `rl` the last round that finished."""
     labels = {"base": "prepare", "sft": "sft", "rl": f"rl-{record.last_round or 1}"}
     return labels[which], "checkpoint"
+
+
+def _pass_rates(records: RunRecords, name: str) -> ArtifactRef:
+    """The rollouts `<run>/rl-<number>` or the evaluation `<run>/<name>`; ValueError that lists what the run has."""
+    run, _, label = name.partition("/")
+    if label.startswith("rl-"):
+        return records.read(run).output(label, "rollouts")
+    return find_evaluation(records, name)
 
 
 def _cold_start(record: RunRecord) -> tuple[str, str]:

@@ -13,12 +13,13 @@ def synthesize(
     evaluation_sets: ArtifactRef,
     checkpoint: ArtifactRef | None = None,
     responses: ArtifactRef | None = None,
+    pass_rates: ArtifactRef | None = None,
     label: str = "",
 ) -> ArtifactRef:
     """Write, execute and verify traces; the evaluation sets are what they must stay clear of.
 
     `checkpoint`: the model that mode `bootstrap` samples from. `responses`: raw responses of an earlier run, which are
-    not asked for again.
+    not asked for again. `pass_rates`: rollouts, or an evaluation of the training problems, that say how hard each is.
     """
     settings = run.recipe.synthesize
     inputs = {"problems": problems, "evaluation_sets": evaluation_sets}
@@ -26,6 +27,8 @@ def synthesize(
         inputs["checkpoint"] = checkpoint
     if responses is not None:
         inputs["responses"] = responses
+    if pass_rates is not None:
+        inputs["pass_rates"] = pass_rates
     if settings.mode == "rewrite" and settings.source.source == "traces":
         inputs["source"] = RunRecords(run.store).read(settings.source.run).output("synthesize", "traces")
     texts = settings.source.path if settings.mode == "rewrite" and settings.source.source == "file" else ""

@@ -9,15 +9,17 @@ from pathlib import Path
 
 from tasks.shared.selection_config import SelectionConfig
 from tasks.shared.tables import read_table
+from tasks.shared.traces.trajectory import FinishReason
 from tasks.synthesize.traces import Problem, Reason
 
 # file of the artifact, and the column that names a problem there
 SOURCES = (("samples.parquet", "problem"), ("train.parquet", "problem_id"))
-VOID = "void"
 
 
 def read_pass_rates(directory: Path) -> dict[str, float]:
-    """Share of right samples by problem text (an evaluation) or problem id (rollouts); void samples do not count.
+    """Share of right samples by problem text (an evaluation) or problem id (rollouts).
+
+    Samples under which the sandbox failed do not count; one with a void turn is the model's own error and does.
 
     Raises ValueError for an artifact that holds neither.
     """
@@ -25,7 +27,7 @@ def read_pass_rates(directory: Path) -> dict[str, float]:
         if (directory / name).is_file():
             outcomes: dict[str, list[bool]] = defaultdict(list)
             for row in read_table(directory / name):
-                if row["reason"] != VOID and not row.get("void"):
+                if row["finish"] != FinishReason.SANDBOX_FAILURE.value:
                     outcomes[row[key]].append(row["correct"])
             return {problem: sum(right) / len(right) for problem, right in outcomes.items()}
     raise ValueError(

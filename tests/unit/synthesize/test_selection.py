@@ -4,7 +4,6 @@ import json
 from collections import Counter
 from typing import cast
 
-import pandas
 import pytest
 from pydantic import ValidationError
 
@@ -13,7 +12,7 @@ from tasks.shared.config import SynthesizeStage
 from tasks.shared.recipes import load_recipe
 from tasks.shared.selection_config import SelectionConfig
 from tasks.shared.traces.dialect import DIALECTS
-from tasks.synthesize.selection import References, Vote, evaluation_grams, read_pass_rates, select
+from tasks.synthesize.selection import References, Vote, evaluation_grams, select
 from tasks.synthesize.selection.balance import shares
 from tasks.synthesize.selection.code_work import code_work
 from tasks.synthesize.selection.contamination import shared_gram
@@ -212,22 +211,6 @@ def test_pass_rates_bound_the_difficulty():
     ]
     narrow = only(min_pass_rate=0.25, max_pass_rate=0.5)
     assert Reason.ACCEPTED not in reasons(traces, narrow, References(pass_rates=rates))
-
-
-def test_pass_rates_come_from_an_evaluation_or_from_rollouts(tmp_path):
-    rows = [{"problem": "q", "reason": reason, "correct": reason == "correct"} for reason in ("correct",)]
-    rows += [{"problem": "q", "reason": "wrong", "correct": False}] * 3
-    rows += [{"problem": "q", "reason": "void", "correct": False}] * 9
-    evaluation, rollouts = tmp_path / "evaluation", tmp_path / "rollouts"
-    for directory in (evaluation, rollouts):
-        directory.mkdir()
-    pandas.DataFrame(rows).to_parquet(evaluation / "samples.parquet")
-    rows = [{"problem_id": "p", "reason": "wrong", "correct": False, "void": void} for void in (False, True)]
-    pandas.DataFrame(rows).to_parquet(rollouts / "train.parquet")
-    assert read_pass_rates(evaluation) == {"q": 0.25}
-    assert read_pass_rates(rollouts) == {"p": 0.0}
-    with pytest.raises(ValueError, match="give an evaluation of the training problems or the rollouts"):
-        read_pass_rates(tmp_path)
 
 
 # --- balance
