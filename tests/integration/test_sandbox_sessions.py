@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -138,3 +139,41 @@ def test_soft_limit_of_open_files_is_raised() -> None:
     number, _, kept, health = many_sessions("ulimit -Sn 128 && ulimit -Hn 4096")
     assert (number, health["max_sessions"]) == (100, 1024)
     assert kept == [f"{place}\n" for place in range(number)]
+
+
+HOARD = """
+import os
+kept = globals().get("kept", [])
+for number in (1, 2):
+    kept.append(os.dup(number))
+    for _ in range(4):
+        os.write(kept[-1], bytes(1 << 20))
+"""
+
+
+def test_output_that_a_session_keeps_open_is_emptied_and_cannot_grow(interpreter: Interpreter) -> None:
+    session = interpreter.open_session()
+    for _ in range(3):
+        assert interpreter.run(HOARD, session).status is Status.OUTPUT_CUT
+    look = interpreter.run("print([os.fstat(number).st_blocks for number in kept])", session)
+    assert look.stdout == f"{[0] * 6}\n", look
+    grow = "try:\n    os.pwrite(kept[0], b'x', 0)\n    print('grew')\nexcept OSError:\n    print('held')"
+    assert interpreter.run(grow, session).stdout == "held\n"
+    refused = interpreter.run("import fcntl\nfcntl.fcntl(1, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)", session)
+    assert refused.status is Status.FORBIDDEN, refused
+
+
+def test_children_go_first_when_memory_runs_out(interpreter: Interpreter) -> None:
+    session = interpreter.open_session()
+    interpreter.run("x = 1", session)
+    child, server = child_of_session(interpreter), server_of(interpreter)
+    above = [server, *descendants(server, depth=3)]
+    scores = [int(Path(f"/proc/{pid}/oom_score_adj").read_text()) for pid in (child, *above)]
+    assert scores[0] == 1000
+    assert max(scores[1:]) < 1000
+
+
+def test_program_killed_before_it_starts_has_printed_nothing(interpreter: Interpreter) -> None:
+    for _ in range(30):
+        result = interpreter.run("MARK = 1", limits=Limits(wall_s=0.0002, cpu_s=5.0))
+        assert result.stdout == "", result

@@ -18,6 +18,7 @@ from tasks.shared.sandbox.capacity import sessions_that_fit
 from tasks.shared.sandbox.executions import (
     Execution,
     Session,
+    drop_output,
     has_ended,
     last_report,
     own_time_s,
@@ -150,10 +151,8 @@ class Broker:
         limits = execution.limits
         execution.child, execution.started = child, time.monotonic()
         execution.attempts += 1
-        execution.stdout_fd = os.memfd_create("stdout")
-        execution.stderr_fd = os.memfd_create("stderr")
-        os.write(execution.stdout_fd, execution.code)
-        os.lseek(execution.stdout_fd, 0, os.SEEK_SET)
+        execution.stdout_fd = os.memfd_create("stdout", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        execution.stderr_fd = os.memfd_create("stderr", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         self._running.add(execution)
         execution.timer = loop.call_later(limits.wall_s, self._deadline, execution)
         stateful = execution.session is not None
@@ -274,7 +273,7 @@ class Broker:
             execution.timer.cancel()
         for descriptor in (execution.stdout_fd, execution.stderr_fd):
             if descriptor >= 0:
-                os.close(descriptor)
+                drop_output(descriptor)
         execution.stdout_fd = execution.stderr_fd = -1
 
     def _finish(self, execution: Execution, result: ExecutionResult) -> None:

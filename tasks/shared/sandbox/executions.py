@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
+import os
 import select
 import socket
 import time
@@ -49,8 +52,22 @@ class Session:
 
 
 def send_request(child: Child, request: bytes, execution: Execution) -> None:
-    """Hand the request and the two memory files to the child. Raises OSError."""
-    socket.send_fds(child.channel, [request], [execution.stdout_fd, execution.stderr_fd])
+    """Hand the request, two memory files for output and one with the source to the child. Raises OSError."""
+    source_fd = os.memfd_create("source")
+    try:
+        os.write(source_fd, execution.code)
+        descriptors = [execution.stdout_fd, execution.stderr_fd, source_fd]
+        socket.send_fds(child.channel, [request], descriptors)
+    finally:
+        os.close(source_fd)
+
+
+def drop_output(descriptor: int) -> None:
+    """Empty a memory file for good, whoever else still holds it, and close it."""
+    with contextlib.suppress(PermissionError):  # sealed already: only a program that nothing isolates can
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW)
+        os.ftruncate(descriptor, 0)
+    os.close(descriptor)
 
 
 def has_ended(pidfd: int) -> bool:

@@ -38,12 +38,13 @@ def serve(channel: socket.socket, warm_bytes: int) -> NoReturn:
     program = types.ModuleType("__main__")
     blocks = 0
     while True:
-        message, descriptors, _, _ = socket.recv_fds(channel, REQUEST.size, 2)
-        if len(message) != REQUEST.size or len(descriptors) != 2:
+        message, descriptors, _, _ = socket.recv_fds(channel, REQUEST.size, 3)
+        if len(message) != REQUEST.size or len(descriptors) != 3:
             os._exit(EXIT_OK)  # the broker let go of this child
         cpu_s, memory, files, threads, file_bytes, size, stateful = REQUEST.unpack(message)
-        source = os.pread(descriptors[0], size, 0)
-        os.ftruncate(descriptors[0], 0)
+        source_fd = descriptors.pop()
+        source = os.pread(source_fd, size, 0)
+        os.close(source_fd)
         for target, descriptor in enumerate(descriptors, start=1):
             os.dup2(descriptor, target)
             os.close(descriptor)

@@ -76,7 +76,8 @@ _IOCTLS = (
     0x5450,
     0x5451,
 )  # TCGETS TIOCGWINSZ FIONREAD FIONBIO FIONCLEX FIOCLEX
-_FCNTLS_REFUSED = (8, 10, 15, 1024, 1026, 1031)  # signals to others, leases, notification, larger pipes
+_FCNTLS_REFUSED = (8, 10, 15, 1024, 1026, 1031, 1033)
+"""Signals to others, leases, notification, larger pipes, seals (the broker empties what is kept of an output)."""
 _NEVER_TO_ITSELF = (9, 19)  # SIGKILL and SIGSTOP: the supervisor alone uses them, and reads them as its own
 
 Instruction = tuple[int, int, int, int]

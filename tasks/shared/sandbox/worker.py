@@ -51,14 +51,38 @@ class _Child:
     session: bool = False
 
 
+class OomScore:
+    """What a fork inherits of: who is the first to go when memory runs out. Does nothing where it cannot be set."""
+
+    def __init__(self) -> None:
+        try:
+            self._descriptor = os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
+            self._own = os.read(self._descriptor, 16)
+        except OSError:
+            self._descriptor = -1
+
+    def give_way(self) -> None:
+        """Children forked from now on go before everything else."""
+        if self._descriptor >= 0:
+            os.pwrite(self._descriptor, b"1000", 0)
+
+    def stand(self) -> None:
+        """Back to what it was."""
+        if self._descriptor >= 0:
+            os.pwrite(self._descriptor, self._own, 0)
+
+
 class Worker:
     """The supervisor loop of one worker process."""
 
-    def __init__(self, plan: Plan, index: int, scratch: tuple[str, ...], control: socket.socket) -> None:
+    def __init__(
+        self, plan: Plan, index: int, scratch: tuple[str, ...], control: socket.socket, oom: OomScore
+    ) -> None:
         self._plan, self._control = plan, control
         self._cells = CellPool(plan.isolation, plan.readable, index, plan.disk_mb, scratch)
         self._children: dict[int, _Child] = {}
         self._poll = select.poll()
+        self._oom = oom
         self._made = 0
 
     def run(self) -> NoReturn:
@@ -107,9 +131,11 @@ class Worker:
         """Fork a child, confine it, and hand its channel to the broker."""
         cell = self._cells.take()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._oom.give_way()
         pid = self._fork()
         if pid == 0:
             self._become_child(cell, theirs)
+        self._oom.stand()
         theirs.close()
         pidfd = os.pidfd_open(pid)
         self._made += 1
@@ -145,6 +171,7 @@ def main(plan: Plan, index: int, scratch: tuple[str, ...], control: socket.socke
     """Enter the worker's namespaces and serve. Called in a fresh fork of the zygote; never returns."""
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        oom = OomScore()
         kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
         if plan.isolation.mode == "namespaces":
             namespaces.enter(plan.isolation)
@@ -155,10 +182,11 @@ def main(plan: Plan, index: int, scratch: tuple[str, ...], control: socket.socke
                 os.waitpid(inner, 0)
                 os._exit(0)
             kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+            oom = OomScore()  # of this process, while /proc is in view
             namespaces.build_root(plan.readable)
         for name in [name for name in sys.modules if name.partition(".")[0] == "tasks"]:
             del sys.modules[name]  # so that programs do not find the project importable
-        Worker(plan, index, scratch, control).run()
+        Worker(plan, index, scratch, control, oom).run()
     except (BrokenPipeError, ConnectionResetError):
         os._exit(0)  # the broker is gone
     except Exception as error:  # noqa: BLE001 - last line of this process: the broker must learn why, whatever it was

@@ -95,6 +95,7 @@ CHECKED = [
     (seccomp.FCNTL, (0, 2), ALLOW, "close on exec"),
     (seccomp.FCNTL, (0, 8), EPERM, "F_SETOWN"),
     (seccomp.FCNTL, (0, 1031), EPERM, "a larger pipe"),
+    (seccomp.FCNTL, (0, 1033), EPERM, "a seal on its output"),
     (seccomp.PRLIMIT64, (0,), ALLOW, "its own limits"),
     (seccomp.PRLIMIT64, (PID,), ALLOW, "its own limits by pid"),
     (seccomp.PRLIMIT64, (1,), EPERM, "another's limits"),
