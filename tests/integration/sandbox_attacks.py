@@ -59,6 +59,11 @@ FILES = [
     Attack("rename secret", "files", _tries("import os\nos.rename('{secret}', '{secret}.moved')"), also="held"),
     Attack("mount tmpfs", "files", _CTYPES + "print('BREACH' if libc.mount(b'none', b'/', b'tmpfs', 0, None) == 0 else 'held')", also="held"),
     Attack("open by handle", "files", _CTYPES + "print('BREACH' if libc.syscall(304, -100, None, 0) >= 0 or ctypes.get_errno() != 1 else 'held')", also="held"),
+    Attack("locks a library", "files", _tries("import fcntl, os\nfcntl.flock(os.open(os.__file__, 0), 1 | 4)"), also="held", control=True),
+    Attack("locks a library as an open file", "files", _tries(
+        "import fcntl, os, struct\nfcntl.fcntl(os.open(os.__file__, 0), 37, struct.pack('hhqqi4x', 0, 0, 0, 0, 0))"), also="held", control=True),
+    Attack("sees who locks a library", "files", _tries(
+        "import fcntl, os, struct\nfcntl.fcntl(os.open(os.__file__, 0), 5, struct.pack('hhqqi4x', 1, 0, 0, 0, 0))"), also="held", control=True),
     Attack("openat2 past the rules", "files", _CTYPES + (
         "how = (ctypes.c_uint64 * 3)(0, 0, 0)\nfd = libc.syscall(437, -100, b'{secret}', how, 24)\n"
         "print('BREACH' if fd >= 0 else 'held')"), also="held", control=True),
@@ -77,6 +82,8 @@ NETWORK = [
     Attack("raw packet", "network", _tries("import socket\nsocket.socket(17, 3, 0x300)"), also="held"),
     Attack("urlopen", "network", _tries("import urllib.request\nurllib.request.urlopen('http://127.0.0.1:{port}', timeout=1)"), also="held"),
     Attack("io_uring", "network", _CTYPES + "p = (ctypes.c_char * 120)()\nprint('BREACH' if libc.syscall(425, 4, p) >= 0 else 'held')", also="held"),
+    Attack("out-of-band data", "network", _tries("import socket\na, b = socket.socketpair()\na.send(b'x', socket.MSG_OOB)"), also="held", control=True),
+    Attack("options of a socket", "network", _tries("import socket\na, b = socket.socketpair()\na.setsockopt(1, 2, 1)"), also="held", control=True),
     Attack("vsock", "network", _tries("import socket\nsocket.socket(40, 1)"), also="held"),
 ]  # fmt: skip
 
@@ -92,6 +99,12 @@ PROCESSES = [
         "import os\nopen('x.sh', 'w').write('#!/bin/sh\\necho BREACH')\nos.execv('./x.sh', ['x'])"), also="held"),
     Attack("daemon by double fork", "processes", _tries("import os\nif os.fork() == 0:\n    os.setsid()\n    os.fork()"), also="held"),
     Attack("multiprocessing", "processes", _tries("import multiprocessing as m\np = m.Process(target=print)\np.start()\np.join()"), also="held"),
+    Attack("timer that kills itself", "processes", _CTYPES + (
+        "event, timer = (ctypes.c_int * 16)(0, 0, 9, 0), ctypes.c_void_p()\n"
+        "made = libc.syscall(222, 1, event, ctypes.byref(timer))\nprint('BREACH' if made == 0 else 'held')"), also="held", control=True),
+    Attack("undoes a stop", "processes", _tries("import os\nos.kill(os.getpid(), 18)"), also="held", control=True),
+    Attack("descriptor of the worker by its channel", "processes", _tries(
+        "import socket\nsocket.socket(1, 5, 0, fileno=3).getsockopt(1, 77)"), also="held"),
     Attack("signal all", "processes", _tries("import os\nos.kill(-1, 9)"), also="held"),
     Attack("signal parent", "processes", _tries("import os\nos.kill(os.getppid(), 9)"), also="held"),
     Attack("signal process 1", "processes", _tries("import os\nos.kill(1, 9)"), also="held"),

@@ -47,6 +47,7 @@ EXACT = {
     "temporary file": ("import tempfile\nwith tempfile.TemporaryFile() as f: print(f.write(b'abc'))", "3\n"),
     "closed standard input": ("try: input()\nexcept EOFError: print('end')", "end\n"),
     "alarm": ("import signal\nsignal.signal(14, lambda *a: print('rang'))\nsignal.setitimer(0, 0.01)\nsignal.pause()", "rang\n"),
+    "own database": ("import sqlite3\nd = sqlite3.connect('own.db')\nd.execute('create table t(x)')\nd.execute('insert into t values (7)')\nd.commit()\nprint(d.execute('select x from t').fetchall())", "[(7,)]\n"),
     "future import": ("from __future__ import annotations\ndef f(x: Nowhere): pass\nprint(f.__annotations__)", "{'x': 'Nowhere'}\n"),
     "standard library not yet imported": ("import sqlite3, bz2, csv, html\nprint(html.escape('<'))", "&lt;\n"),
     "deep recursion": ("import sys\nsys.setrecursionlimit(20000)\nf = lambda n: n and 1 + f(n - 1)\nprint(f(9000))", "9000\n"),

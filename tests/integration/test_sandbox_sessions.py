@@ -46,6 +46,11 @@ def state(pid: int) -> str:
         return ""
 
 
+def processor_time(pid: int) -> list[str]:
+    """Ticks in user and kernel mode, all threads."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+
+
 def child_of_session(interpreter: Interpreter) -> int:
     """The one session's child: the only process below the server that is stopped."""
     stopped: list[int] = []
@@ -177,3 +182,32 @@ def test_program_killed_before_it_starts_has_printed_nothing(interpreter: Interp
     for _ in range(30):
         result = interpreter.run("MARK = 1", limits=Limits(wall_s=0.0002, cpu_s=5.0))
         assert result.stdout == "", result
+
+
+RUN_ON = """
+import ctypes, os, signal, threading, time
+libc = ctypes.CDLL(None, use_errno=True)
+signal.signal(18, lambda *_: None)
+event, timer = (ctypes.c_int * 16)(0, 0, 18, 0), ctypes.c_void_p()
+if libc.syscall(222, 1, event, ctypes.byref(timer)) == 0:
+    libc.syscall(223, timer, 0, (ctypes.c_long * 4)(0, 10**7, 0, 10**7), None)
+def wake():
+    while libc.kill(os.getpid(), 18) == 0:
+        pass
+def spin():
+    while True:
+        time.thread_time()
+for body in (wake, wake, spin):
+    threading.Thread(target=body, daemon=True).start()
+"""
+
+
+def test_session_cannot_run_on_between_its_blocks(interpreter: Interpreter) -> None:
+    session = interpreter.open_session()
+    assert interpreter.run(RUN_ON, session).status is Status.OK
+    child = child_of_session(interpreter)
+    threads = [int(name) for name in os.listdir(f"/proc/{child}/task")]
+    until(lambda: all(state(thread) == "T" for thread in threads), "not all threads were stopped")
+    before = processor_time(child)
+    time.sleep(1.0)
+    assert (processor_time(child), state(child)) == (before, "T")

@@ -2,7 +2,9 @@
 
 A list of what is allowed; anything else gets EPERM (calls newer than the list: ENOSYS, so that libraries fall
 back), and a foreign architecture kills. Refused among others: socket, fork, execve, ptrace, kill of
-others, mount, unshare, io_uring, memfd_create, chmod, chown. `clone` is allowed for threads only.
+others, mount, unshare, io_uring, memfd_create, chmod, chown, flock, timer_create, setsockopt. `clone` is allowed for
+threads only. A program may still take a shared fcntl lock on a library file that it can read: no other program sees it,
+but a process of the host that would lock that file for writing has to wait.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ _ALLOWED_BY_PURPOSE = {
     "files": """
         read=0 write=1 readv=19 writev=20 pread64=17 pwrite64=18 preadv=295 pwritev=296 close=3
         close_range=436 fstat=5 newfstatat=262 stat=4 lstat=6 statx=332 statfs=137 fstatfs=138
-        lseek=8 access=21 faccessat=269 faccessat2=439 dup=32 dup2=33 dup3=292 flock=73 fsync=74
+        lseek=8 access=21 faccessat=269 faccessat2=439 dup=32 dup2=33 dup3=292 fsync=74
         fdatasync=75 ftruncate=77 truncate=76 fallocate=285 fadvise64=221 getdents64=217 getcwd=79
         chdir=80 fchdir=81 rename=82 renameat=264 renameat2=316 mkdir=83 mkdirat=258 rmdir=84
         unlink=87 unlinkat=263 link=86 linkat=265 symlink=88 symlinkat=266 readlink=89
@@ -31,8 +33,7 @@ _ALLOWED_BY_PURPOSE = {
         pipe=22 pipe2=293 select=23 pselect6=270 poll=7 ppoll=271 epoll_create=213 epoll_create1=291
         epoll_ctl=233 epoll_wait=232 epoll_pwait=281 epoll_pwait2=441 eventfd=284 eventfd2=290
         nanosleep=35 clock_gettime=228 clock_getres=229 clock_nanosleep=230 gettimeofday=96 time=201
-        times=100 alarm=37 setitimer=38 getitimer=36 timer_create=222 timer_settime=223
-        timer_gettime=224 timer_getoverrun=225 timer_delete=226 timerfd_create=283
+        times=100 alarm=37 setitimer=38 getitimer=36 timerfd_create=283
         timerfd_settime=286 timerfd_gettime=287
     """,
     "threads": """
@@ -47,7 +48,7 @@ _ALLOWED_BY_PURPOSE = {
         getrlimit=97 setrlimit=160 getrusage=98 sysinfo=99 uname=63 getrandom=318 capget=125
     """,
     "one end of a socketpair": """
-        shutdown=48 getsockopt=55 setsockopt=54 getsockname=51 getpeername=52 recvfrom=45 recvmsg=47
+        shutdown=48 getsockname=51 getpeername=52 recvfrom=45 recvmsg=47
     """,
 }
 ALLOWED = {
@@ -58,7 +59,7 @@ ALLOWED = {
 """Allowed whatever their arguments: name -> x86-64 number."""
 
 CLONE, CLONE3, KILL, TKILL, TGKILL, PRCTL, IOCTL = 56, 435, 62, 200, 234, 157, 16
-SOCKETPAIR, PRLIMIT64, FCNTL, SENDTO, MEMFD_CREATE = 53, 302, 72, 44, 319
+SOCKETPAIR, PRLIMIT64, FCNTL, SENDTO, GETSOCKOPT = 53, 302, 72, 44, 55
 LAST_KNOWN = 424
 """Calls above this number did not exist when the list was made; libraries try them and expect ENOSYS."""
 
@@ -76,9 +77,14 @@ _IOCTLS = (
     0x5450,
     0x5451,
 )  # TCGETS TIOCGWINSZ FIONREAD FIONBIO FIONCLEX FIOCLEX
-_FCNTLS_REFUSED = (8, 10, 15, 1024, 1026, 1031, 1033)
-"""Signals to others, leases, notification, larger pipes, seals (the broker empties what is kept of an output)."""
-_NEVER_TO_ITSELF = (9, 19)  # SIGKILL and SIGSTOP: the supervisor alone uses them, and reads them as its own
+_FCNTLS_REFUSED = (5, 36, 37, 38, 8, 10, 15, 1024, 1026, 1031, 1033)
+"""Sight of another's locks (by which programs could talk), signals to others, leases, notification, larger pipes, seals
+(the broker empties what is kept of an output). Locks that need a file open for writing (SQLite's) stay."""
+_SO_PEERPIDFD = 77
+_SEND_FLAGS = 0x40 | 0x4000  # MSG_DONTWAIT, MSG_NOSIGNAL
+_NEVER_TO_ITSELF = (9, 18, 19)
+"""SIGKILL, SIGCONT and SIGSTOP: the supervisor alone uses them, and reads them as its own. For the same reason there
+are no timers that send a signal of one's choice."""
 
 Instruction = tuple[int, int, int, int]
 
@@ -124,6 +130,9 @@ def _checked(pid: int, threads: bool) -> dict[int, list[Instruction]]:
         _ins(_RETURN, _EPERM),
     ]
     no_address = [
+        _argument(3),
+        _ins(_AND, 0xFFFFFFFF & ~_SEND_FLAGS),
+        _ins(_JEQ, 0, 0, 5),
         _argument(4),
         _ins(_JEQ, 0, 0, 3),
         _argument(4, high=True),
@@ -142,6 +151,7 @@ def _checked(pid: int, threads: bool) -> dict[int, list[Instruction]]:
         PRLIMIT64: _one_of(0, (0, pid), _ALLOW, _EPERM),
         SOCKETPAIR: unix_stream,
         SENDTO: no_address,
+        GETSOCKOPT: _one_of(2, (_SO_PEERPIDFD,), _EPERM, _ALLOW),
     }
 
 

@@ -50,7 +50,8 @@ REFUSED = {
     "inotify_init": 253, "unshare": 272, "splice": 275, "perf_event_open": 298, "name_to_handle_at": 303,
     "open_by_handle_at": 304, "setns": 308, "process_vm_readv": 310, "process_vm_writev": 311, "kcmp": 312,
     "seccomp": 317, "memfd_create": 319, "bpf": 321, "execveat": 322, "userfaultfd": 323, "mincore": 27,
-    "pidfd_send_signal": 424,
+    "pidfd_send_signal": 424, "flock": 73, "setsockopt": 54, "timer_create": 222, "timer_settime": 223,
+    "timer_gettime": 224, "timer_getoverrun": 225, "timer_delete": 226,
 }  # fmt: skip
 
 
@@ -62,7 +63,7 @@ def test_dangerous_calls_are_refused(name: str) -> None:
 def test_every_number_has_a_verdict_and_unknown_ones_are_not_allowed() -> None:
     known = set(seccomp.ALLOWED.values())
     by_argument = {seccomp.CLONE, seccomp.KILL, seccomp.TGKILL, seccomp.PRCTL, seccomp.IOCTL, seccomp.FCNTL}
-    by_argument |= {seccomp.PRLIMIT64, seccomp.SOCKETPAIR, seccomp.SENDTO}
+    by_argument |= {seccomp.PRLIMIT64, seccomp.SOCKETPAIR, seccomp.SENDTO, seccomp.GETSOCKOPT}
     for number in range(600):
         if number not in known and number not in by_argument:
             assert verdict(number) in (EPERM, ENOSYS), number
@@ -102,7 +103,18 @@ CHECKED = [
     (seccomp.SOCKETPAIR, (1, 1 | 0x80000), ALLOW, "a stream pair, as asyncio makes it"),
     (seccomp.SOCKETPAIR, (1, 2), EPERM, "a datagram pair, which could address others"),
     (seccomp.SOCKETPAIR, (2, 1), EPERM, "a pair of another family"),
+    (seccomp.KILL, (PID, 18), EPERM, "SIGCONT to itself, which would undo a stop"),
+    (seccomp.FCNTL, (0, 6), ALLOW, "a lock on a file of its own, as SQLite sets it"),
+    (seccomp.FCNTL, (0, 5), EPERM, "sight of a lock of another"),
+    (seccomp.FCNTL, (0, 36), EPERM, "sight of an open file's lock"),
+    (seccomp.FCNTL, (0, 37), EPERM, "a lock of an open file"),
+    (seccomp.FCNTL, (0, 38), EPERM, "a lock of an open file, waited for"),
+    (seccomp.GETSOCKOPT, (3, 1, 3), ALLOW, "the type of a socket"),
+    (seccomp.GETSOCKOPT, (3, 1, 77), EPERM, "a descriptor of the process at the other end"),
     (seccomp.SENDTO, (3, 0, 0, 0, 0), ALLOW, "send on a connected pair"),
+    (seccomp.SENDTO, (3, 0, 0, 0x4040, 0), ALLOW, "send without waiting or signal"),
+    (seccomp.SENDTO, (3, 0, 0, 1, 0), EPERM, "out-of-band data"),
+    (seccomp.SENDTO, (3, 0, 0, 0x4000000, 0), EPERM, "send without a copy"),
     (seccomp.SENDTO, (3, 0, 0, 0, 4096), EPERM, "send to an address"),
     (seccomp.SENDTO, (3, 0, 0, 0, 1 << 40), EPERM, "send to an address, high half"),
 ]
