@@ -22,6 +22,7 @@ from tasks.shared.sandbox.executions import (
     has_ended,
     last_report,
     own_time_s,
+    processor_times,
     send_request,
 )
 from tasks.shared.sandbox.metrics import Metrics
@@ -157,6 +158,7 @@ class Broker:
         execution.timer = loop.call_later(limits.wall_s, self._deadline, execution)
         stateful = execution.session is not None
         if stateful:
+            execution.before = processor_times(child.pidfd) or execution.before
             child.signal(signal.SIGCONT)
             loop.add_reader(child.channel.fileno(), self._block_ended, execution)
         else:
@@ -179,7 +181,7 @@ class Broker:
         """The wall limit is up: kill, unless the program spent part of it waiting for a processor."""
         assert execution.child is not None
         limit, elapsed = execution.limits.wall_s, time.monotonic() - execution.started
-        left = limit - own_time_s(execution.child.pidfd, elapsed)
+        left = limit - own_time_s(execution.child.pidfd, elapsed, execution.before)
         if has_ended(execution.child.pidfd):
             return  # in time; its worker is still emptying its directory
         if left > 0.001 and elapsed < _LONGEST_WAIT * limit:

@@ -18,6 +18,8 @@ from tasks.shared.sandbox.records import ExecutionResult, Limits
 from tasks.shared.sandbox.workers import Child
 
 _NOTICEABLE_S = 0.05
+ProcessorTimes = tuple[float, float]
+"""Seconds a process ran, and seconds it stood ready while others held the processors."""
 
 
 @dataclass(eq=False, slots=True)
@@ -34,6 +36,8 @@ class Execution:
     child: Child | None = None
     stdout_fd: int = -1
     stderr_fd: int = -1
+    before: ProcessorTimes = (0.0, 0.0)
+    """The times of its child when it began: a session's child has lived before its block."""
     timer: asyncio.TimerHandle | None = None
     timed_out: bool = False
 
@@ -77,19 +81,28 @@ def has_ended(pidfd: int) -> bool:
     return bool(poll.poll(0))
 
 
-def own_time_s(pidfd: int, elapsed_s: float) -> float:
-    """The part of `elapsed_s` that the program is to answer for: what it would have taken on a free processor.
-
-    Time it stood ready while others held the processors does not count. Where it stood so for long, its pauses
-    are discounted alike, for they too are mostly waits for others then (locks whose holder is not running).
-    """
+def processor_times(pidfd: int) -> ProcessorTimes | None:
+    """The times of a process over its life; None on a kernel without these figures, or when it has just ended."""
     try:
         lines = Path(f"/proc/self/fdinfo/{pidfd}").read_text().splitlines()
         pid = dict(line.split(":\t") for line in lines)["Pid"]
         run_ns, wait_ns, _ = Path(f"/proc/{pid}/schedstat").read_text().split()
     except (OSError, KeyError, ValueError):
-        return elapsed_s  # a kernel without these figures, or it has just ended: the wall clock alone counts
-    run_s, wait_s = int(run_ns) / 1e9, int(wait_ns) / 1e9
+        return None
+    return int(run_ns) / 1e9, int(wait_ns) / 1e9
+
+
+def own_time_s(pidfd: int, elapsed_s: float, before: ProcessorTimes) -> float:
+    """The part of `elapsed_s` that the program is to answer for: what it would have taken on a free processor.
+
+    Time it stood ready while others held the processors does not count. Where it stood so for long, its pauses
+    are discounted alike, for they too are mostly waits for others then (locks whose holder is not running).
+    `before`: the times of the process when `elapsed_s` began.
+    """
+    now = processor_times(pidfd)
+    if now is None:
+        return elapsed_s  # the wall clock alone counts
+    run_s, wait_s = now[0] - before[0], now[1] - before[1]
     busy_s = run_s + wait_s
     share = run_s / busy_s if busy_s > _NOTICEABLE_S else 1.0
     return run_s + max(elapsed_s - busy_s, 0.0) * share

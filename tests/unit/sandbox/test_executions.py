@@ -1,0 +1,75 @@
+"""What a program answers for of the time that passed: a real process whose times are known."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tasks.shared.sandbox import Limits, SandboxSettings
+from tasks.shared.sandbox.broker import Broker
+from tasks.shared.sandbox.executions import own_time_s, processor_times
+
+BURN = "import time\nend = time.thread_time() + 0.4\nwhile time.thread_time() < end: pass\n"
+
+
+@pytest.fixture
+def idle_after_work() -> Iterator[int]:
+    """The pidfd of a process that has run for 0.4 s and waits for its input to end."""
+    code = BURN + "print('idle', flush=True)\ninput()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        pidfd = os.pidfd_open(process.pid)
+        while True:  # until it waits: its times stand still
+            before = processor_times(pidfd)
+            time.sleep(0.2)
+            if processor_times(pidfd) == before:
+                break
+        yield pidfd
+        os.close(pidfd)
+        process.kill()
+
+
+def test_time_of_earlier_blocks_does_not_count(idle_after_work: int) -> None:
+    before = processor_times(idle_after_work)
+    assert before is not None
+    assert before[0] > 0.4
+    assert own_time_s(idle_after_work, 0.1, before) == pytest.approx(0.1)
+    assert own_time_s(idle_after_work, 0.1, (0.0, 0.0)) > 0.4, "the life of the process"
+
+
+def test_waits_of_earlier_blocks_earn_nothing(idle_after_work: int) -> None:
+    """A pause counts in full, however long the process has stood ready in the blocks before."""
+    before = processor_times(idle_after_work)
+    assert before is not None
+    assert own_time_s(idle_after_work, 30.0, before) == pytest.approx(30.0)
+    run_s, wait_s = before
+    assert own_time_s(idle_after_work, 30.0, (run_s, wait_s - 10.0)) == 0.0, (
+        "ten seconds of waiting in this block"
+    )
+
+
+def test_a_block_begins_with_the_times_of_its_child() -> None:
+    async def second_block() -> float:
+        broker = Broker(SandboxSettings(workers=1, slots=1, limits=Limits(wall_s=60.0)))
+        broker.workers.start()
+        try:
+            session = broker.open_session()
+            limits = broker.settings.limits
+            assert (await broker.submit(BURN.encode(), limits, session)).session_alive
+            block = broker.submit(b"import time; time.sleep(0.2)", limits, session)
+            (execution,) = broker._running
+            await block
+            return execution.before[0]
+        finally:
+            broker.workers.close()
+
+    assert asyncio.run(second_block()) > 0.4
