@@ -213,6 +213,30 @@ def test_blocks_of_one_session_run_in_order_and_many_sessions_live_together(inte
         interpreter.close_session(session)
 
 
+THREADS = """
+import threading, time
+threads = 0
+try:
+    while threads < 20:
+        threading.Thread(target=threading.Event().wait, daemon=True).start()
+        threads += 1
+except RuntimeError:
+    pass
+print(threads, flush=True)
+time.sleep({seconds})
+"""
+
+
+def test_threads_of_a_program_of_another_server_do_not_count() -> None:
+    settings = SandboxSettings(workers=1, slots=1, limits=Limits(wall_s=120.0, cpu_s=20.0))
+    with Interpreter(settings) as one, Interpreter(settings) as other:
+        bomb = one.submit(THREADS.format(seconds=5))
+        until_running(one)
+        beside = other.run(THREADS.format(seconds=0))
+        assert (beside.status, beside.stdout) == (Status.OK, "7\n"), beside
+        assert bomb.result().stdout == "7\n"
+
+
 def test_health_counts_what_happened(interpreter: Interpreter) -> None:
     before = interpreter.health()
     interpreter.run("print(1)")

@@ -7,6 +7,7 @@ of its own with a size; under landlock they are the tmpfs mounts that the settin
 from __future__ import annotations
 
 import os
+import socket
 import stat
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ from tasks.shared.sandbox.confinement import Isolation, build_ruleset
 FIRST_UID = 1_879_000_000
 """Children of a worker with root's rights run as uids from here on, which no system hands out."""
 CELLS_A_WORKER = 4096
+UIDS_A_SERVER = 16 * CELLS_A_WORKER
+"""Distance between the first uids of two servers; one of more workers takes several such blocks."""
 SCRATCH = "/scratch"
 
 
@@ -31,6 +34,30 @@ class Cell:
     """The user, where the worker has root's rights."""
 
 
+def reserve_uids(workers: int) -> int:
+    """The first uid of a range of this server's own; it stays so until the process and all its forks have ended.
+
+    The kernel counts threads by uid over the whole machine, so programs of two servers of root must not share one.
+    Names of abstract sockets reserve the ranges. They are seen in one network namespace: servers of root in several
+    may still share uids. Raises OSError when no range is left.
+    """
+    wanted = -(-workers * CELLS_A_WORKER // UIDS_A_SERVER)
+    held: list[int] = []
+    for place in range((2**32 - 1 - FIRST_UID) // UIDS_A_SERVER):
+        name = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            name.bind(f"\0tirflow-sandbox-uids-{place}")
+        except OSError:
+            name.close()
+            while held:
+                os.close(held.pop())
+            continue
+        held.append(name.detach())  # open for good
+        if len(held) == wanted:
+            return FIRST_UID + (place - wanted + 1) * UIDS_A_SERVER
+    raise OSError("all ranges of users for programs are taken by other sandbox servers")
+
+
 class CellPool:
     """The cells of one worker."""
 
@@ -41,9 +68,10 @@ class CellPool:
         worker: int,
         disk_mb: int,
         scratch: tuple[str, ...],
+        first_uid: int,
     ) -> None:
         self._isolation, self._readable, self._disk_mb = isolation, readable, disk_mb
-        self._first_uid = FIRST_UID + worker * CELLS_A_WORKER
+        self._first_uid = first_uid + worker * CELLS_A_WORKER
         self._made = 0
         self._unused = list(scratch)
         self._free: list[Cell] = []

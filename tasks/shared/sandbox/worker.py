@@ -40,6 +40,8 @@ class Plan:
     """Address space of the warm interpreter."""
     template: bytes
     """The seccomp filter, made once."""
+    first_uid: int
+    """First of the server's own users, for children of a worker with root's rights."""
 
 
 @dataclass(slots=True)
@@ -79,7 +81,7 @@ class Worker:
         self, plan: Plan, index: int, scratch: tuple[str, ...], control: socket.socket, oom: OomScore
     ) -> None:
         self._plan, self._control = plan, control
-        self._cells = CellPool(plan.isolation, plan.readable, index, plan.disk_mb, scratch)
+        self._cells = CellPool(plan.isolation, plan.readable, index, plan.disk_mb, scratch, plan.first_uid)
         self._children: dict[int, _Child] = {}
         self._poll = select.poll()
         self._oom = oom

@@ -19,7 +19,7 @@ import struct
 import sys
 import sysconfig
 
-from tasks.shared.sandbox import confinement, kernel, runner, worker
+from tasks.shared.sandbox import cells, confinement, kernel, runner, worker
 from tasks.shared.sandbox.records import SandboxUnavailable
 
 _OFTEN_USED = (
@@ -134,9 +134,9 @@ def prepare(settings: dict[str, object]) -> worker.Plan:
     with open("/proc/self/statm", encoding="ascii") as handle:
         warm_bytes = int(handle.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     template = confinement.filter_template(isolation)
-    plan = worker.Plan(
-        isolation, readable, int(str(settings["slots"])), int(str(settings["disk_mb"])), warm_bytes, template
-    )
+    first_uid = cells.reserve_uids(int(str(settings["workers"]))) if isolation.as_root else 0
+    slots, disk_mb = int(str(settings["slots"])), int(str(settings["disk_mb"]))
+    plan = worker.Plan(isolation, readable, slots, disk_mb, warm_bytes, template, first_uid)
     gc.collect()
     gc.freeze()
     compact_memory()
@@ -152,7 +152,7 @@ def main() -> None:
     settings = json.loads(control.recv(65536))
     try:
         plan = prepare(settings)
-    except SandboxUnavailable as error:
+    except (SandboxUnavailable, OSError) as error:
         control.send(json.dumps({"failed": str(error)}).encode())
         return
     control.send(json.dumps({"ready": plan.isolation.mode, "warm_mb": plan.warm_bytes >> 20}).encode())

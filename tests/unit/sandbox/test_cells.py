@@ -1,0 +1,35 @@
+"""Uids of servers: no two on one machine share any."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+from contextlib import ExitStack
+
+from tasks.shared.sandbox.cells import CELLS_A_WORKER, FIRST_UID
+
+RESERVE = """
+import sys
+from tasks.shared.sandbox.cells import reserve_uids
+print(reserve_uids(int(sys.argv[1])), flush=True)
+input()
+"""
+
+
+def test_servers_at_once_have_uids_of_their_own() -> None:
+    workers = (1, 40, 16, 17)
+    ranges: list[range] = []
+    with ExitStack() as stack:
+        for number in workers:
+            command = [sys.executable, "-c", RESERVE, str(number)]
+            server = stack.enter_context(
+                subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            )
+            assert server.stdout is not None
+            first = int(server.stdout.readline())
+            ranges.append(range(first, first + number * CELLS_A_WORKER))
+    ranges.sort(key=lambda one: one.start)
+    assert ranges[0].start >= FIRST_UID
+    assert ranges[-1].stop < 2**32 - 1
+    assert all(one.stop <= other.start for one, other in itertools.pairwise(ranges))
