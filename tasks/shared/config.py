@@ -135,7 +135,7 @@ class SandboxConfig(Section):
     wall_s: float = Field(10.0, gt=0)
     cpu_s: float = Field(10.0, gt=0)
     memory_mb: int = Field(1024, ge=32)
-    output_chars: int = Field(4096, ge=64)
+    output_chars: int = Field(4096, ge=64, le=250_000)  # more would not fit into an answer
     preload: tuple[str, ...] = ("sympy", "numpy", "math", "itertools", "fractions")
     # empty: the stage starts its own; else unix:/path or tcp:host:port (token from the environment)
     address: str = ""

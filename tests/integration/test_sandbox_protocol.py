@@ -20,9 +20,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tasks.shared.sandbox import Interpreter, SandboxClient, SandboxSettings, SandboxUnavailable, Status
+from tasks.shared.sandbox import (
+    ExecutionResult,
+    Interpreter,
+    Limits,
+    SandboxClient,
+    SandboxSettings,
+    SandboxUnavailable,
+    Status,
+)
 from tasks.shared.sandbox.client import RequestRefused
-from tasks.shared.sandbox.protocol import MAX_FRAME
+from tasks.shared.sandbox.protocol import MAX_FRAME, FrameReader
+from tasks.shared.sandbox.server import Connection
 
 HELLO = {"op": "hello", "version": 1, "token": ""}
 JSON = st.recursive(
@@ -174,6 +183,42 @@ def test_unacceptable_request_leaves_the_connection_usable(
             seen[message["id"]] = message
     assert reason in seen[1]["error"]
     assert seen[2]["ok"]["stdout"] == "3\n"
+
+
+def test_largest_result_fits_into_an_answer(server: Interpreter) -> None:
+    """Characters outside the basic plane take twelve bytes each in a message."""
+    most = Limits(output_chars=250_000, wall_s=120.0, cpu_s=60.0)
+    code = "import sys\nfor out in (sys.stdout, sys.stderr): out.write(chr(0x1F600) * 300_000)\n"
+    code += "raise ValueError('\\0' * 10**6)"
+    result = server.submit(code, limits=most).result(300)
+    assert result.stdout.count(chr(0x1F600)) == result.stderr.count(chr(0x1F600)) == 250_000
+    assert (result.status, result.error_line.count("\0") > 5000) == (Status.ERROR, True)
+
+
+def test_result_too_large_for_an_answer_is_told() -> None:
+    """No limit allows one; were there one, its caller must not wait for ever."""
+
+    class Wire(asyncio.Transport):
+        written = b""
+
+        def write(self, data: bytes) -> None:  # type: ignore[override]
+            self.written += data
+
+        def is_closing(self) -> bool:
+            return False
+
+    async def answer() -> list[dict[str, Any]]:
+        wire = Wire()
+        connection = Connection(None, "", set())  # type: ignore[arg-type]
+        connection.connection_made(wire)
+        future: asyncio.Future[ExecutionResult] = asyncio.get_running_loop().create_future()
+        future.set_result(ExecutionResult(Status.OK, "x" * MAX_FRAME, "", "", 0.0, 0.0))
+        connection._in_flight[future] = 7
+        connection._answer(future)
+        return list(FrameReader().feed(wire.written))
+
+    (message,) = asyncio.run(answer())
+    assert (message["id"], "fit into a frame" in message["error"]) == (7, True)
 
 
 def test_slow_and_truncated_requests_hold_up_nobody(server: Interpreter) -> None:

@@ -211,3 +211,17 @@ def test_session_cannot_run_on_between_its_blocks(interpreter: Interpreter) -> N
     before = processor_time(child)
     time.sleep(1.0)
     assert (processor_time(child), state(child)) == (before, "T")
+
+
+def test_block_that_waits_in_the_queue_goes_with_its_session(interpreter: Interpreter) -> None:
+    busy = interpreter.submit("import time\nwhile True:\n    time.sleep(1)", limits=Limits(wall_s=5.0))
+    until(lambda: interpreter.health()["running"] == 1, "nothing runs")
+    session = interpreter.open_session()
+    blocks = [interpreter.submit("x = 1", session) for _ in range(2)]
+    until(lambda: interpreter.health()["queue_length"] == 1, "nothing waits")
+    interpreter.close_session(session)
+    for block in blocks:
+        assert "closed before it ran" in block.result(120).error_line
+    assert busy.result().status is Status.TIMEOUT
+    assert interpreter.run("print(1)").stdout == "1\n"
+    until(lambda: interpreter.health()["children"] == 1, "a child is left")

@@ -77,11 +77,17 @@ class Broker:
         return name
 
     def close_session(self, name: str) -> None:
-        """End a session, and with it what it runs. Raises KeyError for an unknown one."""
+        """End a session, and with it what it runs or would have run. Raises KeyError for an unknown one."""
         session = self._sessions.pop(name)
         session.closed = True
-        for execution in list(session.waiting):
-            execution.future.cancel()
+        unrun = [*session.waiting]
+        session.waiting.clear()
+        if session.running is not None and session.running in self._queue:
+            self._queue.remove(session.running)
+            unrun.append(session.running)
+        for execution in unrun:
+            if not execution.future.done():
+                self._finish(execution, sandbox_failure("its session was closed before it ran"))
         if session.child is not None:
             session.child.kill()
 

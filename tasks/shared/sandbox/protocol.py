@@ -16,7 +16,8 @@ from typing import Any
 from tasks.shared.sandbox.records import Limits
 
 VERSION = 1
-MAX_FRAME = 4 << 20
+MAX_FRAME = 8 << 20
+"""Holds two outputs of `MAX_OUTPUT_CHARS`, each character of which may take 12 bytes, and a traceback."""
 MAX_CODE_BYTES = 1 << 20
 _LENGTH = struct.Struct(">I")
 _LIMIT_NAMES = frozenset(item.name for item in fields(Limits))

@@ -10,6 +10,9 @@ from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
+MAX_OUTPUT_CHARS = 250_000
+"""The most of `output_chars`: a result must fit into one message."""
+
 
 class SandboxUnavailable(RuntimeError):
     """The sandbox cannot start or cannot isolate here; the message says what is missing and the remedy."""
@@ -61,6 +64,10 @@ class Limits:
                 raise ValueError(f"sandbox limit {item.name} = {value!r}: give a positive number")
             if item.type == "int" and not isinstance(value, int):
                 raise ValueError(f"sandbox limit {item.name} = {value!r}: give a whole number")
+        if self.output_chars > MAX_OUTPUT_CHARS:
+            raise ValueError(
+                f"sandbox limit output_chars = {self.output_chars}: at most {MAX_OUTPUT_CHARS} can be handed back"
+            )
         if self.open_files < 8:
             raise ValueError(f"sandbox limit open_files = {self.open_files}: at least 8 are needed")
 

@@ -147,7 +147,10 @@ class Connection(asyncio.Protocol):
     def _answer(self, future: asyncio.Future[ExecutionResult]) -> None:
         number = self._in_flight.pop(future)
         if not future.cancelled():
-            self._send({"id": number, "ok": future.result().to_json()})
+            try:
+                self._send({"id": number, "ok": future.result().to_json()})
+            except ProtocolError as error:
+                self._send({"id": number, "error": str(error)})
         if self._paused and len(self._in_flight) < _MAX_IN_FLIGHT // 2:
             assert self._transport is not None
             self._transport.resume_reading()

@@ -15,7 +15,7 @@ from tasks.shared.sandbox import ExecutionResult, Limits, SandboxSettings, Statu
 from tasks.shared.sandbox.cells import empty
 from tasks.shared.sandbox.metrics import Metrics, percentile
 from tasks.shared.sandbox.output import cut_middle, read_output
-from tasks.shared.sandbox.protocol import FrameReader, ProtocolError, encode, parse_limits
+from tasks.shared.sandbox.protocol import MAX_FRAME, FrameReader, ProtocolError, encode, parse_limits
 from tasks.shared.sandbox.records import sandbox_failure
 
 
@@ -29,6 +29,7 @@ from tasks.shared.sandbox.records import sandbox_failure
         ({"cpu_s": float("nan")}, "positive number"),
         ({"wall_s": float("inf")}, "positive number"),
         ({"open_files": 3}, "at least 8"),
+        ({"output_chars": 250_001}, "output_chars = 250001: at most 250000"),
     ],
 )
 def test_limits_refuse_nonsense(values: dict[str, object], message: str) -> None:
@@ -97,7 +98,7 @@ def test_frames_survive_any_split(messages: list[dict[str, int]], step: int) -> 
 
 def test_frame_that_does_not_fit_is_refused() -> None:
     with pytest.raises(ProtocolError, match="at most"):
-        encode({"code": "x" * (5 << 20)})
+        encode({"code": "x" * MAX_FRAME})
 
 
 def test_limits_of_a_request_fall_back_to_the_servers() -> None:
