@@ -6,6 +6,7 @@ told of its accelerator.
 
 import os
 import pickle
+import sys
 from typing import Any
 
 import torch
@@ -31,10 +32,29 @@ class WeightsOnlyCheckpoints(TorchCheckpointEngine):
         """The contents of a file. ValueError: it is damaged, or it would run code or make objects of other classes."""
         try:
             with torch.serialization.safe_globals(RECORDS):
-                return torch.load(path, map_location=map_location, weights_only=True)
+                content = torch.load(path, map_location=map_location, weights_only=True)
         except pickle.UnpicklingError as error:
             reason = str(error).split(". ")[-1].splitlines()[0]
             raise ValueError(
                 f"{path}: holds more than weights and numbers, or is damaged ({reason}); opening it could run code: "
                 "take a trainer_state that a round of this project made"
             ) from error
+        _intern_keys(content)
+        return content
+
+
+def _intern_keys(content: Any) -> None:
+    """Make equal keys one object again, as they are in a state that was never read.
+
+    Pickle writes an object once and then refers to it: without this, a state that was saved, read and saved again
+    would have other bytes, and so another digest, than one with the same content that was not.
+    """
+    if isinstance(content, dict):
+        items = [(sys.intern(key) if type(key) is str else key, value) for key, value in content.items()]
+        content.clear()
+        content.update(items)
+        for _, value in items:
+            _intern_keys(value)
+    elif isinstance(content, (list, tuple)):
+        for value in content:
+            _intern_keys(value)
