@@ -20,10 +20,15 @@ from flows.night_page import Tonight, publish_night
 from flows.tagged import Subject, subjects
 from tasks.evaluate.task import evaluate
 from tasks.launch import Run
-from tasks.shared.artifacts import ArtifactError, ArtifactRef, Store
+from tasks.shared.artifacts import ArtifactRef, Store
 from tasks.shared.environment import store_uri
 from tasks.shared.execution.execute import StageFailed
-from tasks.shared.reporting.evaluated import read_evaluated, shared_sets, unexpected_change
+from tasks.shared.reporting.evaluated import (
+    protocol_difference,
+    read_evaluated,
+    shared_sets,
+    unexpected_change,
+)
 from tasks.shared.reporting.nights import Drop, regression_event, significant_drops
 from tasks.shared.runs import RunRecords
 from tasks.shared.tags import Night, Nights
@@ -50,15 +55,15 @@ def nightly(
     with `force`. Fails with NightFailed, after everything is published, on a significant drop or a failed evaluation.
     """
     tonight = Tonight(_day(day))
-    found = subjects(store_uri(), runs, days, tonight.day)
-    if not found:
+    found, tonight.failures = subjects(store_uri(), runs, days, tonight.day)
+    if not found and not tonight.failures:
         raise ValueError(
             f"nightly: no tag and no recent run in {store_uri()}; train one: make run DEPLOYMENT=train/tiny"
         )
     for subject in found:
         try:
             _evaluate(subject, tonight, fresh_samples, force)
-        except (StageFailed, ArtifactError) as error:  # one that cannot be evaluated keeps no other from it
+        except (StageFailed, ValueError) as error:  # one that cannot be evaluated keeps no other from it
             tonight.failures.append(f"{subject.name}: {error}")
     drops = significant_drops(tonight.pairs)
     publish_night(Store(store_uri()), tonight, _shown_nights(tonight), drops)
@@ -94,7 +99,7 @@ def _evaluate(subject: Subject, tonight: Tonight, fresh_samples: bool, force: bo
         subject.name,
         {
             f"night_{night.day}_{subject.name}": night.evaluation
-            for night in _until(subject.name, tonight.day)
+            for night in _until(subject.name, tonight.day)[-SHOWN:]
         },
     )
     tonight.reports[subject.name] = f"{Store(job.store).describe(made.outputs['report'])}/report.html"
@@ -121,16 +126,18 @@ def _earlier(subject: Subject, tonight: Tonight) -> dict[str, ArtifactRef]:
 
 
 def _until(subject: str, day: str) -> list[Night]:
-    return [night for night in Nights(store_uri()).of(subject) if night.day <= day][-SHOWN:]
+    return [night for night in Nights(store_uri()).of(subject) if night.day <= day]
 
 
 def _compare(name: str, against: str, before: ArtifactRef, after: ArtifactRef, tonight: Tonight) -> None:
     """Add the pairs of every set, and a remark where they cannot be compared or differ without a cause in the model."""
     store = Store(store_uri())
     first, second = read_evaluated(store, before), read_evaluated(store, after)
-    shared = shared_sets(first, second)
+    differing = protocol_difference(first.summary, second.summary)
+    shared = [] if differing else shared_sets(first, second)
     if not shared:
-        tonight.remarks.append(f"{name}: its {against} was taken on other problems; not compared with it")
+        how = f"under another protocol ({differing})" if differing else "on other problems"
+        tonight.remarks.append(f"{name}: its {against} was taken {how}; not compared with it")
     tonight.pairs += [(name, set_name, against, old, new) for set_name, old, new in shared]
     changed = unexpected_change(first, second)
     if changed is not None:
@@ -139,7 +146,7 @@ def _compare(name: str, against: str, before: ArtifactRef, after: ArtifactRef, t
 
 
 def _shown_nights(tonight: Tonight) -> dict[str, list[Night]]:
-    return {name: _until(name, tonight.day) for name in tonight.evaluations}
+    return {name: _until(name, tonight.day)[-SHOWN:] for name in tonight.evaluations}
 
 
 def _alert(drops: list[Drop], tonight: Tonight) -> None:

@@ -1,8 +1,9 @@
 """Which checkpoints have a name that outlives their run: every tag, and the latest of each run."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
+from functools import partial
 
 from tasks.shared.artifacts import ArtifactRef
 from tasks.shared.config import Recipe
@@ -22,28 +23,29 @@ class Subject:
     reference: ArtifactRef | None  # its evaluation when it was tagged or trained
 
 
-def subjects(store: str, runs: Sequence[str] | None, days: int, today: str) -> list[Subject]:
-    """Every tag, then the latest checkpoint of `runs`, or of the runs that changed in the last `days` days."""
+def subjects(
+    store: str, runs: Sequence[str] | None, days: int, today: str
+) -> tuple[list[Subject], list[str]]:
+    """Every tag, then the latest checkpoint of `runs`, or of the runs that changed in the last `days` days.
+
+    Beside them, a line each, those that cannot be evaluated: a damaged record, a recipe that no longer resolves.
+    """
     records, tags = RunRecords(store), Tags(store)
-    found = []
-    for tag in tags.names():
-        held = tags.current(tag)
-        assert held is not None, tag
-        recipe = recipe_of(records.read(held.run))
-        found.append(Subject(tag, recipe, held.checkpoint, held.evaluation_sets, held.evaluation))
-    since = (date.fromisoformat(today) - timedelta(days=days)).isoformat()
+    since = (date.fromisoformat(today) - timedelta(days=days)).isoformat() if runs is None else ""
+    wanted: dict[str, Callable[[], Subject | None]] = {
+        tag: partial(_tagged, records, tags, tag) for tag in tags.names()
+    }
     for run in records.names() if runs is None else runs:
-        record = records.read(run)
-        label = latest_label(record)
-        if label is None:
-            if runs is not None:
-                raise ValueError(
-                    f"run '{run}' has no checkpoint yet; finished: {', '.join(record.stages) or 'none'}"
-                )
-            continue
-        if runs is not None or record.updated >= since:
-            found.append(_latest(record, label))
-    return found
+        wanted[f"{LATEST}{run}"] = partial(_latest, records, run, since)
+    found, failures = list[Subject](), list[str]()
+    for name, read in wanted.items():
+        try:
+            subject = read()
+        except ValueError as error:
+            failures.append(f"{name}: {error}")
+        else:
+            found += [subject] if subject else []
+    return found, failures
 
 
 def latest_label(record: RunRecord) -> str | None:
@@ -57,9 +59,24 @@ def recipe_of(record: RunRecord) -> Recipe:
     return resolve_recorded(record.recipe, {}, record.run, "evaluate")
 
 
-def _latest(record: RunRecord, label: str) -> Subject:
+def _tagged(records: RunRecords, tags: Tags, tag: str) -> Subject:
+    held = tags.current(tag)
+    if held is None:
+        raise ValueError(f"tag '{tag}' has no position; delete its document")
+    recipe = recipe_of(records.read(held.run))
+    return Subject(tag, recipe, held.checkpoint, held.evaluation_sets, held.evaluation)
+
+
+def _latest(records: RunRecords, run: str, since: str) -> Subject | None:
+    """The run's newest checkpoint. With `since`, an ISO date: None if the run is older or has none."""
+    record = records.read(run)
+    label = latest_label(record)
+    if since and (label is None or record.updated < since):
+        return None
+    if label is None:
+        raise ValueError(f"run '{run}' has no checkpoint yet; finished: {', '.join(record.stages) or 'none'}")
     checkpoint, sets = record.output(label, "checkpoint"), record.output("prepare", "evaluation_sets")
     wanted = {"checkpoint": checkpoint, "evaluation_sets": sets}
     made = [stage for stage in record.stages.values() if stage.stage == "evaluate" and stage.inputs == wanted]
     reference = made[0].outputs["evaluation"] if made else None
-    return Subject(f"{LATEST}{record.run}", recipe_of(record), checkpoint, sets, reference)
+    return Subject(f"{LATEST}{run}", recipe_of(record), checkpoint, sets, reference)

@@ -18,6 +18,7 @@ class Problem:
     problem: str
     answer: str
     family: str = ""
+    integer: bool = False  # whether only an integer literal answers it
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +45,10 @@ def read_problems(directory: Path) -> list[Problem]:
             raise ValueError(
                 f"{name}.parquet: {len(rows)} rows where sets.json says {entry['rows']}; prepare it again"
             )
+        integer = entry["answer"] == "integer"
         problems += [
-            Problem(name, row["id"], row["problem"], row["answer"], row.get("family") or "") for row in rows
+            Problem(name, row["id"], row["problem"], row["answer"], row.get("family") or "", integer)
+            for row in rows
         ]
     return problems
 

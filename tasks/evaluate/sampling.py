@@ -44,7 +44,7 @@ class Sampler:
         trajectories = rollout(requests, self.generator, self.interpreter, self.tokenizer, self.policy())
         for trajectory in trajectories:
             ends = token_ends(self.tokenizer, trajectory.response_ids, trajectory.text)
-            yield _graded(trajectory, by_request[trajectory.problem_id], ends)
+            yield graded(trajectory, by_request[trajectory.problem_id], ends)
 
     def policy(self) -> RolloutPolicy:
         """How this evaluation samples. With the Transformers engine equal seeds give equal samples, bit for bit."""
@@ -88,10 +88,11 @@ def take_all(
     return void
 
 
-def _graded(trajectory: Trajectory, problem: Problem, ends: list[int]) -> Sample:
+def graded(trajectory: Trajectory, problem: Problem, ends: list[int]) -> Sample:
+    """The trajectory as a sample with its grade; `ends`: where each token ends in its text."""
     void = trajectory.finish is FinishReason.SANDBOX_FAILURE
     truncated = trajectory.finish is FinishReason.LENGTH
-    verdict = None if void else grade(trajectory.last_turn, problem.answer, truncated)
+    verdict = None if void else grade(trajectory.last_turn, problem.answer, truncated, problem.integer)
     return Sample(
         set=problem.set,
         problem_id=problem.id,

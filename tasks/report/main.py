@@ -21,7 +21,7 @@ from tasks.report.sections import (
 )
 from tasks.report.synthesis import synthesis_tables
 from tasks.shared.config import ReportStage
-from tasks.shared.reporting.evaluated import unexpected_change
+from tasks.shared.reporting.evaluated import protocol_difference, unexpected_change
 from tasks.shared.reporting.page import Page, Table, render
 from tasks.shared.stage import StageContext, StageResult, Value, stage_main
 
@@ -105,12 +105,10 @@ def _warnings(config: ReportStage, inputs: ReportInputs) -> list[str]:
         )
     for before, after in combinations(inputs.evaluations, 2):
         pair = f"{after.checkpoint} against {before.checkpoint}"
-        first, second = (_sampled_as(side.summary) for side in (before, after))
-        differing = sorted(key for key in first.keys() & second.keys() if first[key] != second[key])
+        differing = protocol_difference(before.summary, after.summary)
         if differing:
-            told = ", ".join(f"{key} {first[key]} and {second[key]}" for key in differing)
             found.append(
-                f"{pair}: sampled under different protocols ({told}); the difference is not the model's alone."
+                f"{pair}: sampled under different protocols ({differing}); the difference is not the model's alone."
             )
         if before.evaluated and after.evaluated:
             changed = unexpected_change(before.evaluated, after.evaluated)
@@ -129,12 +127,6 @@ def _left_out(inputs: ReportInputs) -> list[str]:
         for key, what in LEFT_OUT.items()
         if metrics.get(key)
     ]
-
-
-def _sampled_as(summary: dict[str, Any]) -> dict[str, Any]:
-    """What of a protocol makes two scores comparable; empty for an evaluation that does not say."""
-    keys = ("samples_per_problem", "temperature", "top_p", "max_calls", "max_response_tokens", "dialect")
-    return {key: value for key, value in summary.get("protocol", {}).items() if key in keys}
 
 
 def _metrics(summary: dict[str, Any]) -> dict[str, Value]:

@@ -13,8 +13,8 @@ NUMBER = re.compile(r"(?<![\w.])[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 CITED = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?(?:[eE][+-]?\d+)?")
 TRUTH = re.compile(r"\b(?:true|false|yes|no)\b", re.IGNORECASE)
 FAILED = re.compile(r"\b\w+(?:Error|Exception|Interrupt)\b")
-# what arithmetic in another order leaves of a zero
-ROUNDING_NOISE = 1e-12
+# what arithmetic in another order leaves of a zero, at most
+ROUNDING_NOISE = 1e-15
 SHORTEST_LINE = 4
 
 
@@ -31,7 +31,9 @@ def agree(recorded: str, real: str, float_tolerance: float) -> bool:
 def _close(first: str, second: str, tolerance: float) -> bool:
     if first.lstrip("+-").isdigit() or second.lstrip("+-").isdigit():
         return False
-    return math.isclose(float(first), float(second), rel_tol=tolerance, abs_tol=ROUNDING_NOISE)
+    values = float(first), float(second)
+    noise = ROUNDING_NOISE if 0.0 in values else 0.0  # two small numbers that differ are two numbers
+    return math.isclose(*values, rel_tol=tolerance, abs_tol=noise)
 
 
 def contradiction(recorded: str, real: str, before: str, after: str) -> str:

@@ -11,6 +11,7 @@ from enum import StrEnum
 
 from tasks.shared.grading.box import last_box
 from tasks.shared.grading.equivalence import Verdict, shared_equivalence
+from tasks.shared.grading.integers import read_integer
 
 INTEGER = re.compile(r"[+-]?[0-9]{1,400}")
 
@@ -35,11 +36,12 @@ class Grade:
     predicted: str | None  # the content of the last box as written; None without a closed, filled box
 
 
-def grade(text: str, reference: str, truncated: bool = False) -> Grade:
+def grade(text: str, reference: str, truncated: bool = False, integer: bool = False) -> Grade:
     r"""The grade of `text` against `reference` (an integer such as "70" or LaTeX such as "\frac{1}{2}").
 
-    `truncated`: generation ran out of tokens; then a missing box is told as such. Conventions are Math-Verify's:
-    1/3 equals 0.333333 (six places), 50\% equals 50, x=5 equals 5 where the reference is the bare value.
+    `truncated`: generation ran out of tokens; then a missing box is told as such. `integer`: the answer must be written
+    as an integer literal; no expression is evaluated. Conventions are else Math-Verify's: 1/3 equals 0.333333 (six
+    places), 50\% equals 50, x=5 equals 5 where the reference is the bare value.
     Raises ValueError if `reference` is empty.
     """
     if not reference.strip():
@@ -47,19 +49,22 @@ def grade(text: str, reference: str, truncated: bool = False) -> Grade:
     box = last_box(text)
     if box is None or not box.content:
         return Grade(False, _reason_without_answer(text, box is not None, truncated), None)
-    predicted, expected = _bare(box.content), _bare(reference)
-    if predicted == expected:
-        return Grade(True, GradeReason.CORRECT, box.content)
-    if INTEGER.fullmatch(predicted) and INTEGER.fullmatch(expected):
-        equal = int(predicted) == int(expected)
-        return Grade(equal, GradeReason.CORRECT if equal else GradeReason.WRONG, box.content)
-    verdict = shared_equivalence().compare(predicted, expected)
+    verdict = _compare(_bare(box.content), _bare(reference), integer)
     reason = {
         Verdict.EQUAL: GradeReason.CORRECT,
         Verdict.DIFFERENT: GradeReason.WRONG,
         Verdict.UNDECIDED: GradeReason.GRADING_ERROR,
     }[verdict]
     return Grade(verdict is Verdict.EQUAL, reason, box.content)
+
+
+def _compare(predicted: str, expected: str, integer: bool) -> Verdict:
+    if predicted == expected:
+        return Verdict.EQUAL
+    if integer or (INTEGER.fullmatch(predicted) and INTEGER.fullmatch(expected)):
+        number = read_integer(predicted)
+        return Verdict.EQUAL if number is not None and number == read_integer(expected) else Verdict.DIFFERENT
+    return shared_equivalence().compare(predicted, expected)
 
 
 def _reason_without_answer(text: str, has_box: bool, truncated: bool) -> GradeReason:

@@ -18,6 +18,8 @@ from tasks.shared.reporting.samples import SAMPLES_FILE, Sample, write_samples
 from tasks.shared.traces.trajectory import FinishReason
 
 COLUMNS = ["set", "problem_id", "finish", "correct", "predicted"]
+# what of a protocol makes two scores comparable
+SAMPLED_AS = ("dialect", "max_calls", "max_response_tokens", "samples_per_problem", "temperature", "top_p")
 SUMMARY_FILE, RUN_FILE = "summary.json", f"{CIRCUMSTANCES}/run.json"
 
 
@@ -68,6 +70,16 @@ def shared_sets(before: Evaluated, after: Evaluated) -> list[tuple[str, Evaluati
         if both:
             found.append((name, {key: first[key] for key in both}, {key: second[key] for key in both}))
     return found
+
+
+def protocol_difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    """How two summaries were sampled otherwise, which no model is to blame for: "temperature 1.0 and 0.0"; "" if alike.
+
+    What one of them does not say is no difference.
+    """
+    first, second = (summary.get("protocol", {}) for summary in (before, after))
+    differing = [key for key in SAMPLED_AS if key in first and key in second and first[key] != second[key]]
+    return ", ".join(f"{key} {first[key]} and {second[key]}" for key in differing)
 
 
 def unexpected_change(before: Evaluated, after: Evaluated) -> str | None:

@@ -12,12 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.evaluate.problems import Problem, Wanted, read_problems, wanted_samples
-from tasks.evaluate.sampling import take_all
+from tasks.evaluate.sampling import graded, take_all
 from tasks.shared.estimates import avg_at_k
 from tasks.shared.reporting.samples import Sample
 from tasks.shared.reporting.summary import as_evaluation, summarize
 from tasks.shared.traces.trajectory import FinishReason
 from tests.unit.reporting.making import make_sample
+from tests.unit.rl.test_experience import said
 
 PROBLEMS = [Problem("held_out", f"p{number}", "six times seven?", "42") for number in range(4)]
 
@@ -62,6 +63,14 @@ def test_a_sample_that_stays_void_is_in_no_estimate() -> None:
     assert (summarize([*kept, *void])["void"], summarize([*kept, *void])["samples"]) == (1, 3)
 
 
+@pytest.mark.parametrize("integer", [False, True])
+def test_an_integer_set_takes_no_expression(integer: bool) -> None:
+    """The value is right either way; a set of integers asks for it written out."""
+    problem = Problem("aime", "p", "six times seven?", "42", "", integer)
+    trajectory = said("p", 0, "\\boxed{6 \\cdot 7}")
+    assert graded(trajectory, problem, []).correct is not integer
+
+
 def test_a_seed_belongs_to_its_sample() -> None:
     """Distinct for every sample, and the same whatever else is asked."""
     many = {want.key: want.seed for want in wanted_samples(PROBLEMS, 8, 5)}
@@ -79,9 +88,11 @@ def test_problems_are_read_in_the_order_of_the_sets(tmp_path: Path) -> None:
             for i in range(2)
         ]
         pq.write_table(pa.Table.from_pylist(rows), tmp_path / f"{name}.parquet")
-    sets = [{"name": "b", "rows": 2, "answer": "integer"}, {"name": "a", "rows": 2, "answer": "integer"}]
+    sets = [{"name": "b", "rows": 2, "answer": "integer"}, {"name": "a", "rows": 2, "answer": "expression"}]
     (tmp_path / "sets.json").write_text(json.dumps(sets))
-    assert [problem.id for problem in read_problems(tmp_path)] == ["b0", "b1", "a0", "a1"]
+    problems = read_problems(tmp_path)
+    assert [problem.id for problem in problems] == ["b0", "b1", "a0", "a1"]
+    assert [problem.integer for problem in problems] == [True, True, False, False]
     (tmp_path / "sets.json").write_text(json.dumps([{"name": "a", "rows": 500, "answer": "integer"}]))
     with pytest.raises(ValueError, match=r"a\.parquet: 2 rows where sets\.json says 500"):
         read_problems(tmp_path)

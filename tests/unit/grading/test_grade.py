@@ -49,6 +49,45 @@ def test_an_empty_reference_is_the_users_mistake() -> None:
 
 
 @pytest.mark.parametrize(
+    ("answer", "correct"),
+    [
+        (" 070 ", True),
+        ("$70$", True),
+        ("+70", True),
+        ("70.", True),
+        ("70.0", True),
+        ("\\text{70}", True),
+        ("\\mathbf{70}", True),
+        ("70\\text{ cm}^2", True),
+        ("70^\\circ", True),
+        ("\\$70", True),
+        ("-70", False),
+        ("1,070", False),
+        ("70.5", False),
+        ("70, 71", False),
+        ("70\\text{ or }72", False),
+        ("\\binom{8}{4}", False),
+        ("\\gcd(140,210)", False),
+        ("73 - 3", False),
+        ("x = 70", False),
+        ("69 = 70", False),
+        ("7000\\%", False),
+        ("\\lfloor\\sqrt{5000}\\rfloor", False),
+        ("\\int_0^1 140x dx", False),
+    ],
+)
+def test_an_integer_is_answered_by_a_literal_alone(answer: str, correct: bool) -> None:
+    """Where a set says integer, the problem's own formula in a box is wrong, though its value is right."""
+    result = grade(f"\\boxed{{{answer}}}", "70", integer=True)
+    assert result.reason is (GradeReason.CORRECT if correct else GradeReason.WRONG)
+
+
+def test_thousands_are_read_in_an_integer() -> None:
+    for answer in ("12,345", "12{,}345", "12345"):
+        assert grade(f"\\boxed{{{answer}}}", "12345", integer=True).correct
+
+
+@pytest.mark.parametrize(
     "hostile",
     [
         "9^{9^{9^9}}",
