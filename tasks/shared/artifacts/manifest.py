@@ -148,15 +148,16 @@ def content_digest(files: tuple[FileEntry, ...]) -> str:
     return digest.hexdigest()
 
 
-def scan(directory: Path) -> tuple[FileEntry, ...]:
-    """An entry for every file below `directory`, flushed to the disk, sorted by path.
+def scan(directory: Path, flush: bool = True) -> tuple[FileEntry, ...]:
+    """An entry for every file below `directory`, flushed to the disk (unless it does not stay there), sorted by path.
 
     Raises ArtifactError for anything that is not a plain file: a link would carry what the manifest does not cover.
     """
     entries = []
     for path in list_files(directory):
         with path.open("rb") as stream:
-            os.fsync(stream.fileno())
+            if flush:
+                os.fsync(stream.fileno())
             sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
         entries.append(FileEntry(path.relative_to(directory).as_posix(), path.stat().st_size, sha256))
     return tuple(entries)

@@ -73,7 +73,7 @@ class Store:
 
         Raises ArtifactError: nothing to publish, links among the files, or a damaged artifact in the same place.
         """
-        files = scan(directory)
+        files = scan(directory, flush=not is_elsewhere(self.root))
         if not files:
             raise ArtifactError(
                 f"{kind}: nothing to publish, {directory} has no files; the stage must write some"
