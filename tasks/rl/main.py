@@ -11,6 +11,8 @@ import shutil
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from tasks.rl.problems import read_problems, require_problems
 from tasks.rl.round import RlRound
 from tasks.shared.artifacts import CIRCUMSTANCES, ArtifactRef
@@ -46,6 +48,7 @@ def run(context: StageContext[RlStage]) -> StageResult:
     if ranks > 1 and not under_launcher():
         return run_on_ranks("tasks.rl.main", context, ranks)
     start_process_group()
+    torch.manual_seed(context.request.seed)  # its state is saved; torch begins each process with another
     with ExitStack() as stack:
         this_round = _load(context, stack)
         this_round.run()
