@@ -58,10 +58,11 @@ class Cluster:
         return f"{self.ui_url}/api"
 
 
-def start(home: Path, owned: bool = False) -> Cluster:
+def start(home: Path, owned: bool = False, port: int = PREFERRED_PORT) -> Cluster:
     """The cluster of this home with the deployments of prefect.yaml: the running one, or a new one, healthy.
 
-    `owned`: it should not outlive this process. Raises ValueError, naming the log, if it does not become healthy.
+    `owned`: it should not outlive this process. `port`: the server's if nobody has it, 0 for any free one. Raises
+    ValueError, naming the log, if it does not become healthy.
     """
     running = find(home)
     if running and _alive(running.server) and _alive(running.worker):
@@ -70,17 +71,16 @@ def start(home: Path, owned: bool = False) -> Cluster:
         return running
     if running:
         stop(running)
+        port = running.port  # there a flow that outlived its worker looks for it
     (home / "prefect").mkdir(parents=True, exist_ok=True)
-    port = _free_port()
-    environment = inherited_environment() | settings(home, port)
-    command = ["server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    started = [_spawn(command, environment, home / "prefect" / "server.log")]
+    server, port = _start_server(home, port)
+    started = [server]
     try:
-        _wait_healthy(started[0], lambda: _answers(port), home / "prefect" / "server.log")
         # Before there is a worker: on SQLite a deployment written while one polls can wait a minute for a lock.
         _make_pool(port)
         deploy(home, port)
         command = ["worker", "start", "--pool", POOL, "--type", "process", "--name", "local"]
+        environment = inherited_environment() | settings(home, port)
         started.append(_spawn(command, environment, home / "prefect" / "worker.log"))
         cluster = Cluster(home, port, started[0], started[1], _daemon(os.getpid()) if owned else None)
         _state_path(home).write_text(json.dumps(asdict(cluster), default=str))
@@ -210,6 +210,24 @@ def _end(daemon: Daemon) -> None:
         time.sleep(0.05)
 
 
+def _start_server(home: Path, preferred: int) -> tuple[Daemon, int]:
+    """A server and its port. A port that was free may be another's by the time the server binds: then once more."""
+    log_path = home / "prefect" / "server.log"
+    for wanted in (preferred, 0, 0):
+        port = _free_port(wanted)
+        command = ["server", "start", "--host", "127.0.0.1", "--port", str(port)]
+        server = _spawn(command, inherited_environment() | settings(home, port), log_path)
+        try:
+            _wait_healthy(server, lambda: _listens(server, port) and _answers(port), log_path)  # noqa: B023
+        except BaseException as error:
+            _end(server)
+            if isinstance(error, ValueError) and not _is_free(port):
+                continue
+            raise
+        return server, port
+    raise ValueError(f"Prefect did not start: others took three ports one after the other; see {log_path}")
+
+
 def _wait_healthy(daemon: Daemon, is_healthy: Callable[[], bool], log_path: Path) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline and _alive(daemon):
@@ -218,6 +236,17 @@ def _wait_healthy(daemon: Daemon, is_healthy: Callable[[], bool], log_path: Path
         time.sleep(0.1)
     lines = [line for line in log_path.read_text(errors="replace").splitlines() if line.strip()]
     raise ValueError(f"Prefect did not start: {lines[-1].strip() if lines else 'no output'}; see {log_path}")
+
+
+def _listens(daemon: Daemon, port: int) -> bool:
+    """True if the daemon itself does, or a child of it: another's server would answer as well."""
+    try:
+        process = psutil.Process(daemon.pid)
+        family = [process, *process.children(recursive=True)]
+        sockets = [socket for one in family for socket in one.net_connections("tcp")]
+    except psutil.NoSuchProcess:
+        return False
+    return any(s.status == psutil.CONN_LISTEN and s.laddr.port == port for s in sockets)
 
 
 def _answers(port: int) -> bool:
@@ -242,17 +271,23 @@ def _worker_is_online(cluster: Cluster) -> bool:
     return workers.status_code == httpx.codes.OK and any(row["status"] == "ONLINE" for row in workers.json())
 
 
-def _free_port() -> int:
-    """Prefect's own port if nobody has it, or else any free one."""
-    for port in (PREFERRED_PORT, 0):
-        with closing(socket.socket()) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # also just after a server ended
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
-    raise AssertionError("no free port")
+def _free_port(preferred: int) -> int:
+    """The preferred port if nobody has it, or else any free one."""
+    if preferred and _is_free(preferred):
+        return preferred
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _is_free(port: int) -> bool:
+    with closing(socket.socket()) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # also just after a server ended
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 def _is_deployed(home: Path) -> bool:

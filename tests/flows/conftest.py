@@ -109,7 +109,7 @@ class Prefect:
 @pytest.fixture(scope="session")
 def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
     """A server, a worker, the deployments of prefect.yaml."""
-    running = cluster.start(tmp_path_factory.mktemp("prefect"), owned=True)
+    running = cluster.start(tmp_path_factory.mktemp("prefect"), owned=True, port=0)
     try:
         yield Prefect(running)
     finally:

@@ -1,0 +1,24 @@
+"""A server of one's own, also where two are started in the same moment."""
+
+from pathlib import Path
+
+import pytest
+
+from flows import cluster
+from tests.flows.conftest import Prefect
+
+
+def test_a_port_that_another_took_meanwhile_is_not_taken_for_ones_own(
+    prefect: Prefect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The port was free when it was chosen; now another server answers there, and answers healthily."""
+    choose, chosen = cluster._free_port, [prefect.cluster.port]
+    monkeypatch.setattr(cluster, "_free_port", lambda wanted: chosen.pop() if chosen else choose(wanted))
+    (tmp_path / "prefect").mkdir()
+    server, port = cluster._start_server(tmp_path, prefect.cluster.port)
+    try:
+        assert not chosen and port != prefect.cluster.port
+        assert cluster._listens(server, port) and not cluster._listens(server, prefect.cluster.port)
+    finally:
+        cluster._end(server)
+    assert prefect.filter("deployments", {}), "the first one is untouched"
