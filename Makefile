@@ -15,13 +15,19 @@ KILLS ?= 20
 OUTAGE ?= 20
 export TIRFLOW_HOME ?= $(CURDIR)/.tirflow
 
-.PHONY: demo test drills test-browser base-image images test-containers test-cluster cluster-up cluster-down bench-containers bench-sandbox bench-generation bench-rl bench-sft bench-memory bench-gpu setup-trl lint types check up down env deploy run venv lock clean setup-vllm test-vllm plan
+.PHONY: demo test test-drills test-gpu drills test-browser base-image images test-containers test-cluster cluster-up cluster-down bench-containers bench-sandbox bench-generation bench-rl bench-sft bench-memory bench-gpu setup-trl lint types check up down env deploy run venv lock clean setup-vllm test-vllm plan
 
 demo: venv ## train/tiny from an empty machine to its scores; run again, it reuses what exists
 	@$(BIN)/python -m flows.local demo
 
-test: venv ## everything that needs neither Docker nor vLLM nor a browser
+test: venv ## everything that needs neither Docker nor vLLM nor a browser; short drills and GPU tests have their own
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=10 -rs
+
+test-drills: venv ## the short drills
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -rs tests/drills
+
+test-gpu: venv ## on a GPU, or at tiny size on the CPU where there is none, which they say
+	$(BIN)/python -m pytest -q -rs tests/gpu
 
 drills: venv ## make drills KILLS=200 OUTAGE=600: real faults, and their table in docs/reliability.md; an hour
 	$(BIN)/python -m pytest -q -m "long or not long" tests/drills --kills $(KILLS) --outage $(OUTAGE) --drill-results $(TIRFLOW_HOME)/drills.jsonl; \

@@ -25,6 +25,7 @@ POOL = "local"
 PREFERRED_PORT = 4200
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 40.0
+IDLE_STOP_TIMEOUT_S = 10.0  # with no flow below it there is nothing to wait for
 ROOT = Path(__file__).resolve().parents[1]
 DEPLOYMENTS = ROOT / "prefect.yaml"
 
@@ -202,8 +203,9 @@ def _end(daemon: Daemon) -> None:
     """SIGTERM to the process, and SIGKILL to its group if it has not ended in time."""
     if not _alive(daemon):
         return
+    busy = psutil.Process(daemon.pid).children()
     os.kill(daemon.pid, signal.SIGTERM)
-    deadline = time.monotonic() + STOP_TIMEOUT_S
+    deadline = time.monotonic() + (STOP_TIMEOUT_S if busy else IDLE_STOP_TIMEOUT_S)
     while _alive(daemon):
         if time.monotonic() > deadline:
             os.killpg(daemon.pid, signal.SIGKILL)

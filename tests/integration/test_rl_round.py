@@ -240,12 +240,20 @@ def check_tensorboard(directory: Path) -> list[float]:
 
 
 def test_ppo_goes_on_from_a_round_of_ppo_alone(root: Path, inputs: dict[str, ArtifactRef]) -> None:
-    state = outputs_of(root / "one")["trainer_state"]
-    request = make_request(root, {**inputs, "trainer_state": state}, "no_critic", **FAST, algorithm="ppo")
+    before = outputs_of(root / "one")
+    later = {**inputs, "checkpoint": before["checkpoint"], "trainer_state": before["trainer_state"]}
     with pytest.raises(
         ValueError, match=r"no critic in this trainer state; rl\.algorithm = 'ppo' goes on from"
     ):
-        in_process(request)
+        in_process(make_request(root, later, "no_critic", **FAST, algorithm="ppo"))
+
+
+def test_a_state_goes_on_with_the_checkpoint_of_its_own_round_alone(
+    root: Path, inputs: dict[str, ArtifactRef]
+) -> None:
+    later = {**inputs, "trainer_state": outputs_of(root / "one")["trainer_state"]}
+    with pytest.raises(ValueError, match=r"'checkpoint' .* is not of the round that made 'trainer_state'"):
+        in_process(make_request(root, later, "other", **FAST))
 
 
 def test_every_stabiliser_at_once(root: Path, inputs: dict[str, ArtifactRef]) -> None:
