@@ -166,7 +166,7 @@ def sft_phase(recipe: Recipe, shape: ModelShape, ranks: int) -> Phase:
 
 
 def rl_phases(recipe: Recipe, shape: ModelShape, ranks: int, gpu: int) -> list[Phase]:
-    """Sampling and update of an RL step: the sampler stays on the GPU during the update, the trainer while sampling."""
+    """Sampling and update of an RL step: the trainer stays on the GPU while sampling, the sampler unless it sleeps."""
     rl, size = recipe.rl, element_size(recipe.model.dtype)
     step, host = training_memory(shape, recipe.model.dtype, rl.optimizer, ranks, rl.tokens_per_micro_batch)
     critic = 0
@@ -191,7 +191,8 @@ def rl_phases(recipe: Recipe, shape: ModelShape, ranks: int, gpu: int) -> list[P
         "sampler": on_gpu,
         "buffers": step.buffers,
     }
-    update = Memory(**shared, activations=step.activations, logits=step.logits)
+    resident = shared | {"sampler": 0} if rl.sleep_sampler else shared
+    update = Memory(**resident, activations=step.activations, logits=step.logits)
     return [Phase("rl sample", Memory(**shared), host), Phase("rl update", update, host)]
 
 

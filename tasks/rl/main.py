@@ -74,7 +74,9 @@ def _load(context: StageContext[RlStage], stack: ExitStack) -> RlRound:
     interpreter = None
     if config.traces.max_calls:
         interpreter = stack.enter_context(make_interpreter(config.sandbox))
-    generator = make_generator(config.generation, config.model, checkpoint, tokenizer)
+    generator = make_generator(
+        config.generation, config.model, checkpoint, tokenizer, config.rl.sleep_sampler
+    )
     return RlRound(
         context,
         model=load_model(checkpoint, config.model),

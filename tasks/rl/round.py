@@ -19,7 +19,7 @@ from tasks.rl.update import PolicyUpdate
 from tasks.shared.config import OptimizerConfig, RlConfig, RlStage
 from tasks.shared.environment import rank, world_size
 from tasks.shared.generation.interleave import RolloutPolicy
-from tasks.shared.generation.protocol import Generator, Sampling
+from tasks.shared.generation.protocol import Generator, Sampling, Sleeps
 from tasks.shared.learning.critic import CriticEngine
 from tasks.shared.learning.engine import TrainingEngine
 from tasks.shared.sandbox import Interpreter
@@ -115,6 +115,10 @@ class RlRound:
         clock = PhaseClock()
         step, rl = self.progress.step, self._config.rl
         graded = self._sampler.collect(step, self.progress.data_seed, clock)
+        if rl.sleep_sampler:
+            assert isinstance(self._generator, Sleeps)  # the recipe's engine is vLLM
+            with clock("sleep"):
+                self._generator.sleep()
         with clock("advantages"):
             experience = build_experience(graded, self._config, self._decode, self._seed(RESAMPLE_PLACE))
         require_a_sandbox(experience, step + 1)

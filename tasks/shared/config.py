@@ -180,6 +180,14 @@ def _require_zero(section: str, optimizer: OptimizerConfig, model: ModelConfig) 
         )
 
 
+def _require_vllm_to_sleep(generation: GenerationConfig, rl: RlConfig) -> None:
+    """ValueError where an engine that cannot sleep is to."""
+    if rl.sleep_sampler and generation.engine != "vllm":
+        raise ValueError(
+            f"rl.sleep_sampler = true needs generation.engine = 'vllm', not '{generation.engine}'; set it to false"
+        )
+
+
 def _require_row(generation: GenerationConfig, rl: RlConfig) -> None:
     """ValueError if one packed row is shorter than the longest prompt and response."""
     longest = generation.max_prompt_tokens + generation.max_response_tokens
@@ -232,6 +240,7 @@ class RlStage(Section):
     @model_validator(mode="after")
     def _sections_fit_together(self) -> Self:
         _require_row(self.generation, self.rl)
+        _require_vllm_to_sleep(self.generation, self.rl)
         _require_zero("rl.optimizer", self.rl.optimizer, self.model)
         return self
 
@@ -320,6 +329,7 @@ class Recipe(Section):
                 f"generation.max_response_tokens = {self.generation.max_response_tokens}; lower it"
             )
         _require_row(self.generation, self.rl)
+        _require_vllm_to_sleep(self.generation, self.rl)
         _require_zero("rl.optimizer", self.rl.optimizer, self.model)
         if self.cold_start:
             _require_zero("sft.optimizer", self.sft.optimizer, self.model)

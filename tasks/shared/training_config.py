@@ -110,6 +110,9 @@ class RlConfig(Section):
     checkpoint_every_steps: int = Field(10, ge=1)
     # largest |log-prob| gap of sampler and trainer after a weight sync
     probe_bound: float = Field(0.05, gt=0)
+    # vLLM beside the trainer on a GPU: asleep from the last sample of a step to the weight sync, its memory the
+    # trainer's. The CPU build goes through the same calls and frees nothing.
+    sleep_sampler: bool = False
     min_entropy: float = Field(0.0, ge=0)  # nats a sampled token; below it the policy has collapsed; 0 is off
     on_empty_step: Literal["skip", "stop"] = "skip"  # a step whose filters left nothing to learn from
     optimizer: OptimizerConfig = OptimizerConfig()

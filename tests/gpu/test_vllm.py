@@ -18,7 +18,7 @@ pytestmark = [
 ]
 
 
-def test_weights_go_over_in_bfloat16(tmp_path: Path) -> None:
+def test_weights_go_over_in_bfloat16_also_to_an_engine_that_slept(tmp_path: Path) -> None:
     from tasks.shared.generation.vllm_engine import VllmGenerator
 
     for seed, name in enumerate(("sampled", "trained")):
@@ -26,9 +26,16 @@ def test_weights_go_over_in_bfloat16(tmp_path: Path) -> None:
     model_config = ModelConfig(source="tiny", dtype="bfloat16")
     tokenizer = load_tokenizer(tmp_path / "sampled")
     config = GenerationConfig(engine="vllm", max_sequences=8, max_prompt_tokens=64, max_response_tokens=64)
-    generator = VllmGenerator(config, model_config, tmp_path / "sampled", [tokenizer.eos_token_id])
+    generator = VllmGenerator(
+        config, model_config, tmp_path / "sampled", [tokenizer.eos_token_id], can_sleep=True
+    )
     trained = load_model(tmp_path / "trained", model_config).to("cuda")
     engine = TrainingEngine(trained, OptimizerConfig(zero_stage=1), total_steps=1)
     generator.load_weights(engine.weights())
     sequences = [list(range(40, 40 + n)) for n in (5, 17, 30)]
+    assert probe(engine, generator, sequences, bound=0.2, row_tokens=256) < 0.2
+    free, total = torch.cuda.mem_get_info()
+    generator.sleep()
+    assert torch.cuda.mem_get_info()[0] - free > 0.5 * config.gpu_memory_utilization * total
+    generator.load_weights(engine.weights())
     assert probe(engine, generator, sequences, bound=0.2, row_tokens=256) < 0.2

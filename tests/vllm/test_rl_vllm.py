@@ -40,9 +40,10 @@ def inputs(root: Path) -> dict[str, ArtifactRef]:
 def run(
     root: Path, name: str, inputs: dict[str, ArtifactRef], ranks: int, zero_stage: int
 ) -> dict[str, Path]:
-    """A round of `STEPS` steps in a process of its own; the directories of its outputs."""
+    """A round of `STEPS` steps in a process of its own, with a sampler that sleeps; the directories of its outputs."""
     optimizer = OPTIMIZER.model_copy(update={"ranks": ranks, "zero_stage": zero_stage})
-    request = make_request(root, inputs, name, steps_per_round=STEPS, probe_bound=EXACT, optimizer=optimizer)
+    changes = {"steps_per_round": STEPS, "probe_bound": EXACT, "optimizer": optimizer, "sleep_sampler": True}
+    request = make_request(root, inputs, name, **changes)
     request = StageRequest.model_validate(
         request.model_dump() | {"config": request.config | {"generation": GENERATION}}
     )

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tasks.prepare.tiny_model import make_tiny_checkpoint
 from tasks.shared.config import GenerationConfig, ModelConfig, TinyModel
-from tasks.shared.generation.protocol import Generator, NamesDifferences, Piece, Sampling
+from tasks.shared.generation.protocol import Generator, NamesDifferences, Piece, Sampling, Sleeps
 from tasks.shared.generation.vllm_engine import VllmGenerator
 
 PROMPTS = [list(range(40, 40 + n)) for n in (5, 9, 17, 30)]
@@ -89,6 +89,22 @@ def test_logprobs_equal_the_trainers_before_and_after_every_sync(engine, tmp_pat
         assert largest_gap(generator, model) > 0.1, "other weights must show, or this test cannot fail"
         generator.load_weights(model.named_parameters())
         assert largest_gap(generator, model) < EXACT
+    generator.load_weights(reference(directory).named_parameters())
+
+
+def test_an_engine_sleeps_until_it_gets_weights(engine, tmp_path):
+    """The calls of a GPU on a real engine; what they free is for tests/gpu, the CPU build frees nothing."""
+    generator, directory, tied = engine
+    assert isinstance(generator, Sleeps)
+    model = reference(checkpoint(tmp_path, 4, tied))
+    generator.sleep()
+    assert generator._llm.llm_engine.is_sleeping()
+    with pytest.raises(AssertionError, match="load_weights wakes it"):
+        generate(generator)
+    generator._requests.clear()
+    generator.load_weights(model.named_parameters())
+    assert not generator._llm.llm_engine.is_sleeping()
+    assert largest_gap(generator, model) < EXACT
     generator.load_weights(reference(directory).named_parameters())
 
 

@@ -16,12 +16,16 @@ def make_generator(
     model_config: ModelConfig,
     checkpoint: Path,
     tokenizer: "PreTrainedTokenizerBase",
+    can_sleep: bool = False,
 ) -> Generator:
-    """A generator with the checkpoint's weights. ValueError, with the remedy, if the engine cannot run here."""
+    """A generator with the checkpoint's weights, vLLM's one that can `sleep` if asked for.
+
+    ValueError, with the remedy, if the engine cannot run here.
+    """
     if config.engine == "vllm":
         from tasks.shared.generation.vllm_engine import VllmGenerator
 
-        return VllmGenerator(config, model_config, checkpoint, [tokenizer.eos_token_id])
+        return VllmGenerator(config, model_config, checkpoint, [tokenizer.eos_token_id], can_sleep)
     import torch
 
     from tasks.shared.checkpoints import load_model

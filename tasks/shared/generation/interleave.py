@@ -46,8 +46,8 @@ class RolloutPolicy:
     sampling: Sampling
     max_response_tokens: int  # of the whole response, feedback included
     # When feedback goes in. ready: as soon as it is there. scheduled: exactly `schedule_steps` engine steps after its
-    # block, waiting for it if need be, so that equal seeds give equal batches and equal bits. batch: once every row
-    # waits (what others do; for comparison).
+    # block, waiting for it if need be, so that equal seeds give equal batches and equal bits. batch: every row samples
+    # until its block or its end, then all blocks run, then all go on (what others do; for comparison).
     delivery: Literal["ready", "scheduled", "batch"] = "ready"
     schedule_steps: int = 12
 
@@ -124,6 +124,7 @@ class _Rollout:
         self._tokenizer = tokenizer
         self._policy = policy
         self._live: dict[str, _Live] = {}
+        self._stopped: list[tuple[str, str]] = []  # request and its block, not submitted yet
         self._running: list[_Running] = []  # in the order of their submission
         self._step = 0
 
@@ -175,22 +176,31 @@ class _Rollout:
                 return self._finish(piece.request_id, FinishReason.LENGTH)
             self._generator.extend(piece.request_id, (), stop=self._stop(live), max_new_tokens=left)
             return None
-        assert self._interpreter is not None
-        if self._policy.stateful and live.session is None:
-            live.session = self._interpreter.open_session()
-        future = self._interpreter.submit(code, session=live.session)
-        self._running.append(
-            _Running(piece.request_id, code, future, self._step + self._policy.schedule_steps)
-        )
+        self._stopped.append((piece.request_id, code))
+        if self._policy.delivery != "batch":
+            self._submit()
         return None
+
+    def _submit(self) -> None:
+        """Hand the blocks of rows that stopped to the sandbox."""
+        assert self._interpreter is not None
+        for request_id, code in self._stopped:
+            live = self._live[request_id]
+            if self._policy.stateful and live.session is None:
+                live.session = self._interpreter.open_session()
+            future = self._interpreter.submit(code, session=live.session)
+            self._running.append(_Running(request_id, code, future, self._step + self._policy.schedule_steps))
+        self._stopped.clear()
 
     def _deliverable(self) -> list[_Running]:
         """Executions whose feedback goes in now, in the order of their submission; removed from those running."""
+        idle = self._generator.num_running == 0
+        if idle and self._stopped:
+            self._submit()
         if not self._running:
             return []
-        idle = self._generator.num_running == 0
         if self._policy.delivery == "batch":
-            chosen = list(self._running) if idle else []
+            chosen = list(self._running)
         elif self._policy.delivery == "scheduled":
             if idle:
                 self._step = max(self._step, self._running[0].due)

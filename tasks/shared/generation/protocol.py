@@ -68,6 +68,14 @@ class Generator(Protocol):
 
 
 @runtime_checkable
+class Sleeps(Protocol):
+    """An engine that can give the device's memory to others while it has nothing to do."""
+
+    def sleep(self) -> None:
+        """Drop weights and cache; `load_weights` wakes it."""
+
+
+@runtime_checkable
 class NamesDifferences(Protocol):
     """An engine whose tensors can be compared by name with the trainer's, for the probe's message."""
 

@@ -37,13 +37,18 @@ class _Request:
 
 
 class VllmGenerator:
-    """Continuous batching by vLLM: a `Generator` that `NamesDifferences`.
+    """Continuous batching by vLLM: a `Generator` that `Sleeps` and `NamesDifferences`.
 
     Raises ValueError: vLLM is not installed, or the model has too few positions for the recipe's lengths.
     """
 
     def __init__(
-        self, config: GenerationConfig, model_config: ModelConfig, checkpoint: Path, eos_ids: Sequence[int]
+        self,
+        config: GenerationConfig,
+        model_config: ModelConfig,
+        checkpoint: Path,
+        eos_ids: Sequence[int],
+        can_sleep: bool = False,
     ) -> None:
         # one more: scoring makes vLLM sample a token after the sequence
         num_positions = config.max_prompt_tokens + config.max_response_tokens + 1
@@ -77,7 +82,9 @@ class VllmGenerator:
             generation_config="vllm",  # sampling is as the recipe says, whatever the checkpoint's defaults are
             # takes the launcher's ranks as they are and the device of LOCAL_RANK: no tensor parallelism
             distributed_executor_backend="external_launcher" if world_size() > 1 else None,
+            enable_sleep_mode=can_sleep and on_gpu,  # takes an allocator that the CPU build does not have
         )
+        self._asleep = False
         self._engine = self._llm.llm_engine
         self._eos_ids = list(eos_ids)
         self._requests: dict[str, _Request] = {}
@@ -144,11 +151,28 @@ class VllmGenerator:
             for output, ids in zip(outputs, sequences, strict=True)
         ]
 
+    def sleep(self) -> None:
+        """Drop weights and cache until `load_weights`; the CPU build keeps them, and says so in a warning."""
+        assert not self._running, "an engine with running requests cannot sleep"
+        self._llm.sleep(level=2)  # keeps no copy: what comes next are other weights
+        self._asleep = True
+
     def load_weights(self, weights: "Iterable[tuple[str, torch.Tensor]]") -> None:
-        """Take over parameters by checkpoint name, in memory; cached prefixes of the old weights are dropped."""
+        """Take over parameters by checkpoint name, in memory; cached prefixes of the old weights are dropped.
+
+        Wakes an engine that sleeps: first room for the weights, and for the cache once they are there, so that what
+        the trainer gathers to hand them over finds room too.
+        """
         assert not self._running, "weights must not change under running requests"
+        if self._asleep:
+            _free_trainers_cache()
+            self._llm.wake_up(tags=["weights"])
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": _copies(weights)})
         self._llm.collective_rpc(_refresh_tied_head)
+        if self._asleep:
+            _free_trainers_cache()
+            self._llm.wake_up(tags=["kv_cache"])
+            self._asleep = False
         self._llm.reset_prefix_cache()
 
     def differing(self, weights: "Iterable[tuple[str, torch.Tensor]]") -> list[str]:
@@ -165,6 +189,7 @@ class VllmGenerator:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
+        assert not self._asleep, "an engine that sleeps steps no request: load_weights wakes it"
         request = self._requests[request_id]
         engine_id = f"{request_id}#{request.turn}"
         params = SamplingParams(
@@ -190,6 +215,14 @@ def _reason(completion: Any) -> Any:
         return "length"
     assert completion.finish_reason == "stop", f"vLLM ended a request with '{completion.finish_reason}'"
     return "stop" if isinstance(completion.stop_reason, str) else "eos"
+
+
+def _free_trainers_cache() -> None:
+    """Give back what torch's allocator keeps for its next tensors: vLLM takes its memory from the driver."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _require_positions(checkpoint: Path, wanted: int) -> None:

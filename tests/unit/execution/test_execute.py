@@ -13,8 +13,16 @@ import pytest
 from tasks.shared.artifacts import Store
 from tasks.shared.config import STAGE_CONFIGS
 from tasks.shared.environment import stage_environment
-from tasks.shared.execution.execute import Event, StageFailed, StageStopped, execute, parse_event
-from tasks.shared.execution.process import ProcessBackend
+from tasks.shared.execution.backend import Away
+from tasks.shared.execution.execute import (
+    Event,
+    StageFailed,
+    StageLost,
+    StageStopped,
+    execute,
+    parse_event,
+)
+from tasks.shared.execution.process import ProcessBackend, RunningProcess
 from tasks.shared.stage import StageRequest, StageResult
 
 RESULT = StageResult(outputs={}, metrics={"loss": 1.5})
@@ -195,3 +203,16 @@ def test_a_real_stage_runs_by_hand_and_through_the_backend_alike(tmp_path: Path)
     manifest = Store(request.store).manifest(result.outputs["problems"])
     assert manifest.provenance.stage == "prepare"
     assert len(manifest.provenance.code) == 64
+
+
+class AwayBackend(ScriptBackend):
+    """A backend whose surroundings do not answer."""
+
+    def start(self, stage: str, request_path: Path, log_path: Path, lock: int) -> RunningProcess:
+        raise Away("no engine answers; start one")
+
+
+def test_surroundings_that_do_not_answer_are_worth_another_attempt(tmp_path: Path) -> None:
+    with pytest.raises(StageLost, match=r"^stage 'sft': no engine answers; start one$"):
+        execute(make_request(tmp_path), AwayBackend(""), tmp_path / "log", lambda _: None)
+    assert run(tmp_path, finish())[0] == RESULT, "its scratch directory is free again"

@@ -150,6 +150,17 @@ def test_production_recipes_fit_the_hardware_they_name(recipe: str, gpus: int, g
     assert smaller.refusal() is not None
 
 
+def test_a_sampler_that_sleeps_leaves_its_memory_to_the_update() -> None:
+    found = {}
+    for sleeps in (True, False):
+        plan = make_plan(load_recipe("retool_7b", {"rl.sleep_sampler": sleeps}), 8, 80 * GIB)
+        phases = {phase.name: phase.memory for phase in plan.phases}
+        assert phases["rl sample"].sampler > 0
+        found[sleeps] = phases["rl update"]
+    assert found[True].sampler == 0
+    assert found[False].total - found[True].total == found[False].sampler > 0
+
+
 def test_recipes_pin_the_commits_of_the_registry() -> None:
     models = load_models()
     for name in ("retool", "text_rl", "retool_7b", "torl_1_5b", "torl_7b"):

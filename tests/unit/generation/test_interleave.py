@@ -72,15 +72,18 @@ def policy(dialect: str = "retool", **changes: object) -> RolloutPolicy:
     return RolloutPolicy(**{**values, **changes})  # type: ignore[arg-type]
 
 
+def requests_for(scripts: dict[str, str]) -> list[RolloutRequest]:
+    return [
+        RolloutRequest(name.split("/")[0], int(name.split("/")[1]), tuple(TOKENIZER.encode("Q?")), seed=i)
+        for i, name in enumerate(scripts)
+    ]
+
+
 def run(
     scripts: dict[str, str], interpreter: object, rules: RolloutPolicy
 ) -> tuple[list[Trajectory], ScriptedGenerator]:
     generator = ScriptedGenerator(TOKENIZER, scripts)
-    requests = [
-        RolloutRequest(name.split("/")[0], int(name.split("/")[1]), tuple(TOKENIZER.encode("Q?")), seed=i)
-        for i, name in enumerate(scripts)
-    ]
-    return list(rollout(requests, generator, interpreter, TOKENIZER, rules)), generator  # type: ignore[arg-type]
+    return list(rollout(requests_for(scripts), generator, interpreter, TOKENIZER, rules)), generator  # type: ignore[arg-type]
 
 
 def three(code: str) -> ExecutionResult:
@@ -218,9 +221,15 @@ def test_scheduled_delivery_does_not_depend_on_how_long_code_takes() -> None:
     assert seen[0][1]["a/0"]
 
 
-def test_batch_delivery_waits_until_every_row_waits() -> None:
+def test_batch_delivery_runs_blocks_once_every_row_waits() -> None:
     scripts = {"a/0": BLOCK + ANSWER, "long/0": "some words " * 30}
-    trajectories, generator = run(scripts, ScriptedInterpreter(three), policy(delivery="batch"))
+    interpreter = ScriptedInterpreter(three)
+    rows = requests_for(scripts)
+    generator = ScriptedGenerator(TOKENIZER, scripts)
+    finished = rollout(rows, generator, interpreter, TOKENIZER, policy(delivery="batch"))  # type: ignore[arg-type]
+    trajectories = [next(finished)]
+    assert not interpreter.programs, "a block ran while another row was sampling"
+    trajectories += finished
     assert [t.problem_id for t in trajectories] == ["long", "a"]
     assert generator.steps_at["a/0"] == [len(trajectories[0].response_ids)]
 

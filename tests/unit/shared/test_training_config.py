@@ -54,6 +54,11 @@ def test_bfloat16_without_zero_is_refused(stage: str) -> None:
         load_recipe("tiny", overrides)
 
 
+def test_only_vllm_can_sleep() -> None:
+    with pytest.raises(ValueError, match=r"rl\.sleep_sampler = true needs generation\.engine = 'vllm'"):
+        load_recipe("tiny", {"rl.sleep_sampler": True})
+
+
 def test_a_request_is_checked_as_the_recipe_is() -> None:
     with pytest.raises(ValueError, match=r"sft\.optimizer\.zero_stage = 0 needs"):
         SftStage(
