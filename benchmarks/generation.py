@@ -22,7 +22,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from benchmarks.record import RESULTS, headline, markdown_table, surroundings, write_page
-from benchmarks.taught import DIALECT, MODEL, MOST_CALLS, problem, teach
+from benchmarks.taught import DIALECT, LEADS, MODEL, MOST_CALLS, problem, teach
 from tasks.shared.checkpoints import load_tokenizer
 from tasks.shared.config import GenerationConfig, SandboxConfig, TracesConfig
 from tasks.shared.generation.engines import make_generator
@@ -63,8 +63,11 @@ class Bench:
     policy: RolloutPolicy
 
     def requests(self, program: str, rows: int) -> list[RolloutRequest]:
-        """One to three calls each, in turn."""
-        texts = [problem(1 + row % MOST_CALLS, program) for row in range(rows)]
+        """One to three calls each, and more or less text before them, in turn."""
+        texts = [
+            problem(1 + row % MOST_CALLS, program, LEADS[row // MOST_CALLS % len(LEADS)])
+            for row in range(rows)
+        ]
         prompts = {
             text: encode_prompt(self.tokenizer, DIALECT, text, instructed=False) for text in set(texts)
         }
@@ -127,7 +130,7 @@ def against_raw(bench: Bench, rows: int, rounds: int) -> dict[str, list[Lap]]:
 
 
 def deliveries(bench: Bench, rows: int, rounds: int) -> dict[str, list[Lap]]:
-    """Programs of 30 ms: feedback as soon as it is there, on the schedule, or once every row waits."""
+    """Programs of 30 ms: run while other rows sample, answered at once or on the schedule; or all run in between."""
     requests = bench.requests("slow", rows)
     systems: dict[str, Callable[[], tuple[Lap, list[int]]]] = {
         name: partial(bench.with_code, requests, replace(bench.policy, delivery=name))  # type: ignore[arg-type]

@@ -125,13 +125,7 @@ def configuration(output_dir: str, micro_batch: int) -> GRPOConfig:
         epsilon_high=settings.CLIP_HIGH,
         learning_rate=settings.RL_LEARNING_RATE,
         lr_scheduler_type="constant",
-        gradient_checkpointing=False,
-        bf16=False,
-        use_cpu=True,
-        save_strategy="no",
-        report_to="none",
-        logging_steps=1,
-        disable_tqdm=True,
+        **settings.TRL_ARGUMENTS,
     )
 
 

@@ -17,3 +17,14 @@ BETAS = (0.9, 0.95)
 WEIGHT_DECAY = 0.1
 MAX_GRAD_NORM = 1.0
 SFT_STEPS = 300  # of the schedule
+
+# What TRL's two configurations share: float32 on the CPU, a log line each step and nothing saved or sent.
+TRL_ARGUMENTS = {
+    "gradient_checkpointing": False,
+    "bf16": False,
+    "use_cpu": True,
+    "save_strategy": "no",
+    "report_to": "none",
+    "logging_steps": 1,
+    "disable_tqdm": True,
+}

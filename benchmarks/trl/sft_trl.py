@@ -83,13 +83,7 @@ def configuration(output_dir: str, packed: bool) -> SFTConfig:
         adam_beta2=settings.BETAS[1],
         weight_decay=settings.WEIGHT_DECAY,
         max_grad_norm=settings.MAX_GRAD_NORM,
-        gradient_checkpointing=False,
-        bf16=False,
-        use_cpu=True,
-        save_strategy="no",
-        report_to="none",
-        logging_steps=1,
-        disable_tqdm=True,
+        **settings.TRL_ARGUMENTS,
     )
 
 
