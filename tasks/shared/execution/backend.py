@@ -11,9 +11,12 @@ class Exit:
     """How a stage ended."""
 
     code: int  # 128 + n if signal n ended it
-    cause: Literal["", "out_of_memory", "lost"] = (
-        ""  # what its surroundings say; lost: they do not know any more
-    )
+    # what its surroundings say; lost: they do not know it any more, away: they do not answer
+    cause: Literal["", "out_of_memory", "lost", "away"] = ""
+
+
+class Away(ValueError):
+    """What stages run in does not answer; worth another attempt where work has begun. One line, with the remedy."""
 
 
 class RunningStage(Protocol):
@@ -42,11 +45,14 @@ class Backend(Protocol):
         """
 
     def find(self, request_path: Path, log_path: Path) -> RunningStage | None:
-        """The stage that an earlier launcher, now dead, started on this request, if it outlived its launcher."""
+        """The stage that an earlier launcher, now dead, started on this request, if it outlived its launcher.
+
+        Raises Away.
+        """
 
     def start(self, stage: str, request_path: Path, log_path: Path, lock: int) -> RunningStage:
         """Start `python -m tasks.<stage>.main <request_path>`.
 
         Its stderr is appended to `log_path`. `lock` is a descriptor that must stay open as long as anything of the
-        stage lives: it keeps a second run out of the same scratch directory.
+        stage lives: it keeps a second run out of the same scratch directory. Raises Away.
         """

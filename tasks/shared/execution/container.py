@@ -16,15 +16,31 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import docker
-from docker.errors import APIError, NotFound
+from docker.errors import APIError, DockerException, NotFound
 from docker.models.containers import Container
+from requests.exceptions import RequestException
+from urllib3.exceptions import HTTPError
 
 from tasks.shared.environment import home
-from tasks.shared.execution.backend import Exit
+from tasks.shared.execution.backend import Away, Exit
 
-KILLED = 128 + signal.SIGKILL
-REMOVAL_S = 1.0
+KILLED, TERMINATED = 128 + signal.SIGKILL, 128 + signal.SIGTERM
+LOSS_S = 12.0  # an engine that is stopped first gives its containers 10 s
+LOSS_POLL_S = 0.5
 SCRATCH_LABEL, PART_LABEL = "tirflow.scratch", "tirflow.part"
+
+
+@contextlib.contextmanager
+def asking_engine() -> Iterator[None]:
+    """A connection that is refused or breaks is told as Away; what the engine answers, errors too, passes."""
+    try:
+        yield
+    except APIError:
+        raise
+    except (DockerException, RequestException, HTTPError) as error:
+        raise Away(
+            f"TIRFLOW_BACKEND = docker: no Docker engine answers ({error}); start one, or use TIRFLOW_BACKEND=process"
+        ) from None
 
 
 class RunningContainer:
@@ -36,6 +52,7 @@ class RunningContainer:
         self._scratch = Path(container.labels[SCRATCH_LABEL])
         self._grace_s = grace_s
         self._since = since
+        self._broken = False  # its output, by an engine that went away
         self._errors = threading.Thread(target=self._copy_stderr, args=(log_path,), daemon=True)
         self._errors.start()
 
@@ -49,25 +66,38 @@ class RunningContainer:
             yield rest
 
     def wait(self) -> Exit:
-        """How it ended, as the engine says; lost if there is no such container any more."""
+        """How it ended, as the engine says; lost if there is no such container any more, away if no engine answers."""
         try:
-            code = self._container.wait(timeout=60)["StatusCode"]
-            self._errors.join(timeout=5)
-            self._container.reload()
-            if code and self._container.attrs["State"]["OOMKilled"]:
-                return Exit(code, "out_of_memory")
-            if code == KILLED:
-                time.sleep(REMOVAL_S)  # who removes a running container kills it first
+            with asking_engine():
+                code = self._container.wait(timeout=60)["StatusCode"]
+                self._errors.join(timeout=5)
                 self._container.reload()
+                if code and self._container.attrs["State"]["OOMKilled"]:
+                    return Exit(code, "out_of_memory")
+                if code in (KILLED, TERMINATED):
+                    self._wait_for_loss()
         except NotFound:
             return Exit(KILLED, "lost")
-        return Exit(code)
+        except Away:
+            return Exit(KILLED, "away")
+        return Exit(code, "away" if code and self._broken else "")
 
     def stop(self) -> None:
-        """End it, and remove it with its interpreter, socket and secrets."""
-        with contextlib.suppress(NotFound):  # removed by somebody else, or by an earlier call
-            self._container.stop(timeout=round(self._grace_s))
-        remove(self._container.client, self._scratch)
+        """End it, and remove it with its interpreter, socket and secrets.
+
+        Where no engine answers nothing can be ended: the next start on this host removes what is left.
+        """
+        with contextlib.suppress(Away), asking_engine():
+            with contextlib.suppress(NotFound):  # removed by somebody else, or by an earlier call
+                self._container.stop(timeout=round(self._grace_s))
+            remove(self._container.client, self._scratch)
+
+    def _wait_for_loss(self) -> None:
+        """Raise NotFound or Away if that is why it was killed: both come a moment after the signal."""
+        deadline = time.monotonic() + LOSS_S
+        while time.monotonic() < deadline and not self._broken:
+            time.sleep(LOSS_POLL_S)
+            self._container.reload()
 
     def _copy_stderr(self, log_path: Path) -> None:
         with log_path.open("a") as log:
@@ -76,15 +106,18 @@ class RunningContainer:
                 log.flush()
 
     def _output(self, stdout: bool) -> Iterator[str]:
-        """Pieces of one of its streams until it ends; a container that is gone has no more output."""
+        """Pieces of one of its streams until it ends; a container or an engine that is gone has no more output."""
         try:
-            stream = self._container.logs(
-                stream=True, follow=True, stdout=stdout, stderr=not stdout, since=self._since or None
-            )
-            for chunk in stream:
-                yield chunk.decode(errors="replace")
+            with asking_engine():
+                stream = self._container.logs(
+                    stream=True, follow=True, stdout=stdout, stderr=not stdout, since=self._since or None
+                )
+                for chunk in stream:
+                    yield chunk.decode(errors="replace")
         except NotFound:
             return
+        except Away:
+            self._broken = True
 
 
 def name_of(scratch: Path, part: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import docker
-from docker.errors import DockerException, ImageNotFound, NotFound
+from docker.errors import ImageNotFound, NotFound
 from docker.models.containers import Container
 from docker.models.images import Image
 from docker.types import DeviceRequest, LogConfig, Mount, Ulimit
@@ -24,6 +24,7 @@ from tasks.shared.execution.container import (
     PART_LABEL,
     SCRATCH_LABEL,
     RunningContainer,
+    asking_engine,
     name_of,
     private_directory,
     reap,
@@ -61,6 +62,7 @@ class DockerBackend:
             )
         return f"packages {labels['tirflow.packages']}"
 
+    @asking_engine()
     def find(self, request_path: Path, log_path: Path) -> RunningContainer | None:
         """The container of this scratch directory, if it runs still or ended well; see `Backend.find`."""
         try:
@@ -74,6 +76,7 @@ class DockerBackend:
         )  # that second's lines may come twice
         return RunningContainer(container, log_path, self._grace_s, since)
 
+    @asking_engine()
     def start(self, stage: str, request_path: Path, log_path: Path, lock: int) -> RunningContainer:
         """Start the stage; see `Backend.start`. The lock stays with the launcher: it tells whether that lives."""
         engine = _connect()
@@ -193,14 +196,10 @@ def _write_secrets(directory: Path, secrets: dict[str, str]) -> Path:
 
 
 def _connect() -> docker.DockerClient:
-    """The host's engine. ValueError, one line, if none answers."""
-    try:
+    """The host's engine. Away, a ValueError of one line, if none answers."""
+    with asking_engine():
         engine = docker.from_env()
         engine.ping()
-    except DockerException as error:
-        raise ValueError(
-            f"TIRFLOW_BACKEND = docker: no Docker engine answers ({error}); start one, or use TIRFLOW_BACKEND=process"
-        ) from None
     return engine
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from tasks.shared.execution.backend import Backend, Exit, RunningStage
+from tasks.shared.execution.backend import Away, Backend, Exit, RunningStage
 from tasks.shared.stage import StageRequest, StageResult
 
 Event = dict[str, Any]
@@ -37,7 +37,7 @@ class StageStopped(StageFailed):
 
 
 class StageLost(StageFailed):
-    """A stage ended through no fault of its own (its container or its store went away): worth another attempt."""
+    """A stage ended through no fault of its own (container, engine or store went away): worth another attempt."""
 
 
 def execute(
@@ -52,17 +52,20 @@ def execute(
 
     `on_event` gets every event the stage emits; `should_stop` is polled from a thread, True ends the stage;
     `fresh` forgets what an earlier attempt left in the scratch directory.
-    Raises StageFailed or StageStopped.
+    Raises StageFailed, or of its kinds StageStopped and StageLost.
     """
     scratch = Path(request.scratch)
     log_path.parent.mkdir(parents=True, exist_ok=True)
     with _exclusive(scratch, on_event) as (lock, waited):
         if waited and (result := _read_result(scratch)):
             return result  # another run did this very work while we waited for it
-        stage = None if fresh else backend.find(scratch / REQUEST, log_path)
-        if stage is None:
-            stage = _start(request, backend, log_path, lock, fresh)
-        else:
+        try:
+            stage = None if fresh else backend.find(scratch / REQUEST, log_path)
+            found = stage is not None
+            stage = stage or _start(request, backend, log_path, lock, fresh)
+        except Away as error:
+            raise StageLost(f"stage '{request.stage}': {error}") from None
+        if found:
             on_event({"event": "log", "message": "an earlier attempt still executes it; following that one"})
         with _stopping(stage, should_stop) as stopped:
             error = _follow(stage, log_path, on_event)
@@ -71,7 +74,9 @@ def execute(
             raise StageStopped(f"stage '{request.stage}' was stopped: its run was cancelled; log: {log_path}")
         result = _read_result(scratch)
         if ended.code or ended.cause or result is None:
-            outage = ended.cause == "lost" or (ended.code == EXIT_STORAGE and "://" in request.store)
+            outage = ended.cause in ("lost", "away") or (
+                ended.code == EXIT_STORAGE and "://" in request.store
+            )
             raise (StageLost if outage else StageFailed)(_explain(request.stage, ended, error, log_path))
         _prune(scratch)
         return result
@@ -173,6 +178,11 @@ def _explain(stage: str, ended: Exit, error: str | None, log_path: Path) -> str:
     tail = " | ".join(log_path.read_text(errors="replace").splitlines()[-TAIL_LINES:])[-600:]
     if ended.cause == "lost":
         return f"stage '{stage}': its container is gone, nothing here stopped it; log: {log_path}; it ends: {tail}"
+    if ended.cause == "away":
+        return (
+            f"stage '{stage}': the Docker engine stopped or does not answer, look at it (systemctl status docker); "
+            f"log: {log_path}; it ends: {tail}"
+        )
     if ended.cause == "out_of_memory":
         return (
             f"stage '{stage}' ran out of memory; raise TIRFLOW_STAGE_MEMORY or lower the token budgets of the recipe; "
