@@ -1,12 +1,19 @@
-"""Drills on services: a teacher that is away, a name that does not resolve, a crowd before the interpreter, no server.
+"""Drills on services: a teacher that is away, names that do not resolve, a crowd before the interpreter, no server.
 
 A Prefect server that is not there: tests/integration/test_bad_input.py; a lost worker, zygote or interpreter:
 tests/integration/test_sandbox_programs.py.
 """
 
+import contextlib
+import gzip
+import json
+import os
+import socket
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import UUID
@@ -16,11 +23,19 @@ import pytest
 
 from tasks.shared.artifacts import Store
 from tasks.shared.sandbox import Interpreter, Limits, SandboxSettings, Status
+from tasks.synthesize.teachers.responses import ResponseLog
 from tests.flows.conftest import Prefect, prefect, small, until
 from tests.integration.synthesis_world import finish, make_request, run_here, start
 from tests.integration.teacher_server import serve
 
 __all__ = ["prefect"]  # the fixture of tests/flows
+AWAY_S = 3.0
+TEACHER = """
+import sys, time
+from tests.integration.teacher_server import serve
+with serve(delay_s=0.2, port=int(sys.argv[1])):
+    time.sleep(600)
+"""
 
 
 def test_teacher_comes_late(tmp_path: Path, saw: Callable[[str], None]) -> None:
@@ -30,7 +45,7 @@ def test_teacher_comes_late(tmp_path: Path, saw: Callable[[str], None]) -> None:
     asked = []
 
     def come_back() -> None:
-        time.sleep(3)
+        time.sleep(AWAY_S)
         with serve(port=port) as late:
             asked.append(late)
             done.wait(60)
@@ -46,7 +61,64 @@ def test_teacher_comes_late(tmp_path: Path, saw: Callable[[str], None]) -> None:
         done.set()
         thread.join()
     assert Store(request.store).manifest(result.outputs["traces"]).metrics["accepted"] == 4
-    saw(f"away for 3 s; {len(asked[0].asked)} requests answered after that")
+    saw(f"away for {AWAY_S:g} s; {len(asked[0].asked)} requests answered after that")
+
+
+@contextlib.contextmanager
+def teacher_process(port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """A teacher that can be killed, ready."""
+    process = subprocess.Popen([sys.executable, "-c", TEACHER, str(port)])
+    try:
+        until(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0, timeout_s=60)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_teacher_killed_in_mid_run(tmp_path: Path, saw: Callable[[str], None]) -> None:
+    """The teacher's server is killed in the middle of its answers and comes back: every problem gets its trace."""
+    with serve() as server:
+        base_url = server.base_url
+    port, num_problems = int(base_url.rsplit(":", 1)[1].split("/")[0]), 12
+    teacher = {"max_attempts": 12, "max_wait_s": 1.0, "concurrency": 2}
+    request = make_request(tmp_path, ["honest"] * num_problems, base_url, teacher=teacher)
+    kept = Path(request.scratch) / "responses"
+    with teacher_process(port):
+        stage = start(request)
+        until(lambda: sum(path.stat().st_size for path in kept.glob("*")) > 1000, timeout_s=120)
+    assert stage.poll() is None
+    time.sleep(AWAY_S / 2)
+    before = num_responses(kept, tmp_path / "copy.jsonl.gz")
+    time.sleep(AWAY_S / 2)
+    assert num_responses(kept, tmp_path / "copy.jsonl.gz") == before < 2 * num_problems  # two turns each
+    assert stage.poll() is None
+    with teacher_process(port):
+        code, event, written = finish(stage)
+    assert code == 0, written[-2000:]
+    assert event["metrics"]["accepted"] == num_problems
+    saw(f"killed after {before} responses, away for {AWAY_S:g} s; {num_problems} of {num_problems} traces")
+
+
+def num_responses(directory: Path, copy: Path) -> int:
+    """How many whole responses a log holds."""
+    ResponseLog(directory).write(copy)
+    return len(gzip.decompress(copy.read_bytes()).splitlines())
+
+
+def test_names_resolve_late(tmp_path: Path, saw: Callable[[str], None]) -> None:
+    """The name server is silent when the stage begins and answers later: every problem gets its trace."""
+    if os.geteuid() != 0:
+        pytest.fail("this drill has a network of its own and that takes root: run it as root")
+    alone = ["unshare", "--net", "--mount", sys.executable, "-m", "tests.drills.silent_names"]
+    done = subprocess.run([*alone, str(tmp_path), str(AWAY_S)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["accepted"] == told["problems"] and told["unanswered"] and told["answered"], told
+    saw(
+        f"{told['unanswered']} questions without an answer in {AWAY_S:g} s, {told['answered']} answered after that; "
+        f"{told['accepted']} of {told['problems']} traces"
+    )
 
 
 def test_name_does_not_resolve(tmp_path: Path, saw: Callable[[str], None]) -> None:
