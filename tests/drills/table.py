@@ -2,7 +2,7 @@
 
     python -m tests.drills.table results.jsonl
 
-A drill that is not among the results keeps its row; one that is no more loses it.
+A drill that is not among the results keeps its row; one that is no more loses it. Kills are added up over the rows.
 """
 
 import json
@@ -17,6 +17,17 @@ PAGE = HERE.parents[1] / "docs" / "reliability.md"
 BEGIN, END = "<!-- drills: begin -->", "<!-- drills: end -->"
 HEAD = "| drill | what it shows | outcome | what was seen | s | date, commit |\n|---|---|---|---|---|---|\n"
 ROW = re.compile(r"^\| \[(?P<name>.+?)\]\(\.\./tests/drills/(?P<file>\w+\.py)\) \|.*$\n", re.MULTILINE)
+KILLS = re.compile(r"\b(\d+) kills? \(")
+
+
+def kills_told(count: int) -> str:
+    """How a drill says how often it killed, in the words that are added up; what was hit follows in brackets."""
+    return f"{count} kill{'s' if count != 1 else ''}"
+
+
+def kills_of(rows: str) -> int:
+    """The kills in the rows, all together."""
+    return sum(int(count) for count in KILLS.findall(rows))
 
 
 def row(line: dict[str, Any]) -> str:
@@ -49,7 +60,10 @@ def main() -> None:
     rows = rows_of(page) | rows_of("".join(row(line) for line in lines))
     kept = [text for key, text in sorted(rows.items()) if exists(*key)]
     passed = sum("| passed |" in text for text in kept)
-    told = f"{passed} of {len(kept)} drills passed; {os.cpu_count()} CPU cores, no GPU."
+    told = (
+        f"{passed} of {len(kept)} drills passed; {kills_of(''.join(kept))} kills in all; "
+        f"{os.cpu_count()} CPU cores, no GPU."
+    )
     PAGE.write_text(f"{before}{BEGIN}\n{told}\n\n{HEAD}{''.join(kept)}{after}")
     print(f"{told} {PAGE}")
 

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from flows import cluster
+from tests.drills import table
 from tests.flows.conftest import FINAL_STATES, Prefect, small, until
 
 RUN = "killed"
@@ -123,18 +124,17 @@ def test_flow_server_and_worker_killed(home: Path, saw: Callable[[str], None]) -
     assert stage is not None
     kill(flow_of(prefect))
     until(lambda: not stage.is_running(), timeout_s=120)  # nobody listens to it any more
-    saw("flow killed in SFT")
 
     prefect = begin(home)
     until(lambda: steps(prefect, "sft", execution=2) >= 4)
     kill_server(prefect)
-    saw("server killed in SFT")
 
     prefect = begin(home)
     until(lambda: steps(prefect, "rl-1") >= 1)
     orphan = flow_of(prefect)
     kill(psutil.Process(prefect.cluster.worker.pid))
-    saw(f"worker killed in RL, its flow {'went on' if orphan.is_running() else 'ended with it'}")
+    fate = "its flow went on" if orphan.is_running() else "its flow ended with it"
+    saw(f"{table.kills_told(3)} (flow in SFT, server in SFT, worker in RL: {fate})")
 
     prefect = Prefect(cluster.start(home, owned=True))
     prefect.run("train/tiny", run=RUN, overrides=CHANGES)
@@ -149,10 +149,8 @@ def test_flow_server_and_worker_killed(home: Path, saw: Callable[[str], None]) -
     )
 
 
-@pytest.mark.long
-@pytest.mark.timeout(5400)
-def test_prefect_server_gone(home: Path, outage_s: float, saw: Callable[[str], None]) -> None:
-    """The Prefect server is killed in SFT and started again later: SFT goes on meanwhile, the run ends, done once."""
+def server_gone(home: Path, outage_s: float) -> str:
+    """Kill the Prefect server in SFT, start it again later, check the end; what was seen."""
     prefect = Prefect(cluster.start(home, owned=True))
     flow_run = prefect.start("train/tiny", run=RUN, overrides=CHANGES)
     until(lambda: steps(prefect, "sft") >= 8)
@@ -167,4 +165,19 @@ def test_prefect_server_gone(home: Path, outage_s: float, saw: Callable[[str], N
     ended = prefect.read(flow_run)
     assert ended["state_type"] == "COMPLETED", ended["state"]["message"]
     check_done_once(prefect, {})
-    saw(f"away for {outage_s:g} s; the run ended {time.monotonic() - back:.0f} s after it was back")
+    ended_s = time.monotonic() - back
+    return f"{table.kills_told(1)} (server); away for {outage_s:g} s; the run ended {ended_s:.0f} s after it was back"
+
+
+@pytest.mark.long
+@pytest.mark.timeout(5400)
+def test_prefect_server_gone(home: Path, outage_s: float, saw: Callable[[str], None]) -> None:
+    """The Prefect server is killed in SFT and started again later: SFT goes on meanwhile, the run ends, done once."""
+    saw(server_gone(home, outage_s))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_prefect_server_gone_100_s(home: Path, saw: Callable[[str], None]) -> None:
+    """The same for 100 s, which end a run under Prefect's default attempts."""
+    saw(server_gone(home, 100.0))
