@@ -63,8 +63,8 @@ def execute(
             stage = None if fresh else backend.find(scratch / REQUEST, log_path)
             found = stage is not None
             stage = stage or _start(request, backend, log_path, lock, fresh)
-        except Away as error:
-            raise StageLost(f"stage '{request.stage}': {error}") from None
+        except Away as away:
+            raise StageLost(f"stage '{request.stage}': {away}") from None
         if found:
             on_event({"event": "log", "message": "an earlier attempt still executes it; following that one"})
         with _stopping(stage, should_stop) as stopped:
