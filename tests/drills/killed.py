@@ -1,11 +1,11 @@
 """A stage that is killed at random moments and started again, until it ends: then its outputs are the undisturbed ones.
 
-    python -m tests.drills.killed <stage> <folder> <kills> <seed>
+    python -m tests.drills.killed <stage> <folder> <kills> <seed> [ranks]
 
-The folder holds request.json, store and scratch. A kill hits the stage or one of its processes (the interpreter's, a
-rank), by SIGKILL or SIGTERM. After each: what is visible is whole, nothing it had started is left, and what the next
-attempt does again is the step it was killed in. Attempts are forked from this process, which has imported torch once.
-Prints one JSON object.
+The folder holds request.json, store and scratch. A kill hits the stage or one of its processes (the interpreter's,
+torchrun), by SIGKILL or SIGTERM; with `ranks` always a rank itself, once it is there or at one of its steps. After
+each: what is visible is whole, nothing it had started is left, and what the next attempt does again is what came after
+the last saved step. Attempts are forked from this process, which has imported torch once. Prints one JSON object.
 """
 
 import contextlib
@@ -17,6 +17,7 @@ import signal
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -28,7 +29,13 @@ GONE_WITHIN_S = 20.0
 
 
 class Killed(Drill):
-    """Attempts at one stage."""
+    """Attempts at one stage; what a kill hits, and when, is drawn from `rng`."""
+
+    def __init__(self, stage: str, folder: Path, rng: random.Random, of_ranks: bool) -> None:
+        super().__init__(stage, folder)
+        self._rng, self._of_ranks = rng, of_ranks
+        self._seconds, self._num_steps = 0.0, 0  # of the run that was left alone
+        self._last_step = 0  # that was told of since the folder was reset
 
     def attempt(self) -> int:
         """Start the stage in a session of its own; its process id."""
@@ -43,43 +50,91 @@ class Killed(Drill):
         code = 1
         try:
             code = stage_main(self.stage, importlib.import_module(f"tasks.{self.stage}.main").run)
+        except SystemExit as ended:
+            code = int(ended.code or 0)
         finally:
             sys.stdout.flush()
             os._exit(code)
 
-    def steps(self) -> list[int]:
-        """The steps that the last attempt told of."""
-        lines = (self.folder / "out.txt").read_text().splitlines()
-        events = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
-        return [event["step"] for event in events if event["event"] == "progress"]
-
-    def undisturbed(self) -> float:
-        """Run it once; seconds."""
+    def undisturbed(self) -> None:
+        """Run it to its end."""
         started = time.monotonic()
         _, status = os.waitpid(self.attempt(), 0)
-        assert status == 0, (self.folder / "err.txt").read_text()[-2000:]
-        return time.monotonic() - started
+        assert status == 0, self._errors()
+        self._seconds, self._num_steps = time.monotonic() - started, self._steps_since(0.0)
 
-    def kill_once(self, after_s: float, rng: random.Random) -> str:
-        """An attempt that is hit after so many seconds; what was hit, "" if it had ended before."""
+    def kill_once(self) -> str:
+        """An attempt that is hit at a random moment; what was hit, "" if it had ended before."""
         child = self.attempt()
-        deadline = time.monotonic() + after_s
-        while time.monotonic() < deadline:
+        is_time = self._moment(child)
+        while not is_time():
             ended, status = os.waitpid(child, os.WNOHANG)
             if ended:
-                assert status == 0, (self.folder / "err.txt").read_text()[-2000:]
+                assert status == 0, self._errors()
                 return ""
-            time.sleep(0.005)
+            time.sleep(0.05 if self._of_ranks else 0.005)
         stage = psutil.Process(child)
         below = stage.children(recursive=True)
-        victim = rng.choice(below) if below and rng.random() < 0.4 else stage
-        number = rng.choice((signal.SIGKILL, signal.SIGTERM))
-        name = "stage" if victim is stage else _name(victim)
+        name, victim = self._victim(stage, below)
+        number = self._rng.choice((signal.SIGKILL, signal.SIGTERM))
         _send(victim, number)
         _, status = os.waitpid(child, 0)  # hit below, it may get over it
         _, alive = psutil.wait_procs(below, timeout=GONE_WITHIN_S)
         assert not alive, f"left behind by a killed {name}: {[process.cmdline() for process in alive]}"
+        if self._of_ranks and status:  # as the launcher, which names the signal, is told of it
+            code = os.waitstatus_to_exitcode(status)
+            assert code == 128 + number, f"{name} {number.name}: exit code {code}: {self._errors()}"
         return f"{name} {number.name}" + ("" if status else ", survived")
+
+    def check_steps(self) -> None:
+        """What the last attempt did again came after the last saved step."""
+        lines = (self.folder / "out.txt").read_text().splitlines()
+        events = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
+        told = [event["step"] for event in events if event["event"] == "progress"]
+        every = self.request.config.get(self.stage, {}).get("checkpoint_every_steps")
+        if every and told and self._last_step:
+            saved = (self._last_step - 1) // every * every
+            assert told[0] > saved, f"steps done again: {told[0]} after {self._last_step}"
+        self._last_step = told[-1] if told else self._last_step
+
+    def reset(self) -> None:
+        """The folder as it was before the first run."""
+        super().reset()
+        self._last_step = 0
+
+    def _moment(self, child: int) -> Callable[[], bool]:
+        """True from a random moment on: of the time that the stage takes, or at one of the ranks' steps."""
+        started = time.time()
+        if not self._of_ranks:
+            after_s = self._rng.uniform(0.0, self._seconds)
+            return lambda: time.time() - started >= after_s
+        step = self._rng.randrange(self._num_steps)
+        return lambda: bool(self._steps_since(started) >= step if step else self._ranks(child))
+
+    def _steps_since(self, moment: float) -> int:
+        """Steps whose metrics were written after the given moment, in seconds since the epoch."""
+        path = Path(self.request.scratch) / "metrics.jsonl"
+        is_new = path.is_file() and path.stat().st_mtime > moment
+        return path.read_text().count("\n") if is_new else 0
+
+    def _victim(self, stage: psutil.Process, below: list[psutil.Process]) -> tuple[str, psutil.Process]:
+        if self._of_ranks and (ranks := self._ranks(stage.pid)):
+            return self._rng.choice(list(ranks.items()))
+        victim = self._rng.choice(below) if below and self._rng.random() < 0.4 else stage
+        return ("stage" if victim is stage else _name(victim)), victim
+
+    def _ranks(self, child: int) -> dict[str, psutil.Process]:
+        """The ranks of the attempt by name."""
+        found = {}
+        for process in psutil.Process(child).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                words = process.cmdline()
+                if f"tasks.{self.stage}.main" in words and "torch.distributed.run" not in words:
+                    found[f"rank {process.environ()['RANK']}"] = process
+        return found
+
+    def _errors(self) -> str:
+        return (self.folder / "err.txt").read_text()[-2000:]
 
 
 def _name(process: psutil.Process) -> str:
@@ -96,32 +151,25 @@ def _send(process: psutil.Process, number: signal.Signals) -> None:
 
 def main() -> None:
     """See above."""
-    drill, kills, rng = (
-        Killed(sys.argv[1], Path(sys.argv[2])),
-        int(sys.argv[3]),
-        random.Random(int(sys.argv[4])),
-    )
-    importlib.import_module(f"tasks.{drill.stage}.main")
-    seconds = drill.undisturbed()
+    stage, folder, kills, seed, *rest = sys.argv[1:]
+    drill = Killed(stage, Path(folder), random.Random(int(seed)), of_ranks=rest == ["ranks"])
+    importlib.import_module(f"tasks.{stage}.main")
+    drill.undisturbed()
     whole, hits, ends = drill.digests(), Counter[str](), 0
     drill.reset()
-    last = 0
-    while hits.total() < kills:
-        what = drill.kill_once(rng.uniform(0.0, seconds), rng)
+    while hits.total() < int(kills):
+        what = drill.kill_once()
         drill.check_store()
-        if drill.stage == "rl":  # which saves its state at each step
-            steps = drill.steps()
-            assert not steps or steps[0] >= last, f"steps done again: {steps[0]} after {last}"
-            last = steps[-1] if steps else last
+        drill.check_steps()
         if what:
             hits[what] += 1
         if not what or what.endswith("survived"):
             assert drill.digests() == whole, f"other outputs after {dict(hits)}"
-            ends, last = ends + 1, 0
+            ends += 1
             drill.reset()
     drill.undisturbed()
     assert drill.digests() == whole, f"other outputs after {dict(hits)}"
-    print(json.dumps({"seconds": round(seconds, 1), "hits": hits, "ends": ends + 1}))
+    print(json.dumps({"hits": hits, "ends": ends + 1}))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.drills import worlds
+from tests.drills import table, worlds
 
 SHARES = {
     "prepare": 1,
@@ -20,22 +20,20 @@ SHARES = {
     "evaluate": 2,
     "report": 1,
 }  # of 20
+RANKS_SHARE = 1  # of 20, for each of the worlds with ranks
 
 
-def kill(folder: Path, world: str, kills: int) -> str:
+def kill(folder: Path, world: str, kills: int, *aim: str) -> str:
     """Run the drill of `killed.py`; what was hit, and how often it then ended with equal outputs."""
     request, seed = worlds.REQUESTS[world](folder), random.randrange(10**6)
     (folder / "request.json").write_text(request.model_dump_json())
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.drills.killed", request.stage, str(folder), str(kills), str(seed)],
-        env=worlds.environment(folder),
-        capture_output=True,
-        text=True,
-    )
+    command = [sys.executable, "-m", "tests.drills.killed", request.stage, str(folder), str(kills), str(seed)]
+    done = subprocess.run([*command, *aim], env=worlds.environment(folder), capture_output=True, text=True)
     assert done.returncode == 0, f"seed {seed}: {done.stderr[-2000:]}"
     told = json.loads(done.stdout.splitlines()[-1])
     hits = ", ".join(f"{count} {what}" for what, count in sorted(told["hits"].items()))
-    return f"{sum(told['hits'].values())} kills ({hits}), ended {told['ends']} times with equal outputs; seed {seed}"
+    total = sum(told["hits"].values())
+    return f"{table.kills_told(total)} ({hits}), ended {told['ends']} times with equal outputs; seed {seed}"
 
 
 @pytest.mark.long
@@ -44,6 +42,14 @@ def kill(folder: Path, world: str, kills: int) -> str:
 def test_killed_at_random_moments(tmp_path: Path, saw: Callable[[str], None], kills: int, world: str) -> None:
     """A stage, or what it started, killed at random moments, run again: equal outputs, no leftovers, no step twice."""
     saw(f"{world}: {kill(tmp_path / 'f', world, max(1, kills * SHARES[world] // 20))}")
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize("world", ["sft_two_ranks", "rl_two_ranks"])
+def test_rank_killed(tmp_path: Path, saw: Callable[[str], None], kills: int, world: str) -> None:
+    """A rank itself killed, at one of its steps: the stage's exit code says by what; again, equal outputs, as above."""
+    saw(f"{world}: {kill(tmp_path / 'f', world, max(1, kills * RANKS_SHARE // 20), 'ranks')}")
 
 
 def test_sft_killed(tmp_path: Path, saw: Callable[[str], None]) -> None:

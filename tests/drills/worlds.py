@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tasks.evaluate.main import run as run_evaluate
 from tasks.shared.artifacts import Store
@@ -69,11 +70,16 @@ def sft_two_ranks(folder: Path) -> StageRequest:
     return sft_world.make_request(folder, zero_stage=2, ranks=2)
 
 
-def rl(folder: Path) -> StageRequest:
+def rl(folder: Path, **changes: Any) -> StageRequest:
     """Three steps of eight samples with live code."""
     folder.mkdir(exist_ok=True)
     small = {"steps_per_round": 3, "prompts_per_step": 2, "samples_per_prompt": 4}
-    return rl_world.make_request(folder, rl_world.make_store(folder, hidden=32), **small)
+    return rl_world.make_request(folder, rl_world.make_store(folder, hidden=32), **small, **changes)
+
+
+def rl_two_ranks(folder: Path) -> StageRequest:
+    """The same on two DeepSpeed ranks."""
+    return rl(folder, optimizer=rl_world.OPTIMIZER.model_copy(update={"ranks": 2, "zero_stage": 2}))
 
 
 def evaluate(folder: Path) -> StageRequest:
@@ -96,6 +102,7 @@ REQUESTS: dict[str, Callable[[Path], StageRequest]] = {
     "sft": sft,
     "sft_two_ranks": sft_two_ranks,
     "rl": rl,
+    "rl_two_ranks": rl_two_ranks,
     "evaluate": evaluate,
     "report": report,
 }

@@ -8,9 +8,13 @@ first rank publishes and writes to stdout.
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +26,10 @@ from tasks.shared.execution.addresses import address_towards, interface_of
 from tasks.shared.stage import Meeting, StageContext, StageResult, TrainingStopped, emit
 
 Item = TypeVar("Item")
+# How torchrun tells of a rank that a signal ended.
+DEATH = re.compile(r"Signal (\d+) \(\w+\) received by PID")
+FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM)
+LAST_WORDS_S = 10.0
 
 
 def start_process_group() -> None:
@@ -92,7 +100,8 @@ def run_on_ranks(module: str, context: StageContext[Any], ranks: int) -> StageRe
     """Run this stage's request again with `ranks` processes, this host's share of them here; its result.
 
     On another than the first host that is empty: the first publishes. Raises ValueError, OSError or TrainingStopped
-    with the rank's own message; RuntimeError if they died without one (the traceback is on stderr).
+    with the rank's own message; SystemExit, as a shell tells of it, if a signal ended a rank; RuntimeError if they died
+    without a word (the traceback is on stderr).
     """
     directory, meeting = Path(context.request.scratch) / "ranks", context.request.meeting
     directory.mkdir(parents=True, exist_ok=True)
@@ -104,9 +113,12 @@ def run_on_ranks(module: str, context: StageContext[Any], ranks: int) -> StageRe
     command += ["-m", module, str(request)]
     error: dict[str, Any] = {}
     interface = interface_of(address_towards(meeting.address)) if meeting else ""
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env=ranks_environment(interface)
-    ) as process:
+    with (
+        _heard() as (stderr, deaths),
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=ranks_environment(interface)
+        ) as process,
+    ):
         assert process.stdout is not None
         for line in process.stdout:
             event = _parse_event(line)
@@ -122,10 +134,33 @@ def run_on_ranks(module: str, context: StageContext[Any], ranks: int) -> StageRe
     if meeting and meeting.node > 0 and process.returncode == 0:
         return StageResult(outputs={}, metrics={})
     if not result.is_file():  # written last: with it all work is done, whatever befell a rank at its exit
+        if deaths:  # where one was killed, others may have aborted
+            raise SystemExit(128 + next((n for n in FROM_OUTSIDE if n in deaths), deaths[0]))
         raise RuntimeError(
             f"{module}: the ranks ended with status {process.returncode}; their traceback is above"
         )
     return StageResult.model_validate_json(result.read_text())
+
+
+@contextmanager
+def _heard() -> Iterator[tuple[int, list[int]]]:
+    """A descriptor whose text is passed on to stderr, and the signals of which torchrun says there that ranks died."""
+    reading, writing = os.pipe()
+    deaths: list[int] = []
+
+    def pass_on() -> None:
+        with os.fdopen(reading, errors="replace") as text:
+            for line in text:
+                sys.stderr.write(line)
+                deaths.extend(int(number) for number in DEATH.findall(line))
+
+    listener = threading.Thread(target=pass_on, name="ranks-stderr", daemon=True)
+    listener.start()
+    try:
+        yield writing, deaths
+    finally:
+        os.close(writing)
+        listener.join(LAST_WORDS_S)  # something that a rank has left may hold the other end
 
 
 def _places(ranks: int, meeting: Meeting | None) -> list[str]:
