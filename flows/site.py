@@ -3,7 +3,8 @@
     PREFECT_API_URL=http://server:4200/api python -m flows.site     # again after every change of prefect.yaml
 
 The deployments are those of prefect.yaml, placed: pipelines in the pool `control`, where they order stages from
-workers; stages in the pool `gpu`, in containers, as `<stage>/gpu`. See docs/operations.md.
+workers; stages in the pool `gpu`, in containers, as `<stage>/gpu`. Where TIRFLOW_STORE is an s3:// URI, its bucket is
+made too. See docs/operations.md.
 """
 
 import subprocess
@@ -21,10 +22,12 @@ from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectNotFound
+from upath import UPath
 
 from flows.cluster import ROOT, require_server
+from tasks.shared.artifacts.outage import told_as_outage
 from tasks.shared.config import STAGE_CONFIGS
-from tasks.shared.environment import prefect_api_url
+from tasks.shared.environment import prefect_api_url, store_uri
 
 CONTROL, STAGES = "control", "gpu"
 QUEUES = {
@@ -53,6 +56,17 @@ def set_up(client: SyncPrefectClient) -> None:
     for earlier in client.read_automations_by_name(AUTOMATION):
         client.delete_automation(earlier.id)
     client.create_automation(automation)
+
+
+def make_bucket(store: str) -> None:
+    """The bucket of an s3:// store, unless it is there. OSError, one line, if the object store refuses."""
+    if not store.startswith("s3://"):
+        return
+    bucket = store.removeprefix("s3://").partition("/")[0]
+    with told_as_outage(store):
+        files = UPath(store).fs
+        if not files.exists(bucket):
+            files.mkdir(bucket)
 
 
 def placed(document: dict[str, Any], backend: str) -> dict[str, Any]:
@@ -109,7 +123,8 @@ def main(arguments: list[str]) -> int:
         return 2
     try:
         require_server(prefect_api_url())
-    except ValueError as error:
+        make_bucket(store_uri())
+    except (ValueError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
     with get_client(sync_client=True) as client:

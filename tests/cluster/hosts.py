@@ -83,7 +83,6 @@ def site(root: Path) -> Iterator[Site]:
         ):
             running = daemon([sys.executable, "-m", *command], environment, home / f"{name}.log")
             stack.enter_context(_ready(running, lambda url=url: _answers(url)))
-        _make_bucket(environment)
         subprocess.run(
             [sys.executable, "-m", "flows.site", "process"], env=environment, check=True, capture_output=True
         )
@@ -220,13 +219,6 @@ def daemon(
     finally:
         process.kill()
         process.wait()
-
-
-def _make_bucket(environment: dict[str, str]) -> None:
-    import boto3
-
-    keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": "us-east-1"}
-    boto3.client("s3", endpoint_url=environment["AWS_ENDPOINT_URL"], **keys).create_bucket(Bucket=BUCKET)
 
 
 def _answers(url: str) -> bool:

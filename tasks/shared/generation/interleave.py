@@ -55,7 +55,7 @@ class RolloutPolicy:
     def of(
         cls, traces: TracesConfig, sandbox: SandboxConfig, generation: GenerationConfig, sampling: Sampling
     ) -> "RolloutPolicy":
-        """A recipe's. vLLM's batches differ from run to run anyhow: there nothing is gained by a schedule."""
+        """A recipe's."""
         return cls(
             dialect=DIALECTS[traces.dialect],
             max_calls=traces.max_calls,
@@ -64,8 +64,13 @@ class RolloutPolicy:
             stateful=sandbox.stateful,
             sampling=sampling,
             max_response_tokens=generation.max_response_tokens,
-            delivery="ready" if generation.engine == "vllm" else "scheduled",
+            delivery=delivery_of(generation),
         )
+
+
+def delivery_of(generation: GenerationConfig) -> Literal["ready", "scheduled"]:
+    """How an engine's feedback goes in. vLLM's batches differ from run to run anyhow: a schedule gains nothing."""
+    return "ready" if generation.engine == "vllm" else "scheduled"
 
 
 @dataclass(slots=True)

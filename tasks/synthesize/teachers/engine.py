@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from tasks.shared.checkpoints import load_tokenizer
 from tasks.shared.config import SynthesizeStage
 from tasks.shared.generation.engines import make_generator
-from tasks.shared.generation.interleave import RolloutPolicy, RolloutRequest, rollout
+from tasks.shared.generation.interleave import RolloutPolicy, RolloutRequest, delivery_of, rollout
 from tasks.shared.generation.protocol import Sampling
 from tasks.shared.traces.encoding import encode_message
 from tasks.shared.traces.trajectory import FinishReason, Trajectory
@@ -118,8 +118,7 @@ class EngineTeacher:
             stateful=rules.stateful,
             sampling=Sampling(teacher.temperature, teacher.top_p),
             max_response_tokens=teacher.max_response_tokens,
-            # vLLM's batches differ from run to run anyhow: there nothing is gained by waiting
-            delivery="ready" if self._generation.engine == "vllm" else "scheduled",
+            delivery=delivery_of(self._generation),
         )
 
     def _prompt_ids(self, tokenizer: "PreTrainedTokenizerBase", want: Wanted) -> tuple[int, ...]:

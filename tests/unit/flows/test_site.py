@@ -1,9 +1,13 @@
 """prefect.yaml placed on several machines: pipelines order stages, stages run in containers where they land."""
 
+from pathlib import Path
+
+import pytest
 import yaml
 
 from flows.cluster import ROOT
-from flows.site import placed
+from flows.site import make_bucket, placed
+from tasks.shared.artifacts import Provenance, Store
 from tasks.shared.config import STAGE_CONFIGS
 
 
@@ -25,3 +29,23 @@ def test_every_deployment_has_its_pool() -> None:
     nightly = next(entry for entry in entries if entry["name"] == "nightly")
     assert nightly["work_pool"]["job_variables"]["env"]["TIRFLOW_STAGE_QUEUE"] == "nightly"
     assert nightly["schedules"]
+
+
+def test_a_new_store_gets_its_bucket(bucket: str, tmp_path: Path) -> None:
+    uri = "s3://of-a-new-site/store"
+    for _ in range(2):
+        make_bucket(uri)
+    store = Store(uri, cache=tmp_path)
+    with store.staging("traces") as directory:
+        (directory / "rows").write_text("one")
+        ref = store.publish("traces", directory, Provenance("prepare", {}, 0, {}))
+    assert (store.fetch(ref) / "rows").read_text() == "one"
+
+
+def test_a_store_that_is_away_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    with pytest.raises(OSError, match="s3://absent/store: the object store does not answer"):
+        make_bucket("s3://absent/store")
