@@ -30,6 +30,7 @@ STORE = "s3://tirflow/store"
 COMPOSE = ["docker", "compose", "-f", str(ROOT / "images" / "compose.yaml")]
 USER_OF_IMAGES = 1000
 KEYS = {"AWS_ACCESS_KEY_ID": "of-this-site", "AWS_SECRET_ACCESS_KEY": "of-this-site-alone"}
+PLACE = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9000", "AWS_DEFAULT_REGION": "us-east-1"}
 
 POSTGRES = """
 FROM tirflow-base
@@ -105,9 +106,7 @@ def test_a_pipeline_runs_on_the_composed_site(home: Path, monkeypatch: pytest.Mo
     flow_run = start_run(API, "train/tiny", {"run": "composed", "overrides": small()})
     until(lambda: _state(flow_run) in FINAL_STATES, timeout_s=1800)
     assert _state(flow_run) == "COMPLETED"
-    for name, value in (
-        KEYS | {"AWS_ENDPOINT_URL": "http://127.0.0.1:9000", "AWS_DEFAULT_REGION": "us-east-1"}
-    ).items():
+    for name, value in (KEYS | PLACE).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("TIRFLOW_HOME", str(home))
     record = RunRecords(STORE).read("composed")
