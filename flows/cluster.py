@@ -153,6 +153,7 @@ def settings(home: Path, port: int) -> dict[str, str]:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_WORKER_QUERY_SECONDS": "2",  # a run is picked up within two seconds, not ten
         "PREFECT_CLIENT_MAX_RETRIES": "9",  # outlasts a server that is away for 100 s
+        "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500",  # which it answers while its database is away
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # what a zombie is known by
         "DO_NOT_TRACK": "1",
     }
