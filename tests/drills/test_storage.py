@@ -4,6 +4,7 @@ import json
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -166,16 +167,22 @@ def test_clock_set_back(tmp_path: Path, shims: Path, saw: Callable[[str], None])
     """The clock is set back by an hour in mid-run, at three moments: the outputs are those of a steady clock."""
     request = worlds.sft(tmp_path)
     whole: dict[str, str] = {}
+    moments = []
     for looks in (10**9, 50, 400, 1000):
         folder = tmp_path / str(looks)
         changed = request.model_copy(update={"scratch": str(folder / "scratch")})
         shim = {"LD_PRELOAD": str(shims / "clock_back.so"), "CLOCK_BACK_AFTER": str(looks)}
+        started = time.time()
         process = run_process(changed, folder, shim)
-        _, error = process.communicate(timeout=240)
+        out, error = process.communicate(timeout=240)
         assert process.returncode == 0, error[-2000:]
         whole = whole or digests(folder)
         assert digests(folder) == whole
-    saw("after 50, 400 and 1,000 looks at the clock")
+        told = [json.loads(line)["time"] for line in out.splitlines() if line.startswith('{"event"')]
+        late = sum(moment < started for moment in told)
+        assert bool(late) == (looks < 10**9), f"{looks} looks: {late} of {len(told)} events after the change"
+        moments.append(f"{looks:,} looks ({late} of {len(told)} events came later)")
+    saw(f"after {', '.join(moments[1:])}")
 
 
 def test_read_only_store(tmp_path: Path, small_disk: Path, saw: Callable[[str], None]) -> None:
