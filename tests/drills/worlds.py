@@ -73,7 +73,7 @@ def sft_two_ranks(folder: Path) -> StageRequest:
 def rl(folder: Path, **changes: Any) -> StageRequest:
     """Three steps of eight samples with live code."""
     folder.mkdir(exist_ok=True)
-    small = {"steps_per_round": 3, "prompts_per_step": 2, "samples_per_prompt": 4}
+    small: dict[str, Any] = {"steps_per_round": 3, "prompts_per_step": 2, "samples_per_prompt": 4}
     return rl_world.make_request(folder, rl_world.make_store(folder, hidden=32), **small, **changes)
 
 
