@@ -15,7 +15,7 @@ KILLS ?= 20
 OUTAGE ?= 20
 export TIRFLOW_HOME ?= $(CURDIR)/.tirflow
 
-.PHONY: demo test test-drills test-gpu drills test-browser base-image images test-containers test-cluster cluster-up cluster-down bench-containers bench-sandbox bench-generation bench-rl bench-sft bench-memory bench-gpu setup-trl lint types check up down env deploy run venv lock clean setup-vllm test-vllm plan
+.PHONY: demo test test-drills test-gpu drills test-browser base-image images test-containers test-containers-vllm drill-docker test-cluster cluster-up cluster-down bench-containers bench-sandbox bench-generation bench-rl bench-sft bench-memory bench-gpu setup-trl lint types check up down env deploy run venv lock clean setup-vllm test-vllm plan
 
 demo: venv ## train/tiny from an empty machine to its scores; run again, it reuses what exists
 	@$(BIN)/python -m flows.local demo
@@ -30,7 +30,7 @@ test-gpu: venv ## on a GPU, or at tiny size on the CPU where there is none, whic
 	$(BIN)/python -m pytest -q -rs tests/gpu
 
 drills: venv ## make drills KILLS=200 OUTAGE=600: real faults, and their table in docs/reliability.md; an hour
-	$(BIN)/python -m pytest -q -m "long or not long" tests/drills --kills $(KILLS) --outage $(OUTAGE) --drill-results $(TIRFLOW_HOME)/drills.jsonl; \
+	$(BIN)/python -m pytest -q -m "not containers" tests/drills --kills $(KILLS) --outage $(OUTAGE) --drill-results $(TIRFLOW_HOME)/drills.jsonl; \
 		status=$$?; $(BIN)/python -m tests.drills.table $(TIRFLOW_HOME)/drills.jsonl; exit $$status
 
 test-browser: venv ## the report in headless Chromium (apt-get install chromium chromium-driver)
@@ -51,8 +51,15 @@ images: venv ## make images ROLES="rl inference"; see images/README.md
 	@PYTHONPATH=. $(BIN)/python images/build.py $(ROLES) --base-image $(BASE_IMAGE) --accelerator $(ACCELERATOR)
 
 test-containers: ROLES = sandbox train
-test-containers: images ## the interpreter's attacks and the whole pipeline in containers; needs a Docker engine
-	$(BIN)/python -m pytest -q tests/containers
+test-containers: images ## attacks, the whole pipeline, nodes in containers, secrets in layers; needs a Docker engine
+	$(BIN)/python -m pytest -q -m "not vllm" tests/containers tests/drills/test_image_secrets.py
+
+test-containers-vllm: ROLES = sandbox rl inference
+test-containers-vllm: images ## stages that sample with vLLM, in their containers; needs a Docker engine
+	$(BIN)/python -m pytest -q -m vllm tests/containers
+
+drill-docker: venv ## the Docker engine killed under a stage; as root, with the images, and where no engine runs
+	$(BIN)/python -m pytest -q -rs -m containers tests/drills/test_docker_engine.py
 
 test-cluster: venv ## two hosts as network namespaces; needs root, iproute2 and postgresql
 	$(BIN)/python -m pytest -q tests/cluster

@@ -83,20 +83,24 @@ class World:
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """Prepared and synthesized in containers; the environment points to this home."""
+def world(empty_world: World) -> World:
+    """Prepared and synthesized in containers."""
+    for stage in ("prepare", "synthesize"):
+        request = empty_world.request(stage, stage)
+        log = empty_world.home / f"{stage}.log"
+        empty_world.inputs.update(execute(request, DockerBackend(), log, lambda _: None).outputs)
+    return empty_world
+
+
+@pytest.fixture(scope="session")
+def empty_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """An empty home, which the environment points to."""
     home = tmp_path_factory.mktemp("containers")
     home.chmod(0o755)  # stages of a launcher that is root run as an ordinary user
     os.environ["TIRFLOW_HOME"] = str(home)
     engine = docker.from_env()
-    world = World(home, engine, {})
     try:
-        for stage in ("prepare", "synthesize"):
-            request = world.request(stage, stage)
-            world.inputs.update(
-                execute(request, DockerBackend(), home / f"{stage}.log", lambda _: None).outputs
-            )
-        yield world
+        yield World(home, engine, {})
     finally:
         del os.environ["TIRFLOW_HOME"]
         for container in engine.containers.list(all=True, filters={"label": SCRATCH_LABEL}):

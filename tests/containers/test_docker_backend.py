@@ -43,7 +43,14 @@ OF_THE_IMAGE = {
     "LC_CTYPE",
 }
 ENGINES_OWN = {"/", "/tmp", "/usr/sbin/docker-init", "/etc/resolv.conf", "/etc/hostname", "/etc/hosts"}
-OF_THE_BACKEND = {"HOME", "USER", "OMP_NUM_THREADS", "TIRFLOW_HOME", "TIRFLOW_IMAGE"}
+OF_THE_BACKEND = {
+    "HOME",
+    "USER",
+    "OMP_NUM_THREADS",
+    "TIRFLOW_HOME",
+    "TIRFLOW_IMAGE",
+    "TORCH_COMPILE_DISABLE",
+}
 
 
 @pytest.fixture

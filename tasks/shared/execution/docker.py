@@ -40,6 +40,8 @@ RUN_CODE = ("synthesize", "rl", "evaluate")  # stages that execute what models w
 SECRETS = "/run/secrets/tirflow.json"
 SOCKETS = "sandbox"  # of the interpreter's, in the private directory of an execution
 MAX_PROCESSES = 8192
+# CPU images have no C++ compiler, and vLLM has torch compile some small functions even in eager mode.
+NO_COMPILER = {"TORCH_COMPILE_DISABLE": "1"}
 PINNED = Ulimit(name="memlock", soft=-1, hard=-1)  # memory that GPUs read from
 LOGS = LogConfig(type=LogConfig.types.JSON, config={"max-size": "256m", "max-file": "2"})
 
@@ -105,6 +107,8 @@ class DockerBackend:
         role = role_of(request.stage, request.config)
         image = _image(engine, role)
         environment = container_environment() | {"TIRFLOW_IMAGE": image.id, "HOME": "/tmp", "USER": "tirflow"}
+        if image.labels["tirflow.accelerator"] == "cpu":
+            environment |= NO_COMPILER
         if _has_sandbox(request):
             mounts.append(Mount(MOUNTED, str(directory / SOCKETS), type="bind", read_only=True))
             environment["TIRFLOW_SANDBOX_ADDRESS"] = f"unix:{SOCKET}"
@@ -140,8 +144,10 @@ def _bounds(request: StageRequest, image: Image) -> dict[str, Any]:
     gpus = [gpu for gpu in settings.gpus.split(",") if gpu]
     wanted = {"device_ids": gpus} if gpus else {"count": -1}
     cuda = image.labels["tirflow.accelerator"] == "cuda"
+    network = _network(request)
     return {
-        "network_mode": _network(request),
+        "network_mode": network,
+        "hostname": "localhost" if network == "none" else None,  # ranks look up their host's name to meet
         "read_only": True,
         "tmpfs": {"/tmp": "mode=1777,exec"},  # kernels that are compiled on the way are loaded from there
         "cap_drop": ["ALL"],
