@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -54,7 +53,7 @@ OF_THE_BACKEND = {
 
 
 @pytest.fixture
-def left_behind(world: World) -> Iterator[StageRequest]:
+def left_behind(world: World) -> StageRequest:
     """A stage that runs on although its launcher was killed."""
     request = world.long_sft("left-behind")
     launcher = world.launch(request)

@@ -1,6 +1,5 @@
 """SFT over two hosts: each starts its share of the ranks, they meet at an address, and it is the same training."""
 
-import json
 import os
 import subprocess
 import sys
@@ -8,12 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tasks.shared.artifacts import Store
-from tasks.shared.execution.addresses import address_towards, free_port, interface_of
-from tasks.shared.stage import Meeting, StageRequest, StageResult
+from tasks.shared.execution.addresses import address_towards, interface_of
+from tasks.shared.stage import StageRequest, StageResult
+from tests.integration.sft_nodes import ADDRESS, require_same_training, saved_parts, spread
 from tests.integration.sft_world import make_request
-
-ADDRESS = "127.0.0.1"
 
 
 def start(root: Path, request: StageRequest) -> subprocess.Popen[bytes]:
@@ -28,37 +25,20 @@ def start(root: Path, request: StageRequest) -> subprocess.Popen[bytes]:
     )
 
 
-def steps_of(store: str, root: Path) -> list[dict[str, float]]:
-    result = StageResult.model_validate_json((root / "result.json").read_text())
-    path = Store(store).fetch(result.outputs["checkpoint"]) / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()]
+def result_of(root: Path) -> StageResult:
+    return StageResult.model_validate_json((root / "result.json").read_text())
 
 
 def test_two_hosts_do_the_steps_of_one(tmp_path: Path) -> None:
     whole = make_request(tmp_path, zero_stage=2)
     assert start(tmp_path / "whole", whole).wait() == 0
-    one = steps_of(whole.store, tmp_path / "whole")
-
-    shared = tmp_path / "shared"
-    config = json.loads(json.dumps(whole.config))
-    config["sft"]["optimizer"] |= {"ranks": 2, "nodes": 2}
-    meeting = Meeting(nodes=2, node=0, address=ADDRESS, port=free_port(ADDRESS), shared=str(shared))
-    hosts = []
-    for node in (0, 1):
-        here = {"meeting": meeting.model_copy(update={"node": node}), "config": config}
-        scratch = str(tmp_path / f"scratch-{node}")
-        hosts.append(start(tmp_path / f"host-{node}", whole.model_copy(update={**here, "scratch": scratch})))
+    roots = [tmp_path / f"host-{node}" for node in (0, 1)]
+    requests = spread(whole, tmp_path / "scratch-of", tmp_path / "shared")
+    hosts = [start(root, request) for root, request in zip(roots, requests, strict=True)]
     codes = [host.wait() for host in hosts]
-    said = [(tmp_path / f"host-{node}" / "stderr.txt").read_text()[-2000:] for node in (0, 1)]
-    assert codes == [0, 0], said
-    both = steps_of(whole.store, tmp_path / "host-0")
-    assert len(both) == len(one) > 2
-    for key in ("loss", "grad_norm"):
-        assert [step[key] for step in both] == pytest.approx([step[key] for step in one], rel=1e-4), key
-    second = StageResult.model_validate_json((tmp_path / "host-1" / "result.json").read_text())
-    assert not second.outputs, "the first host publishes"
-    saved = [path.name for path in (shared / "checkpoints").glob("step-*/*optim_states.pt")]
-    assert len(saved) == 2, "what the hosts resume from holds the part of each"
+    assert codes == [0, 0], [(root / "stderr.txt").read_text()[-2000:] for root in roots]
+    require_same_training(whole.store, result_of(tmp_path / "whole"), [result_of(root) for root in roots])
+    assert saved_parts(tmp_path / "shared") == 2, "what the hosts resume from holds the part of each"
 
 
 def test_a_host_knows_its_address_and_interface() -> None:

@@ -1,0 +1,49 @@
+"""SFT over two hosts, which are this one: the requests of each, and what shows that it was the training of one."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.shared.artifacts import Store
+from tasks.shared.execution.addresses import free_port
+from tasks.shared.stage import Meeting, StageRequest, StageResult
+
+ADDRESS = "127.0.0.1"
+
+
+def spread(whole: StageRequest, scratch: Path, shared: Path) -> list[StageRequest]:
+    """The requests of two hosts with a rank each, whose scratch directories lie below `scratch`."""
+    config: dict[str, Any] = json.loads(json.dumps(whole.config))
+    config["sft"]["optimizer"] |= {"ranks": 2, "nodes": 2}
+    meeting = Meeting(nodes=2, node=0, address=ADDRESS, port=free_port(ADDRESS), shared=str(shared))
+    return [
+        whole.model_copy(
+            update={
+                "meeting": meeting.model_copy(update={"node": node}),
+                "config": config,
+                "scratch": str(scratch / f"node-{node}"),
+            }
+        )
+        for node in (0, 1)
+    ]
+
+
+def require_same_training(store: str, one: StageResult, both: list[StageResult]) -> None:
+    """AssertionError unless two hosts did the steps of one, and the first alone published."""
+    alone, together = (_steps(store, result) for result in (one, both[0]))
+    assert len(together) == len(alone) > 2
+    for key in ("loss", "grad_norm"):
+        assert [step[key] for step in together] == pytest.approx([step[key] for step in alone], rel=1e-4), key
+    assert not both[1].outputs, "the first host publishes"
+
+
+def saved_parts(shared: Path) -> int:
+    """How many parts of optimizer states lie in what the hosts share: of each host one, in its last checkpoint."""
+    return len(list((shared / "checkpoints").glob("step-*/*optim_states.pt")))
+
+
+def _steps(store: str, result: StageResult) -> list[dict[str, float]]:
+    path = Store(store).fetch(result.outputs["checkpoint"]) / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()]
