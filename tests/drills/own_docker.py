@@ -1,0 +1,87 @@
+"""A Docker engine of a drill's own, on the data root of this machine, so that images are there: it may be killed.
+
+Never beside another one: an engine that answers already belongs to somebody else, and is left alone.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import docker
+import pytest
+from docker.errors import DockerException
+
+from tasks.shared.execution.container import SCRATCH_LABEL
+
+START_S = 180.0  # one that was killed first ends the containers it finds
+STOP_S = 60.0
+
+
+class OwnDocker:
+    """`dockerd` as a child of this process."""
+
+    def __init__(self, directory: Path, live_restore: bool) -> None:
+        self.address = f"unix://{directory}/docker.sock"
+        self._log = directory / "dockerd.log"
+        self._command = ["dockerd", "--host", self.address, *(["--live-restore"] if live_restore else [])]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> float:
+        """Start it, again if it ends, as a service manager does; seconds until it answers.
+
+        It gives up where the process table still has the containerd of one that was killed.
+        """
+        started = time.monotonic()
+        while not self.answers():
+            if not self.is_running:
+                with self._log.open("ab") as log:
+                    self._process = subprocess.Popen(
+                        self._command, stdout=log, stderr=log, start_new_session=True
+                    )
+            assert time.monotonic() - started < START_S, (
+                f"dockerd does not answer: {self._log.read_text()[-1000:]}"
+            )
+            time.sleep(0.2)
+        return time.monotonic() - started
+
+    def answers(self) -> bool:
+        try:
+            return bool(docker.DockerClient(self.address, timeout=10).ping())
+        except (DockerException, OSError):  # requests' errors are OSErrors
+            return False
+
+    def end(self, number: signal.Signals) -> None:
+        """Send it a signal, and wait until it is gone."""
+        assert self._process is not None
+        self._process.send_signal(number)
+        self._process.wait(STOP_S)
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+
+@contextmanager
+def own_docker(directory: Path, home: Path, live_restore: bool) -> Iterator[OwnDocker]:
+    """A running engine; at the end it is stopped, and what belongs to `home` removed."""
+    if os.geteuid() != 0 or shutil.which("dockerd") is None:
+        pytest.skip("starting a Docker engine takes root and dockerd")
+    if subprocess.run(["docker", "info"], capture_output=True).returncode == 0:
+        pytest.skip("a Docker engine runs that is not this drill's: it is not killed")
+    engine = OwnDocker(directory, live_restore)
+    try:
+        engine.start()
+        yield engine
+    finally:
+        if not engine.is_running:
+            engine.start()
+        client = docker.DockerClient(engine.address)
+        for container in client.containers.list(all=True, filters={"label": SCRATCH_LABEL}):
+            if container.labels[SCRATCH_LABEL].startswith(str(home)):
+                container.remove(force=True)
+        engine.end(signal.SIGTERM)
