@@ -42,11 +42,9 @@ def run(
 ) -> dict[str, Path]:
     """A round of `STEPS` steps in a process of its own, with a sampler that sleeps; the directories of its outputs."""
     optimizer = OPTIMIZER.model_copy(update={"ranks": ranks, "zero_stage": zero_stage})
-    changes = {"steps_per_round": STEPS, "probe_bound": EXACT, "optimizer": optimizer, "sleep_sampler": True}
-    request = make_request(root, inputs, name, **changes)
-    request = StageRequest.model_validate(
-        request.model_dump() | {"config": request.config | {"generation": GENERATION}}
-    )
+    request = make_request(root, inputs, name, steps_per_round=STEPS, probe_bound=EXACT, optimizer=optimizer)
+    on_vllm = {"generation": GENERATION, "rl": request.config["rl"] | {"sleep_sampler": True}}
+    request = StageRequest.model_validate(request.model_dump() | {"config": request.config | on_vllm})
     directory = root / name
     directory.mkdir()
     (directory / "request.json").write_text(request.model_dump_json())
