@@ -84,7 +84,7 @@ def build(name: str, role: Role, base_image: str, accelerator: str, prefix: str)
     _build(command, {path: ROOT / path for path in (*role.sources, "images/Dockerfile.code")})
 
 
-def _packages(lock: Path, base_image: str, accelerator: str, prefix: str) -> str:
+def packages_name(lock: Path, base_image: str, accelerator: str, prefix: str) -> str:
     """The name of the image with the packages of a lock: by the digest of all that goes into it."""
     base_id = _output("docker", "image", "inspect", "--format", "{{.Id}}", base_image)
     parts = (
@@ -93,7 +93,12 @@ def _packages(lock: Path, base_image: str, accelerator: str, prefix: str) -> str
         (IMAGES / "sbom.py").read_bytes(),
     )
     digest = hashlib.sha256(b"\0".join((*parts, base_id.encode(), accelerator.encode()))).hexdigest()[:16]
-    name = f"{prefix}packages:{digest}"
+    return f"{prefix}packages:{digest}"
+
+
+def _packages(lock: Path, base_image: str, accelerator: str, prefix: str) -> str:
+    """The image with the packages of a lock, made unless it is there; its name."""
+    name = packages_name(lock, base_image, accelerator, prefix)
     known = subprocess.run(["docker", "image", "inspect", name], capture_output=True, check=False)
     if known.returncode:
         wheels = _gather_wheels(lock, accelerator)
