@@ -15,7 +15,7 @@ KILLS ?= 20
 OUTAGE ?= 20
 export TIRFLOW_HOME ?= $(CURDIR)/.tirflow
 
-.PHONY: demo test test-drills test-gpu drills test-browser base-image images test-containers test-containers-vllm drill-docker test-cluster cluster-up cluster-down bench-containers bench-sandbox bench-generation bench-rl bench-sft bench-memory bench-gpu setup-trl lint types check up down env deploy run venv lock clean setup-vllm test-vllm plan
+.PHONY: demo test test-drills test-gpu drills test-browser base-image images test-containers test-containers-vllm drill-docker test-compose test-cluster cluster-up cluster-down bench-containers bench-sandbox bench-generation bench-rl bench-sft bench-memory bench-gpu setup-trl lint types check up down env deploy run venv lock clean setup-vllm test-vllm plan
 
 demo: venv ## train/tiny from an empty machine to its scores; run again, it reuses what exists
 	@$(BIN)/python -m flows.local demo
@@ -60,6 +60,10 @@ test-containers-vllm: images ## stages that sample with vLLM, in their container
 
 drill-docker: venv ## the Docker engine killed under a stage; as root, with the images, and where no engine runs
 	$(BIN)/python -m pytest -q -rs -m containers tests/drills/test_docker_engine.py
+
+test-compose: ROLES = sandbox train orchestrator
+test-compose: images ## images/compose.yaml runs a pipeline; needs Docker's compose plugin, ports 4200, 5432, 9000
+	$(BIN)/python -m pytest -q -m containers tests/cluster/test_compose.py
 
 test-cluster: venv ## two hosts as network namespaces; needs root, iproute2 and postgresql
 	$(BIN)/python -m pytest -q tests/cluster
