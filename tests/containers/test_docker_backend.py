@@ -99,7 +99,7 @@ def test_secrets_come_as_a_file_that_inspection_does_not_show(
     monkeypatch.setenv("HF_TOKEN", "canary-token")
     request = world.request("prepare", "secret")
     launcher = world.launch(request)
-    until(lambda: world.left(request) > 0)
+    until(lambda: world.left(request) > 0 and world.container(request).status == "running")
     container = world.container(request)
     code, text = container.exec_run(["cat", "/run/secrets/tirflow.json"])
     assert (code, json.loads(text)) == (0, {"HF_TOKEN": "canary-token"})
