@@ -105,9 +105,9 @@ def _packages(lock: Path, base_image: str, accelerator: str, prefix: str) -> str
         files = {wheel.name: wheel for wheel in wheels.iterdir()}
         files |= {"sbom.py": IMAGES / "sbom.py", "Dockerfile": IMAGES / "Dockerfile.packages"}
         command = ["docker", "build", "--network", "none", "--build-arg", f"BASE_IMAGE={base_image}"]
-        _build([*command, "-t", name], files)
-        # What was left of the part with the wheels is as large as the image itself.
-        prune = ["docker", "image", "prune", "--force", "--filter", "label=tirflow.part=install"]
+        _build([*command, "--build-arg", f"NAME={name}", "-t", name], files)
+        # What was left of the part with the wheels is as large as the image itself; another build's may be in use.
+        prune = ["docker", "image", "prune", "--force", "--filter", f"label=tirflow.install={name}"]
         subprocess.run(prune, check=True, stdout=subprocess.DEVNULL)
     return name
 
