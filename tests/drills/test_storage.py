@@ -168,21 +168,25 @@ def test_clock_set_back(tmp_path: Path, shims: Path, saw: Callable[[str], None])
     request = worlds.sft(tmp_path)
     whole: dict[str, str] = {}
     moments = []
-    for looks in (10**9, 50, 400, 1000):
-        folder = tmp_path / str(looks)
+    total = 0
+    for share in (None, 0.25, 0.5, 0.75):
+        folder = tmp_path / str(share)
+        looks = int(share * total) if share else 10**9
         changed = request.model_copy(update={"scratch": str(folder / "scratch")})
         shim = {"LD_PRELOAD": str(shims / "clock_back.so"), "CLOCK_BACK_AFTER": str(looks)}
+        shim["CLOCK_LOOKS"] = str(tmp_path / "looks")
         started = time.time()
         process = run_process(changed, folder, shim)
         out, error = process.communicate(timeout=240)
         assert process.returncode == 0, error[-2000:]
         whole = whole or digests(folder)
         assert digests(folder) == whole
+        total = total or max(map(int, (tmp_path / "looks").read_text().split()))
         told = [json.loads(line)["time"] for line in out.splitlines() if line.startswith('{"event"')]
         late = sum(moment < started for moment in told)
-        assert bool(late) == (looks < 10**9), f"{looks} looks: {late} of {len(told)} events after the change"
-        moments.append(f"{looks:,} looks ({late} of {len(told)} events came later)")
-    saw(f"after {', '.join(moments[1:])}")
+        assert bool(late) == bool(share), f"{looks} looks: {late} of {len(told)} events after the change"
+        moments.append(f"{looks} ({late} of {len(told)} events came later)")
+    saw(f"of {total} looks at the clock, after {', '.join(moments[1:])}")
 
 
 def test_read_only_store(tmp_path: Path, small_disk: Path, saw: Callable[[str], None]) -> None:
