@@ -39,8 +39,9 @@ RUN echo "deb $MIRROR bookworm main" > /etc/apt/sources.list && apt-get update &
 ENV PATH=/usr/lib/postgresql/15/bin:/usr/bin:/bin
 RUN mkdir -p /var/lib/postgresql/data && chown postgres /var/lib/postgresql/data
 USER postgres
-CMD initdb --encoding UTF8 --locale C -D /var/lib/postgresql/data && createdb_later() { until createdb "$POSTGRES_DB"; do sleep 1; done; } && \
-    { createdb_later & } && exec postgres -D /var/lib/postgresql/data -c listen_addresses=127.0.0.1
+CMD initdb --encoding UTF8 --locale C -D /var/lib/postgresql/data \
+    && { until createdb "$POSTGRES_DB"; do sleep 1; done & } \
+    && exec postgres -D /var/lib/postgresql/data -c listen_addresses=127.0.0.1
 """  # trusts whoever comes from this host: the password of compose.yaml is sent and not asked for
 S3 = """
 FROM tirflow-base
