@@ -154,7 +154,7 @@ def _plant(folder: Path, engine: docker.DockerClient) -> str:
     (folder / "planted").write_text(MARK)
     recipe = f"FROM {PREFIX}sandbox\nCOPY planted /tmp/planted\nENV PLANTED={MARK}\n"
     (folder / "Dockerfile").write_text(recipe)
-    engine.images.build(path=str(folder), tag=f"{PREFIX}planted", network_mode="none")
+    engine.images.build(path=str(folder), tag=f"{PREFIX}planted", network_mode="none", rm=True)
     return f"{PREFIX}planted:latest"
 
 
