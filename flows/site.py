@@ -59,14 +59,20 @@ def set_up(client: SyncPrefectClient) -> None:
 
 
 def make_bucket(store: str) -> None:
-    """The bucket of an s3:// store, unless it is there. OSError, one line, if the object store refuses."""
+    """The bucket of an s3:// store, unless it is there.
+
+    ValueError for a name that no bucket can have, OSError if the object store does not answer; one line each.
+    """
     if not store.startswith("s3://"):
         return
     bucket = store.removeprefix("s3://").partition("/")[0]
     with told_as_outage(store):
         files = UPath(store).fs
-        if not files.exists(bucket):
-            files.mkdir(bucket)
+        try:
+            if not files.exists(bucket):
+                files.mkdir(bucket)
+        except ValueError as error:
+            raise ValueError(f"TIRFLOW_STORE = {store}: no bucket can be called '{bucket}'") from error
 
 
 def placed(document: dict[str, Any], backend: str) -> dict[str, Any]:
