@@ -73,7 +73,8 @@ class Store:
 
         Raises ArtifactError: nothing to publish, links among the files, or a damaged artifact in the same place.
         """
-        files = scan(directory, flush=not is_elsewhere(self.root))
+        stays_here = not is_elsewhere(self.root)  # else what lasts is the object store's: nothing is flushed
+        files = scan(directory, flush=stays_here)
         if not files:
             raise ArtifactError(
                 f"{kind}: nothing to publish, {directory} has no files; the stage must write some"
@@ -85,7 +86,8 @@ class Store:
         with (directory / MANIFEST_NAME).open("wb") as stream:
             stream.write(manifest.to_json())
             stream.flush()
-            os.fsync(stream.fileno())
+            if stays_here:
+                os.fsync(stream.fileno())
         if not self._place.install(directory, manifest.location):
             self.fetch(manifest.ref)
         return manifest.ref
