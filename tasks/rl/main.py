@@ -75,7 +75,7 @@ def _load(context: StageContext[RlStage], stack: ExitStack) -> RlRound:
     if config.traces.max_calls:
         interpreter = stack.enter_context(make_interpreter(config.sandbox))
     generator = make_generator(
-        config.generation, config.model, checkpoint, tokenizer, config.rl.sleep_sampler
+        config.generation, config.model, checkpoint, tokenizer, can_sleep=config.rl.sleep_sampler
     )
     return RlRound(
         context,

@@ -25,7 +25,7 @@ def make_generator(
     if config.engine == "vllm":
         from tasks.shared.generation.vllm_engine import VllmGenerator
 
-        return VllmGenerator(config, model_config, checkpoint, [tokenizer.eos_token_id], can_sleep)
+        return VllmGenerator(config, model_config, checkpoint, [tokenizer.eos_token_id], can_sleep=can_sleep)
     import torch
 
     from tasks.shared.checkpoints import load_model
