@@ -92,8 +92,8 @@ class CriticUpdate:
         found: list[tuple[int, np.ndarray]] = []
         with torch.no_grad():
             for row in self._rows([_with_extras(experience.graded[i].trajectory) for i in chosen]):
+                parts = row.split(self._engine.values(row).cpu())  # by all ranks, as ZeRO-3 needs
                 if row.num_targets:  # a row that fills in for a rank without sequences has none
-                    parts = row.split(self._engine.values(row).cpu())
                     found += [(int(chosen[place]), values.double().numpy()) for place, values in parts]
         result = [np.zeros(len(row.trajectory.response_ids)) for row in experience.graded]
         for index, values in gather_from_ranks(found):

@@ -28,7 +28,7 @@ from tasks.shared.config import OptimizerConfig
 from tasks.shared.environment import tell_deepspeed_of_cpu
 from tasks.shared.learning.distributed import start_process_group
 from tasks.shared.learning.guarded import ClippedAdamW, GuardedAdamW, is_bad
-from tasks.shared.learning.logprobs import TokenScores, token_scores, use_packed_attention
+from tasks.shared.learning.logprobs import TokenHead, TokenScores, token_scores, use_packed_attention
 from tasks.shared.learning.packing import PackedBatch
 from tasks.shared.learning.saved import checkpoints_in, complete, require_whole
 from tasks.shared.stage import TrainingStopped
@@ -50,10 +50,11 @@ class PackedModel(nn.Module):
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
+        self.head = TokenHead(model)
 
     def forward(self, batch: PackedBatch, temperature: float, with_entropy: bool) -> TokenScores:
         """See `token_scores`."""
-        return token_scores(self.model, batch, temperature, with_entropy)
+        return token_scores(self.model, batch, temperature, with_entropy, self.head)
 
 
 class Engine:
@@ -153,8 +154,11 @@ class TrainingEngine(Engine):
     """A causal language model under DeepSpeed: SFT's, and RL's policy."""
 
     def __init__(self, model: PreTrainedModel, config: OptimizerConfig, *, total_steps: int) -> None:
-        super().__init__(PackedModel(model), model, config, total_steps=total_steps)
+        packed = PackedModel(model)
+        super().__init__(packed, model, config, total_steps=total_steps)
         self.module = model  # under ZeRO-3 its parameters are partitioned
+        if config.zero_stage == 3:
+            _gather_with(packed.head)
 
     def token_scores(
         self, batch: PackedBatch, temperature: float = 1.0, with_entropy: bool = False
@@ -179,6 +183,14 @@ class TrainingEngine(Engine):
         if self._config.zero_stage < 3:
             return None
         return {name: tensor.to("cpu", copy=True) for name, tensor in self.weights()}
+
+
+def _gather_with(head: TokenHead) -> None:
+    """Tell DeepSpeed which weights of other modules it gathers for the head."""
+    import deepspeed
+
+    for parameter in head.weights:
+        deepspeed.zero.register_external_parameter(head, parameter)
 
 
 def _initialize(module: nn.Module, config: OptimizerConfig, half: bool, plain: bool) -> Any:

@@ -9,6 +9,7 @@ explicit block-diagonal mask for any other implementation.
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
@@ -28,36 +29,68 @@ class TokenScores(NamedTuple):
     entropy: torch.Tensor | None  # (B, T) float32, in nats: entropy of the distribution that predicts ids[t]
 
 
+class TokenHead(nn.Module):
+    """The output head with what is read off it, as one module: ZeRO-3 gathers its weights once a row.
+
+    Called a piece at a time, the head would be gathered as often as a rank has pieces, and ranks have other numbers
+    of targets. It is no child, so that a state has its weights under one name.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self._head = (model.get_output_embeddings(),)
+        self._vocabulary = model.config.vocab_size
+
+    @property
+    def weights(self) -> tuple[nn.Parameter, ...]:
+        """What a forward pass takes of parameters that are not this module's own."""
+        return tuple(self._head[0].parameters())
+
+    def forward(
+        self, states: torch.Tensor, ids: torch.Tensor, temperature: float, with_entropy: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(N,) log-probs of `ids` (N,) after `states` (N, H), and entropies, (0,) unless asked for."""
+
+        def score(states: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            logits = (
+                self._head[0].forward(states).float() / temperature
+            )  # (n, V); not called: no hooks of its own
+            logprobs = -cross_entropy(logits, ids, reduction="none")
+            if not with_entropy:
+                return logprobs, logprobs.new_zeros(0)
+            log_distribution = logits.log_softmax(-1)
+            return logprobs, -(log_distribution.exp() * log_distribution).sum(-1)
+
+        rows = max(1, MAX_LOGITS // self._vocabulary)
+        if len(ids) <= rows:
+            return score(states, ids)
+        pieces = [
+            checkpoint(score, some, wanted, use_reentrant=False)
+            for some, wanted in zip(states.split(rows), ids.split(rows), strict=True)
+        ]
+        logprobs, entropy = (torch.cat(parts) for parts in zip(*pieces, strict=True))
+        return logprobs, entropy
+
+
 def token_logprobs(model: PreTrainedModel, batch: PackedBatch, temperature: float = 1.0) -> torch.Tensor:
     """(B, T) log-probs of the target tokens under softmax(logits / temperature); 0 elsewhere."""
     return token_scores(model, batch, temperature).logprobs
 
 
 def token_scores(
-    model: PreTrainedModel, batch: PackedBatch, temperature: float = 1.0, with_entropy: bool = False
+    model: PreTrainedModel,
+    batch: PackedBatch,
+    temperature: float = 1.0,
+    with_entropy: bool = False,
+    head: TokenHead | None = None,
 ) -> TokenScores:
-    """Log-probs, and entropies if asked for, of the target tokens; differentiable, in float32."""
+    """Log-probs, and entropies if asked for, of the target tokens; differentiable, in float32.
+
+    `head` is the model's own where ZeRO-3 has to know it.
+    """
     before = target_states(model, batch)  # (N, H)
-    head = model.get_output_embeddings()
-    wanted = batch.ids[batch.targets]  # (N,)
-
-    def score(states: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        logits = head(states).float() / temperature  # (n, V)
-        logprobs = -cross_entropy(logits, ids, reduction="none")
-        if not with_entropy:
-            return logprobs, logprobs.new_zeros(0)
-        log_distribution = logits.log_softmax(-1)
-        return logprobs, -(log_distribution.exp() * log_distribution).sum(-1)
-
-    rows = max(1, MAX_LOGITS // model.config.vocab_size)
-    if len(wanted) <= rows:
-        logprobs, entropy = score(before, wanted)
-    else:
-        pieces = [
-            checkpoint(score, states, ids, use_reentrant=False)
-            for states, ids in zip(before.split(rows), wanted.split(rows), strict=True)
-        ]
-        logprobs, entropy = (torch.cat(parts) for parts in zip(*pieces, strict=True))
+    head = head or TokenHead(model)
+    logprobs, entropy = head(before, batch.ids[batch.targets], temperature, with_entropy)
     return TokenScores(_scatter(batch, logprobs), _scatter(batch, entropy) if with_entropy else None)
 
 
