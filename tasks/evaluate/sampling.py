@@ -92,7 +92,7 @@ def graded(trajectory: Trajectory, problem: Problem, ends: list[int]) -> Sample:
     """The trajectory as a sample with its grade; `ends`: where each token ends in its text."""
     void = trajectory.finish is FinishReason.SANDBOX_FAILURE
     truncated = trajectory.finish is FinishReason.LENGTH
-    verdict = None if void else grade(trajectory.last_turn, problem.answer, truncated, problem.integer)
+    verdict = None if void else grade(trajectory.own_words, problem.answer, truncated, problem.integer)
     return Sample(
         set=problem.set,
         problem_id=problem.id,

@@ -51,7 +51,7 @@ def score(trajectories: Sequence[Trajectory], problems: Sequence[Problem], confi
 def _grade(trajectory: Trajectory, group: int, problem: Problem, config: RlStage) -> Graded:
     if is_outage(trajectory):
         return Graded(trajectory, group, problem.family, False, "outage", 0.0)
-    verdict = grade(trajectory.last_turn, problem.answer, trajectory.finish is FinishReason.LENGTH)
+    verdict = grade(trajectory.own_words, problem.answer, trajectory.finish is FinishReason.LENGTH)
     value = reward(
         verdict.correct,
         trajectory.calls,

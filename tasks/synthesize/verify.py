@@ -16,6 +16,7 @@ from tasks.shared.sandbox import ExecutionResult, Limits, Status
 from tasks.shared.selection_config import VerificationConfig
 from tasks.shared.traces.dialect import DIALECTS, Dialect, Segment, TraceFormatError
 from tasks.shared.traces.observation import STOPPED, observe
+from tasks.shared.traces.own_words import own_words
 from tasks.synthesize.execution import BlockRunner, run_blocks
 from tasks.synthesize.recorded import agree, contradiction
 from tasks.synthesize.traces import Checked, Reason, Verdict, WrittenTrace
@@ -187,7 +188,8 @@ def _answer(run: _Run) -> Finding | None:
             f"{run.results[-1].status.value}: {run.results[-1].error_line}",
         )
     reference = run.written.problem.answer
-    graded = grade(run.segments[-1].text, reference)
+    words = own_words(segment.text for segment in run.segments if not segment.is_feedback)
+    graded = grade(words, reference)
     if not graded.correct:
         return Reason.WRONG_ANSWER, f"{graded.reason.value}: {graded.predicted!r}, not {reference!r}"
     return None

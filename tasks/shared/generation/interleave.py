@@ -16,6 +16,7 @@ from tasks.shared.sandbox import Status
 from tasks.shared.traces.dialect import DIALECTS, Dialect
 from tasks.shared.traces.encoding import encode_words
 from tasks.shared.traces.observation import observe
+from tasks.shared.traces.own_words import own_words
 from tasks.shared.traces.trajectory import CodeCall, FinishReason, Trajectory, TrajectoryBuilder
 
 if TYPE_CHECKING:
@@ -251,8 +252,11 @@ class _Rollout:
         ids = live.builder.response_ids
         assert len(ids) <= self._policy.max_response_tokens, "the response outgrew its budget"
         words = ids[:-1] if reason is FinishReason.EOS else ids
-        said_last = live.builder.calls[-1].feedback_end if live.builder.calls else 0
-        return live.builder.finish(reason, self._decode(words), self._decode(words[said_last:]))
+        calls = live.builder.calls
+        starts = [0, *(call.feedback_end for call in calls)]
+        ends = [*(call.turn_end for call in calls), len(words)]
+        turns = (self._decode(words[start:end]) for start, end in zip(starts, ends, strict=True))
+        return live.builder.finish(reason, self._decode(words), own_words(turns))
 
     def _decode(self, ids: Iterable[int]) -> str:
         text = self._tokenizer.decode(

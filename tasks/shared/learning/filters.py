@@ -1,14 +1,13 @@
 """Which trajectories stay out of the loss, and why: outages, void turns, groups that teach nothing."""
 
-import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from tasks.shared.grading.box import last_box
 from tasks.shared.traces.dialect import Dialect
+from tasks.shared.traces.own_words import own_words
 from tasks.shared.traces.trajectory import FinishReason, Trajectory
-
-ANSWER = re.compile(r"\\boxed\s*\{")
 
 
 def is_outage(trajectory: Trajectory) -> bool:
@@ -30,7 +29,8 @@ def has_void_turn(trajectory: Trajectory, dialect: Dialect, decode: Callable[[Se
         if last.feedback_end == last.turn_end == len(trajectory.response_ids):
             return False
         start = last.feedback_end
-    return ANSWER.search(decode(trajectory.response_ids[start:])) is None
+    box = last_box(own_words([decode(trajectory.response_ids[start:])]))
+    return box is None or not box.content
 
 
 def teaches(rewards: np.ndarray, groups: np.ndarray, valid: np.ndarray) -> np.ndarray:

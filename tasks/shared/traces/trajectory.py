@@ -47,9 +47,7 @@ class Trajectory:
     calls: tuple[CodeCall, ...]
     finish: FinishReason
     text: str  # the response decoded, for people; never tokenised again
-    last_turn: (
-        str  # what the model wrote after the last feedback: what is graded, since a program may print a box
-    )
+    own_words: str  # what the model said in all its turns, without programs and outputs: what is graded
 
     @property
     def num_sampled(self) -> int:
@@ -85,7 +83,7 @@ class TrajectoryBuilder:
         self.logprobs += [0.0] * len(ids)
         self.calls.append(call)
 
-    def finish(self, reason: FinishReason, text: str, last_turn: str) -> Trajectory:
+    def finish(self, reason: FinishReason, text: str, own_words: str) -> Trajectory:
         """The frozen record; checks the invariants that training relies on."""
         length = len(self.response_ids)
         assert len(self.sampled) == len(self.logprobs) == length
@@ -106,5 +104,5 @@ class TrajectoryBuilder:
             tuple(self.calls),
             reason,
             text,
-            last_turn,
+            own_words,
         )

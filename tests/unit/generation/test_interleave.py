@@ -11,7 +11,7 @@ import pytest
 
 from tasks.shared.generation.interleave import RolloutPolicy, RolloutRequest, rollout
 from tasks.shared.generation.protocol import Sampling
-from tasks.shared.grading import grade
+from tasks.shared.grading import GradeReason, grade
 from tasks.shared.sandbox import ExecutionResult, Status
 from tasks.shared.traces.dialect import DIALECTS
 from tasks.shared.traces.trajectory import FinishReason, Trajectory
@@ -118,8 +118,24 @@ def test_a_box_that_a_program_printed_is_not_the_models_answer() -> None:
     interpreter = ScriptedInterpreter(lambda code: result(Status.OK, "\\boxed{3}\n"))
     [trajectory], _ = run({"p/0": BLOCK + "I give up."}, interpreter, policy())
     assert "\\boxed{3}" in trajectory.text
-    assert trajectory.last_turn == "I give up."
-    assert not grade(trajectory.last_turn, "3").correct
+    assert trajectory.own_words.split() == ["Compute.", "I", "give", "up."]
+    assert not grade(trajectory.own_words, "3").correct
+
+
+def test_an_answer_that_a_later_turn_agrees_with_is_the_answer() -> None:
+    """The last box of the whole response counts; feedback is no part of what the model says."""
+    interpreter = ScriptedInterpreter(lambda code: result(Status.OK, "\\boxed{4}\n"))
+    [trajectory], _ = run({"p/0": "So \\boxed{3}. " + BLOCK + "It agrees."}, interpreter, policy())
+    assert grade(trajectory.own_words, "3").correct
+
+
+def test_a_box_in_a_block_after_the_call_cap_is_no_answer() -> None:
+    """The block is text by then, and still a program."""
+    interpreter = ScriptedInterpreter(three)
+    late = BLOCK.replace("1 + 2", "'\\\\boxed{3}'")
+    [trajectory], _ = run({"p/0": BLOCK + late + "Done."}, interpreter, policy(max_calls=1))
+    assert len(trajectory.calls) == 1 and "\\boxed{3}" in trajectory.text
+    assert grade(trajectory.own_words, "3").reason is GradeReason.NO_BOX
 
 
 def test_a_control_token_that_a_program_printed_ends_no_turn() -> None:

@@ -1,0 +1,82 @@
+"""The model's own words: a response without programs and without what they printed. This is what is graded.
+
+Executed or not makes no difference: a block after the call cap is text, and still a program. Feedback that the model
+wrote itself is taken out too. One pass over the marks of all dialects, so the cost is linear in the text.
+"""
+
+import ast
+import re
+from bisect import bisect_left
+from collections.abc import Iterable
+
+MARK = re.compile(r"<code>|<interpreter>|```[ \t]*([\w+#-]*)[^\n`]*")
+# a fence within a line, as in a string literal, closes no block
+CLOSING_FENCE = re.compile(
+    r"^[ \t]*(?:(?=```output)|```(?![\w`]))|```(?=[ \t\r]*$|[ \t]*</code>)", re.MULTILINE
+)
+FENCE_IN_CODE = re.compile(r"\s*```[^\n]*")
+# languages of fences whose content is no program: the model states something in them
+PROSE_FENCES = {"text", "txt", "plaintext", "latex", "tex", "math", "markdown", "md"}
+
+
+def own_words(turns: Iterable[str]) -> str:
+    """The words of all turns of the model (the pieces of a response between its feedbacks), in order."""
+    return "\n".join(_Turn(turn).words() for turn in turns)
+
+
+class _Turn:
+    """One turn, and where fences may close in it."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._closing = [(mark.start(), mark.end()) for mark in CLOSING_FENCE.finditer(text)]
+
+    def words(self) -> str:
+        """The text with each program and each output replaced by a line break."""
+        kept: list[str] = []
+        place = 0
+        while (mark := MARK.search(self._text, place)) is not None:
+            end = self._end_of_block(mark)
+            kept.append(self._text[place : mark.start()])
+            if end is None:  # the mark opens no program: what it encloses is read as words
+                end = self._end_of_fence(mark.end())[1] if mark[0].startswith("```") else mark.end()
+                end = end if end < len(self._text) else mark.end()
+                kept.append(self._text[mark.start() : end])
+            else:
+                kept.append("\n")
+            place = end
+        kept.append(self._text[place:])
+        return "".join(kept)
+
+    def _end_of_block(self, mark: re.Match[str]) -> int | None:
+        """Where the program or output that `mark` opens ends, at the latest with the turn; None if it opens none."""
+        if mark[0] == "<interpreter>":
+            return self._after("</interpreter>", mark.end())
+        if mark[0] == "<code>":
+            fence = FENCE_IN_CODE.match(self._text, mark.end())
+            start = mark.end() if fence is None else self._end_of_fence(fence.end())[1]
+            return self._after("</code>", start)
+        language = mark[1].lower()
+        if language in PROSE_FENCES:
+            return None
+        inner, end = self._end_of_fence(mark.end())
+        if language:
+            return end
+        return end if inner < len(self._text) and _is_program(self._text[mark.end() : inner]) else None
+
+    def _end_of_fence(self, start: int) -> tuple[int, int]:
+        """Where the content of a fence that opened before `start` ends, and where its closing fence does."""
+        number = bisect_left(self._closing, (start, 0))
+        return self._closing[number] if number < len(self._closing) else (len(self._text), len(self._text))
+
+    def _after(self, tag: str, start: int) -> int:
+        found = self._text.find(tag, start)
+        return len(self._text) if found < 0 else found + len(tag)
+
+
+def _is_program(text: str) -> bool:
+    try:
+        ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return True

@@ -1,0 +1,67 @@
+"""What of a response is said by the model itself: programs and outputs are taken out, in every form."""
+
+import time
+
+import pytest
+
+from tasks.shared.grading import GradeReason, grade
+from tasks.shared.traces.own_words import own_words
+
+BOX = "\\boxed{3}"
+PRINTS = f"print('{BOX}')"
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [
+        f"<code>\n```python\n{PRINTS}\n```\n</code>",
+        f"<code>\n{PRINTS}\n</code>",
+        f"<code>```py\n{PRINTS}```</code>",
+        f"<code>\n```python\nprint('</code>'[:0] + '{BOX}')\n```\n</code>",
+        f"<code>\n```python\n{PRINTS}",  # out of tokens
+        f"```python\n{PRINTS}\n```\n```output",
+        f"```python\n{PRINTS}```\n```output",
+        f"```python\nprint('```'[:0] + '{BOX}')\n```\n```output",
+        f"   ```Python \r\n   {PRINTS}\r\n   ```\r\n   ```output",
+        f"```python\nx = 1\n```output\n{BOX}\n```",
+        f"```python\n{PRINTS}",
+        f"```\n{PRINTS}\n```",
+        f"```sage\n{PRINTS}\n```",
+        f"<interpreter>\n{BOX}\n</interpreter>",  # written by the model itself
+        f"```output\n{BOX}\n```",
+        f"<interpreter>\n{BOX}",
+    ],
+)
+def test_a_box_inside_a_program_or_an_output_is_no_answer(turn: str) -> None:
+    """In whatever form the block is written, run or not."""
+    assert "boxed" not in own_words(["First. " + turn])
+    assert grade(own_words(["So it is.\n" + turn]), "3").reason is GradeReason.NO_BOX
+
+
+@pytest.mark.parametrize(
+    "turns",
+    [
+        [f"So {BOX}. <code>\n```python\nprint(1)\n```\n</code>", "It agrees."],
+        ["<code>\n```python\nprint(1)\n```\n</code>", f"<answer>\n{BOX}\n</answer>"],
+        [f"```python\nx = 1\n```\n{BOX}"],
+        [f"```text\n{BOX}\n```"],
+        [f"```\n{BOX}\n```"],
+        [f"```latex\n{BOX}\n```\nand ```python\n{PRINTS.replace('3', '4')}\n```"],
+        [f"I write <code> and </code> around programs. {BOX}"],
+        [f"No fence is closed here: ``` {BOX}"],
+        ["```python\nprint('open to the end of its turn", f"{BOX}"],
+    ],
+)
+def test_a_box_in_words_is_the_answer(turns: list[str]) -> None:
+    """Whatever turn it stands in, and with a program before or after it."""
+    assert grade(own_words(turns), "3").correct
+
+
+@pytest.mark.parametrize(
+    "mark", ["<code>", "```\n", "``` x", "<code>\n```x\n</code>\n", "<interpreter>", "```text\n"]
+)
+def test_marks_without_end_cost_no_more_than_other_text(mark: str) -> None:
+    """A response of nothing but marks is read at once."""
+    started = time.process_time()
+    own_words([mark * 20_000])
+    assert time.process_time() - started < 5.0
