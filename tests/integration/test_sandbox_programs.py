@@ -17,6 +17,7 @@ import pytest
 from benchmarks.sandbox_soak import descendants
 from tasks.shared.sandbox import Interpreter, Limits, SandboxSettings, SandboxUnavailable, Status
 from tasks.shared.sandbox.client import RequestRefused
+from tasks.shared.traces.observation import observe
 
 QUICK = Limits(wall_s=0.5, cpu_s=1.0, memory_mb=128)
 
@@ -129,11 +130,33 @@ def test_output_is_cut_in_the_middle(interpreter: Interpreter) -> None:
     assert result.status is Status.OUTPUT_CUT
     assert result.stdout.startswith("start\nm")
     assert result.stdout.endswith("m\nend\n")
-    assert "output cut: 99811 characters left out" in result.stdout
-    assert len(result.stdout) < 300
+    assert "output cut: 99861 characters left out" in result.stdout
+    assert len(result.stdout) <= 200
     assert result.error == ""
     exact = interpreter.run("print('x' * 199)", limits=Limits(output_chars=200))
     assert (exact.status, len(exact.stdout)) == (Status.OK, 200)
+
+
+def test_what_the_model_is_shown_is_bounded_with_its_error(interpreter: Interpreter) -> None:
+    result = interpreter.run(
+        'print(1)\nraise ValueError("x" * 20000 + "end")', limits=Limits(output_chars=400)
+    )
+    shown = observe(result, "full")
+    assert len(shown) <= 400
+    assert shown.startswith("1\nTraceback")
+    assert "characters left out" in shown
+    assert shown.endswith("xend")
+
+
+def test_tracebacks_do_not_name_where_libraries_are_kept(interpreter: Interpreter) -> None:
+    result = interpreter.run(
+        "open('mine.py', 'w').write('import json, sympy\\ndef f(): sympy.sympify(json.loads(\"[\"))')\n"
+        "import mine, traceback\ntry:\n    mine.f()\nexcept ValueError:\n    print(traceback.format_exc())\nmine.f()"
+    )
+    for text in (result.stdout, result.error):
+        assert '  File "mine.py", line 2, in f\n' in text
+        assert '  File "json/decoder.py", line' in text
+        assert 'File "/' not in text
 
 
 def test_standard_error_is_kept_apart(interpreter: Interpreter) -> None:
@@ -330,10 +353,10 @@ def test_outage_never_raises() -> None:
 
 
 def test_limits_of_the_settings_hold_at_an_existing_server(interpreter: Interpreter) -> None:
-    own = SandboxSettings(limits=Limits(wall_s=0.4, output_chars=50))
+    own = SandboxSettings(limits=Limits(wall_s=0.4, output_chars=120))
     with Interpreter(own, address=interpreter._address) as guest:
         result = guest.run("print('x' * 1000)\nimport time\ntime.sleep(3)")
-        assert (result.status, len(result.stdout) < 120) == (Status.TIMEOUT, True)
+        assert (result.status, len(result.stdout) <= 120) == (Status.TIMEOUT, True)
 
 
 def test_address_without_server_is_told_at_the_start() -> None:

@@ -52,7 +52,7 @@ class Limits:
     open_files: int = 64
     """Open descriptors."""
     output_chars: int = 4096
-    """Characters of standard output that are handed back; more is cut in the middle."""
+    """Characters that are shown of a program, its error included; more is cut in the middle, and marked."""
     disk_mb: int = 16
     """Size of the private directory, of any file in it, and of all that may be printed."""
 
@@ -118,7 +118,7 @@ class ExecutionResult:
 
     status: Status
     stdout: str
-    """Standard output, cut in the middle at `output_chars`."""
+    """Standard output, cut in the middle at `output_chars`. Paths of libraries begin at their package."""
     error: str
     """The traceback (of the program's own frames), or a line on the limit it met; empty when it ended well."""
     error_line: str
@@ -137,6 +137,8 @@ class ExecutionResult:
     """In a session: whether its variables live on. None outside one."""
     isolation: str = ""
     """The stack it ran under: namespaces, landlock or unsafe."""
+    output_chars: int = MAX_OUTPUT_CHARS
+    """The limit it ran under: the most that may be shown of it, its error included."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for the wire."""

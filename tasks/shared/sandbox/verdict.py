@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 
 from tasks.shared.sandbox import runner
-from tasks.shared.sandbox.output import read_output
+from tasks.shared.sandbox.output import read_output, without_host_paths
 from tasks.shared.sandbox.records import ExecutionResult, Limits, Status
 
 _SENTENCES = {
@@ -85,7 +85,8 @@ def judge(ending: Ending, limits: Limits, isolation: str) -> ExecutionResult:
     code = ending.code
     error = ""
     if status is not Status.OK and (status is not Status.OUTPUT_CUT or code != runner.EXIT_OK):
-        error = ending.report or _SENTENCES[status].format(limits=limits, detail=signal_or_code(code))
+        sentence = _SENTENCES[status].format(limits=limits, detail=signal_or_code(code))
+        error = without_host_paths(ending.report) or sentence
     if ending.session_alive is False:
         error = f"{_SESSION_ENDED}\n{error}"
     error_line = error.rstrip().rpartition("\n")[2]
@@ -101,4 +102,5 @@ def judge(ending: Ending, limits: Limits, isolation: str) -> ExecutionResult:
         ending.attempts,
         ending.session_alive,
         isolation,
+        limits.output_chars,
     )

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tasks.shared.sandbox import ExecutionResult, Limits, SandboxSettings, Status
 from tasks.shared.sandbox.cells import empty
 from tasks.shared.sandbox.metrics import Metrics, percentile
-from tasks.shared.sandbox.output import cut_middle, read_output
+from tasks.shared.sandbox.output import cut_again, cut_middle, read_output, without_host_paths
 from tasks.shared.sandbox.protocol import MAX_FRAME, FrameReader, ProtocolError, encode, parse_limits
 from tasks.shared.sandbox.records import sandbox_failure
 
@@ -60,19 +60,33 @@ def test_result_survives_the_wire() -> None:
 
 def test_cut_middle_keeps_head_and_tail() -> None:
     assert cut_middle("abcdef", 6) == ("abcdef", False)
-    text, cut = cut_middle("a" * 50 + "b" * 50, 10)
+    text, cut = cut_middle("a" * 50 + "b" * 50, 60)
     assert cut
-    assert text == "aaaaa\n... [output cut: 90 characters left out] ...\nbbbbb"
-    assert cut_middle("abc", 1)[0].startswith("a\n...")
+    assert text == "aaaaaaa\n... [output cut: 87 characters left out] ...\nbbbbbb"
+    assert cut_middle("a" * 50 + "b" * 50, 10) == ("aaa\n...\nbb", True)
+
+
+def test_text_that_was_cut_and_is_cut_again_has_one_mark_with_all_that_is_missing() -> None:
+    once, _ = cut_middle("a" * 500 + "b" * 500, 300)
+    assert cut_again(once, 200) == cut_middle("a" * 500 + "b" * 500, 200)[0]
+    assert cut_again(once, 300) == once
+    assert cut_again("c" * 100, 60) == cut_middle("c" * 100, 60)[0]
 
 
 @given(st.text(max_size=400), st.integers(1, 100))
 def test_cut_output_is_bounded_and_says_so(text: str, limit: int) -> None:
     shown, cut = cut_middle(text, limit)
     assert cut == (len(text) > limit)
-    assert len(shown) <= limit + 60
+    assert len(shown) <= limit
     if not cut:
         assert shown == text
+
+
+def test_paths_of_this_machine_are_not_shown() -> None:
+    files = [os.__file__, pytest.__file__, "/scratch/3/mine.py"]
+    text = "\n".join(f'  File "{file}", line 1' for file in files)
+    shown = [line.split('"')[1] for line in without_host_paths(text).splitlines()]
+    assert shown == ["os.py", "pytest/__init__.py", "mine.py"]
 
 
 @pytest.mark.parametrize("size", [0, 10, 799, 800, 801, 5000, 100_000])

@@ -14,7 +14,7 @@ from tasks.shared.sandbox.confinement import Isolation, probe
 from tasks.shared.sandbox.records import SandboxUnavailable
 from tasks.shared.sandbox.verdict import Ending, judge
 
-LIMITS = Limits(cpu_s=2.0, output_chars=20, disk_mb=1)
+LIMITS = Limits(cpu_s=2.0, output_chars=70, disk_mb=1)
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_status_and_line(
 
 
 def test_cut_output_is_a_status_only_where_the_program_ended_well(files: tuple[int, int]) -> None:
-    os.write(files[0], b"z" * 50)
+    os.write(files[0], b"z" * 500)
     assert judge(ending(files, 0), LIMITS, "").status is Status.OUTPUT_CUT
     failed = judge(ending(files, 1, report="ValueError\n"), LIMITS, "")
     assert (failed.status, "output cut" in failed.stdout) == (Status.ERROR, True)

@@ -3,13 +3,14 @@
 import pytest
 
 from tasks.shared.sandbox import ExecutionResult, Status
+from tasks.shared.sandbox.output import cut_middle
 from tasks.shared.traces.observation import observe
 
 
-def result(status: Status, stdout: str = "", error: str = "", error_line: str = "") -> ExecutionResult:
-    return ExecutionResult(
-        status=status, stdout=stdout, error=error, error_line=error_line, seconds=0.01, peak_memory_mb=10.0
-    )
+def result(
+    status: Status, stdout: str = "", error: str = "", error_line: str = "", **more: object
+) -> ExecutionResult:
+    return ExecutionResult(status, stdout, error, error_line, 0.01, 10.0, **more)  # type: ignore[arg-type]
 
 
 LAST_LINE = "ZeroDivisionError: division by zero"
@@ -36,3 +37,47 @@ def test_a_stopped_program_is_told_so_after_its_output(status):
 def test_a_sandbox_failure_is_never_shown():
     with pytest.raises(AssertionError, match="never shown"):
         observe(result(Status.SANDBOX_FAILURE), "full")
+
+
+@pytest.mark.parametrize(("mode", "limit"), [("full", 400), ("full", 160), ("last_line", 400)])
+@pytest.mark.parametrize("printed", ["", "1\n", "p" * 395, "p" * 396, "p" * 20_000])
+def test_all_that_is_shown_is_bounded_and_says_what_is_missing(mode, limit, printed):
+    stdout, _ = cut_middle(printed, limit)
+    line = "ValueError: " + "x" * 20_000 + " the end"
+    shown = observe(
+        result(Status.ERROR, stdout, f"Traceback (most recent call last):\n{line}", line, output_chars=limit),
+        mode,
+    )
+    assert len(shown) <= limit
+    assert "characters left out" in shown
+    assert shown.endswith(" the end")
+    assert shown.startswith(stdout.strip()[:1] or {"full": "Traceback", "last_line": "ValueError"}[mode][:7])
+
+
+def test_output_that_was_cut_is_cut_again_for_its_error_with_one_count():
+    stdout, _ = cut_middle("start" + "p" * 9000, 400)
+    shown = observe(result(Status.ERROR, stdout, TRACEBACK, LAST_LINE, output_chars=400), "full")
+    assert len(shown) == 400
+    assert shown.startswith("startp")
+    assert shown.endswith(TRACEBACK.rstrip())
+    left_out = int(shown.split("output cut: ")[1].split()[0])
+    assert left_out + shown.count("p") - TRACEBACK.count("p") - shown[5:].count("output cut") == 9000
+
+
+@pytest.mark.parametrize("limit", [64, 400])
+def test_line_of_a_stop_is_kept_whole(limit):
+    shown = observe(result(Status.TIMEOUT, "p" * limit, output_chars=limit), "full")
+    assert shown.endswith("\nTimeoutError: the program ran longer than it may")
+    assert len(shown) <= limit
+
+
+def test_standard_error_is_shown_where_a_program_ended_well_and_printed_nothing():
+    warning = "main.py:1: UserWarning: careful\n"
+    assert observe(result(Status.OK, "\n", stderr=warning), "full") == warning.rstrip()
+    assert observe(result(Status.OK, "12\n", stderr=warning), "full") == "12"
+    assert observe(result(Status.ERROR, "", TRACEBACK, LAST_LINE, stderr=warning), "last_line") == LAST_LINE
+
+
+def test_refusal_is_told_in_its_own_line():
+    line = "PermissionError: [Errno 1] os.system: no"
+    assert observe(result(Status.FORBIDDEN, "1\n", f"Traceback\n{line}", line), "full") == f"1\n{line}"
