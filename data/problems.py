@@ -1,6 +1,6 @@
 """Seeded generation of problems from the families; train and held-out parameters never meet.
 
-`python -m data.problems 5` prints five problems of each split with their answers.
+`python -m data.problems 5` prints five problems of each world and split with their answers.
 """
 
 import random
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from data.families import HELD_OUT_FAMILIES, TRAIN_FAMILIES, Family
+from data.families import HELD_OUT_FAMILIES, HELD_OUT_WORD_FAMILIES, TRAIN_FAMILIES, WORD_FAMILIES, Family
 
 
 class Split(StrEnum):
@@ -18,6 +18,13 @@ class Split(StrEnum):
     TRAIN = "train"
     HELD_OUT = "held_out"
     HELD_OUT_FAMILY = "held_out_family"
+
+
+# world -> the families to train on, and those held out whole
+WORLDS = {
+    "tiny": (TRAIN_FAMILIES, HELD_OUT_FAMILIES),
+    "words": (WORD_FAMILIES, HELD_OUT_WORD_FAMILIES),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +37,7 @@ class Problem:
     id: str
     # the text a model is shown
     problem: str
-    # integer 0..999
+    # integer; 0..999 in the tiny world
     answer: int
     # name of the family, see `data.families`
     family: str
@@ -40,7 +47,11 @@ class Problem:
 
 
 def generate(
-    split: Split, num_problems: int, seed: int, families: Sequence[Family] | None = None
+    split: Split,
+    num_problems: int,
+    seed: int,
+    families: Sequence[Family] | None = None,
+    world: str = "tiny",
 ) -> list[Problem]:
     """Make `num_problems` different problems of a split, the families (by default the split's own) in equal shares.
 
@@ -50,7 +61,7 @@ def generate(
         ValueError: more problems are asked for than a family has parameters.
     """
     if families is None:
-        families = HELD_OUT_FAMILIES if split is Split.HELD_OUT_FAMILY else TRAIN_FAMILIES
+        families = WORLDS[world][split is Split.HELD_OUT_FAMILY]
     rng = random.Random(f"{split}:{seed}")
     seen: set[str] = set()
     problems: list[Problem] = []
@@ -83,9 +94,10 @@ def _draw(family: Family, split: Split, rng: random.Random, seen: set[str]) -> P
 
 def _print_samples(argv: Sequence[str]) -> None:
     num_problems = int(argv[0]) if argv else 5
-    for split in Split:
-        for problem in generate(split, num_problems, seed=0):
-            sys.stdout.write(f"{split.value:16} {problem.answer:4d}  {problem.problem}\n")
+    for world in WORLDS:
+        for split in Split:
+            for problem in generate(split, num_problems, seed=0, world=world):
+                sys.stdout.write(f"{world} {split.value:16} {problem.answer:6d}  {problem.problem}\n")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The families of the tiny world: those a model may train on, and two held out whole."""
+"""The families of both worlds, integers (tiny) and words: those to train on, and two held out whole of each."""
 
-from data.families import counting, number_theory, sequences
+from data.families import counting, number_theory, sequences, words
 from data.families.family import Family, Params
 
 TRAIN_FAMILIES: tuple[Family, ...] = (
@@ -28,5 +28,16 @@ TRAIN_FAMILIES: tuple[Family, ...] = (
 # near relatives of trained families, so that a score on them means something, but never trained on
 HELD_OUT_FAMILIES: tuple[Family, ...] = (counting.MULTIPLES_NEITHER, number_theory.POWER_PLUS)
 ALL_FAMILIES: tuple[Family, ...] = TRAIN_FAMILIES + HELD_OUT_FAMILIES
+# English for models that can read: see words.py
+WORD_FAMILIES: tuple[Family, ...] = words.TRAIN
+HELD_OUT_WORD_FAMILIES: tuple[Family, ...] = words.HELD_OUT
 
-__all__ = ["ALL_FAMILIES", "HELD_OUT_FAMILIES", "TRAIN_FAMILIES", "Family", "Params"]
+__all__ = [
+    "ALL_FAMILIES",
+    "HELD_OUT_FAMILIES",
+    "HELD_OUT_WORD_FAMILIES",
+    "TRAIN_FAMILIES",
+    "WORD_FAMILIES",
+    "Family",
+    "Params",
+]

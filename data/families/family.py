@@ -1,7 +1,7 @@
 """One family of competition-like problems: parameter ranges, wordings, a reference solver and programs.
 
 A family is data plus two small functions. Wordings and programs are `str.format` templates over the
-parameters; an answer is always an integer 0 to 999. `python -m data.problems 3` prints a few.
+parameters; an answer is an integer, in the tiny world 0 to 999. `python -m data.problems 3` prints a few.
 """
 
 import hashlib
@@ -45,12 +45,18 @@ class Family:
     solve: Callable[[Params], int]
     # parameters that make no sense or are too easy are refused here
     accept: Callable[[Params], bool] = _accept_all
+    # largest answer
+    max_answer: int = MAX_ANSWER
+    # the parameters and every intermediate value that `reasonings` name
+    work: Callable[[Params], Params] = dict
+    # templates of reasoning in text alone; none where a family cannot be worked out by hand
+    reasonings: tuple[str, ...] = ()
 
     def sample(self, rng: random.Random) -> dict[str, int]:
-        """Draw parameters until they are accepted and the answer lies in 0..999."""
+        """Draw parameters until they are accepted and the answer lies in 0..max_answer."""
         while True:
             params = {name: rng.randint(low, high) for name, low, high in self.ranges}
-            if self.accept(params) and 0 <= self.solve(params) <= MAX_ANSWER:
+            if self.accept(params) and 0 <= self.solve(params) <= self.max_answer:
                 return params
 
     def read_params(self, problem: str) -> dict[str, int] | None:

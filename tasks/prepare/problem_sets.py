@@ -15,7 +15,7 @@ from tasks.prepare.rows import Columns, ProblemRow, check_rows
 from tasks.shared.config import ProblemSource
 from tasks.shared.raw_rows import RawRows, file_rows, hub_rows
 
-TINY_DEFAULT_LIMIT = 200
+MADE_DEFAULT_LIMIT = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +43,8 @@ def read_problem_set(source: ProblemSource, seed: int) -> ProblemSet:
     """
     columns = Columns(source.problem_column, source.answer_column, source.answer == "integer")
     what = f"problem set '{source.name}'"
-    if source.source == "tiny":
-        raw_rows = _tiny_rows(source, seed)
+    if source.source in ("tiny", "words"):
+        raw_rows = _made_rows(source, seed)
     elif source.source == "file":
         raw_rows = file_rows(what, Path(source.path))
     elif source.source == "hub":
@@ -91,9 +91,9 @@ def rows_digest(rows: Sequence[ProblemRow]) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def _tiny_rows(source: ProblemSource, seed: int) -> RawRows:
-    limit = TINY_DEFAULT_LIMIT if source.limit is None else source.limit
-    for index, problem in enumerate(generate(Split(source.split), limit, seed)):
+def _made_rows(source: ProblemSource, seed: int) -> RawRows:
+    limit = MADE_DEFAULT_LIMIT if source.limit is None else source.limit
+    for index, problem in enumerate(generate(Split(source.split), limit, seed, world=source.source)):
         row = {"id": problem.id, "family": problem.family}
         row |= {source.problem_column: problem.problem, source.answer_column: str(problem.answer)}
-        yield f"tiny world: row {index + 1}", row
+        yield f"{source.source} world: row {index + 1}", row

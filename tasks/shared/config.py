@@ -63,16 +63,18 @@ class ProblemSource(Section):
     """One problem set: from the registry in `data/`, a hub dataset, a local JSONL/parquet file, or the tiny world."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")  # names files and metrics
-    source: Literal["registry", "hub", "file", "tiny"]
+    source: Literal[
+        "registry", "hub", "file", "tiny", "words"
+    ]  # the last two are made here, see data/families
     id: str = ""  # registry name or hub dataset id
     revision: str = ""
     subset: str = ""
-    split: str = "train"  # tiny world: train | held_out | held_out_family
+    split: str = "train"  # worlds made here: train | held_out | held_out_family
     path: str = ""
     problem_column: str = "problem"
     answer_column: str = "answer"
     answer: Literal["integer", "expression"] = "integer"  # integer: 0 to 999, as in AIME
-    limit: int | None = None  # tiny world: how many are generated
+    limit: int | None = None  # worlds made here: how many problems are made
 
     @model_validator(mode="after")
     def _source_is_complete(self) -> Self:
@@ -87,9 +89,9 @@ class ProblemSource(Section):
             raise ValueError(
                 f"problem set '{self.name}': source = 'registry' needs id, a name in data/registry.toml"
             )
-        if self.source == "tiny" and self.split not in ("train", "held_out", "held_out_family"):
+        if self.source in ("tiny", "words") and self.split not in ("train", "held_out", "held_out_family"):
             raise ValueError(
-                f"problem set '{self.name}': split = '{self.split}' is not in the tiny world; "
+                f"problem set '{self.name}': split = '{self.split}' is not in the {self.source} world; "
                 "use train, held_out or held_out_family"
             )
         return self

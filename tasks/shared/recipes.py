@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from data.protocols import find_protocol
 from tasks.shared.config import STAGE_CONFIGS, Recipe
+from tasks.shared.environment import home
 
 RECIPES_DIR = Path(__file__).resolve().parents[2] / "flows" / "recipes"
 
@@ -27,7 +28,16 @@ def load_recipe(name_or_path: str, overrides: Mapping[str, Any] | None = None) -
     path = _find(name_or_path)
     tree = _read(path)
     tree.setdefault("name", path.stem)
+    _place_home(tree)
     return resolve(tree, overrides or {}, str(path))
+
+
+def _place_home(tree: Any) -> None:
+    """Replace a leading `{home}` of every path by this machine's home."""
+    for value in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
+        _place_home(value)
+    if isinstance(tree, dict) and str(tree.get("path", "")).startswith("{home}/"):
+        tree["path"] = str(home() / tree["path"].removeprefix("{home}/"))
 
 
 def _find(name_or_path: str) -> Path:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from data.families import TRAIN_FAMILIES, Family, Params
+from data.families import TRAIN_FAMILIES, WORD_FAMILIES, Family, Params
 from data.wording import (
     CHECK_OPENINGS,
     CODE_CLOSINGS,
@@ -52,7 +52,7 @@ class ScriptTeacher:
         self._rules = rules
         self._runner = runner
         self._seed = seed
-        self._families = {family.name: family for family in TRAIN_FAMILIES}
+        self._families = {family.name: family for family in (*TRAIN_FAMILIES, *WORD_FAMILIES)}
         self.metrics: dict[str, float | int] = {}
 
     def write(self, wanted: Sequence[Wanted]) -> Iterator[WrittenTrace]:
@@ -83,9 +83,9 @@ class ScriptTeacher:
         max_blocks = self._rules.max_calls
         with_code = rng.random() < self._config.code_share and max_blocks > 0
         fault = self._draw_fault(with_code, rng)
-        given = restate(problem.problem)
         if not with_code:
-            return Plan((), f"{rng.choice(TEXT_OPENINGS)} {given} {rng.choice(TEXT_CLOSINGS)}", fault)
+            return Plan((), self._reason_in_text(family, params, problem, rng), fault)
+        given = restate(problem.problem)
         programs = rng.sample(family.programs, k=2)
         blocks = [(f"{rng.choice(CODE_OPENINGS)} {given}", programs[0].format(**params))]
         if fault is Fault.WRONG_PROGRAM:
@@ -97,6 +97,13 @@ class ScriptTeacher:
         elif fault is Fault.NONE:
             blocks = self._extend(blocks, programs[1].format(**params), rng)[:max_blocks]
         return Plan(tuple(blocks), rng.choice(CODE_CLOSINGS), fault)
+
+    def _reason_in_text(self, family: Family, params: Params, problem: Problem, rng: random.Random) -> str:
+        """The steps as one works them out by hand, or where a family has none a sentence that stands for them."""
+        if family.reasonings:
+            return rng.choice(family.reasonings).format(**family.work(params))
+        given = restate(problem.problem)
+        return f"{rng.choice(TEXT_OPENINGS)} {given} {rng.choice(TEXT_CLOSINGS)}"
 
     def _draw_fault(self, with_code: bool, rng: random.Random) -> Fault:
         """One fault or none; faults of code do not befall a trace without code."""

@@ -7,11 +7,20 @@ from collections import Counter
 
 import pytest
 
-from data.families import ALL_FAMILIES, HELD_OUT_FAMILIES, TRAIN_FAMILIES, Family
+from data.families import (
+    ALL_FAMILIES,
+    HELD_OUT_FAMILIES,
+    HELD_OUT_WORD_FAMILIES,
+    TRAIN_FAMILIES,
+    WORD_FAMILIES,
+    Family,
+)
 from data.problems import Split, generate
 from tasks.shared.ngrams import ngrams
 
 NUM_SAMPLES = 300
+WORDS = WORD_FAMILIES + HELD_OUT_WORD_FAMILIES
+BOTH_WORLDS = ALL_FAMILIES + WORDS
 
 
 def samples(family: Family, count: int = NUM_SAMPLES) -> list[dict[str, int]]:
@@ -33,22 +42,22 @@ def by_name(families: tuple[Family, ...]) -> object:
 def test_there_are_enough_families_and_each_is_varied():
     assert len(TRAIN_FAMILIES) >= 16
     assert len(HELD_OUT_FAMILIES) == 2
-    names = [family.name for family in ALL_FAMILIES]
+    names = [family.name for family in BOTH_WORLDS]
     assert len(set(names)) == len(names)
-    for family in ALL_FAMILIES:
+    for family in BOTH_WORLDS:
         assert len(set(family.phrasings)) >= 5
         assert len(set(family.programs)) >= 2
         assert len(family.near_misses) >= 2
 
 
-@by_name(ALL_FAMILIES)
+@by_name(BOTH_WORLDS)
 def test_every_program_prints_the_reference_answer(family):
     for params in samples(family, 12):
         for program in family.programs:
             assert printed(program.format(**params)) == f"{family.solve(params)}\n", (program, params)
 
 
-@by_name(ALL_FAMILIES)
+@by_name(BOTH_WORLDS)
 def test_near_misses_run_and_are_mostly_wrong(family):
     outcomes = [
         printed(program.format(**params)) == f"{family.solve(params)}\n"
@@ -58,15 +67,15 @@ def test_near_misses_run_and_are_mostly_wrong(family):
     assert sum(outcomes) / len(outcomes) < 0.5
 
 
-@by_name(ALL_FAMILIES)
+@by_name(BOTH_WORLDS)
 def test_answers_lie_in_range_and_none_is_frequent(family):
     answers = Counter(family.solve(params) for params in samples(family))
     assert min(answers) >= 0
-    assert max(answers) <= 999
+    assert max(answers) <= family.max_answer
     assert max(answers.values()) <= 0.08 * NUM_SAMPLES, answers.most_common(3)
 
 
-@by_name(ALL_FAMILIES)
+@by_name(BOTH_WORLDS)
 def test_parameters_are_read_off_every_wording(family):
     for params in samples(family, 5):
         for phrasing in family.phrasings:
@@ -74,7 +83,14 @@ def test_parameters_are_read_off_every_wording(family):
     assert family.read_params("How many roads must a man walk down?") is None
 
 
-@by_name(ALL_FAMILIES)
+@by_name(WORDS)
+def test_reasoning_in_text_ends_in_the_reference_answer(family):
+    for params in samples(family, 5):
+        for reasoning in family.reasonings:
+            assert reasoning.format(**family.work(params)).endswith(f"{family.solve(params)}.")
+
+
+@by_name(BOTH_WORLDS)
 def test_problems_are_short(family):
     params = samples(family, 1)[0]
     assert len(params) <= 4
@@ -82,7 +98,7 @@ def test_problems_are_short(family):
         assert len(phrasing.format(**params).split()) <= 25
 
 
-@by_name(ALL_FAMILIES)
+@by_name(BOTH_WORLDS)
 def test_no_window_of_eight_words_is_the_same_for_many_parameters(family):
     """Else decontamination would take whole wordings of the training set out for one held-out problem."""
     drawn = samples(family, 60)
