@@ -18,7 +18,9 @@ from pathlib import Path
 
 import httpx
 import psutil
+from prefect.client.orchestration import SyncPrefectClient
 
+from flows import deployments
 from tasks.shared.environment import inherited_environment
 
 POOL = "local"
@@ -26,8 +28,6 @@ PREFERRED_PORT = 4200
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 40.0
 IDLE_STOP_TIMEOUT_S = 10.0  # with no flow below it there is nothing to wait for
-ROOT = Path(__file__).resolve().parents[1]
-DEPLOYMENTS = ROOT / "prefect.yaml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,14 +127,10 @@ def stop(cluster: Cluster) -> None:
 
 
 def deploy(home: Path, port: int) -> None:
-    """`prefect deploy --all`: bring the server's deployments in line with prefect.yaml. ValueError if that fails."""
-    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
+    """Bring the server's deployments in line with prefect.yaml. ValueError, one line, if that fails."""
     environment = inherited_environment() | settings(home, port)
-    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    output = result.stdout + result.stderr
-    if result.returncode or "skipp" in output.lower():
-        last = next((line for line in reversed(output.splitlines()) if line.strip()), "no output")
-        raise ValueError(f"prefect deploy failed: {last.strip()}; correct {DEPLOYMENTS}")
+    with SyncPrefectClient(environment["PREFECT_API_URL"]) as client:
+        deployments.deploy(deployments.read_deployments(), client, environment)
     _deployed_path(home).write_text(_deployments_digest())
 
 
@@ -299,7 +295,7 @@ def _is_deployed(home: Path) -> bool:
 
 
 def _deployments_digest() -> str:
-    return hashlib.sha256(DEPLOYMENTS.read_bytes()).hexdigest()
+    return hashlib.sha256(deployments.DEPLOYMENTS.read_bytes()).hexdigest()
 
 
 def _deployed_path(home: Path) -> Path:

@@ -19,6 +19,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from flows.parameters import check_parameters
 from tasks.shared.execution.execute import Event, parse_event
 
 POLL_S = 0.5
@@ -37,7 +38,7 @@ class Outcome:
 def start_run(api_url: str, deployment: str, parameters: dict[str, Any]) -> UUID:
     """What `prefect deployment run <deployment>` does: create a run.
 
-    ValueError, one line, if there is no such deployment or it has no such parameter.
+    ValueError, one line, if there is no such deployment or it does not take these parameters.
     """
     with SyncPrefectClient(api_url) as client:
         try:
@@ -46,10 +47,7 @@ def start_run(api_url: str, deployment: str, parameters: dict[str, Any]) -> UUID
             raise ValueError(
                 f"deployment '{deployment}': not on {api_url}; `make deploy` brings what prefect.yaml names"
             ) from None
-        known = (found.parameter_openapi_schema or {}).get("properties", {})
-        for name in parameters:
-            if name not in known:
-                raise ValueError(f"parameter '{name}': {deployment} has {', '.join(known)}")
+        check_parameters(deployment, found.parameter_openapi_schema or {}, parameters)
         return client.create_flow_run_from_deployment(found.id, parameters=parameters).id
 
 

@@ -126,8 +126,8 @@ def record_name(deployment: str, parameters: Mapping[str, object]) -> str:
     flow, _, recipe = deployment.partition("/")
     run = str(parameters.get("run") or recipe)
     changed = parameters.get("overrides") or parameters.get("problems")
-    beside = f"{run}-changed" if flow != "train" and changed else run
-    return str(parameters.get("into") or beside)
+    beside = f"{run}-bootstrap" if flow == "bootstrap" else f"{run}-changed" if changed else run
+    return str(parameters.get("into") or (run if flow == "train" else beside))
 
 
 def _show(outcome: Outcome, name: str, address: str, console: Console) -> None:

@@ -7,14 +7,10 @@ workers; stages in the pool `gpu`, in containers, as `<stage>/gpu`. Where TIRFLO
 made too. See docs/operations.md.
 """
 
-import subprocess
 import sys
-import tempfile
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
-import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import StateType
@@ -24,10 +20,11 @@ from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectNotFound
 from upath import UPath
 
-from flows.cluster import ROOT, require_server
+from flows.cluster import require_server
+from flows.deployments import deploy, read_deployments
 from tasks.shared.artifacts.outage import told_as_outage
 from tasks.shared.config import STAGE_CONFIGS
-from tasks.shared.environment import prefect_api_url, store_uri
+from tasks.shared.environment import inherited_environment, prefect_api_url, store_uri
 
 CONTROL, STAGES = "control", "gpu"
 QUEUES = {
@@ -135,21 +132,12 @@ def main(arguments: list[str]) -> int:
         return 2
     with get_client(sync_client=True) as client:
         set_up(client)
-    document = placed(yaml.safe_load((ROOT / "prefect.yaml").read_text()), backend)
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / "prefect.yaml"
-        path.write_text(yaml.safe_dump(document))
-        command = [
-            sys.executable,
-            "-m",
-            "prefect",
-            "--no-prompt",
-            "deploy",
-            "--all",
-            "--prefect-file",
-            str(path),
-        ]
-        return subprocess.run(command, cwd=ROOT, check=False).returncode
+        try:
+            sys.stdout.write(deploy(placed(read_deployments(), backend), client, inherited_environment()))
+        except ValueError as error:
+            sys.stderr.write(f"error: {error}\n")
+            return 2
+    return 0
 
 
 if __name__ == "__main__":

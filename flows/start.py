@@ -2,11 +2,14 @@
 
 from typing import Any
 
+from prefect.client.orchestration import get_client
+from prefect.context import FlowRunContext
+
 from tasks.launch import Run, require_surroundings
 from tasks.shared.artifacts import ArtifactRef
 from tasks.shared.documents import check_name
 from tasks.shared.environment import store_uri
-from tasks.shared.recipes import load_recipe, resolve_recorded
+from tasks.shared.recipes import key_by_key, load_recipe, resolve_recorded
 from tasks.shared.runs import RunRecord, RunRecords
 
 Inputs = dict[str, tuple[str, str]]  # input -> (label of the stage that made it, name of its output)
@@ -14,7 +17,7 @@ Inputs = dict[str, tuple[str, str]]  # input -> (label of the stage that made it
 
 def start(recipe: str, run: str, overrides: dict[str, Any], force: bool) -> Run:
     """Begin a run of a whole recipe, or go on with the run of that name. ValueError for a mistake in the recipe."""
-    resolved = load_recipe(recipe, overrides)
+    resolved = load_recipe(recipe, _with_deployments_own(overrides))
     job = Run(check_name(run or resolved.name), resolved, force)
     require_surroundings(job)
     RunRecords(job.store).begin(job.name, resolved.model_dump(mode="json"))
@@ -35,6 +38,7 @@ def rerun(
         job = start(recipe, run, overrides, force)
         return job, records.read(job.name)
     record = records.read(run)
+    overrides = _with_deployments_own(overrides)
     if recipe:
         resolved = load_recipe(recipe, overrides)
         changed = resolved.model_dump(mode="json") != record.recipe
@@ -53,3 +57,17 @@ def take(record: RunRecord, wanted: Inputs, given: dict[str, ArtifactRef]) -> di
     if unknown:
         raise ValueError(f"inputs: this stage has no input '{unknown[0]}'; it takes {', '.join(wanted)}")
     return {name: given.get(name) or record.output(*source) for name, source in wanted.items()}
+
+
+def _with_deployments_own(overrides: dict[str, Any]) -> dict[str, Any]:
+    """The overrides of the deployment of this flow run and, over them, those that the run was given.
+
+    Prefect puts a run's parameter in the place of the deployment's.
+    """
+    context = FlowRunContext.get()
+    flow_run = context.flow_run if context else None
+    if flow_run is None or flow_run.deployment_id is None:
+        return overrides
+    with get_client(sync_client=True) as client:
+        own = client.read_deployment(flow_run.deployment_id).parameters.get("overrides")
+    return key_by_key(own or {}) | key_by_key(overrides)

@@ -1,6 +1,7 @@
 """Finished samples, kept in the scratch directory as they come: an evaluation that was killed goes on from here.
 
-Shards are folders of at most `size` samples, written whole (temporary name, then rename) and never changed.
+Shards are folders of at most `size` samples, written whole (temporary name, then rename) and never changed. Beside
+them stands which request they were taken for: samples of another are never taken up.
 """
 
 import os
@@ -8,6 +9,7 @@ import time
 from pathlib import Path
 
 from tasks.shared.reporting.samples import Sample, read_samples, write_samples
+from tasks.shared.scratch import claim
 
 SampleKey = tuple[str, str, int]  # set, problem id, sample
 
@@ -15,8 +17,9 @@ SampleKey = tuple[str, str, int]  # set, problem id, sample
 class Journal:
     """Append-only store of finished samples; void ones are not kept, so that they are repeated."""
 
-    def __init__(self, directory: Path, size: int = 64, every_s: float = 5.0) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
+    def __init__(self, directory: Path, fingerprint: str, size: int = 64, every_s: float = 5.0) -> None:
+        """`fingerprint`: of the request. ValueError if the directory holds samples of another."""
+        claim(directory, fingerprint, "samples")
         self._directory = directory
         self._size = size
         self._every_s = every_s

@@ -34,7 +34,7 @@ def run(context: StageContext[EvaluateStage]) -> StageResult:
     _check(config)
     problems = read_problems(context.input("evaluation_sets"))
     wanted = list(wanted_samples(problems, config.evaluate.samples_per_problem, context.request.seed))
-    journal = Journal(context.scratch / "samples")
+    journal = Journal(context.scratch / "samples", context.fingerprint())
     missing = [want for want in wanted if want.key not in journal]
     context.log(
         f"evaluation: {len(problems)} problems, {len(wanted)} samples, {len(wanted) - len(missing)} already taken"

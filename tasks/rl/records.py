@@ -14,8 +14,9 @@ from tasks.rl.experience import Experience
 from tasks.rl.rollouts import RolloutShards
 from tasks.rl.state import Progress
 from tasks.shared.config import RlStage
-from tasks.shared.environment import home
+from tasks.shared.environment import home, world_size
 from tasks.shared.learning.sinks import open_sinks
+from tasks.shared.scratch import claim
 from tasks.shared.stage import StageContext, Value
 
 SHOWN = (
@@ -65,7 +66,9 @@ class RoundRecords:
     def __init__(self, context: StageContext[RlStage], progress: Progress) -> None:
         self._context = context
         self._first_step = progress.first_step
-        self.shards = RolloutShards(context.scratch / "rollouts")
+        rollouts = context.scratch / "rollouts"
+        claim(rollouts, context.fingerprint(world_size()), "rollouts")
+        self.shards = RolloutShards(rollouts)
         self.learning = JsonLines(context.scratch / "metrics.jsonl", progress.step)
         self.timing = JsonLines(context.scratch / "timing.jsonl", progress.step)
         request, sinks = context.request, context.config.rl.sinks

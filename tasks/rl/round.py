@@ -1,6 +1,5 @@
 """One RL round: `steps_per_round` on-policy steps, each a row of named phases, resumable between any two."""
 
-import json
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
 from dataclasses import replace
@@ -70,7 +69,7 @@ class RlRound:
             tokenizer=tokenizer,
             seed=context.request.seed,
         )
-        self.states = SavedStates(context.scratch / "trainer", self._fingerprint())
+        self.states = SavedStates(context.scratch / "trainer", context.fingerprint(world_size()))
         self.progress = self._start()
         self._records = RoundRecords(context, self.progress) if rank() == 0 else None
 
@@ -163,12 +162,6 @@ class RlRound:
         )
         assert isinstance(text, str)
         return text
-
-    def _fingerprint(self) -> str:
-        """What a saved state belongs to: configuration, inputs, seed, and the number of ranks it is cut for."""
-        request = self._context.request
-        inputs = {name: ref.digest for name, ref in sorted(request.inputs.items())}
-        return json.dumps([request.config, inputs, request.seed, world_size()], sort_keys=True)
 
 
 def rollout_policy(config: RlStage) -> RolloutPolicy:

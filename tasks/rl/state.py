@@ -12,6 +12,7 @@ from tasks.shared.environment import rank
 from tasks.shared.learning.critic import CriticEngine
 from tasks.shared.learning.distributed import barrier
 from tasks.shared.learning.engine import TrainingEngine
+from tasks.shared.scratch import require_same
 
 CRITIC = "critic"  # folder of the critic's part in a saved state
 
@@ -55,10 +56,7 @@ class SavedStates:
             state = engine.resume(path)
             if state is None:
                 continue
-            if state["fingerprint"] != self._fingerprint:
-                raise ValueError(
-                    f"{path}: state of another request; remove it or use another scratch directory"
-                )
+            require_same(state["fingerprint"], self._fingerprint, path, "states")
             _resume_critic(critic, path)
             return Progress(**state["progress"])
         return None

@@ -13,6 +13,7 @@ from tasks.shared.learning.distributed import sum_over_ranks
 from tasks.shared.learning.engine import TrainingEngine
 from tasks.shared.learning.packing import TrainSequence, pack
 from tasks.shared.learning.sinks import MetricsSinks, open_sinks
+from tasks.shared.scratch import require_same
 from tasks.shared.stage import StageContext
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ class Trainer:
                     shown = time.monotonic()
                     self._show(record, Speed(tokens, seconds))
                 if record.step % self._config.checkpoint_every_steps == 0 or record.step == len(self._steps):
-                    self.engine.save(self._checkpoints, {"request": self._fingerprint()})
+                    self.engine.save(self._checkpoints, {"request": self._context.fingerprint(world_size())})
         return records, Speed(tokens, seconds)
 
     def _open_sinks(self) -> MetricsSinks:
@@ -136,10 +137,9 @@ class Trainer:
     def _resume(self) -> list[StepRecord]:
         """Records of the steps done before, whose lines stay in metrics.jsonl; later lines are cut off."""
         state = self.engine.resume(self._checkpoints)
-        if state is not None and state["request"] != self._fingerprint():
-            raise ValueError(
-                f"{self._checkpoints}: checkpoints of another request; remove them or use another scratch"
-            )
+        if state is not None:
+            wanted = self._context.fingerprint(world_size())
+            require_same(state["request"], wanted, self._checkpoints, "checkpoints")
         done = self.engine.num_steps
         lines = self._metrics_path.read_text().splitlines()[:done] if done and rank() == 0 else []
         if rank() == 0:
@@ -147,9 +147,3 @@ class Trainer:
         if done:
             self._context.log(f"resuming after step {done} of {len(self._steps)}")
         return [StepRecord(**json.loads(line)) for line in lines]
-
-    def _fingerprint(self) -> str:
-        """What a checkpoint belongs to: configuration, inputs, seed, and the number of ranks it is cut for."""
-        request = self._context.request
-        inputs = {name: ref.digest for name, ref in sorted(request.inputs.items())}
-        return json.dumps([request.config, inputs, request.seed, world_size()], sort_keys=True)

@@ -29,13 +29,13 @@ def _require_absolute(key: str, path: str) -> None:
 class TinyModel(Section):
     """Shape of the randomly initialised Qwen2-architecture model that `prepare` makes (source = "tiny")."""
 
-    hidden_size: int = 128
-    layers: int = 4
-    heads: int = 4
-    key_value_heads: int = 2
-    intermediate_size: int = 352
-    vocabulary: int = 640
-    max_positions: int = 1024
+    hidden_size: int = Field(128, ge=1)
+    layers: int = Field(4, ge=1)
+    heads: int = Field(4, ge=1)
+    key_value_heads: int = Field(2, ge=1)
+    intermediate_size: int = Field(352, ge=1)
+    vocabulary: int = Field(640, ge=1)
+    max_positions: int = Field(1024, ge=1)
 
 
 class ModelConfig(Section):
@@ -74,7 +74,7 @@ class ProblemSource(Section):
     problem_column: str = "problem"
     answer_column: str = "answer"
     answer: Literal["integer", "expression"] = "integer"  # integer: 0 to 999, as in AIME
-    limit: int | None = None  # worlds made here: how many problems are made
+    limit: int | None = Field(None, ge=1)  # the first of them; worlds made here: how many are made
 
     @model_validator(mode="after")
     def _source_is_complete(self) -> Self:

@@ -17,12 +17,14 @@ from data.protocols import find_protocol
 from tasks.shared.config import STAGE_CONFIGS, Recipe
 from tasks.shared.environment import home
 
+EXAMPLE = '{"sft.max_steps": 50}'
 RECIPES_DIR = Path(__file__).resolve().parents[2] / "flows" / "recipes"
 
 
 def load_recipe(name_or_path: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """The recipe of that name (`tiny`) or file (`my.toml`), with dotted overrides (`{"rl.rounds": 2}`) applied.
+    """The recipe of that name (`tiny`) or file (`my.toml`), with overrides (`{"rl.rounds": 2}`) applied.
 
+    An override may be a section (`{"rl": {"rounds": 2}}`): it changes the keys that it names, as `extends` does.
     Raises ValueError, one line: the file, the key and the remedy.
     """
     path = _find(name_or_path)
@@ -77,18 +79,35 @@ def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 
 def resolve(tree: Mapping[str, Any], overrides: Mapping[str, Any], where: str) -> Recipe:
-    """The recipe in `tree` with dotted overrides applied; ValueError, one line, that names `where` and the key."""
+    """The recipe in `tree` with overrides applied; ValueError, one line, that names `where` and the key."""
     changed = copy.deepcopy(dict(tree))
-    for key, value in overrides.items():
-        _set(changed, key, value)
+    given = key_by_key(overrides)
     try:
-        _lay_protocol(changed, overrides)
+        for key, value in given.items():
+            _set(changed, key, value)
+        _lay_protocol(changed, given)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
     try:
         return Recipe.model_validate(changed)
     except ValidationError as error:
         raise ValueError(f"{where}: {_first_mistake(error)}") from None
+
+
+def key_by_key(overrides: Mapping[str, Any], section: str = "") -> dict[str, Any]:
+    """Overrides by dotted key, sections among them taken apart: `{"sft": {"max_steps": 3}}` is of `sft.max_steps`.
+
+    ValueError unless they are a mapping.
+    """
+    if not isinstance(overrides, Mapping):
+        raise ValueError(f"overrides = {overrides!r}: write keys and values, like {EXAMPLE}")
+    keys: dict[str, Any] = {}
+    for key, value in overrides.items():
+        if isinstance(value, Mapping):
+            keys |= key_by_key(value, f"{section}{key}.")
+        else:
+            keys[f"{section}{key}"] = value
+    return keys
 
 
 def resolve_recorded(tree: Mapping[str, Any], overrides: Mapping[str, Any], run: str, *stages: str) -> Recipe:
@@ -159,7 +178,12 @@ def _first_mistake(error: ValidationError) -> str:
         near = difflib.get_close_matches(str(mistake["loc"][-1]), known, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(known)}"
         return f"unknown key '{key}'; {hint}"
+    if mistake["type"] == "model_type":
+        example = f"{key}.{_known_keys(mistake['loc'])[0]}"
+        return f"key '{key}' is a section, not a value ({mistake['input']!r}); set its keys, like {example}"
     message = mistake["msg"].removeprefix("Value error, ")
+    if isinstance(mistake["input"], str | int | float):
+        message += f" (it is {mistake['input']!r})"
     return f"key '{key}': {message}" if key else message
 
 

@@ -106,6 +106,17 @@ class StageContext(Generic[Config]):
             yield output
             output.ref = self.store.publish(kind, directory, provenance, output.metrics)
 
+    def fingerprint(self, num_ranks: int = 1) -> str:
+        """What a state in the scratch directory belongs to: configuration, inputs, seed, the ranks it is cut for."""
+        inputs = {name: ref.digest for name, ref in sorted(self.request.inputs.items())}
+        parts = {
+            "config": self.request.config,
+            "inputs": inputs,
+            "seed": self.request.seed,
+            "ranks": num_ranks,
+        }
+        return json.dumps(parts, sort_keys=True)
+
     def progress(self, step: int, total: int, **metrics: Value) -> None:
         """One progress line: `step` of `total`, with the numbers worth watching."""
         emit("progress", step=step, total=total, metrics=metrics)

@@ -5,7 +5,7 @@ Combinations that make no sense are errors here, before anything heavy starts an
 
 import math
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
@@ -50,6 +50,9 @@ class EndpointConfig(Section):
     """A model behind an OpenAI-compatible endpoint: how it is reached, how hard it is asked, what it may cost."""
 
     model: str = ""  # the name it goes by there
+    aliases: tuple[
+        Annotated[str, Field(min_length=1)], ...
+    ] = ()  # other names under which the same model may answer
     base_url: str = ""  # with its /v1
     # name of the environment variable that holds the endpoint's key; "" where it takes none
     key_variable: str = Field("", pattern=r"^([A-Z][A-Z0-9_]*)?$")
@@ -57,6 +60,8 @@ class EndpointConfig(Section):
     token_limit_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     max_response_tokens: int = Field(16384, ge=1)  # of a whole trace, over all its turns
     send_seed: bool = True  # some endpoints refuse the field
+    # false for an endpoint that refuses the field: what a model says after a stop string is cut off here
+    send_stop: bool = True
     temperature: float = Field(0.7, ge=0)
     top_p: float = Field(1.0, gt=0, le=1)
     concurrency: int = Field(32, ge=1)  # conversations side by side

@@ -4,6 +4,7 @@ What the artifact `traces` holds stands in `publish.py`; `responses` is what a m
 `python -m tasks.synthesize.main request.json`.
 """
 
+import json
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from tasks.shared.config import SynthesizeStage
 from tasks.shared.interpreter import make_interpreter
+from tasks.shared.scratch import claim
 from tasks.shared.stage import StageContext, StageResult, stage_main
 from tasks.synthesize.execution import BlockRunner
 from tasks.synthesize.inputs import evaluation_problems, read_wanted
@@ -33,7 +35,7 @@ def run(context: Context) -> StageResult:
     config = context.config
     wanted = read_wanted(context)
     rules = Rules.of(config)
-    log = ResponseLog(context.scratch / "responses", _earlier_responses(context))
+    log = _open_log(context)
     if config.synthesize.mode != "script":
         context.log(f"{len(log)} responses of earlier; new ones are kept in {log.directory}")
     with make_interpreter(config.sandbox) as interpreter:
@@ -46,6 +48,22 @@ def run(context: Context) -> StageResult:
     published = publish(context, selected)
     responses = {"responses": publish_responses(context, log)} if len(log) else {}
     return StageResult(outputs=published.outputs | responses, metrics=published.metrics | teacher.metrics)
+
+
+def _open_log(context: Context) -> ResponseLog:
+    """The responses in the scratch directory, and the earlier ones that this request takes over.
+
+    A response is found by what was sent; what is not sent, this request must share with the one that asked.
+    """
+    directory, settings = context.scratch / "responses", context.config.synthesize
+    unsent = {
+        "seed": context.request.seed,
+        "synthesize.teacher.base_url": settings.teacher.base_url,
+        "synthesize.judge.base_url": settings.judge.base_url,
+    }
+    remedy = f"use another scratch directory (synthesize.responses = '{directory}' takes them over)"
+    claim(directory, json.dumps(unsent, sort_keys=True), "responses", remedy)
+    return ResponseLog(directory, _earlier_responses(context))
 
 
 def _earlier_responses(context: Context) -> list[Path]:

@@ -32,5 +32,6 @@ def synthesize(
     if settings.mode == "rewrite" and settings.source.source == "traces":
         inputs["source"] = RunRecords(run.store).read(settings.source.run).output("synthesize", "traces")
     texts = settings.source.path if settings.mode == "rewrite" and settings.source.source == "file" else ""
-    files = tuple(Path(path) for path in (texts, settings.prompt, settings.responses) if path)
+    weights = settings.teacher.model if settings.uses_engine and settings.mode != "bootstrap" else ""
+    files = tuple(Path(path) for path in (texts, settings.prompt, settings.responses, weights) if path)
     return run_stage(run, "synthesize", inputs, label, files=files).outputs["traces"]

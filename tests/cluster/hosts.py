@@ -18,6 +18,7 @@ from pathlib import Path
 import httpx
 
 from flows import cluster
+from flows.deployments import ROOT
 from tests.cluster.waiting import until
 
 NETWORK, HERE = "10.77.0", "10.77.0.1"
@@ -112,7 +113,7 @@ def _settings(home: Path) -> dict[str, str]:
         "AWS_SECRET_ACCESS_KEY": "test",
         "AWS_DEFAULT_REGION": "us-east-1",
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(cluster.ROOT),
+        "PYTHONPATH": str(ROOT),
     }
 
 

@@ -15,7 +15,7 @@ import docker
 import httpx
 import pytest
 
-from flows.cluster import ROOT
+from flows.deployments import ROOT
 from flows.follow import start_run
 from tasks.shared.runs import RunRecords
 from tests.cluster.waiting import until

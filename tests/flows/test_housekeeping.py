@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from flows import cluster
+from flows.deployments import ROOT
 from flows.work_plan import StagePlan, plan_work
 from tasks.shared.artifacts import Provenance
 from tasks.shared.collection import Policy, collect
@@ -105,7 +106,7 @@ def test_the_command(prefect: Prefect, collections: int, tmp_path: Path) -> None
     before = prefect.record(RUN)
     environment = os.environ | cluster.settings(prefect.home, prefect.cluster.port)
     command = [sys.executable, "-m", "flows.cli", "plan", "tiny", "--run", RUN, "--json", "--set", "seed=5"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=cluster.ROOT)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT)
     stages = {made["label"]: made for made in json.loads(done.stdout)["stages"]}
     assert done.returncode == 0 and "seed" in stages["prepare"]["reasons"][-1]
     assert stages["evaluate-base"]["reasons"] == ["new in this run"]

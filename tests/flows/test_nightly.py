@@ -18,6 +18,7 @@ import pytest
 
 from flows import cluster
 from flows.compare import find_evaluation
+from flows.deployments import ROOT
 from tasks.prepare.tiny_model import make_tiny_checkpoint
 from tasks.shared.artifacts import ArtifactRef, Provenance
 from tasks.shared.recipes import load_recipe
@@ -123,7 +124,7 @@ def test_a_drop_fails_the_night_and_reaches_the_webhook(
     environment = os.environ | cluster.settings(prefect.home, prefect.cluster.port)
     for url in ("http://127.0.0.1:9/nobody", receiver.url):  # the second time it changes what is there
         command = [sys.executable, "-m", "flows.alerts", url]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=cluster.ROOT)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT)
         assert done.returncode == 0, done.stderr
     assert len(prefect.filter("automations", {})) == 1
     ended = prefect.wait(prefect.start("nightly/nightly", runs=[RUN], day="2026-11-02"))

@@ -174,6 +174,17 @@ def says(content: Callable[[Asked], str | None], **choice: Any) -> Behaviour:
     return lambda h, asked, _: h.answer(asked, content(asked), **choice)
 
 
+def _parts(h: _Handler, asked: Asked, _: int) -> None:
+    """Content in parts, thinking among them; no usage to speak of, no model, an end in words of its own."""
+    thinking = {"type": "thinking", "thinking": [{"type": "text", "text": "Hm <code>"}]}
+    words = honest(asked)
+    content = [thinking, {"type": "text", "text": words[:9]}, {"type": "text", "text": words[9:]}, None]
+    body = completion(asked, words, finish_reason="eos")
+    body["choices"][0]["message"]["content"] = content
+    h.send(200, json.dumps(body | {"usage": {"prompt_tokens": None}, "model": None}).encode())
+    asked.answered = True
+
+
 def _truncated(h: _Handler, asked: Asked, _: int) -> None:
     body = json.dumps(completion(asked, honest(asked))).encode()
     h.send(200, body[: len(body) // 2], length=len(body))
@@ -257,6 +268,14 @@ BEHAVIOURS: dict[str, Behaviour] = {
     "hang": first(lambda *_: time.sleep(8)),
     "drip": _drip,
     "truncated": first(_truncated),
+    "parts": _parts,
+    "no_usage": lambda h, a, _: h.send(
+        200, json.dumps(completion(a, honest(a), finish_reason=None) | {"usage": None}).encode()
+    ),
+    "broke_off": first(says(lambda _: "I compute and", finish_reason="error")),
+    "error_body": first(
+        lambda h, *_: h.send(200, b'{"error": {"message": "upstream is away"}, "choices": []}')
+    ),
     "dropped": first(lambda h, *_: h.drop()),
     "invalid_json": first(lambda h, *_: h.send(200, b"<html>gateway</html>")),
     "surrogate": lambda h, *_: h.send(200, b'{"choices": [{"message": {"content": "\\ud800"}}]}'),

@@ -7,17 +7,24 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from tasks.evaluate.journal import Journal
+from tasks.evaluate.main import run
 from tasks.evaluate.problems import Problem, wanted_samples
 from tasks.evaluate.sampling import Sampler
-from tasks.shared.artifacts import Store
+from tasks.shared.artifacts import ArtifactRef, Store
+from tasks.shared.config import EvaluateStage
 from tasks.shared.interpreter import make_interpreter
 from tasks.shared.reporting.evaluated import read_evaluated
 from tasks.shared.reporting.samples import read_samples
-from tasks.shared.stage import StageRequest, StageResult
+from tasks.shared.stage import StageContext, StageRequest, StageResult
 from tests.integration.evaluation_world import SAMPLES, SETS, evaluate_request, evaluate_stage
 from tests.unit.generation.scripted import ScriptedGenerator
 from tests.unit.generation.tiny import tiny_tokenizer
+from tests.unit.reporting.making import make_sample
 
 ROOT = Path(__file__).resolve().parents[2]
 TOTAL = sum(SETS.values()) * SAMPLES
@@ -136,3 +143,32 @@ def test_greedy_with_several_samples_is_refused(tmp_path: Path) -> None:
     output, _ = process.communicate(timeout=600)
     assert process.returncode == 2
     assert "set evaluate.samples_per_problem = 1" in json.loads(output.splitlines()[-1])["message"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "difference"),
+    [
+        ({"seed": 8}, "seed: 7 -> 8"),
+        ({"config": evaluate_stage(temperature=0.5).model_dump(mode="json")}, "config.evaluate.temperature"),
+        ({"inputs": {}}, "inputs.checkpoint"),
+    ],
+)
+def test_samples_of_another_request_are_never_published(
+    tmp_path: Path, changed: dict[str, Any], difference: str
+) -> None:
+    """By hand, in a used scratch directory: refused before a model is loaded, and the same request goes on."""
+
+    def context_of(request: StageRequest) -> StageContext[EvaluateStage]:
+        config = EvaluateStage.model_validate(request.config)
+        return StageContext(request, config, Store(request.store), Path(request.scratch))
+
+    request = evaluate_request(tmp_path)
+    samples = Path(request.scratch) / "samples"
+    journal = Journal(samples, context_of(request).fingerprint())
+    journal.append(make_sample([]))
+    journal.flush()
+    inputs = request.inputs | {"checkpoint": ArtifactRef("checkpoint", "0" * 64, "checkpoint/0")}
+    other = request.model_copy(update=changed | ({"inputs": inputs} if "inputs" in changed else {}))
+    with pytest.raises(ValueError, match=f"samples of another request \\({difference}.*use another scratch"):
+        run(context_of(other))
+    assert len(Journal(samples, context_of(request).fingerprint())) == 1

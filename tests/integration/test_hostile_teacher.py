@@ -22,6 +22,10 @@ ACCEPTED = (
     "error_500",
     "hang",
     "truncated",
+    "parts",
+    "no_usage",
+    "broke_off",
+    "error_body",
     "dropped",
     "invalid_json",
     "forged_output",
@@ -93,6 +97,7 @@ def test_everything_an_endpoint_can_do_wrong(tmp_path):
     assert failed.pop("timeout") >= 5  # a busy machine may add some, of these as of those
     assert failed.pop("connection") >= 4
     assert failed == {
+        "error": 4,
         "http_400": 2,
         "http_429": 4,
         "http_500": 7,
@@ -260,6 +265,35 @@ def test_requests_are_paced_and_a_session_lives_through_a_conversation(tmp_path)
     times = sorted(asked.time for asked in server.asked)
     assert len(times) == 36
     assert times[-1] - times[0] >= 2.0, "ten a second, of which ten may come at once"
+
+
+def test_an_alias_answers_and_a_refused_field_is_left_out(tmp_path):
+    teacher = {"model": "latest", "aliases": ["Teacher-1"], "send_stop": False}
+    with serve() as server:
+        request = make_request(tmp_path, ["honest", "forged_output"], server.base_url, teacher=teacher)
+        assert run_here(request).metrics["accepted"] == 2
+        assert len(server.asked) == 4
+        assert not any("stop" in asked.body for asked in server.asked)
+
+
+def test_responses_of_another_endpoint_or_seed_are_not_taken_unasked(tmp_path):
+    """By hand, with a used scratch directory: neither the address nor, here, the seed is in what was sent."""
+    teacher = {"send_seed": False}
+    with serve() as server:
+        run_here(make_request(tmp_path, ["honest"], server.base_url, teacher=teacher))
+        request = make_request(tmp_path, ["honest"], server.base_url, teacher=teacher)
+        again = request.model_copy(update={"seed": 4})
+        with pytest.raises(ValueError, match=r"responses of another request \(seed: 3 -> 4\); use another"):
+            run_here(again)
+        elsewhere = make_request(tmp_path, ["honest"], "http://127.0.0.1:9/v1", teacher=teacher)
+        with pytest.raises(ValueError, match=r"responses of another request \(synthesize.teacher.base_url"):
+            run_here(elsewhere)
+        folder = str(tmp_path / "scratch" / "responses")
+        taken = make_request(
+            tmp_path, ["honest"], server.base_url, scratch="2", responses=folder, teacher=teacher
+        )
+        assert run_here(taken.model_copy(update={"seed": 4})).metrics["accepted"] == 1
+        assert len(server.asked) == 2
 
 
 def test_the_log_survives_a_torn_end(tmp_path):

@@ -43,7 +43,7 @@ class EndpointRefused(ValueError):
 class AttemptFailed(Exception):
     """One attempt gave no usable response."""
 
-    # "http_429", "timeout", "connection", "invalid_response", "too_large", "other_model", "empty"
+    # "http_429", "timeout", "connection", "invalid_response", "error", "too_large", "other_model", "empty"
     kind: str
     # what the endpoint said, in one line
     said: str
@@ -158,9 +158,11 @@ class EndpointClient:
         text = body.decode(errors="replace")
         try:
             text = to_json(self._without_key(from_json(text))).decode()  # the key may be spelled with escapes
-            Completion.model_validate_json(text)
+            completion = Completion.model_validate_json(text)
         except ValueError:
             raise AttemptFailed("invalid_response", self._said(text), True) from None
+        if completion.has_failed:
+            raise AttemptFailed("error", self._said(text), True)
         return text
 
     def _without_key(self, value: Any) -> Any:
@@ -188,9 +190,11 @@ class EndpointClient:
 
     def _usable(self, completion: Completion) -> Completion:
         """The completion, if the model that was asked gave it and it has a choice. Raises AttemptFailed."""
-        asked, answered = self._config.model.lower(), completion.model.lower()
-        if answered and answered not in asked and asked not in answered:
-            raise AttemptFailed("other_model", f"'{self._said(answered)}' answered for '{asked}'", False)
+        answered = (completion.model or "").lower()
+        names = [name.lower() for name in (self._config.model, *self._config.aliases)]
+        if answered and not any(name in answered or answered in name for name in names):
+            said = f"'{self._said(answered)}' answered for '{names[0]}'"
+            raise AttemptFailed("other_model", f"{said}; if it is the same model, add it to aliases", False)
         if not completion.choices:
             raise AttemptFailed("empty", "a response without a choice", False)
         return completion

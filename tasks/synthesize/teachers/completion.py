@@ -1,8 +1,13 @@
 """What is read of a chat completion, and what a response cost. Endpoints differ; unknown fields are left alone."""
 
 from dataclasses import dataclass
+from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
+
+# How endpoints say that a token limit cut the turn short: OpenAI's word, and Anthropic's, Mistral's and Google's.
+CUT_SHORT = frozenset({"length", "max_tokens", "model_length", "max_output_tokens"})
+TEXT_PARTS = frozenset({"text", "output_text"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,12 @@ class Message(BaseModel):
     content: str | None = None
     refusal: str | None = None
 
+    @field_validator("content", mode="before")
+    @classmethod
+    def _join_parts(cls, content: Any) -> Any:
+        """The text of a content that comes in parts; other parts (thinking, images) are no words of the turn."""
+        return "".join(map(_words_of, content)) if isinstance(content, list) else content
+
 
 class Choice(BaseModel):
     """One of the samples of a request."""
@@ -40,21 +51,49 @@ class Choice(BaseModel):
     message: Message
     finish_reason: str | None = None
 
+    @property
+    def is_cut_short(self) -> bool:
+        """Whether a token limit ended the turn; every other reason is an end that the model or a stop string made."""
+        return (self.finish_reason or "").lower() in CUT_SHORT
+
 
 class TokenCounts(BaseModel):
     """`usage` as the endpoint reports it."""
 
-    prompt_tokens: int = Field(0, ge=0)
-    completion_tokens: int = Field(0, ge=0)
+    prompt_tokens: int = Field(ge=0)
+    completion_tokens: int = Field(ge=0)
 
 
 class Completion(BaseModel):
     """The body of a chat completion."""
 
-    model: str = ""
+    model: str | None = None
     choices: list[Choice]
     usage: TokenCounts | None = None
+    error: Any = None
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the endpoint failed under the answer: routers say so in a body with status 200."""
+        reasons = [(choice.finish_reason or "").lower() for choice in self.choices]
+        return bool(self.error and not self.choices) or "error" in reasons
+
+    @field_validator("usage", mode="before")
+    @classmethod
+    def _need_both_counts(cls, usage: Any) -> Any:
+        """None for an endpoint that has the field and does not count."""
+        if isinstance(usage, dict) and any(usage.get(name) is None for name in TokenCounts.model_fields):
+            return None
+        return usage
 
     def counted(self, most: Usage) -> Usage:
         """What it cost; an endpoint that does not say is charged the most that it could have been."""
         return Usage(self.usage.prompt_tokens, self.usage.completion_tokens) if self.usage else most
+
+
+def _words_of(part: Any) -> str:
+    """The text of one part of a content, "" for a part that holds none."""
+    if isinstance(part, str):
+        return part
+    text = part.get("text") if isinstance(part, dict) and part.get("type") in TEXT_PARTS else None
+    return text if isinstance(text, str) else ""

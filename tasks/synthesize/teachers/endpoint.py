@@ -198,7 +198,7 @@ class EndpointTeacher:
             "top_p": config.top_p,
         }
         stop = self._stop(turn)
-        if stop is not None:
+        if stop is not None and config.send_stop:
             payload["stop"] = [stop]
         if config.send_seed:
             payload["seed"] = derived_seed(self._seed, want, turn)
@@ -224,9 +224,10 @@ def read_words(choice: Choice, dialect: Dialect, stop: str | None, most_chars: i
         return words
     if stop in words:
         return words[: words.index(stop) + len(stop)]
+    if choice.is_cut_short:
+        return words
     whole = (words + gap + stop for gap in ("", "\n"))  # some endpoints strip what they return
-    ended = (text for text in whole if choice.finish_reason == "stop" and dialect.find_call(text) is not None)
-    return next(ended, words)
+    return next((text for text in whole if dialect.find_call(text) is not None), words)
 
 
 def _requests(wanted: Sequence[Wanted], most: int) -> Iterator[list[Wanted]]:

@@ -7,7 +7,7 @@ endpoint are, so a stage that was killed samples only what is missing.
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +37,8 @@ class Weights:
     checkpoint: Path
     # its name in the dataset: artifact digest or directory
     name: str
+    # digest of its files
+    digest: str
 
 
 class EngineTeacher:
@@ -126,10 +128,12 @@ class EngineTeacher:
 
     def _key(self, want: Wanted) -> ResponseKey:
         """What the response depends on."""
-        teacher = self._teacher
+        teacher, rules = self._teacher, self._rules
         said = self._prompting.message(want.problem.problem, want.reasoning)
         sampling = (teacher.temperature, teacher.top_p, teacher.max_response_tokens, self._seed)
-        request = json.dumps([self._weights.name, said, *sampling])
+        calls = (rules.max_calls, rules.announce_remaining_calls, rules.error_feedback, rules.stateful)
+        engine = (self._generation.engine, self._model.dtype)
+        request = json.dumps([self._weights.digest, said, *sampling, *calls, asdict(rules.limits), *engine])
         return ResponseKey(
             "teacher", want.problem.id, want.index, 0, hashlib.sha256(request.encode()).hexdigest()[:32]
         )

@@ -1,5 +1,6 @@
 """The teacher that a recipe asks for."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -39,10 +40,23 @@ def make_teacher(
         from tasks.synthesize.teachers.engine import EngineTeacher, Weights
 
         if config.synthesize.mode == "bootstrap":
-            ref = context.request.inputs.get("checkpoint")
-            weights = Weights(context.input("checkpoint"), ref.digest[:16] if ref else "")
+            checkpoint = context.input("checkpoint")
+            digest = context.request.inputs["checkpoint"].digest
+            weights = Weights(checkpoint, digest[:16], digest)
         else:
             path = Path(config.synthesize.teacher.model)
-            weights = Weights(path, path.name)
+            weights = Weights(path, path.name, _files_digest(path))
         return EngineTeacher(config, rules, interpreter, log, seed, weights)
     return ScriptTeacher(config.synthesize, rules, interpreter, seed)
+
+
+def _files_digest(directory: Path) -> str:
+    """sha256 over the names and contents of a model's files: two models may lie in directories of one name."""
+    if not directory.is_dir():
+        raise ValueError(f"synthesize.teacher.model = '{directory}': no such save_pretrained directory")
+    digest = hashlib.sha256()
+    for path in sorted(directory.iterdir()):
+        if path.is_file():
+            with path.open("rb") as stream:
+                digest.update(f"{path.name}\0{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()

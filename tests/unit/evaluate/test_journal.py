@@ -14,17 +14,17 @@ from tests.unit.reporting.making import make_evaluation, make_sample
 def test_what_was_flushed_is_found_again(tmp_path: Path) -> None:
     """Whole shards come back equal; a half-written one is ignored; numbering goes on."""
     samples = [sample for sample in make_evaluation(0, 6, 4, 0.5) if not sample.void]
-    journal = Journal(tmp_path, size=10, every_s=1e9)
+    journal = Journal(tmp_path, "{}", size=10, every_s=1e9)
     for sample in samples[:15]:
         journal.append(sample)
     (tmp_path / "shard-000001.partial").mkdir()
     (tmp_path / "shard-000001.partial" / "samples.parquet").write_bytes(b"cut off")
-    again = Journal(tmp_path, size=10, every_s=1e9)
+    again = Journal(tmp_path, "{}", size=10, every_s=1e9)
     assert len(again) == 10 and samples[9].key in again and samples[10].key not in again
     for sample in samples[10:]:
         again.append(sample)
     again.flush()
-    third = Journal(tmp_path)
+    third = Journal(tmp_path, "{}")
     assert {s.key: (s.text, s.reason) for s in third.samples()} == {
         s.key: (s.text, s.reason) for s in samples
     }
@@ -32,14 +32,14 @@ def test_what_was_flushed_is_found_again(tmp_path: Path) -> None:
 
 def test_time_flushes_too(tmp_path: Path) -> None:
     """A slow evaluation loses seconds, not hours."""
-    Journal(tmp_path, size=1000, every_s=0.0).append(make_sample([]))
-    assert len(Journal(tmp_path)) == 1
+    Journal(tmp_path, "{}", size=1000, every_s=0.0).append(make_sample([]))
+    assert len(Journal(tmp_path, "{}")) == 1
 
 
 def test_a_void_sample_is_refused(tmp_path: Path) -> None:
     """It is to be taken again."""
     with pytest.raises(AssertionError):
-        Journal(tmp_path).append(make_sample([], finish=FinishReason.SANDBOX_FAILURE))
+        Journal(tmp_path, "{}").append(make_sample([], finish=FinishReason.SANDBOX_FAILURE))
 
 
 def test_samples_round_trip_through_parquet(tmp_path: Path) -> None:

@@ -32,6 +32,22 @@ def test_overrides_reach_nested_keys(tmp_path):
     assert (recipe.rl.rounds, recipe.sft.optimizer.learning_rate) == (2, 0.5)
 
 
+def test_an_override_that_is_a_section_changes_the_keys_it_names(tmp_path):
+    """As `extends` does: nothing else of the section goes back to its default."""
+    below = load_recipe("tiny")
+    nested = {
+        "sft": {"max_steps": 3, "optimizer": {"warmup_steps": 5}},
+        "rl.optimizer": {"betas": [0.9, 0.999]},
+    }
+    changed = load_recipe("tiny", nested)
+    optimizer = below.sft.optimizer.model_copy(update={"warmup_steps": 5})
+    assert changed.sft == below.sft.model_copy(update={"max_steps": 3, "optimizer": optimizer})
+    assert changed.rl.optimizer == below.rl.optimizer.model_copy(update={"betas": (0.9, 0.999)})
+    dotted = {"sft.max_steps": 3, "sft.optimizer.warmup_steps": 5, "rl.optimizer.betas": [0.9, 0.999]}
+    assert changed == load_recipe("tiny", dotted)
+    assert load_recipe("tiny", {"evaluate": {"protocol": "torl"}}).evaluate.temperature == 0.0
+
+
 @pytest.mark.parametrize(
     ("extra", "parts"),
     [
@@ -103,6 +119,11 @@ def test_a_protocol_as_an_override_replaces_a_resolved_recipe_s_numbers(tmp_path
         ({"evaluate.temperature": 0.0}, "samples_per_problem = 1"),
         ({"data.train": []}, "data.train"),
         ({"sft.max_steps": 0}, "sft.max_steps"),
+        ({"sft.max_steps": "three"}, r"sft.max_steps.*whole|integer.*'three'"),
+        ({"sft": 3}, r"'sft' is a section, not a value \(3\); set its keys, like sft\."),
+        (["sft.max_steps=3"], r"overrides = \['sft.max_steps=3'\]: write keys and values, like"),
+        ({"data.train": [{"name": "x", "source": "tiny", "limit": 0}]}, r"limit.*\(it is 0\)"),
+        ({"data.train": [{"name": "x", "source": "tiny", "limit": -5}]}, r"limit.*\(it is -5\)"),
         ({"data.train": [{"name": "../../x", "source": "tiny", "limit": 5}]}, "name"),
         ({"data.train": [{"name": "x", "source": "file", "path": "x.jsonl"}]}, "absolute path"),
         ({"model": {"source": "path", "path": "models/mine"}}, "absolute path"),

@@ -34,8 +34,17 @@ def test_what_is_no_block_stays_as_it_is(said):
     assert read(said) == said
 
 
-def test_a_turn_that_was_cut_off_or_may_not_call_is_text():
-    assert read(BLOCK, finish="length") == BLOCK
+@pytest.mark.parametrize("finish", [None, "eos", "stop_sequence", "end_turn", "STOP", "tool_calls"])
+def test_a_block_ends_with_the_stop_string_however_the_endpoint_calls_the_end(finish):
+    assert read(BLOCK, finish=finish) == BLOCK + "</code>"
+
+
+@pytest.mark.parametrize("finish", ["length", "max_tokens", "MAX_TOKENS", "model_length"])
+def test_a_turn_that_a_token_limit_cut_is_text(finish):
+    assert read(BLOCK, finish=finish) == BLOCK
+
+
+def test_a_turn_that_may_not_call_is_text():
     assert read(BLOCK + "</code> and more", stop=False) == BLOCK + "</code> and more"
 
 

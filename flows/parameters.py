@@ -1,0 +1,46 @@
+"""Parameters of a deployment run, held against the flow's signature before anything starts."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from prefect.utilities.schema_tools.validation import validate
+
+KINDS = {
+    "array": "a list",
+    "boolean": "true or false",
+    "integer": "a whole number",
+    "number": "a number",
+    "object": "keys and values",
+    "string": "a text",
+}
+EXAMPLES: dict[str, Any] = {"array": ["first", "second"], "boolean": True, "integer": 3, "number": 0.5}
+OBJECTS: dict[str, Any] = {
+    "overrides": {"sft.max_steps": 50},
+    "inputs": {"checkpoint": {"kind": "checkpoint", "digest": "...", "location": "checkpoint/..."}},
+}
+
+
+def check_parameters(deployment: str, schema: Mapping[str, Any], parameters: Mapping[str, Any]) -> None:
+    """ValueError, one line with an example, for a parameter that the flow has not, or of the wrong type."""
+    known = schema.get("properties", {})
+    for name, value in parameters.items():
+        if name not in known:
+            raise ValueError(f"parameter '{name}': {deployment} has {', '.join(known)}")
+        if validate({name: value}, dict(schema), ignore_required=True, allow_none_with_default=True):
+            kind, example = _kind_and_example(name, known[name], value)
+            raise ValueError(
+                f"parameter '{name}' = {json.dumps(value)}: {deployment} takes {kind}, like {name}={example}"
+            )
+
+
+def _kind_and_example(name: str, schema: Mapping[str, Any], value: Any) -> tuple[str, str]:
+    """What a parameter takes, and one as it is written after `-p` in a shell."""
+    if "enum" in schema:
+        return f"one of {', '.join(schema['enum'])}", str(schema["enum"][0])
+    choices = [schema, *schema.get("anyOf", ())]
+    kind = next(choice["type"] for choice in choices if choice.get("type", "null") != "null")
+    if kind == "string":  # a name of digits alone is read as a number
+        return KINDS[kind], f"'{json.dumps(str(value))}'"
+    example = OBJECTS.get(name, {}) if kind == "object" else EXAMPLES[kind]
+    return KINDS[kind], f"'{json.dumps(example)}'"
