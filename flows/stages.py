@@ -136,7 +136,7 @@ def evaluate(
     into: str = "",
     force: bool = False,
 ) -> Refs:
-    """Scores of one checkpoint; `problems`: JSONL or parquet files (problem, answer) in place of the recipe's sets."""
+    """Scores of one checkpoint; `problems`: files (problem, answer) in place of the recipe's sets."""
     changes = (overrides or {}) | ({"data.evaluation": _sources(problems)} if problems else {})
     worked = ("prepare", "evaluate") if problems else ("evaluate",)
     job, record = rerun(worked, run, recipe, changes, into, force)

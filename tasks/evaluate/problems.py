@@ -19,6 +19,7 @@ class Problem:
     answer: str
     family: str = ""
     integer: bool = False  # whether only an integer literal answers it
+    system: str = ""  # its own system message
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,15 @@ def read_problems(directory: Path) -> list[Problem]:
             )
         integer = entry["answer"] == "integer"
         problems += [
-            Problem(name, row["id"], row["problem"], row["answer"], row.get("family") or "", integer)
+            Problem(
+                name,
+                row["id"],
+                row["problem"],
+                row["answer"],
+                row.get("family") or "",
+                integer,
+                row.get("system") or "",
+            )
             for row in rows
         ]
     return problems

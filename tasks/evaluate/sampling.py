@@ -57,7 +57,7 @@ class Sampler:
         traces, most = self.config.traces, self.config.generation.max_prompt_tokens
         dialect, instructed = DIALECTS[traces.dialect], traces.prompt == "instructed"
         prompts = {
-            name: encode_prompt(self.tokenizer, dialect, problem.problem, instructed)
+            name: encode_prompt(self.tokenizer, dialect, problem.problem, instructed, problem.system)
             for name, problem in problems.items()
         }
         longest = max(prompts, key=lambda name: len(prompts[name]))

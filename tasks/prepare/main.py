@@ -5,7 +5,7 @@ out), `evaluation_sets` (<set>.parquet and sets.json). Run by hand: `python -m t
 """
 
 import json
-from dataclasses import asdict
+from collections.abc import Sequence
 from typing import Any
 
 from tasks.prepare.base_model import place_base_model
@@ -93,14 +93,13 @@ def _publish_checkpoint(context: Context, metrics: dict[str, Value]) -> Artifact
 def _publish_problems(
     context: Context, kept: list[ProblemRow], removed: list[Overlap], metrics: dict[str, Value]
 ) -> ArtifactRef:
+    columns = _columns([*kept, *(overlap.row for overlap in removed)])
     with context.output("problems", dict(metrics)) as output:
-        write_table(
-            output.directory / "train.parquet", [asdict(row) for row in kept], _schema(PROBLEM_COLUMNS)
-        )
+        write_table(output.directory / "train.parquet", _rows(kept, columns), _schema(columns))
         write_table(
             output.directory / "removed.parquet",
-            [_overlap_row(overlap) for overlap in removed],
-            _schema(PROBLEM_COLUMNS + OVERLAP_COLUMNS),
+            [_overlap_row(overlap, columns) for overlap in removed],
+            _schema(columns + OVERLAP_COLUMNS),
         )
         tables = {"default": "train.parquet", "removed": "removed.parquet"}
         write_card(output.directory, tables, "Training problems; `removed` overlaps with an evaluation set.")
@@ -111,8 +110,9 @@ def _publish_problems(
 def _publish_evaluation_sets(context: Context, evaluation: list[ProblemSet]) -> ArtifactRef:
     with context.output("evaluation_sets") as output:
         for problem_set in evaluation:
-            rows = [asdict(row) for row in problem_set.rows]
-            write_table(output.directory / f"{problem_set.name}.parquet", rows, _schema(PROBLEM_COLUMNS))
+            columns = _columns(problem_set.rows)
+            rows = _rows(problem_set.rows, columns)
+            write_table(output.directory / f"{problem_set.name}.parquet", rows, _schema(columns))
         sets = [
             {"name": problem_set.name, "rows": len(problem_set.rows), "answer": problem_set.answer_kind}
             for problem_set in evaluation
@@ -125,8 +125,17 @@ def _publish_evaluation_sets(context: Context, evaluation: list[ProblemSet]) -> 
     return output.ref
 
 
-def _overlap_row(overlap: Overlap) -> dict[str, Any]:
-    return asdict(overlap.row) | {
+def _columns(rows: Sequence[ProblemRow]) -> tuple[str, ...]:
+    """The columns of a table of problems: that of system messages where some problem has one."""
+    return (*PROBLEM_COLUMNS, "system") if any(row.system for row in rows) else PROBLEM_COLUMNS
+
+
+def _rows(rows: Sequence[ProblemRow], columns: tuple[str, ...]) -> list[dict[str, Any]]:
+    return [{name: getattr(row, name) for name in columns} for row in rows]
+
+
+def _overlap_row(overlap: Overlap, columns: tuple[str, ...]) -> dict[str, Any]:
+    return _rows([overlap.row], columns)[0] | {
         "evaluation_id": overlap.evaluation_id,
         "evaluation_source": overlap.evaluation_source,
         "ngram": overlap.ngram,

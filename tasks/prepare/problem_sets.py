@@ -1,4 +1,4 @@
-"""Read a recipe's problem sets: hub datasets at a pinned revision, local JSONL or parquet files, the tiny world.
+"""Read a recipe's problem sets: hub datasets at a pinned revision, local files, the tiny world.
 
 Everything ends in `rows.check_rows`, so that one set of errors covers all of them.
 """
@@ -41,12 +41,17 @@ def read_problem_set(source: ProblemSource, seed: int) -> ProblemSet:
     Raises:
         ValueError: missing file, unreachable or unpinned hub dataset, or a bad row; the message says what to do.
     """
-    columns = Columns(source.problem_column, source.answer_column, source.answer == "integer")
+    columns = Columns(
+        source.problem_column,
+        source.answer_column,
+        source.answer == "integer",
+        several=source.several_answers,
+    )
     what = f"problem set '{source.name}'"
     if source.source in ("tiny", "words"):
         raw_rows = _made_rows(source, seed)
     elif source.source == "file":
-        raw_rows = file_rows(what, Path(source.path))
+        raw_rows = file_rows(what, Path(source.path), source.split)
     elif source.source == "hub":
         raw_rows = hub_rows(what, source.id, source.revision, source.subset, source.split)
     else:

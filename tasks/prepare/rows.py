@@ -9,9 +9,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.shared.raw_rows import text_at
+from tasks.shared.row_values import answer_at, name_at, problem_at
 
-INTEGER = re.compile(r"[+-]?[0-9]+")
+INTEGER = re.compile(r"([+-]?[0-9]+)(?:\.0*)?")
+THOUSANDS = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?:[,.]|$))")
 MAX_INTEGER = 999
 MAX_DIGITS = 100  # Python refuses to read integers of thousands
 
@@ -29,6 +30,8 @@ class ProblemRow:
     source: str
     # family in the tiny world, "" elsewhere
     family: str = ""
+    # what stands before the conversation, "" in most sets
+    system: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,8 @@ class Columns:
     # instructions that a publisher wrapped around the problem; see data/registry.toml
     strip_before: str = ""
     strip_after: str = ""
+    # what a list of several answers is: "refuse", or "set" (an answer must name all of them)
+    several: str = "refuse"
 
 
 def check_rows(
@@ -66,7 +71,8 @@ def check_rows(
     ids: set[str] = set()
     num_repeats = 0
     for number, (place, raw) in enumerate(raw_rows):
-        problem = _strip(text_at(raw, columns.problem, place, "problem_column"), columns)
+        problem, system = problem_at(raw, columns.problem, place, "problem_column")
+        problem = _strip(problem, columns)
         answer = _answer(raw, columns, place)
         known = rows.get(problem)
         if known is not None:
@@ -77,27 +83,27 @@ def check_rows(
                 )
             num_repeats += 1
             continue
-        row_id = f"{source}/{number if raw.get('id') is None else raw['id']}"
+        row_id = f"{source}/{name_at(raw, 'id', place) or number}"
         if row_id in ids:
             raise ValueError(f"{place}: key 'id': {row_id!r} occurs twice; give every row an id of its own")
         ids.add(row_id)
-        family = str(raw.get("family") or "")
-        rows[problem] = ProblemRow(row_id, problem, answer, source, family)
+        rows[problem] = ProblemRow(row_id, problem, answer, source, name_at(raw, "family", place), system)
     if not rows:
         raise ValueError(f"problem set '{source}': no rows; check its path, split and limit")
     return list(rows.values()), num_repeats
 
 
 def _answer(raw: Mapping[str, Any], columns: Columns, place: str) -> str:
-    answer = text_at(raw, columns.answer, place, "answer_column")
+    answer = answer_at(raw, columns.answer, place, "answer_column", columns.several)
     if not columns.integer:
         return answer
-    if len(answer) > MAX_DIGITS or not INTEGER.fullmatch(answer) or not 0 <= int(answer) <= MAX_INTEGER:
+    whole = INTEGER.fullmatch(THOUSANDS.sub("", answer)) if len(answer) <= MAX_DIGITS else None
+    if whole is None or not 0 <= int(whole.group(1)) <= MAX_INTEGER:
         raise ValueError(
             f"{place}: key '{columns.answer}': {_shorten(answer)!r} is not an integer from 0 to {MAX_INTEGER}; "
             "correct it or set answer = 'expression' for this problem set"
         )
-    return answer
+    return whole.group(1)
 
 
 def _shorten(text: str) -> str:

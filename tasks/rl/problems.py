@@ -33,7 +33,9 @@ def read_problems(
     problems, num_too_long = [], 0
     for row in read_table(directory / "train.parquet"):
         dialect = DIALECTS[traces.dialect]
-        ids = encode_prompt(tokenizer, dialect, row["problem"], traces.prompt == "instructed")
+        ids = encode_prompt(
+            tokenizer, dialect, row["problem"], traces.prompt == "instructed", row.get("system") or ""
+        )
         if len(ids) > generation.max_prompt_tokens:
             num_too_long += 1
         else:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow.parquet as parquet
@@ -40,7 +40,8 @@ def read_training_set(
     missing = [column for column in COLUMNS if column not in parquet.read_schema(path).names]
     if missing:
         raise ValueError(f"{path}: no column '{missing[0]}'; traces need {', '.join(COLUMNS)}")
-    rows = parquet.read_table(path, columns=COLUMNS).to_pylist()
+    columns = [name for name in (*COLUMNS, "messages") if name in parquet.read_schema(path).names]
+    rows = parquet.read_table(path, columns=columns).to_pylist()
     sequences = [
         sequence
         for row in rows
@@ -53,12 +54,23 @@ def read_training_set(
     return TrainingSet(sequences, len(rows) - len(sequences))
 
 
+def _system(row: dict[str, Any]) -> str:
+    """The system message of a trace, "" where its problem had none."""
+    messages = row.get("messages") or [{"role": "user"}]
+    return str(messages[0]["content"]) if messages[0]["role"] == "system" else ""
+
+
 def _sequence(
-    row: dict[str, str], path: Path, config: TracesConfig, tokenizer: "PreTrainedTokenizerBase"
+    row: dict[str, Any], path: Path, config: TracesConfig, tokenizer: "PreTrainedTokenizerBase"
 ) -> TrainSequence:
     try:
         encoded = encode_trace(
-            tokenizer, DIALECTS[config.dialect], row["problem"], row["trace"], config.prompt == "instructed"
+            tokenizer,
+            DIALECTS[config.dialect],
+            row["problem"],
+            row["trace"],
+            config.prompt == "instructed",
+            _system(row),
         )
     except TraceFormatError as error:
         raise ValueError(

@@ -60,7 +60,7 @@ class ModelConfig(Section):
 
 
 class ProblemSource(Section):
-    """One problem set: from the registry in `data/`, a hub dataset, a local JSONL/parquet file, or the tiny world."""
+    """One problem set: from the registry in `data/`, a hub dataset, local files, or the tiny world."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")  # names files and metrics
     source: Literal[
@@ -69,11 +69,12 @@ class ProblemSource(Section):
     id: str = ""  # registry name or hub dataset id
     revision: str = ""
     subset: str = ""
-    split: str = "train"  # worlds made here: train | held_out | held_out_family
-    path: str = ""
+    split: str = "train"  # of a folder too; worlds made here: train | held_out | held_out_family
+    path: str = ""  # JSONL, JSON, CSV or parquet, also packed (.gz, .bz2, .xz), or a folder of such files
     problem_column: str = "problem"
     answer_column: str = "answer"
     answer: Literal["integer", "expression"] = "integer"  # integer: 0 to 999, as in AIME
+    several_answers: Literal["refuse", "set"] = "refuse"  # in one row; set: an answer must name all of them
     limit: int | None = Field(None, ge=1)  # the first of them; worlds made here: how many are made
 
     @model_validator(mode="after")

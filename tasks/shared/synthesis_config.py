@@ -24,7 +24,7 @@ class TextSource(Section):
     revision: str = Field("", pattern=COMMIT_PATTERN)
     subset: str = ""
     split: str = "train"
-    path: str = ""  # JSONL or parquet
+    path: str = ""  # JSONL, JSON, CSV or parquet, or a folder of such files
     run: str = ""  # source = "traces": the run whose traces are rewritten
     # columns; a dot steps into nested values: "messages.1.content"
     problem_column: str = "problem"
@@ -35,7 +35,7 @@ class TextSource(Section):
     def _source_is_complete(self) -> Self:
         if self.source == "file" and not Path(self.path).is_absolute():
             raise ValueError(
-                "synthesize.source.source = 'file' needs path, an absolute one (JSONL or parquet)"
+                "synthesize.source.source = 'file' needs path, an absolute one (JSONL, JSON, CSV or parquet)"
             )
         if self.source == "traces" and not self.run:
             raise ValueError(

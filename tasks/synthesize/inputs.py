@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tasks.shared.config import SynthesizeStage
-from tasks.shared.grading.box import last_box
 from tasks.shared.ngrams import ngrams
-from tasks.shared.raw_rows import RawRows, file_rows, hub_rows, text_at
+from tasks.shared.raw_rows import RawRows, file_rows, hub_rows
+from tasks.shared.row_values import answer_at, name_at, problem_at, text_at
 from tasks.shared.stage import StageContext
 from tasks.shared.synthesis_config import TextSource
 from tasks.shared.tables import read_table
@@ -64,17 +64,15 @@ def _texts_to_rewrite(context: Context) -> list[tuple[Problem, str]]:
     for number, (place, row) in enumerate(_rows(context, source)):
         if len(found) == context.config.synthesize.most_problems:
             break
-        problem, reasoning, answer = (
-            text_at(row, getattr(source, name), place, f"synthesize.source.{name}")
-            for name in ("problem_column", "reasoning_column", "answer_column")
-        )
+        setting = "synthesize.source."
+        problem, system = problem_at(row, source.problem_column, place, f"{setting}problem_column")
+        reasoning = text_at(row, source.reasoning_column, place, f"{setting}reasoning_column")
+        answer = answer_at(row, source.answer_column, place, f"{setting}answer_column")
         if any(gram in leaks for gram in ngrams(problem, LEAK_WORDS)):
             num_leaks += 1
             continue
-        box = last_box(answer)  # public sets often give a whole solution
-        answer = box.content if box and box.content else answer
-        name = str(row.get("source") or _name(source))
-        found.append((Problem(f"{_name(source)}/{number}", problem, answer, name, ""), reasoning))
+        name = name_at(row, "source", place) or _name(source)
+        found.append((Problem(f"{_name(source)}/{number}", problem, answer, name, "", system), reasoning))
     context.log(f"texts to rewrite: {len(found)}; left out as evaluation problems: {num_leaks}")
     if not found:
         raise ValueError("synthesize.source: no text is left to rewrite; choose another source")
@@ -85,7 +83,7 @@ def _rows(context: Context, source: TextSource) -> RawRows:
     if source.source == "hub":
         return hub_rows("synthesize.source", source.id, source.revision, source.subset, source.split)
     if source.source == "file":
-        return file_rows("synthesize.source", Path(source.path))
+        return file_rows("synthesize.source", Path(source.path), source.split)
     return _accepted_traces(context.input("source") / "train.parquet")
 
 

@@ -20,6 +20,7 @@ from tasks.shared.config import SandboxConfig, SynthesizeConfig, SynthesizeStage
 from tasks.shared.grading import last_box
 from tasks.shared.interpreter import make_interpreter
 from tasks.shared.raw_rows import file_rows
+from tasks.shared.row_values import answer_at
 from tasks.shared.selection_config import VerificationConfig
 from tasks.shared.tables import read_table, write_table
 from tasks.shared.traces.dialect import DIALECTS
@@ -58,12 +59,14 @@ def export_row(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def import_row(row: Mapping[str, Any], number: int, place: str) -> WrittenTrace:
     """A published row as a trace to be verified. ValueError, one line, if it has not the two messages."""
-    contents = {message["role"]: message["content"] for message in row.get("messages") or ()}
+    messages = row.get("messages") or ()
+    contents = {message["role"]: message["content"] for message in messages if isinstance(message, dict)}
     if not contents.get("user") or not contents.get("assistant"):
         raise ValueError(f"{place}: no messages of user and assistant; give rows as ReTool-SFT has them")
     trace = canonical(contents["assistant"])
     box = last_box(trace)
-    answer = str(row.get("answer") or (box.content if box else ""))
+    given = row.get("answer") is not None
+    answer = answer_at(row, "answer", place, "that column") if given else box.content if box else ""
     if not answer:
         raise ValueError(f"{place}: no boxed answer and no column 'answer'; add one or take the row out")
     name = f"retool_rows/{number}"

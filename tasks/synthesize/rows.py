@@ -19,7 +19,9 @@ def trace_row(entry: Checked, dialect: Dialect, instructed: bool) -> dict[str, A
     """A row of train.parquet or rejected.parquet."""
     written, verdict = entry
     problem, trace = written.problem, verdict.trace
-    messages = (("user", dialect.prompt(problem.problem, instructed)), ("assistant", trace))
+    messages = [("user", dialect.prompt(problem.problem, instructed)), ("assistant", trace)]
+    if problem.system:
+        messages.insert(0, ("system", problem.system))
     return {
         "id": written.id,
         "problem_id": problem.id,

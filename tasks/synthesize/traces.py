@@ -26,6 +26,8 @@ class Problem:
     source: str
     # family in the tiny world, "" elsewhere
     family: str
+    # its own system message, "" in most sets
+    system: str = ""
 
 
 @dataclass(frozen=True, slots=True)

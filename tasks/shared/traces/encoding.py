@@ -7,6 +7,8 @@ RL will see. The mask says which tokens the model is to learn: its own words and
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from jinja2 import TemplateError
+
 from tasks.shared.traces.dialect import Dialect
 
 if TYPE_CHECKING:
@@ -23,24 +25,34 @@ class EncodedTrace:
 
 
 def encode_prompt(
-    tokenizer: "PreTrainedTokenizerBase", dialect: Dialect, problem: str, instructed: bool
+    tokenizer: "PreTrainedTokenizerBase", dialect: Dialect, problem: str, instructed: bool, system: str = ""
 ) -> tuple[int, ...]:
     """The prompt's ids, (P,), up to and with the header of the assistant's turn.
 
-    Raises ValueError if the tokenizer has no chat template.
+    `system`: the problem's own system message. Raises ValueError if the tokenizer has no chat template, or one
+    without system messages where there is one.
     """
-    return encode_message(tokenizer, dialect.prompt(problem, instructed))
+    return encode_message(tokenizer, dialect.prompt(problem, instructed), system)
 
 
-def encode_message(tokenizer: "PreTrainedTokenizerBase", message: str) -> tuple[int, ...]:
+def encode_message(tokenizer: "PreTrainedTokenizerBase", message: str, system: str = "") -> tuple[int, ...]:
     """As `encode_prompt`, of a whole user message."""
     if not tokenizer.chat_template:
         raise ValueError(
             f"tokenizer {tokenizer.name_or_path}: no chat template; save one with the checkpoint"
         )
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": message}], tokenize=False, add_generation_prompt=True
-    )
+    messages = [{"role": "user", "content": message}]
+    if system:
+        messages.insert(0, {"role": "system", "content": system})
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except TemplateError as error:
+        if not system:
+            raise
+        raise ValueError(
+            f"tokenizer {tokenizer.name_or_path}: its chat template takes no system message ({error}); "
+            "take those of the problems out, or put them into the problems' text"
+        ) from None
     return tuple(tokenizer.encode(text, add_special_tokens=False))
 
 
@@ -50,7 +62,12 @@ def encode_words(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
 
 
 def encode_trace(
-    tokenizer: "PreTrainedTokenizerBase", dialect: Dialect, problem: str, trace: str, instructed: bool
+    tokenizer: "PreTrainedTokenizerBase",
+    dialect: Dialect,
+    problem: str,
+    trace: str,
+    instructed: bool,
+    system: str = "",
 ) -> EncodedTrace:
     """Ids and loss mask of a written trace. Raises TraceFormatError if it does not follow the dialect."""
     response_ids: list[int] = []
@@ -62,5 +79,5 @@ def encode_trace(
     assert tokenizer.eos_token_id is not None
     response_ids.append(tokenizer.eos_token_id)
     trained.append(True)
-    prompt_ids = encode_prompt(tokenizer, dialect, problem, instructed)
+    prompt_ids = encode_prompt(tokenizer, dialect, problem, instructed, system)
     return EncodedTrace(prompt_ids, tuple(response_ids), tuple(trained))

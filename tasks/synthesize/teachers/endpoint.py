@@ -104,8 +104,9 @@ class EndpointTeacher:
         turns: list[Turn | AttemptFailed] = []
         while missing := group[len(turns) :]:
             first = missing[0]
-            messages = [_message("user", self._prompting.message(first.problem.problem, first.reasoning))]
-            payload = self._payload(messages, first, turn=0, left=self._config.max_response_tokens)
+            payload = self._payload(
+                self._opening(first), first, turn=0, left=self._config.max_response_tokens
+            )
             if len(missing) > 1:
                 payload["n"] = len(missing)
             try:
@@ -179,13 +180,21 @@ class EndpointTeacher:
             self._rules.dialect.stop if self._prompting.runs_code and calls < self._rules.max_calls else None
         )
 
+    def _opening(self, want: Wanted) -> list[Message]:
+        """The messages before the model's first turn."""
+        asked = _message("user", self._prompting.message(want.problem.problem, want.reasoning))
+        system = want.problem.system
+        return [_message("system", system), asked] if system else [asked]
+
     def _continued(self, want: Wanted, parts: Sequence[str]) -> list[Message]:
         """The conversation so far: outputs as the user's messages, or all of it as one message to be continued."""
-        opening = _message("user", self._prompting.message(want.problem.problem, want.reasoning))
         if self._config.continuation == "prefill":
-            return [opening, _message("assistant", "".join(parts))]
+            return [*self._opening(want), _message("assistant", "".join(parts))]
         roles = cycle(("assistant", "user"))
-        return [opening, *(_message(role, part) for role, part in zip(roles, parts, strict=False))]
+        return [
+            *self._opening(want),
+            *(_message(role, part) for role, part in zip(roles, parts, strict=False)),
+        ]
 
     def _payload(self, messages: list[Message], want: Wanted, turn: int, left: int) -> dict[str, Any]:
         """What one request sends."""

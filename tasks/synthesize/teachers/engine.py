@@ -124,7 +124,8 @@ class EngineTeacher:
         )
 
     def _prompt_ids(self, tokenizer: "PreTrainedTokenizerBase", want: Wanted) -> tuple[int, ...]:
-        return encode_message(tokenizer, self._prompting.message(want.problem.problem, want.reasoning))
+        message = self._prompting.message(want.problem.problem, want.reasoning)
+        return encode_message(tokenizer, message, want.problem.system)
 
     def _key(self, want: Wanted) -> ResponseKey:
         """What the response depends on."""
@@ -133,7 +134,8 @@ class EngineTeacher:
         sampling = (teacher.temperature, teacher.top_p, teacher.max_response_tokens, self._seed)
         calls = (rules.max_calls, rules.announce_remaining_calls, rules.error_feedback, rules.stateful)
         engine = (self._generation.engine, self._model.dtype)
-        request = json.dumps([self._weights.digest, said, *sampling, *calls, asdict(rules.limits), *engine])
+        asked = (self._weights.digest, want.problem.system, said)
+        request = json.dumps([*asked, *sampling, *calls, asdict(rules.limits), *engine])
         return ResponseKey(
             "teacher", want.problem.id, want.index, 0, hashlib.sha256(request.encode()).hexdigest()[:32]
         )

@@ -56,7 +56,26 @@ def test_a_pinned_dataset_is_downloaded_checked_and_read(tmp_path):
             in bad_column
         )
         moved = read(own | {"revision": "0" * 40}, endpoint, tmp_path)
-        assert "check the network, id and split, or use source = 'file'" in moved
+        assert "check the network, id, subset and split, or use source = 'file'" in moved
+
+
+def test_files_that_do_not_fit_together_and_a_missing_subset_are_one_line(tmp_path):
+    own = {"name": "own", "source": "hub", "id": "some/set", "revision": REVISION}
+    files = {
+        "a.jsonl": b'{"problem": "1?", "answer": "1"}\n',
+        "b.jsonl": b'{"problem": "2?", "solution": "2"}\n',
+    }
+    with small_hub("some/set", REVISION, files) as (endpoint, _):
+        said = read(own, endpoint, tmp_path / "a").strip()
+    assert said.endswith(
+        "/b.jsonl: row 1: key 'answer' is missing (the row has problem, solution); add it or set answer_column"
+    )
+    entries = ["- config_name: easy", "  data_files: a.jsonl", "- config_name: hard", "  data_files: b.jsonl"]
+    configs = "\n".join(["---", "configs:", *entries, "---", ""]).encode()
+    with small_hub("some/set", REVISION, files | {"README.md": configs}) as (endpoint, _):
+        said = read(own, endpoint, tmp_path / "b").strip()
+    for part in ("Config name is missing", "'easy', 'hard'", "check the network, id, subset"):
+        assert part in said, said
 
 
 def test_a_registered_set_of_another_size_or_content_is_an_error(tmp_path):

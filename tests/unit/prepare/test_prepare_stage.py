@@ -8,10 +8,31 @@ import datasets
 import pandas
 import pytest
 
+from tasks.evaluate import problems as evaluate_problems
 from tasks.prepare.main import run
+from tasks.rl import problems as rl_problems
+from tasks.sft.traces import read_training_set
 from tasks.shared.artifacts import Store
-from tasks.shared.config import DataConfig, ModelConfig, PrepareStage, ProblemSource, TinyModel
+from tasks.shared.config import (
+    DataConfig,
+    GenerationConfig,
+    ModelConfig,
+    PrepareStage,
+    ProblemSource,
+    TinyModel,
+    TracesConfig,
+)
 from tasks.shared.stage import StageContext, StageRequest, StageResult
+from tasks.shared.tables import read_table
+from tasks.shared.traces.dialect import DIALECTS
+from tasks.synthesize.rows import trace_row
+from tasks.synthesize.traces import Problem as SynthesisProblem
+from tasks.synthesize.traces import Reason, Verdict, WrittenTrace
+from tests.unit.generation.tiny import tiny_tokenizer
+
+RETOOL = DIALECTS["retool"]
+ANSWER = RETOOL.write_answer("21")
+ACCEPTED = Verdict(Reason.ACCEPTED, "", (), (), ANSWER)
 
 MODEL = ModelConfig(
     source="tiny",
@@ -69,6 +90,35 @@ def test_artifacts_open_in_pandas_and_datasets(tmp_path):
     ]
     assert len(datasets.load_dataset(str(sets), "new", split="train", cache_dir=cache)) == 6
     assert (fetched(tmp_path, result, "checkpoint") / "model.safetensors").is_file()
+
+
+def test_a_system_message_goes_from_a_chat_prompt_to_every_prompt_that_is_sampled(tmp_path):
+    """A column of its own where there is one; decontamination compares problems, not what stands before them."""
+    system = "You are given one question of arithmetic; think about it and give the number alone, please."
+    chat = [{"role": "system", "content": system}, {"role": "user", "content": "What is 3 * 7?"}]
+    train = write_set(tmp_path / "own.jsonl", {"problem": chat, "answer": ["$21$"]})
+    test = write_set(
+        tmp_path / "test.jsonl",
+        {"problem": [chat[0], {"role": "user", "content": "What is 8 * 8?"}], "answer": 64},
+    )
+    result = prepare(tmp_path, [train], [test])
+    problems, sets = (fetched(tmp_path, result, name) for name in ("problems", "evaluation_sets"))
+    tokenizer, traces = tiny_tokenizer(), TracesConfig(prompt="bare")
+    (trained,), _ = rl_problems.read_problems(problems, tokenizer, traces, GenerationConfig())
+    assert tokenizer.decode(trained.prompt_ids) == (
+        f"<|system|>\n{system}<|end|>\n<|user|>\nWhat is 3 * 7?<|end|>\n<|assistant|>\n"
+    )
+    (evaluated,) = evaluate_problems.read_problems(sets)
+    assert (evaluated.system, evaluated.problem, evaluated.answer) == (system, "What is 8 * 8?", "64")
+    (row,) = read_table(problems / "train.parquet")
+    written = trace_row(
+        (WrittenTrace("a", SynthesisProblem(**row), ANSWER), ACCEPTED), RETOOL, instructed=False
+    )
+    pandas.DataFrame([{key: written[key] for key in ("id", "problem", "trace", "messages")}]).to_parquet(
+        tmp_path / "train.parquet"
+    )
+    (sequence,) = read_training_set(tmp_path, traces, tokenizer, 10_000).sequences
+    assert tuple(sequence.ids[: len(trained.prompt_ids)]) == trained.prompt_ids
 
 
 def test_the_same_request_gives_the_same_digests(tmp_path):

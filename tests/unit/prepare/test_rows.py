@@ -97,7 +97,8 @@ def test_parquet_with_other_columns_and_float_answers(tmp_path):
     [
         ("missing.jsonl", None, r"problem set 'own': no file .*missing\.jsonl; correct its path"),
         ("empty.jsonl", b"\n", r"problem set 'own': no rows"),
-        ("own.csv", b"problem,answer\n", r"neither \.jsonl nor \.parquet; convert it"),
+        ("own.csv", b"problem,answer\n", r"problem set 'own': no rows"),
+        ("own.xlsx", b"PK", r"own\.xlsx is none of \.jsonl, .*\.parquet; convert it"),
         ("own.parquet", b"PK not parquet", r"own\.parquet: not a parquet file"),
     ],
 )

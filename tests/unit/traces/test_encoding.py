@@ -1,7 +1,9 @@
 """Ids of traces: what somebody else wrote holds no control token, whatever it says."""
 
+import pytest
+
 from tasks.shared.traces.dialect import DIALECTS
-from tasks.shared.traces.encoding import encode_trace, encode_words
+from tasks.shared.traces.encoding import encode_prompt, encode_trace, encode_words
 from tests.unit.generation.tiny import tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
@@ -18,3 +20,15 @@ def test_a_teachers_control_tokens_are_text_and_the_turn_ends_once() -> None:
 def test_spelled_out_once_leaves_the_tokenizer_as_it_was() -> None:
     encode_words(TOKENIZER, EVIL)
     assert TOKENIZER.eos_token_id in TOKENIZER.encode(EVIL, add_special_tokens=False)
+
+
+def test_a_template_without_system_messages_says_so() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    )
+    assert encode_prompt(tokenizer, DIALECTS["retool"], "2 + 5?", False) == ()
+    with pytest.raises(
+        ValueError, match=r"takes no system message \(System role not supported\); take those"
+    ):
+        encode_prompt(tokenizer, DIALECTS["retool"], "2 + 5?", False, "Be brief.")

@@ -1,0 +1,238 @@
+"""Values of a raw row as text: a problem, an answer, a name. What is no text or number is refused, never spelled out.
+
+Public sets write one thing in many ways. A prompt may be a list of chat messages: the last user message is the problem.
+An answer may be a list, a whole solution with a box, GSM8K's `#### 21`, or stand between dollars.
+"""
+
+import ast
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from tasks.shared.grading.box import last_box
+
+MAX_CHARS = 1_000_000  # of one text; more is a file that lost its line ends, and no model could read it
+FINAL = re.compile(r"^####[ \t]*(.+)$", re.MULTILINE)  # GSM8K's last line
+MATH = re.compile(r"\$\$([^$]+)\$\$|\$([^$]+)\$|\\\(((?:(?!\\\)).)+)\\\)|\\\[((?:(?!\\\]).)+)\\\]", re.DOTALL)
+MAX_LISTED = 10_000  # characters of a list that is written as text
+BYTE = re.compile("[\udc80-\udcff]")  # a byte that was no UTF-8, as `surrogateescape` keeps it
+LONE = re.compile("[\ud800-\udfff]")
+# cp1250, latin-1 and the like differ in few letters, and short texts do not tell them apart
+WESTERN = re.compile(
+    r"cp125[02478]|latin_1|iso8859_(1|2|4|9|10|13|14|15|16)$|mac_(roman|latin2|iceland|turkish)"
+)
+NO_VALUES = frozenset({"nan", "null"})  # what other programs write for a missing answer
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a value stands, for messages."""
+
+    row: str  # "/data/mine.jsonl: row 3"
+    column: str
+    setting: str  # the recipe's key that names the column
+
+    def refuse(self, why: str) -> ValueError:
+        """The one line for a value that cannot be taken."""
+        return ValueError(f"{self.row}: key '{self.column}' {why}")
+
+
+def text_at(raw: Mapping[str, Any], column: str, place: str, setting: str) -> str:
+    """The text or number in a column as text, stripped; a dot steps into nested values."""
+    return _text(value_at(raw, column, place, setting), Place(place, column, setting))
+
+
+def problem_at(raw: Mapping[str, Any], column: str, place: str, setting: str) -> tuple[str, str]:
+    """Problem and system message ("" where there is none): of chat messages the last of the user is the problem."""
+    where = Place(place, column, setting)
+    value = value_at(raw, column, place, setting)
+    messages = _messages(value)
+    if messages is None:
+        return _text(_only(value, where), where), ""
+    said = {str(message.get("role")).lower(): message.get("content") for message in messages}
+    roles = [role for role in ("user", "human") if role in said]
+    if not roles:
+        raise where.refuse(f"holds messages of {', '.join(said)} and none of the user; set {setting}")
+    system = said.get("system")
+    return _text(_joined(said[roles[0]], where), where), _text(
+        _joined(system, where), where
+    ) if system else ""
+
+
+def answer_at(raw: Mapping[str, Any], column: str, place: str, setting: str, several: str = "refuse") -> str:
+    r"""The answer in a column; several in a list are a set (`\{1, 2\}`) if `several` is "set"."""
+    where = Place(place, column, setting)
+    value = _listed(value_at(raw, column, place, setting))
+    if not isinstance(value, list) or len(value) < 2:
+        return _final(_text(_only(value, where), where), where)
+    if several != "set":
+        raise where.refuse(
+            f"holds {len(value)} answers; if an answer must name all of them set several_answers = 'set', "
+            "else keep one"
+        )
+    return "\\{" + ", ".join(_final(_text(_only(_listed(one), where), where), where) for one in value) + "\\}"
+
+
+def name_at(raw: Mapping[str, Any], column: str, place: str) -> str:
+    """A name in an optional column ("id", "family"); "" where there is none."""
+    key = _key(raw, column)
+    if key is None or raw[key] is None or raw[key] == "":
+        return ""
+    return _text(raw[key], Place(place, column, "that column"))
+
+
+def value_at(raw: Mapping[str, Any], column: str, place: str, setting: str) -> Any:
+    """Whatever stands in a column; a dot steps into nested values, and upper and lower case are one."""
+    value: Any = raw
+    for part in column.split("."):
+        if isinstance(value, Mapping):
+            key = _key(value, part)
+            found = key is not None
+            value = value[key] if key is not None else None
+        else:
+            found = isinstance(value, list) and part.isdigit() and int(part) < len(value)
+            value = value[int(part)] if found else None
+        if not found:
+            has = ", ".join(sorted(str(key) for key in raw)) or "no keys"
+            raise ValueError(
+                f"{place}: key '{column}' is missing (the row has {has}); add it or set {setting}"
+            )
+    return value
+
+
+def encoding_hint(text: str) -> str:
+    """`, a byte 0xe9; it looks like cp1252`, of a text with bytes that were no UTF-8 or with zero bytes; else ""."""
+    if "\x00" in text:
+        return ", zero bytes; it looks like utf-16"
+    odd = BYTE.search(text)
+    if odd is None:
+        return ""
+    from charset_normalizer import from_bytes
+
+    best = from_bytes(text.encode("utf-8", "surrogateescape")).best()
+    guess = best.encoding if best else ""
+    looks = f"; it looks like {'cp1252' if WESTERN.match(guess) else guess}" if guess else ""
+    return f", byte 0x{ord(odd.group()) & 0xFF:02x}{looks}"
+
+
+def _key(raw: Mapping[str, Any], name: str) -> str | None:
+    """The key of that name, or else the only one that differs from it in case or in blanks around it."""
+    if name in raw:
+        return name
+    alike = [key for key in raw if isinstance(key, str) and key.strip().casefold() == name.strip().casefold()]
+    return alike[0] if len(alike) == 1 else None
+
+
+def _messages(value: Any) -> list[dict[str, Any]] | None:
+    """Chat messages, with `role` and `content`, also where they are JSON in a text; None if these are none."""
+    if isinstance(value, str) and value.lstrip().startswith(("[{", "{")) and len(value) <= MAX_CHARS:
+        try:
+            value = json.loads(value)
+        except (json.JSONDecodeError, RecursionError):
+            return None
+    messages = [value] if isinstance(value, Mapping) else value
+    if not isinstance(messages, list) or not messages:
+        return None
+    read = []
+    for message in messages:
+        role = _either(message, "role", "from")
+        if not isinstance(role, str):
+            return None
+        read.append({"role": role, "content": _either(message, "content", "value")})
+    return read
+
+
+def _either(message: Any, *keys: str) -> Any:
+    """What stands under the first of the keys that a message has: OpenAI's names, and ShareGPT's."""
+    return next((message[key] for key in keys if isinstance(message, Mapping) and key in message), None)
+
+
+def _joined(content: Any, where: Place) -> Any:
+    """The text of a message whose content comes in parts."""
+    if not isinstance(content, list):
+        return content
+    texts = [part if isinstance(part, str) else _either(part, "text") for part in content]
+    if not all(isinstance(text, str) for text in texts):
+        raise where.refuse("holds a message with an image or other part that is no text; take the row out")
+    return "".join(texts)
+
+
+def _only(value: Any, where: Place) -> Any:
+    """The one element of a list; what is no list stays as it is."""
+    while isinstance(value, list):
+        if len(value) > 1:
+            raise where.refuse(
+                f"is a list of {len(value)}; set {where.setting} to one of them, like '{where.column}.0'"
+            )
+        value = value[0] if value else None
+    return value
+
+
+def _listed(value: Any) -> Any:
+    """A list that is written as text, as a CSV file has it: `['21']`. An interval `[1, 2]` is none."""
+    if not isinstance(value, str) or len(value) > MAX_LISTED or not value.strip().startswith("["):
+        return value
+    for read in (json.loads, ast.literal_eval):
+        try:
+            found = read(value.strip())
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        if isinstance(found, list) and (len(found) == 1 or all(isinstance(one, str) for one in found)):
+            return found
+    return value
+
+
+def _text(value: Any, where: Place) -> str:
+    """A text or number as text."""
+    if value is None:
+        raise where.refuse("is empty; fill it in or take the row out")
+    if isinstance(value, Mapping):
+        inner = ", ".join(str(key) for key in value)
+        first = next(iter(value), "key")
+        raise where.refuse(
+            f"is an object with {inner or 'no keys'}; set {where.setting}, like '{where.column}.{first}'"
+        )
+    if isinstance(value, str):
+        return _checked(value, where)
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+        kind = "a boolean" if isinstance(value, bool) else f"of type {type(value).__name__}"
+        raise where.refuse(f"is {kind}; write it as text or set {where.setting}")
+    if not math.isfinite(value):
+        raise where.refuse(f"is {value} and no number; fill it in or take the row out")
+    # parquet written by pandas turns a column of integers with a gap into floats
+    return str(int(value)) if value == int(value) else format(Decimal(str(value)), "f")
+
+
+def _checked(text: str, where: Place) -> str:
+    if not text.strip():
+        raise where.refuse("is empty; fill it in or take the row out")
+    if len(text) > MAX_CHARS:
+        raise where.refuse(
+            f"has {len(text)} characters, over {MAX_CHARS}; take the row out or set {where.setting}"
+        )
+    if BYTE.search(text):
+        raise where.refuse(f"is not UTF-8{encoding_hint(text)}; save the file as UTF-8")
+    if LONE.search(text):
+        raise where.refuse("holds half of a surrogate pair; write the character itself")
+    return text.strip()
+
+
+def _final(text: str, where: Place) -> str:
+    """The answer in what may be a whole solution: its last box, GSM8K's last line, what stands between dollars."""
+    box = last_box(text)
+    if box is not None:
+        if not box.content:
+            raise where.refuse("ends in a \\boxed that is empty or not closed; complete it")
+        text = box.content
+    elif found := FINAL.findall(text):
+        text = found[-1].strip()
+    inner = MATH.fullmatch(text.strip().removesuffix("."))
+    if inner is not None:
+        text = next(group for group in inner.groups() if group is not None).strip()
+    if text.casefold() in NO_VALUES:
+        raise where.refuse(f"is '{text}', no answer; fill it in or take the row out")
+    return text
