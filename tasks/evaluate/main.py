@@ -16,7 +16,7 @@ from tasks.evaluate.sampling import Sampler, take_all
 from tasks.evaluate.surroundings import surroundings
 from tasks.shared.checkpoints import load_tokenizer
 from tasks.shared.config import EvaluateStage
-from tasks.shared.generation.engines import make_generator
+from tasks.shared.generation.engines import open_generator
 from tasks.shared.interpreter import make_interpreter
 from tasks.shared.reporting.evaluated import write_evaluation
 from tasks.shared.reporting.samples import SAMPLES_FILE, Sample
@@ -115,7 +115,9 @@ def _sample(
         interpreter: Interpreter | None = None
         if config.traces.max_calls and config.traces.dialect != "text":
             interpreter = stack.enter_context(make_interpreter(config.sandbox))
-        generator = make_generator(config.generation, config.model, checkpoint, tokenizer)
+        generator = stack.enter_context(
+            open_generator(config.generation, config.model, checkpoint, tokenizer, scratch=context.scratch)
+        )
         void = take_all(Sampler(config, generator, interpreter, tokenizer), missing, keep)
     journal.flush()
     context.progress(len(journal), total, correct=num_correct, void=len(void))

@@ -19,7 +19,7 @@ from tasks.shared.artifacts import CIRCUMSTANCES, ArtifactRef
 from tasks.shared.checkpoints import load_model, load_tokenizer, save_checkpoint
 from tasks.shared.config import RlStage
 from tasks.shared.environment import under_launcher
-from tasks.shared.generation.engines import make_generator
+from tasks.shared.generation.engines import open_generator
 from tasks.shared.interpreter import make_interpreter
 from tasks.shared.learning.distributed import leave_to_first_rank, run_on_ranks, start_process_group
 from tasks.shared.learning.logprobs import use_packed_attention
@@ -58,7 +58,7 @@ def run(context: StageContext[RlStage]) -> StageResult:
 
 
 def _load(context: StageContext[RlStage], stack: ExitStack) -> RlRound:
-    """Everything the round works with; the interpreter ends with `stack`."""
+    """Everything the round works with; interpreter and pool end with `stack`."""
     config = context.config
     _require_one_round(context)
     checkpoint = context.input("checkpoint")
@@ -74,8 +74,16 @@ def _load(context: StageContext[RlStage], stack: ExitStack) -> RlRound:
     interpreter = None
     if config.traces.max_calls:
         interpreter = stack.enter_context(make_interpreter(config.sandbox))
-    generator = make_generator(
-        config.generation, config.model, checkpoint, tokenizer, can_sleep=config.rl.sleep_sampler
+    generator = stack.enter_context(
+        open_generator(
+            config.generation,
+            config.model,
+            checkpoint,
+            tokenizer,
+            scratch=context.scratch,
+            num_training=config.rl.optimizer.ranks,
+            can_sleep=config.rl.sleep_sampler,
+        )
     )
     return RlRound(
         context,

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from tasks.shared.environment import rank, world_size
-from tasks.shared.generation.protocol import Generator, NamesDifferences
+from tasks.shared.generation.protocol import Generator, HasCopies, NamesDifferences
 from tasks.shared.learning.distributed import gather_from_ranks, max_over_ranks
 from tasks.shared.learning.engine import TrainingEngine
 from tasks.shared.learning.packing import TrainSequence, pack
@@ -40,6 +40,11 @@ def probe(
             f"after the weight sync log-probs of sampler and trainer differ by {gap:.3g}, more than "
             f"rl.probe_bound = {bound:g}; {_name_differences(engine, generator)}"
         )
+    if isinstance(generator, HasCopies) and (names := generator.disagreeing()):
+        raise WeightsDiffer(
+            f"after the weight sync a server does not hold what the others do: {_shown(names)}; run the stage again: "
+            "it goes on from its last saved step with servers started anew"
+        )
     return gap
 
 
@@ -68,7 +73,9 @@ def _name_differences(engine: TrainingEngine, generator: Generator) -> str:
     names = generator.differing(engine.weights())
     if not names:
         return "yet all tensors are equal: the engines compute differently"
-    shown = ", ".join(names[:MAX_NAMED])
-    return f"tensors that differ: {shown}" + (
-        f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-    )
+    return f"tensors that differ: {_shown(names)}"
+
+
+def _shown(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return ", ".join(names[:MAX_NAMED]) + more

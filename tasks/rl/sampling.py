@@ -77,9 +77,15 @@ class Sampler:
             )
             for place, problem in enumerate(problems, first)
             for sample in range(num_samples)
-            if place % world_size() == rank()
+            if self._is_mine(place)
         ]
         return list(rollout(requests, self._generator, self._interpreter, self._tokenizer, self._policy))
+
+    def _is_mine(self, place: int) -> bool:
+        """Whether this rank samples a group: each has an engine of its own, of a pool the first asks for all."""
+        if self._config.generation.placement == "pool":
+            return rank() == 0
+        return place % world_size() == rank()
 
 
 def _of_all_ranks(mine: Sequence[Graded]) -> list[Graded]:

@@ -10,6 +10,8 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from tasks.shared.generation_config import GenerationConfig as GenerationConfig
+from tasks.shared.generation_config import PoolConfig as PoolConfig
 from tasks.shared.section import Section
 from tasks.shared.synthesis_config import SynthesizeConfig as SynthesizeConfig
 from tasks.shared.training_config import CriticConfig as CriticConfig
@@ -145,16 +147,6 @@ class SandboxConfig(Section):
     allow_unsafe: bool = False  # runs model-written code without isolation; shown in every report made so
 
 
-class GenerationConfig(Section):
-    """The engine that samples, in RL and evaluation alike."""
-
-    engine: Literal["vllm", "transformers"] = "vllm"
-    max_sequences: int = Field(256, ge=1)  # sequences decoded side by side
-    max_prompt_tokens: int = Field(2048, ge=1)
-    max_response_tokens: int = Field(16384, ge=1)  # the whole response, interpreter output included
-    gpu_memory_utilization: float = Field(0.6, gt=0, lt=1)
-
-
 class EvaluateConfig(Section):
     """k samples a problem with intervals. A protocol fills in the numbers below it (`data/protocols.toml`)."""
 
@@ -183,11 +175,22 @@ def _require_zero(section: str, optimizer: OptimizerConfig, model: ModelConfig) 
         )
 
 
-def _require_vllm_to_sleep(generation: GenerationConfig, rl: RlConfig) -> None:
-    """ValueError where an engine that cannot sleep is to."""
+def _require_sampler(generation: GenerationConfig, rl: RlConfig) -> None:
+    """ValueError where an engine that cannot sleep is to, or where hosts that train have no pool beside them."""
     if rl.sleep_sampler and generation.engine != "vllm":
         raise ValueError(
             f"rl.sleep_sampler = true needs generation.engine = 'vllm', not '{generation.engine}'; set it to false"
+        )
+    if generation.placement == "inside":
+        return
+    if rl.sleep_sampler:
+        raise ValueError(
+            "rl.sleep_sampler = true is of an engine inside the trainer; a pool has GPUs of its own: set it to false"
+        )
+    if rl.optimizer.nodes > 1 and not (generation.pool.nodes or generation.pool.addresses):
+        raise ValueError(
+            f"rl.optimizer.nodes = {rl.optimizer.nodes} with generation.placement = 'pool' needs hosts that sample: "
+            "set generation.pool.nodes, or addresses of running servers"
         )
 
 
@@ -243,7 +246,7 @@ class RlStage(Section):
     @model_validator(mode="after")
     def _sections_fit_together(self) -> Self:
         _require_row(self.generation, self.rl)
-        _require_vllm_to_sleep(self.generation, self.rl)
+        _require_sampler(self.generation, self.rl)
         _require_zero("rl.optimizer", self.rl.optimizer, self.model)
         return self
 
@@ -332,7 +335,7 @@ class Recipe(Section):
                 f"generation.max_response_tokens = {self.generation.max_response_tokens}; lower it"
             )
         _require_row(self.generation, self.rl)
-        _require_vllm_to_sleep(self.generation, self.rl)
+        _require_sampler(self.generation, self.rl)
         _require_zero("rl.optimizer", self.rl.optimizer, self.model)
         if self.cold_start:
             _require_zero("sft.optimizer", self.sft.optimizer, self.model)

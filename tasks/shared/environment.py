@@ -125,10 +125,19 @@ def _own_environment(names: tuple[str, ...]) -> dict[str, str]:
 
 
 def named_keys(config: Mapping[str, Any]) -> list[str]:
-    """The variables that a stage's configuration names as keys: those of a teacher's and a judge's endpoint."""
+    """The variables that a stage's configuration names as keys: of a teacher's and a judge's endpoint, of a pool."""
+    return [name for name, _ in _keys_in(config)]
+
+
+def _keys_in(config: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Each variable that is named, and the setting that names it."""
     section = config.get("synthesize") or {}
-    named = [section.get(who, {}).get("key_variable", "") for who in ASKERS]
-    return [name for name in named if name]
+    named = [
+        (section.get(who, {}).get("key_variable", ""), f"synthesize.{who}.key_variable") for who in ASKERS
+    ]
+    pool = (config.get("generation") or {}).get("pool") or {}
+    named.append((pool.get("key_variable", ""), "generation.pool.key_variable"))
+    return [(name, setting) for name, setting in named if name]
 
 
 def named_key(name: str, setting: str) -> str:
@@ -142,9 +151,8 @@ def named_key(name: str, setting: str) -> str:
 
 def require_keys(config: Mapping[str, Any]) -> None:
     """ValueError, with the remedy, if a key that a stage's configuration names is not set."""
-    section = config.get("synthesize") or {}
-    for who in ASKERS:
-        named_key(section.get(who, {}).get("key_variable", ""), f"synthesize.{who}.key_variable")
+    for name, setting in _keys_in(config):
+        named_key(name, setting)
 
 
 def inherited_environment() -> dict[str, str]:
@@ -263,6 +271,37 @@ def configure_vllm(cpu_cache_gib: int) -> None:
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(cpu_cache_gib))
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+
+
+def server_environment(cpu_cache_gib: int, token: str, devices: str, cores: str) -> dict[str, str]:
+    """The environment of a server of the pool: no secret but its own `token`.
+
+    `devices`: its GPUs, comma-separated; `cores`: those of each of its workers, as vLLM writes them; "" where there
+    are GPUs.
+    """
+    return (
+        {name: os.environ[name] for name in STAGE_VARIABLES if name in os.environ}
+        | {
+            "VLLM_SERVER_DEV_MODE": "1",  # pause, weights and checksums; `RequireToken` stands before them
+            "VLLM_CPU_KVCACHE_SPACE": str(cpu_cache_gib),
+            "VLLM_NO_USAGE_STATS": "1",
+            "VLLM_LOGGING_LEVEL": "WARNING",
+            "TIRFLOW_POOL_TOKEN": token,
+            "PYTHONUNBUFFERED": "1",
+        }
+        | ({"CUDA_VISIBLE_DEVICES": devices} if devices else {})
+        | ({"VLLM_CPU_OMP_THREADS_BIND": cores} if cores else {})
+    )
+
+
+def pool_token() -> str:
+    """`TIRFLOW_POOL_TOKEN`: what a server of the pool asks of whoever talks to it. Never log it."""
+    return os.environ.get("TIRFLOW_POOL_TOKEN", "")
+
+
+def visible_gpus() -> list[str]:
+    """`CUDA_VISIBLE_DEVICES`: the ids of the GPUs that this process may use; empty: all of the host."""
+    return [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
 
 
 def become_only_rank() -> None:

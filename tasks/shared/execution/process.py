@@ -10,9 +10,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from tasks.shared.environment import stage_environment, vllm_python
 from tasks.shared.execution.backend import Exit
@@ -45,7 +45,7 @@ print("; ".join(versions + [f"{name} {found.get(name, '-')}" for name in sys.arg
 
 
 class RunningProcess:
-    """A stage subprocess and the lifeline that keeps it alive."""
+    """A subprocess under a guard and the lifeline that keeps it alive."""
 
     def __init__(self, process: subprocess.Popen[str], lifeline: int) -> None:
         self._process = process
@@ -56,6 +56,10 @@ class RunningProcess:
         assert self._process.stdout is not None
         while line := self._process.stdout.readline(MAX_LINE_CHARS):
             yield line.rstrip("\n")
+
+    def ended(self) -> bool:
+        """True once it has ended."""
+        return self._process.poll() is not None
 
     def wait(self) -> Exit:
         """How it ended."""
@@ -73,6 +77,38 @@ class RunningProcess:
         except subprocess.TimeoutExpired:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+
+
+def start_guarded(
+    command: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    cwd: Path,
+    stdout: int | IO[bytes],
+    stderr: int | IO[bytes],
+    grace_s: float = GRACE_S,
+    keep_open: tuple[int, ...] = (),
+) -> RunningProcess:
+    """Start a command under a guard, which ends it with all it started when this process ends, however that is.
+
+    `keep_open`: descriptors that it inherits.
+    """
+    reader, writer = os.pipe()
+    guard = ["-m", "tasks.shared.execution.guard", str(reader), str(grace_s), "--"]
+    process = subprocess.Popen(
+        [sys.executable, *guard, *command],
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=stderr,
+        env=dict(env),
+        cwd=cwd,
+        pass_fds=(reader, *keep_open),
+        start_new_session=True,
+        text=True,
+        errors="replace",
+    )
+    os.close(reader)
+    return RunningProcess(process, writer)
 
 
 def interpreter_for(config: Mapping[str, Any]) -> Path:
@@ -121,22 +157,14 @@ class ProcessBackend:
 
     def start(self, stage: str, request_path: Path, log_path: Path, lock: int) -> RunningProcess:
         """Start the stage; see `Backend.start`."""
-        reader, writer = os.pipe()
-        guard = ["-m", "tasks.shared.execution.guard", str(reader), str(self._grace_s), "--"]
-        command = [sys.executable, *guard, *self.command(stage, request_path)]
         config = json.loads(request_path.read_text())["config"]
         with log_path.open("ab") as log:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=log,
+            return start_guarded(
+                self.command(stage, request_path),
                 env=stage_environment(stage, config),
                 cwd=request_path.parent,
-                pass_fds=(reader, lock),
-                start_new_session=True,
-                text=True,
-                errors="replace",
+                stdout=subprocess.PIPE,
+                stderr=log,
+                grace_s=self._grace_s,
+                keep_open=(lock,),
             )
-        os.close(reader)
-        return RunningProcess(process, writer)

@@ -1,6 +1,8 @@
 """The engine a recipe names, made from a checkpoint."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +11,32 @@ from tasks.shared.generation.protocol import Generator
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+@contextmanager
+def open_generator(
+    config: GenerationConfig,
+    model_config: ModelConfig,
+    checkpoint: Path,
+    tokenizer: "PreTrainedTokenizerBase",
+    *,
+    scratch: Path,
+    num_training: int = 0,
+    can_sleep: bool = False,
+) -> Iterator[Generator]:
+    """What a stage samples with: an engine in its process, or a pool of servers, which ends with the block.
+
+    `scratch` holds the servers' logs; the first `num_training` GPUs or cores of this host are the trainer's.
+    ValueError, with the remedy, if it cannot run here.
+    """
+    if config.placement == "inside":
+        yield make_generator(config, model_config, checkpoint, tokenizer, can_sleep)
+        return
+    from tasks.shared.generation.pool.opening import open_pool
+
+    eos_ids = [tokenizer.eos_token_id]
+    with open_pool(config, model_config, checkpoint, eos_ids, scratch, num_training) as pool:
+        yield pool
 
 
 def make_generator(

@@ -30,6 +30,8 @@ class Piece:
     ]  # (n,) in order, the token that completed the stop string or the end of turn included
     logprobs: tuple[float, ...]  # (n,) under the distribution sampled from
     reason: Literal["stop", "eos", "length"]
+    # version of the weights and how many tokens they sampled, in order; empty: all by those that were loaded last
+    versions: tuple[tuple[int, int], ...] = ()
 
 
 class Generator(Protocol):
@@ -81,3 +83,11 @@ class NamesDifferences(Protocol):
 
     def differing(self, weights: "Iterable[tuple[str, torch.Tensor]]") -> list[str]:
         """Names of tensors that are not what `load_weights(weights)` would leave."""
+
+
+@runtime_checkable
+class HasCopies(Protocol):
+    """An engine of several servers, each with its own copy of the weights: they must all hold the same."""
+
+    def disagreeing(self) -> list[str]:
+        """Tensors, by server, that are not what the server holds that scored last."""

@@ -2,28 +2,23 @@
 
 Feedback goes in as ids: an extended request is submitted again with all its ids, and the prefix cache keeps what was
 computed. Weights are taken over in memory, tensor by tensor. vLLM 0.32's CPU build packs a tied output head once and
-leaves it stale on reload (log-probs off by 0.17 and more); `_refresh_tied_head` packs it anew. Under a launcher of
+leaves it stale on reload (log-probs off by 0.17 and more); `refresh_tied_head` packs it anew. Under a launcher of
 ranks every rank has a whole engine of its own, on its own device.
 """
 
-import hashlib
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tasks.shared.config import GenerationConfig, ModelConfig
 from tasks.shared.environment import configure_vllm, world_size
 from tasks.shared.generation.protocol import Piece, Sampling
+from tasks.shared.generation.vllm_options import CPU_CACHE_GIB, engine_options, reason_of, sampling_options
+from tasks.shared.generation.vllm_weights import fingerprints, refresh_tied_head
 
 if TYPE_CHECKING:
     import torch
-
-CPU_CACHE_GIB = 2
-# The prefix cache keeps whole blocks: with the CPU build's 128 tokens an extended request would be computed anew from
-# the last multiple of 128 on, which for short responses is all of it. Its attention takes multiples of 32.
-CPU_BLOCK_TOKENS = 32
 
 
 @dataclass(slots=True)
@@ -50,12 +45,11 @@ class VllmGenerator:
         eos_ids: Sequence[int],
         can_sleep: bool = False,
     ) -> None:
-        # one more: scoring makes vLLM sample a token after the sequence
-        num_positions = config.max_prompt_tokens + config.max_response_tokens + 1
-        _require_positions(checkpoint, num_positions)
-        configure_vllm(CPU_CACHE_GIB)
         import torch
 
+        on_gpu = torch.cuda.is_available()
+        options = engine_options(config, model_config, checkpoint, on_gpu)
+        configure_vllm(CPU_CACHE_GIB)
         try:
             from vllm import LLM
         except ImportError as error:
@@ -63,23 +57,8 @@ class VllmGenerator:
                 f"generation.engine = 'vllm' but vLLM cannot be imported ({error}); "
                 "install it (make setup-vllm) or set generation.engine = 'transformers'"
             ) from None
-        on_gpu = torch.cuda.is_available()
         self._llm = LLM(
-            model=str(checkpoint),
-            dtype=model_config.dtype,
-            max_model_len=num_positions,
-            max_num_seqs=config.max_sequences,
-            gpu_memory_utilization=config.gpu_memory_utilization,
-            enable_prefix_caching=True,
-            block_size=None if on_gpu else CPU_BLOCK_TOKENS,
-            # a prompt that is cut makes vLLM turn back the generator of a seed, which a CPU generator cannot do
-            enable_chunked_prefill=on_gpu,
-            # compiling takes minutes on the CPU and for a tiny model more than its decoding
-            enforce_eager=model_config.source == "tiny" or not on_gpu,
-            logprobs_mode="processed_logprobs",  # under the distribution sampled from
-            disable_log_stats=True,
-            trust_remote_code=False,
-            generation_config="vllm",  # sampling is as the recipe says, whatever the checkpoint's defaults are
+            **options,
             # takes the launcher's ranks as they are and the device of LOCAL_RANK: no tensor parallelism
             distributed_executor_backend="external_launcher" if world_size() > 1 else None,
             enable_sleep_mode=can_sleep and on_gpu,  # takes an allocator that the CPU build does not have
@@ -134,7 +113,9 @@ class VllmGenerator:
                 entry[token].logprob for entry, token in zip(completion.logprobs, ids, strict=True)
             )
             self._requests[request_id].ids += ids
-            pieces.append(Piece(request_id, ids, logprobs, _reason(completion)))
+            pieces.append(
+                Piece(request_id, ids, logprobs, reason_of(completion.finish_reason, completion.stop_reason))
+            )
         return pieces
 
     def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
@@ -168,7 +149,7 @@ class VllmGenerator:
             _free_trainers_cache()
             self._llm.wake_up(tags=["weights"])
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": _copies(weights)})
-        self._llm.collective_rpc(_refresh_tied_head)
+        self._llm.collective_rpc(refresh_tied_head)
         if self._asleep:
             _free_trainers_cache()
             self._llm.wake_up(tags=["kv_cache"])
@@ -180,9 +161,9 @@ class VllmGenerator:
 
         It loads them: the engine holds these weights afterwards. A copy that a kernel packed for itself counts too.
         """
-        before: dict[str, str] = self._llm.collective_rpc(_fingerprints)[0]
+        before: dict[str, str] = self._llm.collective_rpc(fingerprints)[0]
         self.load_weights(weights)
-        after: dict[str, str] = self._llm.collective_rpc(_fingerprints)[0]
+        after: dict[str, str] = self._llm.collective_rpc(fingerprints)[0]
         return [name for name, digest in after.items() if before.get(name) != digest]
 
     def _submit(self, request_id: str, stop: str | None, max_new_tokens: int) -> None:
@@ -193,28 +174,13 @@ class VllmGenerator:
         request = self._requests[request_id]
         engine_id = f"{request_id}#{request.turn}"
         params = SamplingParams(
-            temperature=request.sampling.temperature,
-            top_p=request.sampling.top_p,
-            seed=(request.seed + 0x9E3779B9 * request.turn) % 2**31,
-            max_tokens=max_new_tokens,
-            stop=[stop] if stop else None,
-            stop_token_ids=self._eos_ids,
-            include_stop_str_in_output=True,
-            skip_special_tokens=False,  # a stop string may be one
-            spaces_between_special_tokens=False,
-            logprobs=0,
+            **sampling_options(
+                request.sampling, request.seed, request.turn, stop, max_new_tokens, self._eos_ids
+            ),
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         self._engine.add_request(engine_id, {"prompt_token_ids": request.ids}, params)
         self._running[engine_id] = request_id
-
-
-def _reason(completion: Any) -> Any:
-    """vLLM's finish reason in our terms: `stop` with a string is a stop string, with a token id the end of turn."""
-    if completion.finish_reason == "length":
-        return "length"
-    assert completion.finish_reason == "stop", f"vLLM ended a request with '{completion.finish_reason}'"
-    return "stop" if isinstance(completion.stop_reason, str) else "eos"
 
 
 def _free_trainers_cache() -> None:
@@ -225,53 +191,7 @@ def _free_trainers_cache() -> None:
         torch.cuda.empty_cache()
 
 
-def _require_positions(checkpoint: Path, wanted: int) -> None:
-    positions = json.loads((checkpoint / "config.json").read_text()).get("max_position_embeddings", wanted)
-    if positions < wanted:
-        raise ValueError(
-            f"generation.max_prompt_tokens + max_response_tokens + 1 = {wanted}, but the model has {positions} "
-            f"positions (max_position_embeddings in its config.json); lower them by {wanted - positions}"
-        )
-
-
 def _copies(weights: "Iterable[tuple[str, torch.Tensor]]") -> "Iterator[tuple[str, torch.Tensor]]":
     """vLLM keeps what it is given until a layer is whole (q, k, v); a gathered ZeRO-3 tensor is gone by then."""
     for name, tensor in weights:
         yield name, tensor.detach().clone()
-
-
-def _refresh_tied_head(worker: Any) -> None:
-    """Pack the CPU build's output head again: reloading refreshes the embedding it is tied to, not the packed copy."""
-    from vllm.platforms import current_platform
-
-    if not current_platform.is_cpu():
-        return
-    from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
-
-    dispatch_cpu_unquantized_gemm(worker.model_runner.get_model().lm_head, remove_weight=False)
-
-
-def _fingerprints(worker: Any) -> dict[str, str]:
-    """sha256 of every parameter, and of what each packed copy makes of a fixed input: copies cannot be read.
-
-    The CPU build empties most parameters once they are packed; a copy beside its parameter is named as one.
-    """
-    import torch
-
-    model = worker.model_runner.get_model()
-    found = {name: _digest(parameter) for name, parameter in model.named_parameters()}
-    for name, module in model.named_modules():
-        packed = getattr(module, "cpu_linear", None)
-        if packed is not None:
-            width = getattr(module, "input_size_per_partition", None) or module.embedding_dim
-            ramp = torch.linspace(-1.0, 1.0, width, dtype=module.weight.dtype)[None]  # (1, in)
-            label = " (packed copy)" if module.weight.numel() else ""
-            found[f"{name}.weight{label}"] = _digest(packed(ramp, module.weight, None))
-    return found
-
-
-def _digest(tensor: "torch.Tensor") -> str:
-    import torch
-
-    values = tensor.detach().contiguous().view(torch.uint8).cpu().numpy()
-    return hashlib.sha256(values.tobytes()).hexdigest()

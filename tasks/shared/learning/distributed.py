@@ -90,6 +90,15 @@ def gather_from_ranks(items: Sequence[Item]) -> list[Item]:
     return [item for part in gathered for item in part]
 
 
+def from_first_rank(item: Item) -> Item:
+    """The first rank's item in every rank; what the others give is ignored. Pickled: our own records only."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return item
+    carried = [item]
+    dist.broadcast_object_list(carried)
+    return carried[0]
+
+
 def barrier() -> None:
     """Wait until every rank is here."""
     if dist.is_initialized() and dist.get_world_size() > 1:

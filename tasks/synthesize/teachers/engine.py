@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from tasks.shared.checkpoints import load_tokenizer
 from tasks.shared.config import SynthesizeStage
-from tasks.shared.generation.engines import make_generator
+from tasks.shared.generation.engines import open_generator
 from tasks.shared.generation.interleave import RolloutPolicy, RolloutRequest, delivery_of, rollout
 from tasks.shared.generation.protocol import Sampling
 from tasks.shared.traces.encoding import encode_message
@@ -42,7 +42,7 @@ class Weights:
 
 
 class EngineTeacher:
-    """Writes traces with an engine of this process."""
+    """Writes traces with an engine of this process, or a pool of servers."""
 
     def __init__(
         self,
@@ -52,6 +52,7 @@ class EngineTeacher:
         log: ResponseLog,
         seed: int,
         weights: Weights,
+        scratch: Path,
     ) -> None:
         assert config.generation is not None
         assert config.model is not None
@@ -62,6 +63,7 @@ class EngineTeacher:
         self._log = log
         self._seed = seed
         self._weights = weights
+        self._scratch = scratch
         self._prompting = Prompting(config, rules)
         self.metrics: dict[str, float | int] = {}
 
@@ -97,18 +99,21 @@ class EngineTeacher:
             by_request[want.problem.id, want.index] = want
             seed = derived_seed(self._seed, want, 0)
             requests.append(RolloutRequest(want.problem.id, want.index, ids, seed))
-        generator = make_generator(self._generation, self._model, self._weights.checkpoint, tokenizer)
-        for trajectory in rollout(requests, generator, self._interpreter, tokenizer, self._policy()):
-            want = by_request[trajectory.problem_id, trajectory.sample]
-            if (
-                trajectory.finish is FinishReason.SANDBOX_FAILURE
-            ):  # not logged: sampled again when the stage is
-                loss = Verdict(Reason.SANDBOX_FAILURE, "while the model waited for output", (), ())
-                yield self._written(want, "", loss)
-                continue
-            usage = Usage(len(trajectory.prompt_ids), trajectory.num_sampled)
-            self._log.append(self._key(want), self._body(trajectory, usage), usage)
-            yield self._written(want, trajectory.text)
+        checkpoint = self._weights.checkpoint
+        with open_generator(
+            self._generation, self._model, checkpoint, tokenizer, scratch=self._scratch
+        ) as generator:
+            for trajectory in rollout(requests, generator, self._interpreter, tokenizer, self._policy()):
+                yield self._taken(trajectory, by_request[trajectory.problem_id, trajectory.sample])
+
+    def _taken(self, trajectory: Trajectory, want: Wanted) -> WrittenTrace:
+        """A response that was sampled; kept in the log unless it is to be sampled again."""
+        if trajectory.finish is FinishReason.SANDBOX_FAILURE:
+            loss = Verdict(Reason.SANDBOX_FAILURE, "while the model waited for output", (), ())
+            return self._written(want, "", loss)
+        usage = Usage(len(trajectory.prompt_ids), trajectory.num_sampled)
+        self._log.append(self._key(want), self._body(trajectory, usage), usage)
+        return self._written(want, trajectory.text)
 
     def _policy(self) -> RolloutPolicy:
         rules, teacher = self._rules, self._teacher

@@ -46,7 +46,7 @@ def make_teacher(
         else:
             path = Path(config.synthesize.teacher.model)
             weights = Weights(path, path.name, _files_digest(path))
-        return EngineTeacher(config, rules, interpreter, log, seed, weights)
+        return EngineTeacher(config, rules, interpreter, log, seed, weights, context.scratch)
     return ScriptTeacher(config.synthesize, rules, interpreter, seed)
 
 

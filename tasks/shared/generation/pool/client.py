@@ -1,0 +1,155 @@
+"""One server of the pool over HTTP: vLLM's token-in, token-out and its endpoints for weights."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import aiohttp
+import msgspec
+
+CONNECT_S = 10.0
+# An idle connection, less than the server keeps it (5 s): one that it closes meanwhile would look like its death.
+KEEP_S = 2.0
+HEALTH_S = 30.0  # a server whose cores are all busy answers late
+
+
+class ServerLost(Exception):
+    """The server does not answer, or broke while it did: what it was asked can be asked of another."""
+
+
+class _Token(msgspec.Struct, gc=False):
+    logprob: float
+
+
+class _Tokens(msgspec.Struct):
+    content: list[_Token]
+
+
+class _Span(msgspec.Struct):
+    version: str
+    start: int
+    end: int
+
+
+class _Choice(msgspec.Struct):
+    token_ids: list[int]
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+    logprobs: _Tokens | None = None
+    weight_versions: list[_Span] | None = None
+
+
+class _Reply(msgspec.Struct):
+    choices: list[_Choice]
+    prompt_logprobs: list[dict[int, _Token] | None] | None = None
+
+
+class Completion(msgspec.Struct):
+    """What a server sampled."""
+
+    ids: list[int]
+    logprobs: list[float]
+    finish_reason: str | None
+    stop_reason: int | str | None
+    versions: list[tuple[str, int]]  # of the weights, and how many tokens they sampled, in order
+
+
+class Client:
+    """Asks one server. Every method raises ServerLost, or RuntimeError with what the server objects to."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str, token: str) -> None:
+        self.url = url
+        self._session = session
+        self._headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        self._decoder = msgspec.json.Decoder(_Reply)
+        self._encoder = msgspec.json.Encoder()
+
+    async def generate(self, ids: Sequence[int], sampling: dict[str, Any], salt: str) -> Completion:
+        """Sample after `ids`; prefixes are shared among requests of one `salt` alone."""
+        body = {"token_ids": ids, "sampling_params": sampling, "cache_salt": salt}
+        reply = self._decoder.decode(await self._ask("/inference/v1/generate", body))
+        choice = reply.choices[0]
+        if choice.finish_reason == "abort":
+            raise ServerLost(f"{self.url}: it dropped the request")
+        assert choice.logprobs is not None
+        return Completion(
+            choice.token_ids,
+            [token.logprob for token in choice.logprobs.content],
+            choice.finish_reason,
+            choice.stop_reason,
+            [(span.version, span.end - span.start) for span in choice.weight_versions or ()],
+        )
+
+    async def score(self, ids: Sequence[int]) -> list[float]:
+        """Log-prob of every token given those before it (0.0 for the first), at temperature 1."""
+        sampling = {"temperature": 1.0, "max_tokens": 1, "prompt_logprobs": 0}
+        body = {"token_ids": ids, "sampling_params": sampling}
+        reply = self._decoder.decode(await self._ask("/inference/v1/generate", body))
+        assert reply.prompt_logprobs is not None
+        found = [0.0]
+        for entry, token in zip(reply.prompt_logprobs[1:], ids[1:], strict=True):
+            assert entry is not None
+            found.append(entry[token].logprob)
+        return found
+
+    async def is_healthy(self) -> bool:
+        """True if the server and its engine answer. ValueError if it does not take the token."""
+        timeout = aiohttp.ClientTimeout(total=HEALTH_S)
+        try:
+            async with self._session.get(
+                f"{self.url}/health", headers=self._headers, timeout=timeout
+            ) as reply:
+                if reply.status == 401:
+                    raise ValueError(
+                        f"{self.url}: the server does not take the token of generation.pool.key_variable"
+                    )
+                return reply.status == 200
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return False
+
+    async def take_weights(self, paths: Sequence[str], version: str) -> None:
+        """Load safetensors files between two steps; running requests wait meanwhile and go on."""
+        await self._ask("/pause?mode=keep")
+        await self._call("begin_weights")
+        for path in paths:
+            await self._call("take_weights", path=path)
+        await self._call("finish_weights")
+        await self.name_weights(version)
+        await self._ask("/resume")
+
+    async def name_weights(self, version: str) -> None:
+        """Name the weights that are held; what they sample from now on comes with it."""
+        await self._ask("/update_weight_version", {"new_version": version})
+
+    async def digests(self) -> dict[str, str]:
+        """A digest of every tensor that the server holds, by worker and name."""
+        answer = msgspec.json.decode(await self._call("weight_digests"), type=dict[str, list[dict[str, str]]])
+        return {name: value for held in answer["results"] for name, value in held.items()}
+
+    async def _call(self, method: str, **arguments: str) -> bytes:
+        """Call a method of `PoolWorker` in every worker."""
+        return await self._ask("/collective_rpc", {"method": method, "kwargs": arguments})
+
+    async def _ask(self, path: str, body: dict[str, Any] | None = None) -> bytes:
+        data = self._encoder.encode(body) if body is not None else None
+        try:
+            async with self._session.post(self.url + path, data=data, headers=self._headers) as reply:
+                answer = await reply.read()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise ServerLost(f"{self.url}: {type(error).__name__}: {error}") from None
+        if reply.status >= 500:
+            raise ServerLost(f"{self.url}{path}: {reply.status}: {_shown(answer)}")
+        if reply.status >= 400:
+            raise RuntimeError(f"{self.url}{path}: {reply.status}: {_shown(answer)}")
+        return answer
+
+
+def open_session() -> aiohttp.ClientSession:
+    """A session for all servers: as many connections as there are requests, and no limit on how long one samples."""
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S)
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_S), timeout=timeout
+    )
+
+
+def _shown(answer: bytes) -> str:
+    return " ".join(answer.decode(errors="replace").split())[:400]

@@ -1,0 +1,302 @@
+"""A pool of servers as a `Generator`: a thread of its own asks over HTTP, pieces come back in `step`.
+
+Only the first rank of a trainer asks; the others have a `PoolFollower`, which takes part in what all ranks do together.
+"""
+
+import asyncio
+import secrets
+import threading
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from concurrent.futures import CancelledError, Future
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import aiohttp
+
+from tasks.shared.generation.pool.client import Completion, open_session
+from tasks.shared.generation.pool.members import Ask, Member, Pool
+from tasks.shared.generation.pool.weights import WeightFiles
+from tasks.shared.generation.protocol import Generator, Piece, Sampling
+from tasks.shared.generation.vllm_options import reason_of, sampling_options
+from tasks.shared.learning.distributed import from_first_rank
+
+if TYPE_CHECKING:
+    import torch
+
+STEP_S = 0.005  # how long a step waits for a piece: code that has run meanwhile waits for the step
+Result = TypeVar("Result")
+
+
+@dataclass(slots=True)
+class _Request:
+    """A request over its turns."""
+
+    ids: list[int]  # prompt, sampled and feedback ids so far
+    sampling: Sampling
+    seed: int
+    turn: int = 0
+    member: Member | None = None  # where its prefix lies
+
+
+class PoolGenerator:
+    """A `Generator` that `NamesDifferences` and `HasCopies`. Close it."""
+
+    def __init__(
+        self,
+        members: Sequence[Member],
+        token: str,
+        *,
+        slots: int,
+        restarts: int,
+        eos_ids: Sequence[int],
+        paths: Sequence[str],
+        files: WeightFiles,
+    ) -> None:
+        """`paths`: the checkpoint's safetensors; `files`: where later weights are written."""
+        self._run = secrets.token_hex(4)  # sets this pool's versions apart from those of another run
+        self.version = 0  # of the weights that are sampled with, from 0 for the checkpoint's
+        self._eos_ids = list(eos_ids)
+        self._files = files
+        self._requests: dict[str, _Request] = {}
+        self._pieces: SimpleQueue[Piece | Exception] = SimpleQueue()
+        self._num_running = 0
+        self._num_scored = 0
+        self._scored_by = ""
+        self._failed: Exception | None = None
+        self._pool = Pool(
+            members,
+            token,
+            version=self._name(0),
+            paths=paths,
+            slots=slots,
+            restarts=restarts,
+            take=self._take,
+            fail=self._fail,
+        )
+        self._loop = asyncio.new_event_loop()
+        self._waiting: set[Future[Any]] = set()  # calls into the loop whose callers wait
+        self._thread = threading.Thread(target=self._loop.run_forever, name="pool", daemon=True)
+        self._thread.start()
+        self._session: aiohttp.ClientSession = self._call(_in_loop(open_session))
+        self._call(self._pool.start(self._session))
+
+    def add(
+        self,
+        request_id: str,
+        ids: Sequence[int],
+        *,
+        sampling: Sampling,
+        seed: int,
+        stop: str | None,
+        max_new_tokens: int,
+    ) -> None:
+        """Queue a request, see `Generator.add`."""
+        assert request_id not in self._requests, f"request id {request_id} is taken"
+        self._requests[request_id] = _Request(list(ids), sampling, seed)
+        self._submit(request_id, stop, max_new_tokens)
+
+    def extend(self, request_id: str, ids: Sequence[int], *, stop: str | None, max_new_tokens: int) -> None:
+        """Append feedback ids and go on, see `Generator.extend`."""
+        request = self._requests[request_id]
+        request.ids += ids
+        request.turn += 1
+        self._submit(request_id, stop, max_new_tokens)
+
+    def release(self, request_id: str) -> None:
+        """Forget a finished request."""
+        del self._requests[request_id]
+
+    @property
+    def num_running(self) -> int:
+        """Requests queued or decoding."""
+        return self._num_running
+
+    def step(self) -> list[Piece]:
+        """The pieces that ended; waits a moment for one. Raises what keeps the pool from going on."""
+        pieces: list[Piece] = []
+        timeout = STEP_S if self._num_running else 0.0
+        while True:
+            try:
+                found = self._pieces.get(timeout=timeout) if timeout else self._pieces.get_nowait()
+            except Empty:
+                break
+            if isinstance(found, Exception):
+                raise found
+            pieces.append(found)
+            timeout = 0.0
+        for piece in pieces:
+            self._requests[piece.request_id].ids += piece.ids
+        self._num_running -= len(pieces)
+        return pieces
+
+    def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Log-prob of every token given those before it, by one server, another one each time."""
+        scores = self._call(self._score(sequences, self._num_scored))
+        self._num_scored += 1
+        return from_first_rank(scores)
+
+    def load_weights(self, weights: "Iterable[tuple[str, torch.Tensor]]") -> None:
+        """Give every server these weights, in memory; requests that run wait meanwhile and go on with them."""
+        paths = self._files.write(weights)
+        self._call(self._pool.all_ready())
+        self.version += 1
+        self._call(self._pool.push(paths, self._name(self.version)))
+        self._files.drop_older(paths)
+
+    def disagreeing(self) -> list[str]:
+        """Tensors, by server, that are not what the server holds that scored last."""
+        return from_first_rank(self._disagreeing())
+
+    def _disagreeing(self) -> list[str]:
+        held = self._call(self._pool.digests())
+        expected = held.get(self._scored_by) or next(iter(held.values()))
+        return [
+            f"{server}, {name}"
+            for server, digests in held.items()
+            for name in sorted(expected.keys() | digests.keys())
+            if digests.get(name) != expected.get(name)
+        ]
+
+    def differing(self, weights: "Iterable[tuple[str, torch.Tensor]]") -> list[str]:
+        """Tensors, by server, that `load_weights(weights)` changes. The servers hold these weights afterwards."""
+        before = self._call(self._pool.digests())
+        self.load_weights(weights)
+        after = self._call(self._pool.digests())
+        names = [
+            f"{server}, {name}"
+            for server, digests in after.items()
+            for name, digest in digests.items()
+            if before.get(server, {}).get(name) != digest
+        ]
+        return from_first_rank(names)
+
+    def close(self) -> None:
+        """Ask nothing more. Servers that were started end with their processes."""
+        asyncio.run_coroutine_threadsafe(self._pool.close(), self._loop).result()
+        asyncio.run_coroutine_threadsafe(self._session.close(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        self._files.close()
+
+    def _submit(self, request_id: str, stop: str | None, max_new_tokens: int) -> None:
+        request = self._requests[request_id]
+        options = sampling_options(
+            request.sampling, request.seed, request.turn, stop, max_new_tokens, self._eos_ids
+        )
+        ask = Ask(request_id, list(request.ids), options, request.member)
+        self._num_running += 1
+        self._loop.call_soon_threadsafe(self._pool.put, ask)
+
+    def _take(self, ask: Ask, completion: Completion, member: Member) -> None:
+        """In the pool's thread: a piece is there."""
+        versions = tuple((self._number(name), count) for name, count in completion.versions)
+        self._requests[ask.request_id].member = member
+        self._pieces.put(
+            Piece(
+                ask.request_id,
+                tuple(completion.ids),
+                tuple(completion.logprobs),
+                reason_of(completion.finish_reason, completion.stop_reason),
+                versions,
+            )
+        )
+
+    def _fail(self, error: Exception) -> None:
+        """In the pool's thread: the pool cannot go on."""
+        if self._failed is None:
+            self._failed = error
+            self._pieces.put(error)
+            for waiting in list(self._waiting):
+                waiting.cancel()
+
+    def _name(self, version: int) -> str:
+        return f"{self._run}:{version}"
+
+    def _number(self, name: str) -> int:
+        """The number of one of this pool's versions. ValueError if somebody else has changed a server's weights."""
+        run, _, number = name.partition(":")
+        if run != self._run:
+            raise ValueError(
+                f"a server of the pool sampled with weights that are not of this run (version '{name}'): it serves "
+                "one stage at a time"
+            )
+        return int(number)
+
+    async def _score(self, sequences: Sequence[Sequence[int]], number: int) -> list[list[float]]:
+        member = await self._pool.first_ready(number)
+        assert member.client is not None
+        self._scored_by = member.name
+        return list(await asyncio.gather(*(member.client.score(list(ids)) for ids in sequences)))
+
+    def _call(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Do something in the pool's thread and wait for it. Raises what keeps the pool from going on."""
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        self._waiting.add(future)
+        if self._failed is not None:
+            future.cancel()
+        try:
+            return future.result()
+        except CancelledError:
+            assert self._failed is not None
+            raise self._failed from None
+        finally:
+            self._waiting.discard(future)
+
+
+class PoolFollower(Generator):
+    """The pool in a rank that asks nothing of it: takes part in the gathering of weights, and hears of the scores."""
+
+    def add(
+        self,
+        request_id: str,
+        ids: Sequence[int],
+        *,
+        sampling: Sampling,
+        seed: int,
+        stop: str | None,
+        max_new_tokens: int,
+    ) -> None:
+        """Not here."""
+        raise AssertionError("the first rank asks the pool for all")
+
+    def extend(self, request_id: str, ids: Sequence[int], *, stop: str | None, max_new_tokens: int) -> None:
+        """Not here."""
+        raise AssertionError("the first rank asks the pool for all")
+
+    def release(self, request_id: str) -> None:
+        """Not here."""
+        raise AssertionError("the first rank asks the pool for all")
+
+    @property
+    def num_running(self) -> int:
+        """None run here."""
+        return 0
+
+    def step(self) -> list[Piece]:
+        """None run here."""
+        return []
+
+    def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        """What the first rank heard."""
+        return from_first_rank([[0.0]])
+
+    def load_weights(self, weights: "Iterable[tuple[str, torch.Tensor]]") -> None:
+        """Gather with the others."""
+        for _ in weights:
+            pass
+
+    def disagreeing(self) -> list[str]:
+        """What the first rank heard."""
+        return from_first_rank([""])
+
+    def differing(self, weights: "Iterable[tuple[str, torch.Tensor]]") -> list[str]:
+        """What the first rank heard."""
+        self.load_weights(weights)
+        return from_first_rank([""])
+
+
+async def _in_loop(make: Callable[[], Result]) -> Result:
+    """aiohttp makes its session for the loop that runs."""
+    return make()

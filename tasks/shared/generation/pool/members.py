@@ -1,0 +1,259 @@
+"""The members of a pool and who does what: requests to the server with the least work, dead servers started again.
+
+Everything here runs in one event loop, in a thread of its own (`generator.py`). A member is asked while it is ready: it
+answers, and holds the weights that were pushed last. What a member was asked when it died is asked of another; what it
+samples does not depend on who does, for the seed goes with the request.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+
+from tasks.shared.generation.pool.client import Client, Completion, ServerLost
+from tasks.shared.generation.pool.server import ServerProcess
+
+START_S = 1800.0  # a large model from a slow disk
+POLL_S = 0.2
+WATCH_S = 1.0
+MOST_SILENT = 3  # times in a row that a server may fail to answer, at 30 s each, before it counts as dead
+ABSENT_S = 600.0  # how long requests wait while no server is ready
+ATTEMPTS = 6  # times that one request is asked
+
+
+class PoolFailed(ValueError):
+    """The pool cannot start or go on; one line with the cause."""
+
+
+@dataclass(slots=True)
+class Ask:
+    """One piece to sample."""
+
+    request_id: str
+    ids: list[int]
+    sampling: dict[str, Any]
+    member: "Member | None" = None  # where its prefix lies
+    attempts: int = 0
+
+
+@dataclass(slots=True)
+class Member:
+    """One server."""
+
+    name: str
+    process: ServerProcess | None  # None: it runs already, and is looked after elsewhere
+    url: str = ""
+    client: Client | None = None
+    ready: bool = False
+    deaths: int = 0
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)  # one a request
+
+
+class Pool:
+    """Servers, what waits for them, and what they are asked."""
+
+    def __init__(
+        self,
+        members: Sequence[Member],
+        token: str,
+        *,
+        version: str,
+        paths: Sequence[str],
+        slots: int,
+        restarts: int,
+        take: Callable[[Ask, Completion, Member], None],
+        fail: Callable[[Exception], None],
+    ) -> None:
+        """`version` names the weights of the checkpoint, which are in the safetensors files `paths`.
+
+        `slots`: requests that a server decodes side by side; `take` gets what was sampled, `fail` what ends all.
+        """
+        self.members = list(members)
+        self.version = version  # of the weights that every ready member holds
+        self.num_lost = 0  # servers that died or fell silent
+        self._paths = tuple(paths)  # of the files with these weights
+        self._pushed = False  # other weights than those that servers start with
+        self._token = token
+        self._slots = slots
+        self._restarts = restarts
+        self._take = take
+        self._fail = fail
+        self._waiting: deque[Ask] = deque()
+        self._keepers: list[asyncio.Task[None]] = []
+        self._changed = asyncio.Event()  # a member became ready, or was lost
+        self._weights = asyncio.Lock()
+        self._session: aiohttp.ClientSession | None = None
+        self._closed = False
+
+    async def start(self, session: aiohttp.ClientSession) -> None:
+        """Start every server and look after it from now on."""
+        self._session = session
+        self._keepers = [asyncio.create_task(self._keep(member)) for member in self.members]
+
+    async def close(self) -> None:
+        """Leave the servers alone; those that were started end with their processes."""
+        self._closed = True
+        tasks = [*self._keepers, *(task for member in self.members for task in member.tasks)]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def put(self, ask: Ask) -> None:
+        """Ask as soon as a server is free; at once where the request's prefix lies."""
+        if ask.member is not None and ask.member.ready:
+            self._start(ask, ask.member)
+        elif ask.member is not None:
+            self._waiting.appendleft(ask)  # it has been at work before those that have not begun
+            self._dispatch()
+        else:
+            self._waiting.append(ask)
+            self._dispatch()
+
+    async def all_ready(self) -> None:
+        """Wait until every server is ready."""
+        while not all(member.ready for member in self.members):
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def first_ready(self, number: int) -> Member:
+        """A member that is ready, another one for each `number` in turn. Raises PoolFailed if none comes."""
+        deadline = time.monotonic() + ABSENT_S
+        while not (ready := [member for member in self.members if member.ready]):
+            self._changed.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), WATCH_S)
+            if time.monotonic() > deadline:
+                raise PoolFailed(f"no server of the pool was ready for {ABSENT_S:.0f} s; see their logs")
+        return ready[number % len(ready)]
+
+    async def push(self, paths: Sequence[str], version: str) -> None:
+        """Give every ready member these weights; the others get them when they are. Paths stay until the next push."""
+        async with self._weights:
+            self._paths, self.version, self._pushed = tuple(paths), version, True
+            ready = [member for member in self.members if member.ready]
+            await asyncio.gather(*(self._give(member) for member in ready))
+
+    async def digests(self) -> dict[str, dict[str, str]]:
+        """What each ready member holds: digests of its tensors, by its name."""
+        async with self._weights:
+            ready = [member for member in self.members if member.ready]
+            found = await asyncio.gather(*(_client(member).digests() for member in ready))
+        return {member.name: digests for member, digests in zip(ready, found, strict=True)}
+
+    async def _give(self, member: Member) -> None:
+        """Give a member the weights of `version`. It leaves the pool if it is lost meanwhile."""
+        try:
+            await _client(member).take_weights(self._paths, self.version)
+        except ServerLost as error:
+            if await _client(member).is_healthy():
+                raise PoolFailed(f"{member.name} does not take the weights: {error}") from None
+            self._lose(member)
+
+    def _dispatch(self) -> None:
+        """Hand what waits to the servers with the least work, as far as they have room."""
+        while self._waiting:
+            free = [m for m in self.members if m.ready and len(m.tasks) < self._slots]
+            if not free:
+                return
+            self._start(self._waiting.popleft(), min(free, key=lambda member: len(member.tasks)))
+
+    def _start(self, ask: Ask, member: Member) -> None:
+        ask.member = member
+        task = asyncio.create_task(self._ask(ask, member))
+        member.tasks.add(task)
+        task.add_done_callback(member.tasks.discard)
+        task.add_done_callback(lambda _: self._dispatch())
+
+    async def _ask(self, ask: Ask, member: Member) -> None:
+        ask.attempts += 1
+        try:
+            completion = await _client(member).generate(ask.ids, ask.sampling, salt=self.version)
+            self._take(ask, completion, member)
+        except asyncio.CancelledError:  # its server was lost, or the pool closes
+            self._again(ask, f"{member.name} was lost")
+        except ServerLost as error:
+            if not await _client(member).is_healthy():
+                self._lose(member)
+            self._again(ask, str(error))
+        except Exception as error:  # noqa: BLE001  whatever it is, it ends the caller's step
+            self._fail(error)
+
+    def _again(self, ask: Ask, reason: str) -> None:
+        """Ask once more, before all that have not begun."""
+        if ask.attempts == ATTEMPTS:
+            self._fail(PoolFailed(f"request {ask.request_id} failed {ATTEMPTS} times; at last: {reason}"))
+        elif not self._closed:
+            ask.member = None
+            self._waiting.appendleft(ask)
+
+    async def _keep(self, member: Member) -> None:
+        """Look after one member as long as the pool lives."""
+        try:
+            while True:
+                await self._bring_up(member)
+                await self._watch(member)
+                self._lose(member)
+        except Exception as error:  # noqa: BLE001  whatever it is, it ends the caller's step
+            self._fail(error)
+
+    async def _bring_up(self, member: Member) -> None:
+        """Start the member if it is ours, wait until it answers, give it the weights of today."""
+        assert self._session is not None
+        if member.process is not None:
+            if member.deaths > self._restarts:
+                raise PoolFailed(
+                    f"{member.name} died {member.deaths} times (generation.pool.restarts = {self._restarts}); its log "
+                    f"{member.process.log_path} ends: {member.process.last_words()}"
+                )
+            await asyncio.to_thread(member.process.stop)
+            member.url = await asyncio.to_thread(member.process.start)
+        member.client = Client(self._session, member.url, self._token)
+        deadline = time.monotonic() + START_S
+        while not await member.client.is_healthy():
+            if member.process is not None and member.process.ended():
+                if member.deaths == 0:
+                    raise PoolFailed(f"{member.name} does not start: {member.process.last_words()}")
+                member.deaths += 1
+                return await self._bring_up(member)
+            if time.monotonic() > deadline:
+                raise PoolFailed(f"{member.name}: no answer from {member.url} within {START_S:.0f} s")
+            await asyncio.sleep(POLL_S)
+        async with self._weights:
+            if self._pushed or member.process is None:
+                await member.client.take_weights(self._paths, self.version)
+            else:
+                await member.client.name_weights(self.version)
+            member.ready = True
+        self._changed.set()
+        self._dispatch()
+        return None
+
+    async def _watch(self, member: Member) -> None:
+        """Return once the member has died, or answers no more."""
+        silent = 0
+        while silent < MOST_SILENT and member.ready:
+            await asyncio.sleep(WATCH_S)
+            if member.process is not None and member.process.ended():
+                return
+            silent = 0 if await _client(member).is_healthy() else silent + 1
+
+    def _lose(self, member: Member) -> None:
+        """Take a member out; what it was asked is asked again."""
+        if not member.ready:
+            return
+        member.ready = False
+        member.deaths += 1
+        self.num_lost += 1
+        self._changed.set()
+        for task in list(member.tasks):
+            task.cancel()
+
+
+def _client(member: Member) -> Client:
+    assert member.client is not None
+    return member.client

@@ -1,0 +1,156 @@
+"""The servers that a stage starts: on which GPUs or cores, with what command, each under a guard of its own.
+
+A server listens on one address of this host and answers nobody without the token (`token_guard.py`). It ends with the
+process that started it, however that ends.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tasks.shared.config import PoolConfig
+from tasks.shared.environment import server_environment, visible_gpus
+from tasks.shared.execution.addresses import free_port
+from tasks.shared.execution.process import RunningProcess, start_guarded
+from tasks.shared.generation.vllm_options import CPU_CACHE_GIB
+
+PACKAGE = "tasks.shared.generation.pool"
+LAST_LINES = 3
+
+
+class ServerProcess:
+    """One server: what it takes to start it, again too."""
+
+    def __init__(
+        self,
+        name: str,
+        options: Mapping[str, Any],
+        *,
+        listen: str,
+        token: str,
+        devices: str,
+        cores: str,
+        directory: Path,
+    ) -> None:
+        """`options` are vLLM's engine arguments; `listen` an address of this host; `directory` holds the log."""
+        self.name = name
+        self.log_path = directory / f"{name}.log"
+        self._options = options
+        self._listen = listen
+        self._environment = server_environment(CPU_CACHE_GIB, token, devices, cores)
+        self._running: RunningProcess | None = None
+
+    def start(self) -> str:
+        """Start it on a free port; its URL, which answers once the model is loaded."""
+        assert self._running is None or self._running.ended(), "started twice"
+        port = free_port(self._listen)
+        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        with self.log_path.open("ab") as log:
+            self._running = start_guarded(
+                server_command(self._options, self._listen, port),
+                env=self._environment,
+                cwd=self.log_path.parent,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        host = f"[{self._listen}]" if ":" in self._listen else self._listen
+        return f"http://{host}:{port}"
+
+    def ended(self) -> bool:
+        """True if it was started and runs no more."""
+        return self._running is not None and self._running.ended()
+
+    def stop(self) -> None:
+        """End it with all it started."""
+        if self._running is not None:
+            self._running.stop()
+
+    def last_words(self) -> str:
+        """The end of its log, for a message."""
+        lines = [line for line in self.log_path.read_text(errors="replace").splitlines() if line.strip()]
+        errors = [line for line in lines if "Error" in line]
+        return " | ".join((errors or lines)[-LAST_LINES:])[-600:]
+
+
+def server_command(options: Mapping[str, Any], listen: str, port: int) -> list[str]:
+    """What runs vLLM's server with what the pool needs of it: ids in and out, weights, and the token before all."""
+    command = [sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry"]
+    for name, value in options.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            command.append(f"--{flag}" if value else f"--no-{flag}")
+        elif value is not None:
+            command += [f"--{flag}", str(value)]
+    command += ["--host", listen, "--port", str(port)]
+    command += ["--enable-scale-out", "--disable-fastapi-docs", "--disable-uvicorn-access-log"]
+    command += ["--uvicorn-log-level", "warning"]
+    command += ["--middleware", f"{PACKAGE}.token_guard.RequireToken"]
+    return [*command, "--worker-extension-cls", f"{PACKAGE}.worker.PoolWorker"]
+
+
+def plan_servers(
+    config: PoolConfig,
+    options: Mapping[str, Any],
+    *,
+    num_taken: int,
+    listen: str,
+    token: str,
+    directory: Path,
+) -> list[ServerProcess]:
+    """The servers of this host; its first `num_taken` GPUs or cores are the trainer's.
+
+    ValueError if there are too few GPUs.
+    """
+    parts = config.servers * config.tensor_parallel
+    gpus = _gpus()
+    if gpus:
+        gpus = gpus[num_taken:]
+        if len(gpus) < parts:
+            raise ValueError(
+                f"generation.pool: {config.servers} servers of {config.tensor_parallel} GPUs need {parts} GPUs, and "
+                f"this host has {len(gpus)} that nobody trains on; lower servers, tensor_parallel or optimizer.ranks, "
+                "or give the pool hosts of its own (generation.pool.nodes)"
+            )
+        shares = [[gpu] for gpu in gpus]
+    else:
+        shares = core_shares(sorted(os.sched_getaffinity(0)), num_taken, parts)
+    options = {
+        **options,
+        "tensor_parallel_size": config.tensor_parallel,
+        "quantization": None if config.quantization == "none" else config.quantization,
+    }
+    servers = []
+    for number in range(config.servers):
+        own = shares[number * config.tensor_parallel : (number + 1) * config.tensor_parallel]
+        named = [",".join(share) for share in own]
+        servers.append(
+            ServerProcess(
+                f"server-{number}",
+                options,
+                listen=listen,
+                token=token,
+                devices=",".join(named) if gpus else "",
+                cores="" if gpus else "|".join(named),
+                directory=directory,
+            )
+        )
+    return servers
+
+
+def core_shares(cores: Sequence[int], num_taken: int, parts: int) -> list[list[str]]:
+    """The cores of each of `parts` workers, equally many, at least one each: shared where there are too few."""
+    free = list(cores[num_taken:]) or list(cores)
+    each = max(1, len(free) // parts)
+    return [[str(free[(part * each + i) % len(free)]) for i in range(each)] for part in range(parts)]
+
+
+def _gpus() -> list[str]:
+    """The GPUs of this host that this process may use."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return []
+    return visible_gpus() or [str(number) for number in range(torch.cuda.device_count())]

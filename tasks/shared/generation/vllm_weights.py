@@ -1,0 +1,57 @@
+"""What vLLM's worker holds: the packed head of a tied model made anew, and a digest of every tensor.
+
+Functions of the worker's own process, for the engine beside the trainer and for a server of the pool alike.
+"""
+
+from typing import Any
+
+import torch
+
+CHUNK = 1 << 24  # elements that a digest widens at a time
+PRIME = 1_000_003
+
+
+def refresh_tied_head(worker: Any) -> None:
+    """Pack the CPU build's output head again: reloading refreshes the embedding it is tied to, not the packed copy."""
+    from vllm.platforms import current_platform
+
+    if not current_platform.is_cpu():
+        return
+    from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
+
+    dispatch_cpu_unquantized_gemm(worker.model_runner.get_model().lm_head, remove_weight=False)
+
+
+def fingerprints(worker: Any) -> dict[str, str]:
+    """A digest of every parameter, and of what each packed copy makes of a fixed input: copies cannot be read.
+
+    The CPU build empties most parameters once they are packed; a copy beside its parameter is named as one.
+    """
+    model = worker.model_runner.get_model()
+    found = {name: digest(parameter) for name, parameter in model.named_parameters()}
+    for name, module in model.named_modules():
+        packed = getattr(module, "cpu_linear", None)
+        if packed is not None:
+            width = getattr(module, "input_size_per_partition", None) or module.embedding_dim
+            ramp = torch.linspace(-1.0, 1.0, width, dtype=module.weight.dtype)[None]  # (1, in)
+            label = " (packed copy)" if module.weight.numel() else ""
+            found[f"{name}.weight{label}"] = digest(packed(ramp, module.weight, None))
+    return found
+
+
+def digest(tensor: torch.Tensor) -> str:
+    """A checksum of a tensor's bytes and their order, computed where it lies: a step of sampling waits for it.
+
+    Two sums modulo 2**64 over its elements as integers, one of them weighted by place: a change of one element, or of
+    the order of two, shows in one of them. It finds faults; it does not withstand somebody who wants a collision.
+    """
+    width = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
+    values = tensor.detach().contiguous().view(width).flatten()
+    plain = torch.zeros((), dtype=torch.int64, device=values.device)
+    placed = torch.zeros_like(plain)
+    for first in range(0, values.numel(), CHUNK):
+        part = values[first : first + CHUNK].to(torch.int64)
+        places = torch.arange(first, first + part.numel(), device=part.device)
+        plain += part.sum()
+        placed += (part * (places % PRIME + 1)).sum()
+    return f"{plain.item() % 2**64:016x}{placed.item() % 2**64:016x}"
