@@ -1,11 +1,12 @@
 """A pool of real servers of vLLM's CPU build: who may ask, what is sampled, weights, a server killed."""
 
-import threading
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import aiohttp
+import psutil
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -14,6 +15,7 @@ from tasks.prepare.tiny_model import make_tiny_checkpoint
 from tasks.rl.probe import WeightsDiffer, probe
 from tasks.shared.config import GenerationConfig, ModelConfig, OptimizerConfig, PoolConfig, TinyModel
 from tasks.shared.generation.engines import open_generator
+from tasks.shared.generation.pool.client import Client
 from tasks.shared.generation.pool.generator import PoolGenerator
 from tasks.shared.generation.pool.members import PoolFailed
 from tasks.shared.generation.pool.server import ServerProcess, plan_servers
@@ -66,9 +68,9 @@ def addresses(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 @contextmanager
 def pool_of(
-    addresses: list[str], checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+    addresses: list[str], checkpoint: Path, monkeypatch: pytest.MonkeyPatch, token: str = TOKEN
 ) -> Iterator[PoolGenerator]:
-    monkeypatch.setenv(VARIABLE, TOKEN)
+    monkeypatch.setenv(VARIABLE, token)
     pool = PoolConfig(addresses=tuple(addresses), key_variable=VARIABLE)
     config = GenerationConfig(placement="pool", pool=pool, **LIMITS)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
@@ -97,23 +99,178 @@ def engine_of(checkpoint: Path) -> TrainingEngine:
     return TrainingEngine(model, OptimizerConfig(zero_stage=0), total_steps=1)
 
 
-@pytest.mark.parametrize("path", ["/health", "/pause", "/collective_rpc", "/weight_checker", "/v1/models"])
-async def answer_without(address: str, path: str, token: str) -> int:
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
-    async with (
-        aiohttp.ClientSession() as session,
-        session.post(address + path, headers=headers, json={}) as reply,
-    ):
-        return reply.status
+def test_nothing_is_answered_without_the_token(addresses: list[str]) -> None:
+    paths = [
+        "/health",
+        "/pause",
+        "/collective_rpc",
+        "/weight_checker",
+        "/v1/models",
+        "/inference/v1/generate",
+        "/",
+    ]
+
+    async def statuses() -> list[int]:
+        async with aiohttp.ClientSession() as session:
+            found = []
+            for token in ("", "Bearer", f"Bearer {TOKEN}x", TOKEN):
+                for path in paths:
+                    headers = {"Authorization": token} if token else {}
+                    async with session.post(addresses[0] + path, headers=headers, json={}) as reply:
+                        found.append(reply.status)
+            return found
+
+    wait_for(addresses)
+    assert set(asyncio.run(statuses())) == {401}
+
+
+def wait_for(addresses: list[str]) -> None:
+    """Until each of them answers, to whoever has the token."""
+
+    async def wait() -> None:
+        async with aiohttp.ClientSession() as session:
+            for address in addresses:
+                while not await Client(session, address, TOKEN).is_healthy():
+                    await asyncio.sleep(0.2)
+
+    asyncio.run(wait())
 
 
 def test_the_same_samples_from_one_server_and_from_two(addresses, checkpoint, monkeypatch):
     with pool_of(addresses, checkpoint, monkeypatch) as two:
         of_two = sample(two)
-        assert {len(member.tasks) for member in two._pool.members} == {0}
+        assert len({id(request.member) for request in two._requests.values()}) == 2, "both were asked"
     with pool_of(addresses[1:], checkpoint, monkeypatch) as one:
         of_one = sample(one)
     assert {k: piece.ids for k, piece in of_two.items()} == {k: piece.ids for k, piece in of_one.items()}
     for index, piece in of_one.items():
         assert piece.versions == ((0, len(piece.ids)),)
         assert piece.logprobs == pytest.approx(of_two[index].logprobs, abs=EXACT)
+
+
+def test_a_later_turn_goes_where_its_prefix_lies(addresses, checkpoint, monkeypatch):
+    with pool_of(addresses, checkpoint, monkeypatch) as generator:
+        first = sample(generator, max_new_tokens=8)
+        before = {index: generator._requests[index].member for index in first}
+        for index in first:
+            generator.extend(index, [50, 51, 52], stop=None, max_new_tokens=8)
+        second = finish(generator)
+        assert {index: generator._requests[index].member for index in second} == before
+        whole = {
+            i: PROMPTS[int(i)] + list(p.ids) + [50, 51, 52] + list(second[i].ids) for i, p in first.items()
+        }
+        scores = generator.score([whole[index] for index in sorted(whole)])
+    for index, scored in zip(sorted(whole), scores, strict=True):
+        assert second[index].logprobs == pytest.approx(scored[-len(second[index].ids) :], abs=EXACT)
+
+
+def test_every_server_has_the_trainers_weights_after_a_push(addresses, checkpoint, monkeypatch, tmp_path):
+    engine = engine_of(strong(tmp_path, 1))
+    with pool_of(addresses, checkpoint, monkeypatch) as generator:
+        with pytest.raises(WeightsDiffer, match=r"tensors that differ: http://.*, worker 0: model\."):
+            probe(engine, generator, PROMPTS, EXACT, row_tokens=512)  # naming them pushes the trainer's
+        for _ in addresses:  # one server in turn
+            generator.load_weights(engine.weights())
+            assert probe(engine, generator, PROMPTS, EXACT, row_tokens=512) < EXACT
+        pieces = sample(generator)
+        assert {version for piece in pieces.values() for version, _ in piece.versions} == {3}
+
+
+def test_a_server_that_holds_other_weights_is_named(addresses, checkpoint, monkeypatch, tmp_path):
+    """Spoiled in every place in turn: the one that the probe asks, and the one that it does not."""
+    spoiled = AutoModelForCausalLM.from_pretrained(checkpoint)
+    with torch.no_grad():
+        spoiled.model.layers[2].mlp.down_proj.weight[0, 0] += 1e-3  # far below what log-probs would show
+    spoiled.save_pretrained(tmp_path)
+    engine = engine_of(checkpoint)
+    with pool_of(addresses, checkpoint, monkeypatch) as generator:
+        for place in (0, 1):
+            generator.load_weights(engine.weights())
+            member = generator._pool.members[place]
+            spoil = member.client.take_weights([str(tmp_path / "model.safetensors")], generator._pool.version)
+            generator._call(spoil)
+            with pytest.raises(
+                WeightsDiffer, match=r"what the others do: http.*layers\.2\.mlp\.down_proj\.weight"
+            ):
+                probe(engine, generator, PROMPTS, 0.05, row_tokens=512)
+
+
+def test_requests_go_on_while_weights_are_pushed(addresses, checkpoint, monkeypatch, tmp_path):
+    engine = engine_of(strong(tmp_path, 2))
+    with pool_of(addresses, checkpoint, monkeypatch) as generator:
+        for index in range(32):
+            generator.add(
+                str(index), PROMPTS[0], sampling=Sampling(), seed=index, stop=None, max_new_tokens=190
+            )
+        pieces: list[Piece] = []
+        while not pieces:
+            pieces = generator.step()
+        generator.load_weights(engine.weights())
+        later = finish(generator)
+    spans = [piece.versions for piece in later.values()]
+    assert any(len(span) == 2 for span in spans), "some ran through the push"
+    for piece in later.values():
+        assert sum(count for _, count in piece.versions) == len(piece.ids)
+        assert [version for version, _ in piece.versions] in ([0], [0, 1], [1])
+
+
+def test_a_server_of_another_stage_is_told(addresses, checkpoint, monkeypatch):
+    with pool_of(addresses[:1], checkpoint, monkeypatch) as first:
+        sample(first)
+        with pool_of(addresses[:1], checkpoint, monkeypatch) as second:
+            second._call(second._pool.all_ready())
+            for index in first._requests:
+                first.extend(index, [50], stop=None, max_new_tokens=4)
+            with pytest.raises(ValueError, match="serves one stage at a time"):
+                finish(first)
+
+
+def test_a_wrong_token_is_told(addresses, checkpoint, monkeypatch):
+    with (
+        pool_of(addresses[:1], checkpoint, monkeypatch, token="another") as generator,
+        pytest.raises(ValueError, match=r"does not take the token of generation\.pool\.key_variable"),
+    ):
+        sample(generator)
+
+
+def test_a_server_that_was_killed_is_started_again_and_asked_again(checkpoint, tmp_path):
+    """A pool of the stage's own: the samples are those of a run in which nobody died, the weights the last pushed."""
+    config = GenerationConfig(placement="pool", pool=PoolConfig(restarts=1), **LIMITS)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    engine = engine_of(strong(tmp_path / "trained", 3))
+    with open_generator(config, MODEL, checkpoint, tokenizer, scratch=tmp_path) as generator:
+        generator.load_weights(engine.weights())
+        undisturbed = sample(generator)
+        for index in undisturbed:
+            generator.release(index)
+        for index, prompt in enumerate(PROMPTS):
+            generator.add(str(index), prompt, sampling=Sampling(), seed=index, stop=None, max_new_tokens=40)
+        pieces: dict[str, Piece] = {}
+        while not pieces:
+            pieces = {piece.request_id: piece for piece in generator.step()}
+        kill(generator._pool.members[0].process)
+        pieces |= finish(generator)
+        assert {k: p.ids for k, p in pieces.items()} == {k: p.ids for k, p in undisturbed.items()}
+        assert probe(engine, generator, PROMPTS, EXACT, row_tokens=512) < EXACT
+        for index in pieces:
+            generator.release(index)
+        kill(generator._pool.members[0].process)
+        with pytest.raises(PoolFailed, match=r"server-0 died 2 times \(generation.pool.restarts = 1\)"):
+            sample(generator)
+
+
+def kill(server: ServerProcess) -> None:
+    """SIGKILL to the process that answers, as the out-of-memory killer would."""
+    guard = psutil.Process(server._running._process.pid)
+    guard.children()[0].kill()
+
+
+def test_a_server_that_cannot_start_says_why(checkpoint, tmp_path):
+    limits = LIMITS | {"gpu_memory_utilization": 0.01}
+    config = GenerationConfig(placement="pool", pool=PoolConfig(quantization="fp8"), **limits)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    with (
+        open_generator(config, MODEL, checkpoint, tokenizer, scratch=tmp_path) as generator,
+        pytest.raises(PoolFailed, match=r"server-0 does not start: .*fp8"),
+    ):
+        generator.load_weights([])
