@@ -10,6 +10,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from tasks.shared.environment import pool_token, server_environment
 from tasks.shared.generation.pool.server import server_command
@@ -17,19 +18,21 @@ from tasks.shared.generation.vllm_options import CPU_CACHE_GIB, engine_options
 from tasks.shared.recipes import load_recipe
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str]) -> NoReturn:
     """Become the server."""
     parser = argparse.ArgumentParser(prog="python -m tasks.shared.generation.pool.serve")
     parser.add_argument("recipe", help="a recipe's name or file")
     parser.add_argument("checkpoint", type=Path, help="a save_pretrained directory")
-    parser.add_argument("--host", default="127.0.0.1", help="an address of this host: loopback, or a private one")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="an address of this host: loopback, or a private one"
+    )
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--tensor-parallel", type=int, default=1, help="GPUs of it")
+    parser.add_argument("--quantization", choices=["fp8"])
     parser.add_argument("--cores", default="", help="on the CPU those of each worker, as in 0-3|4-7")
     given = parser.parse_args(arguments)
     if not pool_token():
-        sys.stderr.write("TIRFLOW_POOL_TOKEN is not set: export a secret that the stages are given too\n")
-        return 2
+        parser.error("TIRFLOW_POOL_TOKEN is not set: export a secret that the stages are given too")
     import torch
 
     try:
@@ -38,13 +41,12 @@ def main(arguments: list[str]) -> int:
             recipe.generation, recipe.model, given.checkpoint.resolve(), torch.cuda.is_available()
         )
     except (ValueError, OSError) as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    options["tensor_parallel_size"] = given.tensor_parallel
+        parser.error(str(error))
+    options |= {"tensor_parallel_size": given.tensor_parallel, "quantization": given.quantization}
     environment = server_environment(CPU_CACHE_GIB, pool_token(), "", given.cores)
     command = server_command(options, given.host, given.port)
     os.execve(command[0], command, environment)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main(sys.argv[1:])
