@@ -16,7 +16,7 @@ class ServerLost(Exception):
     """The server does not answer, or broke while it did: what it was asked can be asked of another."""
 
 
-class _Token(msgspec.Struct, gc=False):
+class _Token(msgspec.Struct):
     logprob: float
 
 
