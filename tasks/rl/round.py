@@ -9,7 +9,7 @@ from tasks.rl.critic import CriticUpdate, with_advantages
 from tasks.rl.experience import build_experience
 from tasks.rl.health import require_a_sandbox, require_entropy, require_something_to_learn
 from tasks.rl.metrics import PhaseClock, learning_metrics, timing_metrics
-from tasks.rl.probe import probe
+from tasks.rl.probe import Gap, bound_of, probe
 from tasks.rl.problems import Problem, sample_seed
 from tasks.rl.records import RoundRecords
 from tasks.rl.sampling import Sampler
@@ -152,9 +152,10 @@ class RlRound:
     def _sync(self) -> None:
         self._generator.load_weights(self.engine.weights())
 
-    def _probe(self, sequences: Sequence[Sequence[int]]) -> float:
+    def _probe(self, sequences: Sequence[Sequence[int]]) -> Gap:
         rl = self._config.rl
-        return probe(self.engine, self._generator, sequences, rl.probe_bound, rl.tokens_per_micro_batch)
+        bound = bound_of(rl.probe_bound, self._config.model.dtype)
+        return probe(self.engine, self._generator, sequences, bound, rl.tokens_per_micro_batch)
 
     def _decode(self, ids: Sequence[int]) -> str:
         text = self._tokenizer.decode(

