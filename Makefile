@@ -188,6 +188,7 @@ lock: ## rewrite the locks from what is installed
 	@mkdir -p $(dir $(LOCK))
 	@$(BIN)/python -m pip freeze --all --exclude-editable | sed -E 's/\+cpu$$//' | grep -vE '^(pip|-e)|@ file' | sort -f > $(LOCK)
 	@$(BIN)/python images/lock.py
+	@$(BIN)/python images/cuda_locks.py --follow
 
 clean: ## stops the local server; forgets the environment and what lies under .tirflow (not another TIRFLOW_HOME)
 	@test ! -x $(BIN)/python || $(BIN)/python -m flows.local down

@@ -1,6 +1,7 @@
 """The locks of CUDA builds: every version that the CPU builds were tested with, and what CUDA's own packages need.
 
     .venv/bin/python images/cuda_locks.py            # writes train-cuda.txt and vllm-cuda.txt; minutes
+    .venv/bin/python images/cuda_locks.py --follow   # takes over the versions of the CPU locks; asks nobody
     .venv/bin/python images/cuda_locks.py --check    # does pip take them as they are? exit code 1 if not
 
 pip resolves them and installs nothing; it reads the metadata out of the wheels where the index allows it, so that
@@ -54,6 +55,10 @@ class Unresolved(Exception):
 
 def main(arguments: list[str]) -> int:
     """Write the locks, or check them; the exit code."""
+    if arguments == ["--follow"]:
+        for lock in CUDA_LOCKS:
+            follow(lock)
+        return 0
     try:
         with tempfile.TemporaryDirectory() as directory:
             resolver = Resolver(Path(directory))
@@ -76,14 +81,14 @@ class Resolver:
         self._run("install", "--target", str(directory / "pip"), PIP)
 
     def resolve(self, requirements: list[str]) -> list[str]:
-        """`name==version` of everything that these requirements install, sorted. Unresolved if there is no answer."""
+        """`name==version` of everything that these requirements install. Unresolved if there is no answer."""
         directory = Path(tempfile.mkdtemp(dir=self._directory))
         wanted, report = directory / "requirements.txt", directory / "report.json"
         wanted.write_text("\n".join(requirements) + "\n")
         options = ["--dry-run", "--ignore-installed", "--use-feature=fast-deps", "--report", str(report)]
         self._run("install", *options, "-r", str(wanted))
         found = [item["metadata"] for item in json.loads(report.read_text())["install"]]
-        return sorted((f"{item['name']}=={item['version']}" for item in found), key=str.lower)
+        return [f"{item['name']}=={item['version']}" for item in found]
 
     def _run(self, *arguments: str) -> None:
         command = [sys.executable, "-m", "pip", "--quiet", *arguments]
@@ -110,9 +115,20 @@ def requirements_of(lock: CudaLock) -> list[str]:
 def write(lock: CudaLock, resolver: Resolver) -> str:
     """Resolve and write a lock; what was written."""
     found = resolver.resolve(requirements_of(lock))
-    lines = [TORCH if line.startswith("torch==") else line for line in found]
-    (LOCKS / lock.cuda).write_text("\n".join(lines) + "\n")
-    return f"{lock.cuda}: {len(lines)} packages"
+    save(lock, [TORCH if line.startswith("torch==") else line for line in found])
+    return f"{lock.cuda}: {len(found)} packages"
+
+
+def follow(lock: CudaLock) -> None:
+    """Take over what has changed in the CPU lock; CUDA's own packages stay as they were resolved."""
+    wanted, before = requirements_of(lock), read(lock.cuda)
+    names = {_name(line) for line in wanted}
+    save(lock, wanted + [line for name, line in before.items() if name not in names])
+
+
+def save(lock: CudaLock, lines: list[str]) -> None:
+    """Write the lines of a lock, in order."""
+    (LOCKS / lock.cuda).write_text("\n".join(sorted(lines, key=str.lower)) + "\n")
 
 
 def check(lock: CudaLock, resolver: Resolver) -> str:

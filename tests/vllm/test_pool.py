@@ -171,7 +171,7 @@ def test_every_server_has_the_trainers_weights_after_a_push(addresses, checkpoin
             probe(engine, generator, PROMPTS, EXACT, row_tokens=512)  # naming them pushes the trainer's
         for _ in addresses:  # one server in turn
             generator.load_weights(engine.weights())
-            assert probe(engine, generator, PROMPTS, EXACT, row_tokens=512) < EXACT
+            assert probe(engine, generator, PROMPTS, EXACT, row_tokens=512).largest < EXACT
         pieces = sample(generator)
         assert {version for piece in pieces.values() for version, _ in piece.versions} == {3}
 
