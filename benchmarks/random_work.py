@@ -51,7 +51,9 @@ def random_experience(count: int, length: int, vocabulary: int, prompt_share: fl
             index, rng.integers(0, vocabulary, length).tolist(), int(prompt_share * length)
         )
         correct = index % 2 == 0
-        graded.append(Graded(trajectory, 0, "", correct, "", 1.0 if correct else -1.0))
+        graded.append(
+            Graded(trajectory, 0, "", correct, "", 1.0 if correct else -1.0, 1.0 if correct else -1.0)
+        )
     none, every = np.zeros(count, dtype=bool), np.ones(count, dtype=bool)
     return Experience(tuple(graded), none, none, every, np.array([row.reward for row in graded]), none)
 

@@ -106,13 +106,15 @@ class CriticUpdate:
 
 
 def with_advantages(experience: Experience, evaluated: Values, whitened: bool) -> Experience:
-    """The experience with an advantage a token; for the record, `advantages` is then their mean over sampled tokens."""
+    """The experience with an advantage a token; for the record, `advantages` is then their mean over sampled tokens.
+
+    Whitened over every row that counts in a baseline, as GRPO's groups are; what is not in the loss is masked there.
+    """
     masks = [np.array(row.trajectory.sampled, dtype=bool) for row in experience.graded]
     tokens = list(evaluated.advantages)
     if whitened:
-        tokens = whiten(
-            tokens, [mask & kept for mask, kept in zip(masks, experience.in_loss.tolist(), strict=True)]
-        )
+        valid = (~experience.outage & ~experience.dropped).tolist()
+        tokens = whiten(tokens, [mask & kept for mask, kept in zip(masks, valid, strict=True)])
     means = [values[mask].mean() if mask.any() else 0.0 for values, mask in zip(tokens, masks, strict=True)]
     return replace(experience, advantages=np.array(means), token_advantages=tuple(tokens))
 

@@ -10,8 +10,13 @@ from tasks.shared.config import RlStage
 from tasks.shared.grading import grade
 from tasks.shared.learning.advantages import advantages
 from tasks.shared.learning.filters import has_void_turn, is_outage, teaches
-from tasks.shared.learning.resampling import code_penalty, resample_on_correct
-from tasks.shared.learning.rewards import reward
+from tasks.shared.learning.resampling import (
+    code_penalty,
+    count_answers,
+    format_penalty,
+    resample_on_correct,
+)
+from tasks.shared.learning.rewards import outcome_of, reward
 from tasks.shared.traces.dialect import DIALECTS
 from tasks.shared.traces.trajectory import FinishReason, Trajectory
 
@@ -25,7 +30,8 @@ class Graded:
     family: str
     correct: bool
     reason: str  # a GradeReason value, "outage" where the sandbox failed
-    reward: float
+    outcome: float  # what the answer is worth by itself; 0 for outages
+    reward: float  # the outcome less penalties
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +56,19 @@ def score(trajectories: Sequence[Trajectory], problems: Sequence[Problem], confi
 
 def _grade(trajectory: Trajectory, group: int, problem: Problem, config: RlStage) -> Graded:
     if is_outage(trajectory):
-        return Graded(trajectory, group, problem.family, False, "outage", 0.0)
+        return Graded(trajectory, group, problem.family, False, "outage", 0.0, 0.0)
     verdict = grade(trajectory.own_words, problem.answer, trajectory.finish is FinishReason.LENGTH)
+    most = config.generation.max_response_tokens
+    outcome = outcome_of(verdict.correct)
     value = reward(
-        verdict.correct,
+        outcome,
         trajectory.calls,
-        len(trajectory.response_ids),
-        max_tokens=config.generation.max_response_tokens,
+        most if trajectory.finish is FinishReason.LENGTH else len(trajectory.response_ids),
+        max_tokens=most,
         overlong_buffer_tokens=config.rl.overlong_buffer_tokens,
         failed_code_penalty=config.rl.failed_code_penalty,
     )
-    return Graded(trajectory, group, problem.family, verdict.correct, verdict.reason.value, value)
+    return Graded(trajectory, group, problem.family, verdict.correct, verdict.reason.value, outcome, value)
 
 
 def build_experience(
@@ -72,31 +80,44 @@ def build_experience(
     """
     dialect = DIALECTS[config.traces.dialect]
     rewards = np.array([row.reward for row in graded])
+    outcomes = np.array([row.outcome for row in graded])
     groups = np.array([row.group for row in graded])
     outage = np.array([is_outage(row.trajectory) for row in graded])
     void = np.array([has_void_turn(row.trajectory, dialect, decode) for row in graded]) & ~outage
     kept = ~outage
     if config.rl.resample_on_correct:
-        kept = _resampled(graded, groups, kept, config.rl.samples_per_prompt, seed)
+        kept = _resampled(graded, groups, kept, config, seed)
     in_loss = kept.copy()
     if config.rl.filter_void_turns:
         in_loss &= ~void
     if config.rl.drop_equal_rewards:
-        in_loss &= teaches(rewards, groups, kept)
+        in_loss &= teaches(outcomes, groups, kept)
     algorithm = config.rl.algorithm
     found = np.zeros(len(graded)) if algorithm == "ppo" else advantages(rewards, groups, kept, algorithm)
     return Experience(tuple(graded), outage, void, in_loss, found, dropped=~outage & ~kept)
 
 
 def _resampled(
-    graded: Sequence[Graded], groups: np.ndarray, valid: np.ndarray, num_kept: int, seed: int
+    graded: Sequence[Graded], groups: np.ndarray, valid: np.ndarray, config: RlStage, seed: int
 ) -> np.ndarray:
-    """(N,) bool: `num_kept` rows of each group, right ones with clean code preferred."""
+    """(N,) bool: `rl.samples_per_prompt` rows of each group, right ones with clean code preferred."""
     generator = np.random.Generator(np.random.Philox(seed))
     correct = np.array([row.correct for row in graded])
-    penalties = np.array([code_penalty(row.trajectory.calls) for row in graded])
+    penalties = np.array([_penalty(row.trajectory, config) for row in graded])
     kept = np.zeros_like(valid)
     for group in np.unique(groups):
         rows = np.flatnonzero(groups == group)
-        kept[rows] = resample_on_correct(correct[rows], penalties[rows], valid[rows], num_kept, generator)
+        kept[rows] = resample_on_correct(
+            correct[rows], penalties[rows], valid[rows], config.rl.samples_per_prompt, generator
+        )
     return kept
+
+
+def _penalty(trajectory: Trajectory, config: RlStage) -> float:
+    """What weighs against a right answer: failing code and, if the recipe says so, its form."""
+    penalty = code_penalty(trajectory.calls)
+    if config.rl.resample_format_penalty:
+        tagged = "<answer>" in DIALECTS[config.traces.dialect].answer_template
+        answers = count_answers(trajectory.own_words, tagged)
+        penalty += format_penalty(answers, len(trajectory.calls) + 1)
+    return penalty

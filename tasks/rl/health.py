@@ -25,8 +25,10 @@ def require_something_to_learn(experience: Experience, step: int, config: RlConf
     """TrainingStopped if nothing is in the loss and the recipe does not pass over such steps."""
     if config.on_empty_step == "skip" or experience.in_loss.any():
         return
-    rewards = {row.reward for row in experience.graded}
-    shown = f"all rewards are {rewards.pop():g}" if len(rewards) == 1 else "no group has rewards that differ"
+    outcomes = {row.outcome for row in experience.graded}
+    shown = (
+        f"all outcomes are {outcomes.pop():g}" if len(outcomes) == 1 else "no group has outcomes that differ"
+    )
     raise TrainingStopped(
         f"step {step}: the filters left none of {len(experience.graded)} trajectories in the loss ({shown}, "
         f"{int(experience.void.sum())} void, {int(experience.outage.sum())} outages); take problems of another "

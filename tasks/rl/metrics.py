@@ -11,6 +11,7 @@ from tasks.rl.experience import Experience
 from tasks.rl.probe import Gap
 from tasks.rl.update import UpdateResult, named_sums
 from tasks.shared.learning.rewards import RAN
+from tasks.shared.reporting.behaviour import has_code
 from tasks.shared.stage import Value
 from tasks.shared.traces.trajectory import FinishReason
 
@@ -20,7 +21,8 @@ def learning_metrics(
 ) -> dict[str, Value]:
     """Rewards, behaviour and the update of one step. Ratios and means are over trajectories without an outage.
 
-    code_ratio: share with a block that ran; pass_ratio: share of blocks that ended without an error;
+    code_ratio: share with a whole block, run or not, as in evaluation; executed_code_ratio: share with one that ran;
+    pass_ratio: share of blocks that ended without an error;
     void_ratio: share with a void turn; response_tokens counts the whole response, sampled_tokens the policy's own.
     """
     kept = [row for row, outage in zip(experience.graded, experience.outage, strict=True) if not outage]
@@ -37,7 +39,8 @@ def learning_metrics(
         "accuracy": _mean([row.correct for row in kept]),
         "response_tokens": _mean([len(row.trajectory.response_ids) for row in kept]),
         "sampled_tokens": _mean([row.trajectory.num_sampled for row in kept]),
-        "code_ratio": _mean([bool(row.trajectory.calls) for row in kept]),
+        "code_ratio": _mean([has_code(row.trajectory.text) for row in kept]),
+        "executed_code_ratio": _mean([bool(row.trajectory.calls) for row in kept]),
         "accuracy_with_code": _mean([row.correct for row in kept if row.trajectory.calls]),
         "pass_ratio": _mean([call.status in RAN for call in calls]),
         "calls": _mean([len(row.trajectory.calls) for row in kept]),
@@ -45,7 +48,7 @@ def learning_metrics(
         "void_ratio": _mean(experience.void[~experience.outage].tolist()),
         "solved_all": _groups(experience, all),
         "solved_none": _groups(experience, lambda marks: not any(marks)),
-        **dict(named_sums(result.sums)),
+        **named_sums(result.sums),
         "grad_norm": result.grad_norm,
         "learning_rate": result.learning_rate,
         "updates": result.num_updates,

@@ -98,7 +98,7 @@ def _of_all_ranks(mine: Sequence[Graded]) -> list[Graded]:
 
 
 def num_teaching(graded: Sequence[Graded]) -> int:
-    """Groups whose rewards, outages aside, are not all equal."""
+    """Groups whose outcomes, outages aside, are not all equal."""
     groups = np.array([row.group for row in graded])
     valid = np.array([not is_outage(row.trajectory) for row in graded])
-    return len(np.unique(groups[teaches(np.array([row.reward for row in graded]), groups, valid)]))
+    return len(np.unique(groups[teaches(np.array([row.outcome for row in graded]), groups, valid)]))

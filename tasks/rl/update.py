@@ -1,8 +1,8 @@
 """The policy update: trajectories in the loss become packed rows, rows become gradients, gradients a step."""
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,10 +30,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class UpdateResult:
-    """What the optimizer steps of one RL step did; sums are over all ranks and mini-batches."""
+    """What the optimizer steps of one RL step did; sums are over all ranks and mini-batches, but for the loss."""
 
-    sums: PolicySums
-    grad_norm: float  # before clipping, mean over mini-batches with a finite one; 0 if there is none
+    sums: PolicySums  # but the loss, which is the mean over mini-batches
+    grad_norm: (
+        float | None
+    )  # before clipping, mean over mini-batches with a finite one; None if there is none
     learning_rate: float
     num_updates: int  # optimizer steps: 0 if nothing was in the loss, or while the critic warms up
     num_skipped: int  # mini-batches left out because of their gradient
@@ -54,6 +56,7 @@ class PolicyUpdate:
         self._config = config
         self._reference = reference.to(engine.device) if reference is not None else None  # type: ignore[arg-type]
         self._settings = PolicyLossSettings(
+            objective=config.objective,
             clip_low=config.clip_low,
             clip_high=config.clip_high,
             dual_clip=config.dual_clip,
@@ -88,10 +91,11 @@ class PolicyUpdate:
             if learn:
                 norms.append(self._engine.step())
                 num_skipped += self._engine.skipped
+        total = _total(sums)
         finite = [norm for norm in norms if math.isfinite(norm)]
         return UpdateResult(
-            sums=_total(sums),
-            grad_norm=float(np.mean(finite)) if finite else 0.0,
+            sums=replace(total, loss=total.loss / max(1, len(parts))),
+            grad_norm=float(np.mean(finite)) if finite else None,
             learning_rate=learning_rate,
             num_updates=len(norms) - num_skipped,
             num_skipped=num_skipped,
@@ -175,16 +179,18 @@ def _total(parts: Sequence[PolicySums]) -> PolicySums:
     return PolicySums(**totals, gap_max=max_over_ranks(max((row["gap_max"] for row in rows), default=0.0)))
 
 
-def named_sums(sums: PolicySums) -> Iterator[tuple[str, float]]:
-    """Means over tokens of what `PolicySums` sums, by metric name."""
-    tokens = max(1.0, sums.tokens)
-    yield "loss", sums.loss
-    yield "entropy", sums.entropy / tokens
-    yield "kl_old", sums.kl_old / tokens
-    yield "kl_reference", sums.kl_reference / tokens
-    yield "clip_fraction", sums.clipped / tokens
-    yield "capped_fraction", sums.capped / tokens
-    yield "masked_fraction", sums.masked / tokens
-    yield "gap_mean", sums.gap / tokens
-    yield "gap_kl", sums.gap_kl / tokens
-    yield "gap_max", sums.gap_max
+def named_sums(sums: PolicySums) -> dict[str, float | None]:
+    """Means over tokens of what `PolicySums` sums, by metric name; None, not 0, where no token was in the loss."""
+    summed = {
+        "entropy": sums.entropy,
+        "kl_old": sums.kl_old,
+        "kl_reference": sums.kl_reference,
+        "clip_fraction": sums.clipped,
+        "capped_fraction": sums.capped,
+        "masked_fraction": sums.masked,
+        "gap_mean": sums.gap,
+        "gap_kl": sums.gap_kl,
+    }
+    means = {name: total / sums.tokens if sums.tokens else None for name, total in summed.items()}
+    whole = {"loss": sums.loss, "gap_max": sums.gap_max}
+    return means | (whole if sums.tokens else dict.fromkeys(whole))

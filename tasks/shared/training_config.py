@@ -82,12 +82,17 @@ class RlConfig(Section):
     samples_per_prompt: int = Field(16, ge=1)
     algorithm: Literal["ppo", "grpo", "dr_grpo", "rloo", "reinforce"] = "grpo"
     critic: CriticConfig = CriticConfig()  # of "ppo" alone
+    # clip: PPO's; gspo: ratio and clip of the whole sequence (arXiv 2507.18071; there clip_low 3e-4, clip_high 4e-4,
+    # reduction "sequence"); cispo: the clipped ratio weighs the gradient and stops none (arXiv 2506.13585)
+    objective: Literal["clip", "gspo", "cispo"] = "clip"
     # token: every sampled token of the batch weighs the same (DAPO); sequence: every trajectory (GRPO);
     # constant: divided by the largest number of tokens there could be, whatever was sampled (Dr.GRPO)
     reduction: Literal["token", "sequence", "constant"] = "token"
     clip_low: float = Field(0.2, gt=0, lt=1)
     clip_high: float = Field(0.28, gt=0)  # clip-higher (DAPO)
-    dual_clip: float = Field(3.0, ge=0)  # c: the loss of a negative advantage A ends at -c A; 0 is off
+    dual_clip: float = Field(
+        3.0, ge=0
+    )  # of "clip": the loss of a negative advantage A ends at -c A; 0 is off
     mini_batches: int = Field(1, ge=1)  # optimizer steps on one batch of rollouts
     temperature: float = Field(1.0, gt=0)
     top_p: float = 1.0
@@ -97,13 +102,15 @@ class RlConfig(Section):
     # a trajectory whose geometric mean of trainer over sampler leaves [1 / bound, bound] is masked; 0 is off
     sequence_mask: float = Field(0.0, ge=0)
     filter_void_turns: bool = True  # SimpleTIR
-    drop_equal_rewards: bool = True  # dynamic sampling (DAPO): a group of equal rewards teaches nothing
+    drop_equal_rewards: bool = True  # dynamic sampling (DAPO): a group all right or all wrong teaches nothing
     resample_attempts: int = Field(
         1, ge=1
     )  # times a step samples, to replace groups of equal rewards; 1: never
     resample_on_correct: bool = (
         False  # rStar2: twice the samples, then half, right ones with clean code preferred
     )
+    # beside failing code, answers that are missing, broken or given more than once weigh against a right one (rStar2)
+    resample_format_penalty: bool = False
     overlong_buffer_tokens: int = Field(0, ge=0)  # soft overlong penalty (DAPO); 0 is off
     failed_code_penalty: float = Field(0.0, ge=0)  # ToRL tried 0.5: it brought nothing
     tokens_per_micro_batch: int = Field(18432, ge=1)  # holds at least one prompt and response
@@ -137,6 +144,14 @@ class RlConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _objective_has_its_reduction(self) -> Self:
+        if self.objective == "gspo" and self.reduction != "sequence":
+            raise ValueError(
+                f"rl.objective = 'gspo' weighs sequences alike: set rl.reduction = 'sequence', not '{self.reduction}'"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _algorithm_has_what_it_needs(self) -> Self:
         if self.algorithm != "ppo" and self.critic != CriticConfig():
             raise ValueError(
@@ -161,6 +176,10 @@ class RlConfig(Section):
         if self.resample_attempts > 1 and not self.drop_equal_rewards:
             raise ValueError(
                 "rl.resample_attempts > 1 replaces the groups that rl.drop_equal_rewards leaves out: set that to true"
+            )
+        if self.resample_format_penalty and not self.resample_on_correct:
+            raise ValueError(
+                "rl.resample_format_penalty weighs what rl.resample_on_correct chooses: set that to true"
             )
         if self.resample_on_correct and self.samples_per_prompt == 1:
             raise ValueError(

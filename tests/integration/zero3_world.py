@@ -88,7 +88,7 @@ def experience_of(rewards: list[int]) -> Experience:
         trajectory = Trajectory(
             "p", sample, (5, 6, 7), ids, (True,) * length, (-12.0,) * length, (), FinishReason.EOS, "", ""
         )
-        graded.append(Graded(trajectory, 0, "", reward > 0, "", float(reward)))
+        graded.append(Graded(trajectory, 0, "", reward > 0, "", float(reward), float(reward)))
     none = np.zeros(len(rewards), dtype=bool)
     return Experience(tuple(graded), none, none, ~none, np.zeros(len(rewards)), none)
 

@@ -33,14 +33,14 @@ def has_void_turn(trajectory: Trajectory, dialect: Dialect, decode: Callable[[Se
     return box is None or not box.content
 
 
-def teaches(rewards: np.ndarray, groups: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """(N,) bool: valid rows whose group's valid rewards are not all equal (DAPO's dynamic sampling, without refill).
+def teaches(outcomes: np.ndarray, groups: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """(N,) bool: valid rows whose group's valid outcomes are not all equal (DAPO's dynamic sampling, without refill).
 
-    rewards (N,), groups (N,) int, valid (N,) bool. A group of equal rewards has advantage 0 throughout; leaving it
-    out keeps its tokens out of the denominator.
+    outcomes (N,), groups (N,) int, valid (N,) bool. An outcome is what an answer is worth by itself, before penalties:
+    DAPO counts right answers, so that length or failing code alone make no group teach (arXiv 2503.14476, eq. 11).
     """
     keep = np.zeros_like(valid)
     for group in np.unique(groups[valid]):
         rows = valid & (groups == group)
-        keep[rows] = rewards[rows].max() > rewards[rows].min()
+        keep[rows] = outcomes[rows].max() > outcomes[rows].min()
     return keep

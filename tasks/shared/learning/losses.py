@@ -13,12 +13,18 @@ import numpy as np
 import torch
 
 Reduction = Literal["token", "sequence", "constant"]
+Objective = Literal["clip", "gspo", "cispo"]
+
+MOST_LOG_RATIO = 20.0  # of one token; beyond it exp() means nothing (verl)
+MOST_SEQUENCE_LOG_RATIO = 10.0  # of a sequence's geometric mean, from above (verl)
+MOST_K3 = 10.0  # nats of one token (verl)
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyLossSettings:
     """Constants of the loss; those that can be switched off are off at 0."""
 
+    objective: Objective = "clip"  # see `policy_loss`
     clip_low: float = 0.2  # ratio below 1 - clip_low stops counting
     clip_high: float = 0.28  # above 1 + clip_high (clip-higher, DAPO)
     dual_clip: float = 3.0  # c > 1: bound of the loss at -c A for A < 0 (arXiv 1912.09729)
@@ -42,7 +48,7 @@ class PolicyTokens:
     mask: torch.Tensor  # bool: sampled tokens in the loss
     reference_logprobs: torch.Tensor | None = None
     entropy: torch.Tensor | None = None  # nats, with gradient
-    segments: torch.Tensor | None = None  # int: which sequence of its row; wanted for `sequence_mask`
+    segments: torch.Tensor | None = None  # int: which sequence of its row; for `sequence_mask` and GSPO
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,41 +93,71 @@ def sequence_kept(log_ratio: torch.Tensor, segments: torch.Tensor, bound: float)
     log_ratio (n,) is ln trainer - ln sampler of the tokens in the loss, segments (n,) their sequence numbers. The
     geometric mean, unlike the product, means the same at every length (verl's rollout correction, 'geometric').
     """
+    return sequence_means(log_ratio, segments).abs() <= math.log(bound)
+
+
+def sequence_means(values: torch.Tensor, segments: torch.Tensor) -> torch.Tensor:
+    """(n,): at each token the mean of values (n,) over the tokens of its sequence; segments (n,) are the numbers."""
     _, place = segments.unique(return_inverse=True)
-    counts = torch.bincount(place).to(log_ratio.dtype)
-    means = torch.zeros_like(counts).index_add_(0, place, log_ratio) / counts
-    return (means.abs() <= math.log(bound))[place]
+    counts = torch.bincount(place).to(values.dtype)
+    means = torch.zeros_like(counts).index_add_(0, place, values) / counts
+    return means[place]
+
+
+def clipped_term(
+    logprob: torch.Tensor,
+    log_ratio: torch.Tensor,
+    advantage: torch.Tensor,
+    segments: torch.Tensor | None,
+    settings: PolicyLossSettings,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The policy's part of the loss at each token, and where its clip is active; all (n,). sg: no gradient through it.
+
+    clip   max(-r_t A_t, -clip(r_t, 1 - low, 1 + high) A_t); for A_t < 0 at most -c A_t (dual clip)
+    gspo   the same without dual clip, of s_t = sg[s] pi(t) / sg[pi(t)], where s = exp(mean_t ln r_t) is the ratio of
+           the sequence (arXiv 2507.18071, its token form): value and clip are the sequence's
+    cispo  -sg[clip(r_t, 1 - low, 1 + high)] A_t ln pi(t): no token loses its gradient (arXiv 2506.13585)
+    """
+    if settings.objective == "gspo":
+        assert segments is not None
+        mean = sequence_means(log_ratio.detach(), segments)
+        log_ratio = (logprob - logprob.detach() + mean).clamp(max=MOST_SEQUENCE_LOG_RATIO)
+    ratio = log_ratio.exp()
+    bounded = ratio.clamp(1 - settings.clip_low, 1 + settings.clip_high)
+    if settings.objective == "cispo":
+        return -bounded.detach() * advantage * logprob, bounded != ratio
+    plain, clipped = -ratio * advantage, -bounded * advantage
+    loss, active = torch.maximum(plain, clipped), clipped > plain
+    if settings.dual_clip and settings.objective == "clip":
+        bound = -settings.dual_clip * advantage
+        active = active | ((advantage < 0) & (loss > bound))
+        loss = torch.where(advantage < 0, torch.minimum(loss, bound), loss)
+    return loss, active
 
 
 def policy_loss(tokens: PolicyTokens, settings: PolicyLossSettings) -> tuple[torch.Tensor, PolicySums]:
     """The loss (scalar) and the sums behind its metrics.
 
-    sum_t w_t [ rho_t max(-r_t A_t, -clip(r_t, 1 - low, 1 + high) A_t) + kl k3_t - entropy H_t ]
-    r_t = pi(t) / pi_old(t); for A_t < 0 the maximum is bounded by -c A_t (dual clip);
+    sum_t w_t [ rho_t L_t + kl k3_t - entropy H_t ]
+    L_t from `clipped_term`, of r_t = pi(t) / pi_old(t), whose logarithm is cut to +-20;
     rho_t = min(pi_old(t) / sampler(t), cap), a constant (truncated importance sampling; 1 without a cap), and 0, for
     the policy term alone, in a sequence that `sequence_kept` refuses: its weight stays in the denominator;
-    k3_t = exp(d) - d - 1 with d = ln pi_ref(t) - ln pi(t). The denominator is in w_t, see `token_weights`.
+    k3_t = exp(d) - d - 1 with d = ln pi_ref(t) - ln pi(t) cut to +-20, at most 10. The denominator is in w_t, see
+    `token_weights`.
     """
     mask = tokens.mask
     advantage = tokens.advantages[mask]
     logprob, old, sampler = tokens.logprobs[mask], tokens.old_logprobs[mask], tokens.sampler_logprobs[mask]
-    log_ratio = logprob - old
-    ratio = log_ratio.exp()
-    plain = -ratio * advantage
-    clipped = -ratio.clamp(1 - settings.clip_low, 1 + settings.clip_high) * advantage
-    loss = torch.maximum(plain, clipped)
-    active = clipped > plain
-    if settings.dual_clip:
-        bound = -settings.dual_clip * advantage
-        active = active | ((advantage < 0) & (loss > bound))
-        loss = torch.where(advantage < 0, torch.minimum(loss, bound), loss)
-    importance = (old - sampler).exp()
+    log_ratio = _cut(logprob - old)
+    segments = None if tokens.segments is None else tokens.segments[mask]
+    loss, active = clipped_term(logprob, log_ratio, advantage, segments, settings)
+    importance = _cut(old - sampler).exp()
     if settings.importance_cap:
         loss = loss * importance.clamp(max=settings.importance_cap)
     kept = torch.ones_like(loss, dtype=torch.bool)
     if settings.sequence_mask:
-        assert tokens.segments is not None
-        kept = sequence_kept(old - sampler, tokens.segments[mask], settings.sequence_mask)
+        assert segments is not None
+        kept = sequence_kept(old - sampler, segments, settings.sequence_mask)
         loss = loss * kept
     kl_reference = torch.zeros_like(loss)
     if tokens.reference_logprobs is not None:
@@ -158,11 +194,17 @@ def _sums(
         gap=float(gap.sum()),
         gap_kl=float(_k3(log_importance).sum()),
         gap_max=float(gap.max()) if gap.numel() else 0.0,
-        capped=float((log_importance.exp() > (importance_cap or torch.inf)).sum()),
+        capped=float((_cut(log_importance).exp() > (importance_cap or torch.inf)).sum()),
         masked=float((~kept).sum()),
     )
 
 
 def _k3(log_ratio: torch.Tensor) -> torch.Tensor:
     """exp(x) - x - 1 >= 0: Schulman's low-variance KL estimate from samples of the distribution below the fraction."""
-    return torch.expm1(log_ratio) - log_ratio
+    log_ratio = _cut(log_ratio)
+    return (torch.expm1(log_ratio) - log_ratio).clamp(max=MOST_K3)
+
+
+def _cut(log_ratio: torch.Tensor) -> torch.Tensor:
+    """The logarithm of a ratio within +-20."""
+    return log_ratio.clamp(-MOST_LOG_RATIO, MOST_LOG_RATIO)

@@ -4,6 +4,7 @@ An outcome reward alone rewards a right answer that was reached through failing 
 among the right samples, and never among the wrong ones, turns the model from such code without a penalty to be gamed.
 """
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from tasks.shared.learning.rewards import RAN
 from tasks.shared.traces.trajectory import CodeCall
 
+ANSWER = re.compile(r"<answer>.*?</answer>", re.DOTALL)
 NO_CODE = 0.5  # the penalty of a right answer without any code
 FLOOR = 0.1  # added to a penalty before it is inverted; the paper leaves open what weighs a penalty of 0
 
@@ -20,6 +22,24 @@ def code_penalty(calls: Sequence[CodeCall]) -> float:
     if not calls:
         return NO_CODE
     return sum(call.status not in RAN for call in calls) / len(calls)
+
+
+def count_answers(words: str, tagged: bool) -> int:
+    """Whole answers in a model's own words: between `<answer>` tags, or boxes; 0 where a tag has no counterpart."""
+    if not tagged:
+        return words.count("\\boxed{")
+    whole = len(ANSWER.findall(words))
+    return whole if words.count("<answer>") == words.count("</answer>") == whole else 0
+
+
+def format_penalty(num_answers: int, num_turns: int) -> float:
+    """rStar2's second penalty: 1 without an answer, else min(1, (answers - 1) / turns): one answer is what is wanted.
+
+    Args:
+        num_answers: whole answers in the dialect's form; 0 if one is broken.
+        num_turns: turns of the model, those that ended in code included.
+    """
+    return min(1.0, (num_answers - 1) / num_turns) if num_answers else 1.0
 
 
 def resample_on_correct(
@@ -36,7 +56,7 @@ def resample_on_correct(
 
     Args:
         correct: (N,) bool.
-        penalties: (N,) float, `code_penalty` of each row.
+        penalties: (N,) float, `code_penalty` of each row, with `format_penalty` added if the recipe wants it.
         valid: (N,) bool: no outage.
     """
     assert correct.shape == penalties.shape == valid.shape and correct.ndim == 1

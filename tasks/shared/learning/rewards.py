@@ -23,8 +23,13 @@ def code_failed(calls: Sequence[CodeCall]) -> bool:
     return any(call.status not in RAN for call in calls)
 
 
+def outcome_of(correct: bool) -> float:
+    """ReTool's and ToRL's outcome reward."""
+    return 1.0 if correct else -1.0
+
+
 def reward(
-    correct: bool,
+    outcome: float,
     calls: Sequence[CodeCall],
     num_tokens: int,
     *,
@@ -32,7 +37,6 @@ def reward(
     overlong_buffer_tokens: int = 0,
     failed_code_penalty: float = 0.0,
 ) -> float:
-    """ReTool's and ToRL's outcome reward, less the penalties: DAPO's for length, ToRL's for code that fails."""
-    outcome = 1.0 if correct else -1.0
+    """What an answer is worth by itself, less the penalties: DAPO's for length, ToRL's for code that fails."""
     penalty = failed_code_penalty if code_failed(calls) else 0.0
     return outcome - penalty + overlong_penalty(num_tokens, max_tokens, overlong_buffer_tokens)

@@ -38,13 +38,18 @@ def slow_loss(tokens: PolicyTokens, s: PolicyLossSettings) -> tuple[float, dict[
     for b, t in np.argwhere(tokens.mask.numpy()):
         logprob, old = tokens.logprobs[b, t].item(), tokens.old_logprobs[b, t].item()
         sampler, advantage = tokens.sampler_logprobs[b, t].item(), tokens.advantages[b, t].item()
-        ratio = math.exp(logprob - old)
+        ratio = math.exp(min(max(logprob - old, -20.0), 20.0))
+        if s.objective == "gspo":
+            ratio = min(math.exp(slow_mean(tokens, b, t, tokens.logprobs, tokens.old_logprobs)), math.exp(10))
         low, high = 1 - s.clip_low, 1 + s.clip_high
-        objective = min(ratio * advantage, min(max(ratio, low), high) * advantage)
+        bounded = min(max(ratio, low), high)
+        objective = min(ratio * advantage, bounded * advantage)
         is_clipped = objective < ratio * advantage
-        if s.dual_clip and advantage < 0 and objective < s.dual_clip * advantage:
+        if s.objective == "cispo":
+            objective, is_clipped = bounded * advantage * logprob, bounded != ratio
+        if s.objective == "clip" and s.dual_clip and advantage < 0 and objective < s.dual_clip * advantage:
             objective, is_clipped = s.dual_clip * advantage, True
-        importance = math.exp(old - sampler)
+        importance = math.exp(min(max(old - sampler, -20.0), 20.0))
         cap = s.importance_cap
         loss = -objective * (min(importance, cap) if cap else 1.0)
         if s.sequence_mask and not 1 / s.sequence_mask <= slow_mean_ratio(tokens, b, t) <= s.sequence_mask:
@@ -52,8 +57,8 @@ def slow_loss(tokens: PolicyTokens, s: PolicyLossSettings) -> tuple[float, dict[
             sums["masked"] += 1
         reference = tokens.reference_logprobs
         if reference is not None:
-            d = reference[b, t].item() - logprob
-            loss += s.kl_coefficient * (math.exp(d) - d - 1)
+            d = min(max(reference[b, t].item() - logprob, -20.0), 20.0)
+            loss += s.kl_coefficient * min(math.exp(d) - d - 1, 10.0)
         if tokens.entropy is not None:
             loss -= s.entropy_coefficient * tokens.entropy[b, t].item()
         total += tokens.weights[b, t].item() * loss
@@ -66,17 +71,23 @@ def slow_loss(tokens: PolicyTokens, s: PolicyLossSettings) -> tuple[float, dict[
 
 def slow_mean_ratio(tokens: PolicyTokens, b: int, t: int) -> float:
     """Geometric mean of trainer over sampler in the sequence of token t of row b."""
+    return math.exp(slow_mean(tokens, b, t, tokens.old_logprobs, tokens.sampler_logprobs))
+
+
+def slow_mean(tokens: PolicyTokens, b: int, t: int, above: torch.Tensor, below: torch.Tensor) -> float:
+    """Mean of above - below, each cut to +-20, over the tokens in the loss of the sequence of token t of row b."""
     assert tokens.segments is not None
-    product, count = 1.0, 0
+    total, count = 0.0, 0
     for other in range(tokens.mask.shape[1]):
         if tokens.mask[b, other] and tokens.segments[b, other] == tokens.segments[b, t]:
-            product *= math.exp(tokens.old_logprobs[b, other] - tokens.sampler_logprobs[b, other])
+            total += min(max((above[b, other] - below[b, other]).item(), -20.0), 20.0)
             count += 1
-    return product ** (1 / count)
+    return total / count
 
 
 some_settings = st.builds(
     PolicyLossSettings,
+    objective=st.sampled_from(["clip", "gspo", "cispo"]),
     clip_low=st.sampled_from([0.1, 0.2, 0.5]),
     clip_high=st.sampled_from([0.2, 0.28, 1.0]),
     dual_clip=st.sampled_from([0.0, 1.1, 3.0]),
@@ -106,6 +117,7 @@ def test_loss_and_sums_match_the_slow_reference(
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10**6), some_settings)
 def test_gradient_matches_finite_differences(seed: int, constants: PolicyLossSettings) -> None:
+    constants = replace(constants, objective="clip")  # the others hold a factor back from the gradient: below
     tokens = random_tokens(seed, rows=1, length=4)
     loss, _ = policy_loss(tokens, constants)
     if not loss.requires_grad or not tokens.mask.any():
@@ -118,6 +130,59 @@ def test_gradient_matches_finite_differences(seed: int, constants: PolicyLossSet
             moved[0, t] += step
             values.append(slow_loss(replace(tokens, logprobs=moved), constants)[0])
         assert gradient[0, t].item() == pytest.approx((values[0] - values[1]) / 2e-6, abs=1e-4)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from([3e-4, 0.2]))
+def test_gspos_gradient_is_that_of_the_sequence_s_ratio(seed: int, clip: float) -> None:
+    """-w s A of every token in a sequence whose clip is silent, as finite differences of sum w min(s A, clip(s) A)."""
+    random = random_tokens(seed, rows=1, length=5)
+    flat = torch.full_like(random.advantages, 1.0)
+    tokens = replace(
+        random, advantages=flat * (-1) ** seed, weights=0.1 * flat, reference_logprobs=None, entropy=None
+    )
+    constants = PolicyLossSettings(objective="gspo", clip_low=clip, clip_high=clip, importance_cap=0.0)
+    loss, _ = policy_loss(tokens, constants)
+    if not tokens.mask.any():
+        return
+    (gradient,) = torch.autograd.grad(loss, tokens.logprobs)
+    for t in range(5):
+        values = []
+        for step in (1e-6, -1e-6):
+            moved = tokens.logprobs.detach().clone()
+            moved[0, t] += step
+            values.append(slow_loss(replace(tokens, logprobs=moved), constants)[0])
+        assert gradient[0, t].item() == pytest.approx((values[0] - values[1]) / 2e-6, abs=1e-4)
+
+
+def test_cispo_s_gradient_is_weighed_by_the_clipped_ratio_and_never_stopped() -> None:
+    tokens = replace(random_tokens(4), reference_logprobs=None, entropy=None)
+    constants = PolicyLossSettings(objective="cispo", importance_cap=0.0)
+    loss, sums = policy_loss(tokens, constants)
+    (gradient,) = torch.autograd.grad(loss, tokens.logprobs)
+    ratio = (tokens.logprobs.detach() - tokens.old_logprobs).exp().clamp(0.8, 1.28)
+    expected = torch.where(tokens.mask, -tokens.weights * ratio * tokens.advantages, 0.0)
+    assert torch.allclose(gradient, expected) and sums.clipped > 0
+
+
+def test_log_ratios_far_off_stay_finite() -> None:
+    """verl's cuts: 20 for one token's log-ratio, 10 for its KL; else exp(200) makes the step's loss infinite."""
+    old = torch.tensor([[-200.0, -0.1]], dtype=torch.float64)
+    tokens = PolicyTokens(
+        logprobs=old.flip(1).clone().requires_grad_(),
+        old_logprobs=old,
+        sampler_logprobs=old.flip(1),
+        advantages=torch.ones(1, 2, dtype=torch.float64),
+        weights=torch.ones(1, 2, dtype=torch.float64),
+        mask=torch.ones(1, 2, dtype=torch.bool),
+        reference_logprobs=old,
+        segments=torch.tensor([[1, 2]]),
+    )
+    for objective in ("clip", "gspo", "cispo"):
+        loss, sums = policy_loss(tokens, PolicyLossSettings(objective=objective, kl_coefficient=1.0))
+        (gradient,) = torch.autograd.grad(loss, tokens.logprobs)
+        assert torch.isfinite(loss) and torch.isfinite(gradient).all()
+        assert sums.kl_reference == sums.kl_old == sums.gap_kl == pytest.approx(20.0)
 
 
 def test_on_policy_gradient_is_the_plain_policy_gradient() -> None:

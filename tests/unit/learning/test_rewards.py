@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tasks.shared.learning.filters import has_void_turn, is_outage, teaches
-from tasks.shared.learning.rewards import overlong_penalty, reward
+from tasks.shared.learning.rewards import outcome_of, overlong_penalty, reward
 from tasks.shared.traces.dialect import DIALECTS
 from tasks.shared.traces.trajectory import CodeCall, FinishReason, Trajectory
 
@@ -49,7 +49,8 @@ def test_overlong_penalty_is_dapos() -> None:
 )
 def test_reward(correct: bool, statuses: list[str], penalty: float, expected: float) -> None:
     calls = [call(status) for status in statuses]
-    assert reward(correct, calls, 10, max_tokens=100, failed_code_penalty=penalty) == expected
+    outcome = outcome_of(correct)
+    assert reward(outcome, calls, 10, max_tokens=100, failed_code_penalty=penalty) == expected
 
 
 def test_void_turns() -> None:

@@ -1,11 +1,14 @@
 """The critic within a step: rewards where they are earned, advantages a token, rows cut anyhow, outages left out."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from tasks.rl.critic import CriticUpdate, Values, with_advantages
 from tasks.rl.experience import Experience, Graded
+from tasks.rl.metrics import learning_metrics
 from tasks.rl.update import PolicyUpdate
 from tasks.shared.config import CriticConfig, OptimizerConfig, RlConfig
 from tasks.shared.learning.critic import CriticEngine
@@ -26,7 +29,7 @@ def row(group: int, sample: int, length: int, reward: float, feedback: slice = s
     trajectory = Trajectory(
         f"p{group}", sample, (5, 6, 7), tuple(ids), tuple(sampled.tolist()), logprobs, (), finish, "", ""
     )
-    return Graded(trajectory, group, "", reward > 0, "", reward)
+    return Graded(trajectory, group, "", reward > 0, "", reward, reward)
 
 
 def experience() -> Experience:
@@ -106,7 +109,8 @@ def test_how_rows_are_cut_changes_nothing() -> None:
     assert np.mean((results[0][1] - returns)[sampled] ** 2) < errors.mean()
 
 
-def test_advantages_a_token_are_whitened_over_the_loss_and_recorded_as_means() -> None:
+def test_advantages_a_token_are_whitened_over_all_valid_rows_and_recorded_as_means() -> None:
+    """The last row is valid and not in the loss: it counts in mean and deviation, as in GRPO's groups."""
     tokens = tuple(np.arange(len(g.trajectory.response_ids), dtype=float) for g in experience().graded)
     evaluated = Values(tokens, tokens, tokens)
     plain = with_advantages(experience(), evaluated, whitened=False)
@@ -114,11 +118,15 @@ def test_advantages_a_token_are_whitened_over_the_loss_and_recorded_as_means() -
     assert plain.advantages[0] == pytest.approx(np.mean([0, 1, 2, 5, 6, 7, 8]))
     whitened = with_advantages(experience(), evaluated, whitened=True)
     assert whitened.token_advantages is not None
-    chosen = np.array([0, 1, 2, 5, 6, 7, 8, 0, 1, 2, 3.0])
+    chosen = np.array([0, 1, 2, 5, 6, 7, 8, 0, 1, 2, 3.0, 0, 1, 2, 3])
     expected = (chosen - chosen.mean()) / chosen.std()
-    found = [whitened.token_advantages[0][[0, 1, 2, 5, 6, 7, 8]], whitened.token_advantages[1][:4]]
+    first, second, outage, last = whitened.token_advantages
+    found = [first[[0, 1, 2, 5, 6, 7, 8]], second[:4], last]
     np.testing.assert_allclose(np.concatenate(found), expected, rtol=1e-6)
-    assert not whitened.token_advantages[2].any() and not whitened.token_advantages[3].any()
+    assert not outage.any() and not first[3:5].any()
+    left = replace(experience(), dropped=np.array([False, False, False, True]))
+    kept = with_advantages(left, evaluated, whitened=True).token_advantages
+    assert kept is not None and not kept[3].any() and kept[0][0] != first[0]
 
 
 def test_the_policy_s_gradient_follows_each_token_s_own_advantage() -> None:
@@ -151,3 +159,28 @@ def test_the_constant_reduction_divides_by_what_a_step_could_hold() -> None:
     tokens.advantages[:2] = [2.0, -1.0]
     result = PolicyUpdate(policy, settings, None, max_response_tokens=20).update(tokens, seed=1, learn=False)
     assert result.sums.loss == pytest.approx(-(7 * 2.0 + 4 * -1.0) / (2 * 2 * 20))
+
+
+def test_the_loss_is_a_mean_over_mini_batches_and_nothing_learnt_from_is_none() -> None:
+    """Two mini-batches of one trajectory each, with means of their own; then a step with nothing in the loss."""
+    policy = TrainingEngine(tiny_model(97), OPTIMIZER, total_steps=4)
+    settings = RlConfig(mini_batches=2, importance_cap=0.0, optimizer=OPTIMIZER)
+    both = experience()
+    both.advantages[:2] = [2.0, -1.0]
+    result = PolicyUpdate(policy, settings, None, 20).update(both, seed=1, learn=False)
+    assert result.sums.loss == pytest.approx(-(2.0 - 1.0) / 2)
+    empty = replace(both, in_loss=np.zeros(4, dtype=bool))
+    result = PolicyUpdate(policy, settings, None, 20).update(empty, seed=1)
+    metrics = learning_metrics(1, 1, empty, result, probe_gap=0.0)
+    of_tokens = (
+        "loss",
+        "entropy",
+        "kl_old",
+        "kl_reference",
+        "clip_fraction",
+        "capped_fraction",
+        "masked_fraction",
+    )
+    for name in (*of_tokens, "gap_mean", "gap_kl", "gap_max", "grad_norm"):
+        assert metrics[name] is None, name
+    assert metrics["updates"] == metrics["in_loss"] == 0

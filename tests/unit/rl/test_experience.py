@@ -1,6 +1,7 @@
 """Scoring, filters and advantages of one step, on written-out trajectories."""
 
 import numpy as np
+import pytest
 
 from tasks.rl.experience import build_experience, score
 from tasks.rl.metrics import learning_metrics
@@ -75,6 +76,35 @@ def test_what_is_in_the_loss() -> None:
     assert experience.in_loss.tolist() == [True, True, True, False, True, True]
 
 
+def test_penalties_alone_make_no_group_teach() -> None:
+    """Group b is all right; one answer is longer than its buffer: its reward differs, and DAPO counts answers."""
+    config = stage(overlong_buffer_tokens=95, filter_void_turns=False)
+    graded = score(TRAJECTORIES, PROBLEMS, config)
+    assert graded[4].reward != graded[5].reward and graded[4].outcome == graded[5].outcome == 1.0
+    experience = build_experience(graded, config, decode, seed=1)
+    assert experience.in_loss.tolist() == [True, True, True, False, False, False]
+    kept = stage(overlong_buffer_tokens=95, drop_equal_rewards=False)
+    assert build_experience(graded, kept, decode, seed=1).in_loss[4:].all()
+
+
+def test_a_response_that_its_feedback_ended_is_overlong() -> None:
+    """The output of its block did not fit, so it holds fewer tokens than it was given, and ended for length."""
+    config = stage(overlong_buffer_tokens=50)
+    ended = [said("a", i, "code", finish) for i, finish in enumerate((FinishReason.LENGTH, FinishReason.EOS))]
+    assert [row.reward for row in score(ended, PROBLEMS, config)] == [-2.0, -1.0]
+
+
+def test_the_form_of_an_answer_weighs_in_resampling() -> None:
+    """rStar2: of right answers without failing code the one that is given once is kept, at most nine times in ten."""
+    once, twice = "<answer>\\boxed{5}</answer>", "<answer>\\boxed{5}</answer> <answer>\\boxed{5}</answer>"
+    rows = [said("a", i, text) for i, text in enumerate((once, twice, "no", "no"))]
+    for wanted, penalised in ((False, 0.5), (True, 1 / 1.6 / (1 / 0.6 + 1 / 1.6))):
+        config = stage(samples_per_prompt=2, resample_on_correct=True, resample_format_penalty=wanted)
+        graded = score(rows, PROBLEMS, config)
+        chosen = [build_experience(graded, config, decode, seed).dropped[0] for seed in range(300)]
+        assert np.mean(chosen) == pytest.approx(penalised, abs=0.09)
+
+
 def test_training_sees_the_sampled_ids_and_mask() -> None:
     trajectory = TRAJECTORIES[2]
     sequence = train_sequence(trajectory, advantage=1.5, weight=0.25)
@@ -92,7 +122,8 @@ def test_metrics_leave_outages_out_and_count_them() -> None:
     metrics = learning_metrics(3, 1, experience, UpdateResult(sums, 0.7, 1e-4, 1, 0, 99), Gap(0.0, 0.0))
     assert metrics["outages"] == 1
     assert metrics["accuracy"] == 3 / 5
-    assert metrics["code_ratio"] == 1 / 5
+    assert metrics["executed_code_ratio"] == 1 / 5
+    assert metrics["code_ratio"] == 0, "as in evaluation: a whole block in the text"
     assert metrics["pass_ratio"] == 1.0
     assert metrics["void_ratio"] == 1 / 5
     assert metrics["solved_all"] == 0.5
