@@ -80,10 +80,28 @@ def test_child_lost_between_blocks_is_told_to_the_next_block(interpreter: Interp
     os.kill(child_of_session(interpreter), signal.SIGKILL)
     until(lambda: interpreter.health()["children"] == 1, "its end was not noticed")
     told = interpreter.run("print('ran')", session)
-    assert (told.status, told.stdout, told.session_alive) == (Status.ERROR, "", False), told
-    assert "variables are lost" in told.error_line
-    assert "(SIGKILL)" in told.error_line
+    assert (told.status, told.stdout, told.session_alive) == (Status.SANDBOX_FAILURE, "", False), told
+    assert "killed from outside, its variables with it" in told.error_line
     assert interpreter.run("print('x' in globals())", session).stdout == "False\n"
+
+
+LATE_END = """
+import os, threading, time
+def end():
+    time.sleep(0.05)
+    os._exit(5)
+threading.Thread(target=end).start()
+"""
+
+
+def test_session_that_ends_itself_after_a_block_is_an_error_of_its_own(interpreter: Interpreter) -> None:
+    """A thread of it is stopped while it sleeps after the block, and ends the process in the next one."""
+    session = interpreter.open_session()
+    interpreter.run(LATE_END, session)
+    told = interpreter.run("import time\ntime.sleep(20)", session)
+    assert (told.status, told.session_alive) == (Status.ERROR, False), told
+    assert "variables are lost" in told.error
+    assert "exit code 5" in told.error_line
 
 
 def test_block_that_meets_a_child_just_gone_is_answered(interpreter: Interpreter) -> None:
@@ -100,8 +118,8 @@ def test_block_that_meets_a_child_just_gone_is_answered(interpreter: Interpreter
     finally:
         os.kill(server, signal.SIGCONT)
     told = block.result(120)
-    assert told.session_alive is False, told
-    assert "variables are lost" in told.error
+    assert (told.status, told.session_alive) == (Status.SANDBOX_FAILURE, False), told
+    assert "its variables with it" in told.error
     assert interpreter.run("print(1)").stdout == "1\n"
 
 

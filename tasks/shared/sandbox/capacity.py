@@ -1,4 +1,4 @@
-"""How many sessions this machine's own bounds leave room for: open files of a process, processes of a cgroup.
+"""What this machine's own bounds leave room for: sessions (open files of a process, processes of a cgroup) and limits.
 
 Each living session holds two descriptors in the broker and two in its worker, and is a process. Not counted: threads
 of programs, and the processes of others in the same cgroup that are started later.
@@ -6,10 +6,12 @@ of programs, and the processes of others in the same cgroup that are started lat
 
 from __future__ import annotations
 
+import math
 import resource
 from pathlib import Path
 
-from tasks.shared.sandbox.records import SandboxSettings
+from tasks.shared.sandbox.confinement import MEMORY_RESERVE
+from tasks.shared.sandbox.records import Limits, SandboxSettings
 
 _FILES_A_SESSION = 2
 _FILES_A_PROGRAM = 8
@@ -36,6 +38,31 @@ def sessions_that_fit(settings: SandboxSettings) -> int:
     if processes is not None:
         room.append(processes - programs - 2 * settings.workers - _PROCESSES_SPARE)
     return max(min(room), 1)
+
+
+def above_hard_limit(limits: Limits, warm_mb: int) -> str:
+    """Which of the limits no child could be given, in a line with the remedy; empty where all can."""
+    needed = (
+        (f"cpu_s = {limits.cpu_s:g}", resource.RLIMIT_CPU, math.ceil(limits.cpu_s) + 1, "seconds", "t"),
+        (f"open_files = {limits.open_files}", resource.RLIMIT_NOFILE, limits.open_files, "files", "n"),
+        (f"processes = {limits.processes}", resource.RLIMIT_NPROC, limits.processes, "processes", "u"),
+        (f"disk_mb = {limits.disk_mb}", resource.RLIMIT_FSIZE, limits.disk_mb << 20, "bytes in a file", "f"),
+        (
+            f"memory_mb = {limits.memory_mb}",
+            resource.RLIMIT_AS,
+            (limits.memory_mb + warm_mb << 20) + MEMORY_RESERVE,
+            "bytes of addresses",
+            "v",
+        ),
+    )
+    for text, kind, least, unit, letter in needed:
+        hard = resource.getrlimit(kind)[1]
+        if hard != resource.RLIM_INFINITY and least > hard:
+            return (
+                f"sandbox limit {text}: the hard limit of the server is {hard} {unit}, {least} are needed; "
+                f"ask for less, or start it with more (ulimit -H{letter})"
+            )
+    return ""
 
 
 def processes_left(cgroups: Path = _CGROUPS) -> int | None:

@@ -1,14 +1,17 @@
 """The private directory of a child, the Landlock ruleset that names it, and the user it runs as.
 
-A worker keeps a few cells and uses them again, emptied. Where the worker may mount, each cell is a tmpfs
-of its own with a size; under landlock they are the tmpfs mounts that the settings name, or none at all.
+A worker keeps a few cells and uses them again. Where the worker may mount, each has a tmpfs of its own with a size, and
+another one after a program that made files; under landlock they are the tmpfs mounts that the settings name, emptied,
+or none at all.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tasks.shared.sandbox import kernel
@@ -20,18 +23,24 @@ CELLS_A_WORKER = 4096
 UIDS_A_SERVER = 16 * CELLS_A_WORKER
 """Distance between the first uids of two servers; one of more workers takes several such blocks."""
 SCRATCH = "/scratch"
+_ENTRIES_A_STEP = 500
+_ATTEMPTS = 5
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Cell:
     """What one child at a time runs in."""
 
-    directory: str | None
-    """Private directory, or None where there is none."""
     ruleset: int
     """Landlock ruleset descriptor; -1 in unsafe mode."""
     uid: int
     """The user, where the worker has root's rights."""
+    place: str = ""
+    """Directory that holds the private one and nothing else, and in which programs cannot write; empty for none."""
+    directory: int = -1
+    """Descriptor of the private directory, or -1. Its name is random and kept nowhere: others cannot look at it."""
+    next_inode: int = 0
+    """Number that the next inode made there would get, as long as no program has made any; 0 where it cannot tell."""
 
 
 def reserve_uids(workers: int) -> int:
@@ -75,65 +84,156 @@ class CellPool:
         self._made = 0
         self._unused = list(scratch)
         self._free: list[Cell] = []
+        self._soiled: list[tuple[Cell, Iterator[None]]] = []
+        self._failures = 0
 
-    def take(self) -> Cell:
-        """A cell with an empty directory. Raises OSError if none can be made."""
-        return self._free.pop() if self._free else self._make()
+    @property
+    def cleaning(self) -> bool:
+        """Whether `clean` has work left."""
+        return bool(self._soiled)
+
+    def take(self) -> Cell | None:
+        """A cell with an empty directory; None while one is being emptied. Raises OSError if none can be made."""
+        if self._free:
+            return self._free.pop()
+        return None if self._soiled else self._make()
 
     def give_back(self, cell: Cell) -> None:
-        """Empty the cell's directory and keep it for the next child."""
-        if cell.directory is not None:
-            empty(cell.directory)
-        self._free.append(cell)
+        """Keep the cell for the next child, with another directory if the last one made anything in its own."""
+        if cell.directory < 0 or self._is_untouched(cell):
+            self._free.append(cell)
+        elif self._isolation.mode == "namespaces":
+            self._unmount(cell)
+            self._furnish(cell)
+            self._free.append(cell)
+        else:
+            os.close(cell.directory)
+            self._soiled.append((cell, emptying(cell.place)))
+
+    def clean(self) -> None:
+        """Do a part of what is to be emptied, so that thousands of files hold up nobody for long."""
+        cell, steps = self._soiled[0]
+        try:
+            done = next(steps, self) is self
+        except (
+            OSError
+        ):  # no file can do this, a shortage of the machine might: from the start again, a few times
+            self._failures += 1
+            if self._failures == _ATTEMPTS:
+                raise
+            self._soiled[0] = (cell, emptying(cell.place))
+            return
+        if done:
+            del self._soiled[0]
+            self._failures = 0
+            self._furnish(cell)
+            self._free.append(cell)
 
     def _make(self) -> Cell:
         number = self._made
         self._made += 1
         uid = self._first_uid + number % CELLS_A_WORKER
-        directory: str | None = None
+        place = ""
         if self._isolation.mode == "namespaces":
-            directory = f"{SCRATCH}/{number}"
-            os.mkdir(directory, 0o700)
-            owner = f",uid={uid},gid={uid}" if self._isolation.as_root else ""
-            options = f"size={self._disk_mb}m,nr_inodes=1024,mode=700{owner}"
-            flags = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
-            kernel.mount("tmpfs", directory, "tmpfs", flags, options)
+            place = f"{SCRATCH}/{number}"
+            os.mkdir(place, 0o500)
+            if self._isolation.as_root:
+                os.chown(place, uid, uid)
         elif self._unused:
-            directory = self._unused.pop()
-            empty(directory)
-        if self._isolation.mode == "unsafe":
-            return Cell(directory, -1, uid)
-        return Cell(directory, build_ruleset(self._readable, directory, self._isolation.landlock), uid)
+            place = self._unused.pop()
+            empty(place)
+        ruleset = -1
+        if self._isolation.mode != "unsafe":
+            ruleset = build_ruleset(self._readable, place or None, self._isolation.landlock)
+        cell = Cell(ruleset, uid, place)
+        if place:
+            self._furnish(cell)
+        return cell
+
+    def _furnish(self, cell: Cell) -> None:
+        """Give the cell a new private directory: a tmpfs of its own where the worker may mount."""
+        if self._isolation.mode == "namespaces":
+            owner = f",uid={cell.uid},gid={cell.uid}" if self._isolation.as_root else ""
+            options = f"size={self._disk_mb}m,nr_inodes=1024,mode=700{owner}"
+            cell.directory = kernel.make_unnamed(cell.place, options)
+        else:
+            os.chmod(cell.place, 0o700)
+            cell.directory = kernel.make_unnamed(cell.place)
+            os.chmod(cell.place, 0o500)
+        cell.next_inode = _made_last(cell.directory) + 1
+
+    def _unmount(self, cell: Cell) -> None:
+        """Drop the tmpfs with all that is in it, whatever it is."""
+        os.fchdir(cell.directory)
+        os.close(cell.directory)
+        kernel.unmount(".")
+        os.chdir("/")
+        for name in os.listdir(cell.place):
+            os.rmdir(f"{cell.place}/{name}")
+
+    def _is_untouched(self, cell: Cell) -> bool:
+        """Whether nothing was made in the directory since it was new: a tmpfs counts the inodes it makes."""
+        made = _made_last(cell.directory)
+        untouched = made == cell.next_inode and made > 1
+        cell.next_inode = made + 1
+        return untouched
 
 
-def empty(directory: str) -> None:
-    """Remove everything below a directory that a hostile program filled.
+def _made_last(directory: int) -> int:
+    """The number of an inode made in the directory now, and gone again; 0 where none can be made."""
+    try:
+        descriptor = os.open(".", os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, dir_fd=directory)
+    except OSError:
+        return 0
+    try:
+        return os.fstat(descriptor).st_ino
+    finally:
+        os.close(descriptor)
 
-    Directories are moved up and removed level by level: no recursion, no long paths, no link followed.
+
+def empty(place: str) -> None:
+    """Remove everything below a directory that a hostile program filled."""
+    for _ in emptying(place):
+        pass
+
+
+def emptying(place: str) -> Iterator[None]:
+    """As `empty`, in parts: a step for every 500 entries.
+
+    Directories are moved up and removed level by level: no recursion, no long paths, no link followed, no name taken
+    that could be there. Only what ran in the directory could write there, and it has ended.
     """
-    number = 0
-    pending = os.listdir(directory)
-    while pending:
-        path = os.path.join(directory, pending.pop())
-        if not stat.S_ISDIR(os.lstat(path).st_mode):
-            os.unlink(path)
-            continue
-        os.chmod(path, 0o700)
-        for name in os.listdir(path):
-            inner = os.path.join(path, name)
-            if stat.S_ISDIR(os.lstat(inner).st_mode):
-                number += 1
-                moved = _free_name(directory, number)
-                os.chmod(inner, 0o700)
-                os.rename(inner, os.path.join(directory, moved))
-                pending.append(moved)
-            else:
-                os.unlink(inner)
-        os.rmdir(path)
+    os.chmod(place, 0o700)
+    root = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        pending = os.listdir(root)
+        taken = set(pending)
+        names = (str(number) for number in itertools.count() if str(number) not in taken)
+        removed = 0
+        while pending:
+            name = pending.pop()
+            if not _is_directory(name, root):
+                os.unlink(name, dir_fd=root)
+                continue
+            os.chmod(name, 0o700, dir_fd=root)
+            level = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=root)
+            try:
+                for inner in os.listdir(level):
+                    removed += 1
+                    if removed % _ENTRIES_A_STEP == 0:
+                        yield
+                    if not _is_directory(inner, level):
+                        os.unlink(inner, dir_fd=level)
+                        continue
+                    os.chmod(inner, 0o700, dir_fd=level)
+                    pending.append(next(names))
+                    os.rename(inner, pending[-1], src_dir_fd=level, dst_dir_fd=root)
+            finally:
+                os.close(level)
+            os.rmdir(name, dir_fd=root)
+    finally:
+        os.close(root)
 
 
-def _free_name(directory: str, number: int) -> str:
-    name = f"emptied-{number}"
-    while os.path.lexists(os.path.join(directory, name)):
-        name += "-"
-    return name
+def _is_directory(name: str, parent: int) -> bool:
+    return stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode)

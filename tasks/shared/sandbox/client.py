@@ -10,40 +10,73 @@ from typing import Any
 from tasks.shared.sandbox import protocol
 from tasks.shared.sandbox.records import ExecutionResult, Limits, SandboxUnavailable
 
+_HELLO_S = 10.0
+_ASK_EVERY_S = 5.0
+_SILENCE_S = 20.0
+"""A server that reads nothing and says nothing for so long is lost. It never works for long between two messages."""
+_BUSY_SILENCE_S = 600.0
+
 
 class SandboxLost(ConnectionError):
     """The connection to the server broke, or was never there."""
+
+
+class RequestLost(RuntimeError):
+    """The server lives, and will never answer this request."""
 
 
 class RequestRefused(ValueError):
     """The server understood the request and refuses it; the message says why."""
 
 
+class SandboxSilent(SandboxLost):
+    """There is a server, and it answers nothing."""
+
+
 class _Wire(asyncio.Protocol):
-    """The connection: matches answers to requests by their id."""
+    """The connection: matches answers to requests by their id, and waits for none for ever.
+
+    While requests are open it asks every few seconds what became of them. A server that leaves that unanswered is given
+    up; a request that the server no longer knows, or runs far beyond its limit, has failed.
+    """
 
     def __init__(self) -> None:
         self._frames = protocol.FrameReader()
+        self._next_id = 0
+        self._silent_s = 0.0
+        self._timer: asyncio.TimerHandle | None = None
         self.waiting: dict[int, asyncio.Future[Any]] = {}
         self.transport: asyncio.Transport | None = None
-        self.reason = "the server closed the connection"
+        self.lost = SandboxLost("the server closed the connection")
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
+        self._timer = asyncio.get_running_loop().call_later(_ASK_EVERY_S, self._ask_about_open)
+
+    def send(self, message: dict[str, Any]) -> asyncio.Future[Any]:
+        """Send a request; the future has its answer. Raises SandboxLost."""
+        if self.transport is None or self.transport.is_closing():
+            raise self.loss()
+        number = self._next_id
+        self._next_id += 1
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        frame = protocol.encode({"id": number, **message})
+        self.waiting[number] = future
+        self.transport.write(frame)
+        return future
 
     def data_received(self, data: bytes) -> None:
+        self._silent_s = 0.0
         try:
             for message in self._frames.feed(data):
                 self._answer(message)
         except protocol.ProtocolError as error:
-            self.reason = str(error)
-            assert self.transport is not None
-            self.transport.abort()
+            self._give_up(SandboxLost(str(error)))
 
     def _answer(self, message: dict[str, Any]) -> None:
         if message.get("id") is None:
-            self.reason = str(message.get("error"))
+            self.lost = SandboxLost(str(message.get("error")))
             return
         future = self.waiting.pop(message["id"], None)
         if future is None or future.done():
@@ -53,11 +86,55 @@ class _Wire(asyncio.Protocol):
         else:
             future.set_result(message["ok"])
 
+    def _ask_about_open(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(_ASK_EVERY_S, self._ask_about_open)
+        if not self.waiting or self.transport is None or self.transport.is_closing():
+            self._silent_s = 0.0
+            return
+        busy = (
+            len(self.waiting) >= protocol.MAX_IN_FLIGHT
+        )  # the server reads on when it has done half of them
+        if self._silent_s >= (_BUSY_SILENCE_S if busy else _SILENCE_S):
+            self._give_up(
+                SandboxSilent(f"the sandbox server has answered nothing for {self._silent_s:.0f} s")
+            )
+            return
+        self._silent_s += _ASK_EVERY_S
+        asked = [number for number, future in self.waiting.items() if not future.done()]
+        self.send({"op": "in_flight"}).add_done_callback(lambda told: self._compare(asked, told))
+
+    def _compare(self, asked: list[int], told: asyncio.Future[Any]) -> None:
+        """What the server says of the requests that were open when it was asked."""
+        if told.cancelled() or told.exception() is not None:
+            return
+        known = {number: (running_s, most_s) for number, running_s, most_s in told.result()}
+        for number in asked:
+            running_s, most_s = known.get(number, (None, 0.0))
+            overdue = running_s is not None and running_s > most_s
+            if number not in known or overdue:
+                future = self.waiting.pop(number, None)
+                if future is not None and not future.done():
+                    reason = (
+                        f"has run for {running_s:.0f} s" if overdue else "is no longer known to the server"
+                    )
+                    future.set_exception(RequestLost(f"a request {reason}"))
+
+    def _give_up(self, error: SandboxLost) -> None:
+        self.lost = error
+        assert self.transport is not None
+        self.transport.abort()
+
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
         for future in self.waiting.values():
             if not future.done():
-                future.set_exception(SandboxLost(self.reason))
+                future.set_exception(self.loss())
         self.waiting.clear()
+
+    def loss(self) -> SandboxLost:
+        """Why the connection is gone; an exception of its own for each who is told."""
+        return type(self.lost)(str(self.lost))
 
 
 class SandboxClient:
@@ -68,7 +145,6 @@ class SandboxClient:
 
     def __init__(self, wire: _Wire) -> None:
         self._wire = wire
-        self._next_id = 0
         self.isolation = ""
         """The stack the server runs its programs under: namespaces, landlock or unsafe."""
 
@@ -77,9 +153,15 @@ class SandboxClient:
         """Whether requests can be sent."""
         return self._wire.transport is not None and not self._wire.transport.is_closing()
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether the connection was given up because the server answered nothing."""
+        return isinstance(self._wire.lost, SandboxSilent)
+
     @classmethod
     async def connect(cls, address: str, token_file: str = "") -> SandboxClient:
-        """Connect and greet. Raises SandboxLost if there is no server, SandboxUnavailable if it refuses."""
+        """Connect and greet. Raises SandboxLost if there is no server, or one that answers nothing (SandboxSilent), and
+        SandboxUnavailable if it refuses."""
         loop = asyncio.get_running_loop()
         token = Path(token_file).read_text().strip() if token_file else ""
         try:
@@ -92,7 +174,11 @@ class SandboxClient:
             raise SandboxLost(f"no sandbox server at {address}: {error}") from error
         client = cls(wire)
         try:
-            greeting = await client._ask({"op": "hello", "version": protocol.VERSION, "token": token})
+            hello = {"op": "hello", "version": protocol.VERSION, "token": token}
+            greeting = await asyncio.wait_for(wire.send(hello), _HELLO_S)
+        except TimeoutError as error:
+            await client.close()
+            raise SandboxSilent(f"the sandbox server at {address} answers nothing") from error
         except SandboxLost as error:
             raise SandboxUnavailable(
                 f"the sandbox server at {address} refuses this client: {error}"
@@ -100,44 +186,32 @@ class SandboxClient:
         client.isolation = str(greeting["isolation"])
         return client
 
-    async def _ask(self, message: dict[str, Any]) -> Any:
-        """Send a request and wait for its answer. Raises SandboxLost or RequestRefused."""
-        transport = self._wire.transport
-        if transport is None or transport.is_closing():
-            raise SandboxLost(self._wire.reason)
-        number = self._next_id
-        self._next_id += 1
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        frame = protocol.encode({"id": number, **message})
-        self._wire.waiting[number] = future
-        transport.write(frame)
-        return await future
-
     async def run(
         self, code: str, session: str | None = None, limits: Limits | None = None
     ) -> ExecutionResult:
         """Run a program, or a block of a session.
 
-        Raises SandboxLost if the server goes away, RequestRefused if the request is not acceptable.
+        Raises SandboxLost if the server goes away or falls silent, RequestLost if it will never answer, RequestRefused
+        if the request is not acceptable.
         """
         message: dict[str, Any] = {"op": "run", "code": code}
         if session is not None:
             message["session"] = session
         if limits is not None:
             message["limits"] = asdict(limits)
-        return ExecutionResult.from_json(await self._ask(message))
+        return ExecutionResult.from_json(await self._wire.send(message))
 
     async def open_session(self) -> str:
         """The name of a new session, known to this connection alone."""
-        return str(await self._ask({"op": "open_session"}))
+        return str(await self._wire.send({"op": "open_session"}))
 
     async def close_session(self, session: str) -> None:
         """End a session."""
-        await self._ask({"op": "close_session", "session": session})
+        await self._wire.send({"op": "close_session", "session": session})
 
     async def health(self) -> dict[str, Any]:
         """The server's figures of this moment."""
-        return dict(await self._ask({"op": "health"}))
+        return dict(await self._wire.send({"op": "health"}))
 
     async def close(self) -> None:
         """Close the connection; sessions and programs in flight end with it."""

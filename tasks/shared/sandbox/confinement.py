@@ -36,6 +36,7 @@ CHANNEL_FD = 3
 """The only descriptor besides 0, 1 and 2 that a child has."""
 
 _PID_PLACE = 0x7FFFFFF1
+_RLIMIT_SIGPENDING = 11  # Python 3.11 has no name for it
 _WORKER_NAMESPACES = (
     kernel.CLONE_NEWNS | kernel.CLONE_NEWPID | kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS
 )
@@ -135,14 +136,17 @@ def filter_template(isolation: Isolation) -> bytes:
 
 
 def confine(
-    isolation: Isolation, channel: int, ruleset: int, directory: str | None, uid: int, template: bytes
+    isolation: Isolation, channel: int, ruleset: int, directory: int, uid: int, template: bytes
 ) -> socket.socket:
     """Put the calling, freshly forked child under its isolation; returns its only channel.
 
     Order matters: the user changes first (that clears the death signal), then Landlock, then all other
     descriptors go, and seccomp comes last, since it refuses most of the calls above it.
     """
-    os.chdir(directory or "/")
+    if directory >= 0:
+        os.fchdir(directory)
+    else:
+        os.chdir("/")
     os.umask(0o077)
     if isolation.mode == "namespaces":
         if isolation.as_root:
@@ -152,6 +156,10 @@ def confine(
         else:
             kernel.unshare(kernel.CLONE_NEWUSER)
     kernel.prctl(kernel.PR_SET_PDEATHSIG, 9)
+    kernel.prctl(kernel.PR_SET_DUMPABLE, 0)  # no core file, and no sight of its descriptors through /proc
+    os.dup2(
+        os.open("/dev/null", os.O_RDONLY), 0
+    )  # a description of its own: flags set on one are seen in all copies
     if isolation.mode != "unsafe":
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
         kernel.landlock_restrict(ruleset)
@@ -179,6 +187,8 @@ def limit_resources(
     resource.setrlimit(resource.RLIMIT_NOFILE, (open_files, open_files))
     resource.setrlimit(resource.RLIMIT_NPROC, (threads, threads))
     resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
+    # Signals that are queued count for the user, who is the same for all programs of some stacks: none is queued.
+    resource.setrlimit(_RLIMIT_SIGPENDING, (0, 0))
 
 
 def limit_processor(cpu_s: float) -> None:

@@ -17,9 +17,17 @@ from tasks.shared.sandbox import runner
 from tasks.shared.sandbox.records import ExecutionResult, Limits
 from tasks.shared.sandbox.workers import Child
 
-_NOTICEABLE_S = 0.05
-ProcessorTimes = tuple[float, float]
-"""Seconds a process ran, and seconds it stood ready while others held the processors."""
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessorTimes:
+    """What a process had of the processors, over its life."""
+
+    run_s: float = 0.0
+    """Seconds that all its threads ran, ended ones included."""
+    threads: dict[int, tuple[float, float]] = field(default_factory=dict)
+    """For each living thread: seconds it ran, and seconds it stood ready while others held the processors."""
 
 
 @dataclass(eq=False, slots=True)
@@ -36,10 +44,18 @@ class Execution:
     child: Child | None = None
     stdout_fd: int = -1
     stderr_fd: int = -1
-    before: ProcessorTimes = (0.0, 0.0)
+    before: ProcessorTimes = field(default_factory=ProcessorTimes)
     """The times of its child when it began: a session's child has lived before its block."""
     timer: asyncio.TimerHandle | None = None
     timed_out: bool = False
+    begun: bool = False
+    """The child has said that the program begins: what comes of it from then on is the program's own."""
+    failure: str = ""
+    """Why the broker could not hand it over, if so."""
+    alone: int | None = None
+    """The worker on which it runs alone, since a worker was lost under it."""
+    probe_of: Execution | None = None
+    """For an empty program that tells whether a worker can be kept: the one in question."""
 
 
 @dataclass(eq=False, slots=True)
@@ -50,6 +66,8 @@ class Session:
     child: Child | None = None
     waiting: deque[Execution] = field(default_factory=deque)
     running: Execution | None = None
+    num_blocks: int = 0
+    """Blocks that its child has ended well."""
     closed: bool = False
     lost: ExecutionResult | None = None
     """Its child ended between two blocks: what the next one is answered, in place of running without its variables."""
@@ -68,7 +86,7 @@ def send_request(child: Child, request: bytes, execution: Execution) -> None:
 
 def drop_output(descriptor: int) -> None:
     """Empty a memory file for good, whoever else still holds it, and close it."""
-    with contextlib.suppress(PermissionError):  # sealed already: only a program that nothing isolates can
+    with contextlib.suppress(OSError):  # sealed already: only a program that nothing isolates can
         fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW)
         os.ftruncate(descriptor, 0)
     os.close(descriptor)
@@ -85,32 +103,46 @@ def processor_times(pidfd: int) -> ProcessorTimes | None:
     """The times of a process over its life; None on a kernel without these figures, or when it has just ended."""
     try:
         lines = Path(f"/proc/self/fdinfo/{pidfd}").read_text().splitlines()
-        pid = dict(line.split(":\t") for line in lines)["Pid"]
-        run_ns, wait_ns, _ = Path(f"/proc/{pid}/schedstat").read_text().split()
+        process = Path("/proc", dict(line.split(":\t") for line in lines)["Pid"])
+        ticks = (process / "stat").read_text().rpartition(")")[2].split()[11:13]
+        threads = {int(name): _thread_times(process / "task" / name) for name in os.listdir(process / "task")}
     except (OSError, KeyError, ValueError):
         return None
+    return ProcessorTimes(sum(map(int, ticks)) / _TICKS, threads)
+
+
+def _thread_times(thread: Path) -> tuple[float, float]:
+    run_ns, wait_ns, _ = (thread / "schedstat").read_text().split()
     return int(run_ns) / 1e9, int(wait_ns) / 1e9
 
 
 def own_time_s(pidfd: int, elapsed_s: float, before: ProcessorTimes) -> float:
-    """The part of `elapsed_s` that the program is to answer for: what it would have taken on a free processor.
+    """The part of `elapsed_s` that the program is to answer for: what it would have taken on free processors.
 
-    Time it stood ready while others held the processors does not count. Where it stood so for long, its pauses
-    are discounted alike, for they too are mostly waits for others then (locks whose holder is not running).
+    Left out is what its longest waiting thread stood ready while others held the processors, less the time that the
+    program's other threads ran: a thread that waits for its own siblings waits for nobody else. A pause counts in full.
     `before`: the times of the process when `elapsed_s` began.
     """
     now = processor_times(pidfd)
     if now is None:
         return elapsed_s  # the wall clock alone counts
-    run_s, wait_s = now[0] - before[0], now[1] - before[1]
-    busy_s = run_s + wait_s
-    share = run_s / busy_s if busy_s > _NOTICEABLE_S else 1.0
-    return run_s + max(elapsed_s - busy_s, 0.0) * share
+    waited_s = 0.0
+    for thread, (run_s, wait_s) in now.threads.items():
+        run_before_s, wait_before_s = before.threads.get(thread, (0.0, 0.0))
+        siblings_s = max(now.run_s - before.run_s - (run_s - run_before_s), 0.0)
+        waited_s = max(waited_s, wait_s - wait_before_s - siblings_s)
+    return max(elapsed_s - waited_s, 0.0)
 
 
-def last_report(child: Child) -> str:
-    """The traceback that an ended child left in its channel."""
+def last_report(execution: Execution) -> str:
+    """What an ended child left in its channel: the traceback, or why the program could not begin."""
+    assert execution.child is not None
+    channel = execution.child.channel
     try:
-        return child.channel.recv(4 * runner.REPORT_CHARS).decode("utf-8", "replace")
+        report = channel.recv(4 * runner.REPORT_CHARS)
+        if report == runner.STARTED and not execution.begun:
+            execution.begun = True
+            report = channel.recv(4 * runner.REPORT_CHARS)
     except (BlockingIOError, ConnectionResetError):
         return ""
+    return report.decode("utf-8", "replace")

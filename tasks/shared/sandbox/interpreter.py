@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tasks.shared.sandbox.client import SandboxClient, SandboxLost
+from tasks.shared.sandbox.client import RequestLost, SandboxClient, SandboxLost, SandboxSilent
 from tasks.shared.sandbox.records import (
     ExecutionResult,
     Limits,
@@ -120,9 +120,15 @@ class Interpreter:
         async with self._reconnecting:
             if self._client is not None and self._client.connected:
                 return self._client
-            if self._server is not None and self._server.poll() is not None:
+            silent = self._client is not None and self._client.is_silent
+            if self._server is not None and (silent or self._server.poll() is not None):
                 await asyncio.to_thread(self._restart_server)
-            client = await SandboxClient.connect(self._address, self.settings.token_file)
+            try:
+                client = await SandboxClient.connect(self._address, self.settings.token_file)
+            except SandboxSilent:
+                if self._server is not None:
+                    self._server.kill()  # the next try starts another
+                raise
             if client.isolation == "unsafe" and not self.settings.allow_unsafe:
                 await client.close()
                 raise SandboxUnavailable(
@@ -133,6 +139,8 @@ class Interpreter:
             return client
 
     def _restart_server(self) -> None:
+        assert self._server is not None
+        self._server.kill()
         self._stop_server()
         self._start_server()
 
@@ -148,6 +156,9 @@ class Interpreter:
                     reason = "the connection of this session was lost, its variables with it"
                     break
                 return await client.run(code, session, limits)
+            except RequestLost as error:
+                reason = str(error)
+                break
             except (SandboxLost, SandboxUnavailable) as error:
                 reason = str(error)
                 if self._closed:

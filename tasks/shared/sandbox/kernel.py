@@ -10,7 +10,7 @@ import os
 
 CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS = 0x00020000, 0x02000000, 0x04000000
 CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x08000000, 0x10000000, 0x20000000, 0x40000000
-MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_NOATIME = 1, 2, 4, 8, 32, 1024
 MS_BIND, MS_REC, MS_PRIVATE = 4096, 16384, 1 << 18
 MNT_DETACH = 2
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 4, 22, 38
@@ -19,6 +19,8 @@ SYS_PIVOT_ROOT, SYS_CAPSET = 155, 126
 SYS_LANDLOCK_CREATE_RULESET, SYS_LANDLOCK_ADD_RULE, SYS_LANDLOCK_RESTRICT_SELF = 444, 445, 446
 SYS_CLOSE_RANGE = 436
 MADV_COLLAPSE = 25
+_NAME_LENGTH = 24
+_LETTERS = tuple(letter.encode() for letter in "abcdefghijklmnop")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -64,6 +66,29 @@ def mount(source: str, target: str, kind: str, flags: int, options: str = "") ->
 def unmount(target: str, flags: int = MNT_DETACH) -> None:
     """umount2(2)."""
     _check(_libc.umount2(target.encode(), ctypes.c_int(flags)), f"umount {target}")
+
+
+def make_unnamed(parent: str, tmpfs: str = "") -> int:
+    """Make a directory below `parent` under a name that no memory keeps; returns its descriptor.
+
+    `tmpfs`: options of a tmpfs to mount there. A process forked later cannot find the name in what it inherits.
+    """
+    path = ctypes.create_string_buffer(parent.encode() + b"/" + bytes(_NAME_LENGTH + 1))
+    first = len(path) - _NAME_LENGTH - 2
+    try:
+        address = ctypes.c_void_p(ctypes.addressof(path) + first)
+        _check(_libc.getrandom(address, ctypes.c_size_t(_NAME_LENGTH), ctypes.c_uint(0)), "getrandom")
+        for place in range(first, first + _NAME_LENGTH):
+            path[place] = _LETTERS[path[place][0] & 15]
+        _check(_libc.mkdir(path, ctypes.c_uint(0o700)), f"mkdir in {parent}")
+        if tmpfs:
+            flags = ctypes.c_ulong(MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_NOATIME)
+            value = _libc.mount(b"tmpfs", path, b"tmpfs", flags, tmpfs.encode())
+            _check(value, f"mount tmpfs in {parent}")
+        flags_ = ctypes.c_int(os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        return _check(_libc.open(path, flags_), f"open in {parent}")
+    finally:
+        ctypes.memset(path, 0, len(path))
 
 
 def pivot_root(new_root: str, put_old: str) -> None:

@@ -53,7 +53,7 @@ def build_root(readable: tuple[str, ...]) -> None:
         _ROOT + SCRATCH,
         "tmpfs",
         kernel.MS_NOSUID | kernel.MS_NODEV,
-        "size=1m,nr_inodes=8192,mode=711",
+        "size=1m,nr_inodes=16384,mode=711",
     )
     os.chdir(_ROOT)
     kernel.pivot_root(".", ".")

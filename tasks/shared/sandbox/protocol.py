@@ -1,7 +1,7 @@
 """The wire between client and server: frames of a 4-byte big-endian length and a JSON object.
 
 First `{"op": "hello", "version": 1, "token": ...}`; then `{"id": n, "op": ...}` with op run, open_session,
-close_session or health, in any order and number; answers `{"id": n, "ok": ...}` or `{"id": n, "error": ...}`
+close_session, in_flight or health, in any order and number; answers `{"id": n, "ok": ...}` or `{"id": n, "error": ...}`
 in the order of completion. A frame that cannot be read is answered with an error and ends the connection.
 """
 
@@ -19,6 +19,8 @@ VERSION = 1
 MAX_FRAME = 8 << 20
 """Holds two outputs of `MAX_OUTPUT_CHARS`, each character of which may take 12 bytes, and a traceback."""
 MAX_CODE_BYTES = 1 << 20
+MAX_IN_FLIGHT = 4096
+"""Requests of one connection that may be open before the server stops reading from it."""
 _LENGTH = struct.Struct(">I")
 _LIMIT_NAMES = frozenset(item.name for item in fields(Limits))
 

@@ -24,11 +24,13 @@ from typing import NoReturn
 
 from tasks.shared.sandbox.confinement import limit_processor, limit_resources
 
-EXIT_OK, EXIT_ERROR, EXIT_MEMORY, EXIT_FORBIDDEN = 0, 1, 2, 3
+EXIT_OK, EXIT_ERROR, EXIT_MEMORY, EXIT_FORBIDDEN, EXIT_NO_DESCRIPTORS = 0, 1, 2, 3, 93
 REQUEST = struct.Struct("=dQIIQIB")
 """cpu_s, memory bytes beyond the warm interpreter, open files, threads, file bytes, code bytes, stateful."""
 BLOCK_REPORT = struct.Struct("=BQ")
 """Head of what a session reports on a block: exit code, peak resident bytes; the traceback follows."""
+CONFINED, STARTED = b"C", b"S"
+"""What a child says first, to its supervisor, and when its limits are set and the program begins, to the broker."""
 REPORT_CHARS = 16_384
 _SEED = 0
 
@@ -39,8 +41,10 @@ def serve(channel: socket.socket, warm_bytes: int) -> NoReturn:
     blocks = 0
     while True:
         message, descriptors, _, _ = socket.recv_fds(channel, REQUEST.size, 3)
-        if len(message) != REQUEST.size or len(descriptors) != 3:
+        if len(message) != REQUEST.size:
             os._exit(EXIT_OK)  # the broker let go of this child
+        if len(descriptors) != 3:
+            os._exit(EXIT_NO_DESCRIPTORS)
         cpu_s, memory, files, threads, file_bytes, size, stateful = REQUEST.unpack(message)
         source_fd = descriptors.pop()
         source = os.pread(source_fd, size, 0)
@@ -50,7 +54,12 @@ def serve(channel: socket.socket, warm_bytes: int) -> NoReturn:
             os.close(descriptor)
         if not blocks:
             _prepare(program)
-            limit_resources(cpu_s, warm_bytes + memory, files, threads, file_bytes, stateful)
+            try:
+                limit_resources(cpu_s, warm_bytes + memory, files, threads, file_bytes, stateful)
+            except (OSError, ValueError) as error:
+                channel.send(f"its limits cannot be set: {error}".encode())
+                os._exit(EXIT_ERROR)
+            channel.send(STARTED)
         elif stateful:
             limit_processor(cpu_s)
         blocks += 1

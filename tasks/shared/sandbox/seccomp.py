@@ -2,9 +2,9 @@
 
 A list of what is allowed; anything else gets EPERM (calls newer than the list: ENOSYS, so that libraries fall
 back), and a foreign architecture kills. Refused among others: socket, fork, execve, ptrace, kill of
-others, mount, unshare, io_uring, memfd_create, chmod, chown, flock, timer_create, setsockopt. `clone` is allowed for
-threads only. A program may still take a shared fcntl lock on a library file that it can read: no other program sees it,
-but a process of the host that would lock that file for writing has to wait.
+others, mount, unshare, io_uring, memfd_create, chmod, chown, flock, timer_create, setsockopt, statfs, sysinfo.
+`clone` is allowed for threads only. Calls that name a process may name their own alone: no program sees another.
+Some calls are answered without being carried out, where that is what an honest program would see (`_PRETENDED`).
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import struct
 _ALLOWED_BY_PURPOSE = {
     "files": """
         read=0 write=1 readv=19 writev=20 pread64=17 pwrite64=18 preadv=295 pwritev=296 close=3
-        close_range=436 fstat=5 newfstatat=262 stat=4 lstat=6 statx=332 statfs=137 fstatfs=138
-        lseek=8 access=21 faccessat=269 faccessat2=439 dup=32 dup2=33 dup3=292 fsync=74
-        fdatasync=75 ftruncate=77 truncate=76 fallocate=285 fadvise64=221 getdents64=217 getcwd=79
+        close_range=436 fstat=5 newfstatat=262 stat=4 lstat=6 statx=332 lseek=8 access=21
+        faccessat=269 faccessat2=439 dup=32 dup2=33 dup3=292 ftruncate=77 truncate=76
+        fallocate=285 getdents64=217 getcwd=79
         chdir=80 fchdir=81 rename=82 renameat=264 renameat2=316 mkdir=83 mkdirat=258 rmdir=84
         unlink=87 unlinkat=263 link=86 linkat=265 symlink=88 symlinkat=266 readlink=89
         readlinkat=267 umask=95 open=2 openat=257 creat=85 copy_file_range=326 sendfile=40
     """,
     "memory": """
-        mmap=9 munmap=11 mprotect=10 mremap=25 madvise=28 msync=26 brk=12 membarrier=324
+        munmap=11 mprotect=10 mremap=25 msync=26 brk=12
     """,
     "signals to itself": """
         rt_sigaction=13 rt_sigprocmask=14 rt_sigreturn=15 sigaltstack=131 rt_sigpending=127
@@ -32,20 +32,18 @@ _ALLOWED_BY_PURPOSE = {
     "waiting, pipes, timers": """
         pipe=22 pipe2=293 select=23 pselect6=270 poll=7 ppoll=271 epoll_create=213 epoll_create1=291
         epoll_ctl=233 epoll_wait=232 epoll_pwait=281 epoll_pwait2=441 eventfd=284 eventfd2=290
-        nanosleep=35 clock_gettime=228 clock_getres=229 clock_nanosleep=230 gettimeofday=96 time=201
-        times=100 alarm=37 setitimer=38 getitimer=36 timerfd_create=283
+        nanosleep=35 gettimeofday=96 time=201 times=100 alarm=37 setitimer=38 getitimer=36 timerfd_create=283
         timerfd_settime=286 timerfd_gettime=287
     """,
     "threads": """
-        futex=202 set_robust_list=273 get_robust_list=274 set_tid_address=218 rseq=334 exit=60
-        exit_group=231 arch_prctl=158 sched_yield=24 sched_getaffinity=204 sched_getparam=143
-        sched_getscheduler=145 sched_get_priority_max=146 sched_get_priority_min=147 getcpu=309
+        set_robust_list=273 set_tid_address=218 rseq=334 exit=60 exit_group=231 arch_prctl=158
+        sched_yield=24 sched_get_priority_max=146 sched_get_priority_min=147 getcpu=309
         wait4=61 waitid=247
     """,
     "looking at itself": """
-        getpid=39 gettid=186 getppid=110 getpgrp=111 getpgid=121 getsid=124 getuid=102 geteuid=107
-        getgid=104 getegid=108 getresuid=118 getresgid=120 getgroups=115 getpriority=140
-        getrlimit=97 setrlimit=160 getrusage=98 sysinfo=99 uname=63 getrandom=318 capget=125
+        getpid=39 gettid=186 getppid=110 getpgrp=111 getuid=102 geteuid=107 getgid=104 getegid=108
+        getresuid=118 getresgid=120 getgroups=115 getrlimit=97 setrlimit=160 getrusage=98 uname=63
+        getrandom=318
     """,
     "one end of a socketpair": """
         shutdown=48 getsockname=51 getpeername=52 recvfrom=45 recvmsg=47
@@ -60,13 +58,31 @@ ALLOWED = {
 
 CLONE, CLONE3, KILL, TKILL, TGKILL, PRCTL, IOCTL = 56, 435, 62, 200, 234, 157, 16
 SOCKETPAIR, PRLIMIT64, FCNTL, SENDTO, GETSOCKOPT = 53, 302, 72, 44, 55
+FUTEX, MMAP, MADVISE, GETPRIORITY = 202, 9, 28, 140
+CLOCKS = {"clock_gettime": 228, "clock_getres": 229, "clock_nanosleep": 230}
+OF_ITSELF = {
+    "getpgid": 121,
+    "getsid": 124,
+    "sched_getaffinity": 204,
+    "sched_getparam": 143,
+    "sched_getscheduler": 145,
+    "get_robust_list": 274,
+}
+"""Calls that show something of the process they name."""
+_PRETENDED = {"fsync": 74, "fdatasync": 75, "fadvise64": 221}
+"""Answered with success and not carried out: what a program writes is in memory, and it must not reach the disk or the
+page cache of the host, by which it could signal."""
 LAST_KNOWN = 424
 """Calls above this number did not exist when the list was made; libraries try them and expect ENOSYS."""
 
 _ARCH_X86_64 = 0xC000003E
-_KILL_PROCESS, _ALLOW = 0x80000000, 0x7FFF0000
-_EPERM, _ENOSYS = 0x00050000 | errno.EPERM, 0x00050000 | errno.ENOSYS
+_KILL_PROCESS, _ALLOW, _ERRNO = 0x80000000, 0x7FFF0000, 0x00050000
+_DONE = _ERRNO
+"""Error number 0: the call returns success and has not happened."""
+_EPERM, _ENOSYS, _EAGAIN = _ERRNO | errno.EPERM, _ERRNO | errno.ENOSYS, _ERRNO | errno.EAGAIN
+_EINVAL, _ENOMEM = _ERRNO | errno.EINVAL, _ERRNO | errno.ENOMEM
 _LOAD, _JEQ, _JGE, _JSET, _JA, _AND, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x05, 0x54, 0x06
+_XOR, _SHIFT_RIGHT = 0xA4, 0x74
 _CLONE_THREAD, _CLONE_NEW = 0x00010000, 0x7E020080
 _PR_SET_NAME, _PR_GET_NAME, _PR_SET_VMA = 15, 16, 0x53564D41
 _IOCTLS = (
@@ -77,10 +93,19 @@ _IOCTLS = (
     0x5450,
     0x5451,
 )  # TCGETS TIOCGWINSZ FIONREAD FIONBIO FIONCLEX FIOCLEX
-_FCNTLS_REFUSED = (5, 36, 37, 38, 8, 10, 15, 1024, 1026, 1031, 1033)
-"""Sight of another's locks (by which programs could talk), signals to others, leases, notification, larger pipes, seals
-(the broker empties what is kept of an output). Locks that need a file open for writing (SQLite's) stay."""
-_SO_PEERPIDFD = 77
+_FCNTLS = (0, 1, 2, 3, 4, 1030, 1032, 1034)
+"""F_DUPFD F_GETFD F_SETFD F_GETFL F_SETFL F_DUPFD_CLOEXEC F_GETPIPE_SZ F_GET_SEALS. Not listed: what a file keeps for
+all who open it (leases, write hints, seals, notification, sight of locks), signals to others, larger pipes."""
+_LOCKS = (6, 7)
+"""F_SETLK F_SETLKW (SQLite takes them): answered with success. Such a lock never stands against its own process, and
+no other can open a program's files, so that is what the program would see; no file keeps a lock that another meets."""
+_SOCKET_OPTIONS = (3, 4, 7, 8, 30, 38, 39)
+"""SO_TYPE SO_ERROR SO_SNDBUF SO_RCVBUF SO_ACCEPTCONN SO_PROTOCOL SO_DOMAIN; not SO_COOKIE, which counts all sockets."""
+_ADVICE = (0, 1, 2, 3, 4, 8, 10, 11, 14, 15, 16, 17, 18, 19)
+"""For the program's own mappings; not those that merge equal pages of all programs or act on the page cache."""
+_MAP_HUGETLB = 0x40000
+_FUTEX_PRIVATE, _FUTEX_COMMAND = 0x80, 0x7F
+_FUTEX_WAITS, _FUTEX_WAKES = (0, 9), (1, 10)
 _SEND_FLAGS = 0x40 | 0x4000  # MSG_DONTWAIT, MSG_NOSIGNAL
 _NEVER_TO_ITSELF = (9, 18, 19)
 """SIGKILL, SIGCONT and SIGSTOP: the supervisor alone uses them, and reads them as its own. For the same reason there
@@ -103,6 +128,49 @@ def _one_of(index: int, values: tuple[int, ...], found: int, otherwise: int) -> 
     for place, value in enumerate(values):
         block.append(_ins(_JEQ, value, len(values) - place, 0))
     return [*block, _ins(_RETURN, otherwise), _ins(_RETURN, found)]
+
+
+def _cases(index: int, cases: dict[int, int], otherwise: int) -> list[Instruction]:
+    """Return what `cases` gives for the argument, else `otherwise`."""
+    block = [_argument(index)]
+    for value, verdict in cases.items():
+        block += [_ins(_JEQ, value, 0, 1), _ins(_RETURN, verdict)]
+    return [*block, _ins(_RETURN, otherwise)]
+
+
+def _any_bit(index: int, bits: int, found: int, otherwise: int) -> list[Instruction]:
+    """Return `found` if the argument has one of the bits, else `otherwise`."""
+    return [_argument(index), _ins(_JSET, bits, 0, 1), _ins(_RETURN, found), _ins(_RETURN, otherwise)]
+
+
+def _futex() -> list[Instruction]:
+    """Futexes of the process alone. One that is shared is keyed by a page of a file, which may be a library's.
+
+    Nobody waits there: a wait returns at once, as if the value had changed (`pthread_join` then looks again), and a
+    wake finds nobody.
+    """
+    cases = dict.fromkeys(_FUTEX_WAITS, _EAGAIN) | dict.fromkeys(_FUTEX_WAKES, _DONE)
+    shared = _cases(1, cases, _EPERM)
+    private = [_argument(1), _ins(_JSET, _FUTEX_PRIVATE, 0, 1), _ins(_RETURN, _ALLOW)]
+    return [*private, shared[0], _ins(_AND, _FUTEX_COMMAND), *shared[1:]]
+
+
+def _clock(pid: int) -> list[Instruction]:
+    """Clocks of the system, of its own threads (the kernel shows no others) and of its own process.
+
+    The clock of process p is the number ~p << 3 and its kind; bit 2 says that p is a thread.
+    """
+    return [
+        _argument(0),
+        _ins(_JGE, 1 << 31, 0, 5),
+        _ins(_JSET, 4, 4, 0),
+        _ins(_XOR, 0xFFFFFFFF),
+        _ins(_SHIFT_RIGHT, 3),
+        _ins(_JEQ, 0, 1, 0),
+        _ins(_JEQ, pid, 0, 1),
+        _ins(_RETURN, _ALLOW),
+        _ins(_RETURN, _EPERM),
+    ]
 
 
 def _signal(argument: int, pid: int) -> list[Instruction]:
@@ -147,11 +215,23 @@ def _checked(pid: int, threads: bool) -> dict[int, list[Instruction]]:
         TGKILL: _signal(2, pid),
         PRCTL: _one_of(0, (_PR_SET_NAME, _PR_GET_NAME, _PR_SET_VMA), _ALLOW, _EPERM),
         IOCTL: _one_of(1, _IOCTLS, _ALLOW, _EPERM),
-        FCNTL: _one_of(1, _FCNTLS_REFUSED, _EPERM, _ALLOW),
+        FCNTL: _cases(1, dict.fromkeys(_FCNTLS, _ALLOW) | dict.fromkeys(_LOCKS, _DONE), _EPERM),
         PRLIMIT64: _one_of(0, (0, pid), _ALLOW, _EPERM),
         SOCKETPAIR: unix_stream,
         SENDTO: no_address,
-        GETSOCKOPT: _one_of(2, (_SO_PEERPIDFD,), _EPERM, _ALLOW),
+        GETSOCKOPT: _one_of(2, _SOCKET_OPTIONS, _ALLOW, _EPERM),
+        FUTEX: _futex(),
+        MMAP: _any_bit(3, _MAP_HUGETLB, _ENOMEM, _ALLOW),
+        MADVISE: _one_of(2, _ADVICE, _ALLOW, _EINVAL),
+        GETPRIORITY: [
+            _argument(0),
+            _ins(_JEQ, 0, 1, 0),
+            _ins(_RETURN, _EPERM),
+            *_one_of(1, (0, pid), _ALLOW, _EPERM),
+        ],
+        **{number: [_ins(_RETURN, _DONE)] for number in _PRETENDED.values()},
+        **{number: _clock(pid) for number in CLOCKS.values()},
+        **{number: _one_of(0, (0, pid), _ALLOW, _EPERM) for number in OF_ITSELF.values()},
     }
 
 

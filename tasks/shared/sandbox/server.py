@@ -19,12 +19,10 @@ from typing import Any
 
 from tasks.shared.sandbox import protocol
 from tasks.shared.sandbox.broker import Broker
-from tasks.shared.sandbox.capacity import raise_open_files
+from tasks.shared.sandbox.capacity import above_hard_limit, raise_open_files
 from tasks.shared.sandbox.protocol import FrameReader, ProtocolError
 from tasks.shared.sandbox.records import ExecutionResult, Limits, SandboxSettings, SandboxUnavailable
 
-_MAX_IN_FLIGHT = 4096
-"""Requests of one connection that may be open before the server stops reading from it."""
 _HELLO_S = 10.0
 
 
@@ -103,11 +101,13 @@ class Connection(asyncio.Protocol):
                 self._broker.close_session(self._own_session(message))
                 self._sessions.discard(message["session"])
                 self._send({"id": number, "ok": None})
+            elif operation == "in_flight":
+                self._send({"id": number, "ok": self._progress()})
             elif operation == "health":
                 self._send({"id": number, "ok": self._broker.health()})
             else:
                 raise ProtocolError(
-                    f"unknown op {operation!r:.40}: run, open_session, close_session or health"
+                    f"unknown op {operation!r:.40}: run, open_session, close_session, in_flight or health"
                 )
         except (ProtocolError, RuntimeError) as error:
             self._broker.metrics.bad_requests += 1
@@ -135,14 +135,23 @@ class Connection(asyncio.Protocol):
         limits = protocol.parse_limits(message.get("limits"), self._broker.settings.limits)
         if limits.disk_mb > self._broker.settings.limits.disk_mb:
             raise ProtocolError(f"limit disk_mb: this server allows {self._broker.settings.limits.disk_mb}")
+        if limits is not self._broker.settings.limits:
+            refusal = above_hard_limit(limits, self._broker.workers.warm_mb)
+            if refusal:
+                raise ProtocolError(refusal)
         session = None if message.get("session") is None else self._own_session(message)
         future = self._broker.submit(code, limits, session)
         self._in_flight[future] = number
         future.add_done_callback(self._answer)
-        if len(self._in_flight) >= _MAX_IN_FLIGHT and not self._paused:
+        if len(self._in_flight) >= protocol.MAX_IN_FLIGHT and not self._paused:
             assert self._transport is not None
             self._transport.pause_reading()
             self._paused = True
+
+    def _progress(self) -> list[list[object]]:
+        """For each request that is not answered: its id, for how many seconds it has run (None while it waits for its
+        turn), and for how many it may."""
+        return [[number, *self._broker.progress(future)] for future, number in self._in_flight.items()]
 
     def _answer(self, future: asyncio.Future[ExecutionResult]) -> None:
         number = self._in_flight.pop(future)
@@ -151,7 +160,7 @@ class Connection(asyncio.Protocol):
                 self._send({"id": number, "ok": future.result().to_json()})
             except ProtocolError as error:
                 self._send({"id": number, "error": str(error)})
-        if self._paused and len(self._in_flight) < _MAX_IN_FLIGHT // 2:
+        if self._paused and len(self._in_flight) < protocol.MAX_IN_FLIGHT // 2:
             assert self._transport is not None
             self._transport.resume_reading()
             self._paused = False
@@ -166,6 +175,10 @@ async def serve(settings: SandboxSettings, path: str, tcp: str, token: str, unti
     stop = asyncio.Event()
     try:
         broker.workers.start()
+        refusal = above_hard_limit(settings.limits, broker.workers.warm_mb)
+        if refusal:
+            raise SandboxUnavailable(refusal)
+        await broker.workers.first_child()
 
         def connect() -> Connection:
             return Connection(broker, token, connections)

@@ -19,6 +19,9 @@ _SENTENCES = {
     Status.FORBIDDEN: "PermissionError: the program made a system call that the sandbox refuses",
 }
 _ENDED_BETWEEN = "RuntimeError: the session ended after its last block ({how}): its variables are lost"
+_SHORT_BETWEEN = (
+    "MemoryError: memory ran out after the last block and ended the session: its variables are lost"
+)
 _SESSION_ENDED = "The session ended with this block: its variables are lost, the next block starts anew."
 
 
@@ -63,14 +66,50 @@ def judge_status(ending: Ending, limits: Limits) -> Status:
 
 def signal_or_code(code: int) -> str:
     """How a process ended, in words: the name of the signal, or the exit code."""
-    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    if code == runner.EXIT_NO_DESCRIPTORS:
+        return "too many open files: none was left for its next block"
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return signal.Signals(-code).name
+    except ValueError:  # most of the real-time signals have no name
+        return f"signal {-code}"
+
+
+def is_killed_from_outside(code: int, cpu_s: float, limits: Limits) -> bool:
+    """Whether it was SIGKILL, which a program cannot send itself, and the processor limit does not explain it.
+
+    What is left then is a lack of memory, where one was seen, or somebody else.
+    """
+    return code == -signal.SIGKILL and cpu_s < limits.cpu_s
+
+
+def ended_its_worker(attempts: int, isolation: str) -> ExecutionResult:
+    """What a program is answered under which every worker is lost, where others can be kept."""
+    line = f"RuntimeError: the program ended the process that runs it, {attempts} times, the last time alone"
+    return ExecutionResult(Status.ERROR, "", line, line, 0.0, 0.0, attempts=attempts, isolation=isolation)
+
+
+def unreadable(error: Exception, ending: Ending, isolation: str) -> ExecutionResult:
+    """The result of a program that left something which cannot be judged."""
+    line = f"RuntimeError: what the program left behind cannot be read ({type(error).__name__}: {error})"
+    seconds = time.monotonic() - ending.started
+    alive, attempts = ending.session_alive, ending.attempts
+    return ExecutionResult(
+        Status.ERROR, "", line, line, seconds, 0.0, "", ending.queue_s, attempts, alive, isolation
+    )
 
 
 def ended_between_blocks(code: int, isolation: str) -> ExecutionResult:
-    """What a block is answered that was not run, for the session's own child had ended after the block before."""
-    line = _ENDED_BETWEEN.format(how=signal_or_code(code))
+    """What a block is answered that was not run, for the session's own child had ended after the block before.
+
+    SIGKILL stands for a lack of memory: one by somebody else is an outage, and never told to a program.
+    """
+    line, status = _ENDED_BETWEEN.format(how=signal_or_code(code)), Status.ERROR
+    if code == -signal.SIGKILL:
+        line, status = _SHORT_BETWEEN, Status.OUT_OF_MEMORY
     error = f"{_SESSION_ENDED}\n{line}"
-    return ExecutionResult(Status.ERROR, "", error, line, 0.0, 0.0, session_alive=False, isolation=isolation)
+    return ExecutionResult(status, "", error, line, 0.0, 0.0, session_alive=False, isolation=isolation)
 
 
 def judge(ending: Ending, limits: Limits, isolation: str) -> ExecutionResult:

@@ -10,23 +10,30 @@ import asyncio
 import contextlib
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tasks.shared.sandbox.metrics import Metrics
 from tasks.shared.sandbox.records import SandboxSettings, SandboxUnavailable
-from tasks.shared.sandbox.worker import EXITED, PROMOTE, READY
+from tasks.shared.sandbox.worker import ALIVE, ARE_YOU_THERE, EXITED, FAILED, HELLO, PROMOTE, READY
 from tasks.shared.sandbox.zygote import WORKER_REQUEST
 
 _START_S = 60.0
 _STOP_S = 5.0
 _FAST_DEATHS = 5
 """Deaths of a worker in a row, none of which gave a child, before the server gives up."""
+_BEAT_S = 1.0
+_SILENT_BEATS = 15
+"""Questions in a row that a worker leaves unanswered before it is given up. Counted: the server may stand still too."""
+_DYING_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +85,32 @@ class WorkerLink:
     children: dict[int, Child] = field(default_factory=dict)
     ready: list[Child] = field(default_factory=list)
     reason: str = ""
+    pidfd: int = -1
+    """The worker itself, once it has said hello."""
+    silent: int = 0
+    """Questions whether it is there since its last message."""
 
     def send(self, message: bytes) -> None:
-        """A message to the worker; its death is noticed by the reader of the same socket."""
-        try:
+        """A message to the worker; its death is noticed by the reader of the same socket, its silence by the beat."""
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError, BlockingIOError):
             self.control.send(message)
-        except (BrokenPipeError, ConnectionResetError):
-            return
+
+    def end(self) -> None:
+        """Kill the worker, if it still lives, and those of its children that are known; wait until they are gone."""
+        dying = {child.pidfd for child in self.children.values()} | ({self.pidfd} - {-1})
+        poll = select.poll()
+        for pidfd in dying:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            poll.register(pidfd, select.POLLIN)
+        deadline = time.monotonic() + _DYING_S
+        while dying and time.monotonic() < deadline:
+            for pidfd, _ in poll.poll(50):
+                poll.unregister(pidfd)
+                dying.discard(pidfd)
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
 
 
 class WorkerSet:
@@ -97,7 +123,15 @@ class WorkerSet:
         self._zygote: subprocess.Popen[bytes] | None = None
         self._zygote_control: socket.socket | None = None
         self._closing = False
+        self._zygote_is_stuck = False
+        self._reviving: asyncio.Task[None] | None = None
+        self._missing: set[int] = set()
+        """Workers to be started when there is a zygote again."""
+        self._beat_timer: asyncio.TimerHandle | None = None
+        self._alive: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.isolation = ""
+        self.warm_mb = 0
+        """Address space of the warm interpreter."""
         self.failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         """Set, with the reason, when workers can no longer be started."""
 
@@ -106,6 +140,33 @@ class WorkerSet:
         self._start_zygote()
         for index in range(self._settings.workers):
             self._start_worker(index)
+        self._beat_timer = asyncio.get_running_loop().call_later(_BEAT_S, self._beat)
+
+    async def first_child(self) -> None:
+        """Return once a program can be run. Raises SandboxUnavailable, with the reason, if none ever can."""
+        either: set[asyncio.Future[Any]] = {self._alive, self.failed}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not self._alive.done():
+            raise SandboxUnavailable(f"the sandbox cannot run programs here: {self.failed.result()}")
+
+    def _beat(self) -> None:
+        """Ask every worker whether it is there, and give up those that have not answered for long."""
+        self._beat_timer = asyncio.get_running_loop().call_later(_BEAT_S, self._beat)
+        for link in list(self._links.values()):
+            if link.silent >= _SILENT_BEATS:
+                self.give_up(link, f"a worker answered nothing for {_SILENT_BEATS * _BEAT_S:.0f} s")
+            else:
+                link.silent += 1
+                link.send(ARE_YOU_THERE)
+
+    def give_up(self, link: WorkerLink, reason: str) -> None:
+        """Replace a worker that does not do its work."""
+        if self._links.get(link.index) is not link:
+            return
+        link.reason = reason
+        if link.pidfd < 0:
+            self._zygote_is_stuck = True  # it was asked for a worker and made none
+        self._lost(link)
 
     def _start_zygote(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -127,6 +188,7 @@ class WorkerSet:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             env=environment,
+            umask=0o022,  # programs of other users must find their way through the root that a worker builds
         )
         theirs.close()
         self._zygote_control = ours
@@ -145,29 +207,48 @@ class WorkerSet:
             self._zygote.wait()
             raise SandboxUnavailable(answer["failed"])
         ours.settimeout(None)
-        self.isolation = answer["ready"]
+        self.isolation, self.warm_mb = answer["ready"], answer["warm_mb"]
 
     def _start_worker(self, index: int) -> None:
+        if self._reviving is not None:
+            self._missing.add(index)
+            return
         assert self._zygote_control is not None
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
+        try:
+            with theirs:
+                if self._zygote_is_stuck:
+                    raise BrokenPipeError
+                socket.send_fds(self._zygote_control, [WORKER_REQUEST.pack(index)], [theirs.fileno()])
+        except (BrokenPipeError, ConnectionResetError):
+            ours.close()
+            self._links.pop(index, None)
+            self._missing.add(index)
+            self._reviving = asyncio.get_running_loop().create_task(self._restart_zygote())
+            return
         link = WorkerLink(index, ours)
         self._links[index] = link
         asyncio.get_running_loop().add_reader(ours.fileno(), self._read, link)
-        try:
-            socket.send_fds(self._zygote_control, [WORKER_REQUEST.pack(index)], [theirs.fileno()])
-        except (BrokenPipeError, ConnectionResetError):
-            self._restart_zygote()
-            socket.send_fds(self._zygote_control, [WORKER_REQUEST.pack(index)], [theirs.fileno()])
-        theirs.close()
 
-    def _restart_zygote(self) -> None:
+    async def _restart_zygote(self) -> None:
+        """Start another zygote, beside which the server goes on, and then the workers that are missing."""
         assert self._zygote is not None and self._zygote_control is not None
-        self._zygote.kill()
-        self._zygote.wait()
-        self._zygote_control.close()
         self._metrics.restarts += 1
-        self._start_zygote()
+        self._zygote.kill()
+        self._zygote_control.close()
+        try:
+            await asyncio.to_thread(self._zygote.wait)
+            await asyncio.to_thread(self._start_zygote)
+        except SandboxUnavailable as error:
+            if not self.failed.done():
+                self.failed.set_result(str(error))
+            return
+        finally:
+            self._reviving = None
+        self._zygote_is_stuck = False
+        while self._missing:
+            self._start_worker(self._missing.pop())
 
     def _read(self, link: WorkerLink) -> None:
         """Messages of one worker."""
@@ -178,28 +259,43 @@ class WorkerSet:
                 return
             except ConnectionResetError:
                 message, descriptors = b"", []
-            if message[:1] == b"R" and len(descriptors) == 2:
-                _, number = READY.unpack(message)
-                channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=descriptors[0])
-                channel.setblocking(False)
-                child = Child(link, number, channel, descriptors[1])
-                link.children[number] = child
-                link.ready.append(child)
-                self._deaths[link.index] = 0
-                self._on_ready()
+            link.silent = 0
+            if message[:1] == b"R":
+                self._welcome(link, message, descriptors)
             elif message[:1] == b"X":
                 _, number, status, cpu_s, peak = EXITED.unpack(message)
                 self._ended(link, number, Exit(status, cpu_s, peak))
-            elif message[:1] == b"F":
+            elif message == HELLO:
+                link.pidfd = descriptors[0] if descriptors else -1
+            elif message[:1] == FAILED:
                 link.reason = message[1:].decode("utf-8", "replace")
-            else:
-                for descriptor in descriptors:  # a child whose descriptors did not all fit in here
-                    os.close(descriptor)
+            elif message != ALIVE:
                 self._lost(link)
                 return
 
+    def _welcome(self, link: WorkerLink, message: bytes, descriptors: list[int]) -> None:
+        """A child is ready."""
+        if (
+            len(descriptors) != 2
+        ):  # not all fitted in here: without its channel the child ends, and another is made
+            for descriptor in descriptors:
+                os.close(descriptor)
+            return
+        _, number = READY.unpack(message)
+        channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=descriptors[0])
+        channel.setblocking(False)
+        child = Child(link, number, channel, descriptors[1])
+        link.children[number] = child
+        link.ready.append(child)
+        self._deaths[link.index] = 0
+        if not self._alive.done():
+            self._alive.set_result(None)
+        self._on_ready()
+
     def _ended(self, link: WorkerLink, number: int, how: Exit) -> None:
-        child = link.children.pop(number)
+        child = link.children.pop(number, None)
+        if child is None:
+            return
         if child in link.ready:
             link.ready.remove(child)
         if child.on_end is not None:
@@ -214,11 +310,11 @@ class WorkerSet:
             return
         self._metrics.restarts += 1
         deaths = self._deaths[link.index] = self._deaths.get(link.index, 0) + 1
+        link.end()
         children = list(link.children.values())
         link.children.clear()
         link.ready.clear()
         for child in children:
-            child.kill()
             if child.on_end is not None:
                 child.on_end(None)
             child.close()
@@ -227,10 +323,15 @@ class WorkerSet:
         elif not self.failed.done():
             self.failed.set_result(link.reason or "workers die as soon as they start")
 
-    def take(self) -> Child | None:
-        """A ready child of the worker with the most of them; None where all are busy."""
-        link = max(self._links.values(), key=lambda candidate: len(candidate.ready))
-        return link.ready.pop() if link.ready else None
+    def take(self, kept: set[int]) -> Child | None:
+        """A ready child of the worker with the most of them, but none of `kept`; None where all are busy."""
+        links = [link for link in self._links.values() if link.index not in kept and link.ready]
+        return max(links, key=lambda link: len(link.ready)).ready.pop() if links else None
+
+    def take_of(self, worker: int) -> Child | None:
+        """A ready child of one worker."""
+        link = self._links.get(worker)
+        return link.ready.pop() if link is not None and link.ready else None
 
     def num_children(self) -> int:
         """Living children, ready, running and sessions."""
@@ -239,6 +340,9 @@ class WorkerSet:
     def close(self) -> None:
         """End every worker and the zygote, and wait for them."""
         self._closing = True
+        for running in (self._beat_timer, self._reviving):
+            if running is not None:
+                running.cancel()
         loop = asyncio.get_running_loop()
         for link in self._links.values():
             if link.control.fileno() >= 0:
@@ -247,6 +351,8 @@ class WorkerSet:
             for child in link.children.values():
                 child.kill()
                 child.close()
+            if link.pidfd >= 0:
+                os.close(link.pidfd)
         self._links.clear()
         if self._zygote is not None and self._zygote_control is not None:
             self._zygote_control.close()

@@ -141,13 +141,21 @@ def test_emptying_follows_no_link_and_needs_no_recursion(tmp_path: Path) -> None
     (outside / "kept").write_text("x")
     inside.mkdir()
     (inside / "link").symlink_to(outside)
-    (inside / "emptied-1").write_text("in the way")
+    for number in range(5):
+        (inside / str(number)).write_text("in the way")
     deep = inside
     for _ in range(400):
         deep = deep / "d"
         os.mkdir(deep)
     (deep / "file").write_text("x")
     (inside / "shut").mkdir(mode=0)
+    for k in range(247):
+        (inside / ("emptied-1" + "-" * k)).write_text("a name that could be taken")
+    os.mkdir(os.fsencode(inside) + b"/\xff\n" + b"x" * 250)
+    os.makedirs(inside / "z" / "b")
+    (inside / "many").mkdir()
+    for number in range(1200):
+        (inside / "many" / str(number)).touch()
     empty(str(inside))
     assert os.listdir(inside) == []
     assert (outside / "kept").read_text() == "x"

@@ -9,6 +9,7 @@ import pytest
 from tasks.shared.sandbox import seccomp
 
 ALLOW, EPERM, ENOSYS, KILL = 0x7FFF0000, 0x00050001, 0x00050026, 0x80000000
+DONE, EAGAIN, EINVAL, ENOMEM = 0x00050000, 0x0005000B, 0x00050016, 0x0005000C
 X86_64, I386 = 0xC000003E, 0x40000003
 PID = 4321
 
@@ -29,10 +30,14 @@ def verdict(number: int, arguments: tuple[int, ...] = (), threads: bool = True, 
             (accumulator,) = struct.unpack_from("=I", data, k)
         elif operation == 0x54:
             accumulator &= k
+        elif operation == 0xA4:
+            accumulator ^= k
+        elif operation == 0x74:
+            accumulator >>= k
         elif operation == 0x05:
             at += k
         else:
-            holds = accumulator == k if operation == 0x15 else accumulator >= k
+            holds = {0x15: accumulator == k, 0x35: accumulator >= k, 0x45: bool(accumulator & k)}[operation]
             at += jump_true if holds else jump_false
 
 
@@ -51,7 +56,9 @@ REFUSED = {
     "open_by_handle_at": 304, "setns": 308, "process_vm_readv": 310, "process_vm_writev": 311, "kcmp": 312,
     "seccomp": 317, "memfd_create": 319, "bpf": 321, "execveat": 322, "userfaultfd": 323, "mincore": 27,
     "pidfd_send_signal": 424, "flock": 73, "setsockopt": 54, "timer_create": 222, "timer_settime": 223,
-    "timer_gettime": 224, "timer_getoverrun": 225, "timer_delete": 226,
+    "timer_gettime": 224, "timer_getoverrun": 225, "timer_delete": 226, "statfs": 137, "fstatfs": 138, "sysinfo": 99,
+    "capget": 125, "membarrier": 324, "utimensat": 280, "sched_setaffinity": 203, "ioprio_get": 252, "getxattr": 191,
+    "semget": 64, "inotify_add_watch": 254, "fanotify_init": 300, "sync_file_range": 277, "readahead": 187,
 }  # fmt: skip
 
 
@@ -60,10 +67,38 @@ def test_dangerous_calls_are_refused(name: str) -> None:
     assert verdict(REFUSED[name]) == EPERM
 
 
+PRETENDED = {74: "fsync", 75: "fdatasync", 221: "fadvise64"}
+
+
+@pytest.mark.parametrize("number", PRETENDED)
+def test_calls_that_would_reach_the_host_are_answered_and_not_made(number: int) -> None:
+    assert verdict(number, (3,)) == DONE
+
+
+@pytest.mark.parametrize("name", seccomp.OF_ITSELF)
+def test_no_other_process_can_be_looked_at(name: str) -> None:
+    number = seccomp.OF_ITSELF[name]
+    assert [verdict(number, (pid,)) for pid in (0, PID, 1, PID + 1)] == [ALLOW, ALLOW, EPERM, EPERM]
+
+
+@pytest.mark.parametrize("name", seccomp.CLOCKS)
+def test_clock_of_no_other_process_can_be_read(name: str) -> None:
+    def process_clock(pid: int, thread: int = 0) -> int:
+        return (~pid << 3 | thread | 2) & 0xFFFFFFFF
+
+    number = seccomp.CLOCKS[name]
+    for clock in (0, 1, 2, 3, 7, 11, process_clock(0), process_clock(PID), process_clock(99, thread=4)):
+        assert verdict(number, (clock,)) == ALLOW, clock
+    for clock in (process_clock(1), process_clock(PID + 1), process_clock(PID - 1), 5 << 3 | 3 | 1 << 31):
+        assert verdict(number, (clock,)) == EPERM, clock
+
+
 def test_every_number_has_a_verdict_and_unknown_ones_are_not_allowed() -> None:
     known = set(seccomp.ALLOWED.values())
     by_argument = {seccomp.CLONE, seccomp.KILL, seccomp.TGKILL, seccomp.PRCTL, seccomp.IOCTL, seccomp.FCNTL}
-    by_argument |= {seccomp.PRLIMIT64, seccomp.SOCKETPAIR, seccomp.SENDTO, seccomp.GETSOCKOPT}
+    by_argument |= {seccomp.PRLIMIT64, seccomp.SOCKETPAIR, seccomp.SENDTO, seccomp.GETSOCKOPT, seccomp.FUTEX}
+    by_argument |= {seccomp.MMAP, seccomp.MADVISE, seccomp.GETPRIORITY, *seccomp.CLOCKS.values()}
+    by_argument |= {*seccomp.OF_ITSELF.values(), *PRETENDED}
     for number in range(600):
         if number not in known and number not in by_argument:
             assert verdict(number) in (EPERM, ENOSYS), number
@@ -94,9 +129,18 @@ CHECKED = [
     (seccomp.IOCTL, (0, 0x5401), ALLOW, "isatty"),
     (seccomp.IOCTL, (0, 0x5412), EPERM, "type into a terminal"),
     (seccomp.FCNTL, (0, 2), ALLOW, "close on exec"),
+    (seccomp.FCNTL, (0, 4), ALLOW, "flags of its own descriptions"),
     (seccomp.FCNTL, (0, 8), EPERM, "F_SETOWN"),
+    (seccomp.FCNTL, (0, 10), EPERM, "F_SETSIG"),
+    (seccomp.FCNTL, (0, 15), EPERM, "F_SETOWN_EX"),
+    (seccomp.FCNTL, (0, 1024), EPERM, "a lease"),
+    (seccomp.FCNTL, (0, 1025), EPERM, "sight of leases"),
+    (seccomp.FCNTL, (0, 1026), EPERM, "news of a directory"),
     (seccomp.FCNTL, (0, 1031), EPERM, "a larger pipe"),
     (seccomp.FCNTL, (0, 1033), EPERM, "a seal on its output"),
+    (seccomp.FCNTL, (0, 1036), EPERM, "a write hint on an inode"),
+    (seccomp.FCNTL, (0, 1038), EPERM, "a write hint on a description"),
+    (seccomp.FCNTL, (0, 99999), EPERM, "a command made later"),
     (seccomp.PRLIMIT64, (0,), ALLOW, "its own limits"),
     (seccomp.PRLIMIT64, (PID,), ALLOW, "its own limits by pid"),
     (seccomp.PRLIMIT64, (1,), EPERM, "another's limits"),
@@ -104,13 +148,31 @@ CHECKED = [
     (seccomp.SOCKETPAIR, (1, 2), EPERM, "a datagram pair, which could address others"),
     (seccomp.SOCKETPAIR, (2, 1), EPERM, "a pair of another family"),
     (seccomp.KILL, (PID, 18), EPERM, "SIGCONT to itself, which would undo a stop"),
-    (seccomp.FCNTL, (0, 6), ALLOW, "a lock on a file of its own, as SQLite sets it"),
+    (seccomp.FCNTL, (0, 6), DONE, "a lock, as SQLite sets it on a file of its own"),
+    (seccomp.FCNTL, (0, 7), DONE, "a lock, waited for"),
     (seccomp.FCNTL, (0, 5), EPERM, "sight of a lock of another"),
     (seccomp.FCNTL, (0, 36), EPERM, "sight of an open file's lock"),
     (seccomp.FCNTL, (0, 37), EPERM, "a lock of an open file"),
     (seccomp.FCNTL, (0, 38), EPERM, "a lock of an open file, waited for"),
     (seccomp.GETSOCKOPT, (3, 1, 3), ALLOW, "the type of a socket"),
     (seccomp.GETSOCKOPT, (3, 1, 77), EPERM, "a descriptor of the process at the other end"),
+    (seccomp.GETSOCKOPT, (3, 1, 57), EPERM, "the number of a socket among all"),
+    (seccomp.FUTEX, (0, 128), ALLOW, "a wait within the process"),
+    (seccomp.FUTEX, (0, 128 | 256 | 9), ALLOW, "a timed wait within the process"),
+    (seccomp.FUTEX, (0, 0), EAGAIN, "a wait that is shared"),
+    (seccomp.FUTEX, (0, 256 | 9), EAGAIN, "a timed wait that is shared"),
+    (seccomp.FUTEX, (0, 1), DONE, "a wake that is shared"),
+    (seccomp.FUTEX, (0, 10), DONE, "a wake by bits that is shared"),
+    (seccomp.FUTEX, (0, 4), EPERM, "a requeue that is shared"),
+    (seccomp.FUTEX, (0, 6), EPERM, "an inheriting lock that is shared"),
+    (seccomp.MMAP, (0, 4096, 3, 0x22), ALLOW, "memory"),
+    (seccomp.MMAP, (0, 4096, 3, 0x40022), ENOMEM, "huge pages of the machine's pool"),
+    (seccomp.MADVISE, (0, 4096, 4), ALLOW, "memory given back"),
+    (seccomp.MADVISE, (0, 4096, 12), EINVAL, "pages merged with those of others"),
+    (seccomp.MADVISE, (0, 4096, 21), EINVAL, "pages put out"),
+    (seccomp.GETPRIORITY, (0, 0), ALLOW, "its own priority"),
+    (seccomp.GETPRIORITY, (0, 1), EPERM, "the priority of another"),
+    (seccomp.GETPRIORITY, (2, 0), EPERM, "the priority of a user's processes"),
     (seccomp.SENDTO, (3, 0, 0, 0, 0), ALLOW, "send on a connected pair"),
     (seccomp.SENDTO, (3, 0, 0, 0x4040, 0), ALLOW, "send without waiting or signal"),
     (seccomp.SENDTO, (3, 0, 0, 1, 0), EPERM, "out-of-band data"),
