@@ -19,7 +19,7 @@ from tasks.shared.sandbox import ExecutionResult, Limits, Status
 from tests.integration.sandbox_attacks import ATTACKS, Attack
 from tests.integration.sandbox_modes import MODES, Served, served
 
-ABSTRACT = "sandbox-test-abstract"
+ABSTRACT = f"sandbox-test-abstract-{os.getpid()}"
 
 
 @contextlib.contextmanager
