@@ -15,7 +15,7 @@ _BYTES_A_CHAR = 4
 _MARK = "\n... [output cut: {} characters left out] ...\n"
 _SHORT_MARK = "\n...\n"
 _MARKED = re.compile(re.escape(_MARK).replace(r"\{\}", r"(\d+)"))
-_PRIVATE = re.compile(r"/scratch/\d+/")
+_PRIVATE = re.compile(r"/scratch/\d+/(?:[a-p]{24}/)?")
 """The directory of a program has another number each time."""
 
 

@@ -14,6 +14,9 @@ MAX_OUTPUT_CHARS = 250_000
 """The most of `output_chars`: a result must fit into one message."""
 
 
+SESSION_ENDED = "The session ended with this block: its variables are lost, the next block starts anew."
+
+
 class SandboxUnavailable(RuntimeError):
     """The sandbox cannot start or cannot isolate here; the message says what is missing and the remedy."""
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from tasks.shared.sandbox import runner
 from tasks.shared.sandbox.output import read_output, without_host_paths
-from tasks.shared.sandbox.records import ExecutionResult, Limits, Status
+from tasks.shared.sandbox.records import SESSION_ENDED, ExecutionResult, Limits, Status
 
 _SENTENCES = {
     Status.TIMEOUT: "TimeoutError: the program ran longer than {limits.wall_s:g} s",
@@ -22,7 +22,6 @@ _ENDED_BETWEEN = "RuntimeError: the session ended after its last block ({how}): 
 _SHORT_BETWEEN = (
     "MemoryError: memory ran out after the last block and ended the session: its variables are lost"
 )
-_SESSION_ENDED = "The session ended with this block: its variables are lost, the next block starts anew."
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +107,7 @@ def ended_between_blocks(code: int, isolation: str) -> ExecutionResult:
     line, status = _ENDED_BETWEEN.format(how=signal_or_code(code)), Status.ERROR
     if code == -signal.SIGKILL:
         line, status = _SHORT_BETWEEN, Status.OUT_OF_MEMORY
-    error = f"{_SESSION_ENDED}\n{line}"
+    error = f"{SESSION_ENDED}\n{line}"
     return ExecutionResult(status, "", error, line, 0.0, 0.0, session_alive=False, isolation=isolation)
 
 
@@ -127,7 +126,7 @@ def judge(ending: Ending, limits: Limits, isolation: str) -> ExecutionResult:
         sentence = _SENTENCES[status].format(limits=limits, detail=signal_or_code(code))
         error = without_host_paths(ending.report) or sentence
     if ending.session_alive is False:
-        error = f"{_SESSION_ENDED}\n{error}"
+        error = f"{SESSION_ENDED}\n{error}"
     error_line = error.rstrip().rpartition("\n")[2]
     return ExecutionResult(
         status,

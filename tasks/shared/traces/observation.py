@@ -1,7 +1,8 @@
 """What the model is shown of an execution: the one function behind synthesis, RL and evaluation.
 
 ReTool feeds back stdout or the whole error message, ToRL the last line of the traceback. A time-out or memory stop is
-told as such, a refusal in the one line that names what was refused, after everything that was printed before it.
+told as such, a refusal in the one line that names what was refused, after everything that was printed before it. Where
+the variables of a session are lost with its block, the model is told so there.
 A program that ended well and printed nothing shows its standard error, warnings for example. All together is at most
 the `output_chars` of its limits: what is cut, is cut in the middle and marked.
 """
@@ -10,12 +11,14 @@ from typing import Literal
 
 from tasks.shared.sandbox import ExecutionResult, Status
 from tasks.shared.sandbox.output import cut_again, cut_middle
+from tasks.shared.sandbox.records import SESSION_ENDED
 
 STOPPED = {
     Status.TIMEOUT: "TimeoutError: the program ran longer than it may",
     Status.OUT_OF_MEMORY: "MemoryError: the program used more memory than it may",
 }
 _NOT_ALLOWED = "PermissionError: the program tried something that the sandbox forbids"
+_LOST = "variables are lost"
 _ENDED_WELL = (Status.OK, Status.OUTPUT_CUT)
 _LINE_CHARS = 120
 """An error of one line no longer than this is never cut for the sake of the output above it."""
@@ -29,6 +32,8 @@ def observe(result: ExecutionResult, error_feedback: Literal["full", "last_line"
         error = STOPPED[result.status]
     elif result.status is Status.FORBIDDEN:
         error = result.error_line or _NOT_ALLOWED
+    if result.session_alive is False and _LOST not in error:
+        error = f"{error}\n{SESSION_ENDED}".lstrip("\n")
     shown = result.stdout.rstrip("\n") if result.stdout.strip() else ""
     error = error.rstrip("\n") if error.strip() else ""
     if result.status in _ENDED_WELL and not shown and not error:

@@ -4,6 +4,7 @@ import pytest
 
 from tasks.shared.sandbox import ExecutionResult, Status
 from tasks.shared.sandbox.output import cut_middle
+from tasks.shared.sandbox.records import SESSION_ENDED
 from tasks.shared.traces.observation import observe
 
 
@@ -32,6 +33,16 @@ def test_a_stopped_program_is_told_so_after_its_output(status):
     shown = observe(result(status, "partial\n"), "full")
     assert shown.startswith("partial\n")
     assert "Error: the program" in shown
+
+
+@pytest.mark.parametrize("mode", ["full", "last_line"])
+@pytest.mark.parametrize("status", [s for s in Status if s is not Status.SANDBOX_FAILURE])
+def test_variables_that_are_lost_are_told_once_in_the_same_observation(mode, status):
+    error = f"{SESSION_ENDED}\n{TRACEBACK}"
+    lost = result(status, "1\n", error, LAST_LINE, session_alive=False)
+    assert observe(lost, mode).count(SESSION_ENDED) == 1
+    kept = result(status, "1\n", TRACEBACK, LAST_LINE, session_alive=True)
+    assert SESSION_ENDED not in observe(kept, mode)
 
 
 def test_a_sandbox_failure_is_never_shown():
