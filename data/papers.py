@@ -3,6 +3,7 @@
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 PAPERS_PATH = Path(__file__).with_name("papers.toml")
 
@@ -17,6 +18,8 @@ class Papers:
     behaviour: Values  # by metric
     growth: dict[str, float]  # by metric: the value at the end over that at the start
     words: dict[str, str]  # by metric: what is said without a number
+    # by recipe of ours and mark (P: paper, R: released code): values by key
+    recipes: dict[str, dict[str, dict[str, Any]]]
 
     def told(self, metric: str) -> str:
         """All that is reported of a metric of behaviour, in words."""

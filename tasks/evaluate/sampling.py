@@ -56,8 +56,9 @@ class Sampler:
         """The prompt's ids of each problem; ValueError that names the longest if it does not fit."""
         traces, most = self.config.traces, self.config.generation.max_prompt_tokens
         dialect, instructed = DIALECTS[traces.dialect], traces.prompt == "instructed"
+        plain = traces.prompt == "plain"
         prompts = {
-            name: encode_prompt(self.tokenizer, dialect, problem.problem, instructed, problem.system)
+            name: encode_prompt(self.tokenizer, dialect, problem.problem, instructed, problem.system, plain)
             for name, problem in problems.items()
         }
         longest = max(prompts, key=lambda name: len(prompts[name]))

@@ -34,7 +34,12 @@ def read_problems(
     for row in read_table(directory / "train.parquet"):
         dialect = DIALECTS[traces.dialect]
         ids = encode_prompt(
-            tokenizer, dialect, row["problem"], traces.prompt == "instructed", row.get("system") or ""
+            tokenizer,
+            dialect,
+            row["problem"],
+            traces.prompt == "instructed",
+            row.get("system") or "",
+            traces.prompt == "plain",
         )
         if len(ids) > generation.max_prompt_tokens:
             num_too_long += 1

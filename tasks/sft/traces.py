@@ -71,6 +71,7 @@ def _sequence(
             row["trace"],
             config.prompt == "instructed",
             _system(row),
+            config.prompt == "plain",
         )
     except TraceFormatError as error:
         raise ValueError(

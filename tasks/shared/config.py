@@ -120,7 +120,8 @@ class TracesConfig(Section):
     """How reasoning, code and interpreter output are written: shared by synthesis, SFT, RL and evaluation."""
 
     dialect: DialectName = "retool"
-    prompt: Literal["instructed", "bare"] = "instructed"  # bare: the problem alone, for models trained here
+    # bare: the problem alone, for models trained here; plain: text without a chat template, for base models (ToRL)
+    prompt: Literal["instructed", "bare", "plain"] = "instructed"
     max_calls: int = Field(16, ge=0)  # C; after it the model goes on in plain text
     announce_remaining_calls: bool = False  # 'remaining calls: n' in the feedback (ASTER)
     error_feedback: Literal["full", "last_line"] = "full"  # ReTool feeds the message back, ToRL its last line
@@ -201,6 +202,15 @@ def _require_row(generation: GenerationConfig, rl: RlConfig) -> None:
         raise ValueError(
             f"rl.tokens_per_micro_batch = {rl.tokens_per_micro_batch} does not hold a prompt and a response of "
             f"generation.max_prompt_tokens + max_response_tokens = {longest}; raise it to {longest} or more"
+        )
+
+
+def _require_own_engine(synthesize: SynthesizeConfig) -> None:
+    """ValueError where a plain prompt would have to go through an endpoint's chat template."""
+    if synthesize.uses_endpoint:
+        raise ValueError(
+            "traces.prompt = 'plain' has no chat template, and an endpoint applies one: set "
+            "synthesize.teacher.backend = 'engine'"
         )
 
 
@@ -311,6 +321,8 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _sections_fit_together(self) -> Self:
+        if self.traces.prompt == "plain" and self.synthesize.mode == "bootstrap":
+            _require_own_engine(self.synthesize)
         scripted = self.cold_start and self.synthesize.mode == "script"
         if self.traces.dialect == "text" and self.synthesize.code_share and scripted:
             raise ValueError(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from jinja2 import TemplateError
 
 from tasks.shared.traces.dialect import Dialect
+from tasks.shared.traces.plain import plain_prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -25,13 +26,20 @@ class EncodedTrace:
 
 
 def encode_prompt(
-    tokenizer: "PreTrainedTokenizerBase", dialect: Dialect, problem: str, instructed: bool, system: str = ""
+    tokenizer: "PreTrainedTokenizerBase",
+    dialect: Dialect,
+    problem: str,
+    instructed: bool,
+    system: str = "",
+    plain: bool = False,
 ) -> tuple[int, ...]:
     """The prompt's ids, (P,), up to and with the header of the assistant's turn.
 
-    `system`: the problem's own system message. Raises ValueError if the tokenizer has no chat template, or one
-    without system messages where there is one.
+    `system`: the problem's own system message. `plain`: text without a chat template. Raises ValueError if the
+    tokenizer has no chat template, or one without system messages where there is one.
     """
+    if plain:
+        return tuple(tokenizer.encode(plain_prompt(dialect, problem, system), add_special_tokens=True))
     return encode_message(tokenizer, dialect.prompt(problem, instructed), system)
 
 
@@ -68,6 +76,7 @@ def encode_trace(
     trace: str,
     instructed: bool,
     system: str = "",
+    plain: bool = False,
 ) -> EncodedTrace:
     """Ids and loss mask of a written trace. Raises TraceFormatError if it does not follow the dialect."""
     response_ids: list[int] = []
@@ -79,5 +88,5 @@ def encode_trace(
     assert tokenizer.eos_token_id is not None
     response_ids.append(tokenizer.eos_token_id)
     trained.append(True)
-    prompt_ids = encode_prompt(tokenizer, dialect, problem, instructed, system)
+    prompt_ids = encode_prompt(tokenizer, dialect, problem, instructed, system, plain)
     return EncodedTrace(prompt_ids, tuple(response_ids), tuple(trained))

@@ -16,7 +16,7 @@ from tasks.shared.config import SynthesizeStage
 from tasks.shared.generation.engines import open_generator
 from tasks.shared.generation.interleave import RolloutPolicy, RolloutRequest, delivery_of, rollout
 from tasks.shared.generation.protocol import Sampling
-from tasks.shared.traces.encoding import encode_message
+from tasks.shared.traces.encoding import encode_message, encode_prompt
 from tasks.shared.traces.trajectory import FinishReason, Trajectory
 from tasks.synthesize.teachers.completion import Choice, Completion, Message, TokenCounts, Usage
 from tasks.synthesize.teachers.prompting import Prompting, Wanted, derived_seed
@@ -129,6 +129,10 @@ class EngineTeacher:
         )
 
     def _prompt_ids(self, tokenizer: "PreTrainedTokenizerBase", want: Wanted) -> tuple[int, ...]:
+        if self._prompting.plain:
+            return encode_prompt(
+                tokenizer, self._rules.dialect, want.problem.problem, False, want.problem.system, plain=True
+            )
         message = self._prompting.message(want.problem.problem, want.reasoning)
         return encode_message(tokenizer, message, want.problem.system)
 
@@ -139,7 +143,7 @@ class EngineTeacher:
         sampling = (teacher.temperature, teacher.top_p, teacher.max_response_tokens, self._seed)
         calls = (rules.max_calls, rules.announce_remaining_calls, rules.error_feedback, rules.stateful)
         engine = (self._generation.engine, self._model.dtype)
-        asked = (self._weights.digest, want.problem.system, said)
+        asked = (self._weights.digest, self._prompting.plain, want.problem.system, said)
         request = json.dumps([*asked, *sampling, *calls, asdict(rules.limits), *engine])
         return ResponseKey(
             "teacher", want.problem.id, want.index, 0, hashlib.sha256(request.encode()).hexdigest()[:32]

@@ -34,6 +34,8 @@ class Prompting:
         self._mode = config.synthesize.mode
         self._own = config.synthesize.prompt
         self._instructed = config.traces.prompt == "instructed"
+        # a model of ours is asked as in RL; others have a chat template
+        self.plain = self._mode == "bootstrap" and config.traces.prompt == "plain"
         self._rules = rules
         self.runs_code = self._mode != "rewrite" and rules.max_calls > 0 and rules.dialect.stop is not None
         self.digest = text_digest(self.message("{problem}", "{reasoning}"))

@@ -29,7 +29,7 @@ def key_of(tmp_path: Path, seed: int = 1, weights: Weights = WEIGHTS, **changed:
     }
     config = SynthesizeStage(**(sections | changed))
     log = ResponseLog(tmp_path / "log")
-    teacher = EngineTeacher(config, Rules.of(config), InProcessRunner(), log, seed, weights)
+    teacher = EngineTeacher(config, Rules.of(config), InProcessRunner(), log, seed, weights, tmp_path)
     return teacher._key(WANTED)
 
 

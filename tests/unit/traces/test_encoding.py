@@ -32,3 +32,25 @@ def test_a_template_without_system_messages_says_so() -> None:
         ValueError, match=r"takes no system message \(System role not supported\); take those"
     ):
         encode_prompt(tokenizer, DIALECTS["retool"], "2 + 5?", False, "Be brief.")
+
+
+def test_a_plain_prompt_is_torls_own_text() -> None:
+    """No chat template, as in its released code; the other dialects' instructions stand in a frame of the same kind."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = None
+
+    def text(dialect: str, system: str = "") -> str:
+        ids = encode_prompt(tokenizer, DIALECTS[dialect], "What is $2 + {5}$?", False, system, plain=True)
+        return str(tokenizer.decode(ids))
+
+    assert text("torl") == (
+        "A conversation between User and Assistant. The user asks a question, and the Assistant solves it.\n"
+        "User: Please integrate natural language reasoning with programs to solve the problem above, and put your "
+        "final answer within \\boxed{}.\nWhat is $2 + {5}$?\nAssistant:\n"
+    )
+    framed = text("retool", "Be brief.")
+    assert framed.startswith("A conversation between User and Assistant. Be brief.\nUser: Solve")
+    assert framed.endswith("What is $2 + {5}$?\nAssistant:\n") and "<code>" in framed
+    trace = "So.\n\\boxed{7}"
+    encoded = encode_trace(tokenizer, DIALECTS["torl"], "What is $2 + {5}$?", trace, False, plain=True)
+    assert tokenizer.decode(encoded.prompt_ids) == text("torl")
