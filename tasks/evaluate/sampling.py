@@ -12,7 +12,7 @@ from tasks.shared.grading import grade
 from tasks.shared.reporting.offsets import token_ends
 from tasks.shared.reporting.samples import Sample
 from tasks.shared.sandbox import Interpreter
-from tasks.shared.traces.dialect import DIALECTS
+from tasks.shared.traces.dialect import dialect_of
 from tasks.shared.traces.encoding import encode_prompt
 from tasks.shared.traces.trajectory import FinishReason, Trajectory
 
@@ -44,7 +44,8 @@ class Sampler:
         trajectories = rollout(requests, self.generator, self.interpreter, self.tokenizer, self.policy())
         for trajectory in trajectories:
             ends = token_ends(self.tokenizer, trajectory.response_ids, trajectory.text)
-            yield graded(trajectory, by_request[trajectory.problem_id], ends)
+            problem = by_request[trajectory.problem_id]
+            yield graded(trajectory, problem, ends, self.config.traces.dialect)
 
     def policy(self) -> RolloutPolicy:
         """How this evaluation samples. With the Transformers engine equal seeds give equal samples, bit for bit."""
@@ -55,7 +56,7 @@ class Sampler:
     def _prompts(self, problems: Mapping[str, Problem]) -> dict[str, tuple[int, ...]]:
         """The prompt's ids of each problem; ValueError that names the longest if it does not fit."""
         traces, most = self.config.traces, self.config.generation.max_prompt_tokens
-        dialect, instructed = DIALECTS[traces.dialect], traces.prompt == "instructed"
+        dialect, instructed = dialect_of(traces), traces.prompt == "instructed"
         plain = traces.prompt == "plain"
         prompts = {
             name: encode_prompt(self.tokenizer, dialect, problem.problem, instructed, problem.system, plain)
@@ -89,7 +90,7 @@ def take_all(
     return void
 
 
-def graded(trajectory: Trajectory, problem: Problem, ends: list[int]) -> Sample:
+def graded(trajectory: Trajectory, problem: Problem, ends: list[int], dialect: str = "retool") -> Sample:
     """The trajectory as a sample with its grade; `ends`: where each token ends in its text."""
     void = trajectory.finish is FinishReason.SANDBOX_FAILURE
     truncated = trajectory.finish is FinishReason.LENGTH
@@ -112,4 +113,8 @@ def graded(trajectory: Trajectory, problem: Problem, ends: list[int]) -> Sample:
         reason="void" if verdict is None else verdict.reason.value,
         predicted=None if verdict is None else verdict.predicted,
         num_tokens=len(trajectory.response_ids),
+        dialect=dialect,
+        shown=trajectory.shown,
+        unrecognised=trajectory.unrecognised,
+        self_written=trajectory.self_written,
     )

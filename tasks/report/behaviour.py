@@ -30,6 +30,9 @@ MEASURES: tuple[tuple[str, str, bool], ...] = (  # field, label, as per cent
     ("first_code_position", "position of the first code", True),
     ("self_correction", "self-correction after a failed block", True),
     ("truncated_ratio", "out of tokens", True),
+    ("num_unrecognised", "unrecognised blocks", False),
+    ("num_self_written", "self-written feedback", False),
+    ("num_notices", "notices: blocks told that they are not whole", False),
 )
 
 
@@ -93,7 +96,7 @@ def behaviour_tables(evaluations: Sequence[EvaluationInput], papers: Papers) -> 
     heads = [f"{checkpoint}, {name}" for checkpoint, name, _ in columns]
     rows = []
     for field, label, share in MEASURES:
-        cells = [_measure(values["behaviour"][field], share) for _, _, values in columns]
+        cells = [_measure(values["behaviour"].get(field), share) for _, _, values in columns]
         rows.append([label, *cells, papers.told(field)])
     numeric = frozenset(range(1, len(columns) + 1))
     tables = [Table("Behaviour", ("metric", *heads, "in the papers"), rows, numeric)]

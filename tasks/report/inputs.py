@@ -16,7 +16,7 @@ from tasks.shared.reporting.evaluated import Evaluated, read_evaluated
 from tasks.shared.reporting.nights import Night, scores_of_night
 from tasks.shared.reporting.samples import Sample, read_samples
 from tasks.shared.stage import StageContext
-from tasks.shared.traces.dialect import DIALECTS
+from tasks.shared.traces.dialect import dialect_of
 
 DAY = len("2026-11-01")
 
@@ -81,7 +81,8 @@ def read_inputs(context: StageContext[ReportStage]) -> ReportInputs:
 def _read_evaluation(context: StageContext[ReportStage], name: str) -> EvaluationInput:
     ref = context.request.inputs[f"evaluation_{name}"]
     evaluated = read_evaluated(context.store, ref)
-    samples = read_samples(context.store.fetch(ref))
+    dialect = evaluated.summary.get("protocol", {}).get("dialect", context.config.traces.dialect)
+    samples = read_samples(context.store.fetch(ref), dialect)
     return EvaluationInput(name, samples, dict(evaluated.summary), evaluated)
 
 
@@ -105,7 +106,8 @@ def _read_rollouts(
     steps: list[RlStep] = []
     rounds, shown = [], {}
     for number in numbers:
-        made = read_round(context.store, names[f"rollouts_{number}"], first=len(steps) + 1)
+        ref = names[f"rollouts_{number}"]
+        made = read_round(context.store, ref, len(steps) + 1, context.config.traces.dialect)
         steps += made.steps
         rounds.append(len(steps))
         shown[f"rollouts {number}"] = made.shown
@@ -113,7 +115,7 @@ def _read_rollouts(
 
 
 def _read_rejected(context: StageContext[ReportStage]) -> list[Sample]:
-    return read_rejected(context.input("traces"), DIALECTS[context.config.traces.dialect])
+    return read_rejected(context.input("traces"), dialect_of(context.config.traces))
 
 
 def _read_metrics(path: Path) -> list[dict[str, float]]:

@@ -7,7 +7,7 @@ from typing import Any
 from tasks.shared.reporting.samples import Sample
 from tasks.shared.tables import read_table
 from tasks.shared.traces.dialect import Dialect, Segment, TraceFormatError
-from tasks.shared.traces.trajectory import CodeCall, FinishReason
+from tasks.shared.traces.trajectory import NOTICE, CodeCall, FinishReason
 
 SHOWN = 50  # of each reason
 DETAIL_CHARS = 120
@@ -51,6 +51,8 @@ def _sample(row: dict[str, Any], number: int, dialect: Dialect) -> Sample:
         reason=f"{row['reason']}: {detail}" if detail else row["reason"],
         predicted=None,
         num_tokens=0,
+        dialect=dialect.name,
+        shown=[(ends[place - 1], ends[place]) for place, piece in enumerate(pieces) if piece.is_feedback],
     )
 
 
@@ -64,9 +66,10 @@ def _pieces(trace: str, dialect: Dialect) -> list[Segment]:
 def _calls(pieces: list[Segment], statuses: list[str]) -> tuple[CodeCall, ...]:
     """The blocks that have output; a block that verification did not get to is told as such."""
     calls: list[CodeCall] = []
+    left = iter(statuses)
     for place, piece in enumerate(pieces):
-        if piece.code is not None:
-            status = statuses[len(calls)] if len(calls) < len(statuses) else "not executed"
+        if piece.block is not None:
+            status = NOTICE if piece.block.fault else next(left, "not executed")
             output = pieces[place + 1].observation or ""
-            calls.append(CodeCall(piece.code, status, output, 0.0, place + 1, place + 2))
+            calls.append(CodeCall(piece.block.code, status, output, 0.0, place + 1, place + 2))
     return tuple(calls)

@@ -5,7 +5,7 @@ Read a step at a time: a round of long responses does not fit into memory at onc
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +17,14 @@ from tasks.shared.reporting.behaviour import Behaviour, measure
 from tasks.shared.reporting.offsets import token_ends
 from tasks.shared.reporting.samples import SECONDS_FILE, Sample
 from tasks.shared.tables import read_table
+from tasks.shared.traces.dialect import DIALECTS
 from tasks.shared.traces.trajectory import CodeCall, FinishReason
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 COLUMNS = ["step", "problem_id", "family", "sample", "response_ids", "sampled", "logprobs", "text", "calls"]
-COLUMNS += ["finish", "reward", "correct", "reason"]
+COLUMNS += ["finish", "reward", "correct", "reason", "shown", "unrecognised", "self_written"]
 ROWS_FILE = "train.parquet"
 SHOWN = 1000  # trajectories of one round in the viewer
 
@@ -51,8 +52,8 @@ class Round:
 Row = dict[str, Any]
 
 
-def read_round(store: Store, ref: ArtifactRef, first: int) -> Round:
-    """The rollouts of one round; its steps are numbered on from `first`, whatever the round calls them.
+def read_round(store: Store, ref: ArtifactRef, first: int, dialect: str = "retool") -> Round:
+    """The rollouts of one round in `dialect`; its steps are numbered on from `first`, whatever the round calls them.
 
     Problems and tokenizer come from what the round was made from.
     """
@@ -66,7 +67,7 @@ def read_round(store: Store, ref: ArtifactRef, first: int) -> Round:
     row_number = 0
     for _, rows in groupby(_rows(directory), key=lambda row: row["step"]):
         taken = list(rows)
-        samples = [_sample(row, problems[row["problem_id"]]) for row in taken]
+        samples = [_sample(row, problems[row["problem_id"]], dialect) for row in taken]
         steps.append(_step(first + len(steps), samples, taken))
         for sample in samples:
             if row_number % every == 0:
@@ -91,8 +92,12 @@ def _read(path: Path, columns: list[str]) -> Iterator[Row]:
         yield from batch.to_pylist()
 
 
-def _sample(row: Row, problem: Row) -> Sample:
+def _sample(row: Row, problem: Row, dialect: str) -> Sample:
     """A trajectory as a sample; where its tokens end is left out."""
+    shown = row.get("shown")
+    if shown is None:  # rollouts of earlier versions
+        shown = list(islice(DIALECTS[dialect].outputs(row["text"]), len(row["calls"])))
+        shown += [(len(row["text"]),) * 2] * (len(row["calls"]) - len(shown))
     return Sample(
         set=problem["source"],
         problem_id=row["problem_id"],
@@ -111,6 +116,10 @@ def _sample(row: Row, problem: Row) -> Sample:
         reason=f"{row['reason']}, step {row['step']}",
         predicted=None,
         num_tokens=len(row["response_ids"]),
+        dialect=dialect,
+        shown=shown,
+        unrecognised=row.get("unrecognised") or 0,
+        self_written=row.get("self_written") or 0,
     )
 
 

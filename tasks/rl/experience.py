@@ -17,7 +17,7 @@ from tasks.shared.learning.resampling import (
     resample_on_correct,
 )
 from tasks.shared.learning.rewards import outcome_of, reward
-from tasks.shared.traces.dialect import DIALECTS
+from tasks.shared.traces.dialect import dialect_of
 from tasks.shared.traces.trajectory import FinishReason, Trajectory
 
 
@@ -78,7 +78,7 @@ def build_experience(
 
     `seed` decides what resample-on-correct keeps. With PPO the advantages are 0 until the critic has given its values.
     """
-    dialect = DIALECTS[config.traces.dialect]
+    dialect = dialect_of(config.traces)
     rewards = np.array([row.reward for row in graded])
     outcomes = np.array([row.outcome for row in graded])
     groups = np.array([row.group for row in graded])
@@ -117,7 +117,7 @@ def _penalty(trajectory: Trajectory, config: RlStage) -> float:
     """What weighs against a right answer: failing code and, if the recipe says so, its form."""
     penalty = code_penalty(trajectory.calls)
     if config.rl.resample_format_penalty:
-        tagged = "<answer>" in DIALECTS[config.traces.dialect].answer_template
+        tagged = "<answer>" in dialect_of(config.traces).answer_template
         answers = count_answers(trajectory.own_words, tagged)
         penalty += format_penalty(answers, len(trajectory.calls) + 1)
     return penalty

@@ -10,8 +10,6 @@ import numpy as np
 from tasks.rl.experience import Experience
 from tasks.rl.probe import Gap
 from tasks.rl.update import UpdateResult, named_sums
-from tasks.shared.learning.rewards import RAN
-from tasks.shared.reporting.behaviour import has_code
 from tasks.shared.stage import Value
 from tasks.shared.traces.trajectory import FinishReason
 
@@ -24,9 +22,11 @@ def learning_metrics(
     code_ratio: share with a whole block, run or not, as in evaluation; executed_code_ratio: share with one that ran;
     pass_ratio: share of blocks that ended without an error;
     void_ratio: share with a void turn; response_tokens counts the whole response, sampled_tokens the policy's own.
+    unrecognised_blocks: meant as such and not as the dialect has them; notices: those that were told so;
+    self_written_feedback: output tags that the policy wrote itself.
     """
     kept = [row for row, outage in zip(experience.graded, experience.outage, strict=True) if not outage]
-    calls = [call for row in kept for call in row.trajectory.calls]
+    calls = [call for row in kept for call in row.trajectory.calls if call.executed]
     return {
         "step": step,
         "round": round_number,
@@ -39,11 +39,14 @@ def learning_metrics(
         "accuracy": _mean([row.correct for row in kept]),
         "response_tokens": _mean([len(row.trajectory.response_ids) for row in kept]),
         "sampled_tokens": _mean([row.trajectory.num_sampled for row in kept]),
-        "code_ratio": _mean([has_code(row.trajectory.text) for row in kept]),
-        "executed_code_ratio": _mean([bool(row.trajectory.calls) for row in kept]),
-        "accuracy_with_code": _mean([row.correct for row in kept if row.trajectory.calls]),
-        "pass_ratio": _mean([call.status in RAN for call in calls]),
+        "code_ratio": _mean([row.trajectory.has_code for row in kept]),
+        "executed_code_ratio": _mean([row.trajectory.has_run_code for row in kept]),
+        "accuracy_with_code": _mean([row.correct for row in kept if row.trajectory.has_run_code]),
+        "pass_ratio": _mean([call.ran for call in calls]),
         "calls": _mean([len(row.trajectory.calls) for row in kept]),
+        "unrecognised_blocks": sum(row.trajectory.unrecognised for row in kept),
+        "self_written_feedback": sum(row.trajectory.self_written for row in kept),
+        "notices": sum(not call.executed for row in kept for call in row.trajectory.calls),
         "truncated_ratio": _mean([row.trajectory.finish is FinishReason.LENGTH for row in kept]),
         "void_ratio": _mean(experience.void[~experience.outage].tolist()),
         "solved_all": _groups(experience, all),

@@ -9,7 +9,7 @@ import numpy as np
 
 from tasks.shared.config import GenerationConfig, TracesConfig
 from tasks.shared.tables import read_table
-from tasks.shared.traces.dialect import DIALECTS
+from tasks.shared.traces.dialect import dialect_of
 from tasks.shared.traces.encoding import encode_prompt
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def read_problems(
     """Problems whose prompt fits `generation.max_prompt_tokens`, and how many do not. ValueError if none fits."""
     problems, num_too_long = [], 0
     for row in read_table(directory / "train.parquet"):
-        dialect = DIALECTS[traces.dialect]
+        dialect = dialect_of(traces)
         ids = encode_prompt(
             tokenizer,
             dialect,

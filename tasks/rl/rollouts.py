@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.rl.experience import Experience
-from tasks.shared.reporting.samples import CALL, SECONDS, SECONDS_FILE
+from tasks.shared.reporting.samples import CALL, SECONDS, SECONDS_FILE, SHOWN
 from tasks.shared.tables import write_card, write_table
 
 SCHEMA = pa.schema(
@@ -30,6 +30,9 @@ SCHEMA = pa.schema(
         ("logprobs", pa.list_(pa.float32())),
         ("text", pa.string()),
         ("calls", pa.list_(CALL)),
+        ("shown", SHOWN),
+        ("unrecognised", pa.int32()),
+        ("self_written", pa.int32()),
         ("finish", pa.string()),
         ("reward", pa.float32()),
         ("correct", pa.bool_()),
@@ -93,6 +96,9 @@ def _row(round_number: int, step: int, experience: Experience, i: int) -> dict[s
         "logprobs": trajectory.logprobs,
         "text": trajectory.text,
         "calls": calls,
+        "shown": trajectory.shown,
+        "unrecognised": trajectory.unrecognised,
+        "self_written": trajectory.self_written,
         "finish": trajectory.finish.value,
         "reward": row.reward,
         "correct": row.correct,

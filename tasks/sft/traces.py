@@ -10,7 +10,7 @@ import pyarrow.parquet as parquet
 
 from tasks.shared.config import TracesConfig
 from tasks.shared.learning.packing import TrainSequence
-from tasks.shared.traces.dialect import DIALECTS, TraceFormatError
+from tasks.shared.traces.dialect import TraceFormatError, dialect_of
 from tasks.shared.traces.encoding import encode_trace
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def _sequence(
     try:
         encoded = encode_trace(
             tokenizer,
-            DIALECTS[config.dialect],
+            dialect_of(config),
             row["problem"],
             row["trace"],
             config.prompt == "instructed",

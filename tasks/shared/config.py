@@ -124,6 +124,8 @@ class TracesConfig(Section):
     prompt: Literal["instructed", "bare", "plain"] = "instructed"
     max_calls: int = Field(16, ge=0)  # C; after it the model goes on in plain text
     announce_remaining_calls: bool = False  # 'remaining calls: n' in the feedback (ASTER)
+    # a block that is not whole is answered by the form that it lacks, and counts as a call; false: it is text
+    block_notices: bool = True
     error_feedback: Literal["full", "last_line"] = "full"  # ReTool feeds the message back, ToRL its last line
 
     @model_validator(mode="after")

@@ -14,7 +14,7 @@ from tasks.shared.artifacts import CIRCUMSTANCES
 from tasks.shared.config import SynthesizeStage
 from tasks.shared.stage import StageContext, StageResult, Value
 from tasks.shared.tables import write_card, write_table
-from tasks.shared.traces.dialect import DIALECTS
+from tasks.shared.traces.dialect import dialect_of
 from tasks.synthesize.card import TABLES, describe
 from tasks.synthesize.funnel import funnel_of
 from tasks.synthesize.rows import seconds_rows, seconds_schema, trace_row, trace_schema
@@ -35,7 +35,7 @@ def publish(context: Context, checked: Sequence[Checked]) -> StageResult:
     seconds = list(seconds_rows(checked))
     metrics = _metrics(funnel, [row["seconds"] for row in seconds])
     config = context.config
-    dialect, instructed = DIALECTS[config.traces.dialect], config.traces.prompt == "instructed"
+    dialect, instructed = dialect_of(config.traces), config.traces.prompt == "instructed"
     accepted = [trace_row(entry, dialect, instructed) for entry in checked if entry[1].accepted]
     rejected = [trace_row(entry, dialect, instructed) for entry in checked if not entry[1].accepted]
     teachers = sorted({written.teacher for written, _ in checked})

@@ -8,6 +8,7 @@ block's failure turned around. This errs on the side of rejecting: "step 2" afte
 
 import math
 import re
+import unicodedata
 
 NUMBER = re.compile(r"(?<![\w.])[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 CITED = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?(?:[eE][+-]?\d+)?")
@@ -20,6 +21,9 @@ SHORTEST_LINE = 4
 
 def agree(recorded: str, real: str, float_tolerance: float) -> bool:
     """Whether a recorded output is the real one."""
+    recorded, real = (
+        unicodedata.normalize("NFC", text) for text in (recorded, real)
+    )  # as some tokenizers do
     if recorded == real:
         return True
     if not float_tolerance or NUMBER.sub("0", recorded) != NUMBER.sub("0", real):

@@ -68,7 +68,7 @@ def trace_schema() -> "pyarrow.Schema":
 def spans(trace: str, dialect: Dialect) -> list[dict[str, Any]]:
     """Where programs and interpreter output stand, as `trace[start:end]`; none if the dialect does not parse.
 
-    A `code` span is the program as it runs, an `interpreter` span all that is masked out of the loss.
+    A `code` span is the program as it is written, an `interpreter` span all that is masked out of the loss.
     """
     try:
         segments = dialect.split(trace)
@@ -80,11 +80,9 @@ def spans(trace: str, dialect: Dialect) -> list[dict[str, Any]]:
         if segment.is_feedback:
             found.append({"kind": "interpreter", "start": start, "end": end})
         elif segment.code is not None:
-            assert dialect.block is not None
-            block = dialect.block.search(segment.text)
-            assert block is not None
-            first, last = block.span(1)
-            found.append({"kind": "code", "start": start + first, "end": start + last})
+            assert segment.block is not None
+            first, last = start + segment.block.first, start + segment.block.last
+            found.append({"kind": "code", "start": first, "end": last})
         start = end
     return found
 

@@ -14,7 +14,8 @@ from tasks.shared.grading import grade
 from tasks.shared.interpreter import limits_of
 from tasks.shared.sandbox import ExecutionResult, Limits, Status
 from tasks.shared.selection_config import VerificationConfig
-from tasks.shared.traces.dialect import DIALECTS, Dialect, Segment, TraceFormatError
+from tasks.shared.traces.call_forms import Block
+from tasks.shared.traces.dialect import Dialect, Segment, TraceFormatError, dialect_of
 from tasks.shared.traces.observation import STOPPED, observe
 from tasks.shared.traces.own_words import own_words
 from tasks.synthesize.execution import BlockRunner, run_blocks
@@ -41,25 +42,35 @@ class Rules:
     # of one block
     limits: Limits = field(default_factory=Limits)
     verification: VerificationConfig = field(default_factory=VerificationConfig)
+    # a block that is not whole is answered by a notice, as in a rollout
+    block_notices: bool = True
 
     @classmethod
     def of(cls, config: SynthesizeStage) -> Self:
         """The rules that a recipe states."""
         traces = config.traces
         return cls(
-            DIALECTS[traces.dialect],
+            dialect_of(traces),
             traces.max_calls,
             traces.error_feedback,
             traces.announce_remaining_calls,
             config.sandbox.stateful,
             limits_of(config.sandbox),
             config.synthesize.verification,
+            traces.block_notices,
         )
 
-    def feedback(self, block: int, result: ExecutionResult) -> str:
-        """The text that follows block number `block` (from 0) whose execution gave `result`."""
-        remaining = self.max_calls - block - 1 if self.announce_remaining_calls else None
-        return self.dialect.feedback(observe(result, self.error_feedback), remaining)
+    def feedback(self, call: int, result: ExecutionResult) -> str:
+        """The text that follows call number `call` (from 0), a block whose execution gave `result`."""
+        return self._told(call, observe(result, self.error_feedback))
+
+    def notice(self, call: int, block: Block) -> str:
+        """The text that follows call number `call`, a block that is not whole."""
+        return self._told(call, self.dialect.notice(block))
+
+    def _told(self, call: int, observation: str) -> str:
+        remaining = self.max_calls - call - 1 if self.announce_remaining_calls else None
+        return self.dialect.feedback(observation, remaining)
 
     def patient_limits(self, feedbacks: Sequence[Segment]) -> list[Limits | None]:
         """More time for each block but those of which the trace itself says that they time out."""
@@ -81,12 +92,16 @@ def verify(written: WrittenTrace, rules: Rules, runner: BlockRunner, patient: bo
         return _rejected(written, Reason.BAD_FORMAT, str(error))
     if not rules.dialect.closes_with_answer(segments[-1].text):
         return _rejected(written, Reason.NO_ANSWER, "the trace does not close with one answer")
-    codes = [segment.code for segment in segments if segment.code is not None]
-    if len(codes) > rules.max_calls:
+    num_calls = len(segments) // 2
+    if num_calls > rules.max_calls:
         return _rejected(
-            written, Reason.TOO_MANY_CALLS, f"{len(codes)} code blocks where {rules.max_calls} are allowed"
+            written, Reason.TOO_MANY_CALLS, f"{num_calls} code blocks where {rules.max_calls} are allowed"
         )
-    limits = rules.patient_limits(segments[1::2]) if patient else ()
+    if fault := _broken_block(segments, rules):
+        return _rejected(written, Reason.BAD_FORMAT, fault)
+    codes = [segment.code for segment in segments if segment.code is not None]
+    outputs = [segments[place + 1] for place, segment in enumerate(segments) if segment.code is not None]
+    limits = rules.patient_limits(outputs) if patient else ()
     results = run_blocks(codes, runner, rules.stateful, limits) if codes else []
     return _judge(_Run(written, segments, results, rules))
 
@@ -102,6 +117,16 @@ def settle(checked: Sequence[Checked], rules: Rules, runner: BlockRunner) -> lis
         else (written, verdict)
         for written, verdict in checked
     ]
+
+
+def _broken_block(segments: Sequence[Segment], rules: Rules) -> str:
+    """What is wrong with the first block that is not whole and not answered by its notice; "" if there is none."""
+    for place, segment in enumerate(segments):
+        if segment.block is None or not segment.block.fault:
+            continue
+        if not rules.block_notices or segments[place + 1].text != rules.notice(place // 2, segment.block):
+            return f"block {place // 2 + 1} is not whole, yet it has output: {segment.block.fault}"
+    return ""
 
 
 def _rejected(written: WrittenTrace, reason: Reason, detail: str) -> Verdict:
@@ -120,9 +145,10 @@ class _Run:
     rules: Rules
 
     def compared(self) -> Iterator[tuple[int, str, str, ExecutionResult]]:
-        """Each block: its number, the recorded and the real feedback, its result."""
-        for block, result in enumerate(self.results):
-            yield block, self.segments[2 * block + 1].text, self.rules.feedback(block, result), result
+        """Each block that ran: the number of its call, the recorded and the real feedback, its result."""
+        executed = [place // 2 for place, segment in enumerate(self.segments) if segment.code is not None]
+        for call, result in zip(executed, self.results, strict=False):  # an outage ends the results early
+            yield call, self.segments[2 * call + 1].text, self.rules.feedback(call, result), result
 
 
 def _judge(run: _Run) -> Verdict:
@@ -166,18 +192,7 @@ def _outputs(run: _Run) -> tuple[Finding | None, str, int]:
             return (Reason.CONTRADICTED, f"{used} after {detail}"), run.written.trace, 0
         texts[place] = real
         num_replaced += 1
-    trace = "".join(texts)
-    if num_replaced and not _is_cut_at(trace, texts, run.rules.dialect):
-        return (Reason.BAD_FORMAT, "a true output holds tags of the dialect"), run.written.trace, 0
-    return None, trace, num_replaced
-
-
-def _is_cut_at(trace: str, texts: Sequence[str], dialect: Dialect) -> bool:
-    """Whether the dialect cuts a trace into these texts: a program may print tags."""
-    try:
-        return [segment.text for segment in dialect.split(trace)] == texts
-    except TraceFormatError:
-        return False
+    return None, "".join(texts), num_replaced
 
 
 def _answer(run: _Run) -> Finding | None:

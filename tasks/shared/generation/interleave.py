@@ -13,11 +13,18 @@ from typing import TYPE_CHECKING, Literal
 from tasks.shared.config import GenerationConfig, SandboxConfig, TracesConfig
 from tasks.shared.generation.protocol import Generator, Piece, Sampling
 from tasks.shared.sandbox import Status
-from tasks.shared.traces.dialect import DIALECTS, Dialect
+from tasks.shared.traces.dialect import Dialect, dialect_of
 from tasks.shared.traces.encoding import encode_words
 from tasks.shared.traces.observation import observe
 from tasks.shared.traces.own_words import own_words
-from tasks.shared.traces.trajectory import CodeCall, FinishReason, Trajectory, TrajectoryBuilder
+from tasks.shared.traces.trajectory import (
+    NOTICE,
+    CodeCall,
+    FinishReason,
+    Trajectory,
+    TrajectoryBuilder,
+    turns_between,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -46,6 +53,7 @@ class RolloutPolicy:
     stateful: bool  # one interpreter session a trajectory
     sampling: Sampling
     max_response_tokens: int  # of the whole response, feedback included
+    block_notices: bool = True  # a block that is not whole is answered by a notice, and counts as a call
     # When feedback goes in. ready: as soon as it is there. scheduled: exactly `schedule_steps` engine steps after its
     # block, waiting for it if need be, so that equal seeds give equal batches and equal bits. batch: every row samples
     # until its block or its end, then all blocks run, then all go on (what others do; for comparison).
@@ -58,13 +66,14 @@ class RolloutPolicy:
     ) -> "RolloutPolicy":
         """A recipe's."""
         return cls(
-            dialect=DIALECTS[traces.dialect],
+            dialect=dialect_of(traces),
             max_calls=traces.max_calls,
             announce_remaining_calls=traces.announce_remaining_calls,
             error_feedback=traces.error_feedback,
             stateful=sandbox.stateful,
             sampling=sampling,
             max_response_tokens=generation.max_response_tokens,
+            block_notices=traces.block_notices,
             delivery=delivery_of(generation),
         )
 
@@ -81,6 +90,7 @@ class _Live:
     builder: TrajectoryBuilder
     calls_left: int
     session: str | None = None
+    carried: str = ""  # what the last token has behind the stop string of the block that runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +115,7 @@ def rollout(
     ValueError: code is to run and there is no interpreter, or a prompt does not fit the engine. A block that the
     sandbox could not run ends its trajectory as SANDBOX_FAILURE; nothing of it is shown to the model.
     """
-    if policy.max_calls and policy.dialect.stop and interpreter is None:
+    if policy.max_calls and policy.dialect.runs_code and interpreter is None:
         raise ValueError(
             f"dialect '{policy.dialect.name}' runs code: start an Interpreter, or set traces.max_calls = 0"
         )
@@ -175,14 +185,18 @@ class _Rollout:
             return self._finish(piece.request_id, FinishReason.EOS)
         if piece.reason == "length":
             return self._finish(piece.request_id, FinishReason.LENGTH)
-        code = self._policy.dialect.find_call(self._decode(piece.ids))
-        if code is None:  # the stop string without a whole block before it: text like any other
+        turn = self._decode(live.builder.turn_ids)
+        block = self._policy.dialect.read(turn)
+        if block is None or (block.fault and not self._policy.block_notices):  # text like any other
             left = self._policy.max_response_tokens - len(live.builder.response_ids)
             if left == 0:
                 return self._finish(piece.request_id, FinishReason.LENGTH)
             self._generator.extend(piece.request_id, (), stop=self._stop(live), max_new_tokens=left)
             return None
-        self._stopped.append((piece.request_id, code))
+        live.carried = turn[block.end :]
+        if block.fault:
+            return self._answer(piece.request_id, "", NOTICE, self._policy.dialect.notice(block), 0.0)
+        self._stopped.append((piece.request_id, block.code))
         if self._policy.delivery != "batch":
             self._submit()
         return None
@@ -221,26 +235,36 @@ class _Rollout:
         return chosen
 
     def _deliver(self, running: _Running) -> Trajectory | None:
-        """Append the feedback and go on; finish if the sandbox failed or the budget does not hold it."""
+        """Answer a block that was executed; finish if the sandbox failed."""
         result = running.future.result()
-        live = self._live[running.request_id]
-        turn_end = len(live.builder.response_ids)
-        call = CodeCall(running.code, result.status.value, "", result.seconds, turn_end, turn_end)
         if result.status is Status.SANDBOX_FAILURE:
-            live.builder.append_feedback((), call)
+            builder = self._live[running.request_id].builder
+            turn_end = len(builder.response_ids)
+            call = CodeCall(running.code, result.status.value, "", result.seconds, turn_end, turn_end)
+            builder.append_feedback((), call)
             return self._finish(running.request_id, FinishReason.SANDBOX_FAILURE)
-        live.calls_left -= 1
         observation = observe(result, self._policy.error_feedback)
-        notice = live.calls_left if self._policy.announce_remaining_calls else None
-        feedback = self._policy.dialect.feedback(observation, notice)
+        return self._answer(
+            running.request_id, running.code, result.status.value, observation, result.seconds
+        )
+
+    def _answer(
+        self, request_id: str, code: str, status: str, observation: str, seconds: float
+    ) -> Trajectory | None:
+        """Append the feedback of a call and go on; finish if the budget does not hold it."""
+        live = self._live[request_id]
+        live.calls_left -= 1
+        turn_end = len(live.builder.response_ids)
+        remaining = live.calls_left if self._policy.announce_remaining_calls else None
+        feedback = self._policy.dialect.feedback(observation, remaining, live.carried)
         ids = encode_words(self._tokenizer, feedback)
         left = self._policy.max_response_tokens - turn_end - len(ids)
-        call = replace(call, observation=observation)
+        call = CodeCall(code, status, observation, seconds, turn_end, turn_end)
         if left < 1:  # the model could not say a word about it
             live.builder.append_feedback((), call)
-            return self._finish(running.request_id, FinishReason.LENGTH)
+            return self._finish(request_id, FinishReason.LENGTH)
         live.builder.append_feedback(ids, replace(call, feedback_end=turn_end + len(ids)))
-        self._generator.extend(running.request_id, ids, stop=self._stop(live), max_new_tokens=left)
+        self._generator.extend(request_id, ids, stop=self._stop(live), max_new_tokens=left)
         return None
 
     def _finish(self, request_id: str, reason: FinishReason) -> Trajectory:
@@ -252,11 +276,21 @@ class _Rollout:
         ids = live.builder.response_ids
         assert len(ids) <= self._policy.max_response_tokens, "the response outgrew its budget"
         words = ids[:-1] if reason is FinishReason.EOS else ids
-        calls = live.builder.calls
-        starts = [0, *(call.feedback_end for call in calls)]
-        ends = [*(call.turn_end for call in calls), len(words)]
-        turns = (self._decode(words[start:end]) for start, end in zip(starts, ends, strict=True))
-        return live.builder.finish(reason, self._decode(words), own_words(turns))
+        text, calls = self._decode(words), live.builder.calls
+
+        def place(token: int) -> int:
+            return len(self._decode(ids[:token]))
+
+        shown = tuple((place(call.turn_end), place(call.feedback_end)) for call in calls)
+        turns, dialect = turns_between(text, shown), self._policy.dialect
+        is_cut = reason is FinishReason.LENGTH
+        return replace(
+            live.builder.finish(reason, text, own_words(turns)),
+            shown=shown,
+            unrecognised=sum(map(dialect.unrecognised, turns[:-1])) + dialect.unrecognised(turns[-1], is_cut),
+            self_written=sum(map(dialect.self_written, turns)),
+            wrote_code=any(block.is_whole for turn in turns for block in dialect.blocks(turn)),
+        )
 
     def _decode(self, ids: Iterable[int]) -> str:
         text = self._tokenizer.decode(

@@ -18,11 +18,14 @@ def is_outage(trajectory: Trajectory) -> bool:
 def has_void_turn(trajectory: Trajectory, dialect: Dialect, decode: Callable[[Sequence[int]], str]) -> bool:
     """True if a turn holds neither a whole code block nor an answer (SimpleTIR, arXiv 2509.02479).
 
-    Every turn but the last ended in a block that ran, so the last one decides: what follows the last feedback. It is
-    whole if it has a boxed answer or ended in a block (whose feedback did not fit). Text-only dialects have no turns.
+    Every turn but the last ended in a block, whole unless a notice answered it. The last one, what follows the last
+    feedback, is whole if it has a boxed answer or ended in a block (whose feedback did not fit). Text-only dialects
+    have no turns.
     """
-    if dialect.stop is None:
+    if not dialect.runs_code:
         return False
+    if not all(call.executed for call in trajectory.calls):
+        return True
     start = 0
     if trajectory.calls:
         last = trajectory.calls[-1]

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tasks.shared.learning.rewards import RAN
 from tasks.shared.traces.trajectory import CodeCall
 
 ANSWER = re.compile(r"<answer>.*?</answer>", re.DOTALL)
@@ -21,7 +20,7 @@ def code_penalty(calls: Sequence[CodeCall]) -> float:
     """Share of the blocks that did not run to their end; 0.5 where there are none."""
     if not calls:
         return NO_CODE
-    return sum(call.status not in RAN for call in calls) / len(calls)
+    return sum(not call.ran for call in calls) / len(calls)
 
 
 def count_answers(words: str, tagged: bool) -> int:

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 
 from tasks.shared.traces.trajectory import CodeCall
 
-RAN = frozenset({"ok", "output_cut"})  # sandbox statuses of a program that reached its end without an error
-
 
 def overlong_penalty(num_tokens: int, max_tokens: int, buffer_tokens: int) -> float:
     """DAPO's soft overlong penalty (arXiv 2503.14476, eq. 13), from 0 to -1.
@@ -20,7 +18,7 @@ def overlong_penalty(num_tokens: int, max_tokens: int, buffer_tokens: int) -> fl
 
 def code_failed(calls: Sequence[CodeCall]) -> bool:
     """Whether any block did not run to its end."""
-    return any(call.status not in RAN for call in calls)
+    return any(not call.ran for call in calls)
 
 
 def outcome_of(correct: bool) -> float:

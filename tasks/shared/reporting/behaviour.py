@@ -3,16 +3,12 @@
 Ratios are None where their denominator is empty. Void samples are left out of all of them.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tasks.shared.reporting.samples import Sample
+from tasks.shared.reporting.written import blocks_by_turn, words_between
 from tasks.shared.traces.trajectory import CodeCall
-
-RAN = ("ok", "output_cut")  # sandbox statuses of a program that ended well
-BLOCK = "```python"  # opens a code block in both dialects
-WHOLE_BLOCK = re.compile(r"```python\n.*?```", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,42 +37,48 @@ class Behaviour:
     )  # ... and executed before the first box / samples (ToRL, effective 2)
     calls_per_sample: float | None
     truncated_ratio: float | None  # samples that ran out of tokens / samples
+    num_unrecognised: int  # blocks that were meant as such and are not written as the dialect reads them
+    num_self_written: int  # interpreter output that the model wrote itself
+    num_notices: int  # blocks that were answered by a notice
 
 
 def measure(samples: Sequence[Sample]) -> Behaviour:
     """All metrics of the samples that are not void."""
     valid = [sample for sample in samples if not sample.void]
-    with_calls = [sample for sample in valid if sample.calls]
-    calls = [call for sample in valid for call in sample.calls]
-    failed = [sample for sample in with_calls if any(not ran(call) for call in sample.calls)]
+    executed = [[call for call in sample.calls if call.executed] for sample in valid]
+    calls = [call for of_sample in executed for call in of_sample]
+    last = [(of_sample[-1], s.correct) for of_sample, s in zip(executed, valid, strict=True) if of_sample]
+    failed = [of_sample for of_sample in executed if any(not call.ran for call in of_sample)]
+    first_code = [first_code_position(sample) for sample in valid]
     return Behaviour(
         num_samples=len(valid),
         response_tokens=_mean([sample.num_tokens for sample in valid]),
-        code_ratio=_mean([has_code(sample.text) for sample in valid]),
-        code_lines=_mean([sum(code_lines(call.code) for call in sample.calls) for sample in valid]),
+        code_ratio=_mean([position is not None for position in first_code]),
+        code_lines=_mean([sum(code_lines(call.code) for call in of_sample) for of_sample in executed]),
         num_code_runs=len(calls),
-        num_correct_code_runs=sum(ran(call) for call in calls),
-        pass_ratio=_mean([ran(call) for call in calls]),
-        last_block_pass_right=_mean([ran(s.calls[-1]) for s in with_calls if s.correct]),
-        last_block_pass_wrong=_mean([ran(s.calls[-1]) for s in with_calls if not s.correct]),
-        first_code_position=_mean([s.text.index(BLOCK) / len(s.text) for s in valid if has_code(s.text)]),
+        num_correct_code_runs=sum(call.ran for call in calls),
+        pass_ratio=_mean([call.ran for call in calls]),
+        last_block_pass_right=_mean([call.ran for call, correct in last if correct]),
+        last_block_pass_wrong=_mean([call.ran for call, correct in last if not correct]),
+        first_code_position=_mean([position for position in first_code if position is not None]),
         num_with_failure=len(failed),
-        self_correction=_mean([corrects_itself(sample.calls) for sample in failed]),
-        executed_code_ratio=_mean([bool(sample.calls) for sample in valid]),
+        self_correction=_mean([corrects_itself(of_sample) for of_sample in failed]),
+        executed_code_ratio=_mean([bool(of_sample) for of_sample in executed]),
         executed_before_answer_ratio=_mean([executed_before_answer(sample) for sample in valid]),
         calls_per_sample=_mean([len(sample.calls) for sample in valid]),
         truncated_ratio=_mean([sample.finish.value == "length" for sample in valid]),
+        num_unrecognised=sum(sample.unrecognised for sample in valid),
+        num_self_written=sum(sample.self_written for sample in valid),
+        num_notices=sum(not call.executed for sample in valid for call in sample.calls),
     )
 
 
-def ran(call: CodeCall) -> bool:
-    """The block ran to its end, whatever it printed."""
-    return call.status in RAN
-
-
-def has_code(text: str) -> bool:
-    """A whole code block was written, whether or not it was run."""
-    return WHOLE_BLOCK.search(text) is not None
+def first_code_position(sample: Sample) -> float | None:
+    """Characters before the first whole block, run or not, over all characters; None if there is none."""
+    blocks = (block for turn in blocks_by_turn(sample) for block in turn)
+    whole = (block.body for block in blocks if block.is_whole)
+    first = next(whole, None)
+    return None if first is None else first / len(sample.text)
 
 
 def code_lines(code: str) -> int:
@@ -87,19 +89,18 @@ def code_lines(code: str) -> int:
 def corrects_itself(calls: Sequence[CodeCall]) -> bool:
     """A failed block is followed, at once or later, by one that runs and is another program."""
     return any(
-        not ran(call)
-        and any(ran(later) and later.code.strip() != call.code.strip() for later in calls[index + 1 :])
+        not call.ran
+        and any(later.ran and later.code.strip() != call.code.strip() for later in calls[index + 1 :])
         for index, call in enumerate(calls)
     )
 
 
 def executed_before_answer(sample: Sample) -> bool:
     r"""A block was executed before the first `\boxed` that is not part of a program or its output."""
-    if not sample.calls:
+    first_run = next((place for place, call in enumerate(sample.calls) if call.executed), None)
+    if first_run is None:
         return False
-    first_code = sample.text.find(BLOCK)
-    first_box = sample.text.find("\\boxed")
-    return first_box < 0 or first_code < first_box
+    return not any("\\boxed" in words for words in words_between(sample)[: first_run + 1])
 
 
 def _mean(values: Sequence[float | bool]) -> float | None:

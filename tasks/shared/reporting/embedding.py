@@ -7,20 +7,18 @@ the viewer puts it into the page as text.
 import base64
 import gzip
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
 from markupsafe import Markup
 
-from tasks.shared.reporting.behaviour import ran
 from tasks.shared.reporting.samples import Sample
+from tasks.shared.reporting.written import blocks_by_turn
 
 CHUNK = 100  # traces in one chunk
 WORDS, CODE, OUTPUT, UNRUN = 0, 1, 2, 3  # kinds of segments; OUTPUT is masked out of the loss
 RIGHT, VOID, TRUNCATED, CODE_ERROR, HAS_CODE = 1, 2, 4, 8, 16  # flags of a trace
-FENCE = re.compile(r"```python\n(.*?)(?:```|\Z)", re.DOTALL)
 
 
 def json_in_html(value: Any) -> Markup:
@@ -106,7 +104,7 @@ def flags(sample: Sample) -> int:
         RIGHT * sample.correct
         | VOID * sample.void
         | TRUNCATED * (sample.finish.value == "length")
-        | CODE_ERROR * any(not ran(call) for call in sample.calls)
+        | CODE_ERROR * any(not call.ran for call in sample.calls)
         | HAS_CODE * bool(sample.calls)
     )
 
@@ -114,39 +112,23 @@ def flags(sample: Sample) -> int:
 def segments(sample: Sample) -> list[list[int]]:
     """[start, end, kind, call] in characters, in order, covering the text; call is -1 for words.
 
-    Code is found where it stands: right before the end of the turn that ran it. Output is what the mask hides.
+    Programs are found by the forms of the dialect, the one that a call ran at the end of its turn. Output is what the
+    mask hides.
     """
     cuts: list[list[int]] = []
     position = 0
-    for number, call in enumerate(sample.calls):
-        turn_end = _character(sample, call.turn_end)
-        start = sample.text.rfind(call.code, position, turn_end) if call.code else -1
-        if start >= 0:
-            cuts += _words(sample.text, position, start)
-            cuts.append([start, start + len(call.code), CODE, number])
-            position = start + len(call.code)
-        cuts += _words(sample.text, position, turn_end)
-        feedback_end = _character(sample, call.feedback_end)
-        if feedback_end > turn_end:
-            cuts.append([turn_end, feedback_end, OUTPUT, number])
-        position = max(position, feedback_end)
-    return cuts + _words(sample.text, position, len(sample.text))
-
-
-def _words(text: str, start: int, end: int) -> list[list[int]]:
-    """The model's own words, cut around code that was written but never run."""
-    cuts = []
-    for match in FENCE.finditer(text, start, end):
-        cuts += [[start, match.start(1), WORDS, -1], [match.start(1), match.end(1), UNRUN, -1]]
-        start = match.end(1)
-    cuts.append([start, end, WORDS, -1])
+    shown = [*sample.feedback_spans, (len(sample.text), len(sample.text))]
+    turns = zip(blocks_by_turn(sample), shown, strict=True)
+    for number, (blocks, (turn_end, feedback_end)) in enumerate(turns):
+        asked = number < len(sample.calls) and sample.calls[number].executed
+        for block in blocks:
+            ran = asked and block is blocks[-1]
+            cuts.append([position, block.first, WORDS, -1])
+            cuts.append([block.first, block.last, CODE if ran else UNRUN, number if ran else -1])
+            position = block.last
+        cuts += [[position, turn_end, WORDS, -1], [turn_end, feedback_end, OUTPUT, number]]
+        position = feedback_end
     return [cut for cut in cuts if cut[0] < cut[1]]
-
-
-def _character(sample: Sample, token: int) -> int:
-    """The character at which response token `token` starts."""
-    ends = sample.token_ends
-    return 0 if token == 0 else ends[min(token, len(ends)) - 1] if ends else 0
 
 
 def _drawn(sample: Sample) -> list[tuple[float, bool]]:

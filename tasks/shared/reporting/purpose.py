@@ -90,8 +90,7 @@ def _acts(node: ast.stmt) -> bool:
 
 def _last_words(text: str) -> str:
     """The last paragraph, at most 200 characters: earlier ones are about other things."""
-    paragraph = text.rstrip().removesuffix("```python").removesuffix("<code>").rstrip().rsplit("\n\n", 1)[-1]
-    return paragraph[-200:]
+    return text.rstrip().rsplit("\n\n", 1)[-1][-200:]
 
 
 def _comments_and_strings(code: str) -> str:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.shared.artifacts import CIRCUMSTANCES
-from tasks.shared.traces.trajectory import CodeCall, FinishReason
+from tasks.shared.traces.trajectory import CodeCall, FinishReason, turns_between
 
 CALL = pa.struct(
     [
@@ -24,6 +24,7 @@ CALL = pa.struct(
         ("feedback_end", pa.int32()),
     ]
 )
+SHOWN = pa.list_(pa.list_(pa.int32()))  # [start, end) of each call's feedback, in characters of the text
 SCHEMA = pa.schema(
     [
         ("set", pa.string()),
@@ -43,8 +44,13 @@ SCHEMA = pa.schema(
         ("reason", pa.string()),
         ("predicted", pa.string()),
         ("num_tokens", pa.int32()),
+        ("dialect", pa.string()),
+        ("shown", SHOWN),
+        ("unrecognised", pa.int32()),
+        ("self_written", pa.int32()),
     ]
 )
+LATER = ("dialect", "shown", "unrecognised", "self_written")  # columns that older files do not have
 SECONDS = pa.schema([("seconds", pa.list_(pa.float64()))])  # of the calls, a row a sample, in the same order
 SAMPLES_FILE, SECONDS_FILE = "samples.parquet", f"{CIRCUMSTANCES}/seconds.parquet"
 
@@ -70,6 +76,25 @@ class Sample:
     reason: str  # a GradeReason value, "void" for a void sample
     predicted: str | None
     num_tokens: int  # R
+    dialect: str = "retool"
+    # [start, end) in characters of `text` that the feedback of each call takes; None where it was not kept
+    shown: Sequence[Sequence[int]] | None = None
+    unrecognised: int = 0  # blocks that were meant as such and are not written as the dialect reads them
+    self_written: int = 0  # feedback tags that the model wrote itself
+
+    @property
+    def turns(self) -> tuple[str, ...]:
+        """What the model wrote before, between and after its feedbacks."""
+        return turns_between(self.text, self.feedback_spans)
+
+    @property
+    def feedback_spans(self) -> Sequence[Sequence[int]]:
+        """`shown`; of samples that were kept without it, by the ends of their tokens."""
+        if self.shown is not None:
+            return self.shown
+        ends = (0, *self.token_ends)
+        last = len(ends) - 1
+        return [(ends[min(call.turn_end, last)], ends[min(call.feedback_end, last)]) for call in self.calls]
 
     @property
     def void(self) -> bool:
@@ -91,13 +116,14 @@ def write_samples(directory: Path, samples: Iterable[Sample]) -> None:
     pq.write_table(pa.Table.from_pylist(seconds, schema=SECONDS), directory / SECONDS_FILE)
 
 
-def read_samples(directory: Path) -> list[Sample]:
-    """The samples of an evaluation, in its order."""
+def read_samples(directory: Path, dialect: str = "retool") -> list[Sample]:
+    """The samples of an evaluation, in its order; `dialect`: of samples that were kept without the name of theirs."""
     rows = pq.read_table(directory / SAMPLES_FILE, schema=SCHEMA).to_pylist()
     seconds = pq.read_table(directory / SECONDS_FILE, schema=SECONDS).to_pylist()
-    return [_sample(row, clock["seconds"]) for row, clock in zip(rows, seconds, strict=True)]
+    return [_sample(row, clock["seconds"], dialect) for row, clock in zip(rows, seconds, strict=True)]
 
 
-def _sample(row: dict[str, Any], seconds: Sequence[float]) -> Sample:
+def _sample(row: dict[str, Any], seconds: Sequence[float], dialect: str) -> Sample:
     calls = tuple(CodeCall(**call, seconds=spent) for call, spent in zip(row["calls"], seconds, strict=True))
-    return Sample(**(row | {"calls": calls, "finish": FinishReason(row["finish"])}))
+    known = {name: value for name, value in row.items() if value is not None or name not in LATER}
+    return Sample(**({"dialect": dialect} | known | {"calls": calls, "finish": FinishReason(row["finish"])}))

@@ -16,9 +16,10 @@ from tasks.shared.estimates import (
     pass_at_k,
     variance_split,
 )
-from tasks.shared.reporting.behaviour import BLOCK, measure
+from tasks.shared.reporting.behaviour import measure
 from tasks.shared.reporting.purpose import classify
 from tasks.shared.reporting.samples import Sample
+from tasks.shared.reporting.written import words_between
 
 
 def as_evaluation(samples: Sequence[Sample]) -> Evaluation:
@@ -59,10 +60,9 @@ def purposes(samples: Sequence[Sample]) -> dict[str, int]:
     """How many executed blocks have which purpose."""
     tally: Counter[str] = Counter()
     for sample in samples:
-        rest = sample.text
-        for call in sample.calls:
-            before, _, rest = rest.partition(BLOCK)
-            tally[classify(call.code, before).value] += 1
+        for call, before in zip(sample.calls, words_between(sample), strict=False):
+            if call.executed:
+                tally[classify(call.code, before).value] += 1
     return dict(sorted(tally.items()))
 
 

@@ -1,29 +1,55 @@
 """How a trace is written: prompt, code blocks, interpreter output, answer, all decided here and nowhere else.
 
 Two dialects run code: `retool` (tags) and `torl` (Markdown fences); `text` runs none (the paper's text-only baseline).
-The stop string ends the model's turn, `find_call` reads the block that ends there, `feedback` is what is appended.
+A dialect's call form (`call_forms.py`) says what ends a turn and which program runs; `feedback` is what is appended.
 Code runs exactly as written. `split` cuts a written trace at the very places where a rollout appends ids, so SFT
 tokenises segment by segment what RL will see. Sources: ReTool (arXiv 2504.11536), ToRL (arXiv 2503.23383).
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from tasks.shared.config import TracesConfig
+from tasks.shared.traces.call_forms import UNFINISHED, Block, CallForm, FenceForm, TagForm
+
+EXAMPLE_CODE, EXAMPLE_OUTPUT = "print(6 * 7)", "42"
+CARRIED = 32  # characters that the token which completes a stop string may have behind it
 
 RETOOL_INSTRUCTION = """\
-Solve the problem below step by step. While you reason you may write Python that runs in an external sandbox: put a \
-complete script, with its imports, between <code> and </code> as a ```python block, and print what you want to see. \
-Its output comes back between <interpreter> and </interpreter>. Close with <answer>\\boxed{{...}}</answer>.
+Solve the problem below step by step. While you reason you may run Python in an external sandbox. Write a complete \
+script, with its imports, that prints what you want to see, in exactly this form:
+
+{call}
+
+Then its output is given to you in this form; never write it yourself:
+
+{feedback}
+
+Close with:
+
+{answer}
 
 {problem}"""
 
 TORL_INSTRUCTION = """\
-Reason step by step and use Python where it helps: write a complete script in a ```python block and print what you \
-want to see; the output is shown to you in an ```output block. Put the final answer in \\boxed{{}}.
+Reason step by step and use Python where it helps. Write a complete script, with its imports, that prints what you \
+want to see, in exactly this form:
+
+{call}
+
+Then its output is given to you in this form; never write it yourself:
+
+{feedback}
+
+Put the final answer in {answer}.
 
 {problem}"""
 
 TEXT_INSTRUCTION = """\
-Reason step by step, without code. Close with <answer>\\boxed{{...}}</answer>.
+Reason step by step, without code. Close with:
+
+{answer}
 
 {problem}"""
 
@@ -38,8 +64,13 @@ class Segment:
 
     text: str
     is_feedback: bool  # True: interpreter output, masked out of the loss
-    code: str | None = None  # the block that this own-words segment ends with, if it ends with one
+    block: Block | None = None  # the block that this own-words segment ends with, if it ends with one
     observation: str | None = None  # for feedback: what the interpreter is said to have printed
+
+    @property
+    def code(self) -> str | None:
+        """The program that this segment asks to run, if it asks for one."""
+        return self.block.code if self.block and not self.block.fault else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,36 +78,88 @@ class Dialect:
     """One way to write traces."""
 
     name: str
-    instruction: str  # with {problem}
-    stop: str | None  # the text that ends a turn with a code block
-    block: re.Pattern[str] | None  # a code block at the end of a turn; group 1 is the code
+    instruction: str  # with {problem}, and where they are shown {call}, {feedback} and {answer}
+    form: CallForm | None  # None: runs no code
     feedback_open: str
     feedback_close: str
-    call_template: str  # how a block is written, with {code}; "" where none is
+    refused: tuple[str, ...]  # what the words of a written trace cannot hold: the tags of output, or of code
     answer_template: str  # how the answer is written, with {answer}
     answer_block: re.Pattern[str]  # the answer at the end of a trace; group 1 is the content of the box
+    max_calls: int | None = None  # after so many calls a block without output is text, as in a rollout
+
+    @property
+    def runs_code(self) -> bool:
+        """Whether programs in its traces run."""
+        return self.form is not None
+
+    @property
+    def stop(self) -> str | None:
+        """The string that ends a turn with a block; None where none does."""
+        return self.form.stop if self.form else None
+
+    @property
+    def feedback_mark(self) -> str:
+        """What says in a text that interpreter output follows; "" for a dialect that has none."""
+        return self.feedback_open.strip() or self.stop or ""
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """The tags and fences that a trace is held together by."""
+        written = self.write_call("") if self.form else ""
+        pieces = [written, self.feedback_open, self.feedback_close, self.write_answer("")]
+        lines = [line.rstrip("}") for piece in pieces for line in piece.split("\n")]
+        return tuple(dict.fromkeys(line for line in lines if line))
 
     def prompt(self, problem: str, instructed: bool) -> str:
         """The user message: the problem under the dialect's instruction, or bare."""
-        return self.instruction.format(problem=problem) if instructed else problem
+        if not instructed:
+            return problem
+        return self.instruction.format(
+            problem=problem,
+            call=self.write_call(EXAMPLE_CODE) if self.form else "",
+            feedback=self.feedback(EXAMPLE_OUTPUT).strip("\n"),
+            answer=self.write_answer("..."),
+        )
+
+    def read(self, turn: str) -> Block | None:
+        """The block that ends `turn` (the model's text since the last feedback), None if none does.
+
+        It runs unless it has a fault. Tokens can carry characters beyond the stop string; what follows it is ignored.
+        """
+        if self.form is None:
+            return None
+        found = turn.find(self.form.stop)
+        while found >= 0:
+            end = found + len(self.form.stop)
+            block = self.form.read(turn[:end])
+            if block is not None:
+                return block
+            found = turn.find(self.form.stop, end)
+        return None
 
     def find_call(self, turn: str) -> str | None:
-        """The code that `turn` (the model's text since the last feedback) ends with, or None if it holds none.
+        """The code that `turn` ends with, or None if it holds none."""
+        block = self.read(turn)
+        return None if block is None or block.fault else block.code
 
-        Tokens can carry characters beyond the stop string; what follows it is ignored.
-        """
-        if self.stop is None or self.block is None or self.stop not in turn:
-            return None
-        match = self.block.search(turn[: turn.index(self.stop) + len(self.stop)])
-        return match.group(1) if match else None
+    def blocks(self, words: str) -> Iterator[Block]:
+        """Every block in the model's words, in order: those that end a turn, and programs that nothing asks to run."""
+        if self.form is None:
+            return
+        place = 0
+        while (block := self.read(words[place:])) is not None:
+            yield from (one.moved(place) for one in self.form.unasked(words[place : place + block.start]))
+            yield block.moved(place)
+            place += block.end
+        yield from (one.moved(place) for one in self.form.unasked(words[place:]))
 
     def write_call(self, code: str) -> str:
         """A block that runs `code`, as `find_call` reads it. Raises ValueError for a dialect that runs none."""
-        if not self.call_template:
+        if self.form is None:
             raise ValueError(
                 f"dialect '{self.name}' runs no code; write its traces with synthesize.code_share = 0"
             )
-        return self.call_template.format(code=code)
+        return self.form.write(code)
 
     def write_answer(self, answer: str) -> str:
         """The part of a trace that gives its answer, as `closes_with_answer` reads it."""
@@ -86,55 +169,120 @@ class Dialect:
         """Whether a trace ends in one answer, written as this dialect writes it, and gives no other."""
         return trace.count("\\boxed") == 1 and self.answer_block.search(trace) is not None
 
-    def feedback(self, observation: str, remaining_calls: int | None = None) -> str:
-        """The text appended after a block: its output, and the calls that are left if they are announced."""
+    def notice(self, block: Block) -> str:
+        """What a model is shown in place of output after a block that is not whole."""
+        assert self.form is not None
+        return f"This block was not run: {block.fault}. {self.form.told}"
+
+    def feedback(self, observation: str, remaining_calls: int | None = None, carried: str = "") -> str:
+        """The text appended after a block: its output, and the calls that are left if they are announced.
+
+        `carried`: what the model's last token has behind the stop string. A line of the output that would close it is
+        set in by a blank, so that the output ends where it ends.
+        """
+        closing = re.escape(self.feedback_close.strip("\n"))
+        observation = re.sub(rf"(?m)^(?={closing}$)", " ", observation)
         notice = "" if remaining_calls is None else f"\nremaining calls: {remaining_calls}"
-        return f"{self.feedback_open}{observation}{notice}{self.feedback_close}"
+        # a bare line break is not written twice: nothing would tell the model's own from the output's
+        opening = "" if self.feedback_open == "\n" and carried.endswith("\n") else self.feedback_open
+        return f"{opening}{observation}{notice}{self.feedback_close}"
+
+    def unrecognised(self, turn: str, is_cut: bool = False) -> int:
+        """How many blocks of a turn are meant as such and cannot run; `is_cut`: but for one that tokens ran out in."""
+        faults = [block.fault for block in self.blocks(turn) if block.fault]
+        return len(faults) - (is_cut and faults[-1:] == [UNFINISHED])
+
+    def self_written(self, turn: str) -> int:
+        """How often a turn of the model's own words opens interpreter output, programs aside."""
+        if not self.feedback_mark:
+            return 0
+        asked = self.read(turn)
+        spans = [(one.first, one.last) for one in self.blocks(turn) if one != asked]
+        spans += [(asked.start, asked.end)] if asked else []
+        words = "".join(_outside(turn, sorted(spans)))
+        return words.count(self.feedback_mark)
+
+    def outputs(self, text: str) -> Iterator[tuple[int, int]]:
+        """Where output stands in a rollout of which nothing but its text is known."""
+        place = 0
+        while (block := self.read(text[place:])) is not None:
+            output = self._output_after(text, place + block.end)
+            if output is None:
+                return
+            yield output
+            place = output[1]
 
     def split(self, trace: str) -> list[Segment]:
         """Cut a written trace into own words and feedback, in order; joined texts give `trace` again.
 
         Raises TraceFormatError: unbalanced or misplaced tags, a block without output, output without a block.
         """
-        if self.stop is None or self.block is None:
-            self._refuse_stray_tags(trace)
-            return [Segment(trace, is_feedback=False)]
-        segments, rest = [], trace
-        while self.stop in rest:
-            end = rest.index(self.stop) + len(self.stop)
-            turn, rest = rest[:end], rest[end:]
-            code = self.find_call(turn)
-            if code is None:
-                raise TraceFormatError(f"'{self.stop}' without a whole code block before it")
-            self._refuse_stray_tags(turn[: turn.rindex(code)] if code else turn)
-            if not rest.startswith(self.feedback_open):
-                raise TraceFormatError("a code block without interpreter output right after it")
-            close = rest.find(self.feedback_close, len(self.feedback_open))
-            if close < 0:
-                raise TraceFormatError("interpreter output that is not closed")
-            observation = rest[len(self.feedback_open) : close]
-            end = close + len(self.feedback_close)
-            segments.append(Segment(turn, is_feedback=False, code=code))
-            segments.append(Segment(rest[:end], is_feedback=True, observation=observation))
+        segments, rest = list[Segment](), trace
+        while (block := self.read(rest)) is not None:
+            output = self._output_after(rest, block.end)
+            if output is None:
+                if len(segments) // 2 == self.max_calls:
+                    break
+                raise TraceFormatError(self._without_output(rest, block))
+            start, end = output
+            self._refuse_stray_tags(rest[: block.first], last=False)
+            observation = rest[start:end].removeprefix(self.feedback_open).removesuffix(self.feedback_close)
+            segments.append(Segment(rest[:start], is_feedback=False, block=block))
+            segments.append(Segment(rest[start:end], is_feedback=True, observation=observation))
             rest = rest[end:]
-        self._refuse_stray_tags(rest, last=True)
+        self._refuse_stray_tags(rest, last=len(segments) // 2 != self.max_calls)
         segments.append(Segment(rest, is_feedback=False))
         return segments
 
-    def _refuse_stray_tags(self, text: str, last: bool = False) -> None:
-        opening = {
-            "retool": ("<interpreter>", "</interpreter>", "</code>"),
-            "torl": ("```output",),
-            "text": (),
-        }
-        stray = list(opening[self.name])
-        if last or self.name == "text":
-            stray += ["<code>"] if self.name != "torl" else ["```python"]
-        for tag in stray:
-            if tag in text:
+    def is_followed_by(self, trace: str) -> bool:
+        """Whether a written trace keeps to the dialect: whole blocks with output each, one answer at the end."""
+        try:
+            segments = self.split(trace)
+        except TraceFormatError:
+            return False
+        whole = all(segment.block is None or not segment.block.fault for segment in segments)
+        return whole and self.closes_with_answer(segments[-1].text)
+
+    def _output_after(self, text: str, place: int) -> tuple[int, int] | None:
+        """Where the feedback stands that follows a stop string at once, but for what its last token carries."""
+        opening = re.escape(self.feedback_open)
+        found = re.compile(rf"[^\n]{{0,{CARRIED}}}?\s*?({opening})").match(text, place)
+        if found is None:
+            return None
+        close = text.find(self.feedback_close, found.end())
+        if close < 0:
+            raise TraceFormatError("interpreter output that is not closed")
+        return found.start(1), close + len(self.feedback_close)
+
+    def _without_output(self, text: str, block: Block) -> str:
+        if not block.fault:
+            return "a code block without interpreter output right after it"
+        return f"'{self.stop}' without a whole code block before it: {block.fault}"
+
+    def _refuse_stray_tags(self, text: str, last: bool) -> None:
+        """TraceFormatError for tags in a turn's words: those of output; in the last turn those of a block too."""
+        for tag in self.refused:
+            place = text.find(tag)
+            if place >= 0 and self.stop and self.stop in text[:place][-CARRIED - len(self.stop) :]:
+                raise TraceFormatError(f"'{self.stop}' without a whole code block before it")
+            if place >= 0:
                 raise TraceFormatError(f"'{tag}' where it cannot stand")
-        if self.name != "torl" and last and text.count("<answer>") != text.count("</answer>"):
-            raise TraceFormatError("<answer> that is not closed")
+        if not last:
+            return
+        if self.form is not None and (tag := self.form.stray(text)):
+            raise TraceFormatError(f"'{tag}' where it cannot stand")
+        opening, closing = (self.write_answer("").split("\n")[end] for end in (0, -1))
+        if opening != closing and text.count(opening) != text.count(closing):
+            raise TraceFormatError(f"{opening} that is not closed")
+
+
+def _outside(text: str, spans: list[tuple[int, int]]) -> Iterator[str]:
+    """The pieces of `text` outside of ascending spans."""
+    place = 0
+    for start, end in spans:
+        yield text[place:start]
+        place = max(place, end)
+    yield text[place:]
 
 
 ANSWER_TAGS = re.compile(r"<answer>\n\\boxed\{([^\n]+)\}\n</answer>\s*$")
@@ -143,34 +291,43 @@ DIALECTS = {
     "retool": Dialect(
         name="retool",
         instruction=RETOOL_INSTRUCTION,
-        stop="</code>",
-        block=re.compile(r"<code>\n```python\n((?:(?!<code>).)*?)\n?```\n</code>$", re.DOTALL),
+        form=TagForm(
+            opening="<code>",
+            stop="</code>",
+            told="Write <code>, ```python, the program, ``` and </code>, each on lines of its own.",
+        ),
         feedback_open="\n<interpreter>\n",
         feedback_close="\n</interpreter>\n",
-        call_template="<code>\n```python\n{code}\n```\n</code>",
+        refused=("<interpreter>", "</interpreter>"),
         answer_template="<answer>\n\\boxed{{{answer}}}\n</answer>",
         answer_block=ANSWER_TAGS,
     ),
     "torl": Dialect(
         name="torl",
         instruction=TORL_INSTRUCTION,
-        stop="```output",
-        block=re.compile(r"```python\n((?:(?!```).)*?)\n?```\n+```output$", re.DOTALL),
+        form=FenceForm(
+            stop="```output",
+            told="Write ```python, the program, ``` and ```output, each on lines of its own.",
+        ),
         feedback_open="\n",
         feedback_close="\n```\n",
-        call_template="```python\n{code}\n```\n```output",
+        refused=("```output",),
         answer_template="\\boxed{{{answer}}}",
         answer_block=re.compile(r"\\boxed\{([^\n]+)\}\.?\s*$"),
     ),
     "text": Dialect(
         name="text",
         instruction=TEXT_INSTRUCTION,
-        stop=None,
-        block=None,
+        form=None,
         feedback_open="",
         feedback_close="",
-        call_template="",
+        refused=("<code>",),
         answer_template="<answer>\n\\boxed{{{answer}}}\n</answer>",
         answer_block=ANSWER_TAGS,
     ),
 }
+
+
+def dialect_of(traces: TracesConfig) -> Dialect:
+    """The dialect of a recipe, with its cap of calls."""
+    return replace(DIALECTS[traces.dialect], max_calls=traces.max_calls)

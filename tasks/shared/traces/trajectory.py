@@ -19,19 +19,33 @@ class FinishReason(StrEnum):
     )
 
 
+NOTICE = "notice"  # the status of a call whose block is not whole: it did not run, the model is told the form
+RAN = frozenset({"ok", "output_cut"})  # sandbox statuses of a program that reached its end without an error
+
+
 @dataclass(frozen=True, slots=True)
 class CodeCall:
-    """One code block that was executed, with its place in the response.
+    """One code block that was executed, or answered by a notice, with its place in the response.
 
     Example: response ids 0..39 end in a block; its feedback is ids 40..51: `turn_end=40, feedback_end=52`.
     """
 
-    code: str  # exactly as written by the model, exactly as run
-    status: str  # a sandbox Status value
+    code: str  # exactly as written by the model, exactly as run; "" where it is not whole
+    status: str  # a sandbox Status value, or NOTICE
     observation: str  # what the model was shown
     seconds: float  # wall time in the interpreter
     turn_end: int  # response ids [.., turn_end) were there when the code ran
     feedback_end: int  # response ids [turn_end, feedback_end) are the interpreter's
+
+    @property
+    def executed(self) -> bool:
+        """Whether the sandbox ran it."""
+        return self.status != NOTICE
+
+    @property
+    def ran(self) -> bool:
+        """Whether the program reached its end, whatever it printed."""
+        return self.status in RAN
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +62,33 @@ class Trajectory:
     finish: FinishReason
     text: str  # the response decoded, for people; never tokenised again
     own_words: str  # what the model said in all its turns, without programs and outputs: what is graded
+    # [start, end) in characters of `text` that the feedback of each call takes, in order
+    shown: tuple[tuple[int, int], ...] = ()
+    unrecognised: int = 0  # blocks that were meant as such and are not written as the dialect reads them
+    self_written: int = 0  # feedback tags that the model wrote itself
+    wrote_code: bool = False  # a whole block, run or not
 
     @property
     def num_sampled(self) -> int:
         """Tokens the policy chose."""
         return sum(self.sampled)
+
+    @property
+    def has_code(self) -> bool:
+        """Whether a whole block was written, run or not."""
+        return self.wrote_code or self.has_run_code
+
+    @property
+    def has_run_code(self) -> bool:
+        """Whether a block was executed."""
+        return any(call.executed for call in self.calls)
+
+
+def turns_between(text: str, shown: Sequence[Sequence[int]]) -> tuple[str, ...]:
+    """What the model wrote before, between and after its feedbacks: one piece more than there are spans."""
+    starts = [0, *(end for _, end in shown)]
+    ends = [*(start for start, _ in shown), len(text)]
+    return tuple(text[start:end] for start, end in zip(starts, ends, strict=True))
 
 
 @dataclass(slots=True)
@@ -73,6 +109,11 @@ class TrajectoryBuilder:
         self.response_ids += ids
         self.sampled += [True] * len(ids)
         self.logprobs += logprobs
+
+    @property
+    def turn_ids(self) -> list[int]:
+        """What was sampled since the last feedback."""
+        return self.response_ids[self.calls[-1].feedback_end if self.calls else 0 :]
 
     def append_feedback(self, ids: Sequence[int], call: CodeCall) -> None:
         """Interpreter tokens after a code block: in the context, never in the loss."""

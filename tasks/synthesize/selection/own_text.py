@@ -18,18 +18,19 @@ class OwnText:
     @classmethod
     def of(cls, trace: str, dialect: Dialect) -> Self:
         """Read a trace that verification has accepted: it follows its dialect."""
-        words, codes = [], []
+        words, codes, opening = [], [], ""
         for segment in dialect.split(trace):
             if segment.is_feedback:
                 continue
-            if segment.code is None:
-                words.append(segment.text)
+            if segment.block is not None and segment.code is None:  # answered by a notice: words
+                opening += segment.text
+            elif segment.code is None:
+                words.append(opening + segment.text)
             else:
-                assert dialect.block is not None
-                block = dialect.block.search(segment.text)
-                assert block is not None
-                words.append(segment.text[: block.start()])
+                assert segment.block is not None
+                words.append(opening + segment.text[: segment.block.start])
                 codes.append(segment.code)
+                opening = ""
         return cls(tuple(words), tuple(codes))
 
     def __str__(self) -> str:

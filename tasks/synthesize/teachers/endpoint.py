@@ -14,6 +14,7 @@ from typing import Any
 
 from tasks.shared.config import SynthesizeStage
 from tasks.shared.sandbox import Status
+from tasks.shared.traces.call_forms import Block
 from tasks.shared.traces.dialect import Dialect
 from tasks.synthesize.execution import BlockRunner
 from tasks.synthesize.teachers.client import AttemptFailed, EndpointClient
@@ -159,13 +160,10 @@ class EndpointTeacher:
             words = read_words(turn.choice, dialect, self._stop(calls), left * CHARS_PER_TOKEN)
             parts.append(words)
             left -= turn.tokens
-            code = dialect.find_call(words) if self._stop(calls) else None
-            if code is None:
+            block = dialect.read(words) if self._stop(calls) else None
+            if block is None or (block.fault and not self._rules.block_notices):
                 break
-            result = await asyncio.wrap_future(self._runner.submit(code, session=session))
-            if result.status is Status.SANDBOX_FAILURE:
-                raise SandboxFailed(result.error_line)
-            parts.append(self._rules.feedback(calls, result))
+            parts.append(await self._feedback(calls, block, session))
             left -= len(parts[-1].encode()) // BYTES_PER_TOKEN
             if left < 1:
                 break
@@ -173,6 +171,15 @@ class EndpointTeacher:
             payload = self._payload(messages, want, turn=calls + 1, left=left)
             turn = _turns(await client.ask(want.problem.id, want.index, calls + 1, payload))[0]
         return "".join(parts)
+
+    async def _feedback(self, call: int, block: Block, session: str | None) -> str:
+        """What follows a block: its output, or a notice if it is not whole."""
+        if block.fault:
+            return self._rules.notice(call, block)
+        result = await asyncio.wrap_future(self._runner.submit(block.code, session=session))
+        if result.status is Status.SANDBOX_FAILURE:
+            raise SandboxFailed(result.error_line)
+        return self._rules.feedback(call, result)
 
     def _stop(self, calls: int) -> str | None:
         """The stop string while calls are left: after them a block is text, as in RL."""
@@ -231,11 +238,12 @@ def read_words(choice: Choice, dialect: Dialect, stop: str | None, most_chars: i
         raise AttemptFailed("too_long", f"{len(words)} characters where {most_chars} are the most", False)
     if stop is None:
         return words
-    if stop in words:
-        return words[: words.index(stop) + len(stop)]
+    if (block := dialect.read(words)) is not None:
+        return words[: block.end]
     if choice.is_cut_short:
         return words
-    whole = (words + gap + stop for gap in ("", "\n"))  # some endpoints strip what they return
+    gaps = ("",) if words.endswith("\n") else ("\n", "")  # some endpoints strip what they return
+    whole = (words + gap + stop for gap in gaps)
     return next((text for text in whole if dialect.find_call(text) is not None), words)
 
 

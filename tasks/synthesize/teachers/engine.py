@@ -125,6 +125,7 @@ class EngineTeacher:
             stateful=rules.stateful,
             sampling=Sampling(teacher.temperature, teacher.top_p),
             max_response_tokens=teacher.max_response_tokens,
+            block_notices=rules.block_notices,
             delivery=delivery_of(self._generation),
         )
 

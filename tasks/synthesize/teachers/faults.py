@@ -38,25 +38,11 @@ def forge_output(feedback: str, stdout: str, answer: str, rng: random.Random) ->
 
 
 def break_tags(trace: str, dialect: Dialect, rng: random.Random) -> str:
-    """Leave out or damage one tag of a trace."""
-    tags = [tag for tag in _tags(dialect) if tag in trace]
-    tag = rng.choice(tags)
-    damaged = rng.choice([text for text in ("", tag[:-1], tag.upper()) if text != tag])
-    start = trace.index(tag)
-    return trace[:start] + damaged + trace[start + len(tag) :]
-
-
-def _tags(dialect: Dialect) -> tuple[str, ...]:
-    if dialect.name == "torl":
-        return ("```python", "```\n```output", "\\boxed{")
-    return (
-        "<code>",
-        "```python",
-        "\n```\n",
-        "</code>",
-        "<interpreter>",
-        "</interpreter>",
-        "<answer>",
-        "\\boxed{",
-        "</answer>",
-    )
+    """Leave out or damage one tag of a trace, so that it no longer follows its dialect."""
+    damaged = []
+    for tag in dialect.marks:
+        start = trace.find(tag)
+        if start >= 0:
+            ways = dict.fromkeys(("", tag[:-1], tag.upper()))
+            damaged += [trace[:start] + way + trace[start + len(tag) :] for way in ways if way != tag]
+    return rng.choice([text for text in damaged if not dialect.is_followed_by(text)])

@@ -37,7 +37,7 @@ class Prompting:
         # a model of ours is asked as in RL; others have a chat template
         self.plain = self._mode == "bootstrap" and config.traces.prompt == "plain"
         self._rules = rules
-        self.runs_code = self._mode != "rewrite" and rules.max_calls > 0 and rules.dialect.stop is not None
+        self.runs_code = self._mode != "rewrite" and rules.max_calls > 0 and rules.dialect.runs_code
         self.digest = text_digest(self.message("{problem}", "{reasoning}"))
 
     def message(self, problem: str, reasoning: str = "") -> str:
@@ -45,7 +45,7 @@ class Prompting:
         if self._mode == "bootstrap":
             return self._rules.dialect.prompt(problem, self._instructed)
         dialect = self._rules.dialect
-        if not dialect.call_template:
+        if not dialect.runs_code:
             return dialect.prompt(problem, instructed=True)
         return render_prompt(
             self._mode,

@@ -14,7 +14,7 @@ from tasks.shared.generation.protocol import Sampling
 from tasks.shared.grading import GradeReason, grade
 from tasks.shared.sandbox import ExecutionResult, Status
 from tasks.shared.traces.dialect import DIALECTS
-from tasks.shared.traces.trajectory import FinishReason, Trajectory
+from tasks.shared.traces.trajectory import NOTICE, FinishReason, Trajectory
 from tests.unit.generation.scripted import ScriptedGenerator
 from tests.unit.generation.tiny import tiny_tokenizer
 
@@ -205,6 +205,59 @@ def test_a_stop_string_without_a_block_is_text() -> None:
     assert interpreter.programs == ["print(1 + 2)"]
     assert trajectory.text.startswith("I write </code> here. Compute.")
     assert len(trajectory.calls) == 1
+    check_record(trajectory)
+
+
+BROKEN = "Compute.\n<code>\n```python\nprint(1 + 2)\n</code>"
+
+
+def test_a_block_that_is_not_whole_is_answered_by_a_notice() -> None:
+    interpreter = ScriptedInterpreter(three)
+    rules = policy(max_calls=2, announce_remaining_calls=True)
+    [trajectory], generator = run({"p/0": BROKEN + BLOCK + ANSWER}, interpreter, rules)
+    assert interpreter.programs == ["print(1 + 2)"]
+    notice, call = trajectory.calls
+    assert (notice.status, notice.executed, notice.code) == (NOTICE, False, "")
+    assert call.status == "ok"
+    assert "its fence is not closed" in notice.observation
+    assert f"\n<interpreter>\n{notice.observation}\nremaining calls: 1\n</interpreter>\n" in trajectory.text
+    assert generator.stops["p/0"] == ["</code>", "</code>", None]
+    assert (trajectory.unrecognised, trajectory.self_written) == (1, 0)
+    assert [segment.is_feedback for segment in rules.dialect.split(trajectory.text)] == [False, True] * 2 + [
+        False
+    ]
+    check_record(trajectory)
+
+
+def test_without_notices_it_is_text() -> None:
+    interpreter = ScriptedInterpreter(three)
+    [trajectory], _ = run({"p/0": BROKEN + ANSWER}, interpreter, policy(block_notices=False))
+    assert trajectory.calls == ()
+    assert trajectory.unrecognised == 1
+    assert trajectory.text == BROKEN + ANSWER
+
+
+def test_output_of_its_own_making_is_counted_and_stays_the_models() -> None:
+    interpreter = ScriptedInterpreter(three)
+    fabricated = "So\n<interpreter>\n4\n</interpreter>\n"
+    [trajectory], _ = run({"p/0": fabricated + BLOCK + fabricated + ANSWER}, interpreter, policy())
+    assert (len(trajectory.calls), trajectory.self_written, trajectory.unrecognised) == (1, 2, 0)
+    assert [trajectory.text[start:end] for start, end in trajectory.shown] == [
+        "\n<interpreter>\n3\n</interpreter>\n"
+    ]
+    check_record(trajectory)
+
+
+@pytest.mark.parametrize("dialect", ["retool", "torl"])
+def test_a_stop_string_inside_the_program_does_not_end_it(dialect: str) -> None:
+    stop = DIALECTS[dialect].stop
+    program = f'print(\'{stop}\'[:0] + \'3\')  # {stop}\nx = """\n```\n{stop}\n"""'
+    interpreter = ScriptedInterpreter(three)
+    [trajectory], _ = run(
+        {"p/0": DIALECTS[dialect].write_call(program) + ANSWER}, interpreter, policy(dialect)
+    )
+    assert interpreter.programs == [program]
+    assert (len(trajectory.calls), trajectory.unrecognised, trajectory.self_written) == (1, 0, 0)
     check_record(trajectory)
 
 

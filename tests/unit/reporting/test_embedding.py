@@ -41,8 +41,8 @@ def test_code_that_was_not_run_is_told_apart() -> None:
     """After the call cap, or cut off by the budget."""
     sample = make_sample([], words="so\n<code>\n```python\nprint(5)\n```\n</code> ")
     kinds = {sample.text[start:end]: kind for start, end, kind, _ in segments(sample)}
-    assert kinds["print(5)\n"] == UNRUN
-    assert {kind for text, kind in kinds.items() if text != "print(5)\n"} == {WORDS}
+    assert kinds["print(5)"] == UNRUN
+    assert {kind for text, kind in kinds.items() if text != "print(5)"} == {WORDS}
 
 
 def test_positions_are_those_of_javascript() -> None:

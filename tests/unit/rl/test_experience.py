@@ -1,5 +1,7 @@
 """Scoring, filters and advantages of one step, on written-out trajectories."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ from tasks.rl.problems import Problem
 from tasks.rl.update import UpdateResult, train_sequence
 from tasks.shared.config import GenerationConfig, ModelConfig, RlConfig, RlStage, SandboxConfig, TracesConfig
 from tasks.shared.learning.losses import PolicySums
-from tasks.shared.traces.trajectory import CodeCall, FinishReason, Trajectory
+from tasks.shared.traces.trajectory import NOTICE, CodeCall, FinishReason, Trajectory
 
 PROBLEMS = [Problem("a", "5", "sums", (1, 2)), Problem("b", "7", "", (3,))]
 
@@ -115,15 +117,28 @@ def test_training_sees_the_sampled_ids_and_mask() -> None:
     assert set(sequence.extras["weight"]) == {0.25}
 
 
+def test_a_block_that_a_notice_answered_is_counted_and_void() -> None:
+    config = stage()
+    told = said("a", 0, "broken[5]\\boxed{5}", feedback="[5]")
+    told = replace(told, calls=(replace(told.calls[0], status=NOTICE),), unrecognised=2, self_written=3)
+    experience = build_experience(score([told], PROBLEMS, config), config, decode, seed=1)
+    assert experience.void.tolist() == [True]
+    sums = PolicySums(10, 0.5, 1, 0.2, 0, 4.0, 0.1, 0.0, 0.05, 2)
+    metrics = learning_metrics(3, 1, experience, UpdateResult(sums, 0.7, 1e-4, 1, 0, 99), Gap(0.0, 0.0))
+    assert (metrics["unrecognised_blocks"], metrics["self_written_feedback"], metrics["notices"]) == (2, 3, 1)
+    assert (metrics["code_ratio"], metrics["pass_ratio"]) == (0.0, None)
+
+
 def test_metrics_leave_outages_out_and_count_them() -> None:
     config = stage()
     experience = build_experience(score(TRAJECTORIES, PROBLEMS, config), config, decode, seed=1)
     sums = PolicySums(10, 0.5, 1, 0.2, 0, 4.0, 0.1, 0.0, 0.05, 2)
     metrics = learning_metrics(3, 1, experience, UpdateResult(sums, 0.7, 1e-4, 1, 0, 99), Gap(0.0, 0.0))
     assert metrics["outages"] == 1
+    assert (metrics["unrecognised_blocks"], metrics["self_written_feedback"], metrics["notices"]) == (0, 0, 0)
     assert metrics["accuracy"] == 3 / 5
     assert metrics["executed_code_ratio"] == 1 / 5
-    assert metrics["code_ratio"] == 0, "as in evaluation: a whole block in the text"
+    assert metrics["code_ratio"] == 1 / 5, "as in evaluation: a whole block, run or not"
     assert metrics["pass_ratio"] == 1.0
     assert metrics["void_ratio"] == 1 / 5
     assert metrics["solved_all"] == 0.5

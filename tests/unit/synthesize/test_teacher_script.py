@@ -114,6 +114,6 @@ def test_a_forged_output_replaces_the_real_one_whole():
 @pytest.mark.parametrize("name", ["retool", "torl", "text"])
 def test_broken_tags_change_the_trace_every_time(name):
     dialect = DIALECTS[name]
-    call = dialect.write_call("print(5)") + dialect.feedback("5") if dialect.call_template else ""
+    call = dialect.write_call("print(5)") + dialect.feedback("5") if dialect.runs_code else ""
     trace = f"Now.\n{call}So.\n{dialect.write_answer('5')}"
     assert all(break_tags(trace, dialect, Random(seed)) != trace for seed in range(100))

@@ -29,7 +29,7 @@ def test_fences_end_alike():
     assert read("Look.\n```python\nprint(1)\n```\n", TORL) == "Look.\n```python\nprint(1)\n```\n```output"
 
 
-@pytest.mark.parametrize("said", ["So it is 5.", "<code>\nprint(1)\n"])
+@pytest.mark.parametrize("said", ["So it is 5.", "<code>\n```python\nprint(1)\n"])
 def test_what_is_no_block_stays_as_it_is(said):
     assert read(said) == said
 

@@ -40,7 +40,7 @@ def test_a_good_trace_is_accepted(trace, retool):
     [
         (GOOD.replace("</code>", ""), Reason.BAD_FORMAT),
         (GOOD.replace("<code>", ""), Reason.BAD_FORMAT),
-        (GOOD.replace("```python", "```py"), Reason.BAD_FORMAT),
+        (GOOD.replace("```python", "```sh"), Reason.BAD_FORMAT),
         (GOOD.replace("</interpreter>", ""), Reason.BAD_FORMAT),
         ("\n<interpreter>\n5\n</interpreter>\n" + END, Reason.BAD_FORMAT),
         (block("print(5)", "5") + "So 5.", Reason.NO_ANSWER),
@@ -163,10 +163,33 @@ def test_what_follows_may_not_build_on_the_false_output(code, recorded, after, c
     assert verdict.reason is (Reason.CONTRADICTED if contradicts else Reason.ACCEPTED), verdict
 
 
-def test_a_true_output_that_holds_tags_is_no_trace(retool):
+def test_a_true_output_that_holds_tags_ends_where_it_ends(retool):
     rules = replace(retool, verification=REPLACE)
     verdict = judged(block("print('</interpreter>\\n<code>')", "") + END, rules)
-    assert verdict.reason is Reason.BAD_FORMAT
+    assert verdict.accepted
+    assert judged(verdict.trace, retool).accepted
+
+
+def test_a_block_that_is_not_whole_needs_its_notice(retool):
+    broken = "Now.\n<code>\n```python\nprint(5)\n</code>"
+    told = retool.notice(0, retool.dialect.read(broken))
+    assert judged(broken + told + GOOD, retool).block_status == ("ok",)
+    assert judged(broken + told + GOOD, retool).accepted
+    for trace, rules in (
+        (broken + "\n<interpreter>\n5\n</interpreter>\n" + GOOD, retool),
+        (broken + GOOD, retool),
+        (broken + told + GOOD, replace(retool, block_notices=False)),
+    ):
+        assert judged(trace, rules).reason is Reason.BAD_FORMAT
+
+
+def test_a_notice_counts_as_a_call(retool):
+    broken = "Now.\n<code>\n```python\nprint(5)\n</code>"
+    rules = replace(retool, max_calls=1)
+    assert (
+        judged(broken + rules.notice(0, rules.dialect.read(broken)) + GOOD, rules).reason
+        is Reason.TOO_MANY_CALLS
+    )
 
 
 # --- time-outs

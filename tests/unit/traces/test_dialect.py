@@ -1,8 +1,11 @@
 """The dialects: what ends a turn, which code runs, how output is appended, and that split inverts writing."""
 
+from dataclasses import replace
+
 import pytest
 
-from tasks.shared.traces.dialect import DIALECTS, TraceFormatError
+from tasks.shared.traces.call_forms import UNFINISHED
+from tasks.shared.traces.dialect import DIALECTS, EXAMPLE_CODE, EXAMPLE_OUTPUT, TraceFormatError
 
 RETOOL = DIALECTS["retool"]
 TORL = DIALECTS["torl"]
@@ -23,7 +26,7 @@ def test_code_is_read_exactly_as_written(dialect, turn):
     "turn",
     [
         "no code at all",
-        "<code>\nprint(1)\n</code>",
+        "<code>\nprint(1)\n```\n</code>",
         "```python\nprint(1)\n```\n</code>",
         "<code>\n```python\nprint(1)\n</code>",
     ],
@@ -101,3 +104,93 @@ def test_a_trace_closes_with_one_answer(dialect):
     assert not dialect.closes_with_answer("So it is 17.")
     assert not dialect.closes_with_answer(f"{end}\n{end}")
     assert not dialect.closes_with_answer(f"{end} or else")
+
+
+@pytest.mark.parametrize("dialect", [RETOOL, TORL])
+def test_the_instruction_shows_the_exact_form(dialect):
+    told = dialect.prompt("How many?", instructed=True)
+    assert dialect.write_call(EXAMPLE_CODE) in told
+    assert dialect.feedback(EXAMPLE_OUTPUT).strip("\n") in told
+    assert dialect.write_answer("...") in told
+
+
+@pytest.mark.parametrize("dialect", [RETOOL, TORL])
+@pytest.mark.parametrize(
+    "printed", ["", "a\n```\nb", "</interpreter>", "```", "x\n</interpreter>\n\n```\n", "\n\n3"]
+)
+def test_output_ends_where_it_ends_whatever_a_program_prints(dialect, printed):
+    feedback = dialect.feedback(printed, remaining_calls=1)
+    trace = dialect.write_call(CODE) + feedback + "So two.\n" + dialect.write_answer("2")
+    assert [s.text for s in dialect.split(trace)][1] == feedback
+
+
+@pytest.mark.parametrize("carried", ["\n", "\n\n", "'", "');\n\n", "\r\n", ".", "</", "Description", " "])
+def test_what_the_last_token_carries_belongs_to_the_turn(carried):
+    feedback = RETOOL.feedback("3", carried=carried)
+    trace = RETOOL_TURN + carried + feedback + RETOOL.write_answer("3")
+    assert [s.text for s in RETOOL.split(trace)] == [
+        RETOOL_TURN + carried,
+        feedback,
+        RETOOL.write_answer("3"),
+    ]
+
+
+@pytest.mark.parametrize("carried", ["s", "\n", "oHaveBeenCalledWith", "\n\n"])
+def test_a_fences_output_is_read_back_after_what_a_token_carries(carried):
+    trace = TORL_TURN + carried + TORL.feedback("3", carried=carried) + TORL.write_answer("3")
+    segments = TORL.split(trace)
+    assert "".join(s.text for s in segments) == trace
+    assert segments[1].text.endswith(TORL.feedback("3"))
+
+
+def test_a_stop_string_in_the_words_is_text():
+    trace = "A block ends in </code> here.\n" + RETOOL_TURN + RETOOL.feedback("3") + RETOOL.write_answer("3")
+    assert RETOOL.split(trace)[0].code == CODE
+    assert [s.text for s in RETOOL.split("I write </code> now.")] == ["I write </code> now."]
+
+
+def test_after_the_cap_a_block_is_text():
+    past = (
+        RETOOL_TURN + RETOOL.feedback("3") + RETOOL_TURN + "\nI cannot run that. " + RETOOL.write_answer("3")
+    )
+    with pytest.raises(TraceFormatError, match="without interpreter output"):
+        RETOOL.split(past)
+    assert [s.code for s in replace(RETOOL, max_calls=1).split(past)] == [CODE, None, None]
+    with pytest.raises(TraceFormatError, match="cannot stand"):  # output of its own making is none
+        replace(RETOOL, max_calls=0).split("Look. <interpreter>\n3\n</interpreter>\n")
+
+
+@pytest.mark.parametrize(
+    ("dialect", "turn", "unrecognised", "self_written"),
+    [
+        (RETOOL, RETOOL_TURN, 0, 0),
+        (RETOOL, "<code>\n```python\nprint(1)\n</code>", 1, 0),
+        (RETOOL, "```python\nprint(1)\n```\nand so", 1, 0),
+        (RETOOL, "I think <interpreter>\n3\n</interpreter>", 0, 1),
+        (RETOOL, "<code>\nprint('<interpreter>')\n</code>", 0, 0),
+        (RETOOL, RETOOL_TURN + "\n<interpreter>\n3\n</interpreter>\n<code>\nprint(", 1, 1),
+        (TORL, TORL_TURN, 0, 0),
+        (TORL, "the ```output\n3\n```\n", 0, 1),
+        (TORL, "```python\nprint(1)\n```\nso\n```output", 1, 0),
+        (TORL, "```python\nprint(1)\n```\n", 1, 0),
+        (TEXT, "```python\nprint(1)\n```\n<interpreter>", 0, 0),
+    ],
+)
+def test_what_a_turn_is_counted_for(dialect, turn, unrecognised, self_written):
+    assert dialect.unrecognised(turn) == unrecognised
+    assert dialect.self_written(turn) == self_written
+
+
+def test_a_block_that_tokens_ran_out_in_is_not_unrecognised():
+    cut = "Now.\n<code>\n```python\nprint("
+    assert [block.fault for block in RETOOL.blocks(cut)] == [UNFINISHED]
+    assert (RETOOL.unrecognised(cut), RETOOL.unrecognised(cut, is_cut=True)) == (1, 0)
+
+
+@pytest.mark.parametrize("dialect", [RETOOL, TORL])
+def test_every_mark_is_one_that_a_trace_needs(dialect):
+    trace = f"Count.\n{dialect.write_call(CODE)}{dialect.feedback('3')}So 3.\n{dialect.write_answer('3')}"
+    assert dialect.is_followed_by(trace)
+    for mark in dialect.marks:
+        assert mark in trace
+        assert not dialect.is_followed_by(trace.replace(mark, "", 1)), mark

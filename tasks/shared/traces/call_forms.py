@@ -1,0 +1,244 @@
+"""How a turn asks for a program to be run: the block, and the stop string that ends it.
+
+A form is read leniently (any fence that says Python or nothing, any indentation, blank lines, CRLF) and written in one
+way. A stop string that is part of a program ends no block: `read` is asked at every stop string, in order, and sees
+nothing behind it, so a rollout that reads while it writes and a reader of the whole text decide alike.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from tasks.shared.traces.python_text import (
+    MARKS,
+    PYTHON,
+    closing_marks,
+    fences,
+    is_closed_at,
+    last_marks,
+    literal_at,
+    program_end,
+    read_fence,
+    without_indentation,
+)
+
+UNFINISHED = "it is not finished"  # the fault of a block whose end is not written
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A block of code in a text. Places are characters of that text.
+
+    Example: in "So <code>\\n```python\\nprint(3)\\n```\\n</code>" the form is [3, 41), the program [20, 28).
+    """
+
+    # text[start:end] is the whole form, stop string included
+    start: int
+    end: int
+    # where its content begins: the fence, or the program of a block without one
+    body: int
+    # text[first:last] is the program as written
+    first: int
+    last: int
+    # the program as it runs: without indentation of the block
+    code: str
+    # what its form lacks, so that it cannot run; "" for a block that can
+    fault: str = ""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it holds a program with an end, asked to run or not."""
+        return bool(self.code) and self.fault != UNFINISHED
+
+    def moved(self, by: int) -> "Block":
+        """The same block in a text that has `by` more characters before it."""
+        places = ("start", "end", "body", "first", "last")
+        return replace(self, **{place: getattr(self, place) + by for place in places})
+
+
+class CallForm(Protocol):
+    """How a dialect writes and reads blocks."""
+
+    @property
+    def stop(self) -> str:
+        """The string that ends a turn with a block."""
+
+    @property
+    def told(self) -> str:
+        """The form in one line of words, for a notice to a model that missed it."""
+
+    def write(self, code: str) -> str:
+        """A block that runs `code`."""
+
+    def read(self, text: str) -> Block | None:
+        """The block that ends `text`, which ends in the stop string; None if that is text like any other.
+
+        None too where the stop string is part of the program of a block that is not closed yet.
+        """
+
+    def unasked(self, text: str) -> Iterator[Block]:
+        """The programs in `text`, in which `read` finds no block: written, and not asked to run."""
+
+    def stray(self, text: str) -> str:
+        """What of the form stands in `text`, the words after the last block of a written trace; "" if nothing does."""
+
+
+@dataclass(frozen=True, slots=True)
+class TagForm:
+    """A program between two tags, in a fence or without one (ReTool)."""
+
+    opening: str
+    stop: str
+    told: str
+
+    def write(self, code: str) -> str:
+        """See `CallForm.write`."""
+        return f"{self.opening}\n```python\n{code}\n```\n{self.stop}"
+
+    def read(self, text: str) -> Block | None:
+        """See `CallForm.read`."""
+        before = text[: -len(self.stop)]
+        start = self._opening(before)
+        if start is None:
+            return self._unopened(text, before)
+        inside = start + len(self.opening)
+        fence = read_fence(before, len(before) - len(before[inside:].lstrip()))
+        if fence is None:
+            return self._bare(text, start, inside, len(before))
+        if not fence.is_python:
+            return _faulty(text, start, fence.first, f"its fence says '{fence.language}'")
+        closing = last_marks(before, fence.first)
+        if closing is not None and is_closed_at(before, fence, closing):
+            return _whole(text, start, fence.start, fence.first, closing.start())
+        if literal_at(text[fence.first :], len(before) - fence.first):
+            return None
+        closed = any(True for _ in closing_marks(before, fence))
+        return _faulty(
+            text,
+            start,
+            fence.first,
+            "it holds more than one program" if closed else "its fence is not closed",
+        )
+
+    def stray(self, text: str) -> str:
+        """See `CallForm.stray`."""
+        return self.opening if self.opening in text else ""
+
+    def unasked(self, text: str) -> Iterator[Block]:
+        """See `CallForm.unasked`."""
+        found = list(_in_fences(text, f"{self.opening} and {self.stop} are missing around it"))
+        yield from found
+        start = text.rfind(self.opening)
+        if start >= 0 and not any(block.end > start for block in found):
+            first = start + len(self.opening)
+            yield Block(start, len(text), first, first, len(text), "", UNFINISHED)
+
+    def _unopened(self, text: str, before: str) -> Block | None:
+        """A fence that a closing tag follows without an opening one; other closing tags are words."""
+        closing = last_marks(before, 0)
+        for fence in fences(before):
+            if not fence.names_python:
+                continue
+            if not any(True for _ in closing_marks(before, fence)):
+                if literal_at(text[fence.first :], len(before) - fence.first):
+                    return None
+            elif closing is None or not is_closed_at(before, fence, closing):
+                continue
+            return _faulty(text, fence.start, fence.first, f"{self.opening} is missing before it")
+        return None
+
+    def _opening(self, before: str) -> int | None:
+        """Where the block opens: at the first opening tag that has no other in words behind it."""
+        start = before.find(self.opening)
+        while start >= 0:
+            inside = before[start + len(self.opening) :]
+            in_fence = MARKS.match(inside.lstrip()) is not None
+            program = ("string", "comment") if in_fence else ("string",)
+            after = inside.find(self.opening)
+            while after >= 0 and literal_at(inside, after) in program:
+                after = inside.find(self.opening, after + 1)
+            if after < 0:
+                return start
+            start += len(self.opening) + after
+        return None
+
+    def _bare(self, text: str, start: int, inside: int, stop: int) -> Block | None:
+        """A block without a fence."""
+        line = text.find("\n", inside, stop) + 1
+        word = text[inside:line].strip()  # the language without its fence, at times
+        first = line if line and (not word or PYTHON.fullmatch(word)) else inside
+        if literal_at(text[first:], stop - first) == "string":
+            return None
+        marks = last_marks(text[:stop], first)
+        if marks is not None and literal_at(text[first:], marks.start() - first) != "string":
+            return _faulty(text, start, first, "no fence opens where one closes")
+        return _whole(text, start, first, first, stop)
+
+
+@dataclass(frozen=True, slots=True)
+class FenceForm:
+    """A program in a fence, and the opening of the fence that its output fills (ToRL)."""
+
+    stop: str
+    told: str
+
+    def write(self, code: str) -> str:
+        """See `CallForm.write`."""
+        return f"```python\n{code}\n```\n{self.stop}"
+
+    def read(self, text: str) -> Block | None:
+        """See `CallForm.read`."""
+        before = text[: -len(self.stop)]
+        found = list(fences(before))
+        closing = last_marks(before, 0)
+        if closing is not None:
+            for fence in found:
+                if fence.first <= closing.start() and is_closed_at(before, fence, closing):
+                    if not fence.is_python:
+                        return _faulty(text, fence.start, fence.first, f"its fence says '{fence.language}'")
+                    return _whole(text, fence.start, fence.start, fence.first, closing.start())
+        programs = [fence for fence in found if fence.names_python]
+        for fence in programs:
+            if not any(True for _ in closing_marks(before, fence)):
+                if literal_at(text[fence.first :], len(before) - fence.first):
+                    return None
+                return _faulty(text, fence.start, fence.first, "its fence is not closed")
+        if programs:
+            last = programs[-1]
+            return _faulty(text, last.start, last.first, f"{self.stop} does not follow it at once")
+        return None
+
+    def unasked(self, text: str) -> Iterator[Block]:
+        """See `CallForm.unasked`."""
+        yield from _in_fences(text, f"no {self.stop} follows it")
+
+    def stray(self, text: str) -> str:
+        """See `CallForm.stray`."""
+        fence = next((one for one in fences(text) if one.names_python), None)
+        return text[fence.start : fence.first].strip() if fence else ""
+
+
+def _in_fences(text: str, fault: str) -> Iterator[Block]:
+    """The programs in fences of `text`; one whose fence is not closed goes to the end."""
+    end = 0
+    for fence in fences(text):
+        if fence.start < end or not fence.names_python:
+            continue
+        closing = next(closing_marks(text, fence), None)
+        stop, end = (len(text), len(text)) if closing is None else closing.span()
+        last = program_end(text, fence.first, stop)
+        code = without_indentation(text[fence.first : last])
+        yield Block(
+            fence.start, end, fence.start, fence.first, last, code, UNFINISHED if closing is None else fault
+        )
+
+
+def _whole(text: str, start: int, body: int, first: int, mark: int) -> Block:
+    """The block of a program that a mark ends, or a faulty one if it holds none."""
+    last = program_end(text, first, mark)
+    code = without_indentation(text[first:last])
+    return Block(start, len(text), body, first, last, code, "" if code.strip() else "it holds no program")
+
+
+def _faulty(text: str, start: int, first: int, fault: str) -> Block:
+    return Block(start, len(text), first, first, len(text), "", fault)

@@ -1,0 +1,126 @@
+"""Programs in what a model wrote: fences, string literals, indentation. Knows Python and Markdown, and no dialect.
+
+A fence or a tag inside a string literal belongs to the program. Literals are found as Python's lexer finds them, but in
+text that need be neither whole nor valid, since a model is read while it writes.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+LITERAL = re.compile(
+    r"""
+    (?P<comment> \#[^\n]* )
+    | (?P<triple> \"\"\" | ''' ) (?: \\. | (?!(?P=triple)). )* (?: (?P=triple) | \Z )
+    | (?P<quote> ["'] ) (?: \\. | (?!(?P=quote))[^\\\n] )* (?P=quote)?
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+MARKS = re.compile(r"`{3,}|~{3,}")
+PYTHON = re.compile(r"\{?\.?(?:i?python|py)[\d.]*\}?", re.IGNORECASE)
+LANGUAGE = re.compile(r"[A-Za-z][\w+#.-]*")
+LINE_START = re.compile(r"[ \t]*(?:(?:[-*+>]|\d+[.)])[ \t]+)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """An opening fence in a text."""
+
+    start: int
+    # of the program behind it
+    first: int
+    marks: str
+    # "" where it names none
+    language: str
+
+    @property
+    def is_python(self) -> bool:
+        """Whether the program may be Python: the fence says so, or says nothing."""
+        return not self.language or self.names_python
+
+    @property
+    def names_python(self) -> bool:
+        """Whether the fence says that the program is Python."""
+        return PYTHON.fullmatch(self.language) is not None
+
+    def is_closed_by(self, marks: str) -> bool:
+        """Whether a run of these marks closes it."""
+        return marks[0] == self.marks[0] and len(marks) >= len(self.marks)
+
+
+def read_fence(text: str, start: int) -> Fence | None:
+    """The fence that opens at `start`, None if none does. What follows the language on its line is program."""
+    run = MARKS.match(text, start)
+    if run is None:
+        return None
+    end = text.find("\n", run.end())
+    below = len(text) if end < 0 else end + 1
+    line = text[run.end() : below]
+    words = line.split(maxsplit=1)
+    if not words:
+        return Fence(start, below, run[0], "")
+    if PYTHON.fullmatch(words[0]):
+        same_line = run.end() + line.index(words[0]) + len(words[0])
+        return Fence(start, same_line if len(words) > 1 else below, run[0], words[0])
+    if len(words) == 1 and LANGUAGE.fullmatch(words[0]):
+        return Fence(start, below, run[0], words[0])
+    return Fence(start, run.end(), run[0], "")
+
+
+def fences(text: str) -> Iterator[Fence]:
+    """Every place in `text` where a fence may open: where one names Python, and at the start of a line."""
+    for run in MARKS.finditer(text):
+        fence = read_fence(text, run.start())
+        assert fence is not None
+        line = text.rfind("\n", 0, run.start()) + 1
+        if fence.names_python or LINE_START.fullmatch(text, line, run.start()):
+            yield fence
+
+
+def literal_at(source: str, place: int) -> str:
+    """Which literal of a program that begins where `source` does covers `place`: "string", "comment" or ""."""
+    for literal in LITERAL.finditer(source):
+        if literal.start() >= place:
+            break
+        if literal.end() > place:
+            return "comment" if literal["comment"] else "string"
+    return ""
+
+
+def closing_marks(text: str, fence: Fence) -> Iterator[re.Match[str]]:
+    """The runs of marks that would close `fence` and stand in no literal of its program."""
+    hidden = [literal.span() for literal in LITERAL.finditer(text, fence.first)]
+    for run in MARKS.finditer(text, fence.first):
+        if fence.is_closed_by(run[0]) and not any(start <= run.start() < end for start, end in hidden):
+            yield run
+
+
+def last_marks(text: str, first: int) -> re.Match[str] | None:
+    """The run of fence marks that ends `text`, blanks aside, if it begins at `first` or later."""
+    tail = text.rstrip()
+    return next((run for run in MARKS.finditer(text, first) if run.end() == len(tail)), None)
+
+
+def is_closed_at(text: str, fence: Fence, closing: re.Match[str]) -> bool:
+    """Whether the program of `fence` ends at `closing`: marks that fit, in no string, with none like them before."""
+    if not fence.is_closed_by(closing[0]):
+        return False
+    if literal_at(text[fence.first :], closing.start() - fence.first) == "string":
+        return False
+    return all(run.start() >= closing.start() for run in closing_marks(text, fence))
+
+
+def program_end(text: str, first: int, mark: int) -> int:
+    """Where the program from `first` to a closing mark ends; the line break that sets the mark off is left out."""
+    line = text.rfind("\n", first, mark) + 1
+    if line == 0 or text[line:mark].strip():
+        return mark
+    return max(first, line - (2 if text[first:line].endswith("\r\n") else 1))
+
+
+def without_indentation(program: str) -> str:
+    """A program as it runs: the indentation of its first line, with which none can begin, is taken off every line."""
+    lines = program.split("\n")
+    first = next((line for line in lines if line.strip()), "")
+    indentation = first[: len(first) - len(first.lstrip())]
+    return "\n".join(line.removeprefix(indentation) for line in lines) if indentation else program
