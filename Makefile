@@ -41,7 +41,7 @@ test-vllm: venv setup-vllm ## train/tiny_vllm end to end; the vLLM engine; RL ro
 	$(BIN)/python -m pytest -q -m vllm tests/flows/test_tiny_vllm.py
 	$(VLLM_BIN)/python -m pytest -q tests/vllm
 
-plan: venv ## make plan RECIPE=retool GPUS=32 MEMORY_GIB=141
+plan: venv ## make plan RECIPE=retool GPUS=32 MEMORY_GIB=139.8
 	@$(BIN)/python -m flows.plan $(RECIPE) --gpus $(GPUS) --memory-gib $(MEMORY_GIB)
 
 base-image: ## Debian with Python by debootstrap (root), where there is no registry to pull a base image from

@@ -5,7 +5,7 @@ Sources: model states and their sharding, ZeRO (arXiv 1910.02054, section 3); ac
 against what autograd really saves; KV cache 2 x layers x key-value width a token. Bytes; M parameters, N ranks.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from data.models import ModelShape
 from tasks.shared.config import OptimizerConfig, Recipe
@@ -20,6 +20,15 @@ LIVE_ELEMENTS = 1_000_000_000
 # float32, divided by the temperature, log-softmax, their gradients, and for the entropy a distribution more.
 LOGITS_HELD = 2**27
 BYTES_PER_LOGIT = 28
+# The same without gradients, as in the probe. vLLM's prompt log-probs: the model's precision, float32, log-softmax, of
+# all tokens of a sequence that is probed (tasks/rl/probe.py).
+FORWARD_BYTES_PER_LOGIT = 14
+PROMPT_BYTES_PER_LOGIT = 10
+PROBED_SEQUENCES, PROBED_TOKENS = 4, 2048
+# Tokens of one step of vLLM's on a GPU of 70 GiB or more, and what its CUDA graphs take: an allowance. They stay while
+# it sleeps, which frees weights and cache alone.
+SCHEDULED_TOKENS = 16384
+GRAPHS = 2 * GIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +63,7 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """What the sampler's share of a GPU holds."""
+    """What the sampler's share of a GPU holds beside weights, a step's activations and CUDA graphs."""
 
     cache: int  # bytes for keys and values
     bytes_per_token: int
@@ -129,10 +138,13 @@ def cache_bytes_per_token(shape: ModelShape, size: int) -> int:
 
 
 def sampler(recipe: Recipe, shape: ModelShape, gpu: int) -> Sampling:
-    """What `gpu_memory_utilization` of a GPU of `gpu` bytes leaves for keys and values beside the weights."""
+    """What `gpu_memory_utilization` of a GPU of `gpu` bytes leaves for keys and values."""
     size = element_size(recipe.model.dtype)
     generation = recipe.generation
-    cache = int(generation.gpu_memory_utilization * gpu) - size * shape.num_parameters
+    step = size * SCHEDULED_TOKENS * (3 * shape.intermediate_size + 4 * shape.hidden_size)
+    step += PROMPT_BYTES_PER_LOGIT * generation.max_sequences * shape.vocabulary
+    taken = size * shape.num_parameters + step + GRAPHS
+    cache = int(generation.gpu_memory_utilization * gpu) - taken
     per_token = cache_bytes_per_token(shape, size)
     longest = generation.max_prompt_tokens + generation.max_response_tokens
     return Sampling(cache, per_token, max(0, cache // (per_token * longest)))
@@ -166,7 +178,11 @@ def sft_phase(recipe: Recipe, shape: ModelShape, ranks: int) -> Phase:
 
 
 def rl_phases(recipe: Recipe, shape: ModelShape, ranks: int, gpu: int) -> list[Phase]:
-    """Sampling and update of an RL step: the trainer stays on the GPU while sampling, the sampler unless it sleeps."""
+    """Start, sampling, update and probe of an RL step; of vLLM the update sees what is left of it while it sleeps.
+
+    At the start the sampler is awake and the trainer comes onto the GPU: under stage 3 a parameter at a time, twice
+    with its slices. The trainer stays while the others sample and probe.
+    """
     rl, size = recipe.rl, element_size(recipe.model.dtype)
     step, host = training_memory(shape, recipe.model.dtype, rl.optimizer, ranks, rl.tokens_per_micro_batch)
     critic = 0
@@ -176,31 +192,41 @@ def rl_phases(recipe: Recipe, shape: ModelShape, ranks: int, gpu: int) -> list[P
         parameters = shape.num_parameters - unused + shape.hidden_size
         *states, critic_host = training_states(parameters, size, rl.optimizer, ranks)
         critic, host = sum(states), host + critic_host
-    reference = size * shape.num_parameters if rl.kl_coefficient else 0
-    on_gpu = int(recipe.generation.gpu_memory_utilization * gpu)
-    if recipe.generation.engine == "transformers":
-        longest = recipe.generation.max_prompt_tokens + recipe.generation.max_response_tokens
-        cache = recipe.generation.max_sequences * longest * cache_bytes_per_token(shape, size)
-        on_gpu = size * shape.num_parameters + cache
-    shared = {
+    trainer = {
         "weights": step.weights,
         "gradients": step.gradients,
         "optimizer": step.optimizer,
         "critic": critic,
-        "reference": reference,
-        "sampler": on_gpu,
-        "buffers": step.buffers,
+        "reference": size * shape.num_parameters if rl.kl_coefficient else 0,
     }
-    resident = shared | {"sampler": 0} if rl.sleep_sampler else shared
-    update = Memory(**resident, activations=step.activations, logits=step.logits)
-    return [Phase("rl sample", Memory(**shared), host), Phase("rl update", update, host)]
+    awake = sampler_memory(recipe, shape, gpu)
+    asleep = GRAPHS if rl.sleep_sampler else awake
+    start = Memory(**trainer, sampler=awake, buffers=2 * size * shape.head_parameters)
+    sample = Memory(**trainer, sampler=awake, buffers=step.buffers)
+    update = replace(sample, sampler=asleep, activations=step.activations, logits=step.logits)
+    probed = min(PROBED_TOKENS, recipe.generation.max_prompt_tokens + recipe.generation.max_response_tokens)
+    forward, prompt = forward_memory(shape, PROBED_SEQUENCES * probed, size), PROMPT_BYTES_PER_LOGIT * probed
+    probe = replace(sample, activations=forward[0], logits=max(forward[1], prompt * shape.vocabulary))
+    named = {"rl start": start, "rl sample": sample, "rl update": update, "rl probe": probe}
+    return [Phase(name, memory, host) for name, memory in named.items()]
+
+
+def forward_memory(shape: ModelShape, tokens: int, size: int) -> tuple[int, int]:
+    """Activations and logits of a pass without gradients: one layer at a time, one piece of logits."""
+    held = min(tokens * shape.vocabulary, max(LOGITS_HELD, shape.vocabulary))
+    return layer_activations(shape, tokens, size), FORWARD_BYTES_PER_LOGIT * held
+
+
+def sampler_memory(recipe: Recipe, shape: ModelShape, gpu: int) -> int:
+    """What the engine takes on its GPU: vLLM its share; the embedded one weights and a cache of every slot."""
+    size, generation = element_size(recipe.model.dtype), recipe.generation
+    if generation.engine == "vllm":
+        return int(generation.gpu_memory_utilization * gpu)
+    longest = generation.max_prompt_tokens + generation.max_response_tokens
+    cache = generation.max_sequences * longest * cache_bytes_per_token(shape, size)
+    return size * shape.num_parameters + cache
 
 
 def evaluate_phase(recipe: Recipe, shape: ModelShape, gpu: int) -> Phase:
     """Evaluation: the sampler alone."""
-    size, generation = element_size(recipe.model.dtype), recipe.generation
-    if generation.engine == "vllm":
-        return Phase("evaluate", Memory(sampler=int(generation.gpu_memory_utilization * gpu)))
-    longest = generation.max_prompt_tokens + generation.max_response_tokens
-    cache = generation.max_sequences * longest * cache_bytes_per_token(shape, size)
-    return Phase("evaluate", Memory(sampler=size * shape.num_parameters + cache))
+    return Phase("evaluate", Memory(sampler=sampler_memory(recipe, shape, gpu)))

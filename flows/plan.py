@@ -1,6 +1,6 @@
 """Before anything runs: what a recipe takes on each GPU in each phase, or what it would do under a run's name.
 
-    tirflow plan retool --gpus 32 --memory-gib 141 [--set generation.gpu_memory_utilization=0.55] [--json]
+    tirflow plan retool --gpus 32 --memory-gib 139.8 [--set generation.gpu_memory_utilization=0.55] [--json]
     tirflow plan tiny --run demo                          # flows/work_plan.py
 
 Every GPU is one rank. Prints a table, or JSON; exit code 2 and one line if a phase cannot fit, an input is missing or
@@ -198,9 +198,9 @@ def _show(plan: Plan, console: Console) -> None:
     for name in used:
         table.add_row(name, *(_gib(getattr(phase.memory, name)) for phase in plan.phases))
     table.add_section()
-    fits = ["[green]fits[/]" if p.memory.total <= plan.gpu else "[red]does not fit[/]" for p in plan.phases]
+    fits = ["[green]yes[/]" if p.memory.total <= plan.gpu else "[red]no[/]" for p in plan.phases]
     table.add_row("total", *(_gib(phase.memory.total) for phase in plan.phases))
-    table.add_row("", *fits)
+    table.add_row("fits", *fits)
     if any(phase.host for phase in plan.phases):
         table.add_row("host memory", *(_gib(phase.host) for phase in plan.phases))
     console.print(table)

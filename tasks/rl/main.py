@@ -9,6 +9,7 @@ Killed, it resumes from its scratch directory; with rl.optimizer.ranks > 1 it st
 
 import shutil
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -87,8 +88,7 @@ def _load(context: StageContext[RlStage], stack: ExitStack) -> RlRound:
     )
     return RlRound(
         context,
-        model=load_model(checkpoint, config.model),
-        critic=load_model(checkpoint, config.model) if config.rl.algorithm == "ppo" else None,
+        load_model=partial(load_model, checkpoint, config.model),
         reference=reference,
         tokenizer=tokenizer,
         problems=problems,

@@ -18,6 +18,8 @@ from tasks.shared.learning.packing import TrainSequence, pack
 from tasks.shared.stage import TrainingStopped
 
 MAX_PROBED = 4  # sequences
+# Of each, from its start: vLLM computes the logits of all tokens of a sequence at once, beside its share of the GPU.
+MAX_PROBED_TOKENS = 2048
 MAX_NAMED = 5  # tensors in the message
 # Of the mean, where the recipe names none. Measured on equal weights: 5e-7 in float32; 0.006 to 0.05 in bfloat16, the
 # flatter a model's distributions the less.
@@ -53,7 +55,7 @@ def probe(
     Every rank's sampler scores the same sequences; trainer scores are computed by all ranks together. The gap is that
     of the rank where it is largest.
     """
-    probed = [list(ids) for ids in sequences[:MAX_PROBED]]
+    probed = [list(ids[:MAX_PROBED_TOKENS]) for ids in sequences[:MAX_PROBED]]
     sampler = [np.array(values) for values in generator.score(probed)]
     trainer = _trainer_logprobs(engine, probed, row_tokens)
     mine = _gap(np.concatenate([sampler[i][1:] - values[1:] for i, values in sorted(trainer.items())]))

@@ -1,6 +1,6 @@
 """One RL round: `steps_per_round` on-policy steps, each a row of named phases, resumable between any two."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -38,8 +38,7 @@ class RlRound:
         self,
         context: StageContext[RlStage],
         *,
-        model: "PreTrainedModel",
-        critic: "PreTrainedModel | None",
+        load_model: Callable[[], "PreTrainedModel"],
         reference: "PreTrainedModel | None",
         tokenizer: "PreTrainedTokenizerBase",
         problems: Sequence[Problem],
@@ -54,10 +53,11 @@ class RlRound:
         self._interpreter = interpreter
         rl = context.config.rl
         policy_steps, critic_steps = _optimizer_steps(rl)
-        self.engine = TrainingEngine(model, rl.optimizer, total_steps=policy_steps)
+        # One model at a time is whole in the host's memory.
+        self.engine = TrainingEngine(load_model(), rl.optimizer, total_steps=policy_steps)
         self.critic: CriticEngine | None = None
-        if critic is not None:
-            self.critic = CriticEngine(critic, _critic_optimizer(rl), total_steps=critic_steps)
+        if rl.algorithm == "ppo":
+            self.critic = CriticEngine(load_model(), _critic_optimizer(rl), total_steps=critic_steps)
         self._update = PolicyUpdate(self.engine, rl, reference, context.config.generation.max_response_tokens)
         self._critic_update = CriticUpdate(self.critic, rl) if self.critic is not None else None
         self._sampler = Sampler(

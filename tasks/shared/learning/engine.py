@@ -203,10 +203,16 @@ def _initialize(module: nn.Module, config: OptimizerConfig, half: bool, plain: b
         from tasks.shared.learning.weights_only import WeightsOnlyCheckpoints
 
         _quieten(deepspeed)
+        settings = _deepspeed_config(config, half, plain)
+        optimizer = _optimizer(
+            module, config, plain
+        )  # first: a parameter that is partitioned has no dimensions
+        if config.zero_stage == 3:
+            _partition(module, settings)
         engine = deepspeed.initialize(
             model=module,
-            optimizer=_optimizer(module, config, plain),
-            config=_deepspeed_config(config, half, plain),
+            optimizer=optimizer,
+            config=settings,
             dist_init_required=False,
         )[0]
         engine.checkpoint_engine = WeightsOnlyCheckpoints(engine._config)
@@ -214,6 +220,20 @@ def _initialize(module: nn.Module, config: OptimizerConfig, half: bool, plain: b
             # Set before DeepSpeed hands a gradient to the optimizer.
             engine.basic_optimizer.told_norm = lambda: float(engine.optimizer._global_grad_norm)
         return engine
+
+
+def _partition(module: nn.Module, settings: dict[str, Any]) -> None:
+    """Cut the parameters over the ranks, one after the other on its way to the device.
+
+    `deepspeed.initialize` would first move the whole module there: 61 GiB of a 32B model beside an engine that samples.
+    """
+    import deepspeed
+
+    deepspeed.zero.Init(module=module, config_dict_or_path=settings)
+    if torch.cuda.is_available():
+        device = torch.device("cuda", torch.cuda.current_device())
+        for buffer in module.buffers():
+            buffer.data = buffer.data.to(device)
 
 
 def _optimizer(module: nn.Module, config: OptimizerConfig, plain: bool) -> torch.optim.Optimizer:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,18 +12,23 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from data.models import ModelShape, load_models
 from flows.memory import (
     GIB,
+    GRAPHS,
+    Memory,
     activations,
     cache_bytes_per_token,
     layer_activations,
     logits,
+    sampler,
     training_states,
 )
 from flows.plan import main, make_plan, shape_of
+from tasks.rl.probe import MAX_PROBED_TOKENS
 from tasks.shared.config import OptimizerConfig
 from tasks.shared.learning.logprobs import target_states, use_packed_attention
 from tasks.shared.learning.packing import TrainSequence, pack
 from tasks.shared.recipes import load_recipe
 
+H100, H200 = int(79.6 * GIB), int(139.8 * GIB)  # what the driver leaves of 80 and 141 GB
 SMALL = ModelShape(
     hidden_size=256,
     layers=2,
@@ -132,33 +138,62 @@ def test_logits_are_bounded_whatever_the_row() -> None:
 
 
 @pytest.mark.parametrize(
-    ("recipe", "gpus", "gib"),
+    ("recipe", "gpus", "gpu"),
     [
-        ("retool", 32, 141),
-        ("text_rl", 32, 141),
-        ("retool_7b", 8, 80),
-        ("torl_1_5b", 8, 80),
-        ("torl_7b", 8, 80),
+        ("retool", 32, H200),
+        ("text_rl", 32, H200),
+        ("retool_7b", 8, H100),
+        ("torl_1_5b", 8, H100),
+        ("torl_7b", 8, H100),
     ],
 )
-def test_production_recipes_fit_the_hardware_they_name(recipe: str, gpus: int, gib: int) -> None:
+def test_production_recipes_fit_the_hardware_they_name(recipe: str, gpus: int, gpu: int) -> None:
     resolved = load_recipe(recipe)
     assert resolved.rl.optimizer.ranks == gpus
-    plan = make_plan(resolved, gpus, gib * GIB)
+    plan = make_plan(resolved, gpus, gpu)
     assert plan.refusal() is None
-    smaller = make_plan(resolved, max(1, gpus // 8), gib * GIB // 4)
+    smaller = make_plan(resolved, max(1, gpus // 8), gpu // 4)
     assert smaller.refusal() is not None
 
 
 def test_a_sampler_that_sleeps_leaves_its_memory_to_the_update() -> None:
     found = {}
     for sleeps in (True, False):
-        plan = make_plan(load_recipe("retool_7b", {"rl.sleep_sampler": sleeps}), 8, 80 * GIB)
-        phases = {phase.name: phase.memory for phase in plan.phases}
-        assert phases["rl sample"].sampler > 0
+        phases = phases_of("retool_7b", 8, H100, {"rl.sleep_sampler": sleeps})
+        assert phases["rl sample"].sampler == phases["rl probe"].sampler > 0
         found[sleeps] = phases["rl update"]
-    assert found[True].sampler == 0
-    assert found[False].total - found[True].total == found[False].sampler > 0
+    assert found[True].sampler == GRAPHS, "its CUDA graphs stay"
+    assert found[False].total - found[True].total == found[False].sampler - GRAPHS > 0
+
+
+def phases_of(recipe: str, gpus: int, gpu: int, overrides: dict[str, Any] | None = None) -> dict[str, Memory]:
+    plan = make_plan(load_recipe(recipe, overrides), gpus, gpu)
+    return {phase.name: phase.memory for phase in plan.phases}
+
+
+def test_the_start_beside_an_awake_sampler_has_the_trainer_in_slices() -> None:
+    """32B under stage 3: a 32nd of the weights and a parameter at a time; under stage 2 all of the weights."""
+    shape = load_models()["Qwen/Qwen2.5-32B-Instruct"].shape
+    start = phases_of("retool", 32, H200)["rl start"]
+    assert start.weights == 2 * -(-shape.num_parameters // 32)
+    assert start.buffers == 2 * 2 * shape.vocabulary * shape.hidden_size
+    assert start.sampler == int(0.65 * H200)
+    whole = phases_of("retool", 32, H200, {"rl.optimizer.zero_stage": 2})["rl start"]
+    assert whole.weights == 2 * shape.num_parameters and whole.total > H200
+
+
+def test_the_probe_counts_logits_of_whole_sequences_beside_the_sampler() -> None:
+    recipe, shape = "retool", load_models()["Qwen/Qwen2.5-32B-Instruct"].shape
+    phases = phases_of(recipe, 32, H200)
+    assert phases["rl probe"].logits == 10 * 2048 * shape.vocabulary == 10 * MAX_PROBED_TOKENS * 152064
+    assert phases["rl probe"].total > phases["rl sample"].total
+
+
+def test_the_cache_is_what_weights_a_step_and_graphs_leave() -> None:
+    shape = load_models()["Qwen/Qwen2.5-7B-Instruct"].shape
+    recipe = load_recipe("retool_7b")
+    step = 2 * 16384 * (3 * 18944 + 4 * 3584) + 10 * 256 * 152064
+    assert sampler(recipe, shape, H100).cache == int(0.45 * H100) - 2 * shape.num_parameters - step - GRAPHS
 
 
 def test_recipes_pin_the_commits_of_the_registry() -> None:
@@ -177,13 +212,20 @@ def test_the_command_prints_a_plan_or_refuses_in_one_line(capsys: pytest.Capture
     written = json.loads(capsys.readouterr().out)
     assert written["refusal"] is None
     assert written["tokens_per_step"] == 128 * 16 * (1023 + 3072)
-    assert [phase["name"] for phase in written["phases"]] == ["rl sample", "rl update", "evaluate"]
+    assert [phase["name"] for phase in written["phases"]] == [
+        "rl start",
+        "rl sample",
+        "rl update",
+        "rl probe",
+        "evaluate",
+    ]
     for phase in written["phases"]:
         memory = phase["memory"]
         assert memory.pop("total") == sum(memory.values())
     assert main(["retool", "--gpus", "8", "--memory-gib", "80"]) == 2
     captured = capsys.readouterr()
-    assert "does not fit" in captured.out
+    [fits] = [line for line in captured.out.splitlines() if "fits" in line]
+    assert fits.count("no") == 5 and fits.count("yes") == 1  # evaluation does
     assert captured.err.count("\n") == 1
     assert "sft takes 93.0 GiB on each of 8 GPUs of 80.0, most of it optimizer" in captured.err
     wanted = [

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tasks.shared.config import OptimizerConfig
-from tasks.shared.learning.engine import TrainingEngine, learning_rate_at
+from tasks.shared.learning.engine import PackedModel, TrainingEngine, learning_rate_at
 from tasks.shared.learning.logprobs import token_logprobs
 from tasks.shared.learning.packing import TrainSequence, pack
 from tasks.shared.learning.saved import complete
@@ -262,3 +262,18 @@ def test_learning_rate_warms_up_then_falls_to_zero() -> None:
     assert rates == pytest.approx([0.5, 1.0, 1.0, 0.8536, 0.5, 0.1464, 0.0], abs=1e-4)
     constant = OptimizerConfig(learning_rate=1.0, warmup_steps=2)
     assert [learning_rate_at(constant, step, 6) for step in (0, 1, 5)] == [0.5, 1.0, 1.0]
+
+
+def test_zero3_cuts_a_model_before_anything_moves_it_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DeepSpeed moves a module to the device as it is, unless its parameters are partitioned already."""
+    whole: list[int] = []
+
+    def moved(module: torch.nn.Module, *_: object) -> torch.nn.Module:
+        whole.append(max(parameter.numel() for parameter in module.parameters()))
+        return module
+
+    monkeypatch.setattr(PackedModel, "to", moved, raising=False)
+    make_engine(3)
+    assert whole == []
+    make_engine(2)
+    assert whole
