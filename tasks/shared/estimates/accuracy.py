@@ -60,7 +60,8 @@ def pass_at_k(evaluation: Evaluation, k: int) -> Estimate:
 def maj_at_k(evaluation: Evaluation, k: int, seed: int = 0, num_subsets: int = 1000) -> Estimate:
     """Chance that the most frequent answer of k samples is correct; ties are broken at random.
 
-    All correct samples are one answer, wrong ones are told apart by their text, samples without an answer do not vote.
+    All correct samples are one answer, wrong ones are told apart by their text (give equal ones one spelling first, as
+    `grading.pooled` does), samples without an answer do not vote.
     Exact (every subset of k) while there are at most `num_subsets` subsets, else over that many random ones.
     Raises ValueError if a problem has fewer than k samples.
     """

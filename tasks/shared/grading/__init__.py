@@ -2,5 +2,6 @@
 
 from tasks.shared.grading.box import last_box
 from tasks.shared.grading.grade import Grade, GradeReason, grade
+from tasks.shared.grading.pooling import pooled
 
-__all__ = ["Grade", "GradeReason", "grade", "last_box"]
+__all__ = ["Grade", "GradeReason", "grade", "last_box", "pooled"]

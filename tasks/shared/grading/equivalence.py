@@ -16,7 +16,7 @@ from pathlib import Path
 
 MAX_CHARS = 1000  # of each side; longer answers are not compared
 WALL_S = 30.0
-WORKER = Path(__file__).with_name("worker.py")  # by path: runs from any directory, needs no installation
+ROOT = Path(__file__).resolve().parents[3]  # the worker runs from any directory and needs no installation
 
 
 class Verdict(StrEnum):
@@ -72,8 +72,8 @@ class Equivalence:
     def _running(self) -> subprocess.Popen[bytes]:
         # After a fork the pipes belong to the parent's conversation: a child starts its own worker.
         if self._process is None or self._owner != os.getpid() or self._process.poll() is not None:
-            command = [sys.executable, "-P", str(WORKER), *self._limits]
-            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            command = [sys.executable, "-m", "tasks.shared.grading.worker", *self._limits]
+            self._process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
             self._owner = os.getpid()
             # The start (about a second of imports) is not counted against the first comparison.
             if self._read_line(self._process) is None:

@@ -1,8 +1,8 @@
-r"""Grade a response: Math-Verify on the content of the last `\boxed`, strict, with a reason for every verdict.
+r"""Grade a response: the content of its last whole `\boxed` against the reference, with a reason for every verdict.
 
-Plain integers are compared here; everything else goes to a worker process (`equivalence.py`), because a computer
-algebra system fed by a model can run for ever (`9^{9^{9^9}}`) and a signal cannot stop it, least of all off the main
-thread. Safe to call from any thread.
+Plain integers are compared here; everything else (`equality.py`) goes to a worker process (`equivalence.py`), because a
+computer algebra system fed by a model can run for ever (`9^{9^{9^9}}`) and a signal cannot stop it, least of all off
+the main thread. Safe to call from any thread.
 """
 
 import re
@@ -40,8 +40,8 @@ def grade(text: str, reference: str, truncated: bool = False, integer: bool = Fa
     r"""The grade of `text` against `reference` (an integer such as "70" or LaTeX such as "\frac{1}{2}").
 
     `truncated`: generation ran out of tokens; then a missing box is told as such. `integer`: the answer must be written
-    as an integer literal; no expression is evaluated. Conventions are else Math-Verify's: 1/3 equals 0.333333 (six
-    places), 50\% equals 50, x=5 equals 5 where the reference is the bare value.
+    as an integer literal; no expression is evaluated. Else values count: exact ones exactly, decimals by six digits or
+    a millionth; a unit or a name that only one side gives is left aside, and 50\% is 50 or one half.
     Raises ValueError if `reference` is empty.
     """
     if not reference.strip():
@@ -49,7 +49,7 @@ def grade(text: str, reference: str, truncated: bool = False, integer: bool = Fa
     box = last_box(text)
     if box is None or not box.content:
         return Grade(False, _reason_without_answer(text, box is not None, truncated), None)
-    verdict = _compare(_bare(box.content), _bare(reference), integer)
+    verdict = _compare(box.content, reference.strip(), integer)
     reason = {
         Verdict.EQUAL: GradeReason.CORRECT,
         Verdict.DIFFERENT: GradeReason.WRONG,
@@ -61,9 +61,12 @@ def grade(text: str, reference: str, truncated: bool = False, integer: bool = Fa
 def _compare(predicted: str, expected: str, integer: bool) -> Verdict:
     if predicted == expected:
         return Verdict.EQUAL
-    if integer or (INTEGER.fullmatch(predicted) and INTEGER.fullmatch(expected)):
+    if integer or INTEGER.fullmatch(expected):
         number = read_integer(predicted)
-        return Verdict.EQUAL if number is not None and number == read_integer(expected) else Verdict.DIFFERENT
+        if number is not None and number == read_integer(expected):
+            return Verdict.EQUAL
+        if integer or INTEGER.fullmatch(predicted):
+            return Verdict.DIFFERENT
     return shared_equivalence().compare(predicted, expected)
 
 
@@ -73,8 +76,3 @@ def _reason_without_answer(text: str, has_box: bool, truncated: bool) -> GradeRe
     if has_box or not text.strip():
         return GradeReason.NO_ANSWER
     return GradeReason.NO_BOX
-
-
-def _bare(answer: str) -> str:
-    """Without the dollar signs, spaces and full stop around it, which carry no meaning."""
-    return answer.strip().strip("$").strip().removesuffix(".").rstrip()

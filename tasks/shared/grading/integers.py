@@ -1,19 +1,40 @@
-r"""Integer literals, as an AIME answer is written: "070", "+70", "70.0", "\text{70}", "30^\circ", "12\text{ cm}".
+r"""Integer literals, as an AIME answer is written: "070", "n = 70", "**70**", "\text{70}", "30^\circ", "12\text{ cm}".
 
-No expression is one, whatever its value: the problem's own formula in a box is no answer to it.
+No expression is one, whatever its value: the problem's own formula in a box is no answer, nor is a list of guesses.
 """
 
 import re
 
-STYLED = re.compile(r"\\(?:text|textbf|mathbf|mathrm)\{([^{}]*)\}")
-LITERAL = re.compile(
-    r"(?:\\\$)?([+-]?)([0-9]{1,3}(?:(?:,|\{,\})[0-9]{3})+|[0-9]{1,400})(?:\.0*)?"
-    r"\s*(?:\^\{?\\circ\}?|\\%|\\text\{[^{}0-9]*\}(?:\^\{?[0-9]\}?)?)?"  # a unit
+from tasks.shared.grading.literals import read_literal
+from tasks.shared.grading.names import BY_COLON, split_name
+from tasks.shared.grading.notation import clean, without_thousands
+from tasks.shared.grading.units import split_unit
+
+BRACKETS = re.compile(r"\(([^()]*)\)|\[([^\[\]]*)\]|\\?\{([^{}]*?)\\?\}|\\text\s*\{([^{}]*)\}")
+# a type that wraps a number where a program prints it
+WRAPPED = re.compile(
+    r"(?:(?:np|numpy|sp|sympy)\.)?(?:u?int\d*|float\d*|Integer|Float|Decimal|mpz|mpf)\((['\"]?)([+-]?[\d.]+)\1\)"
 )
+PLAIN = re.compile(r"[+-]?\s*[\d.,]+(?:[eE][+-]?\d+)?")
+MAX_DIGITS = 400
 
 
 def read_integer(answer: str) -> int | None:
-    """The integer that `answer`, without space around it, is a literal of; None if it is none."""
-    styled = STYLED.fullmatch(answer)
-    found = LITERAL.fullmatch(styled[1].strip() if styled else answer)
-    return int(found[1] + re.sub(r"\D", "", found[2])) if found else None
+    """The integer that `answer` is a literal of; None if it is none."""
+    if answer.isascii() and answer.isdigit() and len(answer) <= MAX_DIGITS:
+        return int(answer)
+    if len(answer) > 2 * MAX_DIGITS:
+        return None
+    text = clean(answer)
+    named = split_name(text)
+    text = named[1].strip() if named else text
+    if by_colon := BY_COLON.fullmatch(text):
+        text = by_colon[2].strip()
+    text, _ = split_unit(text)
+    if brackets := BRACKETS.fullmatch(text.strip()):
+        text = next(group for group in brackets.groups() if group is not None)
+    if wrapped := WRAPPED.fullmatch(text.strip()):
+        text = wrapped[2]
+    text = without_thousands(text.strip())
+    literal = read_literal(text) if PLAIN.fullmatch(text) else None
+    return int(literal.value) if literal and literal.value.denominator == 1 else None

@@ -16,6 +16,7 @@ from tasks.shared.estimates import (
     pass_at_k,
     variance_split,
 )
+from tasks.shared.grading import pooled
 from tasks.shared.reporting.behaviour import measure
 from tasks.shared.reporting.purpose import classify
 from tasks.shared.reporting.samples import Sample
@@ -31,10 +32,20 @@ def as_evaluation(samples: Sequence[Sample]) -> Evaluation:
     return evaluation
 
 
+def with_pooled_answers(evaluation: Evaluation) -> Evaluation:
+    """The same outcomes with equal wrong answers in one spelling: a vote does not depend on how it is written."""
+    found: dict[str, list[Outcome]] = {}
+    for problem, outcomes in evaluation.items():
+        wrong = [o.predicted for o in outcomes if not o.correct and o.predicted is not None]
+        spelling = dict(zip(wrong, pooled(wrong), strict=True))
+        found[problem] = [Outcome(o.correct, spelling.get(o.predicted or "", o.predicted)) for o in outcomes]
+    return found
+
+
 def summarize(samples: Sequence[Sample]) -> dict[str, Any]:
     """The summary of the samples of one set. ValueError if every sample is void."""
     evaluation = as_evaluation(samples)
-    accuracy = avg_at_k(evaluation)
+    accuracy, votes = avg_at_k(evaluation), with_pooled_answers(evaluation)
     most = min(len(outcomes) for outcomes in evaluation.values())
     subsets = 1000 if len(evaluation) <= 100 else 200
     return {
@@ -46,7 +57,7 @@ def summarize(samples: Sequence[Sample]) -> dict[str, Any]:
         "interval": [accuracy.interval.low, accuracy.interval.high],
         "bootstrap": [accuracy.bootstrap.low, accuracy.bootstrap.high],
         "pass_at": {str(k): _estimate(pass_at_k(evaluation, k)) for k in range(1, most + 1)},
-        "maj_at": {str(k): _estimate(maj_at_k(evaluation, k, num_subsets=subsets)) for k in _doubling(most)},
+        "maj_at": {str(k): _estimate(maj_at_k(votes, k, num_subsets=subsets)) for k in _doubling(most)},
         "variance": asdict(variance_split(evaluation)),
         "reasons": dict(sorted(Counter(sample.reason for sample in samples).items())),
         "behaviour": asdict(measure(samples)),

@@ -132,7 +132,7 @@ BY_HAND: list[Pair] = [
     ("3.14", "\\pi", False),
     ("\\frac{\\pi}{6}", "\\pi/6", True),
     ("30^\\circ", "30", True),
-    ("\\sin 30^\\circ", "\\frac12", False),  # degrees are not converted: Math-Verify reads a bare number
+    ("\\sin 30^\\circ", "\\frac12", False),  # a bare number is in radians
     ("\\sin\\frac{\\pi}{6}", "\\frac12", True),
     ("\\cos\\frac{\\pi}{3}", "\\frac12", True),
     ("\\cos\\frac{\\pi}{6}", "\\frac12", False),
@@ -146,19 +146,19 @@ BY_HAND: list[Pair] = [
     ("\\log_2 9", "3", False),
     ("\\ln e", "1", True),
     ("e^{\\ln 5}", "5", True),
-    ("e^{i\\pi}", "-1", False),
-    ("i^2", "-1", False),  # i stays a symbol in Math-Verify: complex values are equal only as written
+    ("e^{i\\pi}", "-1", True),
+    ("i^2", "-1", True),
     ("3 + 4i", "4i + 3", True),
     ("3 - 4i", "3 + 4i", False),
-    ("(1+i)(1-i)", "2", False),
+    ("(1+i)(1-i)", "2", True),
     ("|{-7}|", "7", True),
     ("\\sum_{k=1}^{10} k", "55", True),
     ("\\sum_{k=1}^{10} k", "45", False),
     ("\\int_0^1 x \\, dx", "\\frac12", True),
-    ("0.\\overline{3}", "1/3", False),  # repeating decimals are not read: no credit rather than a guess
+    ("0.\\overline{3}", "1/3", True),
     ("0.333333", "1/3", True),
     ("0.33", "1/3", False),
-    ("1.5e3", "1500", False),  # not LaTeX: e is Euler's number
+    ("1.5e3", "1500", True),
     ("1.5 \\times 10^3", "1500", True),
     ("50\\%", "50", True),
     ("12\\text{ cm}", "12", True),
@@ -201,10 +201,5 @@ BY_HAND: list[Pair] = [
     ("\\frac{1}{0}", "0", False),
     ("the answer is 5", "5", False),
     ("n = 5, m = 6", "5", False),
-    ("５", "5", False),
+    ("５", "5", True),
 ]
-
-
-def all_pairs() -> list[Pair]:
-    """Every pair."""
-    return [*integers(), *fractions(), *surds(), *polynomials(), *collections(), *BY_HAND]

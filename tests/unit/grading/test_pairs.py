@@ -6,6 +6,7 @@ import pytest
 
 from tasks.shared.grading import GradeReason, grade
 from tests.unit.grading import pairs
+from tests.unit.grading.forms import FORMS
 
 FAMILIES: dict[str, Callable[[], list[pairs.Pair]]] = {
     "integers": pairs.integers,
@@ -14,13 +15,13 @@ FAMILIES: dict[str, Callable[[], list[pairs.Pair]]] = {
     "polynomials": pairs.polynomials,
     "collections": pairs.collections,
     "by_hand": lambda: pairs.BY_HAND,
-}
+} | {kind: lambda kind=kind: FORMS[kind] for kind in FORMS}
 
 
 def test_there_are_enough_pairs_of_both_kinds() -> None:
     """At least 300, no pair twice, neither kind rare."""
-    every = pairs.all_pairs()
-    assert len(set(every)) == len(every) >= 300
+    every = [pair for family in FAMILIES.values() for pair in family()]
+    assert len(set(every)) == len(every) >= 900
     assert 0.35 < sum(equal for _, _, equal in every) / len(every) < 0.65
 
 

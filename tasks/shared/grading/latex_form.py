@@ -1,0 +1,112 @@
+r"""Single LaTeX expressions, relations, matrices and literal sets, read by Math-Verify's parser, latex2sympy2.
+
+Lists, brackets, names, units and numbers are read before (`reading.py`): its own rules for these merge answers that
+differ, such as 2516_9 and 2516_8, R - r and r - R, or 1,2 and 1,1,2.
+"""
+
+import re
+from fractions import Fraction
+
+import sympy
+from latex2sympy2_extended import latex2sympy
+from latex2sympy2_extended.latex2sympy2 import ConversionConfig, NormalizationConfig
+from sympy.logic.boolalg import And
+
+from tasks.shared.grading.evaluation import worked_out
+from tasks.shared.grading.notation import closing
+from tasks.shared.grading.values import Expression, Region, Relation, Unreadable, Value
+
+NORMALIZATION = NormalizationConfig(
+    basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none", equations=False
+)
+CONVERSION = ConversionConfig(lowercase_symbols=False, interpret_contains_as_eq=True)
+LETTERS = re.compile(r"\\[A-Za-z]+|[A-Za-z]{3,}")
+FUNCTION_NAMES = """
+    sin cos tan cot sec csc log ln exp sqrt max min gcd lcm det arcsin arccos arctan sinh cosh tanh mod pi
+"""
+FUNCTIONS = FUNCTION_NAMES.split()
+BARE_FUNCTION = re.compile(rf"(?<![\\A-Za-z])(?:{'|'.join(FUNCTIONS)})(?![A-Za-z])")
+# side by side: no product; the index of a logarithm is none of them
+TWO_NUMBERS = re.compile(r"(?<![_\d.])[\d.]+\s+[\d.]")
+ENVIRONMENT = re.compile(r"\\(?:begin|end)\s*\{[a-z]*matrix\}")
+ARRAY = re.compile(
+    r"\\begin\s*\{(?:small|)(?:array|matrix)\}\s*(?:\{[clr| ]*\})?|\\end\s*\{(?:small|)(?:array|matrix)\}"
+)
+TEXT = re.compile(r"\\text\s*\{\s*([^{}]*?)\s*\}")
+
+
+def read_latex(text: str) -> Value:
+    """The value of `text` read as LaTeX. Unreadable if it is prose or has no meaning."""
+    text = _prepared(text)
+    if is_prose(text) or TWO_NUMBERS.search(text) or "\\text" in text or "'" in text:
+        raise Unreadable
+    try:
+        found = latex2sympy(
+            text, is_real=None, normalization_config=NORMALIZATION, conversion_config=CONVERSION
+        )
+    except RecursionError:
+        raise Unreadable from None
+    except Exception as error:
+        raise Unreadable from error
+    return _value(found)
+
+
+def is_prose(text: str) -> bool:
+    """Words, not variables side by side: three or more letters that are not in the order of the alphabet."""
+    text = ENVIRONMENT.sub("", text)
+    runs = [run for run in LETTERS.findall(text) if run[0] != "\\" and run not in FUNCTIONS]
+    return any("".join(sorted(set(run))) != run for run in runs)
+
+
+def _value(found: object) -> Value:
+    if isinstance(found, And):
+        parts = getattr(found, "_unsorted_args", found.args)
+        return Relation(tuple(part for one in parts for part in _relations(one)))
+    if isinstance(found, sympy.Rel):
+        return Relation(_relations(found))
+    if isinstance(found, sympy.Set):
+        return Region(found)
+    if not isinstance(found, sympy.Expr | sympy.MatrixBase | sympy.MatrixExpr):
+        raise Unreadable
+    expr, approximate = _exact(found)
+    return Expression(worked_out(expr), approximate)
+
+
+def _relations(relation: sympy.Basic) -> tuple[sympy.Rel, ...]:
+    if not isinstance(relation, sympy.Rel):
+        raise Unreadable
+    sides = [worked_out(_exact(side)[0]) for side in relation.args]
+    return (relation.func(*sides, evaluate=False),)
+
+
+def _exact(expr: sympy.Basic) -> tuple[sympy.Basic, bool]:
+    """Decimals as the fractions they write; and whether there was one that is no whole number."""
+    if isinstance(expr, sympy.MatrixBase):
+        cells = [_exact(cell) for cell in expr.flat()]
+        return sympy.Matrix(*expr.shape, [cell for cell, _ in cells]), any(flag for _, flag in cells)
+    decimals = {number: _fraction(number) for number in expr.atoms(sympy.Float)}
+    return expr.xreplace(decimals), any(not value.is_Integer for value in decimals.values())
+
+
+def _fraction(number: sympy.Float) -> sympy.Rational:
+    value = Fraction(str(number))
+    return sympy.Rational(value.numerator, value.denominator)
+
+
+def _prepared(text: str) -> str:
+    """Functions and powers as LaTeX writes them; text that is a formula as a formula."""
+    text = TEXT.sub(
+        lambda found: found[1] if re.fullmatch(r"[A-Za-z]|[\d.+-]+", found[1]) else found[0], text
+    )
+    text = ARRAY.sub(lambda mark: f"\\{'begin' if 'begin' in mark[0] else 'end'}{{pmatrix}}", text)
+    text = BARE_FUNCTION.sub(lambda found: f"\\{found[0]}", text).replace("**", "^")
+    text = re.sub(r"\{\s*(.+?)\s*\\choose\s*(.+?)\s*\}", r"\\binom{\1}{\2}", text)
+    text = re.sub(r"\\(?:operatorname|mathrm)\{(\w+)\}", r"\\\1 ", text)
+    for opener in ("^(", "\\sqrt(", "\\sqrt ("):
+        while (start := text.find(opener)) >= 0:
+            place = start + len(opener) - 1
+            end = closing(text, place)
+            if end < 0:
+                raise Unreadable
+            text = text[:place].rstrip() + "{" + text[place + 1 : end] + "}" + text[end + 1 :]
+    return text

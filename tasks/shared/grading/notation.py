@@ -1,0 +1,201 @@
+r"""One spelling for many: Unicode to ASCII and LaTeX, without emphasis, spacing commands, dollars and punctuation.
+
+Text to text, standard library only: integer sets are graded with this alone. Nothing here changes what is said.
+"""
+
+import re
+import unicodedata
+
+SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿ", "0123456789+-()n", strict=True))
+SUBSCRIPTS = dict(zip("₀₁₂₃₄₅₆₇₈₉₊₋", "0123456789+-", strict=True))
+GREEK = {
+    chr(code): "\\" + unicodedata.name(chr(code)).split()[-1].lower()
+    for code in range(0x3B1, 0x3CA)
+    if code not in (0x3BF, 0x3C2, 0x3BB)
+} | {"λ": "\\lambda", "Δ": "\\Delta", "Ω": "\\Omega", "Σ": "\\Sigma", "ϕ": "\\phi", "ϵ": "\\epsilon"}
+SIGNS = {
+    "\\times": "×✕⨯",
+    "\\cdot": "·⋅∙•",
+    "\\div": "÷",
+    "\\infty": "∞",
+    "\\leq": "≤⩽",
+    "\\geq": "≥⩾",
+    "\\neq": "≠",
+    "\\approx": "≈",
+    "\\pm": "±",
+    "\\mp": "∓",
+    "\\cup": "∪",
+    "\\cap": "∩",
+    "\\emptyset": "∅⌀",
+    "\\in": "∈",
+    "\\sqrt": "√",
+    "\\angle": "∠",
+    "\\mathbb{R}": "ℝ",
+    "\\mathbb{Z}": "ℤ",
+    "\\mathbb{Q}": "ℚ",
+    "\\mathbb{N}": "ℕ",
+    "\\mathbb{C}": "ℂ",
+    "^\\circ": "°º˚",
+}
+CHARACTERS = (
+    {char: f" {sign} " if sign[0] == "\\" else sign for sign, chars in SIGNS.items() for char in chars}
+    | {char: f"{sign} " for char, sign in GREEK.items()}
+    | dict.fromkeys("−‐‑‒–—―﹣－", "-")
+    | dict.fromkeys("，、﹐", ",")
+    | dict.fromkeys("。．", ".")
+    | dict.fromkeys("′’‘", "'")
+    | dict.fromkeys("“”", '"')
+    | dict.fromkeys("⟨〈", "\\langle ")
+    | dict.fromkeys("⟩〉", "\\rangle ")
+    | {"⁄": "/", "∕": "/", "…": "\\ldots ", "∶": ":", "√": "\\sqrt "}
+)
+# commands that only set the size, the style or the space
+LAYOUT = re.compile(
+    r"\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|left|right|middle|[bB]igg?[lrm]?|tiny|small|normalsize"
+    r"|large|Large|LARGE|huge|Huge|bf|rm|it|sf|tt|bfseries|itshape|mathstrut|strut|protect|null|nobreak|hfill|hspace\*?"
+    r"\{[^{}]*\}|qquad|quad|enspace|thinspace|negthinspace)(?![A-Za-z])\.?|\\[,;:!>]|(?<!\\)\\ |~|&nbsp;"
+)
+STYLES = (
+    r"mathbf|boldsymbol|bm|mathit|mathsf|mathtt|mathnormal|mathcal|emph|underline|uline|underbar|ensuremath|boxed|fbox"
+    r"|framebox|bold|pmb|mathop|displaylimits|(?:text)?color\{[^{}]*\}|colorbox\{[^{}]*\}|smash|vcenter|mathord|mathopen"
+)
+STYLED = re.compile(r"\\(?:" + STYLES + r")\s*\{")
+TEXT = re.compile(
+    r"\\(?:text(?:bf|it|rm|sf|tt|normal|up|sc|md)?|mbox|hbox|mathrm|operatorname\*?|textup)\s*(?=\{)"
+)
+TEXT_COLOR = re.compile(r"\\color\{[^{}]*\}(?!\{)|\\label\{[^{}]*\}|\\tag\*?\{[^{}]*\}")
+TAGS = re.compile(r"</?(?:b|i|u|em|strong|sup|sub|span|p|br|mark)\s*/?>", re.IGNORECASE)
+AROUND = (
+    ("$$", "$$"),
+    ("$", "$"),
+    ("\\(", "\\)"),
+    ("\\[", "\\]"),
+    ("***", "***"),
+    ("**", "**"),
+    ("__", "__"),
+    ("*", "*"),
+    ("_", "_"),
+    ("`", "`"),
+    ('"', '"'),
+    ("'", "'"),
+    ("''", "''"),
+    ("``", "''"),
+)
+DOLLARS = re.compile(r"(?<!\\)\$([^$]+)(?<!\\)\$")
+THOUSANDS = re.compile(r"(?<![\d.,\w])\d{1,3}(\{,\}|'| |_)\d{3}(?:\1\d{3})*(?![\d\w]|,\d|\{,\}\d)")
+
+
+def clean(answer: str) -> str:
+    r"""`answer` in the one spelling. Example: `"**７０**."` gives `"70"`, `"$\mathbf{x}²$"` gives `"x^{2}"`."""
+    text = _ascii(answer)
+    if "\\begin" not in text:
+        text = re.sub(r"\\\\(?=[A-Za-z({\[])", r"\\", text)  # backslashes that were escaped once too often
+        text = re.sub(r"\\[()\[\]]", " ", text)
+    text = DOLLARS.sub(r"\1", text)
+    text = re.sub(
+        r"(?<=\d)(?:\\[,;:!>]|\\ |~|\{,\}\\!|,\\!|\\thinspace(?![A-Za-z])|\s)\s?(?=\d{3}(?!\d))", _gap, text
+    )
+    text = TEXT_COLOR.sub("", TAGS.sub("", text))
+    text = LAYOUT.sub(" ", text)
+    text = _unstyled(TEXT.sub(r"\\text", text))
+    text = re.sub(r"\\[dtc]frac(?![A-Za-z])", r"\\frac", text)
+    text = re.sub(r"\s+", " ", text).strip()
+    while (bare := _uncovered(text)) != text:
+        text = bare
+    return text
+
+
+def without_thousands(text: str) -> str:
+    """Without the separators of numbers grouped by threes; a bare comma may part two answers, so it stays."""
+    return THOUSANDS.sub(lambda number: re.sub(r"\D", "", number[0]), text)
+
+
+def _gap(found: re.Match[str]) -> str:
+    """A thin space between digits groups them; a comma with a negative space behind it is that comma."""
+    return "," if "," in found[0] else " "
+
+
+def _ascii(text: str) -> str:
+    """Digits of every script, signs, Greek letters, powers, indices and vulgar fractions in ASCII and LaTeX."""
+    if text.isascii():
+        return text
+    parts: list[str] = []
+    for place, char in enumerate(text):
+        if char.isascii():
+            parts.append(char)
+        elif char in SUPERSCRIPTS:
+            parts.append(_script("^", SUPERSCRIPTS, text, place))
+        elif char in SUBSCRIPTS:
+            parts.append(_script("_", SUBSCRIPTS, text, place))
+        elif char in CHARACTERS:
+            parts.append(CHARACTERS[char])
+        elif (digit := unicodedata.decimal(char, None)) is not None:
+            parts.append(str(digit))
+        elif unicodedata.decomposition(char).startswith("<fraction>"):
+            top, _, bottom = unicodedata.normalize("NFKC", char).partition("⁄")
+            parts.append(f"\\frac{{{top}}}{{{bottom}}}")
+        elif char.isspace() or unicodedata.category(char) == "Cf":
+            parts.append(" " if char.isspace() else "")
+        else:
+            parts.append(unicodedata.normalize("NFKC", char))
+    return "".join(parts)
+
+
+def _script(mark: str, table: dict[str, str], text: str, place: int) -> str:
+    """One character of a run of raised or lowered ones, braces around the run."""
+    opens = "" if place and text[place - 1] in table else f"{mark}{{"
+    closes = "" if place + 1 < len(text) and text[place + 1] in table else "}"
+    return opens + table[text[place]] + closes
+
+
+def _unstyled(text: str) -> str:
+    r"""Without commands that only change the look of their argument: `\mathbf{70}` is 70."""
+    while (found := STYLED.search(text)) is not None:
+        end = closing(text, found.end() - 1)
+        if end < 0:
+            return text
+        inner = text[found.end() : end]
+        text = text[: found.start()] + f" {inner} " + text[end + 1 :]
+    return text
+
+
+def closing(text: str, start: int) -> int:
+    """The place of the bracket that closes the one at `start`; -1 if none does. Escaped brackets count as such."""
+    pairs = {"{": "}", "(": ")", "[": "]"}
+    opens, closes = text[start], pairs[text[start]]
+    depth = 0
+    for place in range(start, len(text)):
+        if text[place] == opens and not _escaped(text, place):
+            depth += 1
+        elif text[place] == closes and not _escaped(text, place):
+            depth -= 1
+            if depth == 0:
+                return place
+    return -1
+
+
+def _escaped(text: str, place: int) -> bool:
+    return place > 0 and text[place - 1] == "\\"
+
+
+def _uncovered(text: str) -> str:
+    """Without one layer around the whole: dollars, emphasis, quotes, braces, punctuation at the end."""
+    text = text.strip()
+    if text.endswith(("\\\\", "\\.")):
+        text = text[:-2].rstrip()
+    if len(text) > 1 and text[-1] in ".,;:?" and not text.endswith(("..", "\\:", "\\,", "\\;")):
+        text = text[:-1].rstrip()
+    for opens, closes in AROUND:
+        inner = text[len(opens) : len(text) - len(closes)]
+        if (
+            len(text) > len(opens) + len(closes)
+            and text.startswith(opens)
+            and text.endswith(closes)
+            and opens not in inner
+            and (opens not in ("*", "_") or inner[0] not in "*_ ")
+        ):
+            return inner.strip()
+    if text.startswith("{") and text.endswith("}") and closing(text, 0) == len(text) - 1:
+        inner = text[1:-1].strip()
+        return inner or text
+    return text

@@ -1,0 +1,366 @@
+"""Expressions as Python and SymPy print them, read from Python's syntax tree. Nothing of the text is ever evaluated.
+
+What is not listed here cannot be read: names of one letter are variables, other names must be known.
+"""
+
+import ast
+import operator
+import re
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from itertools import pairwise
+from typing import Any
+
+import sympy
+
+from tasks.shared.grading.evaluation import worked_out
+from tasks.shared.grading.literals import Literal
+from tasks.shared.grading.values import (
+    Expression,
+    Many,
+    Named,
+    Number,
+    Region,
+    Relation,
+    Unreadable,
+    Value,
+    Words,
+)
+
+MODULES = {
+    "np",
+    "numpy",
+    "math",
+    "cmath",
+    "sp",
+    "sympy",
+    "sym",
+    "S",
+    "mp",
+    "mpmath",
+    "fractions",
+    "decimal",
+    "scipy",
+}
+CONSTANTS = {
+    "pi": sympy.pi,
+    "E": sympy.E,
+    "e": sympy.E,
+    "I": sympy.I,
+    "oo": sympy.oo,
+    "inf": sympy.oo,
+    "Infinity": sympy.oo,
+    "infinity": sympy.oo,
+    "zoo": sympy.zoo,
+    "GoldenRatio": sympy.GoldenRatio,
+    "EulerGamma": sympy.EulerGamma,
+    "Half": sympy.Rational(1, 2),
+    "One": sympy.Integer(1),
+    "Zero": sympy.Integer(0),
+    "NegativeOne": sympy.Integer(-1),
+}
+SETS = {
+    "EmptySet": sympy.S.EmptySet,
+    "Reals": sympy.S.Reals,
+    "Integers": sympy.S.Integers,
+    "Naturals": sympy.S.Naturals,
+    "Naturals0": sympy.S.Naturals0,
+    "Rationals": sympy.S.Rationals,
+    "Complexes": sympy.S.Complexes,
+}
+GREEK_NAMES = """
+    alpha beta gamma delta epsilon zeta eta theta iota kappa mu nu xi rho sigma tau phi chi psi omega
+"""
+GREEK = GREEK_NAMES.split()
+SYMPY_FUNCTIONS = """
+    sqrt cbrt root exp sin cos tan cot sec csc asin acos atan acot asec acsc atan2 sinh cosh tanh asinh acosh atanh
+    floor ceiling factorial binomial gamma re im conjugate arg sign gcd lcm Abs Max Min Mod
+"""
+FUNCTIONS: dict[str, Callable[..., sympy.Basic]] = {
+    name: getattr(sympy, name) for name in SYMPY_FUNCTIONS.split()
+} | {
+    "abs": sympy.Abs,
+    "fabs": sympy.Abs,
+    "log": sympy.log,
+    "ln": sympy.log,
+    "log2": lambda x: sympy.log(x, 2),
+    "log10": lambda x: sympy.log(x, 10),
+    "log1p": lambda x: sympy.log(1 + x),
+    "expm1": lambda x: sympy.exp(x) - 1,
+    "arcsin": sympy.asin,
+    "arccos": sympy.acos,
+    "arctan": sympy.atan,
+    "comb": sympy.binomial,
+    "ceil": sympy.ceiling,
+    "max": sympy.Max,
+    "min": sympy.Min,
+    "pow": lambda base, exponent: sympy.Pow(base, exponent, evaluate=False),
+    "Pow": lambda base, exponent: sympy.Pow(base, exponent, evaluate=False),
+    "Add": sympy.Add,
+    "Mul": sympy.Mul,
+    "Rational": lambda top, bottom=1: top / bottom,
+    "Fraction": lambda top, bottom=1: top / bottom,
+    "mpq": lambda top, bottom=1: top / bottom,
+}
+LARGE = {"factorial", "gamma", "binomial", "comb"}
+# types that wrap a number, perhaps in quotes
+NUMBERS = re.compile(
+    r"(?:u?int|float|complex|longdouble)\d*_?|Integer|Float|Decimal|mpf|mpz|mpc|sympify|S|N|bool_?"
+)
+SYMBOLS = {"Symbol", "Dummy"}
+COLLECTIONS = {
+    "FiniteSet": "{}",
+    "set": "{}",
+    "frozenset": "{}",
+    "Tuple": "()",
+    "tuple": "()",
+    "list": "[]",
+    "array": "[]",
+}
+MATRICES = {
+    "Matrix",
+    "ImmutableMatrix",
+    "ImmutableDenseMatrix",
+    "MutableDenseMatrix",
+    "SparseMatrix",
+    "matrix",
+}
+INTERVALS = {"": (False, False), "open": (True, True), "Lopen": (True, False), "Ropen": (False, True)}
+OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.Pow: lambda base, exponent: sympy.Pow(base, exponent, evaluate=False),
+}
+RELATIONS: dict[type[ast.cmpop], type[sympy.Rel]] = {
+    ast.Eq: sympy.Eq,
+    ast.NotEq: sympy.Ne,
+    ast.Lt: sympy.Lt,
+    ast.LtE: sympy.Le,
+    ast.Gt: sympy.Gt,
+    ast.GtE: sympy.Ge,
+}
+INDEXED = re.compile(r"([A-Za-z])_?(\d+)")
+IMPLICIT = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)\s*(?=[A-Za-z(](?!\d*\b[eE][+-]?\d))|(?<=\))\s*(?=[\w(])")
+
+
+def read_python(text: str) -> Value:
+    """The value of `text` read as Python. Unreadable if it is none, or names what is not known here."""
+    try:
+        tree = ast.parse(text.replace("^", "**").strip(), mode="eval")
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        raise Unreadable from None
+    return _Reader(text).value(tree.body)
+
+
+class _Reader:
+    """Reads one tree; remembers whether a decimal stood in it."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._approximate = False
+
+    def value(self, node: ast.expr) -> Value:
+        """Collections, relations and sets; everything else is an expression."""
+        match node:
+            case ast.Tuple(elts=items):
+                return Many("()" if self._in_parentheses(node) else "", self._items(items))
+            case ast.List(elts=items):
+                return Many("[]", self._items(items))
+            case ast.Set(elts=items):
+                return Many("{}", self._items(items))
+            case ast.Dict(keys=keys, values=values):
+                names = [
+                    Named(ast.unparse(key), self.value(value), True)
+                    for key, value in zip(keys, values, strict=True)
+                    if key
+                ]
+                return Many("", tuple(names)) if names else Region(sympy.S.EmptySet)
+            case ast.Compare():
+                return self._relation(node)
+            case ast.BinOp(op=ast.BitAnd() | ast.BitOr() as op):
+                joined = "and" if isinstance(op, ast.BitAnd) else "or"
+                return Many("", (self.value(node.left), self.value(node.right)), joined)
+            case ast.Constant(value=bool() | None as value):
+                return Words(str(value).lower())
+            case ast.Constant(value=str() as value):
+                return Words(value.lower())
+            case ast.Name(id=name) | ast.Attribute(value=ast.Name(id=("S" | "sympy" | "sp")), attr=name) if (
+                name in SETS
+            ):
+                return Region(SETS[name])
+            case ast.Call(func=function, args=args):
+                found = self._call_of_collection(_name_of(function), function, args)
+                if found is not None:
+                    return found
+        expr = self._expr(node)
+        if isinstance(node, ast.Constant) and expr.is_Rational:
+            return Number(_literal(expr, self._approximate))
+        return Expression(worked_out(expr), self._approximate)
+
+    def _items(self, nodes: Sequence[ast.expr]) -> tuple[Value, ...]:
+        # each item is read by itself: a decimal in one makes no other approximate
+        return tuple(_Reader(self._text).value(node) for node in nodes)
+
+    def _in_parentheses(self, node: ast.Tuple) -> bool:
+        return (
+            node.end_col_offset is not None and self._text.replace("^", "**").strip()[node.col_offset] == "("
+        )
+
+    def _call_of_collection(self, name: str, function: ast.expr, args: list[ast.expr]) -> Value | None:
+        if name in COLLECTIONS:
+            inner = (
+                args[0].elts
+                if len(args) == 1 and isinstance(args[0], ast.List | ast.Tuple | ast.Set)
+                else args
+            )
+            return Many(COLLECTIONS[name], self._items(inner)) if inner else Region(sympy.S.EmptySet)
+        if name in MATRICES and args and isinstance(args[0], ast.List):
+            rows = [row.elts if isinstance(row, ast.List) else [row] for row in args[0].elts]
+            try:
+                return Expression(
+                    sympy.Matrix([[worked_out(self._expr(cell)) for cell in row] for row in rows]),
+                    self._approximate,
+                )
+            except ValueError:
+                raise Unreadable from None
+        if name == "Interval" or (
+            isinstance(function, ast.Attribute) and _name_of(function.value) == "Interval"
+        ):
+            return self._interval("" if name == "Interval" else name, args)
+        if name in ("Union", "Or", "And") and args:
+            items = self._items(args)
+            return Many("", items, {"Union": "union", "Or": "or", "And": "and"}[name])
+        if name == "Eq" and len(args) == 2 and isinstance(args[0], ast.Name):
+            return Named(args[0].id, self.value(args[1]), True)
+        if name in ("Eq", "Ne", "Lt", "Le", "Gt", "Ge") and len(args) == 2:
+            return Relation((getattr(sympy, name)(*map(self._side, args), evaluate=False),))
+        if name == "Poly" and args:
+            return _Reader(self._text).value(args[0])
+        return None
+
+    def _interval(self, kind: str, args: list[ast.expr]) -> Value:
+        if len(args) < 2 or kind not in INTERVALS:
+            raise Unreadable
+        opens = list(INTERVALS[kind])
+        for place, flag in enumerate(args[2:4]):
+            opens[place] = isinstance(flag, ast.Constant) and flag.value is True
+        low, high = self._items(args[:2])
+        left, right = (
+            ("(" if opens[0] or _is_infinite(low) else "["),
+            (")" if opens[1] or _is_infinite(high) else "]"),
+        )
+        return Many(left + right, (low, high))
+
+    def _relation(self, node: ast.Compare) -> Relation:
+        sides = [self._side(side) for side in (node.left, *node.comparators)]
+        if not all(type(op) in RELATIONS for op in node.ops):
+            raise Unreadable
+        kinds = [RELATIONS[type(op)] for op in node.ops]
+        pairs = zip(kinds, pairwise(sides), strict=True)
+        return Relation(tuple(kind(left, right, evaluate=False) for kind, (left, right) in pairs))
+
+    def _side(self, node: ast.expr) -> sympy.Basic:
+        return worked_out(self._expr(node))
+
+    def _expr(self, node: ast.expr) -> Any:
+        match node:
+            case ast.Constant(value=int() | float() | complex() as number) if not isinstance(number, bool):
+                return self._number(number, ast.get_source_segment(self._text, node) or "")
+            case ast.Name(id=name):
+                return _symbol(name)
+            case ast.Attribute(value=ast.Name(id=module), attr=name) if (
+                module in MODULES and name in CONSTANTS
+            ):
+                return CONSTANTS[name]
+            case ast.UnaryOp(op=ast.USub(), operand=operand):
+                return -self._expr(operand)
+            case ast.UnaryOp(op=ast.UAdd(), operand=operand):
+                return self._expr(operand)
+            case ast.BinOp(left=left, op=op, right=right) if type(op) in OPERATORS:
+                return self._operation(op, self._expr(left), self._expr(right))
+            case ast.Call(func=function, args=args):
+                return self._call(function, args)
+        raise Unreadable
+
+    def _operation(self, op: ast.operator, left: Any, right: Any) -> Any:
+        if isinstance(op, ast.Pow):
+            return worked_out(OPERATORS[ast.Pow](left, right))
+        return OPERATORS[type(op)](left, right)
+
+    def _call(self, function: ast.expr, args: list[ast.expr]) -> Any:
+        name = _name_of(function)
+        if NUMBERS.fullmatch(name) and args:
+            return self._wrapped(args[0])
+        if name in SYMBOLS and args and isinstance(args[0], ast.Constant):
+            return _symbol(str(args[0].value))
+        if name in ("Rational", "Fraction") and len(args) == 1:
+            return self._wrapped(args[0])
+        if name not in FUNCTIONS:
+            raise Unreadable
+        values = [self._expr(arg) for arg in args]
+        if name in LARGE and any(value.is_number and abs(value) > 5000 for value in values):
+            raise Unreadable
+        try:
+            return worked_out(FUNCTIONS[name](*values))
+        except (TypeError, ValueError):
+            raise Unreadable from None
+
+    def _wrapped(self, node: ast.expr) -> Any:
+        """The number in `mpf('0.5')`, `Fraction('1/3')`, `np.float64(5.0)`."""
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            if not re.fullmatch(r"[+-]?(?:\d+\.?\d*(?:[eE][+-]?\d{1,4})?|\.\d+|\d+/\d+|inf|oo)", node.value):
+                raise Unreadable
+            if node.value.lstrip("+-") in ("inf", "oo"):
+                return -sympy.oo if node.value[0] == "-" else sympy.oo
+            self._approximate |= "." in node.value or "e" in node.value.lower()
+            return _rational(Fraction(node.value))
+        return self._expr(node)
+
+    def _number(self, number: complex, written: str) -> Any:
+        if isinstance(number, complex):
+            self._approximate = True
+            return sympy.I * _rational(Fraction(repr(number.imag)))
+        if isinstance(number, int):
+            return sympy.Integer(number)
+        written = written.replace("_", "")
+        if not re.fullmatch(r"\d*\.?\d*(?:[eE][+-]?\d{1,4})?", written):
+            written = repr(number)
+        if "inf" in written or "nan" in written:
+            raise Unreadable
+        value = _rational(Fraction(written))
+        self._approximate |= not value.is_Integer
+        return value
+
+
+def _name_of(function: ast.expr) -> str:
+    """The last name of `sqrt`, `sympy.sqrt`, `np.random.x`; "" for what is no name."""
+    match function:
+        case ast.Name(id=name):
+            return name
+        case ast.Attribute(value=ast.Name(id=module), attr=name) if module in MODULES | {"Interval"}:
+            return name
+    return ""
+
+
+def _symbol(name: str) -> sympy.Basic:
+    if name in CONSTANTS:
+        return CONSTANTS[name]
+    if found := INDEXED.fullmatch(name):
+        return sympy.Symbol(f"{found[1]}_{found[2]}" if len(found[2]) == 1 else f"{found[1]}_{{{found[2]}}}")
+    if (len(name) == 1 and name.isalpha()) or name in GREEK:
+        return sympy.Symbol(name)
+    raise Unreadable
+
+
+def _rational(value: Fraction) -> sympy.Rational:
+    return sympy.Rational(value.numerator, value.denominator)
+
+
+def _literal(value: sympy.Rational, approximate: bool) -> Literal:
+    return Literal(Fraction(int(value.p), int(value.q)), None if approximate else Fraction(0))
+
+
+def _is_infinite(value: Value) -> bool:
+    return isinstance(value, Expression) and value.expr in (sympy.oo, -sympy.oo)

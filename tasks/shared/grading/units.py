@@ -1,0 +1,119 @@
+r"""Units after a number: "70 cm", "12\text{ km/h}", "90^\circ", "\$15", "5 apples". They are split off, and told apart.
+
+A unit that only one side gives is ignored; two that differ make two answers differ. What counts or changes the value
+("5 million", "5 or more", "5 mod 7") is no unit.
+"""
+
+import re
+
+# names of one unit, the first is what it is called here; SI prefixes are spelled out where they are in use
+NAMES = (
+    "mm millimeter millimetre|cm centimeter centimetre|dm decimeter decimetre|m meter metre|km kilometer kilometre"
+    "|in inch inches|ft foot feet|yd yard|mi mile|nm nanometer nanometre|mg milligram|g gram gm|kg kilogram kilo"
+    "|lb pound lbs|oz ounce|ton tonne|ms millisecond|s second sec|min minute|h hour hr|day|week|month|year yr"
+    "|ml milliliter millilitre mL|l liter litre L|cl centiliter|cc|gal gallon|acre|ha hectare|deg degree|rad radian"
+    "|mph|kmh kph kmph|celsius|fahrenheit|kelvin|usd dollar buck|cent|eur euro|gbp|yuan|yen|rupee rs Rs|peso"
+    "|j joule|kj kilojoule|cal calorie|kcal|newton|kn kilonewton|watt|kw kilowatt kW|mw MW|kwh kWh|hz Hz hertz|khz kHz"
+    "|volt|ampere amp|ohm|pa pascal Pa|kpa kPa|mol mole|bit|byte|kb KB|mb MB|gb GB|unit"
+    "|people person|percent pct percentage"
+)
+SINGLE = {
+    "m": "m",
+    "s": "s",
+    "g": "g",
+    "h": "h",
+    "l": "l",
+    "L": "l",
+    "N": "newton",
+    "J": "j",
+    "W": "watt",
+    "V": "volt",
+}
+SQUARED, CUBED = {"square", "sq", "sq.", "squared"}, {"cubic", "cu", "cu.", "cubed"}
+# words that count, compare or compute: with them the number alone is not what was said
+MEANING_WORDS = """
+    hundred hundreds thousand thousands million millions billion billions trillion dozen dozens half halves
+    third thirds quarter quarters fourth fifth tenth tenths hundredth hundredths thousandth percent percentage
+    pct or and not mod modulo factorial less more least most fewer greater smaller than over times plus minus
+    divided by multiplied remainder if for when where base to between about approximately approx only except
+    without with root power cube squared cubed below above under short before after past beyond within next
+    negative positive arcsin arccos arctan sinh cosh tanh sign det rank double twice triple through until from
+    is are was were equals equal sin cos tan cot sec csc log ln exp sqrt pi alpha beta gamma delta theta lambda
+    mu sigma phi omega tau rho infinity inf infty choose max gcd lcm abs floor ceil ceiling frac oo nan else
+    then thus which but so because divides does no none even odd prime
+"""
+MEANING = set(MEANING_WORDS.split())
+KNOWN = {name: names.split()[0] for names in NAMES.split("|") for name in names.split()}
+TEXT_UNIT = re.compile(
+    r"(?P<value>.+?)\s*\\text\s*\{(?P<unit>[^{}0-9]*)\}\s*(?P<power>(?:\^\s*\{?\s*[23]\s*\}?)?)"
+)
+DEGREES = re.compile(
+    r"(?P<value>.+?)\s*(?:\^\s*\{?\s*\\(?:circ|degree)\s*\}?|\\degree)\s*(?P<scale>[CF]?|\\text\s*\{\s*[CF]\s*\})"
+)
+PLAIN_UNIT = re.compile(
+    r"(?P<value>.*(?:[\d)\]}!]|(?<![A-Za-z])i))(?P<space>\s*)(?P<unit>[A-Za-z][A-Za-z./ -]*?)\s*"
+    r"(?P<power>(?:\^?\s*\{?[23]\}?)?)"
+)
+MONEY = re.compile(
+    r"(?P<before>-?)\s*(?:\\?\$|\\(?:pounds|euro|yen)|[€£¥₹₽₩])\s*(?P<value>.+)|(?P<after>.+?)\s*(?:\\?\$|[€£¥₹₽₩])"
+)
+PERCENT = re.compile(r"(?P<value>.+?)\s*(?:\\?%|\\text\s*\{\s*\\?%\s*\})")
+
+
+def split_unit(text: str) -> tuple[str, str | None]:
+    """`text` without the unit at its end, or currency at its start, and that unit's name; None if it has none."""
+    if found := PERCENT.fullmatch(text):
+        return found["value"], "percent"
+    if found := MONEY.fullmatch(text):
+        return (found["before"] + found["value"] if found["value"] else found["after"]), "money"
+    if found := DEGREES.fullmatch(text):
+        scale = re.sub(r"[^CF]", "", found["scale"])
+        return found["value"], {"": "deg", "C": "celsius", "F": "fahrenheit"}[scale]
+    if (found := TEXT_UNIT.fullmatch(text)) and (unit := unit_name(found["unit"], found["power"])):
+        return found["value"], unit
+    if found := PLAIN_UNIT.fullmatch(text):
+        unit = unit_name(found["unit"], found["power"], spaced=bool(found["space"]), plain=True)
+        if unit:
+            return found["value"], unit
+    return text, None
+
+
+def unit_name(words: str, power: str = "", spaced: bool = True, plain: bool = False) -> str | None:
+    """What a unit is called here, "cm^2" for "square centimeters"; None if the words are no unit.
+
+    `plain`: not marked as text, so a short word may be a product of variables; `spaced`: apart from its number.
+    """
+    power = re.sub(r"\D", "", power)
+    parts = [part for part in re.split(r"\s+|-", words.strip().rstrip(".")) if part]
+    if not parts or len(parts) > 5:
+        return None
+    if parts[0].lower() in SQUARED | CUBED and len(parts) > 1:
+        power, parts = "2" if parts[0].lower() in SQUARED else "3", parts[1:]
+    elif parts[-1].lower() in {"squared", "cubed"} and len(parts) > 1:
+        power, parts = "2" if parts[-1].lower() == "squared" else "3", parts[:-1]
+    phrase = re.sub(r" per | / ", "/", " ".join(parts))
+    names = [_one_unit(part, plain and not spaced, plain) for part in phrase.split("/")]
+    if all(names):
+        name = "/".join(name for name in names if name)
+        name = {"km/h": "kmh", "mi/h": "mph"}.get(name, name)
+    else:
+        if not spaced or not all(part.isalpha() and part.lower() not in MEANING for part in parts):
+            return None
+        if plain and any(len(part) < 3 and part not in {"of", "in", "the", "a"} for part in parts):
+            return None
+        if any(part.isupper() for part in parts):
+            return None
+        name = phrase.lower().removesuffix("s")
+    return f"{name}^{power}" if power else name
+
+
+def _one_unit(word: str, glued: bool, plain: bool) -> str | None:
+    word = word.strip()
+    if len(word) == 1:
+        return None if glued else SINGLE.get(word) if plain else SINGLE.get(word, KNOWN.get(word))
+    lower = word.lower()
+    return (
+        KNOWN.get(word)
+        or KNOWN.get(lower)
+        or (KNOWN.get(lower[:-1]) if lower[-1] == "s" and len(lower) > 2 else None)
+    )

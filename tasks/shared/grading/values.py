@@ -1,0 +1,85 @@
+"""What an answer can be, as it was read: numbers, expressions, words, collections, names, relations, sets."""
+
+from dataclasses import dataclass
+
+import sympy
+
+from tasks.shared.grading.literals import Literal
+
+
+class Unreadable(Exception):
+    """A text is no answer of the form that was tried."""
+
+
+class TooLarge(Exception):
+    """A value is too large to be worked out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A number that was written out."""
+
+    literal: Literal
+
+    @property
+    def expr(self) -> sympy.Expr:
+        """The value."""
+        return sympy.Rational(self.literal.value.numerator, self.literal.value.denominator)
+
+
+@dataclass(frozen=True, slots=True)
+class Expression:
+    """Anything that has a value, matrices too. Decimals in it are exact fractions; then it is `approximate`."""
+
+    expr: sympy.Basic | sympy.MatrixBase
+    approximate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What is no mathematics, or could not be read: equal only to the same text."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """A value with its unit."""
+
+    value: "Value"
+    unit: str
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """`name = value`."""
+
+    name: str
+    value: "Value"
+    simple: bool  # one name: a letter, a word, f(x), a ratio of names; no sum
+
+
+@dataclass(frozen=True, slots=True)
+class Many:
+    """Several values. `brackets` as written: "" (bare), "()", "[]", "{}", "[)" or "(]"."""
+
+    brackets: str
+    items: tuple["Value", ...]
+    joined: str = ","  # by what a bare list is joined: ",", "and", "or"
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """An equation or inequality, or a chain of such."""
+
+    parts: tuple[sympy.Rel, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A set of numbers that is more than a list or one interval."""
+
+    numbers: sympy.Set
+
+
+Value = Number | Expression | Words | Quantity | Named | Many | Relation | Region
