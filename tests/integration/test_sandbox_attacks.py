@@ -5,10 +5,12 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -17,8 +19,10 @@ import pytest
 
 from tasks.shared.sandbox import ExecutionResult, Limits, Status
 from tests.integration.sandbox_attacks import ATTACKS, Attack
+from tests.integration.sandbox_channels import CHANNELS, TALKERS
 from tests.integration.sandbox_modes import MODES, Served, served
 
+ROOMY = Limits(wall_s=30.0, cpu_s=20.0)
 ABSTRACT = f"sandbox-test-abstract-{os.getpid()}"
 
 
@@ -157,6 +161,74 @@ def test_state_does_not_leak(name: str, sandbox: Served) -> None:
         assert planted.status is Status.OK, planted
     for _ in range(6):
         assert sandbox.interpreter.run(look).stdout == "False\n"
+
+
+def test_no_program_hears_another(sandbox: Served) -> None:
+    """While the talkers live, and after them: everything is as it was before."""
+    open_ones = [channel for channel in CHANNELS if sandbox.mode in channel.stacks]
+    limits = Limits(wall_s=20.0, cpu_s=10.0)
+    silence = {channel.name: f"{channel.silence}\n" for channel in open_ones}
+
+    def heard() -> dict[str, str]:
+        looks = {one.name: sandbox.interpreter.submit(one.look, limits=limits) for one in open_ones}
+        return {name: look.result().stdout or look.result().error_line for name, look in looks.items()}
+
+    assert heard() == silence, "before anything was said"
+    talkers = [
+        sandbox.interpreter.submit(f"{code}\nimport time\ntime.sleep(1.5)", limits=limits) for code in TALKERS
+    ]
+    time.sleep(0.5)  # were they late, nothing would be heard
+    assert heard() == silence
+    assert {talker.result().status for talker in talkers} == {Status.OK}
+    assert heard() == silence, "after they had ended"
+
+
+def test_lock_of_a_program_is_not_seen_on_the_host(sandbox: Served) -> None:
+    """A shared lock needs no more than reading, and would keep the host from an exclusive one."""
+    code = "import fcntl, os, time\nkept = os.open(os.__file__, 0)\nfcntl.lockf(kept, fcntl.LOCK_SH)\nprint('locked', flush=True)\n"
+    talker = sandbox.interpreter.submit(code + "time.sleep(0.5)")
+    with open(os.__file__, "r+") as library:
+        while not talker.done():
+            fcntl.lockf(library, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(library, fcntl.LOCK_UN)
+            time.sleep(0.01)
+    assert talker.result().stdout == "locked\n"
+
+
+LEFTOVERS = {
+    "every name that could be taken": (
+        "os.makedirs('a/b')\nfor k in range(247): open('emptied-1' + '-' * k, 'w').close()\nos.makedirs('z/b')\n"
+        "for n in range(300): open(str(n), 'w').close()"),
+    "names that are no text": (
+        "for name in (b'\\xff\\xfe', b'a\\nb', b'-rf', b' ', b'\\x01' * 255, b'\\xf0' * 255, b'..a', '\\u202e'.encode()):\n"
+        "    os.mkdir(name)\n    open(name + b'/' + name, 'w').close()"),
+    "a long chain, shut": (
+        "os.umask(0o777)\ntry:\n    for n in range(2000):\n        fd = os.open('.', os.O_PATH)\n        os.mkdir('d' * 255)\n"
+        "        os.chdir('d' * 255)\nexcept OSError: pass"),
+    "links": (
+        "os.symlink('.', 'self')\nos.symlink('/', 'root')\nos.symlink('self/self/loop', 'loop')\nos.mkdir('d')\n"
+        "open('f', 'w').close()\nfor n in range(200): os.link('f', f'd/h{n}')\nos.symlink('../' * 900, 'up')"),
+    "all inodes and all room": (
+        "try:\n    for n in range(10**6): open(f'i{n}', 'w').close()\nexcept OSError: pass\n"
+        "try:\n    for n in range(64): open(f'i{n}', 'wb').write(bytes(1 << 20))\nexcept OSError: pass"),
+    "itself removed": "here = os.getcwd()\nos.chdir('/')\ntry: os.rmdir(here)\nexcept OSError: pass",
+    "its place renamed": "here = os.getcwd()\ntry: os.rename(here, here + 'x')\nexcept OSError: pass\ntry: os.rename('.', '../y')\nexcept OSError: pass",
+    "files open and mapped": (
+        "import mmap\nkept = [open(f'o{n}', 'w+b') for n in range(40)]\nfor f in kept:\n    f.truncate(4096)\n    mmap.mmap(f.fileno(), 4096)\n"
+        "    os.unlink(f.name)"),
+    "holes": "with open('hole', 'wb') as f: f.truncate(1 << 23)\nos.fdatasync(os.open('hole', 0))",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LEFTOVERS)
+def test_nothing_left_behind_harms_a_worker(name: str, sandbox: Served) -> None:
+    before = sandbox.interpreter.health()
+    left = [sandbox.interpreter.submit(f"import os\n{LEFTOVERS[name]}", limits=ROOMY) for _ in range(6)]
+    assert [one.result().status for one in left] == [Status.OK] * 6, left[0].result()
+    after = [sandbox.interpreter.submit("import os\nprint(os.listdir('.'))") for _ in range(12)]
+    assert [one.result().stdout for one in after] == ["[]\n"] * 12
+    health = sandbox.interpreter.health()
+    assert (health["restarts"], health["retries"]) == (before["restarts"], before["retries"])
 
 
 def test_directory_of_a_neighbour_is_out_of_reach(sandbox: Served) -> None:

@@ -1,8 +1,7 @@
 """The private directory of a child, the Landlock ruleset that names it, and the user it runs as.
 
-A worker keeps a few cells and uses them again. Where the worker may mount, each has a tmpfs of its own with a size, and
-another one after a program that made files; under landlock they are the tmpfs mounts that the settings name, emptied,
-or none at all.
+A worker keeps a few cells and uses them again, each time with another directory. Where the worker may mount, that is a
+tmpfs of its own with a size; under landlock it lies in one of the tmpfs mounts that the settings name, emptied, if any.
 """
 
 from __future__ import annotations
@@ -39,8 +38,6 @@ class Cell:
     """Directory that holds the private one and nothing else, and in which programs cannot write; empty for none."""
     directory: int = -1
     """Descriptor of the private directory, or -1. Its name is random and kept nowhere: others cannot look at it."""
-    next_inode: int = 0
-    """Number that the next inode made there would get, as long as no program has made any; 0 where it cannot tell."""
 
 
 def reserve_uids(workers: int) -> int:
@@ -99,8 +96,11 @@ class CellPool:
         return None if self._soiled else self._make()
 
     def give_back(self, cell: Cell) -> None:
-        """Keep the cell for the next child, with another directory if the last one made anything in its own."""
-        if cell.directory < 0 or self._is_untouched(cell):
+        """Keep the cell for the next child, with another directory.
+
+        Also where the last one left nothing: dates and inode numbers would tell the next one what it did.
+        """
+        if cell.directory < 0:
             self._free.append(cell)
         elif self._isolation.mode == "namespaces":
             self._unmount(cell)
@@ -109,6 +109,7 @@ class CellPool:
         else:
             os.close(cell.directory)
             self._soiled.append((cell, emptying(cell.place)))
+            self.clean()
 
     def clean(self) -> None:
         """Do a part of what is to be emptied, so that thousands of files hold up nobody for long."""
@@ -160,7 +161,6 @@ class CellPool:
             os.chmod(cell.place, 0o700)
             cell.directory = kernel.make_unnamed(cell.place)
             os.chmod(cell.place, 0o500)
-        cell.next_inode = _made_last(cell.directory) + 1
 
     def _unmount(self, cell: Cell) -> None:
         """Drop the tmpfs with all that is in it, whatever it is."""
@@ -170,25 +170,6 @@ class CellPool:
         os.chdir("/")
         for name in os.listdir(cell.place):
             os.rmdir(f"{cell.place}/{name}")
-
-    def _is_untouched(self, cell: Cell) -> bool:
-        """Whether nothing was made in the directory since it was new: a tmpfs counts the inodes it makes."""
-        made = _made_last(cell.directory)
-        untouched = made == cell.next_inode and made > 1
-        cell.next_inode = made + 1
-        return untouched
-
-
-def _made_last(directory: int) -> int:
-    """The number of an inode made in the directory now, and gone again; 0 where none can be made."""
-    try:
-        descriptor = os.open(".", os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, dir_fd=directory)
-    except OSError:
-        return 0
-    try:
-        return os.fstat(descriptor).st_ino
-    finally:
-        os.close(descriptor)
 
 
 def empty(place: str) -> None:
