@@ -59,7 +59,7 @@ def _family(
 
 SMALL_SUM = _family(
     "small_sum",
-    (("a", 11, 299), ("b", 11, 299)),
+    (("a", 2, 49), ("b", 2, 49)),
     (
         "What is {a} + {b}?",
         "Add {a} and {b}.",
@@ -75,7 +75,7 @@ SMALL_SUM = _family(
 
 SMALL_DIFFERENCE = _family(
     "small_difference",
-    (("a", 101, 499), ("b", 11, 299)),
+    (("a", 21, 69), ("b", 2, 39)),
     (
         "What is {a} - {b}?",
         "Subtract {b} from {a}.",
@@ -84,14 +84,14 @@ SMALL_DIFFERENCE = _family(
         "Find the difference of {a} and {b}.",
     ),
     ("{a} - {b}", "{a} + (-{b})"),
-    ("{a} + {b}", "{a} - {b} + 10"),
+    ("{a} + {b}", "{a} - {b} + 1"),
     (("r", "a - b"),),
     ("{a} - {b} = {r}.", "Taking {b} from {a} leaves {r}."),
 )
 
 ROWS = _family(
     "rows",
-    (("a", 12, 99), ("b", 3, 39)),
+    (("a", 2, 24), ("b", 2, 19)),
     (
         "There are {a} rows of {b} chairs. How many chairs?",
         "What is {a} * {b}?",
