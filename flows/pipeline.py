@@ -50,7 +50,7 @@ def stages(job: Run) -> tuple[dict[str, ArtifactRef], StageResult]:
 
     reference = policy if plan.rl.kl_coefficient else None
     state = None
-    for number in range(1, plan.rl.rounds + 1):
+    for number in range(1, plan.rl.num_rounds + 1):
         latest = rl(job, number, policy, data.problems, state, reference)
         policy, state = latest.checkpoint, latest.trainer_state
         made[f"rollouts_{number}"] = latest.rollouts

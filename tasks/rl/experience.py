@@ -1,7 +1,7 @@
 """From trajectories to what the update learns from: graded, filtered, with advantages."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from tasks.shared.learning.resampling import (
     format_penalty,
     resample_on_correct,
 )
+from tasks.shared.learning.reward_function import Response, RewardFunction
 from tasks.shared.learning.rewards import outcome_of, reward
 from tasks.shared.traces.dialect import dialect_of
 from tasks.shared.traces.trajectory import FinishReason, Trajectory
@@ -47,11 +48,48 @@ class Experience:
     token_advantages: tuple[np.ndarray, ...] | None = None  # (R,) each, with a critic
 
 
-def score(trajectories: Sequence[Trajectory], problems: Sequence[Problem], config: RlStage) -> list[Graded]:
-    """Grade and reward each trajectory; in the order of group and sample, whatever order they finished in."""
+def score(
+    trajectories: Sequence[Trajectory],
+    problems: Sequence[Problem],
+    config: RlStage,
+    judge: RewardFunction | None = None,
+) -> list[Graded]:
+    """Grade and reward each trajectory; in the order of group and sample, whatever order they finished in.
+
+    `judge` says what answers are worth, in place of +1 and -1; outages it is not asked about.
+    """
     place = {problem.id: group for group, problem in enumerate(problems)}
     ordered = sorted(trajectories, key=lambda trajectory: (place[trajectory.problem_id], trajectory.sample))
-    return [_grade(t, place[t.problem_id], problems[place[t.problem_id]], config) for t in ordered]
+    graded = [_grade(t, place[t.problem_id], problems[place[t.problem_id]], config) for t in ordered]
+    if judge is None:
+        return graded
+    asked = [row for row in graded if not is_outage(row.trajectory)]
+    outcomes = iter(judge([_response(row, problems[row.group]) for row in asked]))
+    return [
+        row
+        if is_outage(row.trajectory)
+        else replace(row, outcome=(outcome := next(outcomes)), reward=row.reward - row.outcome + outcome)
+        for row in graded
+    ]
+
+
+def _response(row: Graded, problem: Problem) -> Response:
+    """A trajectory as a reward function is told of it."""
+    trajectory = row.trajectory
+    return {
+        "problem_id": problem.id,
+        "problem": problem.text,
+        "answer": problem.answer,
+        "response": trajectory.text,
+        "own_words": trajectory.own_words,
+        "correct": row.correct,
+        "finish": trajectory.finish.value,
+        "tokens": len(trajectory.response_ids),
+        "calls": [
+            {"code": call.code, "status": call.status, "output": call.observation}
+            for call in trajectory.calls
+        ],
+    }
 
 
 def _grade(trajectory: Trajectory, group: int, problem: Problem, config: RlStage) -> Graded:

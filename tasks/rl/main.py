@@ -24,6 +24,7 @@ from tasks.shared.generation.engines import open_generator
 from tasks.shared.interpreter import make_interpreter
 from tasks.shared.learning.distributed import leave_to_first_rank, run_on_ranks, start_process_group
 from tasks.shared.learning.logprobs import use_packed_attention
+from tasks.shared.learning.reward_function import RewardFunction
 from tasks.shared.stage import StageContext, StageResult, Value, stage_main
 
 if TYPE_CHECKING:
@@ -65,9 +66,10 @@ def _load(context: StageContext[RlStage], stack: ExitStack) -> RlRound:
     checkpoint = context.input("checkpoint")
     tokenizer = load_tokenizer(checkpoint)
     problems, num_too_long = read_problems(
-        context.input("problems"), tokenizer, config.traces, config.generation
+        context.input("problems"), tokenizer, config.traces, config.generation, config.rl.problems
     )
     require_problems(problems, config.rl.prompts_per_step)
+    judge = stack.enter_context(RewardFunction(config.rl)) if config.rl.reward else None
     reference = _load_reference(context) if config.rl.kl_coefficient else None
     context.log(
         f"{len(problems)} problems, {num_too_long} more left out: prompt over generation.max_prompt_tokens"
@@ -94,6 +96,7 @@ def _load(context: StageContext[RlStage], stack: ExitStack) -> RlRound:
         problems=problems,
         generator=generator,
         interpreter=interpreter,
+        judge=judge,
     )
 
 

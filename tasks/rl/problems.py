@@ -24,14 +24,27 @@ class Problem:
     answer: str  # the reference
     family: str  # of the tiny world, else ""
     prompt_ids: tuple[int, ...]  # (P,)
+    text: str = ""  # as the set has it
 
 
 def read_problems(
-    directory: Path, tokenizer: "PreTrainedTokenizerBase", traces: TracesConfig, generation: GenerationConfig
+    directory: Path,
+    tokenizer: "PreTrainedTokenizerBase",
+    traces: TracesConfig,
+    generation: GenerationConfig,
+    sets: Sequence[str] = (),
 ) -> tuple[list[Problem], int]:
-    """Problems whose prompt fits `generation.max_prompt_tokens`, and how many do not. ValueError if none fits."""
+    """Problems whose prompt fits `generation.max_prompt_tokens`, and how many do not. ValueError if none fits.
+
+    `sets`: the problem sets that are read, all if none is named.
+    """
     problems, num_too_long = [], 0
-    for row in read_table(directory / "train.parquet"):
+    rows = read_table(directory / "train.parquet")
+    chosen = [row for row in rows if not sets or row["source"] in sets]
+    if not chosen:
+        there = ", ".join(sorted({row["source"] for row in rows}))
+        raise ValueError(f"rl.problems: no problem is of {', '.join(sets)}; {directory} has {there}")
+    for row in chosen:
         dialect = dialect_of(traces)
         ids = encode_prompt(
             tokenizer,
@@ -44,7 +57,7 @@ def read_problems(
         if len(ids) > generation.max_prompt_tokens:
             num_too_long += 1
         else:
-            problems.append(Problem(row["id"], row["answer"], row["family"] or "", ids))
+            problems.append(Problem(row["id"], row["answer"], row["family"] or "", ids, row["problem"]))
     if not problems:
         raise ValueError(
             f"{directory}: no problem's prompt has at most generation.max_prompt_tokens = "

@@ -21,6 +21,7 @@ from tasks.shared.generation.interleave import RolloutPolicy
 from tasks.shared.generation.protocol import Generator, Sampling, Sleeps
 from tasks.shared.learning.critic import CriticEngine
 from tasks.shared.learning.engine import TrainingEngine
+from tasks.shared.learning.reward_function import RewardFunction
 from tasks.shared.sandbox import Interpreter
 from tasks.shared.stage import StageContext, Value
 
@@ -44,6 +45,7 @@ class RlRound:
         problems: Sequence[Problem],
         generator: Generator,
         interpreter: Interpreter | None,
+        judge: RewardFunction | None = None,
     ) -> None:
         self._context = context
         self._config = context.config
@@ -68,6 +70,7 @@ class RlRound:
             interpreter=interpreter,
             tokenizer=tokenizer,
             seed=context.request.seed,
+            judge=judge,
         )
         self.states = SavedStates(context.scratch / "trainer", context.fingerprint(world_size()))
         self.progress = self._start()
@@ -178,5 +181,5 @@ def _critic_optimizer(rl: RlConfig) -> OptimizerConfig:
 
 def _optimizer_steps(rl: RlConfig) -> tuple[int, int]:
     """Optimizer steps of policy and critic over all rounds: the policy waits while the critic warms up."""
-    steps = rl.rounds * rl.steps_per_round
+    steps = rl.num_rounds * rl.steps_per_round
     return (steps - rl.critic.warmup_steps) * rl.mini_batches, steps * rl.mini_batches

@@ -14,6 +14,7 @@ from tasks.shared.generation.interleave import RolloutPolicy, RolloutRequest, ro
 from tasks.shared.generation.protocol import Generator
 from tasks.shared.learning.distributed import gather_from_ranks
 from tasks.shared.learning.filters import is_outage, teaches
+from tasks.shared.learning.reward_function import RewardFunction
 from tasks.shared.sandbox import Interpreter
 from tasks.shared.traces.trajectory import Trajectory
 
@@ -34,6 +35,7 @@ class Sampler:
         interpreter: Interpreter | None,
         tokenizer: "PreTrainedTokenizerBase",
         seed: int,
+        judge: RewardFunction | None = None,
     ) -> None:
         self._config = config
         self._policy = policy
@@ -42,6 +44,7 @@ class Sampler:
         self._interpreter = interpreter
         self._tokenizer = tokenizer
         self._seed = seed
+        self._judge = judge
 
     def collect(self, step: int, data_seed: int, clock: PhaseClock) -> list[Graded]:
         """The graded trajectories of step `step` (from 0), in the order of group and sample.
@@ -58,7 +61,7 @@ class Sampler:
             with clock("sample"):
                 mine = self._sample(wanted, first, step)
             with clock("score"):
-                graded += _of_all_ranks(score(mine, tried, self._config))
+                graded += _of_all_ranks(score(mine, tried, self._config, self._judge))
             lacking = rl.prompts_per_step - num_teaching(graded)
             if attempt == rl.resample_attempts or not lacking:
                 break

@@ -1,9 +1,11 @@
 """What Prefect sees of `rl`: one round, from a policy to a better one."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tasks.launch import Run, run_stage
 from tasks.shared.artifacts import ArtifactRef
+from tasks.shared.learning.reward_function import source_of
+from tasks.shared.recipes import round_recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +25,7 @@ def rl(
     trainer_state: ArtifactRef | None = None,
     reference: ArtifactRef | None = None,
 ) -> Round:
-    """Round `number`, counted from 1.
+    """Round `number`, counted from 1, with what the recipe changes in it.
 
     `trainer_state`: of the round before, none for the first; `reference`: the policy of the KL term.
     """
@@ -32,5 +34,8 @@ def rl(
         inputs["trainer_state"] = trainer_state
     if reference:
         inputs["reference"] = reference
-    outputs = run_stage(run, "rl", inputs, label=f"rl-{number}").outputs
+    run = replace(run, recipe=round_recipe(run.recipe, number))
+    source = source_of(run.recipe.rl.reward)
+    files = (source,) if source else ()
+    outputs = run_stage(run, "rl", inputs, label=f"rl-{number}", files=files).outputs
     return Round(outputs["checkpoint"], outputs["rollouts"], outputs["trainer_state"])

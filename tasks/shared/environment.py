@@ -137,6 +137,7 @@ def _keys_in(config: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
     pool = (config.get("generation") or {}).get("pool") or {}
     named.append((pool.get("key_variable", ""), "generation.pool.key_variable"))
+    named.append(((config.get("rl") or {}).get("reward_key_variable", ""), "rl.reward_key_variable"))
     return [(name, setting) for name, setting in named if name]
 
 
@@ -206,6 +207,12 @@ def vllm_python() -> Path:
     """`TIRFLOW_VLLM_PYTHON`: the interpreter of stages that sample with vLLM; by default that of `make setup-vllm`."""
     root = Path(__file__).resolve().parents[2]
     return Path(os.environ.get("TIRFLOW_VLLM_PYTHON", root / ".venv-vllm" / "bin" / "python"))
+
+
+def reward_environment(key_variable: str) -> dict[str, str]:
+    """The environment of a reward function's process: no secret but the one that the recipe names."""
+    named = {key_variable: named_key(key_variable, "rl.reward_key_variable")} if key_variable else {}
+    return {name: os.environ[name] for name in STAGE_VARIABLES if name in os.environ} | named
 
 
 def sandbox_address() -> str:

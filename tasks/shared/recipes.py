@@ -17,6 +17,17 @@ from data.protocols import find_protocol
 from tasks.shared.config import STAGE_CONFIGS, Recipe
 from tasks.shared.environment import home
 
+OF_A_ROUND = ("generation.", "traces.", "sandbox.", "rl.")
+# what optimizers, schedules and the reference of the whole run are made for
+OF_ALL_ROUNDS = (
+    "rl.rounds",
+    "rl.steps_per_round",
+    "rl.mini_batches",
+    "rl.algorithm",
+    "rl.optimizer",
+    "rl.critic",
+    "rl.kl_coefficient",
+)
 EXAMPLE = '{"sft.max_steps": 50}'
 RECIPES_DIR = Path(__file__).resolve().parents[2] / "flows" / "recipes"
 
@@ -89,9 +100,35 @@ def resolve(tree: Mapping[str, Any], overrides: Mapping[str, Any], where: str) -
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
     try:
-        return Recipe.model_validate(changed)
+        recipe = Recipe.model_validate(changed)
+        for number in range(1, 1 if isinstance(recipe.rl.rounds, int) else recipe.rl.num_rounds + 1):
+            round_recipe(recipe, number)
     except ValidationError as error:
         raise ValueError(f"{where}: {_first_mistake(error)}") from None
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    return recipe
+
+
+def round_recipe(recipe: Recipe, number: int) -> Recipe:
+    """The recipe of RL round `number`, from 1: what its entry in `rl.rounds` names is changed.
+
+    In place of the list stands the number of rounds, so that a round does not depend on what others change.
+    """
+    if isinstance(recipe.rl.rounds, int):
+        return recipe
+    if not 1 <= number <= recipe.rl.num_rounds:
+        raise ValueError(f"rl.rounds has {recipe.rl.num_rounds} entries, and round {number} is none of them")
+    where, changes = f"rl.rounds, round {number}", key_by_key(recipe.rl.rounds[number - 1])
+    for key in changes:
+        if not key.startswith(OF_A_ROUND) or key.startswith(OF_ALL_ROUNDS):
+            raise ValueError(
+                f"{where}: key '{key}' holds for the whole run; a round changes {', '.join(OF_A_ROUND)} "
+                f"but none of {', '.join(OF_ALL_ROUNDS)}"
+            )
+    tree = recipe.model_dump(mode="json")
+    tree["rl"]["rounds"] = recipe.rl.num_rounds
+    return resolve(tree, changes, where)
 
 
 def key_by_key(overrides: Mapping[str, Any], section: str = "") -> dict[str, Any]:

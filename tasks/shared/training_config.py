@@ -4,12 +4,14 @@ A number that can be switched off is off at 0, since TOML has no null. Combinati
 before anything heavy starts.
 """
 
-from typing import Literal, Self
+import re
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from tasks.shared.section import Section
 
+REWARD = re.compile(r"(?:/.+|\w+(?:\.\w+)*):[A-Za-z_]\w*")
 MetricsSink = Literal["tensorboard", "wandb", "mlflow"]
 
 
@@ -76,7 +78,9 @@ class CriticConfig(Section):
 class RlConfig(Section):
     """On-policy RL with live code; one round is one container run of `steps_per_round` steps."""
 
-    rounds: int = Field(4, ge=1)
+    # how many, or what changes in each: [{ "generation.max_response_tokens" = 8192 }, {}] (`recipes.round_recipe`)
+    rounds: int | tuple[dict[str, Any], ...] = 4
+    problems: tuple[str, ...] = ()  # sets of data.train that are sampled; empty: all
     steps_per_round: int = Field(100, ge=1)
     prompts_per_step: int = Field(128, ge=1)
     samples_per_prompt: int = Field(16, ge=1)
@@ -111,6 +115,14 @@ class RlConfig(Section):
     )
     # beside failing code, answers that are missing, broken or given more than once weigh against a right one (rStar2)
     resample_format_penalty: bool = False
+    # "package.module:function" or "/absolute/path.py:function": what an answer is worth, in place of +1 and -1
+    reward: str = ""
+    reward_arguments: dict[str, str | int | float | bool] = Field({})  # that the function is called with
+    reward_key_variable: str = Field(
+        "", pattern=r"^([A-Z][A-Z0-9_]*)?$"
+    )  # the one secret its process is given
+    reward_seconds: float = Field(600.0, gt=0)  # for the responses that a rank has in a step
+    reward_memory_mb: int = Field(4096, ge=64)
     overlong_buffer_tokens: int = Field(0, ge=0)  # soft overlong penalty (DAPO); 0 is off
     failed_code_penalty: float = Field(0.0, ge=0)  # ToRL tried 0.5: it brought nothing
     tokens_per_micro_batch: int = Field(18432, ge=1)  # holds at least one prompt and response
@@ -126,6 +138,27 @@ class RlConfig(Section):
     sinks: tuple[
         MetricsSink, ...
     ] = ()  # beside metrics.jsonl; TensorBoard's files are under <home>/tensorboard
+
+    @field_validator("reward")
+    @classmethod
+    def _reward_is_a_place(cls, reward: str) -> str:
+        place = reward.rpartition(":")[0]
+        of_file = place.endswith(".py") and place.startswith("/")
+        if reward and (not REWARD.fullmatch(reward) or place.endswith(".py") != of_file):
+            raise ValueError("write package.module:function, or /absolute/path.py:function")
+        return reward
+
+    @field_validator("rounds")
+    @classmethod
+    def _there_is_a_round(cls, rounds: int | tuple[dict[str, Any], ...]) -> int | tuple[dict[str, Any], ...]:
+        if not rounds or (isinstance(rounds, int) and rounds < 1):
+            raise ValueError("should be greater than or equal to 1, or a list of what changes in each round")
+        return rounds
+
+    @property
+    def num_rounds(self) -> int:
+        """How many rounds there are."""
+        return self.rounds if isinstance(self.rounds, int) else len(self.rounds)
 
     @model_validator(mode="after")
     def _samples_without_truncation(self) -> Self:
@@ -163,7 +196,7 @@ class RlConfig(Section):
             raise ValueError(
                 f"rl.samples_per_prompt = 1: {reason} compares the samples of a group; use 2 or more"
             )
-        total = self.rounds * self.steps_per_round
+        total = self.num_rounds * self.steps_per_round
         if self.critic.warmup_steps >= total:
             raise ValueError(
                 f"rl.critic.warmup_steps = {self.critic.warmup_steps}: no step is left of "

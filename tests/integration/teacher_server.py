@@ -311,6 +311,9 @@ BEHAVIOURS: dict[str, Behaviour] = {
     "three": _several,
     "rewritten": says(_rewritten),
     "stateful": says(_stateful),
+    "verdict_right": says(lambda _: "I hold it to be Right."),
+    "verdict_wrong": says(lambda _: "WRONG"),
+    "verdict_none": says(lambda _: "Who knows?"),
     "stripped": says(lambda a: honest(a).strip()),
 }
 

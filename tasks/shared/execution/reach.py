@@ -32,6 +32,8 @@ def needs_network(request: StageRequest) -> bool:
             *(part["source"] for part in (*data["train"], *data["evaluation"])),
         ]
         return bool({"hub", "registry"} & set(sources))
+    if request.stage == "rl" and config["rl"]["reward"]:
+        return True  # a judge behind an endpoint
     return request.stage == "synthesize" and config["synthesize"]["mode"] != "script"
 
 

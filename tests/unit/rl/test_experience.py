@@ -14,7 +14,7 @@ from tasks.shared.config import GenerationConfig, ModelConfig, RlConfig, RlStage
 from tasks.shared.learning.losses import PolicySums
 from tasks.shared.traces.trajectory import NOTICE, CodeCall, FinishReason, Trajectory
 
-PROBLEMS = [Problem("a", "5", "sums", (1, 2)), Problem("b", "7", "", (3,))]
+PROBLEMS = [Problem("a", "5", "sums", (1, 2), "What is 2 + 3?"), Problem("b", "7", "", (3,))]
 
 
 def stage(**rl: object) -> RlStage:
@@ -105,6 +105,29 @@ def test_the_form_of_an_answer_weighs_in_resampling() -> None:
         graded = score(rows, PROBLEMS, config)
         chosen = [build_experience(graded, config, decode, seed).dropped[0] for seed in range(300)]
         assert np.mean(chosen) == pytest.approx(penalised, abs=0.09)
+
+
+def test_a_reward_function_says_what_answers_are_worth() -> None:
+    """In place of +1 and -1, penalties as ever; outages it is not asked about; groups teach by what it says."""
+    asked: list[dict[str, object]] = []
+
+    def judge(responses: list[dict[str, object]]) -> list[float]:
+        asked.extend(responses)
+        return [0.1 * place for place in range(len(responses))]
+
+    config = stage(failed_code_penalty=0.5, filter_void_turns=False)
+    failing = replace(TRAJECTORIES[2], calls=(replace(TRAJECTORIES[2].calls[0], status="error"),))
+    trajectories = [failing, *TRAJECTORIES[:2], *TRAJECTORIES[3:]]
+    graded = score(trajectories, PROBLEMS, config, judge)  # type: ignore[arg-type]
+    assert [row.outcome for row in graded] == pytest.approx([0, 0.1, 0.2, 0, 0.3, 0.4])
+    assert [row.reward for row in graded] == pytest.approx([-0.5, 0.1, 0.2, 0, 0.3, 0.4])
+    assert [row["problem_id"] for row in asked] == ["a", "a", "a", "b", "b"]
+    assert (
+        asked[0]["correct"] is True and asked[0]["answer"] == "5" and asked[0]["problem"] == "What is 2 + 3?"
+    )
+    assert asked[0]["calls"] == [{"code": "print(5)", "status": "error", "output": "[5]"}]
+    experience = build_experience(graded, config, decode, seed=1)
+    assert experience.in_loss.tolist() == [True, True, True, False, True, True]
 
 
 def test_training_sees_the_sampled_ids_and_mask() -> None:

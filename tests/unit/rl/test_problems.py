@@ -1,10 +1,15 @@
 """The data cursor: which problems a step draws."""
 
+from pathlib import Path
+
+import pandas
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.rl.problems import Problem, draw_problems, require_problems, sample_seed
+from tasks.rl.problems import Problem, draw_problems, read_problems, require_problems, sample_seed
+from tasks.shared.config import GenerationConfig, TracesConfig
+from tests.unit.generation.tiny import tiny_tokenizer
 
 
 def world(count: int) -> list[Problem]:
@@ -24,6 +29,22 @@ def test_an_epoch_draws_no_problem_twice(total: int, count: int, seed: int) -> N
     assert len(drawn) == len(set(drawn)) == steps * count
     again = [problem.id for step in range(steps) for problem in draw_problems(problems, count, step, seed)]
     assert drawn == again
+
+
+def test_a_round_samples_the_sets_that_it_names(tmp_path: Path) -> None:
+    rows = [
+        {"id": f"{name}/0", "problem": "1?", "answer": "1", "source": name, "family": ""}
+        for name in ("a", "b")
+    ]
+    pandas.DataFrame(rows).to_parquet(tmp_path / "train.parquet")
+
+    def read(*sets: str) -> list[str]:
+        found = read_problems(tmp_path, tiny_tokenizer(), TracesConfig(), GenerationConfig(), sets)
+        return [problem.id for problem in found[0]]
+
+    assert read() == ["a/0", "b/0"] and read("b") == ["b/0"]
+    with pytest.raises(ValueError, match=r"rl.problems: no problem is of c; .* has a, b"):
+        read("c")
 
 
 def test_epochs_have_orders_of_their_own() -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from tasks.shared.config import STAGE_CONFIGS
-from tasks.shared.recipes import load_recipe, main, resolve, resolve_recorded
+from tasks.shared.recipes import load_recipe, main, resolve, resolve_recorded, round_recipe
 
 MINIMAL = """
 [model]
@@ -70,6 +70,47 @@ def test_mistakes_are_one_line_with_key_and_remedy(tmp_path, extra, parts):
     assert "\n" not in message
     for part in [path, *parts]:
         assert part in message
+
+
+LENGTHS = [{"generation.max_response_tokens": 64, "traces": {"max_calls": 1}}, {}, {"rl.problems": ["tiny"]}]
+
+
+def test_rounds_as_a_list_change_what_they_name():
+    recipe = load_recipe("tiny", {"rl.rounds": LENGTHS})
+    assert recipe.rl.num_rounds == 3
+    first, second, third = (round_recipe(recipe, number) for number in (1, 2, 3))
+    assert (first.generation.max_response_tokens, first.traces.max_calls) == (64, 1)
+    assert (second.generation, second.traces) == (recipe.generation, recipe.traces)
+    assert third.rl.problems == ("tiny",) and first.rl.problems == ()
+    assert [one.rl.rounds for one in (first, second, third)] == [3, 3, 3]
+    later = load_recipe("tiny", {"rl.rounds": [*LENGTHS[:2], {"rl.temperature": 0.9}]})
+    assert round_recipe(later, 1).for_stage("rl") == first.for_stage("rl"), (
+        "a later entry is no change to a round"
+    )
+    assert round_recipe(load_recipe("tiny"), 1) == load_recipe("tiny")
+    with pytest.raises(ValueError, match=r"rl.rounds has 3 entries, and round 4 is none of them"):
+        round_recipe(recipe, 4)
+
+
+@pytest.mark.parametrize(
+    ("rounds", "part"),
+    [
+        ([], "rl.rounds.*or a list of what changes in each round"),
+        ([{"rl.steps_per_round": 3}], "round 1: key 'rl.steps_per_round' holds for the whole run"),
+        (
+            [{}, {"rl": {"optimizer": {"learning_rate": 1e-4}}}],
+            "round 2: key 'rl.optimizer.learning_rate' holds",
+        ),
+        ([{"model.dtype": "bfloat16"}], "round 1: key 'model.dtype' holds for the whole run"),
+        ([{"generation.max_tokens": 3}], "round 1: unknown key 'generation.max_tokens'"),
+        ([{}, {"generation.max_response_tokens": 9000}], "round 2: .*raise it to"),
+        ([{"rl.problems": ["words"]}], "rl.problems: 'words' is no set of data.train, which has tiny"),
+    ],
+)
+def test_a_round_that_cannot_work_is_refused_before_anything_starts(rounds, part):
+    with pytest.raises(ValueError, match=part) as caught:
+        load_recipe("tiny", {"rl.rounds": rounds})
+    assert "\n" not in str(caught.value)
 
 
 def test_unknown_recipe_lists_the_known_ones():

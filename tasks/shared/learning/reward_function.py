@@ -1,0 +1,138 @@
+"""`rl.reward`: what answers are worth, said by a function of the user's in a process of its own.
+
+    def reward(responses: list[dict], **reward_arguments) -> list[float]
+
+It is called once a step with all responses that a rank has: dictionaries with `problem_id`, `problem`, `answer` (the
+reference), `response`, `own_words` (without programs and outputs), `correct` (by the built-in grader), `finish`,
+`tokens` and `calls` (`code`, `status`, `output`). `llm_judge.py` is an example. The process has a bound on memory and
+time and, of all secrets, the one that `rl.reward_key_variable` names; whatever befalls it does not befall the trainer.
+"""
+
+import json
+import math
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from tasks.shared.environment import reward_environment
+from tasks.shared.learning import reward_process
+from tasks.shared.stage import TrainingStopped
+from tasks.shared.training_config import RlConfig
+
+Response = dict[str, Any]
+START_SECONDS = 120.0  # imports of the module
+
+
+class RewardFunction:
+    """The process of a reward function. Use as a context manager; it starts when the block does."""
+
+    def __init__(self, config: RlConfig) -> None:
+        self._config = config
+        self._process: subprocess.Popen[bytes] | None = None
+        self._unread = b""
+
+    def __enter__(self) -> "RewardFunction":
+        """ValueError, one line, if the function cannot be loaded."""
+        config = self._config
+        command = [sys.executable, "-P", str(Path(reward_process.__file__)), config.reward]
+        self._process = subprocess.Popen(
+            [*command, str(config.reward_memory_mb), json.dumps(config.reward_arguments)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=reward_environment(config.reward_key_variable),
+            start_new_session=True,
+        )
+        try:
+            said = self._read_line(START_SECONDS)
+        except TrainingStopped as stopped:
+            self.close()
+            raise ValueError(str(stopped)) from None
+        if "error" in said:
+            self.close()
+            raise ValueError(
+                f"rl.reward = '{config.reward}' cannot be loaded: {said['error']}; give a function of an installed "
+                "module or of a file that takes (responses, **rl.reward_arguments)"
+            )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process and whatever it started."""
+        if self._process is None:
+            return
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            pipe.close()
+        self._process = None
+
+    def __call__(self, responses: Sequence[Response]) -> list[float]:
+        """What each response is worth. TrainingStopped, one line, if the function fails, is slow or gives no numbers.
+
+        The round goes on from its last saved step when it is run again.
+        """
+        if not responses:
+            return []
+        request = {"responses": list(responses), "arguments": self._config.reward_arguments}
+        said = self._ask(json.dumps(request).encode() + b"\n")
+        if "error" in said:
+            raise self._stopped(f"failed: {said['error']}")
+        values: list[float] = said["rewards"]
+        if len(values) != len(responses) or not all(map(math.isfinite, values)):
+            raise self._stopped(
+                f"gave {len(values)} numbers, not all of them finite, for {len(responses)} responses"
+            )
+        return values
+
+    def _ask(self, line: bytes) -> dict[str, Any]:
+        assert self._process is not None and self._process.stdin is not None
+        try:
+            self._process.stdin.write(line)  # the process reads a line before it works
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise self._stopped("ended by itself; see its message above, and rl.reward_memory_mb") from None
+        return self._read_line(self._config.reward_seconds)
+
+    def _read_line(self, seconds: float) -> dict[str, Any]:
+        """The next line of the process."""
+        assert self._process is not None and self._process.stdout is not None
+        deadline = time.monotonic() + seconds
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._process.stdout, selectors.EVENT_READ)
+            while b"\n" not in self._unread:
+                if not selector.select(max(0.0, deadline - time.monotonic())):
+                    raise self._stopped(f"took longer than {seconds:g} s")
+                chunk = os.read(self._process.stdout.fileno(), 1 << 16)
+                if not chunk:
+                    raise self._stopped("ended by itself; see its message above, and rl.reward_memory_mb")
+                self._unread += chunk
+        line, _, self._unread = self._unread.partition(b"\n")
+        said = json.loads(line)
+        assert isinstance(said, dict)
+        return said
+
+    def _stopped(self, why: str) -> TrainingStopped:
+        return TrainingStopped(f"rl.reward = '{self._config.reward}' {why}; mend it and run again")
+
+
+def source_of(reward: str) -> Path | None:
+    """The file that a reward function stands in, for the cache key; None for the built-in one or an unknown module."""
+    place = reward.rpartition(":")[0]
+    if not place or place.endswith(".py"):
+        return Path(place) if place else None
+    try:
+        spec = find_spec(place)
+    except ImportError:
+        return None  # the stage says so itself
+    return Path(spec.origin) if spec is not None and spec.origin else None
