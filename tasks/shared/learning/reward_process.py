@@ -31,7 +31,7 @@ def load(name: str) -> Callable[..., Any]:
     found = getattr(module, function)
     if not callable(found):
         raise TypeError(f"{function} is no function")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def answer(function: Callable[..., Any], request: dict[str, Any]) -> dict[str, Any]:
