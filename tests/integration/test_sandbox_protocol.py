@@ -191,7 +191,8 @@ def test_largest_result_fits_into_an_answer(server: Interpreter) -> None:
     code = "import sys\nfor out in (sys.stdout, sys.stderr): out.write(chr(0x1F600) * 300_000)\n"
     code += "raise ValueError('\\0' * 10**6)"
     result = server.submit(code, limits=most).result(300)
-    assert result.stdout.count(chr(0x1F600)) == result.stderr.count(chr(0x1F600)) == 250_000
+    for text in (result.stdout, result.stderr):
+        assert 249_900 < text.count(chr(0x1F600)) <= 250_000
     assert (result.status, result.error_line.count("\0") > 5000) == (Status.ERROR, True)
 
 
