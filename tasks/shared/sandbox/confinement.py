@@ -7,8 +7,9 @@ namespaces with a private root; each child adds a user of its own, Landlock, sec
 Not protected against: a flaw in the kernel or the processor (Spectre and kin); timing, as programs share
 processors and caches; under landlock, the sight of names, sizes and dates of files by stat (contents and
 listings are refused); the program's own result, which it may forge as it likes (it cannot feign an
-outage of the sandbox); the total memory of all programs together beyond slots x memory_mb; uids that servers of root in different network namespaces may share, so that each
-counts the other's threads. docs/sandbox.md says more.
+outage of the sandbox); the total memory of all programs together beyond slots x memory_mb; uids that servers
+of root in different network namespaces may share, so that each counts the other's threads; the channels between
+programs that docs/sandbox.md names. It says more.
 """
 
 from __future__ import annotations
