@@ -7,13 +7,16 @@ import sys
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
+Architecture = Literal["qwen2", "qwen3", "llama", "smollm3"]
+ARCHITECTURES = get_args(Architecture)
 MODELS_PATH = Path(__file__).with_name("models.toml")
 
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """A decoder of Qwen2's architecture; the names in config.json stand behind those that differ."""
+    """A dense decoder with SwiGLU and RMSNorm; the names in config.json stand behind those that differ."""
 
     hidden_size: int
     layers: int  # num_hidden_layers
@@ -23,11 +26,19 @@ class ModelShape:
     vocabulary: int  # vocab_size: rows of the embedding, more than the tokenizer's tokens
     tied: bool  # tie_word_embeddings: embedding and output head are one tensor
     positions: int  # max_position_embeddings
+    # model_type: qwen2 has biases on q, k and v, qwen3 norms on q and k, llama and smollm3 neither
+    architecture: Architecture = "qwen2"
+    head_size: int = 0  # head_dim; 0: hidden_size / heads
+
+    @property
+    def query_size(self) -> int:
+        """Width of the queries of one token in one layer."""
+        return (self.head_size or self.hidden_size // self.heads) * self.heads
 
     @property
     def key_value_size(self) -> int:
         """Width of the keys, and of the values, of one token in one layer."""
-        return self.hidden_size // self.heads * self.key_value_heads
+        return self.query_size // self.heads * self.key_value_heads
 
     @property
     def head_parameters(self) -> int:
@@ -36,10 +47,12 @@ class ModelShape:
 
     @property
     def layer_parameters(self) -> int:
-        """q and o: 2 H H + H; k and v: 2 (H K + K); SwiGLU: 3 H I; two norms: 2 H."""
-        hidden, key_value = self.hidden_size, self.key_value_size
-        attention = 2 * hidden * hidden + hidden + 2 * (hidden * key_value + key_value)
-        return attention + 3 * hidden * self.intermediate_size + 2 * hidden
+        """q and o: 2 H Q; k and v: 2 H K; their biases: Q + 2 K; their norms: 2 D; SwiGLU: 3 H I; two norms: 2 H."""
+        hidden, query, key_value = self.hidden_size, self.query_size, self.key_value_size
+        attention = 2 * hidden * query + 2 * hidden * key_value
+        biases = query + 2 * key_value if self.architecture == "qwen2" else 0
+        norms = 2 * (query // self.heads) if self.architecture == "qwen3" else 0
+        return attention + biases + norms + 3 * hidden * self.intermediate_size + 2 * hidden
 
     @property
     def num_parameters(self) -> int:

@@ -103,15 +103,17 @@ def communication_buffers(parameters: int, size: int, config: OptimizerConfig, r
 
 
 def layer_activations(shape: ModelShape, tokens: int, size: int) -> int:
-    """Bytes that one layer keeps for its backward pass, for `tokens` tokens: H hidden, K key-value, I intermediate.
+    """Bytes that one layer keeps for its backward pass, for `tokens` tokens.
 
     Each norm keeps its input and the normalised states in float32 and in the model's precision; attention its input,
     q, k, v, its output and the log-sum of each head; the output projection its input; SwiGLU its input, gate, the
     activated gate, up and their product.
     """
-    hidden, key_value = shape.hidden_size, shape.key_value_size
+    hidden, query, key_value = shape.hidden_size, shape.query_size, shape.key_value_size
     norms = 2 * (4 * hidden + size * hidden)
-    attention = size * (4 * hidden + 2 * key_value) + 4 * shape.heads
+    if shape.architecture == "qwen3":  # of q and k
+        norms += (4 + size) * (query + key_value)
+    attention = size * (hidden + 3 * query + 2 * key_value) + 4 * shape.heads
     swiglu = size * (hidden + 4 * shape.intermediate_size)
     return tokens * (norms + attention + swiglu)
 

@@ -18,7 +18,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from data.models import ModelShape, find_model
+from data.models import ARCHITECTURES, ModelShape, find_model
 from flows.memory import GIB, Memory, Phase, Sampling, evaluate_phase, rl_phases, sampler, sft_phase
 from tasks.shared.config import ModelConfig, Recipe
 from tasks.shared.recipes import load_recipe
@@ -109,11 +109,16 @@ def find_shape(config: ModelConfig) -> ModelShape:
 
 
 def shape_of(config: dict[str, Any]) -> ModelShape:
-    """The shape that a config.json states. ValueError if it is of another architecture than Qwen2's."""
-    if config.get("model_type") != "qwen2":
+    """The shape that a config.json states. ValueError for an architecture that is not counted."""
+    architecture = config.get("model_type")
+    if architecture not in ARCHITECTURES:
         raise ValueError(
-            f"plan counts models of type 'qwen2' alone, this one is '{config.get('model_type')}'"
+            f"plan counts models of type {', '.join(ARCHITECTURES)}, and this one is '{architecture}'"
         )
+    if config.get("attention_bias") or config.get("mlp_bias"):
+        raise ValueError(f"plan counts no biases, and this model of type '{architecture}' has some")
+    size = config.get("head_dim") or 0
+    own_size = size if size * config["num_attention_heads"] != config["hidden_size"] else 0
     return ModelShape(
         hidden_size=config["hidden_size"],
         layers=config["num_hidden_layers"],
@@ -123,6 +128,8 @@ def shape_of(config: dict[str, Any]) -> ModelShape:
         vocabulary=config["vocab_size"],
         tied=config["tie_word_embeddings"],
         positions=config["max_position_embeddings"],
+        architecture=architecture,
+        head_size=own_size,
     )
 
 

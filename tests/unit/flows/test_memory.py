@@ -7,7 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    PretrainedConfig,
+    Qwen2Config,
+    Qwen3Config,
+    SmolLM3Config,
+)
 
 from data.models import ModelShape, load_models
 from flows.memory import (
@@ -44,11 +51,35 @@ KNOWN_BILLIONS = {  # as the models' cards state them
     "Qwen/Qwen2.5-Math-7B": 7.62,
     "Qwen/Qwen2.5-7B-Instruct": 7.62,
     "Qwen/Qwen2.5-32B-Instruct": 32.76,
+    "Qwen/Qwen3-0.6B": 0.60,
+    "Qwen/Qwen3-1.7B": 1.72,
+    "Qwen/Qwen3-4B": 4.02,
+    "Qwen/Qwen3-4B-Instruct-2507": 4.02,
+    "Qwen/Qwen3-8B": 8.19,
+    "Qwen/Qwen3-14B": 14.77,
+    "Qwen/Qwen3-32B": 32.76,
+    "HuggingFaceTB/SmolLM2-135M-Instruct": 0.13,
+    "HuggingFaceTB/SmolLM2-360M-Instruct": 0.36,
+    "HuggingFaceTB/SmolLM2-1.7B-Instruct": 1.71,
+    "HuggingFaceTB/SmolLM3-3B": 3.08,
+    "meta-llama/Llama-3.2-1B-Instruct": 1.24,
+    "meta-llama/Llama-3.2-3B-Instruct": 3.21,
+    "meta-llama/Llama-3.1-8B-Instruct": 8.03,
 }
 
 
-def config_of(shape: ModelShape) -> Qwen2Config:
-    return Qwen2Config(
+CONFIGS: dict[str, type[PretrainedConfig]] = {
+    "qwen2": Qwen2Config,
+    "qwen3": Qwen3Config,
+    "llama": LlamaConfig,
+    "smollm3": SmolLM3Config,
+}
+
+
+def config_of(shape: ModelShape) -> PretrainedConfig:
+    own = {"head_dim": shape.query_size // shape.heads} if shape.architecture == "qwen3" else {}
+    return CONFIGS[shape.architecture](
+        **own,
         vocab_size=shape.vocabulary,
         hidden_size=shape.hidden_size,
         num_hidden_layers=shape.layers,
@@ -64,7 +95,7 @@ def config_of(shape: ModelShape) -> Qwen2Config:
 def test_parameters_are_those_of_the_real_model(name: str) -> None:
     shape = load_models()[name].shape
     with torch.device("meta"):
-        model = Qwen2ForCausalLM(config_of(shape))
+        model = AutoModelForCausalLM.from_config(config_of(shape))
     assert shape.num_parameters == sum(parameter.numel() for parameter in model.parameters())
     assert shape.num_parameters / 1e9 == pytest.approx(KNOWN_BILLIONS[name], abs=0.01)
     assert shape_of(model.config.to_dict()) == shape
@@ -72,7 +103,7 @@ def test_parameters_are_those_of_the_real_model(name: str) -> None:
 
 def saved_bytes(shape: ModelShape, tokens: int, dtype: torch.dtype) -> int:
     """Bytes of the distinct storages that autograd keeps of one packed row, parameters and positions aside."""
-    model = Qwen2ForCausalLM(config_of(shape)).to(dtype)
+    model = AutoModelForCausalLM.from_config(config_of(shape)).to(dtype)
     use_packed_attention(model)
     ids = np.arange(tokens) % shape.vocabulary
     [row] = pack([TrainSequence(ids, np.ones(tokens, dtype=bool))], tokens)
@@ -92,12 +123,21 @@ def saved_bytes(shape: ModelShape, tokens: int, dtype: torch.dtype) -> int:
     return sum(found.values())
 
 
-@pytest.mark.parametrize(("dtype", "size"), [(torch.bfloat16, 2), (torch.float32, 4)])
-def test_activations_are_what_autograd_saves(dtype: torch.dtype, size: int) -> None:
+@pytest.mark.parametrize(
+    ("shape", "dtype", "size"),
+    [
+        (SMALL, torch.bfloat16, 2),
+        (SMALL, torch.float32, 4),
+        (replace(SMALL, architecture="llama"), torch.bfloat16, 2),
+        (replace(SMALL, architecture="qwen3", head_size=128), torch.bfloat16, 2),
+    ],
+    ids=("qwen2-bfloat16", "qwen2-float32", "llama", "qwen3"),
+)
+def test_activations_are_what_autograd_saves(shape: ModelShape, dtype: torch.dtype, size: int) -> None:
     """A layer more costs what the formula says, to a tenth."""
     tokens = 384
-    one, three = (saved_bytes(replace(SMALL, layers=layers), tokens, dtype) for layers in (1, 3))
-    assert layer_activations(SMALL, tokens, size) == pytest.approx((three - one) / 2, rel=0.1)
+    one, three = (saved_bytes(replace(shape, layers=layers), tokens, dtype) for layers in (1, 3))
+    assert layer_activations(shape, tokens, size) == pytest.approx((three - one) / 2, rel=0.1)
 
 
 def test_checkpointing_keeps_a_state_a_layer_and_one_layer_whole() -> None:
