@@ -7,6 +7,7 @@ notes the outcome under `into` (or `<run>-changed`); `inputs` replaces single in
 the stage although the same work has been done.
 """
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +25,7 @@ from flows.publish import publish_report
 from flows.start import Inputs, rerun, take
 from tasks.launch import Run
 from tasks.shared.artifacts import ArtifactRef
+from tasks.shared.raw_rows import PACKED, READERS
 from tasks.shared.runs import RunRecord, RunRecords
 
 Refs = dict[str, ArtifactRef]
@@ -197,5 +199,13 @@ def _cold_start(record: RunRecord) -> tuple[str, str]:
 def _sources(paths: list[str]) -> list[dict[str, Any]]:
     """Problem files as sections of a recipe, named after themselves."""
     return [
-        {"name": Path(path).stem, "source": "file", "path": path, "answer": "expression"} for path in paths
+        {"name": _set_name(Path(path)), "source": "file", "path": path, "answer": "expression"}
+        for path in paths
     ]
+
+
+def _set_name(path: Path) -> str:
+    """`aime_2024` for `/data/aime 2024.jsonl.gz`: a name of files and metrics."""
+    while path.suffix.lower() in (*READERS, *PACKED):
+        path = path.with_suffix("")
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", path.name).strip("._-") or "problems"

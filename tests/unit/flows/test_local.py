@@ -3,6 +3,8 @@
 import pytest
 
 from flows.local import read_parameters, record_name
+from flows.stages import _sources
+from tasks.shared.config import ProblemSource
 
 
 @pytest.mark.parametrize(
@@ -13,6 +15,7 @@ from flows.local import read_parameters, record_name
         ("train/tiny", {"run": "demo", "overrides": {"seed": 1}}, "demo"),
         ("sft/local", {"run": "demo"}, "demo"),
         ("sft/local", {"run": "demo", "overrides": {"sft.max_steps": 5}}, "demo-changed"),
+        ("bootstrap/tiny", {"run": "demo"}, "demo-bootstrap"),
         ("evaluate/local", {"run": "demo", "problems": ["/aime.jsonl"]}, "demo-changed"),
         ("evaluate/local", {"run": "demo", "into": "aime", "overrides": {"seed": 1}}, "aime"),
     ],
@@ -21,6 +24,21 @@ def test_scores_shown_are_those_of_the_record_that_was_written(
     deployment: str, parameters: dict, name: str
 ) -> None:
     assert record_name(deployment, parameters) == name
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/data/aime_2024.jsonl", "aime_2024"),
+        ("/data/AIME 2024.csv.gz", "AIME_2024"),
+        ("/data/v1.5.JSON", "v1.5"),
+        ("/data/shards/", "shards"),
+        ("/data/задачи.jsonl", "problems"),
+    ],
+)
+def test_a_problem_file_names_its_set(path: str, name: str) -> None:
+    (source,) = _sources([path])
+    assert ProblemSource.model_validate(source).name == name
 
 
 def test_parameters_are_read_as_a_shell_hands_them_over() -> None:
