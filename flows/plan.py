@@ -110,7 +110,7 @@ def find_shape(config: ModelConfig) -> ModelShape:
 
 def shape_of(config: dict[str, Any]) -> ModelShape:
     """The shape that a config.json states. ValueError for an architecture that is not counted."""
-    architecture = config.get("model_type")
+    architecture: Any = config.get("model_type")
     if architecture not in ARCHITECTURES:
         raise ValueError(
             f"plan counts models of type {', '.join(ARCHITECTURES)}, and this one is '{architecture}'"
