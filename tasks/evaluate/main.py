@@ -16,7 +16,7 @@ from tasks.evaluate.sampling import Sampler, take_all
 from tasks.evaluate.surroundings import surroundings
 from tasks.shared.checkpoints import load_tokenizer
 from tasks.shared.config import EvaluateStage
-from tasks.shared.generation.engines import open_generator
+from tasks.shared.generation.engines import open_generator, sample_for_others
 from tasks.shared.interpreter import make_interpreter
 from tasks.shared.reporting.evaluated import write_evaluation
 from tasks.shared.reporting.samples import SAMPLES_FILE, Sample
@@ -31,6 +31,9 @@ MOST_VOID = 0.01  # of all samples; more, and the sandbox is ill: nothing is pub
 def run(context: StageContext[EvaluateStage]) -> StageResult:
     """Sample what is missing, then summarise and publish everything."""
     config = context.config = context.config.limited()
+    meeting = context.request.meeting
+    if meeting is not None and meeting.only_samples:
+        return sample_for_others(context, config.generation, config.model, context.input("checkpoint"))
     _check(config)
     problems = read_problems(context.input("evaluation_sets"))
     wanted = list(wanted_samples(problems, config.evaluate.samples_per_problem, context.request.seed))
@@ -116,7 +119,14 @@ def _sample(
         if config.traces.max_calls and config.traces.dialect != "text":
             interpreter = stack.enter_context(make_interpreter(config.sandbox))
         generator = stack.enter_context(
-            open_generator(config.generation, config.model, checkpoint, tokenizer, scratch=context.scratch)
+            open_generator(
+                config.generation,
+                config.model,
+                checkpoint,
+                tokenizer,
+                scratch=context.scratch,
+                meeting=context.request.meeting,
+            )
         )
         void = take_all(Sampler(config, generator, interpreter, tokenizer), missing, keep)
     journal.flush()

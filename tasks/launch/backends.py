@@ -22,4 +22,13 @@ def make_backend() -> Backend:
 def num_nodes(stage: str, config: dict[str, Any]) -> int:
     """Over how many hosts a stage with this configuration runs."""
     optimizer = (config.get(stage) or {}).get("optimizer") or {}
-    return int(optimizer.get("nodes", 1))
+    return int(optimizer.get("nodes", 1)) + num_samplers(stage, config)
+
+
+def num_samplers(stage: str, config: dict[str, Any]) -> int:
+    """How many of these hosts only sample; of a stage that trains nothing the first samples too."""
+    generation = config.get("generation") or {}
+    if generation.get("placement") != "pool":
+        return 0
+    nodes = int(generation["pool"]["nodes"])
+    return nodes if stage == "rl" else max(0, nodes - 1)

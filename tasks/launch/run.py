@@ -223,7 +223,7 @@ def _execute(request: StageRequest, label: str, key: str, backend: Backend, fres
     try:
         with gathered(request, label, fresh) as (here, others):
             result = execute(
-                here, backend, log_path, report, lambda: state.is_over() or others.ended() is not None, fresh
+                here, backend, log_path, report, lambda: state.is_over() or others.have_failed(), fresh
             )
     finally:
         _keep_log(request, log_path)

@@ -20,7 +20,7 @@ from tasks.shared.artifacts import CIRCUMSTANCES, ArtifactRef
 from tasks.shared.checkpoints import load_model, load_tokenizer, save_checkpoint
 from tasks.shared.config import RlStage
 from tasks.shared.environment import under_launcher
-from tasks.shared.generation.engines import open_generator
+from tasks.shared.generation.engines import open_generator, sample_for_others
 from tasks.shared.interpreter import make_interpreter
 from tasks.shared.learning.distributed import leave_to_first_rank, run_on_ranks, start_process_group
 from tasks.shared.learning.logprobs import use_packed_attention
@@ -46,7 +46,10 @@ RECENT = 5  # steps whose mean is the headline: one step is noisy
 
 def run(context: StageContext[RlStage]) -> StageResult:
     """Load, run the round, publish."""
-    ranks = context.config.rl.optimizer.ranks
+    meeting, ranks = context.request.meeting, context.config.rl.optimizer.ranks
+    if meeting is not None and meeting.only_samples:
+        config = context.config
+        return sample_for_others(context, config.generation, config.model, context.input("checkpoint"))
     if ranks > 1 and not under_launcher():
         return run_on_ranks("tasks.rl.main", context, ranks)
     start_process_group()
@@ -84,6 +87,7 @@ def _load(context: StageContext[RlStage], stack: ExitStack) -> RlRound:
             checkpoint,
             tokenizer,
             scratch=context.scratch,
+            meeting=context.request.meeting,
             num_training=config.rl.optimizer.ranks,
             can_sleep=config.rl.sleep_sampler,
         )

@@ -238,7 +238,8 @@ def shared_directory() -> Path:
     named = os.environ.get("TIRFLOW_SHARED", "")
     if not named or not Path(named).is_dir():
         raise ValueError(
-            f"optimizer.nodes > 1: TIRFLOW_SHARED = '{named}' must be a directory that all GPU hosts share"
+            f"several hosts (optimizer.nodes, generation.pool.nodes): TIRFLOW_SHARED = '{named}' must be a directory "
+            "that all GPU hosts share"
         )
     return Path(named).resolve()
 

@@ -25,6 +25,7 @@ from tasks.shared.execution.code_digest import code_digest
 from tasks.shared.full_disk import IN_SCRATCH, FullDisk, told_as_full_disk
 
 Config = TypeVar("Config", bound=Section)
+POOL = "pool"  # below `Meeting.shared`: where hosts that sample and the first one meet
 Value = float | int | str | bool | None
 
 
@@ -42,6 +43,17 @@ class Meeting(BaseModel):
     address: str  # of the first one, as the others reach it
     port: int
     shared: str  # a directory that all of them see: checkpoints to resume from
+    samplers: int = 0  # the last of them, which sample for the others and do nothing else
+
+    @property
+    def trainers(self) -> int:
+        """The first of them, which do the stage's own work."""
+        return self.nodes - self.samplers
+
+    @property
+    def only_samples(self) -> bool:
+        """True on a host that samples for the others."""
+        return self.node >= self.trainers
 
 
 class StageRequest(BaseModel):

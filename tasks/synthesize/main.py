@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from tasks.shared.config import SynthesizeStage
+from tasks.shared.generation.engines import sample_for_others
 from tasks.shared.interpreter import make_interpreter
 from tasks.shared.scratch import claim
 from tasks.shared.stage import StageContext, StageResult, stage_main
@@ -20,7 +21,7 @@ from tasks.synthesize.publish import publish
 from tasks.synthesize.selection import Judge, References, evaluation_grams, read_pass_rates, select
 from tasks.synthesize.teachers.prompting import Wanted
 from tasks.synthesize.teachers.responses import ResponseLog, publish_responses
-from tasks.synthesize.teachers.teacher import Teacher, make_teacher
+from tasks.synthesize.teachers.teacher import Teacher, make_teacher, teacher_weights
 from tasks.synthesize.traces import Checked, Reason, WrittenTrace
 from tasks.synthesize.verify import Rules, settle, verify
 
@@ -32,7 +33,12 @@ PROGRESS_STEPS = 20
 
 def run(context: Context) -> StageResult:
     """Write, verify, select and publish traces."""
-    config = context.config
+    config, meeting = context.config, context.request.meeting
+    if meeting is not None and meeting.only_samples:
+        assert config.generation is not None and config.model is not None
+        return sample_for_others(
+            context, config.generation, config.model, teacher_weights(context).checkpoint
+        )
     wanted = read_wanted(context)
     rules = Rules.of(config)
     log = _open_log(context)

@@ -17,8 +17,7 @@ from tasks.shared.config import GenerationConfig, ModelConfig, OptimizerConfig, 
 from tasks.shared.generation.engines import open_generator
 from tasks.shared.generation.pool.client import Client
 from tasks.shared.generation.pool.generator import PoolGenerator
-from tasks.shared.generation.pool.members import PoolFailed
-from tasks.shared.generation.pool.server import ServerProcess, plan_servers
+from tasks.shared.generation.pool.server import PoolFailed, ServerProcess, plan_servers
 from tasks.shared.generation.protocol import Piece, Sampling
 from tasks.shared.generation.vllm_options import engine_options
 from tasks.shared.learning.engine import TrainingEngine
@@ -218,7 +217,7 @@ def test_a_server_of_another_stage_is_told(addresses, checkpoint, monkeypatch):
     with pool_of(addresses[:1], checkpoint, monkeypatch) as first:
         sample(first)
         with pool_of(addresses[:1], checkpoint, monkeypatch) as second:
-            second._call(second._pool.all_ready())
+            second._call(second._pool.all_started())
             for index in first._requests:
                 first.extend(index, [50], stop=None, max_new_tokens=4)
             with pytest.raises(ValueError, match="serves one stage at a time"):
@@ -248,13 +247,13 @@ def test_a_server_that_was_killed_is_started_again_and_asked_again(checkpoint, t
         pieces: dict[str, Piece] = {}
         while not pieces:
             pieces = {piece.request_id: piece for piece in generator.step()}
-        kill(generator._pool.members[0].process)
+        kill(generator._pool.members[0].server)
         pieces |= finish(generator)
         assert {k: p.ids for k, p in pieces.items()} == {k: p.ids for k, p in undisturbed.items()}
         assert probe(engine, generator, PROMPTS, EXACT, row_tokens=512) < EXACT
         for index in pieces:
             generator.release(index)
-        kill(generator._pool.members[0].process)
+        kill(generator._pool.members[0].server)
         with pytest.raises(PoolFailed, match=r"server-0 died 2 times \(generation.pool.restarts = 1\)"):
             sample(generator)
 

@@ -1,4 +1,4 @@
-"""Stage `rl` with vLLM's CPU build as its sampler, as the launcher runs it: one rank and two."""
+"""Stage `rl` with vLLM's CPU build as its sampler, as the launcher runs it: one rank and two, inside and as a pool."""
 
 import json
 import os
@@ -38,12 +38,24 @@ def inputs(root: Path) -> dict[str, ArtifactRef]:
 
 
 def run(
-    root: Path, name: str, inputs: dict[str, ArtifactRef], ranks: int, zero_stage: int
+    root: Path,
+    name: str,
+    inputs: dict[str, ArtifactRef],
+    ranks: int,
+    zero_stage: int,
+    pool: dict[str, Any] | None,
 ) -> dict[str, Path]:
-    """A round of `STEPS` steps in a process of its own, with a sampler that sleeps; the directories of its outputs."""
+    """A round of `STEPS` steps in a process of its own; the directories of its outputs.
+
+    With a sampler that sleeps in the trainer's process, or with the given pool beside it.
+    """
     optimizer = OPTIMIZER.model_copy(update={"ranks": ranks, "zero_stage": zero_stage})
     request = make_request(root, inputs, name, steps_per_round=STEPS, probe_bound=EXACT, optimizer=optimizer)
-    on_vllm = {"generation": GENERATION, "rl": request.config["rl"] | {"sleep_sampler": True}}
+    placement = {"placement": "pool", "pool": pool} if pool else {}
+    on_vllm = {
+        "generation": GENERATION | placement,
+        "rl": request.config["rl"] | {"sleep_sampler": pool is None},
+    }
     request = StageRequest.model_validate(request.model_dump() | {"config": request.config | on_vllm})
     directory = root / name
     directory.mkdir()
@@ -68,13 +80,21 @@ def steps(checkpoint: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    ("ranks", "zero_stage"), [(1, 0), (2, 2), (2, 3)], ids=["one", "two-zero2", "two-zero3"]
+    ("ranks", "zero_stage", "pool"),
+    [
+        (1, 0, None),
+        (2, 2, None),
+        (2, 3, None),
+        (1, 0, {"tensor_parallel": 2}),
+        (2, 3, {"servers": 2}),
+    ],
+    ids=["one", "two-zero2", "two-zero3", "pool-tensor-parallel", "two-zero3-pool-of-two"],
 )
 def test_a_round_samples_with_the_weights_it_trains(
-    root: Path, inputs: dict[str, ArtifactRef], ranks: int, zero_stage: int
+    root: Path, inputs: dict[str, ArtifactRef], ranks: int, zero_stage: int, pool: dict[str, Any] | None
 ) -> None:
     """After every sync sampler and trainer agree to 1e-4, and so do the log-probs of every sampled token."""
-    outputs = run(root, f"{ranks}-{zero_stage}", inputs, ranks, zero_stage)
+    outputs = run(root, f"{ranks}-{zero_stage}-{len(pool or ())}", inputs, ranks, zero_stage, pool)
     metrics = steps(outputs["checkpoint"])
     assert [line["step"] for line in metrics] == list(range(1, STEPS + 1))
     for line in metrics:

@@ -21,9 +21,11 @@ def mounts_of(request: StageRequest) -> list[Mount]:
 
 
 def needs_network(request: StageRequest) -> bool:
-    """True for a stage that a recipe sends to a hub, an endpoint, a tracking server, or a store elsewhere."""
+    """True for a stage that a recipe sends to a hub, an endpoint, a tracking server, a pool, or a store elsewhere."""
     config = request.config
     if is_elsewhere(request.store) or _sinks(config):
+        return True
+    if ((config.get("generation") or {}).get("pool") or {}).get("addresses"):
         return True
     if request.stage == "prepare":
         data = config["data"]

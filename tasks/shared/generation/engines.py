@@ -4,13 +4,15 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tasks.shared.config import GenerationConfig, ModelConfig
 from tasks.shared.generation.protocol import Generator
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from tasks.shared.stage import Meeting, StageContext, StageResult
 
 
 @contextmanager
@@ -21,12 +23,14 @@ def open_generator(
     tokenizer: "PreTrainedTokenizerBase",
     *,
     scratch: Path,
+    meeting: "Meeting | None" = None,
     num_training: int = 0,
     can_sleep: bool = False,
 ) -> Iterator[Generator]:
     """What a stage samples with: an engine in its process, or a pool of servers, which ends with the block.
 
-    `scratch` holds the servers' logs; the first `num_training` GPUs or cores of this host are the trainer's.
+    `scratch` holds the servers' logs; hosts of the `meeting` that only sample have servers too; the first
+    `num_training` GPUs or cores of this host are the trainer's.
     ValueError, with the remedy, if it cannot run here.
     """
     if config.placement == "inside":
@@ -35,8 +39,21 @@ def open_generator(
     from tasks.shared.generation.pool.opening import open_pool
 
     eos_ids = [tokenizer.eos_token_id]
-    with open_pool(config, model_config, checkpoint, eos_ids, scratch, num_training) as pool:
+    with open_pool(config, model_config, checkpoint, eos_ids, scratch, num_training, meeting) as pool:
         yield pool
+
+
+def sample_for_others(
+    context: "StageContext[Any]", config: GenerationConfig, model_config: ModelConfig, checkpoint: Path
+) -> "StageResult":
+    """The whole part of a host that only samples: servers with this checkpoint until the first host is done."""
+    from tasks.shared.generation.pool.hosts import keep_servers
+    from tasks.shared.stage import StageResult
+
+    assert context.request.meeting is not None
+    logs = Path(context.request.scratch) / "servers"
+    keep_servers(context.request.meeting, config, model_config, checkpoint, logs)
+    return StageResult(outputs={}, metrics={})
 
 
 def make_generator(

@@ -121,7 +121,8 @@ def run_on_ranks(module: str, context: StageContext[Any], ranks: int) -> StageRe
     command = [sys.executable, "-m", "torch.distributed.run", *_places(ranks, meeting)]
     command += ["-m", module, str(request)]
     error: dict[str, Any] = {}
-    interface = interface_of(address_towards(meeting.address)) if meeting else ""
+    spread = meeting is not None and meeting.trainers > 1
+    interface = interface_of(address_towards(meeting.address)) if meeting and spread else ""
     with (
         _heard() as (stderr, deaths),
         subprocess.Popen(
@@ -174,9 +175,9 @@ def _heard() -> Iterator[tuple[int, list[int]]]:
 
 def _places(ranks: int, meeting: Meeting | None) -> list[str]:
     """What torchrun is told of where the ranks are."""
-    if meeting is None:
+    if meeting is None or meeting.trainers == 1:
         return ["--standalone", f"--nproc-per-node={ranks}"]
-    share = [f"--nproc-per-node={ranks // meeting.nodes}", f"--nnodes={meeting.nodes}"]
+    share = [f"--nproc-per-node={ranks // meeting.trainers}", f"--nnodes={meeting.trainers}"]
     return [
         *share,
         f"--node-rank={meeting.node}",

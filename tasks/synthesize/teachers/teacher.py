@@ -15,6 +15,7 @@ from tasks.synthesize.verify import Rules
 
 if TYPE_CHECKING:
     from tasks.shared.sandbox import Interpreter
+    from tasks.synthesize.teachers.engine import Weights
 
 
 class Teacher(Protocol):
@@ -37,17 +38,22 @@ def make_teacher(
 
         return EndpointTeacher(config, rules, interpreter, log, seed)
     if config.synthesize.uses_engine:
-        from tasks.synthesize.teachers.engine import EngineTeacher, Weights
+        from tasks.synthesize.teachers.engine import EngineTeacher
 
-        if config.synthesize.mode == "bootstrap":
-            checkpoint = context.input("checkpoint")
-            digest = context.request.inputs["checkpoint"].digest
-            weights = Weights(checkpoint, digest[:16], digest)
-        else:
-            path = Path(config.synthesize.teacher.model)
-            weights = Weights(path, path.name, _files_digest(path))
-        return EngineTeacher(config, rules, interpreter, log, seed, weights, context.scratch)
+        return EngineTeacher(context, rules, interpreter, log, teacher_weights(context))
     return ScriptTeacher(config.synthesize, rules, interpreter, seed)
+
+
+def teacher_weights(context: StageContext[SynthesizeStage]) -> "Weights":
+    """The model that writes with an engine: this project's checkpoint, or the teacher's directory."""
+    from tasks.synthesize.teachers.engine import Weights
+
+    if context.config.synthesize.mode == "bootstrap":
+        checkpoint = context.input("checkpoint")
+        digest = context.request.inputs["checkpoint"].digest
+        return Weights(checkpoint, digest[:16], digest)
+    path = Path(context.config.synthesize.teacher.model)
+    return Weights(path, path.name, _files_digest(path))
 
 
 def _files_digest(directory: Path) -> str:

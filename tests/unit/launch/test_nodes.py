@@ -1,11 +1,13 @@
 """Stages over several hosts: what a recipe may ask for, and what is refused before anything starts."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tasks.launch import Run, require_surroundings
-from tasks.launch.backends import num_nodes
+from tasks.launch.backends import num_nodes, num_samplers
+from tasks.shared.config import STAGE_CONFIGS
 from tasks.shared.recipes import load_recipe
 
 SPREAD = {"sft.optimizer.ranks": 4, "sft.optimizer.nodes": 2}
@@ -19,6 +21,59 @@ def test_a_recipe_says_over_how_many_hosts_a_stage_runs() -> None:
         "rl": 1,
         "prepare": 1,
     }
+
+
+def test_hosts_that_sample_are_beside_those_that_train() -> None:
+    pool = {"generation.engine": "vllm", "generation.placement": "pool", "generation.pool.nodes": 2}
+    recipe = load_recipe("tiny", pool | {"rl.optimizer.ranks": 2, "rl.optimizer.nodes": 2})
+    configs = {stage: recipe.for_stage(stage).model_dump(mode="json") for stage in STAGE_CONFIGS}
+    nodes = {
+        stage: (num_nodes(stage, config), num_samplers(stage, config)) for stage, config in configs.items()
+    }
+    assert nodes.pop("rl") == (4, 2)
+    assert nodes.pop("evaluate") == (2, 1), "the first host samples too where nobody trains"
+    assert set(nodes.values()) == {(1, 0)}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "remedy"),
+    [
+        ({"engine": "transformers", "placement": "pool"}, r"needs generation\.engine = 'vllm'"),
+        ({"pool.servers": 2}, r"is of generation\.placement = 'pool'"),
+        (
+            {"placement": "pool", "pool.addresses": ["10.0.0.1:8000"]},
+            r"'10\.0\.0\.1:8000' is not http://host:port",
+        ),
+        ({"placement": "pool", "pool.addresses": ["http://10.0.0.1:8000"]}, "needs key_variable"),
+        (
+            {
+                "placement": "pool",
+                "pool.addresses": ["http://10.0.0.1:8000"],
+                "pool.key_variable": "KEY",
+                "pool.servers": 2,
+            },
+            r"pool\.servers is of servers that the stage starts",
+        ),
+    ],
+)
+def test_a_pool_that_makes_no_sense_is_refused(overrides: dict[str, Any], remedy: str) -> None:
+    with pytest.raises(ValueError, match=remedy):
+        load_recipe(
+            "tiny", {f"generation.{key}": value for key, value in ({"engine": "vllm"} | overrides).items()}
+        )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "remedy"),
+    [
+        ({"rl.sleep_sampler": True}, "a pool has GPUs of its own"),
+        ({"rl.optimizer.ranks": 2, "rl.optimizer.nodes": 2}, "needs hosts that sample"),
+    ],
+)
+def test_a_trainer_that_does_not_go_with_a_pool_is_refused(overrides: dict[str, Any], remedy: str) -> None:
+    pool = {"generation.engine": "vllm", "generation.placement": "pool"}
+    with pytest.raises(ValueError, match=remedy):
+        load_recipe("tiny", pool | overrides)
 
 
 def test_ranks_are_spread_evenly() -> None:

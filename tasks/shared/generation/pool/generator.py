@@ -48,7 +48,6 @@ class PoolGenerator:
         token: str,
         *,
         slots: int,
-        restarts: int,
         eos_ids: Sequence[int],
         paths: Sequence[str],
         files: WeightFiles,
@@ -70,7 +69,6 @@ class PoolGenerator:
             version=self._name(0),
             paths=paths,
             slots=slots,
-            restarts=restarts,
             take=self._take,
             fail=self._fail,
         )
@@ -139,7 +137,7 @@ class PoolGenerator:
     def load_weights(self, weights: "Iterable[tuple[str, torch.Tensor]]") -> None:
         """Give every server these weights, in memory; requests that run wait meanwhile and go on with them."""
         paths = self._files.write(weights)
-        self._call(self._pool.all_ready())
+        self._call(self._pool.all_started())
         self.version += 1
         self._call(self._pool.push(paths, self._name(self.version)))
         self._files.drop_older(paths)

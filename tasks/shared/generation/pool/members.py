@@ -16,7 +16,7 @@ from typing import Any
 import aiohttp
 
 from tasks.shared.generation.pool.client import Client, Completion, ServerLost
-from tasks.shared.generation.pool.server import ServerProcess
+from tasks.shared.generation.pool.server import PoolFailed, Server
 
 START_S = 1800.0  # a large model from a slow disk
 POLL_S = 0.2
@@ -24,10 +24,6 @@ WATCH_S = 1.0
 MOST_SILENT = 3  # times in a row that a server may fail to answer, at 30 s each, before it counts as dead
 ABSENT_S = 600.0  # how long requests wait while no server is ready
 ATTEMPTS = 6  # times that one request is asked
-
-
-class PoolFailed(ValueError):
-    """The pool cannot start or go on; one line with the cause."""
 
 
 @dataclass(slots=True)
@@ -46,11 +42,11 @@ class Member:
     """One server."""
 
     name: str
-    process: ServerProcess | None  # None: it runs already, and is looked after elsewhere
+    server: Server | None  # None: it runs already, and nobody starts it again
     url: str = ""
     client: Client | None = None
     ready: bool = False
-    deaths: int = 0
+    was_ready: bool = False
     tasks: set[asyncio.Task[None]] = field(default_factory=set)  # one a request
 
 
@@ -65,7 +61,6 @@ class Pool:
         version: str,
         paths: Sequence[str],
         slots: int,
-        restarts: int,
         take: Callable[[Ask, Completion, Member], None],
         fail: Callable[[Exception], None],
     ) -> None:
@@ -80,7 +75,6 @@ class Pool:
         self._pushed = False  # other weights than those that servers start with
         self._token = token
         self._slots = slots
-        self._restarts = restarts
         self._take = take
         self._fail = fail
         self._waiting: deque[Ask] = deque()
@@ -94,6 +88,7 @@ class Pool:
         """Start every server and look after it from now on."""
         self._session = session
         self._keepers = [asyncio.create_task(self._keep(member)) for member in self.members]
+        self._keepers.append(asyncio.create_task(self._watch_all()))
 
     async def close(self) -> None:
         """Leave the servers alone; those that were started end with their processes."""
@@ -114,11 +109,12 @@ class Pool:
             self._waiting.append(ask)
             self._dispatch()
 
-    async def all_ready(self) -> None:
-        """Wait until every server is ready."""
-        while not all(member.ready for member in self.members):
+    async def all_started(self) -> None:
+        """Wait until every server has been ready once, and one of them is; raises PoolFailed if none is any more."""
+        while not all(member.was_ready for member in self.members):
             self._changed.clear()
             await self._changed.wait()
+        await self.first_ready(0)
 
     async def first_ready(self, number: int) -> Member:
         """A member that is ready, another one for each `number` in turn. Raises PoolFailed if none comes."""
@@ -128,7 +124,7 @@ class Pool:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), WATCH_S)
             if time.monotonic() > deadline:
-                raise PoolFailed(f"no server of the pool was ready for {ABSENT_S:.0f} s; see their logs")
+                raise _absent()
         return ready[number % len(ready)]
 
     async def push(self, paths: Sequence[str], version: str) -> None:
@@ -203,51 +199,60 @@ class Pool:
 
     async def _bring_up(self, member: Member) -> None:
         """Start the member if it is ours, wait until it answers, give it the weights of today."""
-        assert self._session is not None
-        if member.process is not None:
-            if member.deaths > self._restarts:
-                raise PoolFailed(
-                    f"{member.name} died {member.deaths} times (generation.pool.restarts = {self._restarts}); its log "
-                    f"{member.process.log_path} ends: {member.process.last_words()}"
-                )
-            await asyncio.to_thread(member.process.stop)
-            member.url = await asyncio.to_thread(member.process.start)
-        member.client = Client(self._session, member.url, self._token)
-        deadline = time.monotonic() + START_S
-        while not await member.client.is_healthy():
-            if member.process is not None and member.process.ended():
-                if member.deaths == 0:
-                    raise PoolFailed(f"{member.name} does not start: {member.process.last_words()}")
-                member.deaths += 1
-                return await self._bring_up(member)
-            if time.monotonic() > deadline:
-                raise PoolFailed(f"{member.name}: no answer from {member.url} within {START_S:.0f} s")
-            await asyncio.sleep(POLL_S)
+        client = await self._answering(member)
         async with self._weights:
-            if self._pushed or member.process is None:
-                await member.client.take_weights(self._paths, self.version)
+            if self._pushed or member.server is None:
+                await client.take_weights(self._paths, self.version)
             else:
-                await member.client.name_weights(self.version)
-            member.ready = True
+                await client.name_weights(self.version)
+            member.ready = member.was_ready = True
         self._changed.set()
         self._dispatch()
-        return None
+
+    async def _answering(self, member: Member) -> Client:
+        """A client of the member, once that answers; one that was lost may come back at any time."""
+        assert self._session is not None
+        deadline = time.monotonic() + START_S
+        started = False
+        while True:
+            server = member.server
+            if server is not None and (not started or server.ended()):
+                if started and not member.was_ready and not server.elsewhere:
+                    raise PoolFailed(f"{member.name} does not start; {server.last_words()}")
+                url = await asyncio.to_thread(server.start)
+                member.url, started = url or "", url is not None
+            if member.url:
+                member.client = Client(self._session, member.url, self._token)
+                if await member.client.is_healthy():
+                    return member.client
+            if not member.was_ready and time.monotonic() > deadline:
+                raise PoolFailed(f"{member.name} did not answer within {START_S:.0f} s")
+            await asyncio.sleep(POLL_S)
 
     async def _watch(self, member: Member) -> None:
         """Return once the member has died, or answers no more."""
         silent = 0
         while silent < MOST_SILENT and member.ready:
             await asyncio.sleep(WATCH_S)
-            if member.process is not None and member.process.ended():
+            if member.server is not None and member.server.ended():
                 return
             silent = 0 if await _client(member).is_healthy() else silent + 1
+
+    async def _watch_all(self) -> None:
+        """End the step of a caller that waits for servers of which none comes back."""
+        last = time.monotonic()
+        while True:
+            await asyncio.sleep(WATCH_S)
+            if any(member.ready for member in self.members) or not self._waiting:
+                last = time.monotonic()
+            elif time.monotonic() - last > ABSENT_S and any(member.was_ready for member in self.members):
+                return self._fail(_absent())
 
     def _lose(self, member: Member) -> None:
         """Take a member out; what it was asked is asked again."""
         if not member.ready:
             return
         member.ready = False
-        member.deaths += 1
         self.num_lost += 1
         self._changed.set()
         for task in list(member.tasks):
@@ -257,3 +262,7 @@ class Pool:
 def _client(member: Member) -> Client:
     assert member.client is not None
     return member.client
+
+
+def _absent() -> PoolFailed:
+    return PoolFailed(f"no server of the pool was there for {ABSENT_S:.0f} s; see their logs")

@@ -2,7 +2,6 @@
 
 import secrets
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,11 +10,13 @@ import torch
 from tasks.shared.config import GenerationConfig, ModelConfig
 from tasks.shared.environment import named_key, rank
 from tasks.shared.generation.pool.generator import PoolFollower, PoolGenerator
+from tasks.shared.generation.pool.hosts import AnnouncedServer, dismiss, invite
 from tasks.shared.generation.pool.members import Member
-from tasks.shared.generation.pool.server import ServerProcess, plan_servers
+from tasks.shared.generation.pool.server import ServerProcess, plan_servers, stop_all
 from tasks.shared.generation.pool.weights import WeightFiles
 from tasks.shared.generation.protocol import Generator
 from tasks.shared.generation.vllm_options import engine_options
+from tasks.shared.stage import POOL, Meeting
 
 LOOPBACK = "127.0.0.1"
 
@@ -28,39 +29,65 @@ def open_pool(
     eos_ids: Sequence[int],
     scratch: Path,
     num_training: int,
+    meeting: Meeting | None,
 ) -> Iterator[Generator]:
-    """The recipe's pool with the checkpoint's weights, in the first rank; in the others what follows it."""
+    """The recipe's pool with the checkpoint's weights, in the first rank; in the others what follows it.
+
+    Hosts of the `meeting` that only sample are part of it, this one unless somebody trains here.
+    """
     if rank() > 0:
         yield PoolFollower()
         return
-    pool = config.pool
-    processes: list[ServerProcess] = []
-    if pool.addresses:
-        token = named_key(pool.key_variable, "generation.pool.key_variable")
-        members = [Member(address, None, url=address.rstrip("/")) for address in pool.addresses]
-    else:
-        token = secrets.token_urlsafe(32)
-        processes = plan_servers(
-            pool,
-            engine_options(config, model_config, checkpoint, torch.cuda.is_available()),
-            num_taken=num_training,
-            listen=LOOPBACK,
-            token=token,
-            directory=scratch / "servers",
-        )
-        members = [Member(process.name, process) for process in processes]
+    servers, members, token = _members(config, model_config, checkpoint, scratch, num_training, meeting)
+    shared = invite(meeting, token) if meeting is not None and meeting.samplers else None
     generator = PoolGenerator(
         members,
         token,
         slots=config.max_sequences,
-        restarts=pool.restarts,
         eos_ids=eos_ids,
         paths=[str(path) for path in sorted(checkpoint.glob("*.safetensors"))],
-        files=WeightFiles(None),
+        files=WeightFiles(shared / "weights" if shared is not None else None),
     )
     try:
         yield generator
     finally:
         generator.close()
-        with ThreadPoolExecutor(max(1, len(processes))) as stopping:
-            list(stopping.map(ServerProcess.stop, processes))
+        if shared is not None:
+            dismiss(shared)
+        stop_all(servers)
+
+
+def _members(
+    config: GenerationConfig,
+    model_config: ModelConfig,
+    checkpoint: Path,
+    scratch: Path,
+    num_training: int,
+    meeting: Meeting | None,
+) -> tuple[list[ServerProcess], list[Member], str]:
+    """The servers of this host, not started; the members of the pool; the token that all of them want."""
+    pool = config.pool
+    if pool.addresses:
+        token = named_key(pool.key_variable, "generation.pool.key_variable")
+        return [], [Member(address, None, url=address.rstrip("/")) for address in pool.addresses], token
+    token = secrets.token_urlsafe(32)
+    members: list[Member] = []
+    if meeting is not None and meeting.samplers:
+        directory = Path(meeting.shared) / POOL
+        announced = [
+            AnnouncedServer(directory, node, number)
+            for node in range(meeting.trainers, meeting.nodes)
+            for number in range(pool.servers)
+        ]
+        members = [Member(server.name, server) for server in announced]
+        if num_training:
+            return [], members, token
+    servers = plan_servers(
+        pool,
+        engine_options(config, model_config, checkpoint, torch.cuda.is_available()),
+        num_taken=num_training,
+        listen=LOOPBACK,
+        token=token,
+        directory=scratch / "servers",
+    )
+    return servers, [*(Member(server.name, server) for server in servers), *members], token

@@ -8,8 +8,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tasks.shared.config import PoolConfig
 from tasks.shared.environment import server_environment, visible_gpus
@@ -21,8 +22,33 @@ PACKAGE = "tasks.shared.generation.pool"
 LAST_LINES = 3
 
 
+class PoolFailed(ValueError):
+    """The pool cannot start or go on; one line with the cause."""
+
+
+class Server(Protocol):
+    """A server as its pool sees it."""
+
+    name: str
+    elsewhere: bool  # on another host, which starts it again by itself
+
+    def start(self) -> str | None:
+        """Start it, again if it was started before; its URL. None: it has none yet, ask once more. PoolFailed."""
+
+    def ended(self) -> bool:
+        """True if what was started last runs no more."""
+
+    def stop(self) -> None:
+        """End it with all it started."""
+
+    def last_words(self) -> str:
+        """The end of its log, for a message."""
+
+
 class ServerProcess:
-    """One server: what it takes to start it, again too."""
+    """A server of this host: what it takes to start it, again too."""
+
+    elsewhere = False
 
     def __init__(
         self,
@@ -34,25 +60,35 @@ class ServerProcess:
         devices: str,
         cores: str,
         directory: Path,
+        restarts: int,
     ) -> None:
         """`options` are vLLM's engine arguments; `listen` an address of this host; `directory` holds the log."""
         self.name = name
-        self.log_path = directory / f"{name}.log"
+        self._log_path = directory / f"{name}.log"
         self._options = options
         self._listen = listen
         self._environment = server_environment(CPU_CACHE_GIB, token, devices, cores)
+        self._restarts = restarts
+        self._deaths = 0
         self._running: RunningProcess | None = None
 
     def start(self) -> str:
-        """Start it on a free port; its URL, which answers once the model is loaded."""
-        assert self._running is None or self._running.ended(), "started twice"
+        """Start it on a free port; its URL, which answers once the model is loaded. See `Server.start`."""
+        if self._running is not None:
+            self._running.stop()
+            self._deaths += 1
+            if self._deaths > self._restarts:
+                raise PoolFailed(
+                    f"{self.name} died {self._deaths} times (generation.pool.restarts = {self._restarts}); "
+                    f"{self.last_words()}"
+                )
         port = free_port(self._listen)
-        self.log_path.parent.mkdir(parents=True, exist_ok=True)
-        with self.log_path.open("ab") as log:
+        self._log_path.parent.mkdir(parents=True, exist_ok=True)
+        with self._log_path.open("ab") as log:
             self._running = start_guarded(
                 server_command(self._options, self._listen, port),
                 env=self._environment,
-                cwd=self.log_path.parent,
+                cwd=self._log_path.parent,
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
@@ -70,9 +106,15 @@ class ServerProcess:
 
     def last_words(self) -> str:
         """The end of its log, for a message."""
-        lines = [line for line in self.log_path.read_text(errors="replace").splitlines() if line.strip()]
+        lines = [line for line in self._log_path.read_text(errors="replace").splitlines() if line.strip()]
         errors = [line for line in lines if "Error" in line]
-        return " | ".join((errors or lines)[-LAST_LINES:])[-600:]
+        return f"its log {self._log_path} ends: " + " | ".join((errors or lines)[-LAST_LINES:])[-600:]
+
+
+def stop_all(servers: Sequence[Server]) -> None:
+    """End them side by side: each takes seconds."""
+    with ThreadPoolExecutor(max(1, len(servers))) as stopping:
+        list(stopping.map(lambda server: server.stop(), servers))
 
 
 def server_command(options: Mapping[str, Any], listen: str, port: int) -> list[str]:
@@ -135,6 +177,7 @@ def plan_servers(
                 devices=",".join(named) if gpus else "",
                 cores="" if gpus else "|".join(named),
                 directory=directory,
+                restarts=config.restarts,
             )
         )
     return servers
