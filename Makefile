@@ -16,7 +16,7 @@ KILLS ?= 20
 OUTAGE ?= 20
 export TIRFLOW_HOME ?= $(CURDIR)/.tirflow
 
-.PHONY: demo test test-drills test-gpu drills test-browser base-image images test-containers test-containers-vllm drill-docker test-compose test-cluster cluster-up cluster-down bench-containers bench-sandbox bench-generation bench-rl bench-sft bench-memory bench-gpu setup-trl smol-base lint types check up down env deploy run venv lock cuda-locks check-cuda-locks clean setup-vllm test-vllm plan
+.PHONY: demo test test-drills test-gpu drills test-browser base-image images test-containers test-containers-vllm drill-docker test-compose test-cluster cluster-up cluster-down bench-containers bench-sandbox bench-generation bench-pool bench-rl bench-sft bench-memory bench-gpu setup-trl smol-base lint types check up down env deploy run venv lock cuda-locks check-cuda-locks clean setup-vllm test-vllm plan
 
 demo: venv ## train/tiny from an empty machine to its scores; run again, it reuses what exists
 	@$(BIN)/python -m flows.local demo
@@ -84,6 +84,9 @@ bench-sandbox: venv ## the interpreter against the cost of a fork, interleaved; 
 bench-generation: venv setup-vllm ## sampling with live code against the raw engine, both engines; minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.generation transformers
 	OMP_NUM_THREADS=1 $(VLLM_BIN)/python -m benchmarks.generation vllm
+
+bench-pool: venv setup-vllm ## the pool's client against a bare load generator, two servers against one; minutes
+	OMP_NUM_THREADS=1 $(VLLM_BIN)/python -m benchmarks.pool
 
 bench-rl: venv setup-trl ## an RL step with live code against TRL's; minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.rl

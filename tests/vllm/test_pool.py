@@ -217,7 +217,7 @@ def test_a_server_of_another_stage_is_told(addresses, checkpoint, monkeypatch):
     with pool_of(addresses[:1], checkpoint, monkeypatch) as first:
         sample(first)
         with pool_of(addresses[:1], checkpoint, monkeypatch) as second:
-            second._call(second._pool.all_started())
+            second.wait()
             for index in first._requests:
                 first.extend(index, [50], stop=None, max_new_tokens=4)
             with pytest.raises(ValueError, match="serves one stage at a time"):

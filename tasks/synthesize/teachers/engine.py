@@ -16,7 +16,7 @@ from tasks.shared.config import SynthesizeStage
 from tasks.shared.generation.engines import open_generator
 from tasks.shared.generation.interleave import RolloutPolicy, RolloutRequest, delivery_of, rollout
 from tasks.shared.generation.protocol import Sampling
-from tasks.shared.stage import StageContext
+from tasks.shared.stage import Meeting
 from tasks.shared.traces.encoding import encode_message, encode_prompt
 from tasks.shared.traces.trajectory import FinishReason, Trajectory
 from tasks.synthesize.teachers.completion import Choice, Completion, Message, TokenCounts, Usage
@@ -47,13 +47,14 @@ class EngineTeacher:
 
     def __init__(
         self,
-        context: StageContext[SynthesizeStage],
+        config: SynthesizeStage,
         rules: Rules,
         interpreter: "Interpreter",
         log: ResponseLog,
+        seed: int,
         weights: Weights,
+        meeting: Meeting | None = None,
     ) -> None:
-        config, self._context = context.config, context
         assert config.generation is not None
         assert config.model is not None
         self._generation, self._model = config.generation, config.model
@@ -61,7 +62,8 @@ class EngineTeacher:
         self._rules = rules
         self._interpreter = interpreter
         self._log = log
-        self._seed = context.request.seed
+        self._seed = seed
+        self._meeting = meeting
         self._weights = weights
         self._prompting = Prompting(config, rules)
         self.metrics: dict[str, float | int] = {}
@@ -104,8 +106,8 @@ class EngineTeacher:
             self._model,
             checkpoint,
             tokenizer,
-            scratch=self._context.scratch,
-            meeting=self._context.request.meeting,
+            scratch=self._log.directory.parent,
+            meeting=self._meeting,
         ) as generator:
             for trajectory in rollout(requests, generator, self._interpreter, tokenizer, self._policy()):
                 yield self._taken(trajectory, by_request[trajectory.problem_id, trajectory.sample])

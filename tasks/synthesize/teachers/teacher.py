@@ -40,7 +40,8 @@ def make_teacher(
     if config.synthesize.uses_engine:
         from tasks.synthesize.teachers.engine import EngineTeacher
 
-        return EngineTeacher(context, rules, interpreter, log, teacher_weights(context))
+        weights = teacher_weights(context)
+        return EngineTeacher(config, rules, interpreter, log, seed, weights, context.request.meeting)
     return ScriptTeacher(config.synthesize, rules, interpreter, seed)
 
 

@@ -128,6 +128,10 @@ class PoolGenerator:
         self._num_running -= len(pieces)
         return pieces
 
+    def wait(self) -> None:
+        """Wait until every server has started."""
+        self._call(self._pool.all_started())
+
     def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         """Log-prob of every token given those before it, by one server, another one each time."""
         scores = self._call(self._score(sequences, self._num_scored))
@@ -137,7 +141,7 @@ class PoolGenerator:
     def load_weights(self, weights: "Iterable[tuple[str, torch.Tensor]]") -> None:
         """Give every server these weights, in memory; requests that run wait meanwhile and go on with them."""
         paths = self._files.write(weights)
-        self._call(self._pool.all_started())
+        self.wait()
         self.version += 1
         self._call(self._pool.push(paths, self._name(self.version)))
         self._files.drop_older(paths)

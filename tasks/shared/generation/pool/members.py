@@ -45,9 +45,16 @@ class Member:
     server: Server | None  # None: it runs already, and nobody starts it again
     url: str = ""
     client: Client | None = None
-    ready: bool = False
+    ready: bool = False  # it answers, and holds the weights that were pushed last
     was_ready: bool = False
+    # set by whoever got no answer: nobody asks it until it was seen to be well
+    doubted: asyncio.Event = field(default_factory=asyncio.Event)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)  # one a request
+
+    @property
+    def can_be_asked(self) -> bool:
+        """True if it is ready and nobody doubts it."""
+        return self.ready and not self.doubted.is_set()
 
 
 class Pool:
@@ -100,7 +107,7 @@ class Pool:
 
     def put(self, ask: Ask) -> None:
         """Ask as soon as a server is free; at once where the request's prefix lies."""
-        if ask.member is not None and ask.member.ready:
+        if ask.member is not None and ask.member.can_be_asked:
             self._start(ask, ask.member)
         elif ask.member is not None:
             self._waiting.appendleft(ask)  # it has been at work before those that have not begun
@@ -147,34 +154,37 @@ class Pool:
             await _client(member).take_weights(self._paths, self.version)
         except ServerLost as error:
             if await _client(member).is_healthy():
-                raise PoolFailed(f"{member.name} does not take the weights: {error}") from None
+                raise _refused(member, error) from None
             self._lose(member)
 
     def _dispatch(self) -> None:
         """Hand what waits to the servers with the least work, as far as they have room."""
         while self._waiting:
-            free = [m for m in self.members if m.ready and len(m.tasks) < self._slots]
+            free = [m for m in self.members if m.can_be_asked and len(m.tasks) < self._slots]
             if not free:
                 return
             self._start(self._waiting.popleft(), min(free, key=lambda member: len(member.tasks)))
 
     def _start(self, ask: Ask, member: Member) -> None:
         ask.member = member
+        ask.attempts += 1
         task = asyncio.create_task(self._ask(ask, member))
         member.tasks.add(task)
-        task.add_done_callback(member.tasks.discard)
-        task.add_done_callback(lambda _: self._dispatch())
+
+        def end(task: asyncio.Task[None]) -> None:
+            member.tasks.discard(task)
+            if task.cancelled():  # its server was lost, perhaps before the task had begun
+                self._again(ask, f"{member.name} was lost")
+            self._dispatch()
+
+        task.add_done_callback(end)
 
     async def _ask(self, ask: Ask, member: Member) -> None:
-        ask.attempts += 1
         try:
             completion = await _client(member).generate(ask.ids, ask.sampling, salt=self.version)
             self._take(ask, completion, member)
-        except asyncio.CancelledError:  # its server was lost, or the pool closes
-            self._again(ask, f"{member.name} was lost")
         except ServerLost as error:
-            if not await _client(member).is_healthy():
-                self._lose(member)
+            member.doubted.set()
             self._again(ask, str(error))
         except Exception as error:  # noqa: BLE001  whatever it is, it ends the caller's step
             self._fail(error)
@@ -199,13 +209,20 @@ class Pool:
 
     async def _bring_up(self, member: Member) -> None:
         """Start the member if it is ours, wait until it answers, give it the weights of today."""
-        client = await self._answering(member)
-        async with self._weights:
-            if self._pushed or member.server is None:
-                await client.take_weights(self._paths, self.version)
-            else:
-                await client.name_weights(self.version)
-            member.ready = member.was_ready = True
+        while not member.ready:
+            client = await self._answering(member)
+            async with self._weights:
+                try:
+                    if self._pushed or member.server is None:
+                        await client.take_weights(self._paths, self.version)
+                    else:
+                        await client.name_weights(self.version)
+                except ServerLost as error:
+                    if await client.is_healthy():
+                        raise _refused(member, error) from None
+                    continue
+                member.ready = member.was_ready = True
+                member.doubted.clear()
         self._changed.set()
         self._dispatch()
 
@@ -233,10 +250,17 @@ class Pool:
         """Return once the member has died, or answers no more."""
         silent = 0
         while silent < MOST_SILENT and member.ready:
-            await asyncio.sleep(WATCH_S)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(member.doubted.wait(), WATCH_S)
             if member.server is not None and member.server.ended():
                 return
-            silent = 0 if await _client(member).is_healthy() else silent + 1
+            if await _client(member).is_healthy():
+                silent = 0
+                member.doubted.clear()
+                self._dispatch()
+            else:
+                silent += 1
+                await asyncio.sleep(POLL_S)
 
     async def _watch_all(self) -> None:
         """End the step of a caller that waits for servers of which none comes back."""
@@ -262,6 +286,10 @@ class Pool:
 def _client(member: Member) -> Client:
     assert member.client is not None
     return member.client
+
+
+def _refused(member: Member, error: ServerLost) -> PoolFailed:
+    return PoolFailed(f"{member.name} does not take the weights: {error}")
 
 
 def _absent() -> PoolFailed:

@@ -1,0 +1,204 @@
+"""What the pool's client costs, and what a second server brings.
+
+    OMP_NUM_THREADS=1 .venv-vllm/bin/python -m benchmarks.pool
+
+Client: a tiny model, whose server samples more than any real one: as many tokens for each of 256 rows through
+`PoolGenerator`, and through a bare load generator that posts the same bodies and throws the answers away. Servers: a
+random model of 60 M parameters, whose decoding is what takes the time, as an evaluation samples it, on one server and
+on two, each on a core of its own. What is compared runs in turn, so that noise of the machine falls on all alike; a
+ratio is taken within its round. Writes benchmarks/results/pool.md; about 10 minutes on two idle cores.
+"""
+
+import argparse
+import asyncio
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import msgspec
+
+from benchmarks.random_work import make_qwen2
+from benchmarks.record import headline, markdown_table, surroundings, write_page
+from tasks.prepare.tiny_model import make_tiny_checkpoint
+from tasks.shared.checkpoints import load_tokenizer, save_checkpoint
+from tasks.shared.config import (
+    GenerationConfig,
+    ModelConfig,
+    PoolConfig,
+    SandboxConfig,
+    TinyModel,
+    TracesConfig,
+)
+from tasks.shared.generation.interleave import RolloutPolicy, RolloutRequest, rollout
+from tasks.shared.generation.pool.client import open_session
+from tasks.shared.generation.pool.generator import PoolGenerator
+from tasks.shared.generation.pool.members import Member
+from tasks.shared.generation.pool.server import plan_servers, stop_all
+from tasks.shared.generation.pool.weights import WeightFiles
+from tasks.shared.generation.protocol import Sampling
+from tasks.shared.generation.vllm_options import engine_options, sampling_options
+
+MODEL = ModelConfig(source="tiny", dtype="float32")
+ROWS, TOKENS = 256, 160  # of the client's part
+SAMPLES, SAMPLE_TOKENS = 96, 48  # of the servers' part
+TOKEN = "of the benchmark"
+BAR_CLIENT, BAR_SERVERS = 0.95, 1.7
+
+
+def main() -> None:
+    """Measure and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7)
+    rounds = parser.parse_args().rounds
+    with tempfile.TemporaryDirectory() as root:
+        client, rates = client_rounds(Path(root), rounds)
+        servers = server_rounds(Path(root), rounds)
+    rows = [
+        ["tokens/s through the client over a bare load generator's", quartiles(client), f"{BAR_CLIENT}"],
+        ["evaluation samples/s of two servers over one's", quartiles(servers), f"{BAR_SERVERS}"],
+    ]
+    about = f"the client's part: {ROWS} rows of {TOKENS} tokens, {statistics.median(rates):.0f} tokens/s"
+    lines = ["# The pool of samplers", "", headline(surroundings(), about), ""]
+    write_page("pool", lines + markdown_table(["ratio", "median and quartiles", "wanted at least"], rows))
+
+
+def client_rounds(root: Path, rounds: int) -> tuple[list[float], list[float]]:
+    """The client's rate over the bare one, and that one, round by round."""
+    make_tiny_checkpoint(TinyModel(), 0, root / "tiny")
+    ratios, rates = [], []
+    with ExitStack() as stack:
+        (url,) = stack.enter_context(served(root / "tiny", 1, ROWS, TOKENS))
+        generator = stack.enter_context(asked([url], root / "tiny", ROWS))
+        through_client(generator), asyncio.run(bare(url))  # warm
+        for number in range(rounds):
+            ours, theirs = through_client(generator), asyncio.run(bare(url))
+            ratios.append(ours / theirs)
+            rates.append(theirs)
+            print(f"client, round {number}: {ours:.0f} and {theirs:.0f} tokens/s", flush=True)
+    return ratios, rates
+
+
+def server_rounds(root: Path, rounds: int) -> list[float]:
+    """Samples a second of two servers over one's, round by round."""
+    make_tiny_checkpoint(TinyModel(), 0, root / "tiny")
+    model = make_qwen2(
+        hidden=640, layers=12, heads=10, key_value_heads=2, intermediate=2048, vocabulary=640, positions=1024
+    )
+    save_checkpoint(model, load_tokenizer(root / "tiny"), root / "larger")
+    ratios = []
+    with ExitStack() as stack:
+        urls = stack.enter_context(served(root / "larger", 2, SAMPLES, SAMPLE_TOKENS))
+        for number in range(rounds + 1):
+            found = []
+            for part in (urls[:1], urls):
+                with asked(part, root / "larger", SAMPLES) as generator:
+                    found.append(evaluate(generator, root / "larger"))
+            (one, of_one), (two, of_two) = found
+            assert of_one == of_two, "two servers must sample what one does"
+            print(f"servers, round {number}: {two:.2f} and {one:.2f} samples/s", flush=True)
+            if number:  # the first warms them
+                ratios.append(two / one)
+    return ratios
+
+
+@contextmanager
+def served(checkpoint: Path, servers: int, rows: int, tokens: int) -> Iterator[list[str]]:
+    """Servers of the model, a core each; their URLs."""
+    pool = PoolConfig(servers=servers)
+    limits = {"max_sequences": rows, "max_prompt_tokens": 64, "max_response_tokens": tokens}
+    options = engine_options(
+        GenerationConfig(placement="pool", pool=pool, **limits), MODEL, checkpoint, False
+    )
+    started = plan_servers(
+        pool,
+        options,
+        num_taken=2 - servers,
+        listen="127.0.0.1",
+        token=TOKEN,
+        directory=checkpoint.with_name("servers"),
+    )
+    try:
+        yield [server.start() for server in started]
+    finally:
+        stop_all(started)
+
+
+@contextmanager
+def asked(urls: Sequence[str], checkpoint: Path, rows: int) -> Iterator[PoolGenerator]:
+    """A pool of running servers, which answer."""
+    generator = PoolGenerator(
+        [Member(url, None, url=url) for url in urls],
+        TOKEN,
+        slots=rows,
+        eos_ids=[],
+        paths=[str(path) for path in sorted(checkpoint.glob("*.safetensors"))],
+        files=WeightFiles(None),
+    )
+    try:
+        generator.wait()
+        yield generator
+    finally:
+        generator.close()
+
+
+def through_client(generator: PoolGenerator) -> float:
+    """Tokens a second."""
+    started = time.perf_counter()
+    for row in range(ROWS):
+        generator.add(str(row), _prompt(row), sampling=Sampling(), seed=row, stop=None, max_new_tokens=TOKENS)
+    tokens = 0
+    while generator.num_running:
+        for piece in generator.step():
+            tokens += len(piece.ids)
+            generator.release(piece.request_id)
+    assert tokens == ROWS * TOKENS
+    return tokens / (time.perf_counter() - started)
+
+
+async def bare(url: str) -> float:
+    """Tokens a second of a loop that only sends and receives."""
+    encoder = msgspec.json.Encoder()
+    headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
+    async with open_session() as session:
+
+        async def ask(row: int) -> None:
+            options = sampling_options(Sampling(), row, 0, None, TOKENS, [])
+            body = encoder.encode(
+                {"token_ids": _prompt(row), "sampling_params": options, "cache_salt": "bare"}
+            )
+            async with session.post(f"{url}/inference/v1/generate", data=body, headers=headers) as reply:
+                assert reply.status == 200
+                await reply.read()
+
+        started = time.perf_counter()
+        await asyncio.gather(*(ask(row) for row in range(ROWS)))
+        return ROWS * TOKENS / (time.perf_counter() - started)
+
+
+def evaluate(generator: PoolGenerator, checkpoint: Path) -> tuple[float, dict[str, tuple[int, ...]]]:
+    """Samples a second as evaluation takes them, and what was sampled."""
+    generation = GenerationConfig(placement="pool", max_prompt_tokens=64, max_response_tokens=SAMPLE_TOKENS)
+    traces = TracesConfig(dialect="text", max_calls=0)  # a random model writes no code
+    policy = RolloutPolicy.of(traces, SandboxConfig(), generation, Sampling())
+    requests = [RolloutRequest(str(n), 0, tuple(_prompt(n)), seed=n) for n in range(SAMPLES)]
+    started = time.perf_counter()
+    done = list(rollout(requests, generator, None, load_tokenizer(checkpoint), policy))
+    rate = len(done) / (time.perf_counter() - started)
+    return rate, {trajectory.problem_id: trajectory.response_ids for trajectory in done}
+
+
+def _prompt(row: int) -> list[int]:
+    return [20 + (row * 7 + place * 3) % 500 for place in range(32)]
+
+
+def quartiles(values: Sequence[float]) -> str:
+    """Median, and the quartiles around it."""
+    low, middle, high = statistics.quantiles(values, n=4)
+    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
+
+
+if __name__ == "__main__":
+    main()
