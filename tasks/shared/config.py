@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from tasks.shared.generation_config import GenerationConfig as GenerationConfig
 from tasks.shared.generation_config import PoolConfig as PoolConfig
+from tasks.shared.sandbox.records import PRELOAD
 from tasks.shared.section import Section
 from tasks.shared.synthesis_config import SynthesizeConfig as SynthesizeConfig
 from tasks.shared.training_config import CriticConfig as CriticConfig
@@ -144,7 +145,7 @@ class SandboxConfig(Section):
     cpu_s: float = Field(10.0, gt=0)
     memory_mb: int = Field(1024, ge=32)
     output_chars: int = Field(4096, ge=64, le=250_000)  # more would not fit into an answer
-    preload: tuple[str, ...] = ("sympy", "numpy", "math", "itertools", "fractions")
+    preload: tuple[str, ...] = PRELOAD  # what programs can import; the instruction names it
     # empty: the stage starts its own; else unix:/path or tcp:host:port (token from the environment)
     address: str = ""
     allow_unsafe: bool = False  # runs model-written code without isolation; shown in every report made so

@@ -146,8 +146,18 @@ RESOURCES = [
     Attack("memory by numpy", "resources", "import numpy\nx = numpy.ones(1 << 31)\nprint('BREACH')", statuses=(Status.OUT_OF_MEMORY,)),
     Attack("memory by integers", "resources", "x = 1 << (1 << 34)\nprint('BREACH')", statuses=(*STOPPED, Status.ERROR)),
     Attack("memory file", "resources", _tries("import os\nfd = os.memfd_create('x')\nos.ftruncate(fd, 1 << 30)"), also="held", control=True),
-    Attack("raises its memory limit", "resources", _tries(
-        "import resource\ntry:\n    resource.setrlimit(resource.RLIMIT_AS, (-1, -1))\nexcept ValueError as e:\n    raise OSError(e)"), also="held", control=True),
+    *(Attack(f"raises its limit {name}", "resources", _tries(
+        f"import resource\ntry:\n    resource.setrlimit(resource.{name}, (-1, -1))\nexcept ValueError as e:\n    raise OSError(e)"),
+        also="held", control=True) for name in ("RLIMIT_AS", "RLIMIT_DATA")),
+    Attack("memory of no file, shared", "resources", _tries("import mmap\nm = mmap.mmap(-1, 1 << 20)\nm[0] = 1"), also="held", control=True),
+    Attack("memory that grows down", "resources", _tries("import mmap\nmmap.mmap(-1, 1 << 20, flags=0x122)"), also="held", control=True),
+    Attack("stack beyond the limit", "resources", (
+        "import resource, sys\nresource.setrlimit(resource.RLIMIT_STACK, (resource.RLIM_INFINITY,) * 2)\nsys.setrecursionlimit(10**9)\n"
+        "from functools import lru_cache\n@lru_cache(None)\ndef f(n): return f(n + 1) + 1\nf(0)"), statuses=(*STOPPED, Status.ERROR)),
+    Attack("memory of threads", "resources", (
+        "import threading\nx = []\ndef grow():\n    while True: x.append(bytearray(1 << 20))\n"
+        "threads = [threading.Thread(target=grow) for _ in range(4)]\n[t.start() for t in threads]\n[t.join() for t in threads]"),
+        statuses=(*STOPPED, Status.OK, Status.ERROR)),
     Attack("thread bomb", "resources", (
         "import threading, time\nn = 0\ntry:\n    while n < 500:\n        threading.Thread(target=time.sleep, args=(9,), daemon=True).start()\n"
         "        n += 1\nexcept RuntimeError:\n    pass\nprint('BREACH' if n >= 16 else 'held', n)"), also="held", control=True),

@@ -19,12 +19,14 @@ from docker.models.containers import Container
 
 from tasks.shared.environment import docker_settings
 from tasks.shared.sandbox import SandboxSettings, SandboxUnavailable
+from tasks.shared.sandbox.confinement import STACK_BYTES
 
 MOUNTED = "/run/sandbox"
 SOCKET = f"{MOUNTED}/socket"
 START_TIMEOUT_S = 60.0
 SERVER_MEMORY_MB = 1024  # broker, zygote, workers and the warm libraries
-SPARE_PROCESSES = 512  # beside one a session
+SPARE_PROCESSES = 512  # beside the threads of sessions and programs
+STACK_MB = STACK_BYTES >> 20
 
 
 def sandbox_options(settings: SandboxSettings, directory: Path, user: str) -> dict[str, Any]:
@@ -35,7 +37,7 @@ def sandbox_options(settings: SandboxSettings, directory: Path, user: str) -> di
     scratch = tuple(f"/scratch/{number}" for number in range(programs))
     tmpfs = f"size={limits.disk_mb}m,nr_inodes=1k,mode=0700,uid={uid},gid={gid},noexec,nosuid,nodev"  # a program's
     memory_mb = SERVER_MEMORY_MB + programs * (
-        limits.memory_mb + 2 * limits.disk_mb
+        limits.memory_mb + STACK_MB + 2 * limits.disk_mb
     )  # files and output are memory
     inside = replace(settings, isolation="landlock", scratch_dirs=scratch, token_file="")
     server = ["python", "-m", "tasks.shared.sandbox.server", "--socket", SOCKET]
@@ -45,7 +47,7 @@ def sandbox_options(settings: SandboxSettings, directory: Path, user: str) -> di
         "read_only": True,
         "cap_drop": ["ALL"],
         "security_opt": ["no-new-privileges"],
-        "pids_limit": settings.max_sessions + SPARE_PROCESSES,
+        "pids_limit": (settings.max_sessions + programs) * limits.processes + SPARE_PROCESSES,
         "mem_limit": f"{memory_mb}m",
         "memswap_limit": f"{memory_mb}m",
         "init": True,

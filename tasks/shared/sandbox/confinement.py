@@ -127,12 +127,8 @@ def build_ruleset(readable: tuple[str, ...], private: str | None, abi: int) -> i
 
 
 def filter_template(isolation: Isolation) -> bytes:
-    """The seccomp filter with a place for the child's pid, made once.
-
-    Threads only where each child has a user (or user namespace) of its own for RLIMIT_NPROC to count: under
-    landlock it would count all programs together, or, for root, nothing.
-    """
-    return seccomp.build_filter(_PID_PLACE, threads=isolation.mode == "namespaces")
+    """The seccomp filter with a place for the child's pid, made once."""
+    return seccomp.build_filter(_PID_PLACE)
 
 
 def confine(
@@ -164,6 +160,7 @@ def confine(
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
         kernel.landlock_restrict(ruleset)
         kernel.drop_capabilities()
+    resource.setrlimit(resource.RLIMIT_STACK, (STACK_BYTES, STACK_BYTES))
     os.dup2(channel, CHANNEL_FD)
     kernel.close_from(CHANNEL_FD + 1)
     wire = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=CHANNEL_FD)
@@ -174,18 +171,24 @@ def confine(
 
 
 def limit_resources(
-    cpu_s: float, memory_bytes: int, open_files: int, threads: int, file_bytes: int, stateful: int
+    cpu_s: float, memory_bytes: int, warm_bytes: int, open_files: int, file_bytes: int, stateful: int
 ) -> None:
-    """Set the limits of the calling child; the hard limit on memory leaves room to format a traceback."""
+    """Set the limits of the calling child; the hard limit on memory leaves room to format a traceback.
+
+    Memory is what a process can fill: its private writable mappings. Those are not counted that only take addresses
+    (what malloc reserves for each thread, shared objects of libraries); addresses have a generous limit of their own,
+    since page tables are memory too. The filter refuses the mappings that would escape the count.
+    """
     if stateful:
         limit_processor(cpu_s)
     else:
         cpu = math.ceil(cpu_s)
         # SIGXCPU first, which tells itself apart; SIGKILL a second later for those who ignore it.
         resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu + 1))
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes + MEMORY_RESERVE))
+    data = warm_bytes + memory_bytes
+    resource.setrlimit(resource.RLIMIT_DATA, (data, data + MEMORY_RESERVE))
+    resource.setrlimit(resource.RLIMIT_AS, (data + _ADDRESSES, data + _ADDRESSES))
     resource.setrlimit(resource.RLIMIT_NOFILE, (open_files, open_files))
-    resource.setrlimit(resource.RLIMIT_NPROC, (threads, threads))
     resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
     # Signals that are queued count for the user, who is the same for all programs of some stacks: none is queued.
     resource.setrlimit(_RLIMIT_SIGPENDING, (0, 0))
@@ -198,5 +201,9 @@ def limit_processor(cpu_s: float) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (cpu, resource.RLIM_INFINITY))
 
 
+STACK_BYTES = 64 << 20
+"""The most that the stack of the main thread takes, beside the memory: recursion through C code needs it."""
 MEMORY_RESERVE = 32 << 20
 """Bytes kept back for the traceback of a MemoryError."""
+_ADDRESSES = 8 << 30
+"""Addresses that a program may take beside its memory."""

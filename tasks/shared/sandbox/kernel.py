@@ -17,7 +17,7 @@ PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 4, 2
 SECCOMP_MODE_FILTER = 2
 SYS_PIVOT_ROOT, SYS_CAPSET = 155, 126
 SYS_LANDLOCK_CREATE_RULESET, SYS_LANDLOCK_ADD_RULE, SYS_LANDLOCK_RESTRICT_SELF = 444, 445, 446
-SYS_CLOSE_RANGE = 436
+SYS_CLOSE_RANGE, SYS_SECCOMP = 436, 317
 MADV_COLLAPSE = 25
 _NAME_LENGTH = 24
 _LETTERS = tuple(letter.encode() for letter in "abcdefghijklmnop")
@@ -151,6 +151,13 @@ def install_filter(instructions: bytes) -> None:
         ctypes.c_int(PR_SET_SECCOMP), ctypes.c_ulong(SECCOMP_MODE_FILTER), pointer, zero, zero
     )
     _check(value, "seccomp")
+
+
+def install_listener(instructions: bytes) -> int:
+    """Install a seccomp filter that asks the holder of the descriptor which is returned (SECCOMP_RET_USER_NOTIF)."""
+    program = _FilterProgram(len(instructions) // 8, instructions)
+    mode, flags = ctypes.c_uint(1), ctypes.c_uint(1 << 3 | 1 << 5)  # set; new listener, wait killable
+    return _syscall("seccomp listener", SYS_SECCOMP, mode, flags, ctypes.byref(program))
 
 
 def collapse_pages(start: int, length: int) -> bool:

@@ -47,6 +47,7 @@ def build_root(readable: tuple[str, ...]) -> None:
         _bind(path, descriptor)
         os.close(descriptor)
     os.close(processes)
+    os.mkdir(_ROOT + "/tmp", 0o755)  # where programs look before they write: as in a container, it is there
     os.mkdir(_ROOT + SCRATCH, 0o755)
     kernel.mount(
         "tmpfs",

@@ -12,6 +12,11 @@ from typing import Any
 
 MAX_OUTPUT_CHARS = 250_000
 """The most of `output_chars`: a result must fit into one message."""
+PRELOAD = (
+    *("sympy", "numpy", "mpmath", "gmpy2", "scipy", "pandas", "networkx", "matplotlib", "tqdm"),
+    *("math", "itertools", "fractions"),
+)
+"""What models reach for; images/locks/sandbox.in names the same."""
 
 
 SESSION_ENDED = "The session ended with this block: its variables are lost, the next block starts anew."
@@ -49,9 +54,9 @@ class Limits:
     cpu_s: float = 5.0
     """Processor time; enforced in whole seconds by the kernel, rounded up."""
     memory_mb: int = 512
-    """Address space beyond what the warm interpreter already holds."""
+    """Private writable memory beyond what the warm interpreter already holds; the stack has 64 MB of its own."""
     processes: int = 8
-    """Threads of the program, itself included; under landlock none but itself. Processes are always refused."""
+    """Threads of the program, itself included. Processes are always refused."""
     open_files: int = 64
     """Open descriptors."""
     output_chars: int = 4096
@@ -83,9 +88,9 @@ class SandboxSettings:
     """Default limits; a call may give its own."""
     stateful: bool = False
     """True where the recipe wants one session per trajectory (read by the stages)."""
-    preload: tuple[str, ...] = ("sympy", "numpy", "math", "itertools", "fractions")
-    """Modules imported and used once before any program runs. Besides the standard library, programs
-    can import these and what these import, and nothing else."""
+    preload: tuple[str, ...] = PRELOAD
+    """Modules that programs can import besides the standard library, with what their distributions require, and nothing
+    else. All but the heaviest (`libraries.ON_DEMAND`) are imported, and used once, before any program runs."""
     workers: int = 2
     """Worker processes, each with its own namespaces; about one a processor."""
     slots: int = 2

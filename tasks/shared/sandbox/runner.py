@@ -8,7 +8,6 @@ whatever it forges there concerns its own result alone.
 from __future__ import annotations
 
 import atexit
-import errno
 import io
 import linecache
 import os
@@ -20,9 +19,12 @@ import sys
 import threading
 import traceback
 import types
+from dataclasses import dataclass
 from typing import NoReturn
 
+from tasks.shared.sandbox import refusals
 from tasks.shared.sandbox.confinement import limit_processor, limit_resources
+from tasks.shared.sandbox.threads import limit_threads
 
 EXIT_OK, EXIT_ERROR, EXIT_MEMORY, EXIT_FORBIDDEN, EXIT_NO_DESCRIPTORS = 0, 1, 2, 3, 93
 REQUEST = struct.Struct("=dQIIQIB")
@@ -35,9 +37,22 @@ REPORT_CHARS = 16_384
 _SEED = 0
 
 
-def serve(channel: socket.socket, warm_bytes: int) -> NoReturn:
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a child knows of where it runs."""
+
+    warm_bytes: int
+    """Data of the warm interpreter, which does not count against the program."""
+    libraries: frozenset[str]
+    """Names of what the program may read."""
+    has_own_user: bool
+    """Whether the kernel counts its threads apart from those of others."""
+
+
+def serve(channel: socket.socket, where: Surroundings) -> NoReturn:
     """Run what comes over the channel: one program, or the blocks of a session until it is closed."""
     program = types.ModuleType("__main__")
+    sys.addaudithook(refusals.make_hook(os.getcwd(), where.libraries))
     blocks = 0
     while True:
         message, descriptors, _, _ = socket.recv_fds(channel, REQUEST.size, 3)
@@ -55,7 +70,8 @@ def serve(channel: socket.socket, warm_bytes: int) -> NoReturn:
         if not blocks:
             _prepare(program)
             try:
-                limit_resources(cpu_s, warm_bytes + memory, files, threads, file_bytes, stateful)
+                limit_resources(cpu_s, memory, where.warm_bytes, files, file_bytes, stateful)
+                limit_threads(threads, where.has_own_user)
             except (OSError, ValueError) as error:
                 channel.send(f"its limits cannot be set: {error}".encode())
                 os._exit(EXIT_ERROR)
@@ -64,7 +80,7 @@ def serve(channel: socket.socket, warm_bytes: int) -> NoReturn:
             limit_processor(cpu_s)
         blocks += 1
         name = f"block_{blocks}.py" if stateful else "main.py"
-        code, text = run_program(source, name, program.__dict__)
+        code, text = run_program(source, name, program.__dict__, threads)
         if not stateful:
             _end(channel, code, text)
         peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -86,7 +102,7 @@ def standard_streams() -> None:
         setattr(sys, f"__{name}__", stream)
 
 
-def run_program(source: bytes, name: str, namespace: dict[str, object]) -> tuple[int, str]:
+def run_program(source: bytes, name: str, namespace: dict[str, object], threads: int) -> tuple[int, str]:
     """Compile and run; returns the exit code and the traceback text."""
     text = source.decode("utf-8", "replace")
     linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
@@ -94,28 +110,28 @@ def run_program(source: bytes, name: str, namespace: dict[str, object]) -> tuple
         exec(compile(source, name, "exec", dont_inherit=True), namespace)
         sys.stdout.flush()
     except BaseException as error:  # noqa: BLE001 - the program is untrusted: whatever it raises is its result
-        return _describe(error)
+        return _describe(error, threads)
     return EXIT_OK, ""
 
 
-def _describe(error: BaseException) -> tuple[int, str]:
+def _describe(error: BaseException, threads: int) -> tuple[int, str]:
     """Exit code and traceback of what the program raised, without this module's own frames."""
     code = EXIT_ERROR
     if isinstance(error, SystemExit):
         if error.code is None or error.code == 0:
             return EXIT_OK, ""
     elif isinstance(error, MemoryError):
-        code = EXIT_MEMORY
-        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-        resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
-    elif isinstance(error, PermissionError) and error.errno in (errno.EPERM, errno.EACCES):
-        code = EXIT_FORBIDDEN
-    frames = error.__traceback__
-    while frames is not None and frames.tb_frame.f_globals is globals():
-        frames = frames.tb_next
+        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+        resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))
     try:
-        text = "".join(traceback.format_exception(type(error), error, frames))
-    except BaseException as second:  # noqa: BLE001 - formatting runs the program's own __str__, and may run out of memory
+        refusals.drop_own_frames(error, id(globals()))
+        if isinstance(error, MemoryError) and not refusals.is_of_the_parser(error):
+            code = EXIT_MEMORY
+        elif refusals.is_refusal(error):
+            code = EXIT_FORBIDDEN
+        text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        text = refusals.explain(error, text, threads)
+    except BaseException as second:  # noqa: BLE001 - this runs the program's own __str__, and may run out of memory
         text = f"{type(error).__name__}: (its message could not be made: {type(second).__name__})"
     if len(text) > REPORT_CHARS:
         text = f"{text[: REPORT_CHARS // 2]}\n... [traceback cut] ...\n{text[-REPORT_CHARS // 2 :]}"

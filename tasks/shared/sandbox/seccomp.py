@@ -81,6 +81,7 @@ _DONE = _ERRNO
 """Error number 0: the call returns success and has not happened."""
 _EPERM, _ENOSYS, _EAGAIN = _ERRNO | errno.EPERM, _ERRNO | errno.ENOSYS, _ERRNO | errno.EAGAIN
 _EINVAL, _ENOMEM = _ERRNO | errno.EINVAL, _ERRNO | errno.ENOMEM
+_ASK = 0x7FC00000
 _LOAD, _JEQ, _JGE, _JSET, _JA, _AND, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x05, 0x54, 0x06
 _XOR, _SHIFT_RIGHT = 0xA4, 0x74
 _CLONE_THREAD, _CLONE_NEW = 0x00010000, 0x7E020080
@@ -103,7 +104,8 @@ _SOCKET_OPTIONS = (3, 4, 7, 8, 30, 38, 39)
 """SO_TYPE SO_ERROR SO_SNDBUF SO_RCVBUF SO_ACCEPTCONN SO_PROTOCOL SO_DOMAIN; not SO_COOKIE, which counts all sockets."""
 _ADVICE = (0, 1, 2, 3, 4, 8, 10, 11, 14, 15, 16, 17, 18, 19)
 """For the program's own mappings; not those that merge equal pages of all programs or act on the page cache."""
-_MAP_HUGETLB = 0x40000
+_MAP_HUGETLB, _MAP_GROWSDOWN, _MAP_SHARED_ANONYMOUS = 0x40000, 0x100, 0x21
+_RLIMIT_STACK = 3
 _FUTEX_PRIVATE, _FUTEX_COMMAND = 0x80, 0x7F
 _FUTEX_WAITS, _FUTEX_WAKES = (0, 9), (1, 10)
 _SEND_FLAGS = 0x40 | 0x4000  # MSG_DONTWAIT, MSG_NOSIGNAL
@@ -136,11 +138,6 @@ def _cases(index: int, cases: dict[int, int], otherwise: int) -> list[Instructio
     for value, verdict in cases.items():
         block += [_ins(_JEQ, value, 0, 1), _ins(_RETURN, verdict)]
     return [*block, _ins(_RETURN, otherwise)]
-
-
-def _any_bit(index: int, bits: int, found: int, otherwise: int) -> list[Instruction]:
-    """Return `found` if the argument has one of the bits, else `otherwise`."""
-    return [_argument(index), _ins(_JSET, bits, 0, 1), _ins(_RETURN, found), _ins(_RETURN, otherwise)]
 
 
 def _futex() -> list[Instruction]:
@@ -179,7 +176,60 @@ def _signal(argument: int, pid: int) -> list[Instruction]:
     return [*head, *_one_of(argument, _NEVER_TO_ITSELF, _EPERM, _ALLOW)]
 
 
-def _checked(pid: int, threads: bool) -> dict[int, list[Instruction]]:
+def _mapping() -> list[Instruction]:
+    """Any mapping that RLIMIT_DATA counts, and those of files, which have limits of their own.
+
+    It counts neither memory that is shared and of no file (MAP_SHARED | MAP_ANONYMOUS) nor stacks (MAP_GROWSDOWN). Huge
+    pages are refused as if there were none.
+    """
+    return [
+        _argument(3),
+        _ins(_JSET, _MAP_HUGETLB, 0, 1),
+        _ins(_RETURN, _ENOMEM),
+        _ins(_JSET, _MAP_GROWSDOWN, 0, 1),
+        _ins(_RETURN, _EPERM),
+        _ins(_AND, _MAP_SHARED_ANONYMOUS),
+        _ins(_JEQ, _MAP_SHARED_ANONYMOUS, 0, 1),
+        _ins(_RETURN, _EPERM),
+        _ins(_RETURN, _ALLOW),
+    ]
+
+
+def _limits(pid: int) -> list[Instruction]:
+    """Limits of its own process. A larger stack, which programs ask for, is granted in name: it has the largest."""
+    return [
+        _argument(0),
+        _ins(_JEQ, 0, 2, 0),
+        _ins(_JEQ, pid, 1, 0),
+        _ins(_RETURN, _EPERM),
+        _argument(1),
+        _ins(_JEQ, _RLIMIT_STACK, 0, 5),
+        _argument(2),
+        _ins(_JEQ, 0, 0, 2),
+        _argument(2, high=True),
+        _ins(_JEQ, 0, 1, 0),
+        _ins(_RETURN, _DONE),
+        _ins(_RETURN, _ALLOW),
+    ]
+
+
+def thread_filter() -> bytes:
+    """A filter that asks its listener about each new thread, and lets all else pass to the filters beside it."""
+    program = [
+        _ins(_LOAD, 4),
+        _ins(_JEQ, _ARCH_X86_64, 0, 5),
+        _ins(_LOAD, 0),
+        _ins(_JEQ, CLONE, 0, 3),
+        _argument(0),
+        _ins(_AND, _CLONE_THREAD),
+        _ins(_JEQ, _CLONE_THREAD, 1, 0),
+        _ins(_RETURN, _ALLOW),
+        _ins(_RETURN, _ASK),
+    ]
+    return b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
+
+
+def _checked(pid: int) -> dict[int, list[Instruction]]:
     """The calls that depend on their arguments."""
     threads_only = [
         _argument(0),
@@ -209,19 +259,19 @@ def _checked(pid: int, threads: bool) -> dict[int, list[Instruction]]:
         _ins(_RETURN, _EPERM),
     ]
     return {
-        CLONE: threads_only if threads else [_ins(_RETURN, _EPERM)],
+        CLONE: threads_only,
         CLONE3: [_ins(_RETURN, _ENOSYS)],
         KILL: _signal(1, pid),
         TGKILL: _signal(2, pid),
         PRCTL: _one_of(0, (_PR_SET_NAME, _PR_GET_NAME, _PR_SET_VMA), _ALLOW, _EPERM),
         IOCTL: _one_of(1, _IOCTLS, _ALLOW, _EPERM),
         FCNTL: _cases(1, dict.fromkeys(_FCNTLS, _ALLOW) | dict.fromkeys(_LOCKS, _DONE), _EPERM),
-        PRLIMIT64: _one_of(0, (0, pid), _ALLOW, _EPERM),
+        PRLIMIT64: _limits(pid),
         SOCKETPAIR: unix_stream,
         SENDTO: no_address,
         GETSOCKOPT: _one_of(2, _SOCKET_OPTIONS, _ALLOW, _EPERM),
         FUTEX: _futex(),
-        MMAP: _any_bit(3, _MAP_HUGETLB, _ENOMEM, _ALLOW),
+        MMAP: _mapping(),
         MADVISE: _one_of(2, _ADVICE, _ALLOW, _EINVAL),
         GETPRIORITY: [
             _argument(0),
@@ -246,13 +296,10 @@ def _tree(blocks: list[tuple[int, list[Instruction]]]) -> list[Instruction]:
     return [_ins(_JGE, blocks[middle][0], 0, 1), _ins(_JA, len(low)), *low, *high]
 
 
-def build_filter(pid: int, threads: bool) -> bytes:
-    """The filter for the process `pid` (as it sees itself), ready for `kernel.install_filter`.
-
-    `threads`: whether it may start threads, where something else bounds their number.
-    """
+def build_filter(pid: int) -> bytes:
+    """The filter for the process `pid` (as it sees itself), ready for `kernel.install_filter`."""
     allow, refuse = [_ins(_RETURN, _ALLOW)], [_ins(_RETURN, _EPERM)]
-    table = dict.fromkeys(ALLOWED.values(), allow) | _checked(pid, threads)
+    table = dict.fromkeys(ALLOWED.values(), allow) | _checked(pid)
     blocks: list[tuple[int, list[Instruction]]] = []
     for number in range(max(LAST_KNOWN, *table) + 1):
         block = table.get(number, refuse if number <= LAST_KNOWN else [_ins(_RETURN, _ENOSYS)])

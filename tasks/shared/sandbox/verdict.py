@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 
 from tasks.shared.sandbox import runner
+from tasks.shared.sandbox.confinement import STACK_BYTES
 from tasks.shared.sandbox.output import read_output, without_host_paths
 from tasks.shared.sandbox.records import SESSION_ENDED, ExecutionResult, Limits, Status
 
@@ -18,6 +19,11 @@ _SENTENCES = {
     Status.ERROR: "RuntimeError: the program ended without a traceback ({detail})",
     Status.FORBIDDEN: "PermissionError: the program made a system call that the sandbox refuses",
 }
+_RECURSION = "RecursionError: the program's recursion is too deep for its stack ({detail})"
+_CRASH = b"Fatal Python error: Segmentation fault"
+_MANY_FRAMES = b"\n  ...\n"
+_CRASH_BYTES = 16_384
+_SMALLEST_CHILD = 16 << 20
 _ENDED_BETWEEN = "RuntimeError: the session ended after its last block ({how}): its variables are lost"
 _SHORT_BETWEEN = (
     "MemoryError: memory ran out after the last block and ended the session: its variables are lost"
@@ -99,6 +105,18 @@ def unreadable(error: Exception, ending: Ending, isolation: str) -> ExecutionRes
     )
 
 
+def overflowed_stack(ending: Ending) -> bool:
+    """Whether a segmentation fault came of the stack: the handler counted frames, or had no stack to run on.
+
+    A recursion in C has few frames, and has filled the stack with something.
+    """
+    size = os.fstat(ending.stderr_fd).st_size
+    tail = os.pread(ending.stderr_fd, _CRASH_BYTES, max(size - _CRASH_BYTES, 0))
+    _, told, frames = tail.rpartition(_CRASH)
+    filled = ending.peak_bytes >= STACK_BYTES + _SMALLEST_CHILD
+    return not told or _MANY_FRAMES in frames or filled
+
+
 def ended_between_blocks(code: int, isolation: str) -> ExecutionResult:
     """What a block is answered that was not run, for the session's own child had ended after the block before.
 
@@ -123,7 +141,9 @@ def judge(ending: Ending, limits: Limits, isolation: str) -> ExecutionResult:
     code = ending.code
     error = ""
     if status is not Status.OK and (status is not Status.OUTPUT_CUT or code != runner.EXIT_OK):
-        sentence = _SENTENCES[status].format(limits=limits, detail=signal_or_code(code))
+        recursion = code == -signal.SIGSEGV and overflowed_stack(ending)
+        sentence = _RECURSION if recursion else _SENTENCES[status]
+        sentence = sentence.format(limits=limits, detail=signal_or_code(code))
         error = without_host_paths(ending.report) or sentence
     if ending.session_alive is False:
         error = f"{SESSION_ENDED}\n{error}"

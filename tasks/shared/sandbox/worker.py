@@ -22,6 +22,7 @@ from typing import NoReturn
 
 from tasks.shared.sandbox import confinement, kernel, namespaces, runner
 from tasks.shared.sandbox.cells import Cell, CellPool
+from tasks.shared.sandbox.threads import ThreadGate
 
 HELLO, ALIVE, FAILED = b"H", b"A", b"F"
 READY = struct.Struct("=cI")
@@ -44,7 +45,7 @@ class Plan:
     slots: int
     disk_mb: int
     warm_bytes: int
-    """Address space of the warm interpreter."""
+    """Data of the warm interpreter."""
     template: bytes
     """The seccomp filter, made once."""
     first_uid: int
@@ -99,6 +100,8 @@ class Worker:
         self._starting: dict[int, _Child] = {}  # by the descriptor of the channel
         self._poll = select.poll()
         self._oom = oom
+        self._libraries = frozenset({*plan.readable, *map(os.path.realpath, plan.readable)})
+        self._gate = ThreadGate() if plan.isolation.mode == "landlock" else None
         self._made = 0
         self._wanted = plan.slots
         self._failures = 0
@@ -107,6 +110,8 @@ class Worker:
     def run(self) -> NoReturn:
         """Serve until the broker goes away."""
         self._poll.register(self._control.fileno(), select.POLLIN)
+        if self._gate is not None:
+            self._poll.register(self._gate, select.POLLIN)
         own = os.pidfd_open(os.getpid())
         socket.send_fds(self._control, [HELLO], [own])
         os.close(own)
@@ -119,6 +124,8 @@ class Worker:
                     self._reap(descriptor)
                 elif descriptor in self._starting:
                     self._hand_over(self._starting[descriptor])
+                elif self._gate is not None and descriptor == self._gate.fileno():
+                    self._gate.answer()
             if self._cells.cleaning:
                 self._cells.clean()
 
@@ -252,7 +259,8 @@ class Worker:
                     break
             os._exit(runner.EXIT_ERROR)
         try:
-            runner.serve(wire, plan.warm_bytes)
+            own_user = plan.isolation.mode == "namespaces"
+            runner.serve(wire, runner.Surroundings(plan.warm_bytes, self._libraries, own_user))
         finally:
             os._exit(runner.EXIT_ERROR)
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tasks.shared.sandbox.libraries import ENVIRONMENT
 from tasks.shared.sandbox.metrics import Metrics
 from tasks.shared.sandbox.records import SandboxSettings, SandboxUnavailable
 from tasks.shared.sandbox.worker import ALIVE, ARE_YOU_THERE, EXITED, FAILED, HELLO, PROMOTE, READY
@@ -178,8 +179,7 @@ class WorkerSet:
             "PYTHONDONTWRITEBYTECODE": "1",
             "LANG": "C.UTF-8",
             "HOME": "/",
-            "OPENBLAS_NUM_THREADS": "1",
-            "OMP_NUM_THREADS": "1",
+            **ENVIRONMENT,
         }
         command = [sys.executable, "-m", "tasks.shared.sandbox.zygote", "--control", str(theirs.fileno())]
         self._zygote = subprocess.Popen(

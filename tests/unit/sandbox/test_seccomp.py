@@ -9,14 +9,16 @@ import pytest
 from tasks.shared.sandbox import seccomp
 
 ALLOW, EPERM, ENOSYS, KILL = 0x7FFF0000, 0x00050001, 0x00050026, 0x80000000
+ASK = 0x7FC00000
 DONE, EAGAIN, EINVAL, ENOMEM = 0x00050000, 0x0005000B, 0x00050016, 0x0005000C
 X86_64, I386 = 0xC000003E, 0x40000003
 PID = 4321
 
 
-def verdict(number: int, arguments: tuple[int, ...] = (), threads: bool = True, arch: int = X86_64) -> int:
+def verdict(
+    number: int, arguments: tuple[int, ...] = (), arch: int = X86_64, code: bytes = seccomp.build_filter(PID)
+) -> int:
     """What the kernel would do, by running the program on the call's data."""
-    code = seccomp.build_filter(PID, threads)
     program = [struct.unpack_from("=HBBI", code, at) for at in range(0, len(code), 8)]
     padded = (*arguments, *(0,) * (6 - len(arguments)))
     data = struct.pack("=IIQ6Q", number, arch, 0, *(value & (2**64 - 1) for value in padded))
@@ -190,4 +192,38 @@ def test_calls_that_depend_on_their_arguments(
 
 
 def test_without_threads_clone_is_refused() -> None:
-    assert verdict(seccomp.CLONE, (0x3D0F00,), threads=False) == EPERM
+    gate = seccomp.thread_filter()
+    assert verdict(seccomp.CLONE, (0x3D0F00,), code=gate) == ASK
+    assert verdict(seccomp.CLONE, (0x1200011,), code=gate) == ALLOW  # the worker's own fork
+    assert verdict(seccomp.CLONE3, code=gate) == verdict(seccomp.CLONE, code=gate, arch=I386) == ALLOW
+
+
+@pytest.mark.parametrize(
+    ("flags", "wanted"),
+    [
+        (0x22, ALLOW),  # private, anonymous
+        (0x02, ALLOW),
+        (0x01, ALLOW),  # a file, shared
+        (0x20022, ALLOW),  # the stack of a thread
+        (0x21, EPERM),
+        (0x23, EPERM),  # shared and validated
+        (0x122, EPERM),  # grows down
+    ],
+)
+def test_memory_that_escapes_the_limit_cannot_be_mapped(flags: int, wanted: int) -> None:
+    assert verdict(seccomp.MMAP, (0, 1 << 20, 3, flags)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        ((0, 3, 0, 1 << 40), ALLOW),  # reads it
+        ((0, 3, 1 << 40, 0), DONE),
+        ((0, 3, 1, 0), DONE),
+        ((PID, 3, 1, 0), DONE),
+        ((0, 2, 1, 0), ALLOW),
+        ((1, 3, 1, 0), EPERM),
+    ],
+)
+def test_stack_is_granted_in_name(arguments: tuple[int, ...], wanted: int) -> None:
+    assert verdict(seccomp.PRLIMIT64, arguments) == wanted

@@ -42,7 +42,12 @@ def ending(files: tuple[int, int], code: int, **more: object) -> Ending:
         (0, {}, Status.OK, ""),
         (1, {"report": "Traceback\nKeyError: 1\n"}, Status.ERROR, "KeyError: 1"),
         (9, {}, Status.ERROR, "RuntimeError: the program ended without a traceback (exit code 9)"),
-        (-signal.SIGSEGV, {}, Status.ERROR, "RuntimeError: the program ended without a traceback (SIGSEGV)"),
+        (
+            -signal.SIGSEGV,
+            {},
+            Status.ERROR,
+            "RecursionError: the program's recursion is too deep for its stack (SIGSEGV)",
+        ),
         (2, {"report": "MemoryError\n"}, Status.OUT_OF_MEMORY, "MemoryError"),
         (-signal.SIGKILL, {}, Status.OUT_OF_MEMORY, "MemoryError: the program needed more than 512 MB"),
         (
@@ -68,6 +73,25 @@ def test_status_and_line(
 ) -> None:
     result = judge(ending(files, code, **more), LIMITS, "namespaces")
     assert (result.status, result.error_line) == (status, line)
+
+
+@pytest.mark.parametrize(
+    ("frames", "peak_mb", "recursion"), [(3, 60, False), (100, 60, True), (3, 140, True)]
+)
+def test_crash_by_recursion_is_told_apart(
+    files: tuple[int, int], frames: int, peak_mb: int, recursion: bool
+) -> None:
+    lines = [
+        "warning",
+        "Fatal Python error: Segmentation fault",
+        "",
+        "Current thread 0x1 (most recent call first):",
+    ]
+    lines += ['  File "main.py", line 1 in f'] * frames + ["  ..."] * (frames == 100)
+    os.write(files[1], "\n".join([*lines, ""]).encode())
+    result = judge(ending(files, -signal.SIGSEGV, peak_bytes=peak_mb << 20), LIMITS, "")
+    assert result.status is Status.ERROR
+    assert result.error_line.startswith("RecursionError") == recursion
 
 
 def test_cut_output_is_a_status_only_where_the_program_ended_well(files: tuple[int, int]) -> None:
