@@ -56,8 +56,8 @@ class Sampler:
     def _prompts(self, problems: Mapping[str, Problem]) -> dict[str, tuple[int, ...]]:
         """The prompt's ids of each problem; ValueError that names the longest if it does not fit."""
         traces, most = self.config.traces, self.config.generation.max_prompt_tokens
-        dialect, instructed = dialect_of(traces), traces.prompt == "instructed"
-        plain = traces.prompt == "plain"
+        dialect = dialect_of(traces, self.config.sandbox.preload)
+        instructed, plain = traces.prompt == "instructed", traces.prompt == "plain"
         prompts = {
             name: encode_prompt(self.tokenizer, dialect, problem.problem, instructed, problem.system, plain)
             for name, problem in problems.items()

@@ -69,7 +69,12 @@ def _load(context: StageContext[RlStage], stack: ExitStack) -> RlRound:
     checkpoint = context.input("checkpoint")
     tokenizer = load_tokenizer(checkpoint)
     problems, num_too_long = read_problems(
-        context.input("problems"), tokenizer, config.traces, config.generation, config.rl.problems
+        context.input("problems"),
+        tokenizer,
+        config.traces,
+        config.generation,
+        config.rl.problems,
+        config.sandbox.preload,
     )
     require_problems(problems, config.rl.prompts_per_step)
     judge = stack.enter_context(RewardFunction(config.rl)) if config.rl.reward else None

@@ -33,10 +33,11 @@ def read_problems(
     traces: TracesConfig,
     generation: GenerationConfig,
     sets: Sequence[str] = (),
+    preload: Sequence[str] = (),
 ) -> tuple[list[Problem], int]:
     """Problems whose prompt fits `generation.max_prompt_tokens`, and how many do not. ValueError if none fits.
 
-    `sets`: the problem sets that are read, all if none is named.
+    `sets`: the problem sets that are read, all if none is named. `preload`: libraries that an instruction names.
     """
     problems, num_too_long = [], 0
     rows = read_table(directory / "train.parquet")
@@ -45,7 +46,7 @@ def read_problems(
         there = ", ".join(sorted({row["source"] for row in rows}))
         raise ValueError(f"rl.problems: no problem is of {', '.join(sets)}; {directory} has {there}")
     for row in chosen:
-        dialect = dialect_of(traces)
+        dialect = dialect_of(traces, preload)
         ids = encode_prompt(
             tokenizer,
             dialect,

@@ -45,7 +45,8 @@ def _load(context: StageContext[SftStage]) -> tuple[Trainer, int]:
     model = load_model(checkpoint, context.config.model)
     tokenizer = load_tokenizer(checkpoint)
     max_tokens = model.config.max_position_embeddings
-    data = read_training_set(context.input("traces"), context.config.traces, tokenizer, max_tokens)
+    traces, libraries = context.config.traces, context.config.libraries
+    data = read_training_set(context.input("traces"), traces, tokenizer, max_tokens, libraries)
     longest = max(len(sequence.ids) for sequence in data.sequences)
     if longest > config.tokens_per_micro_batch:
         raise ValueError(

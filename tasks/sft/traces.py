@@ -28,10 +28,15 @@ class TrainingSet:
 
 
 def read_training_set(
-    directory: Path, config: TracesConfig, tokenizer: "PreTrainedTokenizerBase", max_tokens: int
+    directory: Path,
+    config: TracesConfig,
+    tokenizer: "PreTrainedTokenizerBase",
+    max_tokens: int,
+    libraries: Sequence[str] = (),
 ) -> TrainingSet:
     """The traces artifact's `train.parquet` as sequences of at most `max_tokens` tokens, in file order.
 
+    `libraries`: those that an instruction names.
     Raises ValueError: no file, a missing column, no rows, a trace that does not follow the dialect, none short enough.
     """
     path = directory / "train.parquet"
@@ -45,7 +50,7 @@ def read_training_set(
     sequences = [
         sequence
         for row in rows
-        if len((sequence := _sequence(row, path, config, tokenizer)).ids) <= max_tokens
+        if len((sequence := _sequence(row, path, config, tokenizer, libraries)).ids) <= max_tokens
     ]
     if not sequences:
         raise ValueError(
@@ -61,12 +66,16 @@ def _system(row: dict[str, Any]) -> str:
 
 
 def _sequence(
-    row: dict[str, Any], path: Path, config: TracesConfig, tokenizer: "PreTrainedTokenizerBase"
+    row: dict[str, Any],
+    path: Path,
+    config: TracesConfig,
+    tokenizer: "PreTrainedTokenizerBase",
+    libraries: Sequence[str],
 ) -> TrainSequence:
     try:
         encoded = encode_trace(
             tokenizer,
-            dialect_of(config),
+            dialect_of(config, libraries),
             row["problem"],
             row["trace"],
             config.prompt == "instructed",

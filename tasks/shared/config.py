@@ -240,6 +240,7 @@ class SftStage(Section):
     model: ModelConfig
     traces: TracesConfig
     sft: SftConfig
+    libraries: tuple[str, ...] = ()  # of the sandbox, where the prompt names them
 
     @model_validator(mode="after")
     def _precision_fits_the_optimizer(self) -> Self:
@@ -361,6 +362,11 @@ class Recipe(Section):
         if self.cold_start:
             _require_zero("sft.optimizer", self.sft.optimizer, self.model)
         return self
+
+    @property
+    def libraries(self) -> tuple[str, ...]:
+        """What `sft` depends on of the sandbox: the libraries that the prompt names."""
+        return () if self.traces.prompt == "bare" else self.sandbox.preload
 
     def for_stage(self, stage: str) -> Section:
         """The sections `stage` depends on; KeyError for an unknown stage."""

@@ -35,7 +35,8 @@ def publish(context: Context, checked: Sequence[Checked]) -> StageResult:
     seconds = list(seconds_rows(checked))
     metrics = _metrics(funnel, [row["seconds"] for row in seconds])
     config = context.config
-    dialect, instructed = dialect_of(config.traces), config.traces.prompt == "instructed"
+    dialect = dialect_of(config.traces, config.sandbox.preload)
+    instructed = config.traces.prompt == "instructed"
     accepted = [trace_row(entry, dialect, instructed) for entry in checked if entry[1].accepted]
     rejected = [trace_row(entry, dialect, instructed) for entry in checked if not entry[1].accepted]
     teachers = sorted({written.teacher for written, _ in checked})

@@ -50,7 +50,7 @@ class Rules:
         """The rules that a recipe states."""
         traces = config.traces
         return cls(
-            dialect_of(traces),
+            dialect_of(traces, config.sandbox.preload),
             traces.max_calls,
             traces.error_feedback,
             traces.announce_remaining_calls,

@@ -7,7 +7,8 @@ tokenises segment by segment what RL will see. Sources: ReTool (arXiv 2504.11536
 """
 
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from tasks.shared.config import TracesConfig
@@ -17,8 +18,8 @@ EXAMPLE_CODE, EXAMPLE_OUTPUT = "print(6 * 7)", "42"
 CARRIED = 32  # characters that the token which completes a stop string may have behind it
 
 RETOOL_INSTRUCTION = """\
-Solve the problem below step by step. While you reason you may run Python in an external sandbox. Write a complete \
-script, with its imports, that prints what you want to see, in exactly this form:
+Solve the problem below step by step. While you reason you may run Python in an external sandbox.{libraries} Write a \
+complete script, with its imports, that prints what you want to see, in exactly this form:
 
 {call}
 
@@ -33,8 +34,8 @@ Close with:
 {problem}"""
 
 TORL_INSTRUCTION = """\
-Reason step by step and use Python where it helps. Write a complete script, with its imports, that prints what you \
-want to see, in exactly this form:
+Reason step by step and use Python where it helps.{libraries} Write a complete script, with its imports, that \
+prints what you want to see, in exactly this form:
 
 {call}
 
@@ -78,7 +79,7 @@ class Dialect:
     """One way to write traces."""
 
     name: str
-    instruction: str  # with {problem}, and where they are shown {call}, {feedback} and {answer}
+    instruction: str  # with {problem}, and where they are shown {libraries}, {call}, {feedback} and {answer}
     form: CallForm | None  # None: runs no code
     feedback_open: str
     feedback_close: str
@@ -86,6 +87,7 @@ class Dialect:
     answer_template: str  # how the answer is written, with {answer}
     answer_block: re.Pattern[str]  # the answer at the end of a trace; group 1 is the content of the box
     max_calls: int | None = None  # after so many calls a block without output is text, as in a rollout
+    libraries: tuple[str, ...] = ()  # what programs can import besides the standard library
 
     @property
     def runs_code(self) -> bool:
@@ -110,12 +112,20 @@ class Dialect:
         lines = [line.rstrip("}") for piece in pieces for line in piece.split("\n")]
         return tuple(dict.fromkeys(line for line in lines if line))
 
+    @property
+    def libraries_told(self) -> str:
+        """The sentence that names the libraries; "" where there are none."""
+        *others, last = self.libraries or ("",)
+        names = f"{', '.join(others)} and {last}" if others else last
+        return f"Besides the standard library there are {names}." if last else ""
+
     def prompt(self, problem: str, instructed: bool) -> str:
         """The user message: the problem under the dialect's instruction, or bare."""
         if not instructed:
             return problem
         return self.instruction.format(
             problem=problem,
+            libraries=f" {self.libraries_told}" if self.libraries else "",
             call=self.write_call(EXAMPLE_CODE) if self.form else "",
             feedback=self.feedback(EXAMPLE_OUTPUT).strip("\n"),
             answer=self.write_answer("..."),
@@ -328,6 +338,7 @@ DIALECTS = {
 }
 
 
-def dialect_of(traces: TracesConfig) -> Dialect:
-    """The dialect of a recipe, with its cap of calls."""
-    return replace(DIALECTS[traces.dialect], max_calls=traces.max_calls)
+def dialect_of(traces: TracesConfig, preload: Iterable[str] = ()) -> Dialect:
+    """The dialect of a recipe, with its cap of calls; for prompts also with its `sandbox.preload`."""
+    libraries = tuple(name for name in preload if name.partition(".")[0] not in sys.stdlib_module_names)
+    return replace(DIALECTS[traces.dialect], max_calls=traces.max_calls, libraries=libraries)

@@ -125,6 +125,21 @@ def test_a_stage_sees_only_what_it_depends_on(tmp_path):
     assert changed == {"rl"}
 
 
+@pytest.mark.parametrize(
+    ("prompt", "key", "value", "concerned"),
+    [
+        ("instructed", "preload", ["sympy"], True),  # its prompt names them
+        ("instructed", "workers", 7, False),
+        ("bare", "preload", ["sympy"], False),
+    ],
+)
+def test_sft_depends_on_the_sandbox_where_its_prompt_does(tmp_path, prompt, key, value, concerned):
+    path = write(tmp_path, MINIMAL)
+    before = load_recipe(path, {"traces.prompt": prompt})
+    after = load_recipe(path, {"traces.prompt": prompt, f"sandbox.{key}": value})
+    assert (before.for_stage("sft") != after.for_stage("sft")) == concerned
+
+
 def test_a_protocol_fills_in_what_it_says(tmp_path):
     recipe = load_recipe(write(tmp_path, MINIMAL + "[evaluate]\nprotocol = 'torl'"))
     chosen = recipe.evaluate

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from tasks.shared.config import TracesConfig
 from tasks.shared.traces.call_forms import UNFINISHED
-from tasks.shared.traces.dialect import DIALECTS, EXAMPLE_CODE, EXAMPLE_OUTPUT, TraceFormatError
+from tasks.shared.traces.dialect import DIALECTS, EXAMPLE_CODE, EXAMPLE_OUTPUT, TraceFormatError, dialect_of
 
 RETOOL = DIALECTS["retool"]
 TORL = DIALECTS["torl"]
@@ -85,6 +86,15 @@ def test_prompts():
     assert RETOOL.prompt("How many?", instructed=False) == "How many?"
     assert RETOOL.prompt("How many?", instructed=True).endswith("\n\nHow many?")
     assert "\\boxed{...}" in RETOOL.prompt("How many?", instructed=True)
+
+
+@pytest.mark.parametrize("name", ["retool", "torl"])
+def test_instruction_names_the_libraries_of_the_sandbox(name):
+    dialect = dialect_of(TracesConfig(dialect=name), ("sympy", "math", "numpy", "scipy"))
+    told = "Besides the standard library there are sympy, numpy and scipy. "
+    assert told in dialect.prompt("How many?", instructed=True)
+    assert told not in dialect_of(TracesConfig(dialect=name)).prompt("How many?", instructed=True)
+    assert dialect.prompt("How many?", instructed=False) == "How many?"
 
 
 @pytest.mark.parametrize("dialect", [RETOOL, TORL])
