@@ -42,18 +42,14 @@ def sessions_that_fit(settings: SandboxSettings) -> int:
 
 def above_hard_limit(limits: Limits, warm_mb: int) -> str:
     """Which of the limits no child could be given, in a line with the remedy; empty where all can."""
+    memory = (limits.memory_mb + warm_mb << 20) + MEMORY_RESERVE
     needed = (
         (f"cpu_s = {limits.cpu_s:g}", resource.RLIMIT_CPU, math.ceil(limits.cpu_s) + 1, "seconds", "t"),
         (f"open_files = {limits.open_files}", resource.RLIMIT_NOFILE, limits.open_files, "files", "n"),
         (f"processes = {limits.processes}", resource.RLIMIT_NPROC, limits.processes, "processes", "u"),
         (f"disk_mb = {limits.disk_mb}", resource.RLIMIT_FSIZE, limits.disk_mb << 20, "bytes in a file", "f"),
-        (
-            f"memory_mb = {limits.memory_mb}",
-            resource.RLIMIT_AS,
-            (limits.memory_mb + warm_mb << 20) + MEMORY_RESERVE,
-            "bytes of addresses",
-            "v",
-        ),
+        (f"memory_mb = {limits.memory_mb}", resource.RLIMIT_DATA, memory, "bytes of data", "d"),
+        (f"memory_mb = {limits.memory_mb}", resource.RLIMIT_AS, memory, "bytes of addresses", "v"),
     )
     for text, kind, least, unit, letter in needed:
         hard = resource.getrlimit(kind)[1]

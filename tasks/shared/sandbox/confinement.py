@@ -160,7 +160,7 @@ def confine(
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
         kernel.landlock_restrict(ruleset)
         kernel.drop_capabilities()
-    resource.setrlimit(resource.RLIMIT_STACK, (STACK_BYTES, STACK_BYTES))
+    _limit_at_most(resource.RLIMIT_STACK, STACK_BYTES)
     os.dup2(channel, CHANNEL_FD)
     kernel.close_from(CHANNEL_FD + 1)
     wire = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=CHANNEL_FD)
@@ -187,11 +187,18 @@ def limit_resources(
         resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu + 1))
     data = warm_bytes + memory_bytes
     resource.setrlimit(resource.RLIMIT_DATA, (data, data + MEMORY_RESERVE))
-    resource.setrlimit(resource.RLIMIT_AS, (data + _ADDRESSES, data + _ADDRESSES))
+    _limit_at_most(resource.RLIMIT_AS, data + _ADDRESSES)
     resource.setrlimit(resource.RLIMIT_NOFILE, (open_files, open_files))
     resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
     # Signals that are queued count for the user, who is the same for all programs of some stacks: none is queued.
     resource.setrlimit(_RLIMIT_SIGPENDING, (0, 0))
+
+
+def _limit_at_most(kind: int, value: int) -> None:
+    """Set a limit, to less where the server itself may have less."""
+    hard = resource.getrlimit(kind)[1]
+    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(kind, (value, value))
 
 
 def limit_processor(cpu_s: float) -> None:
