@@ -291,7 +291,7 @@ def server_environment(cpu_cache_gib: int, token: str, devices: str, cores: str)
         {name: os.environ[name] for name in STAGE_VARIABLES if name in os.environ}
         | {
             "VLLM_SERVER_DEV_MODE": "1",  # pause, weights and checksums; `RequireToken` stands before them
-            "VLLM_CPU_KVCACHE_SPACE": str(cpu_cache_gib),
+            "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", str(cpu_cache_gib)),
             "VLLM_NO_USAGE_STATS": "1",
             "VLLM_LOGGING_LEVEL": "WARNING",
             "TIRFLOW_POOL_TOKEN": token,

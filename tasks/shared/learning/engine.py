@@ -15,7 +15,7 @@ import logging
 import math
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,9 @@ from tasks.shared.learning.logprobs import TokenHead, TokenScores, token_scores,
 from tasks.shared.learning.packing import PackedBatch
 from tasks.shared.learning.saved import checkpoints_in, complete, require_whole
 from tasks.shared.stage import TrainingStopped
+
+
+GATHERED_BYTES = 1 << 30  # whole tensors on the device beside the shards, while weights are handed over
 
 
 def learning_rate_at(config: OptimizerConfig, step: int, total_steps: int) -> float:
@@ -171,18 +174,39 @@ class TrainingEngine(Engine):
         return self.token_scores(batch, temperature).logprobs
 
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Name and full tensor of every parameter, tied ones under each name; gathered one at a time under ZeRO-3."""
+        """Name and full tensor of every parameter, tied ones under each name; under ZeRO-3 gathered in buckets.
+
+        A gathered tensor is whole until the next one is asked for, and no longer.
+        """
         import deepspeed
 
-        for name, parameter in self.module.named_parameters(remove_duplicate=False):
-            with deepspeed.zero.GatheredParameters([parameter], enabled=self._config.zero_stage == 3):
-                yield name, parameter.detach()
+        partitioned = self._config.zero_stage == 3
+        for bucket in _buckets(list(self.module.named_parameters(remove_duplicate=False))):
+            together = list({id(parameter): parameter for _, parameter in bucket}.values())
+            with deepspeed.zero.GatheredParameters(together, enabled=partitioned):
+                for name, parameter in bucket:
+                    yield name, parameter.detach()
 
     def state_dict(self) -> dict[str, torch.Tensor] | None:
         """The whole model's state on the CPU for `save_checkpoint`, in the first rank; None if not partitioned."""
         if self._config.zero_stage < 3:
             return None
         return {name: tensor.to("cpu", copy=True) for name, tensor in self.weights()}
+
+
+def _buckets(named: Sequence[tuple[str, nn.Parameter]]) -> Iterator[list[tuple[str, nn.Parameter]]]:
+    """The parameters in order, in groups of at most GATHERED_BYTES; a larger one is a group of its own."""
+    bucket: list[tuple[str, nn.Parameter]] = []
+    held = 0
+    for name, parameter in named:
+        size = getattr(parameter, "ds_numel", parameter.numel()) * parameter.element_size()
+        if bucket and held + size > GATHERED_BYTES:
+            yield bucket
+            bucket, held = [], 0
+        bucket.append((name, parameter))
+        held += size
+    if bucket:
+        yield bucket
 
 
 def _gather_with(head: TokenHead) -> None:
