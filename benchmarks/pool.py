@@ -37,7 +37,6 @@ from tasks.shared.generation.pool.client import open_session
 from tasks.shared.generation.pool.generator import PoolGenerator
 from tasks.shared.generation.pool.members import Member
 from tasks.shared.generation.pool.server import plan_servers, stop_all
-from tasks.shared.generation.pool.weights import WeightFiles
 from tasks.shared.generation.protocol import Sampling
 from tasks.shared.generation.vllm_options import engine_options, sampling_options
 
@@ -135,7 +134,6 @@ def asked(urls: Sequence[str], checkpoint: Path, rows: int) -> Iterator[PoolGene
         slots=rows,
         eos_ids=[],
         paths=[str(path) for path in sorted(checkpoint.glob("*.safetensors"))],
-        files=WeightFiles(None),
     )
     try:
         generator.wait()

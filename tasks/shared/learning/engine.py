@@ -33,7 +33,6 @@ from tasks.shared.learning.packing import PackedBatch
 from tasks.shared.learning.saved import checkpoints_in, complete, require_whole
 from tasks.shared.stage import TrainingStopped
 
-
 GATHERED_BYTES = 1 << 30  # whole tensors on the device beside the shards, while weights are handed over
 
 

@@ -108,17 +108,47 @@ class Client:
 
     async def take_weights(self, paths: Sequence[str], version: str) -> None:
         """Load safetensors files between two steps; running requests wait meanwhile and go on."""
-        await self._ask("/pause?mode=keep")
+        await self.pause()
         await self._call("begin_weights")
         for path in paths:
             await self._call("take_weights", path=path)
         await self._call("finish_weights")
         await self.name_weights(version)
-        await self._ask("/resume")
+        await self.resume()
 
     async def name_weights(self, version: str) -> None:
         """Name the weights that are held; what they sample from now on comes with it."""
         await self._ask("/update_weight_version", {"new_version": version})
+
+    async def pause(self) -> None:
+        """Sample nothing until `resume`; running requests are kept."""
+        await self._ask("/pause?mode=keep")
+
+    async def resume(self) -> None:
+        """Go on."""
+        await self._ask("/resume")
+
+    async def num_workers(self) -> int:
+        """GPUs of this server."""
+        answer = await self._ask("/get_world_size", method="GET")
+        return msgspec.json.decode(answer, type=dict[str, int])["world_size"]
+
+    async def join_group(self, group: dict[str, Any]) -> None:
+        """Join a group that carries weights, vLLM's `init_info`; one that it was in before is left."""
+        await self._ask("/shutdown_weight_transfer_engine")
+        await self._ask("/init_weight_transfer_engine", {"init_info": group})
+
+    async def start_transfer(self) -> None:
+        """Make ready for weights out of the group."""
+        await self._ask("/start_weight_update")
+
+    async def receive(self, described: dict[str, Any]) -> None:
+        """Receive tensors of these names, types and shapes."""
+        await self._ask("/update_weights", {"update_info": described})
+
+    async def finish_transfer(self, version: str) -> None:
+        """Compute with what was received, under this name."""
+        await self._ask("/finish_weight_update", {"weight_version": version})
 
     async def digests(self) -> dict[str, str]:
         """A digest of every tensor that the server holds, by worker and name."""
@@ -129,10 +159,11 @@ class Client:
         """Call a method of `PoolWorker` in every worker."""
         return await self._ask("/collective_rpc", {"method": method, "kwargs": arguments})
 
-    async def _ask(self, path: str, body: dict[str, Any] | None = None) -> bytes:
+    async def _ask(self, path: str, body: dict[str, Any] | None = None, method: str = "POST") -> bytes:
         data = self._encoder.encode(body) if body is not None else None
         try:
-            async with self._session.post(self.url + path, data=data, headers=self._headers) as reply:
+            asked = self._session.request(method, self.url + path, data=data, headers=self._headers)
+            async with asked as reply:
                 answer = await reply.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise ServerLost(f"{self.url}: {type(error).__name__}: {error}") from None

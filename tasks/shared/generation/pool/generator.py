@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,7 +17,8 @@ import aiohttp
 
 from tasks.shared.generation.pool.client import Completion, open_session
 from tasks.shared.generation.pool.members import Ask, Member, Pool
-from tasks.shared.generation.pool.weights import WeightFiles
+from tasks.shared.generation.pool.nccl import NcclTransfer
+from tasks.shared.generation.pool.weights import FileTransfer, Transfer
 from tasks.shared.generation.protocol import Generator, Piece, Sampling
 from tasks.shared.generation.vllm_options import reason_of, sampling_options
 from tasks.shared.learning.distributed import from_first_rank
@@ -50,13 +52,15 @@ class PoolGenerator:
         slots: int,
         eos_ids: Sequence[int],
         paths: Sequence[str],
-        files: WeightFiles,
+        directory: Path | None = None,
+        nccl_address: str = "",
     ) -> None:
-        """`paths`: the checkpoint's safetensors; `files`: where later weights are written."""
+        """`paths`: the checkpoint's safetensors. Later weights go over as files in `directory`, None for this host's
+        memory, or by NCCL from this host's `nccl_address`.
+        """
         self._run = secrets.token_hex(4)  # sets this pool's versions apart from those of another run
         self.version = 0  # of the weights that are sampled with, from 0 for the checkpoint's
         self._eos_ids = list(eos_ids)
-        self._files = files
         self._requests: dict[str, _Request] = {}
         self._pieces: SimpleQueue[Piece | Exception] = SimpleQueue()
         self._num_running = 0
@@ -76,6 +80,11 @@ class PoolGenerator:
         self._waiting: set[Future[Any]] = set()  # calls into the loop whose callers wait
         self._thread = threading.Thread(target=self._loop.run_forever, name="pool", daemon=True)
         self._thread.start()
+        self._transfer: Transfer
+        if nccl_address:
+            self._transfer = NcclTransfer(self._pool, self._call, nccl_address)
+        else:
+            self._transfer = FileTransfer(self._pool, self._call, directory)
         self._session: aiohttp.ClientSession = self._call(_in_loop(open_session))
         self._call(self._pool.start(self._session))
 
@@ -140,11 +149,9 @@ class PoolGenerator:
 
     def load_weights(self, weights: "Iterable[tuple[str, torch.Tensor]]") -> None:
         """Give every server these weights, in memory; requests that run wait meanwhile and go on with them."""
-        paths = self._files.write(weights)
         self.wait()
         self.version += 1
-        self._call(self._pool.push(paths, self._name(self.version)))
-        self._files.drop_older(paths)
+        self._transfer.push(weights, self._name(self.version))
 
     def disagreeing(self) -> list[str]:
         """Tensors, by server, that are not what the server holds that scored last."""
@@ -180,7 +187,7 @@ class PoolGenerator:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
-        self._files.close()
+        self._transfer.close()
 
     def _submit(self, request_id: str, stop: str | None, max_new_tokens: int) -> None:
         request = self._requests[request_id]

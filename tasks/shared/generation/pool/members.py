@@ -47,6 +47,7 @@ class Member:
     client: Client | None = None
     ready: bool = False  # it answers, and holds the weights that were pushed last
     was_ready: bool = False
+    waits_for_push: bool = False  # it answers, and there are no files with the weights of today
     # set by whoever got no answer: nobody asks it until it was seen to be well
     doubted: asyncio.Event = field(default_factory=asyncio.Event)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)  # one a request
@@ -78,7 +79,9 @@ class Pool:
         self.members = list(members)
         self.version = version  # of the weights that every ready member holds
         self.num_lost = 0  # servers that died or fell silent
-        self._paths = tuple(paths)  # of the files with these weights
+        self._paths: tuple[str, ...] | None = tuple(
+            paths
+        )  # of the files with these weights; None: there are none
         self._pushed = False  # other weights than those that servers start with
         self._token = token
         self._slots = slots
@@ -141,6 +144,47 @@ class Pool:
             ready = [member for member in self.members if member.ready]
             await asyncio.gather(*(self._give(member) for member in ready))
 
+    async def pause_for_push(self) -> list[Member]:
+        """Begin a push that leaves no files: the members that are there wait for it, those that come wait for the next.
+
+        `finish_push` ends it.
+        """
+        await self._weights.acquire()
+        self._paths, self._pushed = None, True
+        members = [member for member in self.members if member.ready or member.waits_for_push]
+        await asyncio.gather(*(_client(member).pause() for member in members))
+        return members
+
+    async def num_workers(self, members: Sequence[Member]) -> list[int]:
+        """The GPUs of each."""
+        return list(await asyncio.gather(*(_client(member).num_workers() for member in members)))
+
+    async def join_group(
+        self, members: Sequence[Member], group: dict[str, Any], offsets: Sequence[int]
+    ) -> None:
+        """Let each join a group with its workers from its offset on."""
+        joining = zip(members, offsets, strict=True)
+        await asyncio.gather(*(_client(m).join_group(group | {"rank_offset": first}) for m, first in joining))
+
+    async def start_push(self, members: Sequence[Member]) -> None:
+        """Make them ready to receive."""
+        await asyncio.gather(*(_client(member).start_transfer() for member in members))
+
+    async def receive(self, members: Sequence[Member], described: dict[str, Any]) -> None:
+        """Let each receive what this process broadcasts meanwhile."""
+        await asyncio.gather(*(_client(member).receive(described) for member in members))
+
+    async def finish_push(self, members: Sequence[Member], version: str) -> None:
+        """Let them go on with what they have received."""
+        await asyncio.gather(*(_client(member).finish_transfer(version) for member in members))
+        self.version = version
+        for member in members:
+            await _client(member).resume()
+            member.ready, member.waits_for_push = True, False
+        self._weights.release()
+        self._changed.set()
+        self._dispatch()
+
     async def digests(self) -> dict[str, dict[str, str]]:
         """What each ready member holds: digests of its tensors, by its name."""
         async with self._weights:
@@ -150,6 +194,7 @@ class Pool:
 
     async def _give(self, member: Member) -> None:
         """Give a member the weights of `version`. It leaves the pool if it is lost meanwhile."""
+        assert self._paths is not None
         try:
             await _client(member).take_weights(self._paths, self.version)
         except ServerLost as error:
@@ -211,20 +256,29 @@ class Pool:
         """Start the member if it is ours, wait until it answers, give it the weights of today."""
         while not member.ready:
             client = await self._answering(member)
-            async with self._weights:
-                try:
-                    if self._pushed or member.server is None:
-                        await client.take_weights(self._paths, self.version)
-                    else:
-                        await client.name_weights(self.version)
-                except ServerLost as error:
-                    if await client.is_healthy():
-                        raise _refused(member, error) from None
-                    continue
-                member.ready = member.was_ready = True
-                member.doubted.clear()
+            try:
+                await self._bring_up_to_date(member, client)
+            except ServerLost as error:
+                if await client.is_healthy():
+                    raise _refused(member, error) from None
+        member.was_ready = True
+        member.doubted.clear()
         self._changed.set()
         self._dispatch()
+
+    async def _bring_up_to_date(self, member: Member, client: Client) -> None:
+        """Give a member that answers the weights of today; where there are no files of them, at the next push."""
+        async with self._weights:
+            if self._pushed or member.server is None:
+                member.waits_for_push = self._paths is None
+                if self._paths is not None:
+                    await client.take_weights(self._paths, self.version)
+            else:
+                await client.name_weights(self.version)
+            member.ready = not member.waits_for_push
+        while member.waits_for_push:
+            self._changed.clear()
+            await self._changed.wait()
 
     async def _answering(self, member: Member) -> Client:
         """A client of the member, once that answers; one that was lost may come back at any time."""

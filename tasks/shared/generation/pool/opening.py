@@ -4,16 +4,17 @@ import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import torch
 
 from tasks.shared.config import GenerationConfig, ModelConfig
 from tasks.shared.environment import named_key, rank
+from tasks.shared.execution.addresses import address_towards
 from tasks.shared.generation.pool.generator import PoolFollower, PoolGenerator
 from tasks.shared.generation.pool.hosts import AnnouncedServer, dismiss, invite
 from tasks.shared.generation.pool.members import Member
-from tasks.shared.generation.pool.server import ServerProcess, plan_servers, stop_all
-from tasks.shared.generation.pool.weights import WeightFiles
+from tasks.shared.generation.pool.server import ServerProcess, plan_servers, stop_all, uses_nccl
 from tasks.shared.generation.protocol import Generator
 from tasks.shared.generation.vllm_options import engine_options
 from tasks.shared.stage import POOL, Meeting
@@ -46,7 +47,8 @@ def open_pool(
         slots=config.max_sequences,
         eos_ids=eos_ids,
         paths=[str(path) for path in sorted(checkpoint.glob("*.safetensors"))],
-        files=WeightFiles(shared / "weights" if shared is not None else None),
+        directory=shared / "weights" if shared is not None else None,
+        nccl_address=_nccl_address(config, meeting),
     )
     try:
         yield generator
@@ -91,3 +93,12 @@ def _members(
         directory=scratch / "servers",
     )
     return servers, [*(Member(server.name, server) for server in servers), *members], token
+
+
+def _nccl_address(config: GenerationConfig, meeting: Meeting | None) -> str:
+    """This host's address for a group of GPUs, "" where weights go over as files."""
+    if not uses_nccl(config.pool):
+        return ""
+    if config.pool.addresses:
+        return address_towards(urlsplit(config.pool.addresses[0]).hostname or LOOPBACK)
+    return meeting.address if meeting is not None and meeting.samplers else LOOPBACK

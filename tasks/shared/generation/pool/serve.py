@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from tasks.shared.environment import pool_token, server_environment
-from tasks.shared.generation.pool.server import server_command
+from tasks.shared.generation.pool.server import NCCL, server_command
 from tasks.shared.generation.vllm_options import CPU_CACHE_GIB, engine_options
 from tasks.shared.recipes import load_recipe
 
@@ -43,6 +43,7 @@ def main(arguments: list[str]) -> NoReturn:
     except (ValueError, OSError) as error:
         parser.error(str(error))
     options |= {"tensor_parallel_size": given.tensor_parallel, "quantization": given.quantization}
+    options["weight_transfer_config"] = NCCL if torch.cuda.is_available() else None
     environment = server_environment(CPU_CACHE_GIB, pool_token(), "", given.cores)
     command = server_command(options, given.host, given.port)
     os.execve(command[0], command, environment)

@@ -20,6 +20,7 @@ from tasks.shared.generation.vllm_options import CPU_CACHE_GIB
 
 PACKAGE = "tasks.shared.generation.pool"
 LAST_LINES = 3
+NCCL = '{"backend": "nccl"}'  # vLLM's weight_transfer_config
 
 
 class PoolFailed(ValueError):
@@ -163,6 +164,7 @@ def plan_servers(
         **options,
         "tensor_parallel_size": config.tensor_parallel,
         "quantization": None if config.quantization == "none" else config.quantization,
+        "weight_transfer_config": NCCL if uses_nccl(config) else None,
     }
     servers = []
     for number in range(config.servers):
@@ -181,6 +183,15 @@ def plan_servers(
             )
         )
     return servers
+
+
+def uses_nccl(config: PoolConfig) -> bool:
+    """Whether weights go over from GPU to GPU. ValueError where that is asked for and there are none."""
+    import torch
+
+    if config.transfer == "nccl" and not torch.cuda.is_available():
+        raise ValueError("generation.pool.transfer = 'nccl' needs GPUs, and none was seen: set it to 'auto'")
+    return config.transfer != "files" and torch.cuda.is_available()
 
 
 def core_shares(cores: Sequence[int], num_taken: int, parts: int) -> list[list[str]]:

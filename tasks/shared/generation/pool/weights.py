@@ -6,33 +6,67 @@ process, however that ends.
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
+
+from tasks.shared.generation.pool.members import Pool
 
 if TYPE_CHECKING:
     import torch
 
 BUCKET_BYTES = 1 << 30
+Call = Callable[[Coroutine[Any, Any, Any]], Any]
 
 
 def buckets(
-    weights: "Iterable[tuple[str, torch.Tensor]]", size: int = BUCKET_BYTES
+    weights: "Iterable[tuple[str, torch.Tensor]]", device: str | None = None
 ) -> "Iterator[dict[str, torch.Tensor]]":
-    """The tensors in order, copied to the host, in groups of about `size` bytes; a larger one is a group of its own."""
+    """Copies of the tensors in order, in groups of about BUCKET_BYTES; a larger one is a group of its own.
+
+    `device`: where the copies lie, None for where the tensors do. A gathered ZeRO-3 tensor itself is soon gone.
+    """
     group: dict[str, torch.Tensor] = {}
     held = 0
     for name, tensor in weights:
         num_bytes = tensor.numel() * tensor.element_size()
-        if group and held + num_bytes > size:
+        if group and held + num_bytes > BUCKET_BYTES:
             yield group
             group, held = {}, 0
-        group[name] = (
-            tensor.detach().to("cpu", copy=True).contiguous()
-        )  # a gathered ZeRO-3 tensor is gone by then
+        group[name] = tensor.detach().to(device or tensor.device, copy=True).contiguous()
         held += num_bytes
     if group:
         yield group
+
+
+class Transfer(Protocol):
+    """A way that weights take to the servers of a pool."""
+
+    def push(self, weights: "Iterable[tuple[str, torch.Tensor]]", version: str) -> None:
+        """Give every server these weights under that name; requests that run wait meanwhile and go on with them."""
+
+    def close(self) -> None:
+        """Let go of what it holds."""
+
+
+class FileTransfer:
+    """Through files, which stay until the next push: a server that is started later takes them too."""
+
+    def __init__(self, pool: Pool, call: Call, directory: Path | None) -> None:
+        """`call` runs something in the pool's thread; `directory` as for `WeightFiles`."""
+        self._pool = pool
+        self._call = call
+        self._files = WeightFiles(directory)
+
+    def push(self, weights: "Iterable[tuple[str, torch.Tensor]]", version: str) -> None:
+        """See `Transfer.push`."""
+        paths = self._files.write(weights)
+        self._call(self._pool.push(paths, version))
+        self._files.drop_older(paths)
+
+    def close(self) -> None:
+        """Forget the files."""
+        self._files.close()
 
 
 class WeightFiles:
@@ -52,7 +86,7 @@ class WeightFiles:
 
         self._number += 1
         paths = []
-        for place, group in enumerate(buckets(weights)):
+        for place, group in enumerate(buckets(weights, "cpu")):
             paths.append(self._new_path(place))
             Path(paths[-1]).write_bytes(save(group))
         return paths
