@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.shared.row_values import answer_at, name_at, problem_at
+from tasks.shared.row_values import answer_at, id_at, name_at, problem_at
 
 INTEGER = re.compile(r"([+-]?[0-9]+)(?:\.0*)?")
 THOUSANDS = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?:[,.]|$))")
@@ -83,11 +83,11 @@ def check_rows(
                 )
             num_repeats += 1
             continue
-        row_id = f"{source}/{name_at(raw, 'id', place) or number}"
+        row_id = f"{source}/{id_at(raw, place) or number}"
         if row_id in ids:
             raise ValueError(f"{place}: key 'id': {row_id!r} occurs twice; give every row an id of its own")
         ids.add(row_id)
-        rows[problem] = ProblemRow(row_id, problem, answer, source, name_at(raw, "family", place), system)
+        rows[problem] = ProblemRow(row_id, problem, answer, source, name_at(raw, "family"), system)
     if not rows:
         raise ValueError(f"problem set '{source}': no rows; check its path, split and limit")
     return list(rows.values()), num_repeats

@@ -25,7 +25,8 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 RawRows = Iterator[tuple[str, Mapping[str, Any]]]
 PACKED = (".gz", ".bz2", ".xz")
 UNREADABLE = (gzip.BadGzipFile, lzma.LZMAError, zlib.error, EOFError)
-BYTE_ORDER_MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+BYTE_ORDER_MARKS = {b"\xff\xfe\x00\x00": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+BLANK = "\ufeff \t\r\n"  # around a line; a mark stands within a file that was joined from several
 # `train-00000-of-00002.parquet`, `data/test.jsonl`, `validation/0.csv`
 SPLIT = re.compile(r"(?:^|[-_./ ])(train|test|validation|valid|val|dev|eval)(?:[-_./ ]|$)", re.IGNORECASE)
 SPLIT_NAMES = {"valid": "validation", "val": "validation", "dev": "validation", "eval": "test"}
@@ -140,7 +141,9 @@ def _open(path: Path) -> IO[str]:
     import fsspec
 
     with fsspec.open(path, "rb", compression="infer") as stream:
-        encoding = BYTE_ORDER_MARKS.get(stream.read(2), "utf-8-sig")
+        begin = stream.read(4)
+    encodings = (encoding for mark, encoding in BYTE_ORDER_MARKS.items() if begin.startswith(mark))
+    encoding = next(encodings, "utf-8-sig")
     opened = fsspec.open(
         path, "rt", compression="infer", encoding=encoding, errors="surrogateescape", newline=""
     )
@@ -166,20 +169,27 @@ def _told(path: Path) -> Iterator[None]:
 def _jsonl_rows(path: Path) -> RawRows:
     with _told(path), _open(path) as stream:
         for number, line in enumerate(stream, start=1):
-            if line.strip():
-                yield _json_row(line, f"{path}: row {number}")
+            if line.strip(BLANK):
+                yield _json_row(line.strip(BLANK), f"{path}: row {number}")
 
 
 def _json_row(line: str, place: str) -> tuple[str, Mapping[str, Any]]:
     try:
         row = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits is a plain ValueError
         hint = encoding_hint(line)
-        said = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+        said = _in_json(error)
         raise ValueError(f"{place}: not valid JSON ({said}{hint}); correct that line") from None
     if not isinstance(row, dict):
         raise ValueError(f"{place}: not a JSON object; write one object a line")
     return place, row
+
+
+def _in_json(error: Exception) -> str:
+    """What is wrong with a text that is no JSON."""
+    if isinstance(error, json.JSONDecodeError):
+        return error.msg
+    return "nested too deeply" if isinstance(error, RecursionError) else "a number of too many digits"
 
 
 def _json_rows(path: Path) -> RawRows:
@@ -194,8 +204,8 @@ def _json_rows(path: Path) -> RawRows:
             return
         said = f"line {error.lineno}: {error.msg}{encoding_hint(text)}"
         raise ValueError(f"{path}: not valid JSON ({said}); correct it") from None
-    except RecursionError:
-        raise ValueError(f"{path}: nested too deeply; write a list of objects") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not valid JSON ({_in_json(error)}); write a list of objects") from None
     lists = [content] if isinstance(content, list) else []
     if isinstance(content, dict):
         lists = [value for value in content.values() if isinstance(value, list) and _holds_objects(value)]
@@ -244,10 +254,18 @@ def _parquet_rows(path: Path) -> RawRows:
 
     try:
         parquet = pyarrow.parquet.ParquetFile(path)
-    except pyarrow.ArrowInvalid as error:
-        raise ValueError(f"{path}: not a parquet file ({error}); write it again") from None
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ValueError(f"{path}: not a parquet file ({_in_one_line(error)}); write it again") from None
     number = 0
-    for batch in parquet.iter_batches():
+    batches = parquet.iter_batches()
+    while True:
+        try:
+            batch = next(batches, None)
+        except (pyarrow.ArrowException, OSError) as error:
+            said = _in_one_line(error)
+            raise ValueError(f"{path}: damaged after row {number} ({said}); write it again") from None
+        if batch is None:
+            return
         for row in _batch_rows(batch, path, number):
             number += 1
             yield f"{path}: row {number}", row

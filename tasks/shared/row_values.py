@@ -18,6 +18,10 @@ from tasks.shared.grading.box import last_box
 MAX_CHARS = 1_000_000  # of one text; more is a file that lost its line ends, and no model could read it
 FINAL = re.compile(r"^####[ \t]*(.+)$", re.MULTILINE)  # GSM8K's last line
 MATH = re.compile(r"\$\$([^$]+)\$\$|\$([^$]+)\$|\\\(((?:(?!\\\)).)+)\\\)|\\\[((?:(?!\\\]).)+)\\\]", re.DOTALL)
+BARE_BOX = re.compile(
+    r"\\(?:boxed +([A-Za-z0-9]+)|fbox\{([^{}]+)\})"
+)  # `\boxed 2`, `\fbox{2}` in MATH's solutions
+WHOLE_POINT = re.compile(r"(?<=[0-9])\.$")
 MAX_LISTED = 10_000  # characters of a list that is written as text
 BYTE = re.compile("[\udc80-\udcff]")  # a byte that was no UTF-8, as `surrogateescape` keeps it
 LONE = re.compile("[\ud800-\udfff]")
@@ -77,12 +81,18 @@ def answer_at(raw: Mapping[str, Any], column: str, place: str, setting: str, sev
     return "\\{" + ", ".join(_final(_text(_only(_listed(one), where), where), where) for one in value) + "\\}"
 
 
-def name_at(raw: Mapping[str, Any], column: str, place: str) -> str:
-    """A name in an optional column ("id", "family"); "" where there is none."""
-    key = _key(raw, column)
+def id_at(raw: Mapping[str, Any], place: str) -> str:
+    """The row's own `id`, "" where it has none."""
+    key = _key(raw, "id")
     if key is None or raw[key] is None or raw[key] == "":
         return ""
-    return _text(raw[key], Place(place, column, "that column"))
+    return _text(raw[key], Place(place, key, "another name for that column"))
+
+
+def name_at(raw: Mapping[str, Any], column: str) -> str:
+    """A text in a column that sets may have for other purposes; "" where there is none."""
+    value = raw.get(_key(raw, column) or column)
+    return value.strip() if isinstance(value, str) and not LONE.search(value) else ""
 
 
 def value_at(raw: Mapping[str, Any], column: str, place: str, setting: str) -> Any:
@@ -223,6 +233,7 @@ def _checked(text: str, where: Place) -> str:
 
 def _final(text: str, where: Place) -> str:
     """The answer in what may be a whole solution: its last box, GSM8K's last line, what stands between dollars."""
+    text = BARE_BOX.sub(lambda found: "\\boxed{" + (found[1] or found[2]) + "}", text)
     box = last_box(text)
     if box is not None:
         if not box.content:
@@ -233,6 +244,7 @@ def _final(text: str, where: Place) -> str:
     inner = MATH.fullmatch(text.strip().removesuffix("."))
     if inner is not None:
         text = next(group for group in inner.groups() if group is not None).strip()
+    text = WHOLE_POINT.sub("", text)
     if text.casefold() in NO_VALUES:
         raise where.refuse(f"is '{text}', no answer; fill it in or take the row out")
     return text

@@ -71,7 +71,7 @@ def _texts_to_rewrite(context: Context) -> list[tuple[Problem, str]]:
         if any(gram in leaks for gram in ngrams(problem, LEAK_WORDS)):
             num_leaks += 1
             continue
-        name = name_at(row, "source", place) or _name(source)
+        name = name_at(row, "source") or _name(source)
         found.append((Problem(f"{_name(source)}/{number}", problem, answer, name, "", system), reasoning))
     context.log(f"texts to rewrite: {len(found)}; left out as evaluation problems: {num_leaks}")
     if not found:

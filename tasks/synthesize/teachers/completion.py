@@ -42,7 +42,8 @@ class Message(BaseModel):
     @classmethod
     def _join_parts(cls, content: Any) -> Any:
         """The text of a content that comes in parts; other parts (thinking, images) are no words of the turn."""
-        return "".join(map(_words_of, content)) if isinstance(content, list) else content
+        parts = [content] if isinstance(content, dict) else content
+        return "".join(map(_words_of, parts)) if isinstance(parts, list) else content
 
 
 class Choice(BaseModel):

@@ -36,6 +36,8 @@ def rows_of(path: Path, split: str = "train") -> list[dict[str, Any]]:
         ("a.json.xz", lzma.compress(ARRAY.encode())),
         ("a.jsonl", LINES.replace("\n", "\r\n\r\n").encode()),
         ("a.jsonl", LINES.encode("utf-16")),
+        ("a.jsonl", LINES.encode("utf-32")),
+        ("a.jsonl", b"".join(line.encode("utf-8-sig") for line in LINES.splitlines(keepends=True))),
         ("a.json", ARRAY.encode()),
         ("a.json", ARRAY.encode("utf-8-sig")),
         ("a.json", json.dumps({"version": 1, "names": ["x"], "data": ROWS}).encode()),
@@ -107,6 +109,8 @@ def test_what_datasets_saved_to_disk_is_read(tmp_path: Path) -> None:
         ("a.jsonl", b'{"a": 1}\n[1]\n', r"a\.jsonl: row 2: not a JSON object"),
         ("a.jsonl", LINES.encode("utf-16-le"), r"row 1: not valid JSON .*zero bytes; it looks like utf-16"),
         ("a.jsonl", b"[" * 100_000, r"row 1: not valid JSON \(nested too deeply"),
+        ("a.jsonl", b'{"a": ' + b"9" * 5000 + b"}", r"row 1: not valid JSON \(a number of too many digits"),
+        ("a.json", b'[{"a": ' + b"9" * 5000 + b"}]", r"not valid JSON \(a number of too many digits"),
         ("a.jsonl.gz", b"no gzip", r"a\.jsonl\.gz: cannot be unpacked"),
         ("a.jsonl.gz", gzip.compress(LINES.encode() * 9)[:-20], r"a\.jsonl\.gz: cannot be unpacked"),
         ("a.json", b'{"problem": {"0": "x"}}', r"a\.json: not one list of objects; .*orient='records'"),
@@ -132,3 +136,19 @@ def test_bytes_in_a_parquet_text_are_told_with_row_and_key(tmp_path: Path) -> No
     pyarrow.parquet.write_table(pyarrow.table({"answer": text}), tmp_path / "a.parquet")
     with pytest.raises(ValueError, match=r"a\.parquet: row 2: key 'answer' is not UTF-8 \(byte 0xe9\)"):
         rows_of(tmp_path / "a.parquet")
+
+
+def test_a_damaged_parquet_file_is_told_where_it_ends(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    texts = [f"{number} " * 50 for number in range(2000)]
+    pyarrow.parquet.write_table(pyarrow.table({"a": texts}), path, row_group_size=500, use_dictionary=False)
+    content = bytearray(path.read_bytes())
+    for place, said in (
+        (len(content) // 2, r"damaged after row \d+ \("),
+        (len(content) - 300, "not a parquet file"),
+    ):
+        damaged = content.copy()
+        damaged[place : place + 250] = b"\xff" * 250
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=rf"a\.parquet: {said}"):
+            rows_of(path)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tasks.prepare.rows import Columns, check_rows
-from tasks.shared.row_values import answer_at, encoding_hint, name_at, problem_at
+from tasks.shared.row_values import answer_at, encoding_hint, id_at, name_at, problem_at
 
 USER = {"role": "user", "content": "What is 1 + 1?"}
 SYSTEM = {"role": "system", "content": "Be brief."}
@@ -39,6 +39,10 @@ def answer(value: Any, several: str = "refuse", column: str = "answer") -> str:
         (r"We find $x = 21$, so \boxed{20}? No: the answer is \boxed{21}.", "21"),
         (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
         (r"so $\boxed{21}$", "21"),
+        (r"We get \boxed 21.", "21"),
+        (r"so \fbox{21}", "21"),
+        ("21.", "21"),
+        ("2.50.", "2.50"),
         ("$21$", "21"),
         ("$$ 21 $$.", "21"),
         (r"\(21\)", "21"),
@@ -151,7 +155,7 @@ def test_dotted_columns_step_into_lists_and_objects() -> None:
 
 
 def test_ids_are_texts_or_numbers() -> None:
-    assert [name_at({"ID": value}, "id", "row 1") for value in (3, 3.0, "a", None, "")] == [
+    assert [id_at({"ID": value}, "row 1") for value in (3, 3.0, "a", None, "")] == [
         "3",
         "3",
         "a",
@@ -159,7 +163,14 @@ def test_ids_are_texts_or_numbers() -> None:
         "",
     ]
     with pytest.raises(ValueError, match="key 'id' is nan"):
-        name_at({"id": float("nan")}, "id", "row 1")
+        id_at({"id": float("nan")}, "row 1")
+    assert [name_at({"Family": value}, "family") for value in ("a ", ["a"], {"a": 1}, 3, None)] == [
+        "a",
+        "",
+        "",
+        "",
+        "",
+    ]
 
 
 @pytest.mark.parametrize(
