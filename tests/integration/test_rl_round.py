@@ -257,8 +257,15 @@ def test_a_state_goes_on_with_the_checkpoint_of_its_own_round_alone(
 
 
 def test_every_stabiliser_at_once(root: Path, inputs: dict[str, ArtifactRef]) -> None:
-    """Refill, resample-on-correct, sequence mask, constant reduction and offload in one step with the real parts."""
+    """Refill, resample-on-correct, sequence mask, constant reduction, CISPO, offload and a reward of one's own at once."""
+    reward = root / "rewards.py"
+    reward.write_text(
+        "def score(responses):\n    return [3.0 if one['correct'] else -1.0 for one in responses]\n"
+    )
     settings = {
+        "reward": f"{reward}:score",
+        "objective": "cispo",
+        "resample_format_penalty": True,
         "steps_per_round": 1,
         "prompts_per_step": 2,
         "samples_per_prompt": 2,
@@ -278,6 +285,8 @@ def test_every_stabiliser_at_once(root: Path, inputs: dict[str, ArtifactRef]) ->
     assert metrics["trajectories"] == 4 * metrics["groups"] == 2 * metrics["dropped"]
     assert metrics["groups"] >= 2 and metrics["updates"] == 1 and metrics["grad_norm"] > 0
     assert metrics["masked_fraction"] == 0  # sampler and trainer agree in float32
+    rollouts = pd.read_parquet(fetch(root, outputs["rollouts"]) / "train.parquet")
+    assert list(rollouts["reward"]) == [3.0 if correct else -1.0 for correct in rollouts["correct"]]
 
 
 def test_mistakes_are_one_line_with_the_remedy(root: Path, inputs: dict[str, ArtifactRef]) -> None:
