@@ -257,7 +257,7 @@ def test_a_state_goes_on_with_the_checkpoint_of_its_own_round_alone(
 
 
 def test_every_stabiliser_at_once(root: Path, inputs: dict[str, ArtifactRef]) -> None:
-    """Refill, resample-on-correct, sequence mask, constant reduction, CISPO, offload and a reward of one's own at once."""
+    """Refill, resample-on-correct, sequence mask, constant reduction, CISPO, offload, own reward: all at once."""
     reward = root / "rewards.py"
     reward.write_text(
         "def score(responses):\n    return [3.0 if one['correct'] else -1.0 for one in responses]\n"
