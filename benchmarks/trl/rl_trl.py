@@ -31,6 +31,7 @@ from benchmarks.trl.laps import Track
 from tasks.shared.grading import grade
 from tasks.shared.sandbox import Interpreter, Limits, SandboxSettings
 from tasks.shared.traces.observation import observe
+from tasks.shared.traces.own_words import own_words
 
 # The dialect's trace, message by message. Line breaks stand in expressions: one after a tag would be dropped. TRL tries
 # a template with a tool of another name, hence the second form.
@@ -152,9 +153,12 @@ def main() -> None:
             return observe(interpreter.run(code), "last_line")
 
         def reward(completions: list[list[dict[str, Any]]], answer: list[str], **kwargs: Any) -> list[float]:
-            """1 for a right last turn, else -1, by this project's grader."""
-            last = [turns[-1]["content"] if turns[-1]["role"] == "assistant" else "" for turns in completions]
-            rewards = [1.0 if grade(text, a).correct else -1.0 for text, a in zip(last, answer, strict=True)]
+            """1 for a right answer in the model's own words, else -1, by this project's grader."""
+            said = [
+                own_words(turn["content"] or "" for turn in turns if turn["role"] == "assistant")
+                for turns in completions
+            ]
+            rewards = [1.0 if grade(text, a).correct else -1.0 for text, a in zip(said, answer, strict=True)]
             laps.reward = sum(rewards) / len(rewards)
             return rewards
 

@@ -67,6 +67,8 @@ def equal_values(a: Value, b: Value) -> bool:
         return isinstance(a, Words) and isinstance(b, Words) and a.text == b.text
     if isinstance(a, Many) and isinstance(b, Many) and _equal_collections(a, b):
         return True
+    if isinstance(a, Expression) and isinstance(a.expr, sympy.MatrixBase) and isinstance(b, Many):
+        return _equal_single(a, matrix) if (matrix := _as_matrix(b)) else False
     if isinstance(a, Relation) and isinstance(b, Relation):
         return equal_relations(a, b)
     if isinstance(a, Number | Expression) and isinstance(b, Number | Expression):
@@ -125,7 +127,7 @@ def _equal_single(a: Number | Expression, b: Number | Expression) -> bool:
     if _is_exact(a) and _is_exact(b):
         return equal_exactly(a.expr, b.expr)
     for one, other in ((a, b), (b, a)):
-        if isinstance(one, Number) and one.literal.rounding and _is_exact(other):
+        if isinstance(one, Number) and one.literal.rounding:
             gap = sympy.Rational(one.literal.rounding.numerator, one.literal.rounding.denominator)
             if equal_nearly(one.expr, other.expr, absolute=gap, tolerance=None):
                 return True
@@ -174,6 +176,23 @@ def _equal_collections(a: Many, b: Many) -> bool:
     ):  # `AB = 4, CD = 5` for `4, 5`: in the order of the names
         return all(map(equal_values, a.items, b.items))
     return _match(a.items, b.items)
+
+
+def _as_matrix(value: Many) -> Expression | None:
+    """`[[1, 2], [3, 4]]` as the matrix of these rows, `(1, 2)` as a column; None if it is neither."""
+    if value.brackets not in ("[]", "()"):
+        return None
+    rows = [
+        item.items if isinstance(item, Many) and item.brackets == "[]" else (item,) for item in value.items
+    ]
+    cells = [cell for row in rows for cell in row]
+    if len({len(row) for row in rows}) != 1 or not all(
+        isinstance(cell, Number | Expression) for cell in cells
+    ):
+        return None
+    numbers = [cell for cell in cells if isinstance(cell, Number | Expression)]
+    matrix = sympy.Matrix(len(rows), len(rows[0]), [cell.expr for cell in numbers])
+    return Expression(matrix, not all(map(_is_exact, numbers)))
 
 
 def _order_matters(a: str, b: str, count: int) -> bool | None:

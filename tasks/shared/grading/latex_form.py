@@ -12,8 +12,8 @@ from latex2sympy2_extended import latex2sympy
 from latex2sympy2_extended.latex2sympy2 import ConversionConfig, NormalizationConfig
 from sympy.logic.boolalg import And
 
+from tasks.shared.grading.brackets import closing
 from tasks.shared.grading.evaluation import worked_out
-from tasks.shared.grading.notation import closing
 from tasks.shared.grading.values import Expression, Region, Relation, Unreadable, Value
 
 NORMALIZATION = NormalizationConfig(
@@ -32,6 +32,8 @@ ENVIRONMENT = re.compile(r"\\(?:begin|end)\s*\{[a-z]*matrix\}")
 ARRAY = re.compile(
     r"\\begin\s*\{(?:small|)(?:array|matrix)\}\s*(?:\{[clr| ]*\})?|\\end\s*\{(?:small|)(?:array|matrix)\}"
 )
+# an odd root of a negative number is the real one
+ODD_ROOT = re.compile(r"\\sqrt\s*\[\s*(\d*[13579])\s*\]\s*\{\s*-\s*(\d+)\s*\}")
 TEXT = re.compile(r"\\text\s*\{\s*([^{}]*?)\s*\}")
 
 
@@ -99,8 +101,11 @@ def _prepared(text: str) -> str:
         lambda found: found[1] if re.fullmatch(r"[A-Za-z]|[\d.+-]+", found[1]) else found[0], text
     )
     text = ARRAY.sub(lambda mark: f"\\{'begin' if 'begin' in mark[0] else 'end'}{{pmatrix}}", text)
+    text = re.sub(r"\\?sqrt\s*(\d{2,})", r"\\sqrt{\1}", text)
     text = BARE_FUNCTION.sub(lambda found: f"\\{found[0]}", text).replace("**", "^")
     text = re.sub(r"\{\s*(.+?)\s*\\choose\s*(.+?)\s*\}", r"\\binom{\1}{\2}", text)
+    text = re.sub(r"(\w+)\s*\\choose\s*(\w+)", r"\\binom{\1}{\2}", text).replace("\\bmod", "\\mod")
+    text = ODD_ROOT.sub(r"(-\\sqrt[\1]{\2})", text)
     text = re.sub(r"\\(?:operatorname|mathrm)\{(\w+)\}", r"\\\1 ", text)
     for opener in ("^(", "\\sqrt(", "\\sqrt ("):
         while (start := text.find(opener)) >= 0:

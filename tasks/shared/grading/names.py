@@ -4,18 +4,21 @@ import re
 
 # letters, indices, arguments, bars and what geometry puts before a name
 NAME = (
-    r"(?:\\(?!frac|sqrt|sum|int|prod|lim|text|infty|(?:pi|le|ge|ne|in|log|ln|exp)(?![A-Za-z]))[A-Za-z]+|\\text\s*\{[^{}]*\}|[A-Za-z'\s]|\|\s*[A-Za-z]{2,}\s*\|"
+    r"(?:\\(?!frac|sqrt|sum|int|prod|lim|text|infty|(?:pi|le|ge|ne|in|log|ln|exp)(?![A-Za-z]))[A-Za-z]+(?:\{[A-Za-z\s']+\})?"
+    r"|\\text\s*\{[^{}]*\}|[A-Za-z'\s]|\|\s*(?:[A-Z]|[A-Za-z]{2,}|[A-Z]\s*\\c[au]p\s*[A-Z])\s*\|"
     r"|_\s*(?:\{[^{}]*\}|\w)|\^\s*(?:[T*']|\{\s*(?:-1|[T*'()n]+)\s*\}))"
 )
-ARGUMENT = r"(?:\(\s*[\w\s,.{}\\-]{1,20}\))"
-ONE = rf"{NAME}+{ARGUMENT}?|\{{\s*{NAME}+\s*\}}"
+ARGUMENT = r"(?:\(\s*[\w\s,.{}\\=<>|-]{1,24}\)|\[\s*[A-Z]\s*\])"
+ONE = rf"{NAME}+{ARGUMENT}?|\[\s*[A-Z]{{3,6}}\s*\]|\{{\s*{NAME}+\s*\}}"
 SIMPLE = re.compile(
     rf"(?:{ONE})(?:\s*[:/]\s*(?:{ONE}))*|\(\s*(?:{ONE})(?:\s*,\s*(?:{ONE}))*\s*\)"
     rf"|\\frac\s*\{{(?:{ONE})\}}\s*\{{(?:{ONE})\}}"
 )
 SUM = re.compile(rf"(?:{ONE})(?:\s*[+-]\s*(?:{ONE}))*")
 EQUALS = re.compile(r"(?<![<>!=:\\])==?(?![=<>])|\\in(?![A-Za-z])|\\approx(?![A-Za-z])")
-BY_COLON = re.compile(r"([A-Za-z]\w?(?=:)|[Aa]nswer):?\s+(.*\d.*)")
+BY_COLON = re.compile(
+    r"([A-Za-z]\w?(?=:)|[Aa]nswer|\\text\s*\{\s*[Aa]nswer\s*:?\s*\}):?\s*(?<=[\s:}])((?!\$|\\[(\[]).*\d.*)"
+)
 RELATION = re.compile(r"<|>|!=|\\(?:leq?|geq?|neq?|lt|gt|leqslant|geqslant|equiv)(?![A-Za-z])")
 SEPARATOR = re.compile(r"[,;]|(?<![A-Za-z])(?:and|or)(?![A-Za-z])|\\(?:lor|land|vee|wedge)")
 

@@ -6,6 +6,8 @@ Text to text, standard library only: integer sets are graded with this alone. No
 import re
 import unicodedata
 
+from tasks.shared.grading.brackets import closing
+
 SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿ", "0123456789+-()n", strict=True))
 SUBSCRIPTS = dict(zip("₀₁₂₃₄₅₆₇₈₉₊₋", "0123456789+-", strict=True))
 GREEK = {
@@ -47,13 +49,22 @@ CHARACTERS = (
     | dict.fromkeys("“”", '"')
     | dict.fromkeys("⟨〈", "\\langle ")
     | dict.fromkeys("⟩〉", "\\rangle ")
-    | {"⁄": "/", "∕": "/", "…": "\\ldots ", "∶": ":", "√": "\\sqrt "}
+    | {
+        "℃": "^\\circ C",
+        "℉": "^\\circ F",
+        "¢": " cents",
+        "⁄": "/",
+        "∕": "/",
+        "…": "\\ldots ",
+        "∶": ":",
+        "√": "\\sqrt ",
+    }
 )
 # commands that only set the size, the style or the space
 LAYOUT = re.compile(
     r"\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|left|right|middle|[bB]igg?[lrm]?|tiny|small|normalsize"
     r"|large|Large|LARGE|huge|Huge|bf|rm|it|sf|tt|bfseries|itshape|mathstrut|strut|protect|null|nobreak|hfill|hspace\*?"
-    r"\{[^{}]*\}|qquad|quad|enspace|thinspace|negthinspace)(?![A-Za-z])\.?|\\[,;:!>]|(?<!\\)\\ |~|&nbsp;"
+    r"\{[^{}]*\}|qquad|quad|enspace|thinspace|negthinspace)(?![A-Za-z])\.?|\\[,;:!>]|(?<!\\)\\ |(?<!^)~|&nbsp;"
 )
 STYLES = (
     r"mathbf|boldsymbol|bm|mathit|mathsf|mathtt|mathnormal|mathcal|emph|underline|uline|underbar|ensuremath|boxed|fbox"
@@ -81,24 +92,31 @@ AROUND = (
     ("''", "''"),
     ("``", "''"),
 )
-DOLLARS = re.compile(r"(?<!\\)\$([^$]+)(?<!\\)\$")
+ROOT = re.compile(r"([√∛])\s*(\d+(?:\.\d+)?|[A-Za-z])")
+# formulas within a text; one within a line has no line break
+FORMULA = re.compile(
+    r"(?<!\\)\$\$([^$]+)\$\$|(?<!\\)\$([^$\n]+)(?<!\\)\$|(?<!\\)\\\(([^\n]*?)\\\)|(?<!\\)\\\[(.*?)\\\]",
+    re.DOTALL,
+)
 THOUSANDS = re.compile(r"(?<![\d.,\w])\d{1,3}(\{,\}|'| |_)\d{3}(?:\1\d{3})*(?![\d\w]|,\d|\{,\}\d)")
 
 
 def clean(answer: str) -> str:
     r"""`answer` in the one spelling. Example: `"**７０**."` gives `"70"`, `"$\mathbf{x}²$"` gives `"x^{2}"`."""
-    text = _ascii(answer)
+    text = re.sub(r"\\!\s*", "", _ascii(answer))
     if "\\begin" not in text:
         text = re.sub(r"\\\\(?=[A-Za-z({\[])", r"\\", text)  # backslashes that were escaped once too often
-        text = re.sub(r"\\[()\[\]]", " ", text)
-    text = DOLLARS.sub(r"\1", text)
-    text = re.sub(
-        r"(?<=\d)(?:\\[,;:!>]|\\ |~|\{,\}\\!|,\\!|\\thinspace(?![A-Za-z])|\s)\s?(?=\d{3}(?!\d))", _gap, text
-    )
+    text = FORMULA.sub(lambda found: next(group for group in found.groups() if group is not None), text)
+    text = re.sub(r"(?<=\d)(?:\\[,;:!>]|\\ |~|\\thinspace(?![A-Za-z])|\s)\s?(?=\d{3}(?!\d))", _gap, text)
+    text = re.sub(r"\{\s*\\(?:rm|bf|it|sf|tt)\s+([^{}]*)\}", r"\\text{\1}", text)
     text = TEXT_COLOR.sub("", TAGS.sub("", text))
     text = LAYOUT.sub(" ", text)
     text = _unstyled(TEXT.sub(r"\\text", text))
-    text = re.sub(r"\\[dtc]frac(?![A-Za-z])", r"\\frac", text)
+    text = re.sub(r"\\[dtc]frac(?![A-Za-z])", r"\\frac", text).replace("\\colon", ":")
+    text = re.sub(r"\}\s*/\s*\\text\s*\{", "/", text) if "\\text" in text else text
+    text = re.sub(r"\\text\s*\{([^{}A-Za-z\\]*)\}", r" \1 ", text)
+    text = re.sub(r"\\mathbb\s*([A-Z])", r"\\mathbb{\1}", text).replace("\\backslash", "\\setminus")
+    text = re.sub(r"\\text\s*\{\s*(\\text\s*\{[^{}]*\})\s*\}", r"\1", text)
     text = re.sub(r"\s+", " ", text).strip()
     while (bare := _uncovered(text)) != text:
         text = bare
@@ -119,6 +137,7 @@ def _ascii(text: str) -> str:
     """Digits of every script, signs, Greek letters, powers, indices and vulgar fractions in ASCII and LaTeX."""
     if text.isascii():
         return text
+    text = ROOT.sub(lambda root: f"\\sqrt{'' if root[1] == '√' else '[3]'}{{{root[2]}}}", text)
     parts: list[str] = []
     for place, char in enumerate(text):
         if char.isascii():
@@ -159,30 +178,10 @@ def _unstyled(text: str) -> str:
     return text
 
 
-def closing(text: str, start: int) -> int:
-    """The place of the bracket that closes the one at `start`; -1 if none does. Escaped brackets count as such."""
-    pairs = {"{": "}", "(": ")", "[": "]"}
-    opens, closes = text[start], pairs[text[start]]
-    depth = 0
-    for place in range(start, len(text)):
-        if text[place] == opens and not _escaped(text, place):
-            depth += 1
-        elif text[place] == closes and not _escaped(text, place):
-            depth -= 1
-            if depth == 0:
-                return place
-    return -1
-
-
-def _escaped(text: str, place: int) -> bool:
-    return place > 0 and text[place - 1] == "\\"
-
-
 def _uncovered(text: str) -> str:
     """Without one layer around the whole: dollars, emphasis, quotes, braces, punctuation at the end."""
     text = text.strip()
-    if text.endswith(("\\\\", "\\.")):
-        text = text[:-2].rstrip()
+    text = text.removesuffix("\\.").rstrip("\\ ")
     if len(text) > 1 and text[-1] in ".,;:?" and not text.endswith(("..", "\\:", "\\,", "\\;")):
         text = text[:-1].rstrip()
     for opens, closes in AROUND:
@@ -195,6 +194,8 @@ def _uncovered(text: str) -> str:
             and (opens not in ("*", "_") or inner[0] not in "*_ ")
         ):
             return inner.strip()
+    if text.startswith("\\text{") and closing(text, 5) == len(text) - 1 and "\\" in text[6:]:
+        return text[6:-1].strip()
     if text.startswith("{") and text.endswith("}") and closing(text, 0) == len(text) - 1:
         inner = text[1:-1].strip()
         return inner or text

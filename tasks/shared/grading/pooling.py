@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from tasks.shared.grading.equivalence import Verdict, shared_equivalence
+from tasks.shared.grading.equivalence import MAX_CHARS, Verdict, shared_equivalence
 from tasks.shared.grading.integers import read_integer
 from tasks.shared.grading.notation import clean
 
@@ -29,7 +29,9 @@ def pooled(answers: Sequence[str]) -> list[str]:
 
 def _spelling(answer: str) -> str:
     number = read_integer(answer)
-    return clean(answer) if number is None else f"integer {number}"
+    if number is not None:
+        return f"integer {number}"
+    return clean(answer) if len(answer) <= MAX_CHARS else answer
 
 
 def _integers(found: dict[str, str]) -> list[str]:

@@ -15,6 +15,20 @@ import sympy
 
 from tasks.shared.grading.evaluation import worked_out
 from tasks.shared.grading.literals import Literal
+from tasks.shared.grading.python_names import (
+    COLLECTIONS,
+    CONSTANTS,
+    FUNCTIONS,
+    GREEK,
+    INTERVALS,
+    LARGE,
+    MATRICES,
+    MODULES,
+    NUMBERS,
+    SETS,
+    SYMBOLS,
+)
+from tasks.shared.grading.regions import region_of
 from tasks.shared.grading.values import (
     Expression,
     Many,
@@ -27,105 +41,6 @@ from tasks.shared.grading.values import (
     Words,
 )
 
-MODULES = {
-    "np",
-    "numpy",
-    "math",
-    "cmath",
-    "sp",
-    "sympy",
-    "sym",
-    "S",
-    "mp",
-    "mpmath",
-    "fractions",
-    "decimal",
-    "scipy",
-}
-CONSTANTS = {
-    "pi": sympy.pi,
-    "E": sympy.E,
-    "e": sympy.E,
-    "I": sympy.I,
-    "oo": sympy.oo,
-    "inf": sympy.oo,
-    "Infinity": sympy.oo,
-    "infinity": sympy.oo,
-    "zoo": sympy.zoo,
-    "GoldenRatio": sympy.GoldenRatio,
-    "EulerGamma": sympy.EulerGamma,
-    "Half": sympy.Rational(1, 2),
-    "One": sympy.Integer(1),
-    "Zero": sympy.Integer(0),
-    "NegativeOne": sympy.Integer(-1),
-}
-SETS = {
-    "EmptySet": sympy.S.EmptySet,
-    "Reals": sympy.S.Reals,
-    "Integers": sympy.S.Integers,
-    "Naturals": sympy.S.Naturals,
-    "Naturals0": sympy.S.Naturals0,
-    "Rationals": sympy.S.Rationals,
-    "Complexes": sympy.S.Complexes,
-}
-GREEK_NAMES = """
-    alpha beta gamma delta epsilon zeta eta theta iota kappa mu nu xi rho sigma tau phi chi psi omega
-"""
-GREEK = GREEK_NAMES.split()
-SYMPY_FUNCTIONS = """
-    sqrt cbrt root exp sin cos tan cot sec csc asin acos atan acot asec acsc atan2 sinh cosh tanh asinh acosh atanh
-    floor ceiling factorial binomial gamma re im conjugate arg sign gcd lcm Abs Max Min Mod
-"""
-FUNCTIONS: dict[str, Callable[..., sympy.Basic]] = {
-    name: getattr(sympy, name) for name in SYMPY_FUNCTIONS.split()
-} | {
-    "abs": sympy.Abs,
-    "fabs": sympy.Abs,
-    "log": sympy.log,
-    "ln": sympy.log,
-    "log2": lambda x: sympy.log(x, 2),
-    "log10": lambda x: sympy.log(x, 10),
-    "log1p": lambda x: sympy.log(1 + x),
-    "expm1": lambda x: sympy.exp(x) - 1,
-    "arcsin": sympy.asin,
-    "arccos": sympy.acos,
-    "arctan": sympy.atan,
-    "comb": sympy.binomial,
-    "ceil": sympy.ceiling,
-    "max": sympy.Max,
-    "min": sympy.Min,
-    "pow": lambda base, exponent: sympy.Pow(base, exponent, evaluate=False),
-    "Pow": lambda base, exponent: sympy.Pow(base, exponent, evaluate=False),
-    "Add": sympy.Add,
-    "Mul": sympy.Mul,
-    "Rational": lambda top, bottom=1: top / bottom,
-    "Fraction": lambda top, bottom=1: top / bottom,
-    "mpq": lambda top, bottom=1: top / bottom,
-}
-LARGE = {"factorial", "gamma", "binomial", "comb"}
-# types that wrap a number, perhaps in quotes
-NUMBERS = re.compile(
-    r"(?:u?int|float|complex|longdouble)\d*_?|Integer|Float|Decimal|mpf|mpz|mpc|sympify|S|N|bool_?"
-)
-SYMBOLS = {"Symbol", "Dummy"}
-COLLECTIONS = {
-    "FiniteSet": "{}",
-    "set": "{}",
-    "frozenset": "{}",
-    "Tuple": "()",
-    "tuple": "()",
-    "list": "[]",
-    "array": "[]",
-}
-MATRICES = {
-    "Matrix",
-    "ImmutableMatrix",
-    "ImmutableDenseMatrix",
-    "MutableDenseMatrix",
-    "SparseMatrix",
-    "matrix",
-}
-INTERVALS = {"": (False, False), "open": (True, True), "Lopen": (True, False), "Ropen": (False, True)}
 OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -181,7 +96,10 @@ class _Reader:
                 return self._relation(node)
             case ast.BinOp(op=ast.BitAnd() | ast.BitOr() as op):
                 joined = "and" if isinstance(op, ast.BitAnd) else "or"
-                return Many("", (self.value(node.left), self.value(node.right)), joined)
+                sides = self.value(node.left), self.value(node.right)
+                if not all(isinstance(side, Relation | Many) for side in sides):
+                    raise Unreadable  # bits of numbers
+                return Many("", sides, joined)
             case ast.Constant(value=bool() | None as value):
                 return Words(str(value).lower())
             case ast.Constant(value=str() as value):
@@ -229,6 +147,11 @@ class _Reader:
             isinstance(function, ast.Attribute) and _name_of(function.value) == "Interval"
         ):
             return self._interval("" if name == "Interval" else name, args)
+        if name == "Complement" and len(args) == 2:
+            whole, left_out = map(region_of, self._items(args))
+            if whole is None or left_out is None:
+                raise Unreadable
+            return Region(sympy.Complement(whole, left_out))
         if name in ("Union", "Or", "And") and args:
             items = self._items(args)
             return Many("", items, {"Union": "union", "Or": "or", "And": "and"}[name])

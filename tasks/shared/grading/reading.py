@@ -9,11 +9,13 @@ from collections.abc import Callable
 
 import sympy
 
+from tasks.shared.grading.brackets import closing, cut, enclosed
 from tasks.shared.grading.latex_form import read_latex
 from tasks.shared.grading.literals import read_literal
 from tasks.shared.grading.names import BY_COLON, split_name
 from tasks.shared.grading.notation import clean, without_thousands
-from tasks.shared.grading.python_form import CONSTANTS, GREEK, IMPLICIT, SETS, read_python
+from tasks.shared.grading.python_form import IMPLICIT, read_python
+from tasks.shared.grading.python_names import CONSTANTS, GREEK, SETS
 from tasks.shared.grading.units import split_unit
 from tasks.shared.grading.values import (
     Expression,
@@ -36,14 +38,6 @@ CONNECTIVE = re.compile(
     r",?\s*(?:\\text\s*\{\s*,?\s*(and|or)\s*,?\s*\}|\\(?:land|lor|wedge|vee)(?![A-Za-z])|(?<![A-Za-z\\])(and|or)(?![A-Za-z]))\s*,?"
 )
 OR = re.compile(r"or|\\lor|\\vee")
-PAIRS = {
-    "(": ")",
-    "[": "]",
-    "\\{": "\\}",
-    "\\langle": "\\rangle",
-    "\\lbrace": "\\rbrace",
-    "\\lbrack": "\\rbrack",
-}
 BASED = re.compile(r"([0-9A-Za-z]+)\s*_\s*(?:\{\s*(?:\\text\s*\{)?\s*(\w+)\s*\}?\s*\}|(\d+))")
 BASES = {
     "two": "2",
@@ -74,8 +68,8 @@ def readings(answer: str) -> tuple[Value, ...]:
     """Every way to read `answer`, the likeliest first; at least one. TooLarge if the value cannot be worked out."""
     text = clean(answer)
     ways = [_read(text)]
-    if len(text) == 1 and text.isalpha():
-        ways.append(_leaf(text))
+    if text.isascii() and text.isalpha() and "".join(sorted(set(text))) == text:
+        ways.append(_leaf(text))  # a letter, or letters in the order in which variables are multiplied
     if isinstance(ways[0], Named) and (not ways[0].simple or _has_variables(ways[0].value)):
         equation = _leaf(text)
         if isinstance(equation, Relation):
@@ -103,6 +97,10 @@ def _read(text: str) -> Value:
         return Words("")
     if EMPTY.fullmatch(text):
         return Region(sympy.S.EmptySet)
+    if (
+        text[0] == "{" and closing(text, 0) == len(text) - 1
+    ):  # braces that LaTeX does not show, or a Python set
+        return _read(text[1:-1])
     for attempt in (_words, _number, _number_with_unit, _based, _time):
         found = attempt(text)
         if found is not None:
@@ -132,7 +130,7 @@ def _words(text: str) -> Value | None:
     ):
         return None
     if inner in KNOWN_NAMES:
-        return None
+        return _leaf(inner) if "\\" in text else None
     return Words(re.sub(r"\s+", " ", inner).casefold())
 
 
@@ -187,42 +185,26 @@ def _with_name(name: str, value: Value, simple: bool) -> Value:
     return Many("", (Named(name, first, simple), *others), value.joined)
 
 
-def _pieces(text: str, separator: re.Pattern[str]) -> tuple[list[str], list[str]]:
-    """`text` cut at each `separator` that stands outside all brackets, and the separators."""
-    pieces, separators, start, depth, place = [], [], 0, 0, 0
-    while place < len(text):
-        if text[place] in "([{":
-            depth += 1
-        elif text[place] in ")]}":
-            depth -= 1
-        elif depth == 0 and (found := separator.match(text, place)) and found.end() > place:
-            pieces.append(text[start:place])
-            separators.append(found[0])
-            start = place = found.end()
-            continue
-        place += 1
-    return [*pieces, text[start:]], separators
-
-
 def _list(text: str) -> Value | None:
     for separator in (re.compile(r";"), CONNECTIVE, re.compile(r",")):
-        pieces, separators = _pieces(text, separator)
+        pieces, separators = cut(text, separator)
         if len(pieces) > 1:
             joined = (
                 "or" if separators and OR.search(separators[0]) else "and" if separator is CONNECTIVE else ","
             )
             if separator is CONNECTIVE:  # "1, 2 and 3" is one list
-                pieces = [
-                    one for piece in pieces for one in _pieces(piece, re.compile(r","))[0] if one.strip()
-                ]
+                pieces = [one for piece in pieces for one in cut(piece, re.compile(r","))[0] if one.strip()]
             return _split(pieces, joined)
     return None
 
 
 def _split(pieces: list[str], joined: str = ",") -> Value:
+    pieces = pieces if pieces[-1].strip() else pieces[:-1]  # Python's (3,)
     items = [_read(piece) for piece in pieces if piece.strip()]
     if not items or len(items) < len(pieces):
         return Words(re.sub(r"\s", "", joined.join(pieces)))
+    if len(items) == 1:
+        return items[0]
     first, *others = items
     if isinstance(first, Named) and others and not any(isinstance(item, Named) for item in others):
         return Named(first.name, Many("", (first.value, *others), joined), first.simple)
@@ -238,13 +220,19 @@ def _split(pieces: list[str], joined: str = ",") -> Value:
 
 
 def _union(text: str) -> Value | None:
-    pieces, _ = _pieces(text, re.compile(r"\\(?:cup|bigcup)(?![A-Za-z])|\s[Uu]\s"))
-    return Many("", tuple(map(_read, pieces)), "union") if len(pieces) > 1 else None
+    pieces, _ = cut(text, re.compile(r"\\(?:cup|bigcup)(?![A-Za-z])|\s[Uu]\s"))
+    if len(pieces) < 2:
+        return None
+    parts = map(_read, pieces)
+    sets = [
+        Many("{}", part.items) if isinstance(part, Many) and not part.brackets else part for part in parts
+    ]
+    return Many("", tuple(sets), "union")
 
 
 def _bracketed(text: str) -> Value | None:
     """What stands in one pair of brackets around the whole."""
-    found = _enclosed(text)
+    found = enclosed(text)
     if found is None:
         return None
     opens, inner, closes = found
@@ -260,6 +248,8 @@ def _bracketed(text: str) -> Value | None:
             re.fullmatch(r"-?[\d.]+(?:\s+-?[\d.]+)+", inner) if opens == "[" else None
         )  # as numpy prints arrays
         content = _split(inner.split()) if numbers else None
+    if content is not None and "," in inner and not isinstance(content, Many | Named | Words):
+        return content
     if isinstance(content, Many) and content.joined == ",":
         return Many(opens + closes, content.items)
     if content is not None or "|" in inner or "\\mid" in inner:
@@ -268,38 +258,6 @@ def _bracketed(text: str) -> Value | None:
         value = _read(inner)
         return value if opens != "(" or isinstance(value, Number | Many) else None
     return None
-
-
-def _enclosed(text: str) -> tuple[str, str, str] | None:
-    for opens in PAIRS:
-        if text.startswith(opens):
-            break
-    else:
-        return None
-    depth, place = 0, 0
-    marks = re.compile(r"\\?[\[\](){}]|\\(?:langle|rangle|lbrace|rbrace|lbrack|rbrack)")
-    for found in marks.finditer(text):
-        mark, place = found[0], found.end()
-        depth += 1 if mark in ("(", "[", "\\{", "{", "\\langle", "\\lbrace", "\\lbrack") else -1
-        if depth == 0:
-            break
-    closes = text[found.start() : place]
-    if depth or place != len(text) or closes not in PAIRS.values():
-        return None
-    plain = {
-        "\\{": "{",
-        "\\}": "}",
-        "\\langle": "(",
-        "\\rangle": ")",
-        "\\lbrace": "{",
-        "\\rbrace": "}",
-        "\\lbrack": "[",
-        "\\rbrack": "]",
-    }
-    kinds = plain.get(opens, opens), plain.get(closes, closes)
-    if (kinds[0] == "{") != (kinds[1] == "}"):
-        return None
-    return kinds[0], text[len(opens) : found.start()].strip(), kinds[1]
 
 
 def _named_by_colon(text: str) -> Value | None:
@@ -330,7 +288,7 @@ def _with_unit(text: str) -> Value | None:
     if unit is None:
         return None
     inner = _read(value)
-    return None if isinstance(inner, Words | Named) else Quantity(inner, unit)
+    return None if isinstance(inner, Words | Named | Quantity) else Quantity(inner, unit)
 
 
 def _leaf(text: str) -> Value:

@@ -36,7 +36,7 @@ MEANING_WORDS = """
     third thirds quarter quarters fourth fifth tenth tenths hundredth hundredths thousandth percent percentage
     pct or and not mod modulo factorial less more least most fewer greater smaller than over times plus minus
     divided by multiplied remainder if for when where base to between about approximately approx only except
-    without with root power cube squared cubed below above under short before after past beyond within next
+    without with root power cube squared cubed th st nd rd below above under short before after past beyond within next
     negative positive arcsin arccos arctan sinh cosh tanh sign det rank double twice triple through until from
     is are was were equals equal sin cos tan cot sec csc log ln exp sqrt pi alpha beta gamma delta theta lambda
     mu sigma phi omega tau rho infinity inf infty choose max gcd lcm abs floor ceil ceiling frac oo nan else
@@ -51,11 +51,11 @@ DEGREES = re.compile(
     r"(?P<value>.+?)\s*(?:\^\s*\{?\s*\\(?:circ|degree)\s*\}?|\\degree)\s*(?P<scale>[CF]?|\\text\s*\{\s*[CF]\s*\})"
 )
 PLAIN_UNIT = re.compile(
-    r"(?P<value>.*(?:[\d)\]}!]|(?<![A-Za-z])i))(?P<space>\s*)(?P<unit>[A-Za-z][A-Za-z./ -]*?)\s*"
-    r"(?P<power>(?:\^?\s*\{?[23]\}?)?)"
+    r"(?P<value>.*(?:[\d)\]}!]|\\pi|(?<![A-Za-z])i(?=\s)))(?P<space>\s*)(?P<unit>[A-Za-z][A-Za-z./ -]*?)"
+    r"(?P<power>(?:\s*\^\s*\{?[23]\}?|(?<=[A-Za-z])[23])?)"
 )
 MONEY = re.compile(
-    r"(?P<before>-?)\s*(?:\\?\$|\\(?:pounds|euro|yen)|[€£¥₹₽₩])\s*(?P<value>.+)|(?P<after>.+?)\s*(?:\\?\$|[€£¥₹₽₩])"
+    r"(?P<before>-?)\s*(?:\\?\$|(?:USD|EUR|GBP|CAD|AUD|INR|Rs)\b\.?|\\(?:pounds|euro|yen)|[€£¥₹₽₩])\s*(?P<value>.+)|(?P<after>.+?)\s*(?:\\?\$|[€£¥₹₽₩])"
 )
 PERCENT = re.compile(r"(?P<value>.+?)\s*(?:\\?%|\\text\s*\{\s*\\?%\s*\})")
 

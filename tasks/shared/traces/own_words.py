@@ -9,11 +9,14 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterable
 
+from tasks.shared.traces.python_text import LITERAL
+
 MARK = re.compile(r"<code>|<interpreter>|```[ \t]*([\w+#-]*)[^\n`]*")
 # a fence within a line, as in a string literal, closes no block
 CLOSING_FENCE = re.compile(
     r"^[ \t]*(?:(?=```output)|```(?![\w`]))|```(?=[ \t\r]*$|[ \t]*</code>)", re.MULTILINE
 )
+CLOSING_TAG = re.compile("</code>")
 FENCE_IN_CODE = re.compile(r"\s*```[^\n]*")
 # languages of fences whose content is no program: the model states something in them
 PROSE_FENCES = {"text", "txt", "plaintext", "latex", "tex", "math", "markdown", "md"}
@@ -54,8 +57,10 @@ class _Turn:
             return self._after("</interpreter>", mark.end())
         if mark[0] == "<code>":
             fence = FENCE_IN_CODE.match(self._text, mark.end())
-            start = mark.end() if fence is None else self._end_of_fence(fence.end())[1]
-            return self._after("</code>", start)
+            if fence is not None:
+                return self._after("</code>", self._end_of_fence(fence.end())[1])
+            tags = (tag.span() for tag in CLOSING_TAG.finditer(self._text, mark.end()))
+            return self._outside_strings(mark.end(), tags)[1]
         language = mark[1].lower()
         if language in PROSE_FENCES:
             return None
@@ -66,8 +71,24 @@ class _Turn:
 
     def _end_of_fence(self, start: int) -> tuple[int, int]:
         """Where the content of a fence that opened before `start` ends, and where its closing fence does."""
-        number = bisect_left(self._closing, (start, 0))
-        return self._closing[number] if number < len(self._closing) else (len(self._text), len(self._text))
+        first = bisect_left(self._closing, (start, 0))
+        candidates = (self._closing[number] for number in range(first, len(self._closing)))
+        return self._outside_strings(start, candidates)
+
+    def _outside_strings(self, start: int, places: Iterable[tuple[int, int]]) -> tuple[int, int]:
+        """The first place in no string of a program that begins at `start`, else the first, else the turn's end."""
+        first, read = None, start
+        for place in places:
+            first = first or place
+            if place[0] < read:
+                continue
+            before = list(LITERAL.finditer(self._text, read, place[0]))
+            is_string = before and not before[-1]["comment"]
+            whole = LITERAL.match(self._text, before[-1].start()) if is_string else None
+            if whole is None or whole.end() <= place[0]:
+                return place
+            read = whole.end()
+        return first or (len(self._text), len(self._text))
 
     def _after(self, tag: str, start: int) -> int:
         found = self._text.find(tag, start)

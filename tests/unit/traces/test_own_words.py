@@ -18,6 +18,9 @@ PRINTS = f"print('{BOX}')"
         f"<code>\n{PRINTS}\n</code>",
         f"<code>```py\n{PRINTS}```</code>",
         f"<code>\n```python\nprint('</code>'[:0] + '{BOX}')\n```\n</code>",
+        f"<code>\nprint('</code>'[:0] + '{BOX}')\n</code>",
+        f'<code>\n```python\nprint("""\n```\n{BOX}\n""")\n```\n</code>',
+        f"```python\ntext = '''\n```\n{BOX}\n'''\n```\n```output",
         f"<code>\n```python\n{PRINTS}",  # out of tokens
         f"```python\n{PRINTS}\n```\n```output",
         f"```python\n{PRINTS}```\n```output",
@@ -50,6 +53,8 @@ def test_a_box_inside_a_program_or_an_output_is_no_answer(turn: str) -> None:
         [f"I write <code> and </code> around programs. {BOX}"],
         [f"No fence is closed here: ``` {BOX}"],
         ["```python\nprint('open to the end of its turn", f"{BOX}"],
+        [f'```python\nprint("""no end of the string)\n```\n{BOX}'],
+        [f"<code>\nprint('it\\'s')\n</code> It's {BOX}"],
     ],
 )
 def test_a_box_in_words_is_the_answer(turns: list[str]) -> None:
@@ -58,7 +63,17 @@ def test_a_box_in_words_is_the_answer(turns: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "mark", ["<code>", "```\n", "``` x", "<code>\n```x\n</code>\n", "<interpreter>", "```text\n"]
+    "mark",
+    [
+        "<code>",
+        "```\n",
+        "``` x",
+        "<code>\n```x\n</code>\n",
+        "<code>'''",
+        "```py\n'''\n```\n\"\"\"",
+        "<interpreter>",
+        "```text\n",
+    ],
 )
 def test_marks_without_end_cost_no_more_than_other_text(mark: str) -> None:
     """A response of nothing but marks is read at once."""

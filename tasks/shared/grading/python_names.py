@@ -1,0 +1,106 @@
+"""The names of Python and SymPy that an answer may hold, and what they stand for. Everything else cannot be read."""
+
+import re
+from collections.abc import Callable
+
+import sympy
+
+MODULES = {
+    "np",
+    "numpy",
+    "math",
+    "cmath",
+    "sp",
+    "sympy",
+    "sym",
+    "S",
+    "mp",
+    "mpmath",
+    "fractions",
+    "decimal",
+    "scipy",
+}
+CONSTANTS = {
+    "pi": sympy.pi,
+    "E": sympy.E,
+    "e": sympy.E,
+    "I": sympy.I,
+    "oo": sympy.oo,
+    "inf": sympy.oo,
+    "Infinity": sympy.oo,
+    "infinity": sympy.oo,
+    "zoo": sympy.zoo,
+    "GoldenRatio": sympy.GoldenRatio,
+    "EulerGamma": sympy.EulerGamma,
+    "Half": sympy.Rational(1, 2),
+    "One": sympy.Integer(1),
+    "Zero": sympy.Integer(0),
+    "NegativeOne": sympy.Integer(-1),
+}
+SETS = {
+    "EmptySet": sympy.S.EmptySet,
+    "Reals": sympy.S.Reals,
+    "Integers": sympy.S.Integers,
+    "Naturals": sympy.S.Naturals,
+    "Naturals0": sympy.S.Naturals0,
+    "Rationals": sympy.S.Rationals,
+    "Complexes": sympy.S.Complexes,
+}
+GREEK_NAMES = """
+    alpha beta gamma delta epsilon zeta eta theta iota kappa mu nu xi rho sigma tau phi chi psi omega
+"""
+GREEK = GREEK_NAMES.split()
+SYMPY_FUNCTIONS = """
+    sqrt cbrt root exp sin cos tan cot sec csc asin acos atan acot asec acsc atan2 sinh cosh tanh asinh acosh atanh
+    floor ceiling factorial binomial gamma re im conjugate arg sign gcd lcm Abs Max Min Mod
+"""
+FUNCTIONS: dict[str, Callable[..., sympy.Basic]] = {
+    name: getattr(sympy, name) for name in SYMPY_FUNCTIONS.split()
+} | {
+    "abs": sympy.Abs,
+    "fabs": sympy.Abs,
+    "log": sympy.log,
+    "ln": sympy.log,
+    "log2": lambda x: sympy.log(x, 2),
+    "log10": lambda x: sympy.log(x, 10),
+    "log1p": lambda x: sympy.log(1 + x),
+    "expm1": lambda x: sympy.exp(x) - 1,
+    "arcsin": sympy.asin,
+    "arccos": sympy.acos,
+    "arctan": sympy.atan,
+    "comb": sympy.binomial,
+    "ceil": sympy.ceiling,
+    "max": sympy.Max,
+    "min": sympy.Min,
+    "pow": lambda base, exponent: sympy.Pow(base, exponent, evaluate=False),
+    "Pow": lambda base, exponent: sympy.Pow(base, exponent, evaluate=False),
+    "Add": sympy.Add,
+    "Mul": sympy.Mul,
+    "Rational": lambda top, bottom=1: top / bottom,
+    "Fraction": lambda top, bottom=1: top / bottom,
+    "mpq": lambda top, bottom=1: top / bottom,
+}
+LARGE = {"factorial", "gamma", "binomial", "comb"}
+# types that wrap a number, perhaps in quotes
+NUMBERS = re.compile(
+    r"(?:u?int|float|complex|longdouble)\d*_?|Integer|Float|Decimal|mpf|mpz|mpc|sympify|S|N|bool_?"
+)
+SYMBOLS = {"Symbol", "Dummy"}
+COLLECTIONS = {
+    "FiniteSet": "{}",
+    "set": "{}",
+    "frozenset": "{}",
+    "Tuple": "()",
+    "tuple": "()",
+    "list": "[]",
+    "array": "[]",
+}
+MATRICES = {
+    "Matrix",
+    "ImmutableMatrix",
+    "ImmutableDenseMatrix",
+    "MutableDenseMatrix",
+    "SparseMatrix",
+    "matrix",
+}
+INTERVALS = {"": (False, False), "open": (True, True), "Lopen": (True, False), "Ropen": (False, True)}
