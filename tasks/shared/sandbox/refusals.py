@@ -35,7 +35,6 @@ _ON_PATH = (
     "os.rmdir",
     "os.remove",
     "os.truncate",
-    "os.chdir",
 )
 _ON_PATHS = ("os.rename", "os.link")
 _ALSO_READABLE = ("/dev/null", "/dev/urandom")
