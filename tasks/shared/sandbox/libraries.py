@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import importlib
+import logging
 import os
 import re
 import sys
@@ -75,6 +76,8 @@ def prepare_libraries(modules: tuple[str, ...]) -> tuple[str, ...]:
     for module, program in _WARM.items():
         if module in closed.specs:
             exec(program, {})
+    # That it is slow to look for fonts on a busy machine is nothing to tell a model.
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
     atexit._clear()
     return _readable(closed)
 

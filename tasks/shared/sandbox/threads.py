@@ -57,9 +57,9 @@ class ThreadGate:
 
 def _threads_of(thread: int) -> int:
     with open(f"/proc/{thread}/status", encoding="ascii", errors="replace") as status:
-        return next(int(line.split()[1]) for line in status if line.startswith("Threads:"))
+        return next((int(line.split()[1]) for line in status if line.startswith("Threads:")), 1)
 
 
 def _most_threads_of(thread: int) -> int:
     with open(f"/proc/{thread}/limits", encoding="ascii") as limits:
-        return next(int(line.split()[3]) for line in limits if line.startswith("Max file locks"))
+        return next((int(line.split()[3]) for line in limits if line.startswith("Max file locks")), 0)
