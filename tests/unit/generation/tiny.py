@@ -1,8 +1,10 @@
 """A tiny random Qwen2 model and a byte-level BPE tokenizer, made in a second: real parts for the generation tests."""
 
+import json
+
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 CORPUS = [
     "Let us compute it.\n<code>\n```python\nprint(1 + 2)\n```\n</code>\n<interpreter>\n3\n</interpreter>\n",
@@ -57,3 +59,27 @@ def tiny_model(
         bos_token_id=None,
     )
     return Qwen2ForCausalLM(config).eval()
+
+
+def joining_tokenizer() -> Qwen2Tokenizer:
+    """BPE behind Qwen's pre-tokenizer, which leaves a line break with the signs before it: `>` and a break are one."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = Qwen2Tokenizer().backend_tokenizer.pre_tokenizer
+    special = ["<|im_end|>", "<|im_start|>", "<|endoftext|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=500, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    bpe.train_from_iterator(CORPUS * 50, trainer)
+    trained = json.loads(bpe.to_str())["model"]
+    tokenizer = Qwen2Tokenizer(
+        vocab=trained["vocab"],
+        merges=[tuple(merge) for merge in trained["merges"]],
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        extra_special_tokens=["<|im_start|>"],
+    )
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    return tokenizer

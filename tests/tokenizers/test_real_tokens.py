@@ -1,0 +1,23 @@
+"""Every dialect with the tokenizers of Qwen3 and SmolLM2 (`make test-tokenizers` fetches them)."""
+
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from tasks.shared.environment import home
+from tests.unit.traces.token_cases import *  # noqa: F403 - its tests, with the tokenizers below
+
+
+def load(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer; the tests fail, rather than pass unseen, where it was not fetched."""
+    directory: Path = home() / "tokenizers" / name
+    if not (directory / "tokenizer.json").is_file():
+        pytest.fail(f"{directory} is missing: make tokenizers")
+    return AutoTokenizer.from_pretrained(directory)
+
+
+@pytest.fixture(scope="module", params=["qwen3", "smollm2"])
+def tokenizer(request: pytest.FixtureRequest) -> PreTrainedTokenizerBase:
+    """One for the whole module: its vocabulary is searched for stop strings once."""
+    return load(request.param)
