@@ -20,7 +20,7 @@ from tasks.shared.training_config import MetricsSink as MetricsSink
 from tasks.shared.training_config import OptimizerConfig as OptimizerConfig
 from tasks.shared.training_config import RlConfig, SftConfig
 
-DialectName = Literal["retool", "torl", "text"]
+DialectName = Literal["retool", "torl", "hermes", "text"]
 
 
 def _require_absolute(key: str, path: str) -> None:
@@ -133,6 +133,10 @@ class TracesConfig(Section):
     def _text_has_no_calls(self) -> Self:
         if self.dialect == "text" and self.max_calls:
             raise ValueError("traces.dialect = 'text' runs no code: set traces.max_calls = 0")
+        if self.dialect == "hermes" and self.prompt == "plain":
+            raise ValueError(
+                "traces.dialect = 'hermes' needs the chat template: set traces.prompt to instructed or bare"
+            )
         return self
 
 

@@ -14,7 +14,7 @@ from tasks.shared.config import GenerationConfig, SandboxConfig, TracesConfig
 from tasks.shared.generation.protocol import Generator, Piece, Sampling
 from tasks.shared.sandbox import Status
 from tasks.shared.traces.dialect import Dialect, dialect_of
-from tasks.shared.traces.encoding import encode_words
+from tasks.shared.traces.encoding import encode_feedback
 from tasks.shared.traces.observation import observe
 from tasks.shared.traces.own_words import own_words
 from tasks.shared.traces.trajectory import (
@@ -257,7 +257,7 @@ class _Rollout:
         turn_end = len(live.builder.response_ids)
         remaining = live.calls_left if self._policy.announce_remaining_calls else None
         feedback = self._policy.dialect.feedback(observation, remaining, live.carried)
-        ids = encode_words(self._tokenizer, feedback)
+        ids = encode_feedback(self._tokenizer, self._policy.dialect, feedback)
         left = self._policy.max_response_tokens - turn_end - len(ids)
         call = CodeCall(code, status, observation, seconds, turn_end, turn_end)
         if left < 1:  # the model could not say a word about it

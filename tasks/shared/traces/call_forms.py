@@ -67,6 +67,10 @@ class CallForm(Protocol):
     def told(self) -> str:
         """The form in one line of words, for a notice to a model that missed it."""
 
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """The tags and fences that hold a block together."""
+
     def write(self, code: str) -> str:
         """A block that runs `code`."""
 
@@ -90,6 +94,11 @@ class TagForm:
     opening: str
     stop: str
     told: str
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """See `CallForm.marks`."""
+        return (self.opening, "```python", "```", self.stop)
 
     def write(self, code: str) -> str:
         """See `CallForm.write`."""
@@ -126,7 +135,7 @@ class TagForm:
 
     def unasked(self, text: str) -> Iterator[Block]:
         """See `CallForm.unasked`."""
-        found = list(_in_fences(text, f"{self.opening} and {self.stop} are missing around it"))
+        found = list(in_fences(text, f"{self.opening} and {self.stop} are missing around it"))
         yield from found
         start = text.rfind(self.opening)
         if start >= 0 and not any(block.end > start for block in found):
@@ -182,6 +191,11 @@ class FenceForm:
     stop: str
     told: str
 
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """See `CallForm.marks`."""
+        return ("```python", "```", self.stop)
+
     def write(self, code: str) -> str:
         """See `CallForm.write`."""
         return f"```python\n{code}\n```\n{self.stop}"
@@ -210,7 +224,7 @@ class FenceForm:
 
     def unasked(self, text: str) -> Iterator[Block]:
         """See `CallForm.unasked`."""
-        yield from _in_fences(text, f"no {self.stop} follows it")
+        yield from in_fences(text, f"no {self.stop} follows it")
 
     def stray(self, text: str) -> str:
         """See `CallForm.stray`."""
@@ -218,7 +232,7 @@ class FenceForm:
         return text[fence.start : fence.first].strip() if fence else ""
 
 
-def _in_fences(text: str, fault: str) -> Iterator[Block]:
+def in_fences(text: str, fault: str) -> Iterator[Block]:
     """The programs in fences of `text`; one whose fence is not closed goes to the end."""
     end = 0
     for fence in fences(text):

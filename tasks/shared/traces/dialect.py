@@ -1,6 +1,7 @@
 """How a trace is written: prompt, code blocks, interpreter output, answer, all decided here and nowhere else.
 
-Two dialects run code: `retool` (tags) and `torl` (Markdown fences); `text` runs none (the paper's text-only baseline).
+Three dialects run code: `retool` (tags), `torl` (Markdown fences) and `hermes` (tool calls of chat models); `text` runs
+none (the paper's text-only baseline).
 A dialect's call form (`call_forms.py`) says what ends a turn and which program runs; `feedback` is what is appended.
 Code runs exactly as written. `split` cuts a written trace at the very places where a rollout appends ids, so SFT
 tokenises segment by segment what RL will see. Sources: ReTool (arXiv 2504.11536), ToRL (arXiv 2503.23383).
@@ -13,46 +14,16 @@ from dataclasses import dataclass, replace
 
 from tasks.shared.config import TracesConfig
 from tasks.shared.traces.call_forms import Block, CallForm, FenceForm, TagForm
+from tasks.shared.traces.instructions import (
+    HERMES_INSTRUCTION,
+    RETOOL_INSTRUCTION,
+    TEXT_INSTRUCTION,
+    TORL_INSTRUCTION,
+)
+from tasks.shared.traces.tool_form import ToolForm
 
 EXAMPLE_CODE, EXAMPLE_OUTPUT = "print(6 * 7)", "42"
 CARRIED = 32  # characters that the token which completes a stop string may have behind it
-
-RETOOL_INSTRUCTION = """\
-Solve the problem below step by step. While you reason you may run Python in an external sandbox.{libraries} Write a \
-complete script, with its imports, that prints what you want to see, in exactly this form:
-
-{call}
-
-Then its output is given to you in this form; never write it yourself:
-
-{feedback}
-
-Close with:
-
-{answer}
-
-{problem}"""
-
-TORL_INSTRUCTION = """\
-Reason step by step and use Python where it helps.{libraries} Write a complete script, with its imports, that \
-prints what you want to see, in exactly this form:
-
-{call}
-
-Then its output is given to you in this form; never write it yourself:
-
-{feedback}
-
-Put the final answer in {answer}.
-
-{problem}"""
-
-TEXT_INSTRUCTION = """\
-Reason step by step, without code. Close with:
-
-{answer}
-
-{problem}"""
 
 
 class TraceFormatError(ValueError):
@@ -87,6 +58,9 @@ class Dialect:
     answer_template: str  # how the answer is written, with {answer}
     answer_block: re.Pattern[str]  # the answer at the end of a trace; group 1 is the content of the box
     max_calls: int | None = None  # after so many calls a block without output is text, as in a rollout
+    # a call and its result are turns of the chat template's own (`chat_turns.py`); what a written trace has between
+    # them is put into the template's words when it is encoded
+    speaks_tools: bool = False
     libraries: tuple[str, ...] = ()  # what programs can import besides the standard library
 
     @property
@@ -107,10 +81,10 @@ class Dialect:
     @property
     def marks(self) -> tuple[str, ...]:
         """The tags and fences that a trace is held together by."""
-        written = self.write_call("") if self.form else ""
-        pieces = [written, self.feedback_open, self.feedback_close, self.write_answer("")]
+        pieces = [self.feedback_open, self.feedback_close, self.write_answer("")]
         lines = [line.rstrip("}") for piece in pieces for line in piece.split("\n")]
-        return tuple(dict.fromkeys(line for line in lines if line))
+        marks = (*(self.form.marks if self.form else ()), *lines)
+        return tuple(dict.fromkeys(mark for mark in marks if mark))
 
     @property
     def libraries_told(self) -> str:
@@ -177,7 +151,8 @@ class Dialect:
 
     def closes_with_answer(self, trace: str) -> bool:
         """Whether a trace ends in one answer, written as this dialect writes it, and gives no other."""
-        return trace.count("\\boxed") == 1 and self.answer_block.search(trace) is not None
+        said = trace.rpartition("</think>")[2]  # what is thought over is no answer
+        return said.count("\\boxed") == 1 and self.answer_block.search(said) is not None
 
     def notice(self, block: Block) -> str:
         """What a model is shown in place of output after a block that is not whole."""
@@ -205,6 +180,10 @@ class Dialect:
             ended = turn[:end].endswith(stop)
             faulty = faulty[: len(faulty) - (not ended and stop.startswith(turn[end:].strip()))]
         return len(faulty)
+
+    def content_of(self, feedback: str) -> str:
+        """What stands between the tags of a feedback."""
+        return feedback.removeprefix(self.feedback_open).removesuffix(self.feedback_close)
 
     def self_written(self, turn: str) -> int:
         """How often a turn of the model's own words opens interpreter output, programs aside."""
@@ -240,7 +219,7 @@ class Dialect:
                 raise TraceFormatError(self._without_output(rest, block))
             start, end = output
             self._refuse_stray_tags(rest[: block.first], last=False)
-            observation = rest[start:end].removeprefix(self.feedback_open).removesuffix(self.feedback_close)
+            observation = self.content_of(rest[start:end])
             segments.append(Segment(rest[:start], is_feedback=False, block=block))
             segments.append(Segment(rest[start:end], is_feedback=True, observation=observation))
             rest = rest[end:]
@@ -299,6 +278,7 @@ def _outside(text: str, spans: list[tuple[int, int]]) -> Iterator[str]:
     yield text[place:]
 
 
+ANSWER_BOX = re.compile(r"\\boxed\{([^\n]+)\}\.?\s*$")
 ANSWER_TAGS = re.compile(r"<answer>\n\\boxed\{([^\n]+)\}\n</answer>\s*$")
 
 DIALECTS = {
@@ -327,7 +307,18 @@ DIALECTS = {
         feedback_close="\n```\n",
         refused=("```output",),
         answer_template="\\boxed{{{answer}}}",
-        answer_block=re.compile(r"\\boxed\{([^\n]+)\}\.?\s*$"),
+        answer_block=ANSWER_BOX,
+    ),
+    "hermes": Dialect(
+        name="hermes",
+        instruction=HERMES_INSTRUCTION,
+        form=ToolForm(),
+        feedback_open="\n<tool_response>\n",
+        feedback_close="\n</tool_response>\n",
+        refused=("<tool_response>", "</tool_response>"),
+        answer_template="\\boxed{{{answer}}}",
+        answer_block=ANSWER_BOX,
+        speaks_tools=True,
     ),
     "text": Dialect(
         name="text",

@@ -4,13 +4,16 @@ A trace is tokenised segment by segment, cut where a rollout appends ids, so tha
 RL will see. The mask says which tokens the model is to learn: its own words and the end of its turn.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from jinja2 import TemplateError
 
+from tasks.shared.traces.chat_turns import chat_turns, conversation
 from tasks.shared.traces.dialect import Dialect
 from tasks.shared.traces.plain import plain_prompt
+from tasks.shared.traces.trajectory import turns_between
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -22,7 +25,7 @@ class EncodedTrace:
 
     prompt_ids: tuple[int, ...]  # (P,)
     response_ids: tuple[int, ...]  # (R,) ends with the end-of-turn token
-    trained: tuple[bool, ...]  # (R,) False on interpreter output
+    trained: tuple[bool, ...]  # (R,) False on interpreter output and on headers of turns
 
 
 def encode_prompt(
@@ -40,20 +43,28 @@ def encode_prompt(
     """
     if plain:
         return tuple(tokenizer.encode(plain_prompt(dialect, problem, system), add_special_tokens=True))
-    return encode_message(tokenizer, dialect.prompt(problem, instructed), system)
+    return encode_message(tokenizer, dialect, dialect.prompt(problem, instructed), system)
 
 
-def encode_message(tokenizer: "PreTrainedTokenizerBase", message: str, system: str = "") -> tuple[int, ...]:
+def encode_message(
+    tokenizer: "PreTrainedTokenizerBase", dialect: Dialect, message: str, system: str = ""
+) -> tuple[int, ...]:
     """As `encode_prompt`, of a whole user message."""
     if not tokenizer.chat_template:
         raise ValueError(
             f"tokenizer {tokenizer.name_or_path}: no chat template; save one with the checkpoint"
         )
-    messages = [{"role": "user", "content": message}]
-    if system:
-        messages.insert(0, {"role": "system", "content": system})
+    if dialect.speaks_tools:
+        messages, tools = chat_turns(tokenizer).conversation(message, system)
+    else:
+        messages, tools = conversation(message, system), None
     try:
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        text = tokenizer.apply_chat_template(
+            messages,
+            tools=tools,  # type: ignore[arg-type]
+            tokenize=False,
+            add_generation_prompt=True,
+        )
     except TemplateError as error:
         if not system:
             raise
@@ -69,6 +80,28 @@ def encode_words(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
     return list(tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
 
 
+def encode_feedback(tokenizer: "PreTrainedTokenizerBase", dialect: Dialect, feedback: str) -> list[int]:
+    """Ids of what follows a block: as it is written or, for tool calls, in the turns of the chat template."""
+    if not dialect.speaks_tools:
+        return encode_words(tokenizer, feedback)
+    return chat_turns(tokenizer).encode_result(tokenizer, dialect.content_of(feedback))
+
+
+def written_trace(
+    tokenizer: "PreTrainedTokenizerBase", dialect: Dialect, text: str, shown: Sequence[Sequence[int]]
+) -> str:
+    """A rollout as a written trace: its text, but for tool calls without the turns of this one chat template."""
+    if not dialect.speaks_tools:
+        return text
+    turns, around = turns_between(text, shown), chat_turns(tokenizer)
+    pieces = [turns[0]]
+    for (start, end), turn in zip(shown, turns[1:], strict=True):
+        content = text[start:end].removeprefix(around.before).removesuffix(around.after)
+        feedback = f"{dialect.feedback_open}{content}{dialect.feedback_close}" if end > start else ""
+        pieces += [feedback, turn]
+    return "".join(pieces)
+
+
 def encode_trace(
     tokenizer: "PreTrainedTokenizerBase",
     dialect: Dialect,
@@ -82,9 +115,15 @@ def encode_trace(
     response_ids: list[int] = []
     trained: list[bool] = []
     for segment in dialect.split(trace):
-        ids = encode_words(tokenizer, segment.text)
+        if segment.is_feedback:
+            ids = encode_feedback(tokenizer, dialect, segment.text)
+            # of the turns of a chat template the first token ends the assistant's: a rollout forces it, SFT teaches it
+            ends_turn = dialect.speaks_tools and ids[0] in tokenizer.all_special_ids
+            trained += [ends_turn] + [False] * (len(ids) - 1)
+        else:
+            ids = encode_words(tokenizer, segment.text)
+            trained += [True] * len(ids)
         response_ids += ids
-        trained += [not segment.is_feedback] * len(ids)
     assert tokenizer.eos_token_id is not None
     response_ids.append(tokenizer.eos_token_id)
     trained.append(True)

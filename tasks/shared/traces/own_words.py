@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from tasks.shared.traces.python_text import LITERAL
 
-MARK = re.compile(r"<code>|<interpreter>|```[ \t]*([\w+#-]*)[^\n`]*")
+MARK = re.compile(r"<(code|interpreter|tool_call|tool_response)>|```[ \t]*([\w+#-]*)[^\n`]*")
 # a fence within a line, as in a string literal, closes no block
 CLOSING_FENCE = re.compile(
     r"^[ \t]*(?:(?=```output)|```(?![\w`]))|```(?=[ \t\r]*$|[ \t]*</code>)", re.MULTILINE
@@ -53,15 +53,15 @@ class _Turn:
 
     def _end_of_block(self, mark: re.Match[str]) -> int | None:
         """Where the program or output that `mark` opens ends, at the latest with the turn; None if it opens none."""
-        if mark[0] == "<interpreter>":
-            return self._after("</interpreter>", mark.end())
-        if mark[0] == "<code>":
+        if mark[1] and mark[1] != "code":
+            return self._after(f"</{mark[1]}>", mark.end())
+        if mark[1]:
             fence = FENCE_IN_CODE.match(self._text, mark.end())
             if fence is not None:
                 return self._after("</code>", self._end_of_fence(fence.end())[1])
             tags = (tag.span() for tag in CLOSING_TAG.finditer(self._text, mark.end()))
             return self._outside_strings(mark.end(), tags)[1]
-        language = mark[1].lower()
+        language = mark[2].lower()
         if language in PROSE_FENCES:
             return None
         inner, end = self._end_of_fence(mark.end())

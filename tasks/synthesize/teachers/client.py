@@ -241,6 +241,8 @@ def _most(payload: Mapping[str, Any]) -> Usage:
     messages = payload["messages"]
     limit = payload.get("max_tokens") or payload["max_completion_tokens"]
     prompt = sum(len(message["content"].encode()) + MESSAGE_TOKENS for message in messages)
+    tools = [payload.get("tools"), *(message.get("tool_calls") for message in messages)]
+    prompt += sum(len(json.dumps(part)) for part in tools if part)
     return Usage(prompt, payload.get("n", 1) * limit)
 
 

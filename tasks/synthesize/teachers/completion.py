@@ -1,5 +1,6 @@
 """What is read of a chat completion, and what a response cost. Endpoints differ; unknown fields are left alone."""
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,11 +33,34 @@ class Usage:
         return (self.prompt_tokens * prompt_price + self.completion_tokens * completion_price) / 1e6
 
 
+class Function(BaseModel):
+    """What is called, and with what: JSON as the model wrote it, whether or not it is valid."""
+
+    name: str | None = None
+    arguments: str = ""
+
+    @field_validator("arguments", mode="before")
+    @classmethod
+    def _as_text(cls, arguments: Any) -> Any:
+        """Some endpoints send the object itself."""
+        return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+
+
+class ToolCall(BaseModel):
+    """A call of a tool."""
+
+    id: str = ""
+    function: Function
+
+
 class Message(BaseModel):
     """What the model said."""
 
     content: str | None = None
     refusal: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    # thoughts, where the endpoint keeps them apart
+    reasoning_content: str | None = None
 
     @field_validator("content", mode="before")
     @classmethod

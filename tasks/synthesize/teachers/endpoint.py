@@ -9,26 +9,28 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from itertools import cycle, groupby
+from itertools import count, cycle, groupby
 from typing import Any
 
 from tasks.shared.config import SynthesizeStage
 from tasks.shared.sandbox import Status
 from tasks.shared.traces.call_forms import Block
 from tasks.shared.traces.dialect import Dialect
+from tasks.shared.traces.tool_form import TOOL_SCHEMA
 from tasks.synthesize.execution import BlockRunner
 from tasks.synthesize.teachers.client import AttemptFailed, EndpointClient
 from tasks.synthesize.teachers.completion import Choice, Completion
 from tasks.synthesize.teachers.limits import BudgetSpent, FailureShare
 from tasks.synthesize.teachers.prompting import Prompting, Wanted, derived_seed
 from tasks.synthesize.teachers.responses import ResponseLog
+from tasks.synthesize.teachers.tool_turns import ToolTurn, require_usable
 from tasks.synthesize.traces import Reason, Verdict, WrittenTrace
 from tasks.synthesize.verify import Rules
 
 CHARS_PER_TOKEN = 16  # a longer message than this allows is no honest answer
 BYTES_PER_TOKEN = 3  # of interpreter output, which is mostly digits: no tokenizer of the model is at hand
 CONTINUE = {"add_generation_prompt": False, "continue_final_message": True}  # vLLM's and SGLang's fields
-Message = dict[str, str]
+Message = dict[str, Any]
 
 
 class SandboxFailed(Exception):
@@ -126,7 +128,8 @@ class EndpointTeacher:
             if isinstance(opening, AttemptFailed):
                 raise opening
             async with self._session() as session:
-                trace = await self._converse(client, want, opening, session)
+                converse = self._call_tools if self._by_tools else self._converse
+                trace = await converse(client, want, opening, session)
         except AttemptFailed as failed:
             loss = Verdict(Reason.NO_RESPONSE, str(failed), (), ())
         except SandboxFailed as failed:
@@ -172,6 +175,37 @@ class EndpointTeacher:
             turn = _turns(await client.ask(want.problem.id, want.index, calls + 1, payload))[0]
         return "".join(parts)
 
+    async def _call_tools(
+        self, client: EndpointClient, want: Wanted, turn: "Turn", session: str | None
+    ) -> str:
+        """As `_converse`, with calls and results as the endpoint's API has them; calls of one turn run in order."""
+        parts, messages, calls = list[str](), self._opening(want), 0
+        left = self._config.max_response_tokens
+        for number in count(1):
+            said = ToolTurn.of(turn.choice, left * CHARS_PER_TOKEN)
+            parts.append(said.words)
+            left -= turn.tokens
+            asked = said.calls[: self._rules.max_calls - calls]
+            messages.append(said.message(asked))
+            for call in asked:
+                block = self._rules.dialect.read(call.text)
+                assert block is not None
+                feedback = await self._feedback(calls, block, session)
+                parts += [call.text, feedback]
+                messages.append(call.result(self._rules.dialect.content_of(feedback)))
+                left -= len(feedback.encode()) // BYTES_PER_TOKEN
+                calls += 1
+            if not asked or left < 1:
+                break
+            payload = self._payload(messages, want, turn=calls, left=left)
+            turn = _turns(await client.ask(want.problem.id, want.index, number, payload))[0]
+        return "".join(parts)
+
+    @property
+    def _by_tools(self) -> bool:
+        """Whether calls go through the endpoint's `tools`."""
+        return self._rules.dialect.speaks_tools and self._prompting.runs_code
+
     async def _feedback(self, call: int, block: Block, session: str | None) -> str:
         """What follows a block: its output, or a notice if it is not whole."""
         if block.fault:
@@ -214,7 +248,10 @@ class EndpointTeacher:
             "top_p": config.top_p,
         }
         stop = self._stop(turn)
-        if stop is not None and config.send_stop:
+        if self._by_tools:
+            payload["tools"] = [TOOL_SCHEMA]
+            payload["tool_choice"] = "none" if stop is None else "auto"
+        elif stop is not None and config.send_stop:
             payload["stop"] = [stop]
         if config.send_seed:
             payload["seed"] = derived_seed(self._seed, want, turn)
@@ -230,12 +267,7 @@ def read_words(choice: Choice, dialect: Dialect, stop: str | None, most_chars: i
     AttemptFailed for a turn that holds nothing, was withheld, or is longer than any honest one.
     """
     words = choice.message.content or ""
-    if choice.finish_reason == "content_filter" or (choice.message.refusal and not words):
-        raise AttemptFailed("withheld", choice.message.refusal or "the endpoint's content filter", False)
-    if not words.strip():
-        raise AttemptFailed("empty", "a message without content", False)
-    if len(words) > most_chars:
-        raise AttemptFailed("too_long", f"{len(words)} characters where {most_chars} are the most", False)
+    require_usable(choice, words, most_chars)
     if stop is None:
         return words
     if (block := dialect.read(words)) is not None:

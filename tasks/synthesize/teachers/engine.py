@@ -17,7 +17,7 @@ from tasks.shared.generation.engines import open_generator
 from tasks.shared.generation.interleave import RolloutPolicy, RolloutRequest, delivery_of, rollout
 from tasks.shared.generation.protocol import Sampling
 from tasks.shared.stage import Meeting
-from tasks.shared.traces.encoding import encode_message, encode_prompt
+from tasks.shared.traces.encoding import encode_message, encode_prompt, written_trace
 from tasks.shared.traces.trajectory import FinishReason, Trajectory
 from tasks.synthesize.teachers.completion import Choice, Completion, Message, TokenCounts, Usage
 from tasks.synthesize.teachers.prompting import Prompting, Wanted, derived_seed
@@ -110,16 +110,17 @@ class EngineTeacher:
             meeting=self._meeting,
         ) as generator:
             for trajectory in rollout(requests, generator, self._interpreter, tokenizer, self._policy()):
-                yield self._taken(trajectory, by_request[trajectory.problem_id, trajectory.sample])
+                text = written_trace(tokenizer, self._rules.dialect, trajectory.text, trajectory.shown)
+                yield self._taken(trajectory, text, by_request[trajectory.problem_id, trajectory.sample])
 
-    def _taken(self, trajectory: Trajectory, want: Wanted) -> WrittenTrace:
+    def _taken(self, trajectory: Trajectory, text: str, want: Wanted) -> WrittenTrace:
         """A response that was sampled; kept in the log unless it is to be sampled again."""
         if trajectory.finish is FinishReason.SANDBOX_FAILURE:
             loss = Verdict(Reason.SANDBOX_FAILURE, "while the model waited for output", (), ())
             return self._written(want, "", loss)
         usage = Usage(len(trajectory.prompt_ids), trajectory.num_sampled)
-        self._log.append(self._key(want), self._body(trajectory, usage), usage)
-        return self._written(want, trajectory.text)
+        self._log.append(self._key(want), self._body(trajectory, text, usage), usage)
+        return self._written(want, text)
 
     def _policy(self) -> RolloutPolicy:
         rules, teacher = self._rules, self._teacher
@@ -141,7 +142,7 @@ class EngineTeacher:
                 tokenizer, self._rules.dialect, want.problem.problem, False, want.problem.system, plain=True
             )
         message = self._prompting.message(want.problem.problem, want.reasoning)
-        return encode_message(tokenizer, message, want.problem.system)
+        return encode_message(tokenizer, self._rules.dialect, message, want.problem.system)
 
     def _key(self, want: Wanted) -> ResponseKey:
         """What the response depends on."""
@@ -156,9 +157,9 @@ class EngineTeacher:
             "teacher", want.problem.id, want.index, 0, hashlib.sha256(request.encode()).hexdigest()[:32]
         )
 
-    def _body(self, trajectory: Trajectory, usage: Usage) -> str:
+    def _body(self, trajectory: Trajectory, text: str, usage: Usage) -> str:
         """The response in the form of an endpoint's, so that one reader does for both."""
-        choice = Choice(message=Message(content=trajectory.text), finish_reason=trajectory.finish.value)
+        choice = Choice(message=Message(content=text), finish_reason=trajectory.finish.value)
         counts = TokenCounts(prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens)
         return Completion(model=self._weights.name, choices=[choice], usage=counts).model_dump_json()
 

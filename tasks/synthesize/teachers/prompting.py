@@ -45,7 +45,7 @@ class Prompting:
         if self._mode == "bootstrap":
             return self._rules.dialect.prompt(problem, self._instructed)
         dialect = self._rules.dialect
-        if not dialect.runs_code:
+        if not dialect.runs_code or (dialect.speaks_tools and self._mode == "live"):
             return dialect.prompt(problem, instructed=True)
         return render_prompt(
             self._mode,

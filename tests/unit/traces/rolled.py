@@ -10,8 +10,8 @@ from transformers import PreTrainedTokenizerBase
 from tasks.shared.generation.interleave import RolloutPolicy, RolloutRequest, rollout
 from tasks.shared.generation.protocol import Sampling
 from tasks.shared.traces.dialect import DIALECTS, Dialect
-from tasks.shared.traces.encoding import encode_trace
-from tasks.shared.traces.trajectory import FinishReason, Trajectory
+from tasks.shared.traces.encoding import encode_trace, written_trace
+from tasks.shared.traces.trajectory import FinishReason, Trajectory, turns_between
 from tasks.synthesize.traces import Problem, Verdict, WrittenTrace
 from tasks.synthesize.verify import Rules, verify
 from tests.unit.generation.scripted import ScriptedGenerator
@@ -39,7 +39,8 @@ def turns(dialect: Dialect) -> list[str]:
         "",
     ]
     written = [f"Let me compute.\n{dialect.write_call(program)}" for program in programs]
-    return [*written, written[0].replace("\n```\n", "\n", 1)]
+    broken = written[0].replace('"arguments"', '"argument"', 1).replace("\n```\n", "\n", 1)
+    return [*written, broken]
 
 
 def policy(dialect: Dialect, most: int = MOST, **changes: object) -> RolloutPolicy:
@@ -60,27 +61,32 @@ def roll(
     return trajectory
 
 
-def verdict(dialect: Dialect, trajectory: Trajectory) -> Verdict:
+def verdict(dialect: Dialect, trace: str) -> Verdict:
     """What verification says of a rollout's own text."""
     rules = Rules(dialect, 4, "last_line", announce_remaining_calls=True, stateful=False)
-    return verify(WrittenTrace("p/0", PROBLEM, trajectory.text), rules, InProcessRunner())  # type: ignore[arg-type]
+    return verify(WrittenTrace("p/0", PROBLEM, trace), rules, InProcessRunner())  # type: ignore[arg-type]
 
 
 def check(tokenizer: PreTrainedTokenizerBase, dialect: Dialect, trajectory: Trajectory) -> None:
     """The text is cut where ids were appended, and verifies."""
-    segments = dialect.split(trajectory.text)
+    trace = written_trace(tokenizer, dialect, trajectory.text, trajectory.shown)
+    segments = dialect.split(trace)
+    own = tuple(segment.text for segment in segments if not segment.is_feedback)
+    assert own == turns_between(trajectory.text, trajectory.shown)
     places = [0]
     for segment in segments:
         places.append(places[-1] + len(segment.text))
     spans = [tuple(places[i : i + 2]) for i, segment in enumerate(segments) if segment.is_feedback]
-    assert spans == list(trajectory.shown)
+    assert spans == list(trajectory.shown) or dialect.speaks_tools
     observations = [segment.observation or "" for segment in segments if segment.is_feedback]
     assert len(observations) == len(trajectory.calls)
-    assert (trajectory.finish, verdict(dialect, trajectory).reason) == (FinishReason.EOS, "")
+    assert (trajectory.finish, verdict(dialect, trace).reason) == (FinishReason.EOS, "")
 
 
 def check_encoding(tokenizer: PreTrainedTokenizerBase, dialect: Dialect, trajectory: Trajectory) -> None:
     """SFT's encoding of the same text is what was sampled and shown, mask included."""
-    encoded = encode_trace(tokenizer, dialect, PROBLEM.problem, trajectory.text, instructed=False)
+    trace = written_trace(tokenizer, dialect, trajectory.text, trajectory.shown)
+    encoded = encode_trace(tokenizer, dialect, PROBLEM.problem, trace, instructed=False)
     assert encoded.response_ids == trajectory.response_ids
-    assert encoded.trained == trajectory.sampled
+    ends = {call.turn_end for call in trajectory.calls} if dialect.speaks_tools else set()
+    assert encoded.trained == tuple(drawn or place in ends for place, drawn in enumerate(trajectory.sampled))

@@ -10,6 +10,7 @@ from tasks.shared.traces.dialect import DIALECTS, EXAMPLE_CODE, EXAMPLE_OUTPUT, 
 
 RETOOL = DIALECTS["retool"]
 TORL = DIALECTS["torl"]
+HERMES = DIALECTS["hermes"]
 TEXT = DIALECTS["text"]
 
 RETOOL_TURN = "Count them.\n<code>\n```python\nfor i in range(2):\n    print(i)\n```\n</code>"
@@ -126,7 +127,8 @@ def test_the_instruction_shows_the_exact_form(dialect):
 
 @pytest.mark.parametrize("dialect", [RETOOL, TORL])
 @pytest.mark.parametrize(
-    "printed", ["", "a\n```\nb", "</interpreter>", "```", "x\n</interpreter>\n\n```\n", "\n\n3"]
+    "printed",
+    ["", "a\n```\nb", "</interpreter>", "1\n</tool_response>", "```", "x\n</interpreter>\n\n```\n", "\n\n3"],
 )
 def test_output_ends_where_it_ends_whatever_a_program_prints(dialect, printed):
     feedback = dialect.feedback(printed, remaining_calls=1)
@@ -197,7 +199,7 @@ def test_a_block_that_tokens_ran_out_in_is_not_unrecognised():
     assert (RETOOL.unrecognised(cut), RETOOL.unrecognised(cut, is_cut=True)) == (1, 0)
 
 
-@pytest.mark.parametrize("dialect", [RETOOL, TORL])
+@pytest.mark.parametrize("dialect", [RETOOL, TORL, HERMES])
 def test_every_mark_is_one_that_a_trace_needs(dialect):
     trace = f"Count.\n{dialect.write_call(CODE)}{dialect.feedback('3')}So 3.\n{dialect.write_answer('3')}"
     assert dialect.is_followed_by(trace)

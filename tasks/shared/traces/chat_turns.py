@@ -1,0 +1,168 @@
+"""What a chat template writes around a tool's result, learned by rendering a conversation with marks in it.
+
+A rollout appends ids and renders nothing again, so it needs two strings of the template: what stands between a call and
+its result (the end of the assistant's turn, the header of the next), and between the result and the assistant's next
+words. A template that would write what was there before otherwise, once the result follows, cannot be appended to and
+is refused with the reason. No table of models is kept.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import TemplateError
+
+from tasks.shared.traces.tool_form import ARGUMENT, TOOL, TOOL_SCHEMA, ToolForm
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+FORM = ToolForm()
+# of a template that knows no tools: told in the system message, in Hermes's form
+SYSTEM = """\
+You may call a tool while you answer. Its description in JSON:
+{schema}
+
+To call it, end your turn with a JSON object between {opening} and {stop}:
+{call}
+Its output is then given to you."""
+THOUGHTS, WORDS = "Thoughts before words.", "Words before a call."
+SAID = f"<think>\n{THOUGHTS}\n</think>\n\n{WORDS}"
+CODE, RESULT = "print('a mark in a call')", "a mark in a result"
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ChatTurns:
+    """How results go in between an assistant's turns.
+
+    Example, Qwen3: before "<|im_end|>\\n<|im_start|>user\\n<tool_response>\\n", after
+    "\\n</tool_response><|im_end|>\\n<|im_start|>assistant\\n".
+    """
+
+    before: str
+    after: str
+    # whether the template itself tells of the tools; else the system message does
+    lists_tools: bool
+
+    def conversation(self, message: str, system: str) -> tuple[list[Message], list[Message] | None]:
+        """The messages of a prompt and the tools that the template is given."""
+        if not self.lists_tools:
+            schema = json.dumps(TOOL_SCHEMA["function"])
+            told = SYSTEM.format(schema=schema, opening=FORM.opening, stop=FORM.stop, call=FORM.write("..."))
+            system = f"{system}\n\n{told}" if system else told
+        return conversation(message, system), [TOOL_SCHEMA] if self.lists_tools else None
+
+    def encode_result(self, tokenizer: "PreTrainedTokenizerBase", content: str) -> list[int]:
+        """Ids from the end of the call to where the assistant goes on; control tokens are the template's alone."""
+        added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+        special = sorted({*added, *tokenizer.all_special_tokens}, key=len, reverse=True)
+        cut = re.compile(f"({'|'.join(map(re.escape, special))})")
+        *head, opening = cut.split(self.before)
+        closing, *tail = cut.split(self.after)
+        ids: list[int] = []
+        for piece in (*head, opening + content + closing, *tail):
+            if cut.fullmatch(piece):
+                token = tokenizer.convert_tokens_to_ids(piece)
+                assert isinstance(token, int)
+                ids.append(token)
+            elif piece:
+                ids += tokenizer.encode(piece, add_special_tokens=False, split_special_tokens=True)
+        return ids
+
+
+def conversation(message: str, system: str = "") -> list[Message]:
+    """The messages of a prompt."""
+    return [{"role": "system", "content": system}, _user(message)] if system else [_user(message)]
+
+
+@lru_cache(maxsize=8)
+def chat_turns(tokenizer: "PreTrainedTokenizerBase") -> ChatTurns:
+    """What `tokenizer`'s chat template writes. ValueError, with the reason, if it cannot be appended to."""
+    try:
+        return _learn(tokenizer)
+    except _Refused as refused:
+        reason = str(refused)
+    except (TemplateError, TypeError, KeyError, AttributeError, ValueError) as error:  # a stranger's template
+        reason = f"it fails on a conversation with a tool: {' '.join(str(error).split())}"
+    raise ValueError(
+        f"tokenizer {tokenizer.name_or_path}: its chat template cannot be used with traces.dialect = 'hermes': "
+        f"{reason}; use 'retool' or 'torl', or save another template with the checkpoint"
+    )
+
+
+class _Refused(Exception):
+    """Why a template cannot be appended to."""
+
+
+def _learn(tokenizer: "PreTrainedTokenizerBase") -> ChatTurns:
+    if not tokenizer.chat_template:
+        raise _Refused("there is none")
+    bare, told = (_render(tokenizer, [_user("Q")], tools, goes_on=True) for tools in (None, [TOOL_SCHEMA]))
+    lists_tools = bare != told
+    tools = [TOOL_SCHEMA] if lists_tools else None
+    opened = told if lists_tools else bare
+    asking = [_user("Q"), _asking(lists_tools)]
+    asked = _render(tokenizer, asking, tools, goes_on=False)
+    end = _end_of_call(opened, asked)
+    answered = _render(tokenizer, [*asking, _result()], tools, goes_on=True)
+    if not answered.startswith(asked[:end]):
+        raise _Refused(
+            "it writes the assistant's turn otherwise once a result follows, as where thoughts are dropped"
+        )
+    before, mark, after = answered[end:].partition(RESULT)
+    if not mark:
+        raise _Refused("it does not show a tool's result")
+    twice = [*asking, _result(), _asking(lists_tools), _result()]
+    again = _render(tokenizer, twice, tools, goes_on=True)
+    if not (again.startswith(answered) and again.endswith(f"{FORM.stop}{before}{RESULT}{after}")):
+        raise _Refused("it writes earlier turns otherwise once another follows")
+    return ChatTurns(before, after, lists_tools)
+
+
+def _end_of_call(opened: str, asked: str) -> int:
+    """Where the call of a rendered conversation ends; the turn must begin as a prompt does and hold what was said."""
+    if not asked.startswith(opened):
+        raise _Refused("it begins an assistant's turn otherwise than a prompt for one ends")
+    if THOUGHTS not in asked:
+        raise _Refused("it drops the thoughts of a turn that calls a tool")
+    said = asked.find(SAID)
+    if not 0 <= said <= len(opened):
+        raise _Refused("it changes what the assistant said")
+    end = asked.find(FORM.stop, len(opened)) + len(FORM.stop)
+    block = FORM.read(asked[said + len(SAID) : end]) if end >= len(FORM.stop) else None
+    if block is None or block.code != CODE:
+        raise _Refused(f"it does not write calls as JSON between {FORM.opening} and {FORM.stop}")
+    return end
+
+
+def _render(
+    tokenizer: "PreTrainedTokenizerBase", messages: list[Message], tools: list[Message] | None, goes_on: bool
+) -> str:
+    text = tokenizer.apply_chat_template(
+        messages,
+        tools=tools,  # type: ignore[arg-type]
+        tokenize=False,
+        add_generation_prompt=goes_on,
+    )
+    assert isinstance(text, str)
+    return text
+
+
+def _user(content: str) -> Message:
+    return {"role": "user", "content": content}
+
+
+def _asking(lists_tools: bool) -> Message:
+    """An assistant's turn that thinks, speaks and calls."""
+    if not lists_tools:
+        return {"role": "assistant", "content": f"{SAID}\n{FORM.write(CODE)}"}
+    function = {"name": TOOL, "arguments": {ARGUMENT: CODE}}
+    call = {"type": "function", "id": "call00001", "function": function}
+    return {"role": "assistant", "content": SAID, "tool_calls": [call]}
+
+
+def _result() -> Message:
+    return {"role": "tool", "name": TOOL, "tool_call_id": "call00001", "content": RESULT}

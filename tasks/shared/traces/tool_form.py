@@ -1,0 +1,137 @@
+"""A call of a tool as chat models write it: JSON between `<tool_call>` tags (Hermes, Qwen2.5, Qwen3).
+
+The one tool is the interpreter. Code stands in a JSON string, which is read as leniently as JSON allows; its value is
+the program that runs.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from tasks.shared.traces.call_forms import UNFINISHED, Block, in_fences
+
+TOOL, ARGUMENT = "python", "code"
+TOOL_SCHEMA: dict[str, Any] = {
+    "type": "function",
+    "function": {
+        "name": TOOL,
+        "description": "Runs a complete Python script in a sandbox and returns what it prints.",
+        "parameters": {
+            "type": "object",
+            "properties": {ARGUMENT: {"type": "string", "description": "The script, with its imports."}},
+            "required": [ARGUMENT],
+        },
+    },
+}
+STRING = re.compile(r'"(?:\\.|[^"\\\n])*"?')  # of JSON; one that is not closed ends with its line
+VALUE = re.compile(rf'"{ARGUMENT}"\s*:\s*"((?:\\.|[^"\\])*)"', re.DOTALL)
+MOST_SAID = 40  # characters of a wrong name that a notice repeats
+
+
+class BrokenCallError(ValueError):
+    """What a call lacks, for the model's eyes: one line."""
+
+
+def read_call(text: str) -> str:
+    """The code that a call's JSON asks to run. Raises BrokenCallError."""
+    try:
+        call = json.loads(text, strict=False)  # line breaks in strings are meant
+    except (ValueError, RecursionError) as error:
+        raise BrokenCallError(
+            f"its JSON is not valid ({getattr(error, 'msg', 'nested too deeply')})"
+        ) from None
+    if not isinstance(call, dict) or "name" not in call:
+        raise BrokenCallError("it is no JSON object with name and arguments")
+    arguments = call.get("arguments", call.get("parameters"))
+    return read_arguments(call["name"], arguments)
+
+
+def read_arguments(name: object, arguments: object) -> str:
+    """The code of a call whose name and arguments are known, the latter as an object or as JSON of one."""
+    if name != TOOL:
+        said = " ".join(str(name)[:MOST_SAID].split())
+        raise BrokenCallError(f"there is no tool '{said}', only '{TOOL}'")
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments, strict=False)
+        except (ValueError, RecursionError):
+            raise BrokenCallError("its arguments are not valid JSON") from None
+    code = arguments.get(ARGUMENT) if isinstance(arguments, dict) else None
+    if not isinstance(code, str) or not code.strip():
+        raise BrokenCallError(f"its arguments have no '{ARGUMENT}'")
+    return code
+
+
+@dataclass(frozen=True, slots=True)
+class ToolForm:
+    """A call between tags; see `CallForm`."""
+
+    opening: str = "<tool_call>"
+    stop: str = "</tool_call>"
+
+    @property
+    def told(self) -> str:
+        """See `CallForm.told`."""
+        call = json.dumps({"name": TOOL, "arguments": {ARGUMENT: "..."}})
+        return f"Write {self.opening}, {call} as one JSON object, and {self.stop}, each on a line of its own."
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """See `CallForm.marks`."""
+        return (self.opening, self.stop)
+
+    def write(self, code: str) -> str:
+        """See `CallForm.write`."""
+        return self.write_raw(TOOL, json.dumps({ARGUMENT: code}, ensure_ascii=False))
+
+    def write_raw(self, name: str, arguments: str) -> str:
+        """A call with arguments that are JSON already, or ought to be."""
+        return f'{self.opening}\n{{"name": {json.dumps(name)}, "arguments": {arguments}}}\n{self.stop}'
+
+    def read(self, text: str) -> Block | None:
+        """See `CallForm.read`."""
+        before = text[: -len(self.stop)]
+        start = self._opening(before)
+        if start is None:
+            return None
+        first = start + len(self.opening)
+        if _in_string(text[first:], len(before) - first):
+            return None
+        try:
+            code, fault = read_call(before[first:]), ""
+        except BrokenCallError as error:
+            code, fault = "", str(error)
+        value = VALUE.search(text, first)
+        span = value.span(1) if value else (first, len(before))
+        return Block(start, len(text), start, *span, code, fault)
+
+    def unasked(self, text: str) -> Iterator[Block]:
+        """See `CallForm.unasked`."""
+        yield from in_fences(text, f"no {self.opening} asks for it")
+        start = text.rfind(self.opening)
+        if start >= 0:
+            yield Block(start, len(text), start, start + len(self.opening), len(text), "", UNFINISHED)
+
+    def stray(self, text: str) -> str:
+        """See `CallForm.stray`."""
+        return self.opening if self.opening in text else ""
+
+    def _opening(self, before: str) -> int | None:
+        """Where the call opens: at the first opening tag that has no other behind it, strings of JSON aside."""
+        start = before.find(self.opening)
+        while start >= 0:
+            inside = before[start + len(self.opening) :]
+            after = inside.find(self.opening)
+            while after >= 0 and _in_string(inside, after):
+                after = inside.find(self.opening, after + 1)
+            if after < 0:
+                return start
+            start += len(self.opening) + after
+        return None
+
+
+def _in_string(source: str, place: int) -> bool:
+    """Whether `place` lies inside a string of JSON that begins where `source` does."""
+    return any(string.start() < place < string.end() for string in STRING.finditer(source))
