@@ -5,6 +5,7 @@ import time
 import pytest
 
 from tasks.shared.grading import GradeReason, grade
+from tasks.shared.traces.dialect import DIALECTS
 from tasks.shared.traces.own_words import own_words
 
 BOX = "\\boxed{3}"
@@ -80,3 +81,9 @@ def test_marks_without_end_cost_no_more_than_other_text(mark: str) -> None:
     started = time.process_time()
     own_words([mark * 20_000])
     assert time.process_time() - started < 5.0
+
+
+def test_a_box_in_a_tool_call_or_its_result_is_no_answer() -> None:
+    called = DIALECTS["hermes"].write_call("print('\\\\boxed{5}')")
+    words = own_words([f"Look.\n{called}", "So \\boxed{3}. <tool_response>\n\\boxed{4}\n</tool_response>"])
+    assert [part for part in ("5", "3", "4") if f"boxed{{{part}}}" in words] == ["3"]
