@@ -28,6 +28,7 @@ from tasks.sft.training import train_step
 from tasks.shared.config import OptimizerConfig, TinyModel
 from tasks.shared.learning.engine import TrainingEngine
 from tasks.shared.learning.logprobs import use_packed_attention
+from tasks.shared.learning.packed_attention import packed_row
 from tasks.shared.learning.packing import PackedBatch, TrainSequence, pack
 
 RESULTS = Path(__file__).parent / "results"
@@ -78,16 +79,17 @@ class BareLoop:
         """Forward, backward, update."""
         for row in rows:
             labels = row.ids.masked_fill(~row.targets, -100)[0, 1:]
-            logits = self.model(
-                row.ids, position_ids=row.position_ids, use_cache=False, **self._mask(row)
-            ).logits
+            with packed_row(row.lengths):
+                logits = self.model(
+                    row.ids, position_ids=row.position_ids, use_cache=False, **self._mask(row)
+                ).logits
             (cross_entropy(logits[0, :-1], labels, reduction="sum") / denominator).backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
 
     def _mask(self, row: PackedBatch) -> dict[str, object]:
         if self.attention == "packed":
-            return {"segment_lengths": row.lengths, "attention_mask": torch.empty(1, 1, 1, 1)}
+            return {"attention_mask": torch.ones_like(row.ids)}
         same = row.segment_ids[:, None, :, None] == row.segment_ids[:, None, None, :]
         return {"attention_mask": same.tril()}
 

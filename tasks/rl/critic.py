@@ -9,10 +9,9 @@ import torch
 from tasks.rl.experience import Experience
 from tasks.rl.update import mini_batches_of, train_sequence
 from tasks.shared.config import RlConfig
-from tasks.shared.environment import rank, world_size
 from tasks.shared.learning.critic import CriticEngine, explained_variance, gae, value_loss, whiten
 from tasks.shared.learning.distributed import gather_from_ranks, sum_over_ranks
-from tasks.shared.learning.packing import PackedBatch, TrainSequence, pack
+from tasks.shared.learning.packing import PackedBatch, TrainSequence
 from tasks.shared.stage import Value
 from tasks.shared.traces.trajectory import Trajectory
 
@@ -102,7 +101,7 @@ class CriticUpdate:
 
     def _rows(self, sequences: Sequence[TrainSequence]) -> list[PackedBatch]:
         """This rank's packed rows."""
-        return pack(sequences, self._config.tokens_per_micro_batch, world_size())[rank() :: world_size()]
+        return self._engine.rows(sequences, self._config.tokens_per_micro_batch)
 
 
 def with_advantages(experience: Experience, evaluated: Values, whitened: bool) -> Experience:

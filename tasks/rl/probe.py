@@ -10,11 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from tasks.shared.environment import rank, world_size
 from tasks.shared.generation.protocol import Generator, HasCopies, NamesDifferences
 from tasks.shared.learning.distributed import gather_from_ranks, max_over_ranks
 from tasks.shared.learning.engine import TrainingEngine
-from tasks.shared.learning.packing import TrainSequence, pack
+from tasks.shared.learning.packing import TrainSequence
 from tasks.shared.stage import TrainingStopped
 
 MAX_PROBED = 4  # sequences
@@ -86,7 +85,7 @@ def _trainer_logprobs(
     wanted = [TrainSequence(np.array(ids), np.ones(len(ids), dtype=bool)) for ids in sequences]
     found: dict[int, np.ndarray] = {}
     with torch.no_grad():
-        for row in pack(wanted, row_tokens, world_size())[rank() :: world_size()]:
+        for row in engine.rows(wanted, row_tokens):
             for index, values in row.split(engine.token_logprobs(row).cpu()):
                 if row.num_targets:  # a row that fills in for a rank without sequences has none
                     found[index] = values.double().numpy()

@@ -10,7 +10,6 @@ import torch
 
 from tasks.rl.experience import Experience
 from tasks.shared.config import RlConfig
-from tasks.shared.environment import rank, world_size
 from tasks.shared.learning.distributed import max_over_ranks, sum_over_ranks
 from tasks.shared.learning.engine import TrainingEngine
 from tasks.shared.learning.logprobs import token_logprobs
@@ -21,7 +20,7 @@ from tasks.shared.learning.losses import (
     policy_loss,
     token_weights,
 )
-from tasks.shared.learning.packing import PackedBatch, TrainSequence, pack
+from tasks.shared.learning.packing import PackedBatch, TrainSequence
 from tasks.shared.traces.trajectory import Trajectory
 
 if TYPE_CHECKING:
@@ -117,7 +116,7 @@ class PolicyUpdate:
             train_sequence(t, advantages[i], weight)
             for t, i, weight in zip(trajectories, part, weights, strict=True)
         ]
-        rows = pack(sequences, self._config.tokens_per_micro_batch, world_size())[rank() :: world_size()]
+        rows = self._engine.rows(sequences, self._config.tokens_per_micro_batch)
         if keep_old:
             with torch.no_grad():
                 for row in rows:

@@ -11,7 +11,7 @@ from tasks.shared.config import SftConfig, SftStage
 from tasks.shared.environment import home, rank, world_size
 from tasks.shared.learning.distributed import sum_over_ranks
 from tasks.shared.learning.engine import TrainingEngine
-from tasks.shared.learning.packing import TrainSequence, pack
+from tasks.shared.learning.packing import TrainSequence
 from tasks.shared.learning.sinks import MetricsSinks, open_sinks
 from tasks.shared.scratch import require_same
 from tasks.shared.stage import StageContext
@@ -52,12 +52,11 @@ def train_step(engine: TrainingEngine, sequences: Sequence[TrainSequence], row_t
 
     loss = -sum of log-probs / number of trained tokens, both over the whole step and all ranks.
     """
-    rows = pack(sequences, row_tokens, world_size())[rank() :: world_size()]
     # Every rank knows the whole step, so the denominator needs no communication.
     denominator = sum(int(sequence.trained[1:].sum()) for sequence in sequences)
     learning_rate = engine.learning_rate
     loss = 0.0
-    for row in rows:
+    for row in engine.rows(sequences, row_tokens):
         share = -engine.token_logprobs(row).sum() / denominator
         engine.backward(share)
         loss += float(share.detach())

@@ -1,18 +1,44 @@
-"""A preallocated KV cache of independent rows ("slots"), and the attention that reads it.
+"""A preallocated KV cache of independent rows ("slots"), the attention that reads it, and what its queries may see.
 
 Transformers' own caches grow or shift all rows together. Here every row has its own length: keys are written at the
 row's own positions and what lies beyond a row's length is masked, so rows can start, stop, wait for code and go on
 in any order. Grouped-query attention of one new token a row reads the cache in place, without repeating its heads.
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import AttentionInterface, Cache, PretrainedConfig
-from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from transformers.masking_utils import AttentionMaskInterface
 
 ATTENTION = "tirflow_slots"
 GROWTH = 64  # the capacity of a row grows by multiples of this many tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where the tokens of a forward pass stand: each row at positions of its own."""
+
+    queries: torch.Tensor  # (R, C) positions in the row
+    keys: torch.Tensor  # (L,) 0, 1, ...: each row's keys are looked at up to L
+    dtype: torch.dtype  # of the masks
+
+
+_PLACES: ContextVar[Places | None] = ContextVar("places", default=None)
+
+
+@contextmanager
+def at_places(places: Places) -> Iterator[None]:
+    """The forward pass in this block is that of tokens at `places`."""
+    token = _PLACES.set(places)
+    try:
+        yield
+    finally:
+        _PLACES.reset(token)
 
 
 class SlotCache(Cache):
@@ -26,7 +52,7 @@ class SlotCache(Cache):
     ) -> None:
         super().__init__(layers=[])
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        self.num_heads = config.num_key_value_heads
+        self.num_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         self.num_slots = num_slots
         self.capacity = 0
         self._shape = (num_slots, self.num_heads, head_dim)
@@ -137,4 +163,24 @@ def slot_attention(
 def register_slot_attention() -> None:
     """Make `slot_attention` known to Transformers under `ATTENTION`; calling it again changes nothing."""
     AttentionInterface.register(ATTENTION, slot_attention)
-    AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+    AttentionMaskInterface.register(ATTENTION, slot_mask)
+
+
+def slot_mask(
+    *_: Any, mask_function: Callable[..., torch.Tensor], use_vmap: bool = False, **__: Any
+) -> torch.Tensor:
+    """Additive mask (R, 1, C, L) by a layer's pattern, causal or with a window: Transformers' mask functions call it.
+
+    Raises ValueError for a pattern that is not one of causal attention, such as attention in both directions.
+    """
+    if use_vmap:  # set where a model adds a function of its own to the pattern
+        raise ValueError("its attention is more than causal")
+    places = _PLACES.get()
+    assert places is not None, "slot attention outside of the engine's forward passes"
+    queries, keys = places.queries[:, None, :, None], places.keys[None, None, None, :]
+    zero = torch.zeros((), dtype=torch.long, device=keys.device)
+    allowed = mask_function(zero, zero, queries, keys).expand(
+        len(queries), 1, queries.shape[2], len(places.keys)
+    )
+    mask = torch.zeros(allowed.shape, dtype=places.dtype, device=keys.device)
+    return mask.masked_fill_(~allowed, -torch.inf)

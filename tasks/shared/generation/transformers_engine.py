@@ -1,12 +1,14 @@
-"""The embedded engine: a batched decode loop over slots on any full-attention causal language model of Transformers.
+"""The embedded engine: a batched decode loop over slots on any causal language model of Transformers with attention.
 
 A request keeps its slot, and so its KV cache, while its code runs; the other rows go on, and the interpreter's tokens
 are forced in as one chunk when it continues. Requests are admitted into free slots at any step; equal prompts are
 computed once. What a step does depends on the order of calls alone, so equal calls give equal bits.
 """
 
+import sys
 from collections import deque
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,9 +16,23 @@ import torch
 from tasks.shared.generation.protocol import Piece, Sampling
 from tasks.shared.generation.requests import FREE, SlotRequest, by_length, end_ids
 from tasks.shared.generation.sampling import draw, uniform_stream
-from tasks.shared.generation.slots import ATTENTION, SlotCache, register_slot_attention
+from tasks.shared.generation.slots import (
+    ATTENTION,
+    Places,
+    SlotCache,
+    at_places,
+    register_slot_attention,
+)
 from tasks.shared.generation.stops import StopFinder
 from tasks.shared.generation.weights import differing_names, load_by_name
+from tasks.shared.own_forward import (
+    SHORT,
+    eager_attention,
+    has_recurrent_state,
+    plain_logprobs,
+    require_own_forward,
+    sample_sequences,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -33,12 +49,11 @@ class TransformersGenerator:
     def __init__(
         self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", max_sequences: int
     ) -> None:
-        config = model.config
-        kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-        if kinds != {"full_attention"}:
+        config = model.config.get_text_config()
+        if has_recurrent_state(model):
             raise ValueError(
-                f"model type '{config.model_type}' has {sorted(kinds)} layers; the transformers engine decodes "
-                "full attention only: set generation.engine = 'vllm'"
+                f"model type '{config.model_type}' has {sorted(set(config.layer_types))} layers; the transformers "
+                "engine decodes attention alone: set generation.engine = 'vllm'"
             )
         register_slot_attention()
         model.set_attn_implementation(ATTENTION)
@@ -46,8 +61,10 @@ class TransformersGenerator:
         self._tokenizer = tokenizer
         self._device, self._dtype = model.device, model.dtype
         self._cache = SlotCache(config, max_sequences, model.dtype, model.device)
-        self._max_positions = config.max_position_embeddings
-        self._end_ids = end_ids(model, tokenizer)
+        self._max_positions = getattr(
+            config, "max_position_embeddings", sys.maxsize
+        )  # not every architecture has one
+        self._end_ids: frozenset[int] = frozenset()
         self._stops: dict[str, StopFinder] = {}
         self._requests: dict[str, SlotRequest] = {}
         self._slots: list[SlotRequest | None] = [None] * max_sequences
@@ -59,6 +76,8 @@ class TransformersGenerator:
         self._positions = torch.zeros(max_sequences, dtype=torch.long, device=self._device)
         self._live = torch.zeros(max_sequences, dtype=torch.long, device=self._device)
         self._key_positions = torch.arange(0, device=self._device)
+        require_own_forward(model, "decoding", "set generation.engine = 'vllm'", self._both_ways)
+        self._end_ids = end_ids(model, tokenizer)
 
     def add(
         self,
@@ -144,12 +163,14 @@ class TransformersGenerator:
         for ids in sequences:
             tokens = torch.tensor([ids], device=self._device)
             positions = torch.arange(len(ids), device=self._device)[None]
-            logits = self._model(
-                input_ids=tokens,
-                attention_mask=self._mask(positions, len(ids)),
-                position_ids=positions,
-                use_cache=False,
-            ).logits
+            # A mask of tokens to see, all of them, keeps Transformers from looking for packed sequences.
+            with self._at(positions, len(ids)):
+                logits = self._model(
+                    input_ids=tokens,
+                    attention_mask=torch.ones_like(tokens),
+                    position_ids=positions,
+                    use_cache=False,
+                ).logits
             logprobs = torch.log_softmax(logits[0, :-1].float(), dim=-1)
             scored.append([0.0, *logprobs.gather(1, tokens[0, 1:, None])[:, 0].tolist()])
         return scored
@@ -161,14 +182,38 @@ class TransformersGenerator:
             self._stops[stop] = StopFinder(self._tokenizer, stop)
         return self._stops[stop]
 
-    def _mask(self, positions: torch.Tensor, length: int) -> torch.Tensor:
-        """Additive mask (R, 1, C, length): a query at position p sees keys 0..p of its row. positions: (R, C)."""
+    def _both_ways(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probs of tokens that were decoded, forced and scored here, and the same by the model's own pass."""
+        first, second, feedback = sample_sequences(self._model.config.get_text_config().vocab_size)
+        whole = {"0": list(first), "1": list(second)}
+        found: list[float] = []
+        places: list[tuple[str, int]] = []
+        for name, ids in whole.items():
+            self.add(name, ids, sampling=Sampling(), seed=int(name), stop=None, max_new_tokens=SHORT)
+        for turn in range(2):
+            while self.num_running:
+                for piece in self.step():
+                    name = piece.request_id
+                    places += [(name, len(whole[name]) + place) for place in range(len(piece.ids))]
+                    found += piece.logprobs
+                    whole[name] += piece.ids
+            for name, ids in whole.items():
+                if turn == 0:
+                    self.extend(name, feedback, stop=None, max_new_tokens=SHORT)
+                    ids += feedback
+                else:
+                    self.release(name)
+        scored = self.score(list(whole.values()))
+        with eager_attention(self._model):
+            own = {name: plain_logprobs(self._model, ids) for name, ids in whole.items()}
+        expected = torch.stack([own[name][place] for name, place in places])
+        return torch.tensor(found + [x for row in scored for x in row]), torch.cat([expected, *own.values()])
+
+    def _at(self, positions: torch.Tensor, length: int) -> AbstractContextManager[None]:
+        """The coming forward pass is that of queries at `positions` (R, C), which see keys 0 to `length` of their row."""
         if len(self._key_positions) < length:
             self._key_positions = torch.arange(length + 256, device=self._device)
-        hidden = self._key_positions[:length] > positions[:, None, :, None]
-        return torch.zeros(hidden.shape, dtype=self._dtype, device=self._device).masked_fill_(
-            hidden, -torch.inf
-        )
+        return at_places(Places(positions, self._key_positions[:length], self._dtype))
 
     def _decode(self) -> list[Piece]:
         """One token for every decoding row. Idle rows inside the slice are computed too and ignored."""
@@ -179,13 +224,13 @@ class TransformersGenerator:
         self._cache.reserve(1 + max(request.length for request in rows if request is not None))
         positions = self._positions[:num_rows]
         self._cache.begin_decode(num_rows, positions, length)
-        logits = self._model(
-            input_ids=self._tokens[:num_rows, None],
-            attention_mask=self._mask(positions[:, None], length),
-            position_ids=positions[:, None],
-            past_key_values=self._cache,
-            use_cache=True,
-        ).logits
+        with self._at(positions[:, None], length):
+            logits = self._model(
+                input_ids=self._tokens[:num_rows, None],
+                position_ids=positions[:, None],
+                past_key_values=self._cache,
+                use_cache=True,
+            ).logits
         self._positions[:num_rows] += self._live[:num_rows]
         for request in rows:
             if request is not None and request.decoding:
@@ -323,14 +368,14 @@ class TransformersGenerator:
         self._cache.begin_chunk(slots, positions, 0 if fresh else longest)
         last = torch.tensor([len(request.forced) - 1 for request in group], device=self._device)
         kept, column = last.unique(return_inverse=True)
-        logits = self._model(
-            input_ids=ids.to(self._device),
-            attention_mask=self._mask(positions, longest),
-            position_ids=positions,
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=kept,
-        ).logits
+        with self._at(positions, longest):
+            logits = self._model(
+                input_ids=ids.to(self._device),
+                position_ids=positions,
+                past_key_values=self._cache,
+                use_cache=True,
+                logits_to_keep=kept,
+            ).logits
         for request in group:
             self._start(request, request.length + len(request.forced))
         return logits[torch.arange(len(group), device=self._device), column]

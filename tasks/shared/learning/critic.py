@@ -25,7 +25,7 @@ class ValueModel(nn.Module):
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = cast("PreTrainedModel", model.base_model)  # without the output head
-        self.head = nn.Linear(model.config.hidden_size, 1, bias=False, dtype=model.dtype)
+        self.head = nn.Linear(model.config.get_text_config().hidden_size, 1, bias=False, dtype=model.dtype)
         nn.init.zeros_(self.head.weight)
 
     def forward(self, batch: PackedBatch) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """DeepSpeed as SFT and the policy update use it: losses in, one optimizer step out, resumable to the bit on one rank.
 
     engine = TrainingEngine(model, config, total_steps=100)
-    for batch in rows[rank::ranks]:
+    for batch in engine.rows(sequences, row_tokens):
         engine.backward(-engine.token_logprobs(batch).sum() / denominator)
     grad_norm = engine.step()
 
@@ -19,18 +19,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
 from transformers import PreTrainedModel
 
 from tasks.shared.config import OptimizerConfig
-from tasks.shared.environment import tell_deepspeed_of_cpu
+from tasks.shared.environment import rank, tell_deepspeed_of_cpu, world_size
 from tasks.shared.learning.distributed import start_process_group
 from tasks.shared.learning.guarded import ClippedAdamW, GuardedAdamW, is_bad
 from tasks.shared.learning.logprobs import TokenHead, TokenScores, token_scores, use_packed_attention
-from tasks.shared.learning.packing import PackedBatch
+from tasks.shared.learning.packing import PackedBatch, TrainSequence, pack
 from tasks.shared.learning.saved import checkpoints_in, complete, require_whole
+from tasks.shared.own_forward import (
+    eager_attention,
+    has_recurrent_state,
+    plain_logprobs,
+    require_own_forward,
+    sample_sequences,
+)
 from tasks.shared.stage import TrainingStopped
 
 GATHERED_BYTES = 1 << 30  # whole tensors on the device beside the shards, while weights are handed over
@@ -54,8 +62,12 @@ class PackedModel(nn.Module):
         self.model = model
         self.head = TokenHead(model)
 
-    def forward(self, batch: PackedBatch, temperature: float, with_entropy: bool) -> TokenScores:
-        """See `token_scores`."""
+    def forward(
+        self, batch: PackedBatch, temperature: float, with_entropy: bool, plain: bool = False
+    ) -> TokenScores:
+        """See `token_scores`; with `plain` the log-probs of every token of a row of one sequence, by the model's pass."""
+        if plain:
+            return TokenScores(plain_logprobs(self.model, batch.ids[0].tolist())[None], None)
         return token_scores(self.model, batch, temperature, with_entropy, self.head)
 
 
@@ -68,6 +80,7 @@ class Engine:
         """`module` is what is run and trained, `model` the Transformers model in it."""
         start_process_group()
         use_packed_attention(model)
+        self._one_a_row = has_recurrent_state(model)
         self.num_steps = 0  # optimizer steps done, those included that were left out
         self.skipped = False  # the last step was left out: its gradient was not finite, or over the bound
         self._root = module
@@ -85,6 +98,10 @@ class Engine:
     def learning_rate(self) -> float:
         """The rate of the next step."""
         return learning_rate_at(self._config, self.num_steps, self._total_steps)
+
+    def rows(self, sequences: Sequence[TrainSequence], row_tokens: int) -> list[PackedBatch]:
+        """This rank's packed rows; every rank has equally many."""
+        return pack(sequences, row_tokens, world_size(), self._one_a_row)[rank() :: world_size()]
 
     def backward(self, loss: torch.Tensor) -> None:
         """Add the gradient of this micro-batch's share of the loss, a scalar already divided by the denominator."""
@@ -161,6 +178,7 @@ class TrainingEngine(Engine):
         self.module = model  # under ZeRO-3 its parameters are partitioned
         if config.zero_stage == 3:
             _gather_with(packed.head)
+        require_own_forward(model, "packed rows", _remedy(model), self._both_ways)
 
     def token_scores(
         self, batch: PackedBatch, temperature: float = 1.0, with_entropy: bool = False
@@ -171,6 +189,23 @@ class TrainingEngine(Engine):
     def token_logprobs(self, batch: PackedBatch, temperature: float = 1.0) -> torch.Tensor:
         """(B, T) log-probs of the target tokens, 0 elsewhere."""
         return self.token_scores(batch, temperature).logprobs
+
+    @torch.no_grad()
+    def _both_ways(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probs of the same sequences in packed rows, and each by itself by the model's own pass."""
+        chosen = sample_sequences(self.module.config.get_text_config().vocab_size)
+        sequences = [TrainSequence(np.array(ids), np.ones(len(ids), dtype=bool)) for ids in chosen]
+        most = sum(len(ids) for ids in chosen)
+        packed: dict[int, torch.Tensor] = {}
+        for row in pack(sequences, most, one_a_row=self._one_a_row):
+            packed |= dict(row.split(self.token_logprobs(row)))
+        with eager_attention(self.module):
+            alone = [
+                self._deepspeed(pack([sequence], most)[0].to(self.device), 1.0, False, plain=True)
+                for sequence in sequences
+            ]
+        found = torch.cat([packed[index] for index in range(len(sequences))])
+        return found, torch.cat([scores.logprobs[0] for scores in alone])
 
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Name and full tensor of every parameter, tied ones under each name; under ZeRO-3 gathered in buckets.
@@ -214,6 +249,12 @@ def _gather_with(head: TokenHead) -> None:
 
     for parameter in head.weights:
         deepspeed.zero.register_external_parameter(head, parameter)
+
+
+def _remedy(model: PreTrainedModel) -> str:
+    if model.config._attn_implementation == "eager":
+        return "use a model of another architecture"
+    return "set model.attention = 'eager', or use a model of another architecture"
 
 
 def _initialize(module: nn.Module, config: OptimizerConfig, half: bool, plain: bool) -> Any:

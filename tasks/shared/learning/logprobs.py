@@ -1,22 +1,23 @@
 """Log-probs and entropies of the target tokens of a packed row, for SFT, policy updates and the weight probe.
 
-Only target positions go through the output head, a bounded piece at a time, so that memory grows with the token
-budget and not with budget x vocabulary. Attention is confined to each sequence: by a loop of causal SDPA calls over
-the sequences (`packed`, what `use_packed_attention` sets), by flash-attention's variable length kernel, or by an
-explicit block-diagonal mask for any other implementation.
+Only target positions go through the output head, the model's own, a bounded piece at a time, so that memory grows with
+the token budget and not with budget x vocabulary. Attention is confined to each sequence: by a loop of SDPA calls over
+the sequences (`packed_attention.py`, what `use_packed_attention` sets), by flash-attention's variable length kernel, or
+by the mask that Transformers makes of the positions for any other implementation.
 """
 
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy, scaled_dot_product_attention
+from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers import PreTrainedModel
 
+from tasks.shared.learning.own_head import own_logits
+from tasks.shared.learning.packed_attention import ATTENTION, packed_row, register_packed_attention
 from tasks.shared.learning.packing import PackedBatch
+from tasks.shared.own_forward import has_recurrent_state
 
 # Logits held at once, in elements: 0.5 GB in float32. Rows that need more recompute their logits in the backward pass.
 MAX_LOGITS = 2**27
@@ -30,7 +31,7 @@ class TokenScores(NamedTuple):
 
 
 class TokenHead(nn.Module):
-    """The output head with what is read off it, as one module: ZeRO-3 gathers its weights once a row.
+    """The model's own output head with what is read off it, as one module: ZeRO-3 gathers its weights once a row.
 
     Called a piece at a time, the head would be gathered as often as a rank has pieces, and ranks have other numbers
     of targets. It is no child, so that a state has its weights under one name.
@@ -38,13 +39,13 @@ class TokenHead(nn.Module):
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
-        self._head = (model.get_output_embeddings(),)
-        self._vocabulary = model.config.vocab_size
+        self._model = (model,)
+        self._vocabulary = model.config.get_text_config().vocab_size
 
     @property
     def weights(self) -> tuple[nn.Parameter, ...]:
         """What a forward pass takes of parameters that are not this module's own."""
-        return tuple(self._head[0].parameters())
+        return tuple(self._model[0].get_output_embeddings().parameters())
 
     def forward(
         self, states: torch.Tensor, ids: torch.Tensor, temperature: float, with_entropy: bool
@@ -52,9 +53,7 @@ class TokenHead(nn.Module):
         """(N,) log-probs of `ids` (N,) after `states` (N, H), and entropies, (0,) unless asked for."""
 
         def score(states: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            logits = (
-                self._head[0].forward(states).float() / temperature
-            )  # (n, V); not called: no hooks of its own
+            logits = own_logits(self._model[0], states).float() / temperature  # (n, V)
             logprobs = -cross_entropy(logits, ids, reduction="none")
             if not with_entropy:
                 return logprobs, logprobs.new_zeros(0)
@@ -96,12 +95,13 @@ def token_scores(
 
 def target_states(model: PreTrainedModel, batch: PackedBatch) -> torch.Tensor:
     """(N, H) last hidden states from which the N target tokens are predicted, in row order."""
-    hidden = model.base_model(
-        input_ids=batch.ids,
-        position_ids=batch.position_ids,
-        use_cache=False,
-        **_attention_arguments(model, batch),
-    ).last_hidden_state  # (B, T, H)
+    with packed_row(batch.lengths):
+        hidden = model.base_model(
+            input_ids=batch.ids,
+            position_ids=batch.position_ids,
+            use_cache=False,
+            **_attention_arguments(model, batch),
+        ).last_hidden_state  # (B, T, H)
     # Token t is predicted at t - 1; targets never start a sequence, so that is in the same sequence.
     return hidden[:, :-1][batch.targets[:, 1:]]
 
@@ -113,63 +113,14 @@ def _scatter(batch: PackedBatch, values: torch.Tensor) -> torch.Tensor:
 
 
 def use_packed_attention(model: PreTrainedModel) -> None:
-    """Confine SDPA attention to each packed sequence without a mask; other uses of the model stay as they were.
-
-    Raises ValueError for a model whose attention or head this project would compute wrongly.
-    """
-    kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
-    if kinds != {"full_attention"} or getattr(model.config, "final_logit_softcapping", None):
-        raise ValueError(
-            f"model type '{model.config.model_type}': sliding-window attention and soft-capped logits are not "
-            "supported; use a model with full attention, such as Qwen2.5"
-        )
-    if model.config._attn_implementation == "sdpa":
-        AttentionInterface.register("packed", packed_attention)
-        AttentionMaskInterface.register("packed", sdpa_mask)
-        model.set_attn_implementation("packed")
-
-
-def packed_attention(
-    module: torch.nn.Module,
-    query: torch.Tensor,  # (1, heads, T, D)
-    key: torch.Tensor,  # (1, key-value heads, T, D)
-    value: torch.Tensor,  # (1, key-value heads, T, D)
-    attention_mask: torch.Tensor | None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    segment_lengths: tuple[int, ...] | None = None,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, None]:
-    """Causal attention in each of the sequences that `segment_lengths` names; plain SDPA without it.
-
-    A mask over the row would cost T x T and be computed whole; the loop costs the sum of n x n / 2.
-    """
-    if segment_lengths is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
-    queries, keys, values = (tensor.split(segment_lengths, 2) for tensor in (query, key, value))
-    parts = [
-        scaled_dot_product_attention(
-            q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=True
-        )
-        for q, k, v in zip(queries, keys, values, strict=True)
-    ]
-    return torch.cat(parts, 2).transpose(1, 2), None
+    """Confine SDPA attention to each packed sequence without a mask; other uses of the model stay as they were."""
+    if model.config._attn_implementation == "sdpa" and not has_recurrent_state(model):
+        register_packed_attention()
+        model.set_attn_implementation(ATTENTION)
 
 
 def _attention_arguments(model: PreTrainedModel, batch: PackedBatch) -> dict[str, Any]:
-    kind = model.config._attn_implementation
-    if kind == "packed":
-        # A 4D mask is taken as it is, which keeps Transformers from building one of T x T; `packed` does not read it.
-        return {
-            "segment_lengths": batch.lengths,
-            "attention_mask": torch.empty(1, 1, 1, 1, device=batch.ids.device),
-        }
-    if kind == "flash_attention_2":
-        return {}  # Transformers finds the sequences in position_ids
-    segments = batch.segment_ids
-    same = segments[:, None, :, None] == segments[:, None, None, :]  # (B, 1, T, T)
-    allowed = same & torch.ones(same.shape[-2:], dtype=torch.bool, device=same.device).tril()
-    if kind == "sdpa":
-        return {"attention_mask": allowed}
-    bias = torch.zeros(allowed.shape, dtype=model.dtype, device=same.device)
-    return {"attention_mask": bias.masked_fill(~allowed, torch.finfo(model.dtype).min)}
+    if model.config._attn_implementation == ATTENTION:
+        # Tokens to see, all of them: without it Transformers would look for the sequences and make masks of T x T.
+        return {"attention_mask": torch.ones_like(batch.ids)}
+    return {}  # Transformers finds the sequences in position_ids

@@ -69,10 +69,12 @@ class PackedBatch:
         return list(zip(self.sequences, values[0].split(self.lengths), strict=True))
 
 
-def pack(sequences: Sequence[TrainSequence], row_tokens: int, ranks: int = 1) -> list[PackedBatch]:
+def pack(
+    sequences: Sequence[TrainSequence], row_tokens: int, ranks: int = 1, one_a_row: bool = False
+) -> list[PackedBatch]:
     """Rows of at most `row_tokens` tokens that hold every sequence once; their number is a multiple of `ranks`.
 
-    Longest first into the emptiest row (deterministic). Rank r takes `rows[r::ranks]`: all ranks run equally many
+    Longest first into the emptiest row (deterministic), or each into a row of its own. Rank r takes `rows[r::ranks]`: all ranks run equally many
     forward passes, which ZeRO needs; where there are fewer sequences than ranks, a row without targets fills in.
     Raises ValueError for a sequence longer than a row.
     """
@@ -85,7 +87,7 @@ def pack(sequences: Sequence[TrainSequence], row_tokens: int, ranks: int = 1) ->
         )
     order = sorted(range(len(sequences)), key=lambda i: (-len(sequences[i].ids), i))
     total = sum(len(sequence.ids) for sequence in sequences)
-    num_rows = -(-total // row_tokens)
+    num_rows = len(sequences) if one_a_row else -(-total // row_tokens)
     num_rows += -num_rows % ranks
     while (rows := _spread(order, sequences, num_rows, row_tokens)) is None:
         num_rows += ranks

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
 from tasks.shared.generation.protocol import Piece, Sampling
 from tasks.shared.generation.stops import StopFinder
 from tasks.shared.generation.transformers_engine import TransformersGenerator
+from tests.unit.generation.architectures import ARCHITECTURES, RECURRENT, make_model
 from tests.unit.generation.tiny import CORPUS, tiny_model, tiny_tokenizer
 
 GREEDY = Sampling(temperature=0.0)
@@ -237,8 +238,38 @@ def test_models_without_grouped_heads_decode_alike(tokenizer) -> None:
     assert list(drain(generator)["a"].ids) == expected
 
 
-def test_a_model_with_a_sliding_window_is_refused(tokenizer) -> None:
-    model = tiny_model(len(tokenizer))
-    model.config.layer_types = ["sliding_attention", "full_attention"]
-    with pytest.raises(ValueError, match=r"decodes full attention only: set generation\.engine = 'vllm'"):
-        TransformersGenerator(model, tokenizer, 1)
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_each_architecture_decodes_as_it_computes_itself(tokenizer, kind: str) -> None:
+    """Prompts longer than any window, feedback forced in, tokens sampled, all beside another row."""
+    model = make_model(kind, len(tokenizer))
+    generator = TransformersGenerator(make_model(kind, len(tokenizer)), tokenizer, 3)
+    asked = prompts(tokenizer, 3)
+    feedback = prompts(tokenizer, 2)[1][:9]
+    whole = {str(i): list(ids) for i, ids in enumerate(asked)}
+    sampled: list[tuple[str, int, float]] = []
+    for i, ids in enumerate(asked):
+        generator.add(str(i), ids, sampling=Sampling(), seed=i, stop=None, max_new_tokens=4 + 3 * i)
+    extended: set[str] = set()
+    while generator.num_running:
+        for piece in generator.step():
+            name = piece.request_id
+            sampled += [(name, len(whole[name]) + k, value) for k, value in enumerate(piece.logprobs)]
+            whole[name] += piece.ids
+            if name not in extended and piece.reason == "length":
+                extended.add(name)
+                whole[name] += feedback
+                generator.extend(name, feedback, stop=None, max_new_tokens=7)
+            else:
+                generator.release(name)
+    expected = {name: full_logprobs(model, ids, 1) for name, ids in whole.items()}
+    assert extended and len(sampled) > 20
+    for name, place, value in sampled:
+        assert abs(expected[name][place - 1].item() - value) < 1e-5
+    for ids, scores in zip(whole.values(), generator.score(list(whole.values())), strict=True):
+        assert scores[1:] == pytest.approx(full_logprobs(model, ids, 1).tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", RECURRENT)
+def test_a_state_without_a_cache_of_keys_is_refused(tokenizer, kind: str) -> None:
+    with pytest.raises(ValueError, match=r"decodes attention alone: set generation\.engine = 'vllm'"):
+        TransformersGenerator(make_model(kind, len(tokenizer)), tokenizer, 1)

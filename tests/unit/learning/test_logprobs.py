@@ -3,11 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+from transformers import PreTrainedModel
 
+from tasks.shared.config import OptimizerConfig
 from tasks.shared.learning import logprobs
+from tasks.shared.learning.engine import TrainingEngine
 from tasks.shared.learning.logprobs import token_logprobs, token_scores, use_packed_attention
 from tasks.shared.learning.packing import TrainSequence, pack
+from tasks.shared.own_forward import eager_attention
+from tests.unit.generation.architectures import ARCHITECTURES, RECURRENT, make_model
 from tests.unit.generation.tiny import tiny_model
 from tests.unit.learning.sequences import random_sequences
 
@@ -109,17 +113,45 @@ def test_generation_still_works_with_packed_attention() -> None:
     assert torch.equal(generated, expected)
 
 
-def test_a_model_with_sliding_windows_is_refused() -> None:
-    config = Qwen2Config(
-        vocab_size=20,
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        use_sliding_window=True,
-        sliding_window=4,
-        max_window_layers=1,
-    )
-    with pytest.raises(ValueError, match="sliding-window"):
-        use_packed_attention(Qwen2ForCausalLM(config))
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_packed_rows_give_what_each_architecture_computes_itself(kind: str) -> None:
+    """Logits that are scaled or capped, windows over some layers or all: whatever the model's own pass does."""
+    model = make_model(kind, VOCABULARY)
+    sequences = random_sequences(LENGTHS, VOCABULARY)
+    model.set_attn_implementation("eager")
+    expected = [alone(model, sequence, 1.0)[0] for sequence in sequences]
+    model.set_attn_implementation("sdpa")
+    use_packed_attention(model)
+    for row in pack(sequences, row_tokens=64):
+        for index, values in row.split(token_logprobs(model, row)):
+            torch.testing.assert_close(values.double(), expected[index], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["gemma3_text", "mistral", "granite"])
+def test_windows_and_scales_change_no_gradient(kind: str) -> None:
+    model = make_model(kind, VOCABULARY)
+    sequences = random_sequences([17, 3, 25], VOCABULARY)
+    model.set_attn_implementation("eager")
+    torch.stack([alone(model, sequence, 1.0)[0].sum() for sequence in sequences]).sum().backward()
+    expected = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    model.zero_grad()
+    model.set_attn_implementation("sdpa")
+    use_packed_attention(model)
+    (row,) = pack(sequences, row_tokens=45)
+    token_logprobs(model, row).sum().backward()
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad - expected[name]).norm() < 1e-4 * expected[name].norm(), name
+
+
+@pytest.mark.parametrize("kind", RECURRENT)
+def test_a_state_that_cannot_be_cut_takes_a_row_for_each_sequence(kind: str) -> None:
+    model = make_model(kind, VOCABULARY)
+    engine = TrainingEngine(model, OptimizerConfig(zero_stage=0), total_steps=1)
+    sequences = random_sequences([17, 3, 25], VOCABULARY)
+    rows = engine.rows(sequences, 64)
+    assert sorted(row.lengths for row in rows) == [(3,), (17,), (25,)]
+    with eager_attention(model):
+        expected = [alone(model, sequence, 1.0)[0] for sequence in sequences]
+    for row in rows:
+        ((index, values),) = row.split(engine.token_logprobs(row))
+        torch.testing.assert_close(values.double(), expected[index], rtol=0, atol=1e-5)

@@ -1,0 +1,71 @@
+"""Logits from last hidden states by the model's own code: what it does to them belongs to its head.
+
+Granite divides logits, Cohere multiplies them, Gemma caps them softly, each in the forward pass of its causal language
+model. So that pass itself is run, with the given states in place of its body.
+"""
+
+import copy
+from collections import OrderedDict
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+
+def own_logits(model: PreTrainedModel, states: torch.Tensor) -> torch.Tensor:
+    """Logits (N, V) after the last hidden states (N, H), as `model` computes them; differentiable.
+
+    No hook of `model` or its output embedding runs: under ZeRO-3 the caller sees to their weights.
+    """
+    head = _without_hooks(model)
+    head._modules = dict(model._modules)
+    head._modules[model.base_model_prefix] = _GivenStates(model.base_model)
+    embedding = model.get_output_embeddings()
+    for name, module in model._modules.items():
+        if module is embedding:
+            head._modules[name] = _without_hooks(module)
+    return head(inputs_embeds=states[None], use_cache=False).logits[0]
+
+
+class _GivenStates(nn.Module):
+    """Stands for a model's body: what it is given as embeddings are the last hidden states."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self._body = (body,)  # not a child
+
+    def forward(self, *_: Any, inputs_embeds: torch.Tensor, **__: Any) -> "_Output":
+        """The states, under the names by which the code of a head asks for them."""
+        return _Output(inputs_embeds)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.__dict__["_body"][0], name)
+
+
+class _Output(tuple):
+    """(states,) that has every attribute of a model's output: None, but for the last hidden state."""
+
+    def __new__(cls, states: torch.Tensor) -> "_Output":
+        return super().__new__(cls, (states,))
+
+    @property
+    def last_hidden_state(self) -> torch.Tensor:
+        """(1, N, H)."""
+        states: torch.Tensor = self[0]
+        return states
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("_"):
+            raise AttributeError(name)
+
+
+def _without_hooks(module: Any) -> Any:
+    """A copy of `module` over the same parameters and children that calls no hooks."""
+    bare = copy.copy(module)
+    for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
+        setattr(bare, name, OrderedDict())
+    return bare
