@@ -1,26 +1,34 @@
 """Bring the base model into the checkpoint artifact: from the hub at a pinned revision, from a directory, or made here.
 
-Only safetensors are taken: a pickle can run code when it is opened.
+What is wrong with it is told here, in one line, before anything is made of it. Its generation_config and the date in
+its chat template are written as every later stage needs them.
 """
 
-import json
 import re
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from tasks.prepare.template_date import fix_date
 from tasks.prepare.tiny_model import make_tiny_checkpoint
+from tasks.shared.checkpoint_files import PICKLES, require_files, require_sound_weights
+from tasks.shared.checkpoints import clean_generation_config, load_tokenizer
 from tasks.shared.config import ModelConfig
+from tasks.shared.traces.turns import stop_ids_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "merges.txt", "vocab.txt", "*.model"]
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 def place_base_model(config: ModelConfig, seed: int, directory: Path) -> int:
     """Fill `directory` with a `save_pretrained` checkpoint; the number of parameters.
 
     Raises:
-        ValueError: an unpinned revision, an unreachable hub, no safetensors, a pickle, or no chat template.
+        ValueError: an unpinned revision, an unreachable hub, or a checkpoint that nothing can be made of: see
+            `checkpoint_files` and `load_tokenizer`.
     """
     if config.source == "tiny":
         num_parameters = make_tiny_checkpoint(config.tiny, seed, directory)
@@ -30,14 +38,15 @@ def place_base_model(config: ModelConfig, seed: int, directory: Path) -> int:
     else:
         _download(config.id, config.revision, directory)
         num_parameters = count_parameters(directory)
-    _check_chat_template(directory, config)
+    fix_date(directory, config.template_date)
+    tokenizer = load_tokenizer(directory)
+    _write_generation_config(directory, tokenizer)
+    require_sound_weights(directory)
     return num_parameters
 
 
 def _copy_local(source: Path, directory: Path) -> None:
-    if not (source / "config.json").is_file():
-        raise ValueError(f"model {source}: no config.json there; give a save_pretrained directory")
-    _check_weights(source)
+    require_files(source)
     for path in sorted(source.iterdir()):
         if path.is_file() and not any(path.match(pattern) for pattern in PICKLES):
             # follows links, since hub caches are made of them and an artifact holds none
@@ -64,18 +73,6 @@ def _download(hub_id: str, revision: str, directory: Path) -> None:
     _copy_local(Path(snapshot), directory)
 
 
-def _check_weights(directory: Path) -> None:
-    if any(directory.glob("*.safetensors")):
-        return
-    pickles = sorted(path for pattern in PICKLES for path in directory.glob(pattern))
-    if pickles:
-        raise ValueError(
-            f"{pickles[0]}: weights in a pickle, which can run code when opened; "
-            "save them with save_pretrained(safe_serialization=True)"
-        )
-    raise ValueError(f"{directory}: no *.safetensors; give a complete save_pretrained directory")
-
-
 def count_parameters(directory: Path) -> int:
     """Number of values in the safetensors files of `directory`, read from their headers (tied ones once)."""
     from safetensors import safe_open
@@ -91,13 +88,16 @@ def count_parameters(directory: Path) -> int:
     return total
 
 
-def _check_chat_template(directory: Path, config: ModelConfig) -> None:
-    if any(directory.glob("*.jinja")):
-        return
-    path = directory / "tokenizer_config.json"
-    if path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("chat_template"):
-        return
-    raise ValueError(
-        f"model {config.id or config.path}: its tokenizer has no chat template; "
-        "use an instruction-tuned model or save a chat_template with the tokenizer"
-    )
+def _write_generation_config(directory: Path, tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Write one that can be saved again, and that names every id which ends a turn."""
+    from transformers import GenerationConfig
+
+    found = GenerationConfig()
+    if (directory / "generation_config.json").is_file():
+        try:
+            found = GenerationConfig.from_pretrained(directory)
+        except (OSError, ValueError, TypeError) as error:
+            raise ValueError(
+                f"{directory / 'generation_config.json'}: cannot be read ({str(error).splitlines()[0]}); remove it"
+            ) from error
+    clean_generation_config(found, stop_ids_of(directory, tokenizer)).save_pretrained(directory)

@@ -17,7 +17,7 @@ import torch
 from tasks.rl.problems import read_problems, require_problems
 from tasks.rl.round import RlRound
 from tasks.shared.artifacts import CIRCUMSTANCES, ArtifactRef
-from tasks.shared.checkpoints import load_model, load_tokenizer, save_checkpoint
+from tasks.shared.checkpoints import has_experts, load_model, load_tokenizer, save_checkpoint
 from tasks.shared.config import RlStage
 from tasks.shared.environment import under_launcher
 from tasks.shared.generation.engines import open_generator, sample_for_others
@@ -67,6 +67,11 @@ def _load(context: StageContext[RlStage], stack: ExitStack) -> RlRound:
     config = context.config
     _require_one_round(context)
     checkpoint = context.input("checkpoint")
+    if has_experts(checkpoint):
+        raise ValueError(
+            f"{checkpoint}: a mixture of experts, whose routing would differ between sampler and trainer: there is no "
+            "router replay; train a dense model by RL, or this one by SFT alone"
+        )
     tokenizer = load_tokenizer(checkpoint)
     problems, num_too_long = read_problems(
         context.input("problems"),

@@ -3,6 +3,7 @@
 Transformers and vLLM open what `save_checkpoint` writes. A mistake in a checkpoint is one line of ValueError.
 """
 
+import copy
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,27 +11,30 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
+from tasks.shared.checkpoint_files import head_differs, refuse_pointers, require_files
 from tasks.shared.config import ModelConfig
+from tasks.shared.traces.turns import stop_ids, turn_end
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+SENTENCE = "Compute 2 + 3."
 
 
 def load_model(checkpoint: Path, config: ModelConfig) -> "PreTrainedModel":
     """The causal language model of `checkpoint` in `config.dtype`, with `config.attention`.
 
     Raises:
-        ValueError: no checkpoint there, weights in a pickle, damaged or incomplete weights, no flash-attention.
+        ValueError: no checkpoint there, weights in a pickle, damaged or incomplete weights, NaN in them, a tied head
+            that is not its embedding, no flash-attention.
     """
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    _check_weights(checkpoint)
+    require_files(checkpoint)
     try:
         with _quiet("transformers"):  # what it would warn of, missing weights, is an error here
             loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -59,18 +63,38 @@ def load_model(checkpoint: Path, config: ModelConfig) -> "PreTrainedModel":
         raise ValueError(
             f"{checkpoint}: weights do not fit config.json, first {strays[0]}; use a complete checkpoint"
         )
+    _require_weights(model, checkpoint)
     return model
 
 
 def load_tokenizer(checkpoint: Path) -> "PreTrainedTokenizerBase":
-    """The tokenizer of `checkpoint`. Raises ValueError: there is none, or it has no chat template."""
+    """The tokenizer of `checkpoint`.
+
+    Raises ValueError: there is none, it has no chat template, it makes nothing of a sentence, nothing ends a turn.
+    """
     from transformers import AutoTokenizer
 
     if not (checkpoint / "tokenizer_config.json").is_file():
         raise ValueError(f"{checkpoint}: no tokenizer_config.json; save the tokenizer with the model")
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)
+    refuse_pointers(checkpoint)
+    try:
+        with _quiet("transformers"):
+            tokenizer = AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)
+    except (
+        Exception
+    ) as error:  # a foreign tokenizer's file may hold anything: the library raises bare Exceptions too
+        said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(f"{checkpoint}: its tokenizer cannot be opened ({said}); save it again") from error
     if not tokenizer.chat_template:
-        raise ValueError(f"{checkpoint}: the tokenizer has no chat template; save one with it")
+        raise ValueError(
+            f"{checkpoint}: its tokenizer has no chat template; use an instruction-tuned model or save a "
+            "chat_template with the tokenizer"
+        )
+    if not tokenizer.encode(SENTENCE, add_special_tokens=False):
+        raise ValueError(
+            f"{checkpoint}: its tokenizer makes no token of '{SENTENCE}'; its files are incomplete, save it again"
+        )
+    turn_end(tokenizer)
     return tokenizer
 
 
@@ -81,21 +105,55 @@ def save_checkpoint(
     state_dict: "Mapping[str, torch.Tensor] | None" = None,
 ) -> None:
     """Write `directory` for `load_model`, Transformers and vLLM; `state_dict` where the model's own is partitioned."""
+    ends = stop_ids(tokenizer, model.config.get_text_config(), model.generation_config)
+    model.generation_config = clean_generation_config(model.generation_config, ends)
     model.save_pretrained(directory, state_dict=dict(state_dict) if state_dict is not None else None)
     tokenizer.save_pretrained(directory)
 
 
-def _check_weights(checkpoint: Path) -> None:
-    if not (checkpoint / "config.json").is_file():
-        raise ValueError(f"{checkpoint}: no config.json; a checkpoint is a save_pretrained directory")
-    if any(checkpoint.glob("*.safetensors")):
-        return
-    pickles = sorted(path for pattern in PICKLES for path in checkpoint.glob(pattern))
-    if pickles:
-        raise ValueError(
-            f"{pickles[0]}: weights in a pickle, which can run code when opened; save them as safetensors"
-        )
-    raise ValueError(f"{checkpoint}: no *.safetensors; use a complete checkpoint")
+def has_experts(checkpoint: Path) -> bool:
+    """Whether the model of `checkpoint` is a mixture of experts."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False).get_text_config().to_dict()
+    # num_experts, num_local_experts, n_routed_experts, ...: each architecture has a name of its own
+    return any(
+        "experts" in name and "per_tok" not in name and isinstance(value, int) and value > 1
+        for name, value in config.items()
+    )
+
+
+def clean_generation_config(config: "GenerationConfig", ends: frozenset[int]) -> "GenerationConfig":
+    """`config` as `save_pretrained` takes it, with `ends` as the ids that end a turn.
+
+    Sampling defaults that contradict each other would lose a trained model at its very end; recipes name their own, so
+    such a configuration keeps its special tokens alone.
+    """
+    from transformers import GenerationConfig
+
+    config = copy.deepcopy(config)
+    try:
+        with _quiet("transformers"):
+            config.validate(strict=True)
+    except ValueError:
+        config = GenerationConfig(bos_token_id=config.bos_token_id, pad_token_id=config.pad_token_id)
+    config.eos_token_id = min(ends) if len(ends) == 1 else sorted(ends)
+    return config
+
+
+def _require_weights(model: "PreTrainedModel", checkpoint: Path) -> None:
+    """ValueError for weights that are no numbers, or a tied head that Transformers left apart from its embedding."""
+    import torch
+
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise ValueError(
+                f"{checkpoint}: '{name}' holds NaN or infinite weights; use an undamaged checkpoint"
+            )
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    tied = model.config.get_text_config().tie_word_embeddings and head is not None
+    if tied and head.weight is not embedding.weight:
+        raise ValueError(head_differs(checkpoint))
 
 
 class _quiet:

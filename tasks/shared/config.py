@@ -5,6 +5,7 @@ a one-line `ValueError` that names file, key and remedy. `Recipe.for_stage` hand
 on, so that a changed RL rate does not rerun SFT. Loads without torch and without Prefect.
 """
 
+from datetime import date
 from pathlib import Path
 from typing import Literal, Self
 
@@ -50,12 +51,18 @@ class ModelConfig(Section):
     path: str = ""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     attention: Literal["sdpa", "flash_attention_2", "eager"] = "sdpa"
+    # YYYY-MM-DD, where the chat template writes today's date; empty: the day on which `prepare` runs
+    template_date: str = Field("", pattern=r"^(\d{4}-\d{2}-\d{2})?$")
     tiny: TinyModel = TinyModel()
 
     @model_validator(mode="after")
     def _source_is_complete(self) -> Self:
         if self.source == "hub" and not (self.id and self.revision):
             raise ValueError("model.source = 'hub' needs model.id and model.revision (a commit hash)")
+        try:
+            date.fromisoformat(self.template_date or "2026-01-01")
+        except ValueError as error:
+            raise ValueError(f"model.template_date = '{self.template_date}': {error}") from error
         if self.source == "path" and not self.path:
             raise ValueError("model.source = 'path' needs model.path, a save_pretrained directory")
         _require_absolute("model.path", self.path)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.shared.config import GenerationConfig, ModelConfig
 from tasks.shared.generation.protocol import Generator
+from tasks.shared.traces.turns import stop_ids_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -38,7 +39,7 @@ def open_generator(
         return
     from tasks.shared.generation.pool.opening import open_pool
 
-    eos_ids = [tokenizer.eos_token_id]
+    eos_ids = sorted(stop_ids_of(checkpoint, tokenizer))
     with open_pool(config, model_config, checkpoint, eos_ids, scratch, num_training, meeting) as pool:
         yield pool
 
@@ -70,7 +71,8 @@ def make_generator(
     if config.engine == "vllm":
         from tasks.shared.generation.vllm_engine import VllmGenerator
 
-        return VllmGenerator(config, model_config, checkpoint, [tokenizer.eos_token_id], can_sleep=can_sleep)
+        ends = sorted(stop_ids_of(checkpoint, tokenizer))
+        return VllmGenerator(config, model_config, checkpoint, ends, can_sleep=can_sleep)
     import torch
 
     from tasks.shared.checkpoints import load_model

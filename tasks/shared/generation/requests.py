@@ -2,13 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from tasks.shared.generation.protocol import Sampling
 from tasks.shared.generation.stops import StopFinder
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 CHUNK_TOKENS = 8192  # padded tokens of one prefill pass: bounds its memory
 FREE = -1
@@ -41,15 +37,3 @@ def by_length(requests: Sequence[SlotRequest]) -> Iterator[list[SlotRequest]]:
         group.append(request)
     if group:
         yield group
-
-
-def end_ids(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> frozenset[int]:
-    """Every id that ends the model's turn. ValueError if neither tokenizer nor model names one."""
-    named = [tokenizer.eos_token_id]
-    for config in (model.generation_config, model.config):
-        value = getattr(config, "eos_token_id", None)
-        named += value if isinstance(value, list) else [value]
-    ends = frozenset(i for i in named if i is not None)
-    if not ends:
-        raise ValueError(f"{model.config.name_or_path}: no end-of-turn token; set eos_token in the tokenizer")
-    return ends

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from tasks.shared.generation.protocol import Piece, Sampling
-from tasks.shared.generation.requests import FREE, SlotRequest, by_length, end_ids
+from tasks.shared.generation.requests import FREE, SlotRequest, by_length
 from tasks.shared.generation.sampling import draw, uniform_stream
 from tasks.shared.generation.slots import (
     ATTENTION,
@@ -33,6 +33,7 @@ from tasks.shared.own_forward import (
     require_own_forward,
     sample_sequences,
 )
+from tasks.shared.traces.turns import stop_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -77,7 +78,7 @@ class TransformersGenerator:
         self._live = torch.zeros(max_sequences, dtype=torch.long, device=self._device)
         self._key_positions = torch.arange(0, device=self._device)
         require_own_forward(model, "decoding", "set generation.engine = 'vllm'", self._both_ways)
-        self._end_ids = end_ids(model, tokenizer)
+        self._end_ids = stop_ids(tokenizer, config, model.generation_config)
 
     def add(
         self,
@@ -185,7 +186,7 @@ class TransformersGenerator:
     def _both_ways(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probs of tokens that were decoded, forced and scored here, and the same by the model's own pass."""
         first, second, feedback = sample_sequences(self._model.config.get_text_config().vocab_size)
-        whole = {"0": list(first), "1": list(second)}
+        whole = {"0": list(first), "1": list(second)} if len(self._slots) > 1 else {"0": list(first)}
         found: list[float] = []
         places: list[tuple[str, int]] = []
         for name, ids in whole.items():
@@ -210,7 +211,7 @@ class TransformersGenerator:
         return torch.tensor(found + [x for row in scored for x in row]), torch.cat([expected, *own.values()])
 
     def _at(self, positions: torch.Tensor, length: int) -> AbstractContextManager[None]:
-        """The coming forward pass is that of queries at `positions` (R, C), which see keys 0 to `length` of their row."""
+        """The coming pass is that of queries at `positions` (R, C), which see the first `length` keys of their row."""
         if len(self._key_positions) < length:
             self._key_positions = torch.arange(length + 256, device=self._device)
         return at_places(Places(positions, self._key_positions[:length], self._dtype))

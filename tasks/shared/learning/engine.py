@@ -65,7 +65,7 @@ class PackedModel(nn.Module):
     def forward(
         self, batch: PackedBatch, temperature: float, with_entropy: bool, plain: bool = False
     ) -> TokenScores:
-        """See `token_scores`; with `plain` the log-probs of every token of a row of one sequence, by the model's pass."""
+        """See `token_scores`; with `plain`, of every token of a row of one sequence, by the model's own pass."""
         if plain:
             return TokenScores(plain_logprobs(self.model, batch.ids[0].tolist())[None], None)
         return token_scores(self.model, batch, temperature, with_entropy, self.head)

@@ -74,8 +74,9 @@ def pack(
 ) -> list[PackedBatch]:
     """Rows of at most `row_tokens` tokens that hold every sequence once; their number is a multiple of `ranks`.
 
-    Longest first into the emptiest row (deterministic), or each into a row of its own. Rank r takes `rows[r::ranks]`: all ranks run equally many
-    forward passes, which ZeRO needs; where there are fewer sequences than ranks, a row without targets fills in.
+    Longest first into the emptiest row (deterministic), or each into a row of its own. Rank r takes `rows[r::ranks]`:
+    all ranks run equally many forward passes, which ZeRO needs; where there are fewer sequences than ranks, a row
+    without targets fills in.
     Raises ValueError for a sequence longer than a row.
     """
     if not sequences:

@@ -14,6 +14,7 @@ from tasks.shared.traces.chat_turns import chat_turns, conversation
 from tasks.shared.traces.dialect import Dialect
 from tasks.shared.traces.plain import plain_prompt
 from tasks.shared.traces.trajectory import turns_between
+from tasks.shared.traces.turns import turn_end
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -24,7 +25,7 @@ class EncodedTrace:
     """Prompt and response ids of one written trace. Lengths: P prompt, R response."""
 
     prompt_ids: tuple[int, ...]  # (P,)
-    response_ids: tuple[int, ...]  # (R,) ends with the end-of-turn token
+    response_ids: tuple[int, ...]  # (R,) ends as the chat template ends a turn, plain text as a sequence
     trained: tuple[bool, ...]  # (R,) False on interpreter output and on headers of turns
 
 
@@ -124,8 +125,10 @@ def encode_trace(
             ids = encode_words(tokenizer, segment.text)
             trained += [True] * len(ids)
         response_ids += ids
-    assert tokenizer.eos_token_id is not None
-    response_ids.append(tokenizer.eos_token_id)
-    trained.append(True)
+    # Plain text is closed by the end of the sequence: no template writes around it.
+    closed_by_template = not plain or tokenizer.eos_token_id is None
+    end = turn_end(tokenizer) if closed_by_template else (tokenizer.eos_token_id,)
+    response_ids += end
+    trained += [True] * len(end)
     prompt_ids = encode_prompt(tokenizer, dialect, problem, instructed, system, plain)
     return EncodedTrace(prompt_ids, tuple(response_ids), tuple(trained))

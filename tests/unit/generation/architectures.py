@@ -1,4 +1,4 @@
-"""A tiny random model of each architecture that trainer and sampler are held against, made from its config on the spot."""
+"""A tiny random model of each architecture, made from its config: trainer and sampler are held against it."""
 
 from typing import Any
 
