@@ -65,6 +65,14 @@ def require_sound_weights(checkpoint: Path) -> None:
         raise ValueError(head_differs(checkpoint))
 
 
+def has_chat_template(checkpoint: Path) -> bool:
+    """Whether a tokenizer in `checkpoint` knows how a conversation is written."""
+    if any(checkpoint.glob("*.jinja")):
+        return True
+    path = checkpoint / "tokenizer_config.json"
+    return path.is_file() and bool(_json(path).get("chat_template"))
+
+
 def head_differs(checkpoint: Path) -> str:
     """The message for a tied head that is not its embedding: which of both is meant cannot be known."""
     return (

@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from tasks.shared.checkpoint_files import head_differs, refuse_pointers, require_files
+from tasks.shared.checkpoint_files import (
+    has_chat_template,
+    head_differs,
+    refuse_pointers,
+    require_files,
+)
 from tasks.shared.config import ModelConfig
 from tasks.shared.traces.turns import stop_ids, turn_end
 
@@ -77,6 +82,11 @@ def load_tokenizer(checkpoint: Path) -> "PreTrainedTokenizerBase":
     if not (checkpoint / "tokenizer_config.json").is_file():
         raise ValueError(f"{checkpoint}: no tokenizer_config.json; save the tokenizer with the model")
     refuse_pointers(checkpoint)
+    if not has_chat_template(checkpoint):
+        raise ValueError(
+            f"{checkpoint}: its tokenizer has no chat template; use an instruction-tuned model or save a "
+            "chat_template with the tokenizer"
+        )
     try:
         with _quiet("transformers"):
             tokenizer = AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)
@@ -85,11 +95,6 @@ def load_tokenizer(checkpoint: Path) -> "PreTrainedTokenizerBase":
     ) as error:  # a foreign tokenizer's file may hold anything: the library raises bare Exceptions too
         said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"{checkpoint}: its tokenizer cannot be opened ({said}); save it again") from error
-    if not tokenizer.chat_template:
-        raise ValueError(
-            f"{checkpoint}: its tokenizer has no chat template; use an instruction-tuned model or save a "
-            "chat_template with the tokenizer"
-        )
     if not tokenizer.encode(SENTENCE, add_special_tokens=False):
         raise ValueError(
             f"{checkpoint}: its tokenizer makes no token of '{SENTENCE}'; its files are incomplete, save it again"
