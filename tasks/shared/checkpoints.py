@@ -90,9 +90,7 @@ def load_tokenizer(checkpoint: Path) -> "PreTrainedTokenizerBase":
     try:
         with _quiet("transformers"):
             tokenizer = AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)
-    except (
-        Exception
-    ) as error:  # a foreign tokenizer's file may hold anything: the library raises bare Exceptions too
+    except Exception as error:  # of a foreign tokenizer's file: the library raises bare Exceptions too
         said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"{checkpoint}: its tokenizer cannot be opened ({said}); save it again") from error
     if not tokenizer.encode(SENTENCE, add_special_tokens=False):
