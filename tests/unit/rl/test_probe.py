@@ -81,8 +81,8 @@ def test_a_rank_that_computes_no_sequence_compares_all(monkeypatch: pytest.Monke
     )
     sequences = [tokenizer.encode(text)[:6] for text in CORPUS]
     computed: list[tuple[int, np.ndarray]] = [(i, np.zeros(6)) for i in range(len(sequences[:4]))]
-    monkeypatch.setattr(probing, "rank", lambda: 7)
-    monkeypatch.setattr(probing, "world_size", lambda: 8)
+    monkeypatch.setattr(training, "rank", lambda: 7)
+    monkeypatch.setattr(training, "world_size", lambda: 8)
 
     def gathered(mine: Sequence[tuple[int, np.ndarray]]) -> list[tuple[int, np.ndarray]]:
         assert not mine, "this rank computed something"
