@@ -9,6 +9,7 @@ import torch
 from tasks.rl.critic import CriticUpdate, Values, with_advantages
 from tasks.rl.experience import Experience, Graded
 from tasks.rl.metrics import learning_metrics
+from tasks.rl.probe import Gap
 from tasks.rl.update import PolicyUpdate
 from tasks.shared.config import CriticConfig, OptimizerConfig, RlConfig
 from tasks.shared.learning.critic import CriticEngine
@@ -171,7 +172,7 @@ def test_the_loss_is_a_mean_over_mini_batches_and_nothing_learnt_from_is_none() 
     assert result.sums.loss == pytest.approx(-(2.0 - 1.0) / 2)
     empty = replace(both, in_loss=np.zeros(4, dtype=bool))
     result = PolicyUpdate(policy, settings, None, 20).update(empty, seed=1)
-    metrics = learning_metrics(1, 1, empty, result, probe_gap=0.0)
+    metrics = learning_metrics(1, 1, empty, result, Gap(0.0, 0.0))
     of_tokens = (
         "loss",
         "entropy",

@@ -12,6 +12,7 @@ from tasks.rl import probe as probing
 from tasks.rl.probe import WeightsDiffer, bound_of, probe
 from tasks.shared.config import OptimizerConfig
 from tasks.shared.generation.transformers_engine import TransformersGenerator
+from tasks.shared.learning import engine as training
 from tasks.shared.learning.engine import TrainingEngine
 from tasks.shared.learning.logprobs import token_logprobs
 from tasks.shared.learning.packing import TrainSequence, pack
