@@ -167,7 +167,7 @@ def register_slot_attention() -> None:
 
 
 def slot_mask(
-    *_: Any, mask_function: Callable[..., torch.Tensor], use_vmap: bool = False, **__: Any
+    *, mask_function: Callable[..., torch.Tensor], use_vmap: bool = False, **_: Any
 ) -> torch.Tensor:
     """Additive mask (R, 1, C, L) by a layer's pattern, causal or with a window: Transformers' mask functions call it.
 

@@ -50,7 +50,7 @@ def packed_row(lengths: Sequence[int]) -> Iterator[None]:
 
 
 def packed_mask(
-    *args: Any,
+    *,
     mask_function: Callable[..., torch.Tensor],
     local_size: int | None = None,
     use_vmap: bool = False,
@@ -62,9 +62,7 @@ def packed_mask(
     """
     lengths = _LENGTHS.get()
     if lengths is None:
-        return sdpa_mask(
-            *args, mask_function=mask_function, local_size=local_size, use_vmap=use_vmap, **kwargs
-        )
+        return sdpa_mask(mask_function=mask_function, local_size=local_size, use_vmap=use_vmap, **kwargs)
     if use_vmap:  # set where a model adds a function of its own to the pattern
         raise ValueError("its attention is more than causal")
     return Pattern(lengths, mask_function, local_size)
