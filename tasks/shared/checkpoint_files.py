@@ -35,8 +35,8 @@ def require_files(checkpoint: Path) -> None:
         pickles = sorted(path for pattern in PICKLES for path in checkpoint.glob(pattern))
         if pickles:
             raise ValueError(
-                f"{pickles[0]}: weights in a pickle, which can run code when opened; save them with "
-                "save_pretrained(safe_serialization=True)"
+                f"{pickles[0]}: weights in a pickle, which can run code when opened; save them as safetensors, "
+                "with save_pretrained(safe_serialization=True)"
             )
         raise ValueError(f"{checkpoint}: no *.safetensors; give a complete save_pretrained directory")
     _require_shards(checkpoint)

@@ -123,7 +123,7 @@ def spoil(directory: Path, what: str) -> None:
     [
         (
             "pickle",
-            r"pytorch_model\.bin: weights in a pickle, which can run code when opened; save them with",
+            r"pytorch_model\.bin: weights in a pickle, which can run code when opened; save them as safetensors, with",
         ),
         ("no weights", r"no \*\.safetensors; give a complete save_pretrained directory"),
         ("no template", r"its tokenizer has no chat template; use an instruction-tuned model"),
