@@ -1,8 +1,7 @@
 """Two hosts on one machine: network namespaces with their own addresses on a switch, and what runs for them in the root
 one: Postgres, a Prefect server on it, an S3 server, a worker of the pool `control`. Needs root, iproute2, postgresql.
 
-Every daemon has a PID namespace, which ends with the test's process however that ends; network namespaces of a test
-that was killed are removed by the next one.
+Every daemon has a PID namespace, which ends with the test's process however that ends.
 """
 
 import os
@@ -19,34 +18,15 @@ import httpx
 
 from flows import cluster
 from flows.deployments import ROOT
+from tests.cluster.network import HERE, NETWORK, Host, network
 from tests.cluster.waiting import until
 
-NETWORK, HERE = "10.77.0", "10.77.0.1"
 API, S3, DATABASE_PORT = f"http://{HERE}:4297/api", f"http://{HERE}:5097", 5497
-SWITCH, BRIDGE, LINK_HERE = "tirflow-switch", "bridge0", "tirflow0"
 BUCKET = "artifacts"
 POSTGRES = Path("/usr/lib/postgresql")
 # The first ends the second with this process, and that all the processes that the command has started.
 TOGETHER = ("unshare", "--pid", "--ipc", "--mount-proc", "--fork", "--kill-child")
 TO_THE_END_OF_THIS = ("setpriv", "--pdeathsig", "KILL")
-
-
-@dataclass(frozen=True)
-class Host:
-    """A network namespace with an address, a home of its own and a worker."""
-
-    name: str
-    address: str
-    home: Path
-
-    @property
-    def link(self) -> str:
-        """The switch's end of its cable."""
-        return f"{self.name}-out"
-
-    def set_link(self, state: str) -> None:
-        """Plug it in (`up`) or cut it off (`down`)."""
-        ip("-n", SWITCH, "link", "set", self.link, state)
 
 
 @dataclass(frozen=True)
@@ -62,10 +42,6 @@ class Site:
         return f"s3://{BUCKET}/tirflow"
 
 
-def ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True)
-
-
 @contextmanager
 def site(root: Path) -> Iterator[Site]:
     """Everything, running; ended and taken down with the block."""
@@ -76,7 +52,7 @@ def site(root: Path) -> Iterator[Site]:
     environment = os.environ | _settings(home)
     made = Site(home, (hosts[0], hosts[1]), environment)
     with ExitStack() as stack:
-        stack.enter_context(_network(hosts))
+        stack.enter_context(network(hosts))
         stack.enter_context(_postgres(root / "postgres"))
         for name, command, url in (
             ("s3", ["moto.server", "-H", HERE, "-p", S3.rpartition(":")[2]], f"{S3}/moto-api/"),
@@ -115,42 +91,6 @@ def _settings(home: Path) -> dict[str, str]:
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(ROOT),
     }
-
-
-@contextmanager
-def _network(hosts: tuple[Host, ...]) -> Iterator[None]:
-    """A switch, a cable from it to every host's namespace, and one to here.
-
-    The switch has a namespace too: Docker's packet filter in this one drops what goes from host to host.
-    """
-    _remove_network(hosts)
-    try:
-        ip("netns", "add", SWITCH)
-        ip("-n", SWITCH, "link", "add", BRIDGE, "type", "bridge")
-        ip("-n", SWITCH, "link", "set", BRIDGE, "up")
-        _plug_in("here", HERE, LINK_HERE)
-        for host in hosts:
-            ip("netns", "add", host.name)
-            _plug_in(host.link, host.address, "eth0", "-n", host.name)
-            ip("-n", host.name, "link", "set", "lo", "up")
-        yield
-    finally:
-        _remove_network(hosts)
-
-
-def _plug_in(link: str, address: str, name: str, *inside: str) -> None:
-    """A cable from the switch's `link` to a new interface of that name and address, `inside` a namespace or here."""
-    ip(*inside, "link", "add", name, "type", "veth", "peer", "name", link, "netns", SWITCH)
-    ip("-n", SWITCH, "link", "set", link, "master", BRIDGE, "up")
-    ip(*inside, "address", "add", f"{address}/24", "dev", name)
-    ip(*inside, "link", "set", name, "up")
-
-
-def _remove_network(hosts: tuple[Host, ...]) -> None:
-    """Also what a test that was killed has left, whole or in part."""
-    names = (SWITCH, *(host.name for host in hosts))
-    for what in (("link", "delete", LINK_HERE), *(("netns", "delete", name) for name in names)):
-        subprocess.run(["ip", *what], check=False, capture_output=True)
 
 
 @contextmanager

@@ -17,7 +17,8 @@ import pytest
 from flows.follow import start_run
 from tasks.shared.artifacts import Store
 from tasks.shared.runs import RunRecord, RunRecords
-from tests.cluster.hosts import API, Host, Site, is_online, site
+from tests.cluster.hosts import API, Site, is_online, site
+from tests.cluster.network import Host
 from tests.cluster.waiting import until
 from tests.flows.conftest import FINAL_STATES, small
 

@@ -180,7 +180,7 @@ class _Rollout:
     def _take(self, piece: Piece) -> Trajectory | None:
         """Append what was sampled; run the block it ends with, or finish."""
         live = self._live[piece.request_id]
-        live.builder.append_sampled(piece.ids, piece.logprobs)
+        live.builder.append_sampled(piece.ids, piece.logprobs, piece.versions)
         if piece.reason == "eos":
             return self._finish(piece.request_id, FinishReason.EOS)
         if piece.reason == "length":

@@ -67,6 +67,13 @@ class Trajectory:
     unrecognised: int = 0  # blocks that were meant as such and are not written as the dialect reads them
     self_written: int = 0  # feedback tags that the model wrote itself
     wrote_code: bool = False  # a whole block, run or not
+    # which weights sampled: version and number of sampled tokens, in order; empty where an engine counts none
+    versions: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def oldest_version(self) -> int | None:
+        """That of the first weights that sampled; None where an engine counts none."""
+        return min((version for version, _ in self.versions), default=None)
 
     @property
     def num_sampled(self) -> int:
@@ -102,10 +109,18 @@ class TrajectoryBuilder:
     sampled: list[bool] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     calls: list[CodeCall] = field(default_factory=list)
+    versions: list[tuple[int, int]] = field(default_factory=list)
 
-    def append_sampled(self, ids: Sequence[int], logprobs: Sequence[float]) -> None:
-        """Tokens the policy chose, with the sampler's log-prob of each."""
+    def append_sampled(
+        self, ids: Sequence[int], logprobs: Sequence[float], versions: Sequence[tuple[int, int]] = ()
+    ) -> None:
+        """Tokens the policy chose, with the sampler's log-prob of each, and which versions of it chose how many."""
         assert len(ids) == len(logprobs), (len(ids), len(logprobs))
+        assert not versions or sum(count for _, count in versions) == len(ids), (versions, len(ids))
+        for version, count in versions:
+            if self.versions and self.versions[-1][0] == version:
+                count += self.versions.pop()[1]
+            self.versions.append((version, count))
         self.response_ids += ids
         self.sampled += [True] * len(ids)
         self.logprobs += logprobs
@@ -146,4 +161,5 @@ class TrajectoryBuilder:
             reason,
             text,
             own_words,
+            versions=tuple(self.versions),
         )

@@ -38,3 +38,15 @@ def test_a_logprob_for_every_sampled_token():
     builder.sampled[0] = False
     with pytest.raises(AssertionError, match="not sampled"):
         builder.finish(FinishReason.EOS, "", "")
+
+
+def test_versions_of_the_weights_are_joined_over_turns():
+    builder = TrajectoryBuilder("p", 0, (1,))
+    builder.append_sampled([5, 6], [-0.5, -0.5], [(3, 2)])
+    builder.append_feedback([7], call(2, 3))
+    builder.append_sampled([8, 9, 10], [-0.5, -0.5, -0.5], [(3, 1), (4, 2)])
+    trajectory = builder.finish(FinishReason.EOS, "", "")
+    assert trajectory.versions == ((3, 3), (4, 2))
+    assert trajectory.oldest_version == 3
+    with pytest.raises(AssertionError):
+        builder.append_sampled([11, 12], [-0.5, -0.5], [(4, 1)])
