@@ -1,4 +1,4 @@
-"""A checkpoint evaluated by the stage and by hand through `vllm serve`, from the same ids: the same answers and grades.
+"""A checkpoint evaluated by the stage, inside and on a pool, and by hand through `vllm serve`: the same samples, grades.
 
 By hand means without anything of tirflow: HTTP, a regular expression, `python -c`.
 """
@@ -38,6 +38,8 @@ def test_the_stage_and_a_served_model_grade_alike(tmp_path: Path) -> None:
     rows = [(f"p{n}", f"What is {n}?", "1" if n % 3 else "2") for n in range(6)]
     inputs["evaluation_sets"] = publish(store, "evaluation_sets", lambda path: fill_sets(path, {"own": rows}))
     evaluated = {(s.problem_id, s.sample): s for s in _evaluate(tmp_path, inputs)}
+    in_pool = {(s.problem_id, s.sample): s.text for s in _evaluate(tmp_path, inputs, servers=2)}
+    assert in_pool == {key: sample.text for key, sample in evaluated.items()}
     checkpoint = store.fetch(inputs["checkpoint"])
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     problems = read_problems(store.fetch(inputs["evaluation_sets"]))
@@ -52,8 +54,9 @@ def test_the_stage_and_a_served_model_grade_alike(tmp_path: Path) -> None:
     assert any(sample.calls for sample in evaluated.values())
 
 
-def _evaluate(root: Path, inputs: dict[str, ArtifactRef]) -> list[Sample]:
-    """The samples of stage `evaluate`, run as the launcher runs it."""
+def _evaluate(root: Path, inputs: dict[str, ArtifactRef], servers: int = 0) -> list[Sample]:
+    """The samples of stage `evaluate`, run as the launcher runs it: inside, or on a pool."""
+    pool = {"placement": "pool", "pool": {"servers": servers}} if servers else {}
     config = EvaluateStage.model_validate(
         {
             "model": MODEL,
@@ -65,6 +68,7 @@ def _evaluate(root: Path, inputs: dict[str, ArtifactRef]) -> list[Sample]:
                 "max_prompt_tokens": 64,
                 "max_response_tokens": BUDGET,
                 "gpu_memory_utilization": 0.1,
+                **pool,
             },
             "evaluate": {"samples_per_problem": SAMPLES, "temperature": 1.0, "top_p": 0.95},
         }
@@ -76,7 +80,7 @@ def _evaluate(root: Path, inputs: dict[str, ArtifactRef]) -> list[Sample]:
         inputs=inputs,
         seed=SEED,
         store=str(root / "store"),
-        scratch=str(root / "scratch"),
+        scratch=str(root / f"scratch-{servers}"),
     )
     path = root / "request.json"
     path.write_text(request.model_dump_json())

@@ -5,6 +5,7 @@ half of the time with a block of code and half with a wrong guess, so verificati
 """
 
 from pathlib import Path
+from typing import Literal
 
 import pandas
 import pytest
@@ -28,9 +29,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Art
 
 
 def ask(
-    root: Path, inputs: dict[str, ArtifactRef], scratch: str, base_url: str = "", **settings: object
+    root: Path,
+    inputs: dict[str, ArtifactRef],
+    scratch: str,
+    base_url: str = "",
+    placement: Literal["inside", "pool"] = "inside",
+    **settings: object,
 ) -> StageRequest:
-    """Six samples a problem; a served model if there is an address, else an engine in this process."""
+    """Six samples a problem; a served model if there is an address, else an engine in this process or a pool."""
     teacher: dict[str, object] = {"temperature": 1.0, "max_response_tokens": 96}
     if base_url:
         teacher |= {
@@ -47,6 +53,7 @@ def ask(
     if not base_url:
         engine = GenerationConfig(
             engine="vllm",
+            placement=placement,
             max_sequences=32,
             max_prompt_tokens=64,
             max_response_tokens=96,
@@ -87,9 +94,10 @@ def test_a_served_model_as_teacher_live_and_bootstrap(world, tmp_path):
         check(request, run_here(request))
 
 
-def test_bootstrap_in_vllms_engine_of_this_process(world):
+@pytest.mark.parametrize("placement", ["inside", "pool"])
+def test_bootstrap_with_vllms_engine(world, placement):
     root, inputs = world
-    request = ask(root, inputs, "engine", mode="bootstrap")
+    request = ask(root, inputs, f"engine-{placement}", placement=placement, mode="bootstrap")
     result = run_here(request)
     check(request, result)
     again = run_here(request)
