@@ -1,4 +1,4 @@
-"""A checkpoint evaluated by the stage, inside and on a pool, and by hand through `vllm serve`: the same samples, grades.
+"""A checkpoint evaluated by the stage, inside and on a pool, and by hand through `vllm serve`: the same samples.
 
 By hand means without anything of tirflow: HTTP, a regular expression, `python -c`.
 """
