@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,6 +31,8 @@ Item = TypeVar("Item")
 DEATH = re.compile(r"Signal (\d+) \(\w+\) received by PID")
 FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM)
 LAST_WORDS_S = 10.0
+# For other ranks: the first one may sample for all of them (10 minutes are NCCL's own limit). A rank that dies ends all.
+LONGEST_WAIT = timedelta(hours=24)
 
 
 def start_process_group() -> None:
@@ -40,7 +43,7 @@ def start_process_group() -> None:
     if under_launcher():
         if rank() > 0:
             sys.stdout = sys.stderr  # stdout carries the stage's events, once
-        dist.init_process_group(backend)
+        dist.init_process_group(backend, timeout=LONGEST_WAIT)
     else:
         become_only_rank()
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)

@@ -1,5 +1,6 @@
 """One server of the pool over HTTP: vLLM's token-in, token-out and its endpoints for weights."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import msgspec
 CONNECT_S = 10.0
 # An idle connection, less than the server keeps it (5 s): one that it closes meanwhile would look like its death.
 KEEP_S = 2.0
+NO_NUMBER = -9999.0
 HEALTH_S = 30.0  # a server whose cores are all busy answers late
 
 
@@ -73,7 +75,7 @@ class Client:
         assert choice.logprobs is not None
         return Completion(
             choice.token_ids,
-            [token.logprob for token in choice.logprobs.content],
+            [_number(token) for token in choice.logprobs.content],
             choice.finish_reason,
             choice.stop_reason,
             [(span.version, span.end - span.start) for span in choice.weight_versions or ()],
@@ -88,7 +90,7 @@ class Client:
         found = [0.0]
         for entry, token in zip(reply.prompt_logprobs[1:], ids[1:], strict=True):
             assert entry is not None
-            found.append(entry[token].logprob)
+            found.append(_number(entry[token]))
         return found
 
     async def is_healthy(self) -> bool:
@@ -180,6 +182,11 @@ def open_session() -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_S), timeout=timeout
     )
+
+
+def _number(token: _Token) -> float:
+    """Its log-prob; the server writes -9999 where its own is no number."""
+    return token.logprob if token.logprob > NO_NUMBER else math.nan
 
 
 def _shown(answer: bytes) -> str:
