@@ -31,7 +31,7 @@ Item = TypeVar("Item")
 DEATH = re.compile(r"Signal (\d+) \(\w+\) received by PID")
 FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM)
 LAST_WORDS_S = 10.0
-# For other ranks: the first one may sample for all of them (10 minutes are NCCL's own limit). A rank that dies ends all.
+# For other ranks: the first may sample for all of them (NCCL gives up after 10 minutes). A rank that dies ends all.
 LONGEST_WAIT = timedelta(hours=24)
 
 
