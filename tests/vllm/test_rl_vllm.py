@@ -66,7 +66,7 @@ def run(
         stderr=(directory / "stderr.txt").open("w"),
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-        timeout=900,
+        timeout=1700,
     )
     assert stage.returncode == 0, stage.stdout[-2000:] + (directory / "stderr.txt").read_text()[-4000:]
     outputs = StageResult.model_validate_json((directory / "result.json").read_text()).outputs
@@ -78,7 +78,7 @@ def steps(checkpoint: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (checkpoint / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     ("ranks", "zero_stage", "pool"),
     [

@@ -131,8 +131,7 @@ class Pool:
         deadline = time.monotonic() + ABSENT_S
         while not (ready := [member for member in self.members if member.ready]):
             self._changed.clear()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), WATCH_S)
+            await _up_to(WATCH_S, self._changed)
             if time.monotonic() > deadline:
                 raise _absent()
         return ready[number % len(ready)]
@@ -304,8 +303,7 @@ class Pool:
         """Return once the member has died, or answers no more."""
         silent = 0
         while silent < MOST_SILENT and member.ready:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(member.doubted.wait(), WATCH_S)
+            await _up_to(WATCH_S, member.doubted)
             if member.server is not None and member.server.ended():
                 return
             if await _client(member).is_healthy():
@@ -340,6 +338,13 @@ class Pool:
 def _client(member: Member) -> Client:
     assert member.client is not None
     return member.client
+
+
+async def _up_to(seconds: float, event: asyncio.Event) -> None:
+    """Wait for an event, not longer. (`asyncio.wait_for` may lose a cancellation that comes with the event.)"""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
 
 
 def _refused(member: Member, error: ServerLost) -> PoolFailed:

@@ -5,6 +5,7 @@ process that started it, however that ends.
 """
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from tasks.shared.generation.vllm_options import CPU_CACHE_GIB
 
 PACKAGE = "tasks.shared.generation.pool"
 LAST_LINES = 3
+ERROR = re.compile(r"^(\(\w+ pid=\d+\) )?[\w.]*(Error|Exception)\b")  # as a traceback ends
 NCCL = '{"backend": "nccl"}'  # vLLM's weight_transfer_config
 
 
@@ -108,8 +110,9 @@ class ServerProcess:
     def last_words(self) -> str:
         """The end of its log, for a message."""
         lines = [line for line in self._log_path.read_text(errors="replace").splitlines() if line.strip()]
-        errors = [line for line in lines if "Error" in line]
-        return f"its log {self._log_path} ends: " + " | ".join((errors or lines)[-LAST_LINES:])[-600:]
+        errors = [number for number, line in enumerate(lines) if ERROR.search(line)]
+        last = lines[errors[-1] :] if errors else lines[-LAST_LINES:]
+        return f"its log {self._log_path} ends: " + " | ".join(last[:LAST_LINES])[:600]
 
 
 def stop_all(servers: Sequence[Server]) -> None:
