@@ -92,6 +92,18 @@ AROUND = (
     ("''", "''"),
     ("``", "''"),
 )
+FUNCTION = re.compile(
+    r"\\(?:operatorname\*?|mathrm|text)\s*\{\s*"
+    r"((?:arc)?(?:sin|cos|tan|cot|sec|csc)h?|log|ln|exp|gcd|lcm|det|max|min)\s*\}"
+)
+# two names of one command; the second is the one that is read
+NAMES = """
+    varepsilon epsilon|varphi phi|vartheta theta|varnothing emptyset|tg tan|ctg cot|arctg arctan|cosec csc
+    |leqslant leq|le leq|geqslant geq|ge geq|ne neq|lt <|gt >|dbinom binom|tbinom binom|lg log_{10}|backslash setminus
+"""
+SAME = {f"\\{name}": other for name, other in (pair.split() for pair in NAMES.split("|"))}
+COMMAND = re.compile(r"\\[A-Za-z]+")
+BINOM = re.compile(r"\\binom\s*(?:(\d)|\{([^{}]*)\})\s*(?:(\d)|\{([^{}]*)\})")
 ROOT = re.compile(r"([√∛])\s*(\d+(?:\.\d+)?|[A-Za-z])")
 # formulas within a text; one within a line has no line break
 FORMULA = re.compile(
@@ -108,6 +120,7 @@ def clean(answer: str) -> str:
         text = re.sub(r"\\\\(?=[A-Za-z({\[])", r"\\", text)  # backslashes that were escaped once too often
     text = FORMULA.sub(lambda found: next(group for group in found.groups() if group is not None), text)
     text = re.sub(r"(?<=\d)(?:\\[,;:!>]|\\ |~|\\thinspace(?![A-Za-z])|\s)\s?(?=\d{3}(?!\d))", _gap, text)
+    text = COMMAND.sub(_same, FUNCTION.sub(r"\\\1 ", text))
     text = re.sub(r"\{\s*\\(?:rm|bf|it|sf|tt)\s+([^{}]*)\}", r"\\text{\1}", text)
     text = TEXT_COLOR.sub("", TAGS.sub("", text))
     text = LAYOUT.sub(" ", text)
@@ -115,7 +128,9 @@ def clean(answer: str) -> str:
     text = re.sub(r"\\[dtc]frac(?![A-Za-z])", r"\\frac", text).replace("\\colon", ":")
     text = re.sub(r"\}\s*/\s*\\text\s*\{", "/", text) if "\\text" in text else text
     text = re.sub(r"\\text\s*\{([^{}A-Za-z\\]*)\}", r" \1 ", text)
-    text = re.sub(r"\\mathbb\s*([A-Z])", r"\\mathbb{\1}", text).replace("\\backslash", "\\setminus")
+    text = re.sub(r"\\mathbb\s*([A-Z])", r"\\mathbb{\1}", text)
+    text = re.sub(r"\\log\s*_\s*(?:e(?![A-Za-z])|\{\s*e\s*\})", r"\\ln", text)
+    text = BINOM.sub(r"\\binom{\1\2}{\3\4}", text)
     text = re.sub(r"\\text\s*\{\s*(\\text\s*\{[^{}]*\})\s*\}", r"\1", text)
     text = re.sub(r"\s+", " ", text).strip()
     while (bare := _uncovered(text)) != text:
@@ -126,6 +141,11 @@ def clean(answer: str) -> str:
 def without_thousands(text: str) -> str:
     """Without the separators of numbers grouped by threes; a bare comma may part two answers, so it stays."""
     return THOUSANDS.sub(lambda number: re.sub(r"\D", "", number[0]), text)
+
+
+def _same(command: re.Match[str]) -> str:
+    other = SAME.get(command[0])
+    return command[0] if other is None else other if other in "<>" else f"\\{other}"
 
 
 def _gap(found: re.Match[str]) -> str:

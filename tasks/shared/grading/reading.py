@@ -32,8 +32,21 @@ from tasks.shared.grading.values import (
 )
 
 EMPTY = re.compile(
-    r"\\(?:emptyset|varnothing)|\\text\s*\{\s*empty set\s*\}|\\\{\s*\\\}|empty set|set\(\)|\{\}|\(\)|\[\]"
+    r"\\emptyset|(?:\\text\s*\{)?\s*(?:(?:[Tt]he )?[Ee]mpty set|[Nn]o (?:real )?solutions?(?: exists?)?)\s*\}?"
+    r"|\\\{\s*\\\}|set\(\)|\{\}|\(\)|\[\]"
 )
+POSITIVE = sympy.Interval.open(0, sympy.oo)
+SETS_BY_NAME = {
+    "all real numbers": sympy.S.Reals,
+    "all reals": sympy.S.Reals,
+    "all integers": sympy.S.Integers,
+    "\\mathbb{r}^+": POSITIVE,
+    "\\mathbb{r}^{+}": POSITIVE,
+    "\\mathbb{r}_{>0}": POSITIVE,
+    "\\mathbb{z}^+": sympy.S.Naturals,
+    "\\mathbb{z}^{+}": sympy.S.Naturals,
+}
+SAME_WORDS = {"dne": "does not exist"}
 CONNECTIVE = re.compile(
     r",?\s*(?:\\text\s*\{\s*,?\s*(and|or)\s*,?\s*\}|\\(?:land|lor|wedge|vee)(?![A-Za-z])|(?<![A-Za-z\\])(and|or)(?![A-Za-z]))\s*,?"
 )
@@ -97,6 +110,9 @@ def _read(text: str) -> Value:
         return Words("")
     if EMPTY.fullmatch(text):
         return Region(sympy.S.EmptySet)
+    by_name = SETS_BY_NAME.get(TEXT.sub(r"\1", text).strip().lower())
+    if by_name is not None:
+        return Region(by_name)
     if (
         text[0] == "{" and closing(text, 0) == len(text) - 1
     ):  # braces that LaTeX does not show, or a Python set
@@ -131,7 +147,8 @@ def _words(text: str) -> Value | None:
         return None
     if inner in KNOWN_NAMES:
         return _leaf(inner) if "\\" in text else None
-    return Words(re.sub(r"\s+", " ", inner).casefold())
+    words = re.sub(r"\s+", " ", inner).casefold()
+    return Words(SAME_WORDS.get(words, words))
 
 
 KNOWN_NAMES = {name for name in (*CONSTANTS, *SETS, *GREEK) if len(name) > 1}
