@@ -31,7 +31,7 @@ def rows_of(path: Path, split: str = "train") -> list[dict[str, Any]]:
         ("a.jsonl", LINES.encode()),
         ("a.JSONL", LINES.encode()),
         ("a.ndjson", LINES.encode("utf-8-sig")),
-        ("a.jsonl.gz", gzip.compress(LINES.encode())),
+        ("a.jsonl.gz", gzip.compress(LINES.encode(), mtime=0)),
         ("a.jsonl.bz2", bz2.compress(LINES.encode("utf-8-sig"))),
         ("a.json.xz", lzma.compress(ARRAY.encode())),
         ("a.jsonl", LINES.replace("\n", "\r\n\r\n").encode()),
@@ -44,7 +44,7 @@ def rows_of(path: Path, split: str = "train") -> list[dict[str, Any]]:
         ("a.json", LINES.encode()),
         ("a.csv", CSV.encode()),
         ("a.csv", CSV.encode("utf-8-sig")),
-        ("a.csv.gz", gzip.compress(CSV.encode())),
+        ("a.csv.gz", gzip.compress(CSV.encode(), mtime=0)),
         ("a.tsv", b'problem\tanswer\n"O\xc3\xb9 est 1 + 1?"\t2\n"A ""b"", c;\nd"\t3\n'),
         ("a.csv", 'problem;answer\nOù est 1 + 1?;2\n"A ""b"", c;\nd";3\n'.encode()),
     ],
@@ -88,7 +88,7 @@ def test_a_folder_of_shards_is_read_in_order_and_by_split(tmp_path: Path) -> Non
 
 
 def test_shards_without_a_split_in_their_names_are_one_set(tmp_path: Path) -> None:
-    (tmp_path / "part-0.jsonl.gz").write_bytes(gzip.compress(b'{"n": 1}\n'))
+    (tmp_path / "part-0.jsonl.gz").write_bytes(gzip.compress(b'{"n": 1}\n', mtime=0))
     (tmp_path / "part-1.jsonl").write_text('{"n": 2}\n')
     assert [row["n"] for row in rows_of(tmp_path)] == [1, 2]
 
@@ -112,7 +112,7 @@ def test_what_datasets_saved_to_disk_is_read(tmp_path: Path) -> None:
         ("a.jsonl", b'{"a": ' + b"9" * 5000 + b"}", r"row 1: not valid JSON \(a number of too many digits"),
         ("a.json", b'[{"a": ' + b"9" * 5000 + b"}]", r"not valid JSON \(a number of too many digits"),
         ("a.jsonl.gz", b"no gzip", r"a\.jsonl\.gz: cannot be unpacked"),
-        ("a.jsonl.gz", gzip.compress(LINES.encode() * 9)[:-20], r"a\.jsonl\.gz: cannot be unpacked"),
+        ("a.jsonl.gz", gzip.compress(LINES.encode() * 9, mtime=0)[:-20], r"a\.jsonl\.gz: cannot be unpacked"),
         ("a.json", b'{"problem": {"0": "x"}}', r"a\.json: not one list of objects; .*orient='records'"),
         ("a.json", b'[{"a": 1}, 2]', r"a\.json: row 2: not a JSON object"),
         ("a.json", b'[{"a": 1},\n{"b"]', r"a\.json: not valid JSON \(line 2"),
