@@ -109,7 +109,7 @@ def test_an_engine_sleeps_until_it_gets_weights(engine, tmp_path):
 
 
 def test_the_known_defect_of_reloading_a_tied_head(engine, tmp_path):
-    """Without the fresh packing the head of a tied model stays stale: the reason for `_refresh_tied_head`."""
+    """Without the fresh packing the head of a tied model stays stale: the reason for `refresh_tied_head`."""
     generator, directory, tied = engine
     path = checkpoint(tmp_path, 3, tied)
     generator._llm.collective_rpc("reload_weights", kwargs={"weights_path": str(path)})

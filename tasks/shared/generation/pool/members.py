@@ -79,9 +79,7 @@ class Pool:
         self.members = list(members)
         self.version = version  # of the weights that every ready member holds
         self.num_lost = 0  # servers that died or fell silent
-        self._paths: tuple[str, ...] | None = tuple(
-            paths
-        )  # of the files with these weights; None: there are none
+        self._paths: tuple[str, ...] | None = tuple(paths)  # files with these weights; None: there are none
         self._pushed = False  # other weights than those that servers start with
         self._token = token
         self._slots = slots
@@ -150,9 +148,14 @@ class Pool:
         """
         await self._weights.acquire()
         self._paths, self._pushed = None, True
-        members = [member for member in self.members if member.ready or member.waits_for_push]
-        await asyncio.gather(*(_client(member).pause() for member in members))
-        return members
+        there = [member for member in self.members if member.ready or member.waits_for_push]
+        paused = await asyncio.gather(*(_pauses(member) for member in there))
+        for member, is_paused in zip(there, paused, strict=True):
+            if not is_paused:
+                member.waits_for_push = False
+                self._lose(member)
+                self._changed.set()
+        return [member for member, is_paused in zip(there, paused, strict=True) if is_paused]
 
     async def num_workers(self, members: Sequence[Member]) -> list[int]:
         """The GPUs of each."""
@@ -338,6 +341,15 @@ class Pool:
 def _client(member: Member) -> Client:
     assert member.client is not None
     return member.client
+
+
+async def _pauses(member: Member) -> bool:
+    """Pause a server; False if it is lost."""
+    try:
+        await _client(member).pause()
+    except ServerLost:
+        return False
+    return True
 
 
 async def _up_to(seconds: float, event: asyncio.Event) -> None:
