@@ -94,6 +94,14 @@ def training_states(
     return weights, gradients, optimizer, 0
 
 
+def saved_state(parameters: int, size: int, config: OptimizerConfig) -> int:
+    """Bytes of a checkpoint to resume from, of all ranks: master weights and two moments, 12 M.
+
+    Stages 1 and 2 add the weights in the model's precision; under stage 3 they come from the master weights.
+    """
+    return parameters * (12 + (size if config.zero_stage in (1, 2) else 0))
+
+
 def communication_buffers(parameters: int, size: int, config: OptimizerConfig, ranks: int) -> int:
     """Two reduction buckets, and under stage 3 the parameters gathered at once."""
     if ranks == 1:
@@ -189,10 +197,7 @@ def rl_phases(recipe: Recipe, shape: ModelShape, ranks: int, gpu: int) -> list[P
     step, host = training_memory(shape, recipe.model.dtype, rl.optimizer, ranks, rl.tokens_per_micro_batch)
     critic = 0
     if rl.algorithm == "ppo":
-        # a body without the output head, which a tied model has none of besides its embedding, and one output a token
-        unused = 0 if shape.tied else shape.head_parameters
-        parameters = shape.num_parameters - unused + shape.hidden_size
-        *states, critic_host = training_states(parameters, size, rl.optimizer, ranks)
+        *states, critic_host = training_states(critic_parameters(shape), size, rl.optimizer, ranks)
         critic, host = sum(states), host + critic_host
     trainer = {
         "weights": step.weights,
@@ -211,6 +216,12 @@ def rl_phases(recipe: Recipe, shape: ModelShape, ranks: int, gpu: int) -> list[P
     probe = replace(sample, activations=forward[0], logits=max(forward[1], prompt * shape.vocabulary))
     named = {"rl start": start, "rl sample": sample, "rl update": update, "rl probe": probe}
     return [Phase(name, memory, host) for name, memory in named.items()]
+
+
+def critic_parameters(shape: ModelShape) -> int:
+    """PPO's critic: the body without the output head, if that is a tensor of its own, and one output a token."""
+    unused = 0 if shape.tied else shape.head_parameters
+    return shape.num_parameters - unused + shape.hidden_size
 
 
 def forward_memory(shape: ModelShape, tokens: int, size: int) -> tuple[int, int]:

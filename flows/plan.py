@@ -19,9 +19,30 @@ from rich.console import Console
 from rich.table import Table
 
 from data.models import ARCHITECTURES, ModelShape, find_model
-from flows.memory import GIB, Memory, Phase, Sampling, evaluate_phase, rl_phases, sampler, sft_phase
+from flows.memory import (
+    GIB,
+    Memory,
+    Phase,
+    Sampling,
+    critic_parameters,
+    element_size,
+    evaluate_phase,
+    rl_phases,
+    sampler,
+    saved_state,
+    sft_phase,
+)
 from tasks.shared.config import ModelConfig, Recipe
 from tasks.shared.recipes import load_recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What a stage writes, now and then, to resume from."""
+
+    stage: str
+    size: int  # bytes, of all ranks
+    every_steps: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +59,7 @@ class Plan:
     tokens_per_step: int  # prompts and responses at their largest
     rows_per_rank: int  # micro-batches of an update, if all were at their largest
     sft_tokens_per_step: int  # 0: no cold start
+    saved: list[Saved]
 
     def refusal(self) -> str | None:
         """Why it cannot run, in one line with the remedy; None if it can."""
@@ -91,7 +113,19 @@ def make_plan(recipe: Recipe, gpus: int, gpu: int) -> Plan:
         tokens_per_step=tokens,
         rows_per_rank=-(-tokens // (rl.tokens_per_micro_batch * gpus)),
         sft_tokens_per_step=recipe.sft.tokens_per_step if recipe.cold_start else 0,
+        saved=saved_states(recipe, shape),
     )
+
+
+def saved_states(recipe: Recipe, shape: ModelShape) -> list[Saved]:
+    """The checkpoints to resume from: SFT's, RL's with that of PPO's critic."""
+    size, sft, rl = element_size(recipe.model.dtype), recipe.sft, recipe.rl
+    parameters = shape.num_parameters
+    trained = parameters + (critic_parameters(shape) if rl.algorithm == "ppo" else 0)
+    found = []
+    if recipe.cold_start:
+        found.append(Saved("sft", saved_state(parameters, size, sft.optimizer), sft.checkpoint_every_steps))
+    return [*found, Saved("rl", saved_state(trained, size, rl.optimizer), rl.checkpoint_every_steps)]
 
 
 def find_shape(config: ModelConfig) -> ModelShape:
@@ -217,6 +251,11 @@ def _show(plan: Plan, console: Console) -> None:
         f"RL step: {plan.trajectories_per_step:,} trajectories, at most {plan.tokens_per_step:,} tokens, "
         f"{plan.rows_per_rank:,} micro-batches on each GPU"
     )
+    for saved in plan.saved:
+        console.print(
+            f"{saved.stage} writes {saved.size / 1e9:,.0f} GB to resume from every {saved.every_steps} steps, "
+            f"{saved.size / plan.gpus / 1e9:,.1f} GB a GPU; twice that must find room"
+        )
     if plan.sampling is not None:
         console.print(
             f"vLLM on each GPU: {plan.sampling.bytes_per_token / 1024:.0f} KiB of keys and values a token, "

@@ -4,6 +4,7 @@ A saved state is a directory with DeepSpeed's checkpoint (weights, optimizer, ra
 is one, and with them the step, which is the data cursor, and the seed of the data order.
 """
 
+import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from tasks.shared.environment import rank
 from tasks.shared.learning.critic import CriticEngine
 from tasks.shared.learning.distributed import barrier
 from tasks.shared.learning.engine import TrainingEngine
+from tasks.shared.learning.saved import checkpoints_in
 from tasks.shared.scratch import require_same
 
 CRITIC = "critic"  # folder of the critic's part in a saved state
@@ -39,16 +41,23 @@ class SavedStates:
         """Write a state, then drop older ones; whole at any moment it may be killed: the policy's part comes last."""
         target = self._directory / f"{progress.step:06d}"
         if rank() == 0:
+            self._drop(keep=self._last_whole())
             target.mkdir(exist_ok=True)
         barrier()
         if critic is not None:
             critic.save(target / CRITIC, {})
-        engine.save(target, {"progress": asdict(progress), "fingerprint": self._fingerprint})
-        if rank() == 0:
-            for path in self._directory.iterdir():
-                if path != target:
-                    shutil.rmtree(path)
-        barrier()
+        if engine.save(target, {"progress": asdict(progress), "fingerprint": self._fingerprint}):
+            self._drop(keep=target)
+
+    def _last_whole(self) -> Path | None:
+        """The state that a round killed now would resume from."""
+        return max((path for path in self._directory.iterdir() if checkpoints_in(path)), default=None)
+
+    def _drop(self, keep: Path | None) -> None:
+        """Remove every state but one. Several ranks may do so at once."""
+        for path in self._directory.iterdir():
+            if path != keep:
+                shutil.rmtree(path, ignore_errors=True)
 
     def resume(self, engine: TrainingEngine, critic: CriticEngine | None) -> Progress | None:
         """Take up the last whole state; None if there is none. ValueError if it belongs to another request."""
@@ -62,8 +71,15 @@ class SavedStates:
         return None
 
     def copy_last(self, directory: Path) -> None:
-        """The last state, for the `trainer_state` artifact."""
-        shutil.copytree(max(self._directory.iterdir()), directory / "trainer")
+        """The last state, for the `trainer_state` artifact; linked, where that can be: its files change no more."""
+        shutil.copytree(max(self._directory.iterdir()), directory / "trainer", copy_function=_link_or_copy)
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copy2(source, target)
 
 
 def _resume_critic(critic: CriticEngine | None, directory: Path) -> None:

@@ -30,10 +30,13 @@ STAGE_VARIABLES = (
     "CUDA_VISIBLE_DEVICES",
     "OMP_NUM_THREADS",
     "DS_ACCELERATOR",
+    "VLLM_CACHE_ROOT",
     "TIRFLOW_HOME",
     "TIRFLOW_STORE",
     "TIRFLOW_CACHE_GIB",
 )
+# Besides, whatever begins so: how a site's network is used is known there alone.
+STAGE_PREFIX = "NCCL_"
 # What of them means something inside a container, whose paths and devices are its own.
 CONTAINER_VARIABLES = (
     "LANG",
@@ -120,8 +123,12 @@ def load_secrets() -> None:
 
 def _own_environment(names: tuple[str, ...]) -> dict[str, str]:
     """The named variables, one thread by default, and where stages find this home."""
-    environment = {name: os.environ[name] for name in names if name in os.environ}
-    return {"OMP_NUM_THREADS": "1"} | environment | {"TIRFLOW_HOME": str(home()), "PYTHONUNBUFFERED": "1"}
+    return {"OMP_NUM_THREADS": "1"} | _named(names) | {"TIRFLOW_HOME": str(home()), "PYTHONUNBUFFERED": "1"}
+
+
+def _named(names: tuple[str, ...]) -> dict[str, str]:
+    """Those of these variables that are set, and NCCL's."""
+    return {name: text for name, text in os.environ.items() if name in names or name.startswith(STAGE_PREFIX)}
 
 
 def named_keys(config: Mapping[str, Any]) -> list[str]:
@@ -288,7 +295,7 @@ def server_environment(cpu_cache_gib: int, token: str, devices: str, cores: str)
     are GPUs.
     """
     return (
-        {name: os.environ[name] for name in STAGE_VARIABLES if name in os.environ}
+        _named(STAGE_VARIABLES)
         | {
             "VLLM_SERVER_DEV_MODE": "1",  # pause, weights and checksums; `RequireToken` stands before them
             "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", str(cpu_cache_gib)),

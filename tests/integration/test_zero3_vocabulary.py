@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.zero3_world import measure
+from tests.integration.zero3_world import VOCABULARY, measure
 
 
 @pytest.mark.timeout(400)
@@ -31,4 +31,7 @@ def test_two_ranks_with_other_numbers_of_targets_compute_what_one_does(tmp_path:
         for found, expected in zip(two[part], one[part], strict=True):
             assert found == pytest.approx(expected, rel=1e-3, abs=1e-5), part
     assert two["probe"] < 1e-4
+    assert two["in_memory"] == one["in_memory"] > VOCABULARY, (
+        "one copy of the model on a host, not one a rank"
+    )
     assert two["sft_traced"] and two["traced"] == one["traced"] == [True, True]

@@ -21,6 +21,7 @@ from tasks.shared.config import OptimizerConfig, RlConfig
 from tasks.shared.environment import rank
 from tasks.shared.learning import logprobs
 from tasks.shared.learning.critic import CriticEngine
+from tasks.shared.learning.distributed import sum_over_ranks
 from tasks.shared.learning.engine import Engine, TrainingEngine
 from tasks.shared.learning.packing import TrainSequence, pack
 from tasks.shared.traces.trajectory import FinishReason, Trajectory
@@ -55,6 +56,10 @@ def measure() -> dict[str, Any]:
     sequences = [list(range(n)) for n in (60, 5, 30)]
     found["probe"] = probe(policy, cast("Any", scorer(policy)), sequences, 1e-3, ROW).largest
     train_step(policy, sft_steps()[1], ROW)
+    state = policy.state_dict() or {}
+    found["in_memory"] = sum_over_ranks(
+        sum(tensor.numel() for tensor in state.values())
+    )  # on the host, of all ranks
     found["traced"] = [traced(policy), traced(critic)]
     return found
 

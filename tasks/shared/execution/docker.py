@@ -18,7 +18,7 @@ from docker.models.images import Image
 from docker.types import DeviceRequest, LogConfig, Mount, Ulimit
 
 from tasks.shared.config import SandboxConfig
-from tasks.shared.environment import container_environment, docker_settings, stage_secrets
+from tasks.shared.environment import container_environment, docker_settings, home, stage_secrets
 from tasks.shared.execution.code_digest import code_digest
 from tasks.shared.execution.container import (
     PART_LABEL,
@@ -42,6 +42,8 @@ SOCKETS = "sandbox"  # of the interpreter's, in the private directory of an exec
 MAX_PROCESSES = 8192
 # CPU images have no C++ compiler, and vLLM has torch compile some small functions even in eager mode.
 NO_COMPILER = {"TORCH_COMPILE_DISABLE": "1"}
+INFINIBAND = Path("/dev/infiniband")  # the network between GPU hosts, where there is one
+COMPILED = "compiled"  # below the home: what vLLM compiles for a model, minutes of each start of an engine
 PINNED = Ulimit(name="memlock", soft=-1, hard=-1)  # memory that GPUs read from
 LOGS = LogConfig(type=LogConfig.types.JSON, config={"max-size": "256m", "max-file": "2"})
 
@@ -109,6 +111,10 @@ class DockerBackend:
         environment = container_environment() | {"TIRFLOW_IMAGE": image.id, "HOME": "/tmp", "USER": "tirflow"}
         if image.labels["tirflow.accelerator"] == "cpu":
             environment |= NO_COMPILER
+        else:
+            compiled = _compiled(image)
+            mounts.append(Mount(str(compiled), str(compiled), type="bind"))
+            environment["VLLM_CACHE_ROOT"] = str(compiled)
         if _has_sandbox(request):
             mounts.append(Mount(MOUNTED, str(directory / SOCKETS), type="bind", read_only=True))
             environment["TIRFLOW_SANDBOX_ADDRESS"] = f"unix:{SOCKET}"
@@ -138,6 +144,14 @@ def role_of(stage: str, config: Mapping[str, Any]) -> str:
     return "rl" if stage == "rl" else "inference"
 
 
+def _compiled(image: Image) -> Path:
+    """Where on this host the code that vLLM compiles outlives a container; one directory for a set of packages."""
+    directory = home() / COMPILED / image.labels["tirflow.packages"]
+    directory.mkdir(parents=True, exist_ok=True)
+    give(directory)
+    return directory
+
+
 def _bounds(request: StageRequest, image: Image) -> dict[str, Any]:
     """The limits of a stage's container, its network and its devices."""
     settings = docker_settings()
@@ -159,6 +173,7 @@ def _bounds(request: StageRequest, image: Image) -> dict[str, Any]:
         "shm_size": settings.shared_memory,
         "ulimits": [Ulimit(name="core", soft=0, hard=0), *([PINNED] if cuda else [])],
         "device_requests": [DeviceRequest(capabilities=[["gpu"]], **wanted)] if cuda else None,
+        "devices": [f"{INFINIBAND}:{INFINIBAND}:rwm"] if cuda and INFINIBAND.is_dir() else None,
         "log_config": LOGS,
     }
 

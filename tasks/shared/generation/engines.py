@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.shared.config import GenerationConfig, ModelConfig
 from tasks.shared.generation.protocol import Generator
+from tasks.shared.generation_config import PoolConfig
 from tasks.shared.traces.turns import stop_ids_of
 
 if TYPE_CHECKING:
@@ -31,9 +32,12 @@ def open_generator(
     """What a stage samples with: an engine in its process, or a pool of servers, which ends with the block.
 
     `scratch` holds the servers' logs; hosts of the `meeting` that only sample have servers too; the first
-    `num_training` GPUs or cores of this host are the trainer's.
-    ValueError, with the remedy, if it cannot run here.
+    `num_training` GPUs or cores of this host are the trainer's. A stage that trains nothing (0) samples on every GPU
+    that it was given, a server on each. ValueError, with the remedy, if it cannot run here.
     """
+    from tasks.shared.generation.pool.server import gpus_of_host
+
+    config = config if num_training else on_every_gpu(config, len(gpus_of_host()))
     if config.placement == "inside":
         yield make_generator(config, model_config, checkpoint, tokenizer, can_sleep)
         return
@@ -55,6 +59,13 @@ def sample_for_others(
     logs = Path(context.request.scratch) / "servers"
     keep_servers(context.request.meeting, config, model_config, checkpoint, logs)
     return StageResult(outputs={}, metrics={})
+
+
+def on_every_gpu(config: GenerationConfig, gpus: int) -> GenerationConfig:
+    """The same with vLLM on each of `gpus` GPUs, where it was to be inside a process, which has one."""
+    if config.engine != "vllm" or config.placement != "inside" or gpus < 2:
+        return config
+    return config.model_copy(update={"placement": "pool", "pool": PoolConfig(servers=gpus)})
 
 
 def make_generator(

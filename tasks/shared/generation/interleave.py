@@ -5,13 +5,16 @@ is appended as ids, and the row goes on, until the end of its turn, the call cap
 budget, which counts the whole response, feedback included. Ids are only ever appended (`TrajectoryBuilder`).
 """
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Literal
 
 from tasks.shared.config import GenerationConfig, SandboxConfig, TracesConfig
-from tasks.shared.generation.protocol import Generator, Piece, Sampling
+from tasks.shared.generation.admission import Admission
+from tasks.shared.generation.protocol import Generator, HasRoom, Piece, Sampling
 from tasks.shared.sandbox import Status
 from tasks.shared.traces.dialect import Dialect, dialect_of
 from tasks.shared.traces.encoding import encode_feedback
@@ -119,10 +122,7 @@ def rollout(
         raise ValueError(
             f"dialect '{policy.dialect.name}' runs code: start an Interpreter, or set traces.max_calls = 0"
         )
-    loop = _Rollout(generator, interpreter, tokenizer, policy)
-    for request in requests:
-        loop.start(request)
-    yield from loop.run()
+    yield from _Rollout(requests, generator, interpreter, tokenizer, policy).run()
 
 
 class _Rollout:
@@ -130,11 +130,16 @@ class _Rollout:
 
     def __init__(
         self,
+        requests: Iterable[RolloutRequest],
         generator: Generator,
         interpreter: "Interpreter | None",
         tokenizer: "PreTrainedTokenizerBase",
         policy: RolloutPolicy,
     ) -> None:
+        self._waiting = deque(requests)
+        self._admission = None
+        if isinstance(generator, HasRoom):
+            self._admission = Admission(generator.room, policy.max_response_tokens)
         self._generator = generator
         self._interpreter = interpreter
         self._tokenizer = tokenizer
@@ -144,7 +149,21 @@ class _Rollout:
         self._running: list[_Running] = []  # in the order of their submission
         self._step = 0
 
-    def start(self, request: RolloutRequest) -> None:
+    def _admit(self) -> None:
+        """Start the requests that the engine has room for; one, if nothing is alive."""
+        while self._waiting and (not self._live or self._has_room()):
+            self._start(self._waiting.popleft())
+
+    def _has_room(self) -> bool:
+        if self._admission is None:
+            return True
+        alive = (
+            (len(live.builder.prompt_ids), len(live.builder.response_ids)) for live in self._live.values()
+        )
+        mine = (len(self._waiting[0].prompt_ids), 0)
+        return self._admission.allows(self._generator.num_running, chain([mine], alive))
+
+    def _start(self, request: RolloutRequest) -> None:
         """Hand a request to the engine."""
         request_id = f"{request.problem_id}/{request.sample}"
         assert request_id not in self._live, f"two requests for sample {request_id}"
@@ -162,16 +181,21 @@ class _Rollout:
 
     def run(self) -> Iterator[Trajectory]:
         """Step the engine and deliver feedback until every trajectory is finished."""
+        self._admit()
         while self._live:
-            for piece in self._generator.step():
+            pieces = self._generator.step()
+            for piece in pieces:
                 finished = self._take(piece)
                 if finished is not None:
                     yield finished
             self._step += 1
-            for running in self._deliverable():
+            delivered = self._deliverable()
+            for running in delivered:
                 finished = self._deliver(running)
                 if finished is not None:
                     yield finished
+            if pieces or delivered:
+                self._admit()
 
     def _stop(self, live: _Live) -> str | None:
         """The stop string while calls are left: after them a block is text."""
@@ -274,6 +298,8 @@ class _Rollout:
             assert self._interpreter is not None
             self._interpreter.close_session(live.session)
         ids = live.builder.response_ids
+        if self._admission is not None:
+            self._admission.ended(len(ids))
         assert len(ids) <= self._policy.max_response_tokens, "the response outgrew its budget"
         words = ids[:-1] if reason is FinishReason.EOS else ids
         text, calls = self._decode(words), live.builder.calls

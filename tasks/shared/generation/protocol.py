@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
+from tasks.shared.generation.admission import Room
+
 if TYPE_CHECKING:
     import torch
 
@@ -67,6 +69,15 @@ class Generator(Protocol):
 
     def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         """Log-prob of every token given those before it (0.0 for the first), at temperature 1: for the probe."""
+
+
+@runtime_checkable
+class HasRoom(Protocol):
+    """An engine whose cache forgets rows that wait for code when others need the room: `admission.py`."""
+
+    @property
+    def room(self) -> Room:
+        """What it has room for."""
 
 
 @runtime_checkable

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 
 from tasks.shared.config import GenerationConfig, ModelConfig
 from tasks.shared.environment import configure_vllm, world_size
+from tasks.shared.generation.admission import Room
 from tasks.shared.generation.protocol import Piece, Sampling
 from tasks.shared.generation.vllm_options import CPU_CACHE_GIB, engine_options, reason_of, sampling_options
 from tasks.shared.generation.vllm_weights import fingerprints, refresh_tied_head
 
 if TYPE_CHECKING:
     import torch
+    from vllm.logprobs import FlatLogprobs
 
 
 @dataclass(slots=True)
@@ -32,7 +34,7 @@ class _Request:
 
 
 class VllmGenerator:
-    """Continuous batching by vLLM: a `Generator` that `Sleeps` and `NamesDifferences`.
+    """Continuous batching by vLLM: a `Generator` that `HasRoom`, `Sleeps` and `NamesDifferences`.
 
     Raises ValueError: vLLM is not installed, or the model has too few positions for the recipe's lengths.
     """
@@ -63,6 +65,7 @@ class VllmGenerator:
             distributed_executor_backend="external_launcher" if world_size() > 1 else None,
             enable_sleep_mode=can_sleep and on_gpu,  # takes an allocator that the CPU build does not have
         )
+        self._max_sequences = config.max_sequences
         self._asleep = False
         self._engine = self._llm.llm_engine
         self._eos_ids = list(eos_ids)
@@ -96,6 +99,13 @@ class VllmGenerator:
         del self._requests[request_id]
 
     @property
+    def room(self) -> Room:
+        """Its sequences, and the tokens of its cache."""
+        cache = self._engine.vllm_config.cache_config
+        assert cache.num_gpu_blocks, "the engine has not sized its cache"
+        return Room(self._max_sequences, cache.num_gpu_blocks * cache.block_size)
+
+    @property
     def num_running(self) -> int:
         """Requests queued or decoding."""
         return len(self._running)
@@ -109,9 +119,7 @@ class VllmGenerator:
             request_id = self._running.pop(output.request_id)
             completion = output.outputs[0]
             ids = tuple(completion.token_ids)
-            logprobs = tuple(
-                entry[token].logprob for entry, token in zip(completion.logprobs, ids, strict=True)
-            )
+            logprobs = tuple(_of_tokens(completion.logprobs, ids))
             self._requests[request_id].ids += ids
             pieces.append(
                 Piece(request_id, ids, logprobs, reason_of(completion.finish_reason, completion.stop_reason))
@@ -123,12 +131,11 @@ class VllmGenerator:
         from vllm import SamplingParams
 
         assert not self._running, "scoring steps the engine: pieces of running requests would be lost"
-        params = SamplingParams(temperature=1.0, max_tokens=1, prompt_logprobs=0)
+        params = SamplingParams(temperature=1.0, max_tokens=1, prompt_logprobs=0, flat_logprobs=True)
         prompts = [{"prompt_token_ids": list(ids)} for ids in sequences]
         outputs = self._llm.generate(prompts, params, use_tqdm=False)
         return [
-            [0.0]
-            + [entry[token].logprob for entry, token in zip(output.prompt_logprobs[1:], ids[1:], strict=True)]
+            [0.0, *_of_tokens(output.prompt_logprobs, ids[1:], first=1)]
             for output, ids in zip(outputs, sequences, strict=True)
         ]
 
@@ -178,9 +185,17 @@ class VllmGenerator:
                 request.sampling, request.seed, request.turn, stop, max_new_tokens, self._eos_ids
             ),
             output_kind=RequestOutputKind.FINAL_ONLY,
+            flat_logprobs=True,  # lists of numbers, not an object and a dictionary for each token
         )
         self._engine.add_request(engine_id, {"prompt_token_ids": request.ids}, params)
         self._running[engine_id] = request_id
+
+
+def _of_tokens(flat: "FlatLogprobs", ids: Sequence[int], first: int = 0) -> list[float]:
+    """Log-probs of the tokens at `first` and after it: of each place the first entry is the token's own."""
+    places = flat.start_indices[first:]
+    assert [flat.token_ids[place] for place in places] == list(ids), "log-probs of other tokens"
+    return [flat.logprobs[place] for place in places]
 
 
 def _free_trainers_cache() -> None:

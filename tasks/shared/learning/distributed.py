@@ -31,7 +31,8 @@ Item = TypeVar("Item")
 DEATH = re.compile(r"Signal (\d+) \(\w+\) received by PID")
 FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM)
 LAST_WORDS_S = 10.0
-# For other ranks: the first may sample for all of them (NCCL gives up after 10 minutes). A rank that dies ends all.
+# For other ranks: the first may sample for all of them, another write its part of a saved state to a slow disk (NCCL
+# gives up after 10 minutes). A rank that dies ends all.
 LONGEST_WAIT = timedelta(hours=24)
 
 
@@ -46,7 +47,13 @@ def start_process_group() -> None:
         dist.init_process_group(backend, timeout=LONGEST_WAIT)
     else:
         become_only_rank()
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        dist.init_process_group(backend, timeout=LONGEST_WAIT, store=dist.HashStore(), rank=0, world_size=1)
+
+
+def make_groups_patient() -> None:
+    """Give the groups that DeepSpeed has made, with the backend's own timeout, the one of the ranks."""
+    for group in list(dist.distributed_c10d._world.pg_map):
+        dist.distributed_c10d._set_pg_timeout(LONGEST_WAIT, group)
 
 
 def leave_to_first_rank() -> None:

@@ -27,11 +27,11 @@ from transformers import PreTrainedModel
 
 from tasks.shared.config import OptimizerConfig
 from tasks.shared.environment import rank, tell_deepspeed_of_cpu, world_size
-from tasks.shared.learning.distributed import start_process_group
+from tasks.shared.learning.distributed import make_groups_patient, start_process_group
 from tasks.shared.learning.guarded import ClippedAdamW, GuardedAdamW, is_bad
 from tasks.shared.learning.logprobs import TokenHead, TokenScores, token_scores, use_packed_attention
 from tasks.shared.learning.packing import PackedBatch, TrainSequence, pack
-from tasks.shared.learning.saved import checkpoints_in, complete, require_whole
+from tasks.shared.learning.saved import add_sums, checkpoints_in, is_whole, keep_alone, require_files
 from tasks.shared.own_forward import (
     eager_attention,
     has_recurrent_state,
@@ -131,24 +131,29 @@ class Engine:
         self.num_steps += 1
         return grad_norm
 
-    def save(self, directory: Path, state: Mapping[str, Any]) -> None:
-        """Write a checkpoint to resume from (weights, optimizer, random state, `state`) and drop older ones.
+    def save(self, directory: Path, state: Mapping[str, Any]) -> bool:
+        """Write a checkpoint to resume from (weights, optimizer, random state, `state`), then drop older ones.
 
-        A checkpoint counts once its directory has its final name, so a process killed here leaves the one before.
+        Each rank writes its part and goes on. True in the rank, or the ranks, that found all parts there: from then on
+        it counts, so a process killed here leaves the one before.
         """
-        partial = f"partial-{self.num_steps}"
+        target = directory / f"step-{self.num_steps}"
         if dist.get_rank() == 0:
-            shutil.rmtree(directory / partial, ignore_errors=True)
+            # a critic's may be there, whose policy was not saved any more: the step was done again
+            shutil.rmtree(target, ignore_errors=True)
         dist.barrier()
         client = {"num_steps": self.num_steps, "random": _random_state(), "state": dict(state)}
+        files = self._deepspeed.checkpoint_engine
+        files.sums.clear()
         with _stdout_to_stderr():
             self._deepspeed.save_checkpoint(
-                str(directory), tag=partial, client_state=client, save_latest=False
+                str(directory), tag=target.name, client_state=client, save_latest=False
             )
-        dist.barrier()
-        if dist.get_rank() == 0:
-            complete(directory / partial, self.num_steps)
-        dist.barrier()
+        add_sums(target, files.sums, dist.get_rank(), dist.get_world_size())
+        whole = is_whole(target)
+        if whole:
+            keep_alone(target)
+        return whole
 
     def resume(self, directory: Path) -> dict[str, Any] | None:
         """Take up the last whole checkpoint in `directory`: the `state` given to `save`, or None if there is none.
@@ -158,7 +163,8 @@ class Engine:
         found = checkpoints_in(directory)
         if not found:
             return None
-        require_whole(found[max(found)])
+        require_files(found[max(found)])
+        self._deepspeed.checkpoint_engine.checked.clear()
         with _stdout_to_stderr():
             path, client = self._deepspeed.load_checkpoint(
                 str(directory), tag=found[max(found)].name, load_lr_scheduler_states=False
@@ -222,10 +228,15 @@ class TrainingEngine(Engine):
                     yield name, parameter.detach()
 
     def state_dict(self) -> dict[str, torch.Tensor] | None:
-        """The whole model's state on the CPU for `save_checkpoint`, in the first rank; None if not partitioned."""
+        """The whole model's state on the CPU for `save_checkpoint`, in the first rank; None if not partitioned.
+
+        Every rank helps to gather it; a copy in each would fill the host.
+        """
         if self._config.zero_stage < 3:
             return None
-        return {name: tensor.to("cpu", copy=True) for name, tensor in self.weights()}
+        first = dist.get_rank() == 0
+        gathered = ((name, tensor.to("cpu", copy=True) if first else None) for name, tensor in self.weights())
+        return {name: tensor for name, tensor in gathered if tensor is not None}
 
 
 def _buckets(named: Sequence[tuple[str, nn.Parameter]]) -> Iterator[list[tuple[str, nn.Parameter]]]:
@@ -279,7 +290,9 @@ def _initialize(module: nn.Module, config: OptimizerConfig, half: bool, plain: b
             config=settings,
             dist_init_required=False,
         )[0]
+        make_groups_patient()
         engine.checkpoint_engine = WeightsOnlyCheckpoints(engine._config)
+        engine._copy_recovery_script = lambda _: None  # a program has no place among weights
         if not plain:
             # Set before DeepSpeed hands a gradient to the optimizer.
             engine.basic_optimizer.told_norm = lambda: float(engine.optimizer._global_grad_norm)
@@ -338,8 +351,9 @@ def _deepspeed_config(config: OptimizerConfig, half: bool, plain: bool) -> dict[
         "managed_gradient_accumulation": False,  # the number of micro-batches varies; step() ends an accumulation
         "gradient_clipping": 0.0 if plain else config.max_grad_norm,
         "bf16": {"enabled": half},
-        # Sums of many micro-batches lose small gradients in bfloat16.
+        # Sums of many micro-batches, and of many ranks, lose small gradients in bfloat16.
         "data_types": {"grad_accum_dtype": "fp32"},
+        "communication_data_type": "fp32",
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,  # torch's own AdamW, with its fused kernel
         "zero_force_ds_cpu_optimizer": False,  # its own for offload has to be compiled; torch's is fused on a CPU too

@@ -1,48 +1,77 @@
-"""Checkpoints to resume from: whole under their final name, their bytes known by sha256: damage is never resumed from.
+"""Checkpoints to resume from: whole once every rank has added the sums of its files; damage is never resumed from.
 
-They lie in a scratch directory for days, and torch reads a tensor with a flipped bit without a word.
+They lie in a scratch directory for days, and torch reads a tensor with a flipped bit without a word. A rank takes the
+sha256 of what it writes, checks that of what it reads, and waits for no other: at 32B a checkpoint has 900 GB.
 """
 
+import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 
-from tasks.shared.artifacts.manifest import scan
-
-SUMS = "sums.json"
+ALL_SUMS = "sums.json"  # of every file: checkpoints made by earlier versions
 
 
 def checkpoints_in(directory: Path) -> dict[int, Path]:
     """Whole checkpoints by step."""
-    return {int(path.name.removeprefix("step-")): path for path in directory.glob("step-*")}
+    return {int(p.name.removeprefix("step-")): p for p in directory.glob("step-*") if is_whole(p)}
 
 
-def complete(partial: Path, step: int) -> None:
-    """Give a written checkpoint its sums and final name, then drop older ones; killed here, one of them is whole."""
-    sums = {entry.path: entry.sha256 for entry in scan(partial) if entry.path != SUMS}
-    (partial / SUMS).write_text(json.dumps(sums, indent=1))
-    older = checkpoints_in(partial.parent)
-    if step in older:  # a critic's, whose policy was not saved any more: the step was done again
-        shutil.rmtree(older[step])
-    partial.rename(partial.with_name(f"step-{step}"))
-    for number, path in older.items():
-        if number != step:
-            shutil.rmtree(path)
+def is_whole(checkpoint: Path) -> bool:
+    """True once each of the ranks that wrote it has added its sums."""
+    found = [path.stem for path in checkpoint.glob("sums-*-of-*.json")]
+    ranks = {int(name.rpartition("-")[2]) for name in found}
+    return (checkpoint / ALL_SUMS).is_file() or (len(ranks) == 1 and len(found) == ranks.pop())
 
 
-def require_whole(checkpoint: Path) -> None:
+def add_sums(checkpoint: Path, sums: dict[str, str], rank: int, ranks: int) -> None:
+    """Add what one rank wrote, sha256 by file name; with the last rank's the checkpoint is whole."""
+    path = checkpoint / f"sums-{rank}-of-{ranks}.json"
+    partial = path.with_suffix(".partial")
+    with partial.open("w") as stream:
+        json.dump(sums, stream, indent=1, sort_keys=True)
+        stream.flush()
+        os.fsync(stream.fileno())
+    partial.rename(path)
+
+
+def keep_alone(checkpoint: Path) -> None:
+    """Remove the checkpoints beside a whole one. Several ranks may do so at once."""
+    for path in checkpoint.parent.iterdir():
+        if path != checkpoint and path.name.startswith(("step-", "partial-")):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def require_files(checkpoint: Path) -> None:
+    """ValueError, naming the file and the remedy, if one is missing, or there is one that nobody wrote."""
+    written = sums_of(checkpoint).keys()
+    found = {path.name for path in checkpoint.glob("*.pt")}
+    for name in sorted({name for name in written if name.endswith(".pt")} ^ found):
+        raise ValueError(f"{checkpoint / name}: {_what(name in written)}; {_remedy(checkpoint)}")
+
+
+def require_unchanged(path: Path) -> None:
     """ValueError, naming the file and the remedy, if a byte is not as it was written."""
-    path = checkpoint / SUMS
-    try:
-        sums = json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
-        raise ValueError(f"{path}: missing or damaged; {_remedy(checkpoint)}") from None
-    found = {entry.path: entry.sha256 for entry in scan(checkpoint) if entry.path != SUMS}
-    for name in sorted(sums.keys() | found.keys()):
-        if sums.get(name) != found.get(name):
-            raise ValueError(
-                f"{checkpoint / name}: changed since it was saved (sha256 differs); {_remedy(checkpoint)}"
-            )
+    with path.open("rb") as stream:
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    if sums_of(path.parent).get(path.name) != sha256:
+        raise ValueError(f"{path}: changed since it was saved (sha256 differs); {_remedy(path.parent)}")
+
+
+def sums_of(checkpoint: Path) -> dict[str, str]:
+    """sha256 by file name. ValueError if a list of them is damaged."""
+    sums: dict[str, str] = {}
+    for path in sorted(checkpoint.glob("sums*.json")):
+        try:
+            sums |= json.loads(path.read_text())
+        except (ValueError, TypeError):
+            raise ValueError(f"{path}: damaged; {_remedy(checkpoint)}") from None
+    return sums
+
+
+def _what(written: bool) -> str:
+    return "missing" if written else "not a file of this checkpoint"
 
 
 def _remedy(checkpoint: Path) -> str:

@@ -4,10 +4,12 @@ DeepSpeed unpickles whatever it finds, and a `trainer_state` may come from elsew
 told of its accelerator.
 """
 
+import hashlib
 import os
 import pickle
 import sys
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import torch
 from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
@@ -15,21 +17,53 @@ from deepspeed.runtime.fp16.loss_scaler import LossScaler
 from deepspeed.runtime.zero.config import ZeroStageEnum
 from deepspeed.utils.tensor_fragment import fragment_address
 
+from tasks.shared.learning.saved import require_unchanged
+
 RECORDS = [LossScaler, ZeroStageEnum, fragment_address]  # what ZeRO keeps beside tensors; plain data
 
 
+class _Summed:
+    """A file and the sha256 of what is written to it."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.sum = hashlib.sha256()
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Write and add up; torch writes from front to back."""
+        self.sum.update(data)
+        return self._stream.write(data)
+
+    def flush(self) -> None:
+        """See `BinaryIO`."""
+        self._stream.flush()
+
+
 class WeightsOnlyCheckpoints(TorchCheckpointEngine):
-    """DeepSpeed's own engine, whose files may hold data alone."""
+    """DeepSpeed's own engine, whose files may hold data alone.
+
+    `sums` has the sha256 of those written, by name; `checked` those that were read: DeepSpeed opens some twice.
+    """
+
+    def __init__(self, config_params: Any = None) -> None:
+        super().__init__(config_params)
+        self.sums: dict[str, str] = {}
+        self.checked: set[str] = set()
 
     def save(self, state_dict: Any, path: str) -> None:
         """Write a file to the disk's platter; OSError, where torch's own writer would not say why, if it is full."""
         with open(path, "wb") as stream:
-            torch.save(state_dict, stream)
+            summed: Any = _Summed(stream)  # torch asks for no more than `write`
+            torch.save(state_dict, summed)
             stream.flush()
             os.fsync(stream.fileno())
+        self.sums[os.path.basename(path)] = summed.sum.hexdigest()
 
     def load(self, path: str, map_location: Any = None) -> Any:
         """The contents of a file. ValueError: it is damaged, or it would run code or make objects of other classes."""
+        if path not in self.checked:
+            require_unchanged(Path(path))
+            self.checked.add(path)
         try:
             with torch.serialization.safe_globals(RECORDS):
                 content = torch.load(path, map_location=map_location, weights_only=True)

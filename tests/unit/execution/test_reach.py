@@ -1,12 +1,15 @@
 """What a stage in a container may reach: a network only where recipe or store need one, directories that it writes."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from tasks.shared.environment import container_environment, server_environment, stage_environment
+from tasks.shared.execution import docker
 from tasks.shared.execution.docker import role_of
-from tasks.shared.execution.reach import mounts_of, needs_network
+from tasks.shared.execution.reach import mounts_of, needs_network, user_of_stages
 from tasks.shared.recipes import load_recipe
 from tasks.shared.stage import Meeting, StageRequest
 
@@ -70,3 +73,34 @@ def test_the_engine_decides_the_image() -> None:
     assert [role_of(stage, vllm) for stage in ("rl", "evaluate")] == ["rl", "inference"]
     assert role_of("rl", {"generation": {"engine": "transformers"}}) == "train"
     assert role_of("sft", {}) == role_of("synthesize", {"generation": None}) == "train"
+
+
+def image(accelerator: str) -> Any:
+    return SimpleNamespace(labels={"tirflow.accelerator": accelerator, "tirflow.packages": "0123"})
+
+
+def test_a_gpu_stage_has_the_network_between_hosts_where_there_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = request("sft", tmp_path)
+    monkeypatch.setattr(docker, "INFINIBAND", tmp_path / "infiniband")
+    assert docker._bounds(asked, image("cuda"))["devices"] is None
+    (tmp_path / "infiniband").mkdir()
+    devices = docker._bounds(asked, image("cuda"))["devices"]
+    assert devices == [f"{tmp_path}/infiniband:{tmp_path}/infiniband:rwm"]
+    assert docker._bounds(asked, image("cpu"))["devices"] is None
+
+
+def test_what_vllm_compiles_outlives_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIRFLOW_HOME", str(tmp_path))
+    first, second = (docker._compiled(image("cuda")) for _ in range(2))
+    assert first == second == tmp_path / "compiled" / "0123"
+    assert first.stat().st_uid == int(user_of_stages().split(":")[0])
+
+
+def test_nccl_settings_of_the_host_reach_its_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NCCL_IB_HCA", "mlx5")
+    monkeypatch.setenv("SOME_TOKEN", "secret")
+    for environment in (container_environment(), stage_environment("rl"), server_environment(1, "", "", "")):
+        assert environment["NCCL_IB_HCA"] == "mlx5"
+        assert "SOME_TOKEN" not in environment

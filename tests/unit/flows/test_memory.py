@@ -2,7 +2,8 @@
 
 import json
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -26,11 +27,13 @@ from flows.memory import (
     layer_activations,
     logits,
     sampler,
+    saved_state,
     training_states,
 )
 from flows.plan import main, make_plan, shape_of
 from tasks.rl.probe import MAX_PROBED_TOKENS
 from tasks.shared.config import OptimizerConfig
+from tasks.shared.learning.engine import TrainingEngine
 from tasks.shared.learning.logprobs import target_states, use_packed_attention
 from tasks.shared.learning.packing import TrainSequence, pack
 from tasks.shared.recipes import load_recipe
@@ -234,6 +237,29 @@ def test_the_cache_is_what_weights_a_step_and_graphs_leave() -> None:
     recipe = load_recipe("retool_7b")
     step = 2 * 16384 * (3 * 18944 + 4 * 3584) + 10 * 256 * 152064
     assert sampler(recipe, shape, H100).cache == int(0.45 * H100) - 2 * shape.num_parameters - step - GRAPHS
+
+
+@pytest.mark.parametrize(
+    ("zero_stage", "dtype"), [(0, torch.float32), (2, torch.bfloat16), (3, torch.bfloat16)]
+)
+def test_the_size_of_a_saved_state_is_that_of_the_files(
+    zero_stage: Literal[0, 2, 3], dtype: torch.dtype, tmp_path: Path
+) -> None:
+    config = OptimizerConfig(zero_stage=zero_stage)
+    model = AutoModelForCausalLM.from_config(config_of(SMALL)).to(dtype)
+    engine = TrainingEngine(model, config, total_steps=2)
+    [row] = pack([TrainSequence(np.arange(9), np.ones(9, dtype=bool))], 9)
+    engine.backward(-engine.token_logprobs(row).sum())
+    engine.step()
+    engine.save(tmp_path, {})
+    size = sum(path.stat().st_size for path in tmp_path.rglob("*.pt"))
+    assert size == pytest.approx(saved_state(SMALL.num_parameters, dtype.itemsize, config), rel=0.02)
+
+
+def test_the_plan_says_what_a_checkpoint_costs(capsys: pytest.CaptureFixture[str]) -> None:
+    """ReTool at 32B: policy and critic, 12 bytes a parameter."""
+    assert main(["retool", "--gpus", "32", "--memory-gib", "139.8"]) == 0
+    assert "rl writes 777 GB to resume from every 25 steps, 24.3 GB a GPU" in capsys.readouterr().out
 
 
 def test_recipes_pin_the_commits_of_the_registry() -> None:

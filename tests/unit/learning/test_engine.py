@@ -1,5 +1,6 @@
 """The DeepSpeed engine against plain PyTorch: same step however it is cut, resumable to the bit, quiet."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Literal
@@ -8,10 +9,11 @@ import pytest
 import torch
 
 from tasks.shared.config import OptimizerConfig
+from tasks.shared.learning.distributed import LONGEST_WAIT
 from tasks.shared.learning.engine import PackedModel, TrainingEngine, learning_rate_at
 from tasks.shared.learning.logprobs import token_logprobs
 from tasks.shared.learning.packing import TrainSequence, pack
-from tasks.shared.learning.saved import complete
+from tasks.shared.learning.saved import ALL_SUMS, add_sums, sums_of
 from tasks.shared.stage import TrainingStopped
 from tests.unit.generation.tiny import tiny_model
 from tests.unit.learning.sequences import random_sequences
@@ -114,9 +116,9 @@ def test_resuming_gives_the_same_bits(zero_stage: Zero, dtype: torch.dtype, tmp_
 
 
 def saved_files(engine: TrainingEngine, directory: Path) -> dict[str, str]:
-    """sha256 of each file of a state, of which a key has the name of one of the optimizer's."""
-    engine.save(directory, {"step": 4})
-    return json.loads((directory / "step-4" / "sums.json").read_text())
+    """sha256 of each file of a state."""
+    assert engine.save(directory, {"step": 4})
+    return sums_of(directory / "step-4")
 
 
 def test_only_the_last_whole_checkpoint_stays_and_counts(tmp_path: Path) -> None:
@@ -128,6 +130,71 @@ def test_only_the_last_whole_checkpoint_stays_and_counts(tmp_path: Path) -> None
     (tmp_path / "partial-9").mkdir()  # what a process killed while saving leaves behind
     resumed = make_engine()
     assert resumed.resume(tmp_path) == {"cursor": 1}
+
+
+def test_a_checkpoint_is_whole_with_the_sums_of_every_rank(tmp_path: Path) -> None:
+    """Nobody waits for the rank whose disk is slow: until its part is there, the checkpoint before counts."""
+    engine = make_engine()
+    engine.save(tmp_path, {"cursor": 0})
+    engine_step(engine, 0, row_tokens=64)
+    engine.save(tmp_path / "next", {"cursor": 1})
+    checkpoint = (tmp_path / "next" / "step-1").rename(tmp_path / "step-1")
+    sums = sums_of(checkpoint)
+    (checkpoint / "sums-0-of-1.json").unlink()
+    add_sums(checkpoint, sums, rank=1, ranks=2)
+    assert make_engine().resume(tmp_path) == {"cursor": 0}
+    add_sums(checkpoint, {}, rank=0, ranks=2)
+    assert make_engine().resume(tmp_path) == {"cursor": 1}
+
+
+def test_a_checkpoint_of_an_earlier_version_is_resumed_from_and_checked(tmp_path: Path) -> None:
+    engine = make_engine()
+    engine.save(tmp_path, {"cursor": 0})
+    checkpoint = tmp_path / "step-0"
+    (checkpoint / "sums-0-of-1.json").rename(checkpoint / ALL_SUMS)
+    assert make_engine().resume(tmp_path) == {"cursor": 0}
+    (checkpoint / ALL_SUMS).write_text(json.dumps(dict.fromkeys(sums_of(checkpoint), "0" * 64)))
+    with pytest.raises(ValueError, match="changed since it was saved"):
+        make_engine().resume(tmp_path)
+
+
+def test_a_rank_reads_again_no_file_but_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sums come with the writing, and are checked with the loading: a checkpoint has 900 GB at 32B."""
+    engine = make_engine(2)
+    opened: list[str] = []
+    real = hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda f, name: opened.append(f.name) or real(f, name))
+    engine.save(tmp_path, {})
+    assert opened == []
+    stranger = tmp_path / "step-0" / "bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt"
+    stranger.write_bytes(b"of the other rank")
+    add_sums(stranger.parent, sums_of(stranger.parent) | {stranger.name: "0" * 64}, rank=0, ranks=1)
+    make_engine(2).resume(tmp_path)
+    assert sorted(Path(name).name for name in opened) == [
+        "mp_rank_00_model_states.pt",
+        "zero_pp_rank_0_mp_rank_00_optim_states.pt",
+    ]
+    stranger.unlink()
+    with pytest.raises(
+        ValueError, match=r"rank_1_mp_rank_00_optim_states\.pt: missing; delete .* and run again"
+    ):
+        make_engine(2).resume(tmp_path)
+
+
+@pytest.mark.parametrize(("zero_stage", "dtype"), [(2, torch.bfloat16), (3, torch.bfloat16)])
+def test_gradients_go_over_in_float32(zero_stage: Zero, dtype: torch.dtype) -> None:
+    """In bfloat16 the sum of ranks would lose what is a 256th of the largest."""
+    engine = make_engine(zero_stage, dtype)
+    assert engine._deepspeed.communication_data_type == torch.float32
+    assert engine._deepspeed.optimizer.communication_data_type == torch.float32
+
+
+def test_every_group_of_ranks_has_time_for_a_checkpoint() -> None:
+    """DeepSpeed makes groups of its own, with the backend's timeout: ten minutes for NCCL."""
+    make_engine(2)
+    groups = torch.distributed.distributed_c10d._world.pg_map
+    timeouts = {group._get_backend(torch.device("cpu")).options._timeout for group in groups}
+    assert timeouts == {LONGEST_WAIT}
 
 
 def test_a_step_that_is_done_again_is_saved_again(tmp_path: Path) -> None:
@@ -164,8 +231,8 @@ def test_a_hostile_checkpoint_is_refused_and_nothing_of_it_runs(
     torch.save(state, path)
     with pytest.raises(ValueError, match=r"changed since it was saved .*; delete .* and run again"):
         make_engine(zero_stage).resume(tmp_path)
-    complete(path.parent.rename(tmp_path / "partial-0"), 0)  # whoever forges a file forges its sum
-    path = tmp_path / "step-0" / path.name
+    forged = hashlib.sha256(path.read_bytes()).hexdigest()  # whoever forges a file forges its sum
+    add_sums(path.parent, sums_of(path.parent) | {path.name: forged}, rank=0, ranks=1)
     with pytest.raises(ValueError, match=r"holds more than weights and numbers.*; opening it could run code"):
         make_engine(zero_stage).resume(tmp_path)
     assert not (tmp_path / "touched").exists()

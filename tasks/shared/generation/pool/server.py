@@ -151,7 +151,7 @@ def plan_servers(
     ValueError if there are too few GPUs.
     """
     parts = config.servers * config.tensor_parallel
-    gpus = _gpus()
+    gpus = gpus_of_host()
     if gpus:
         gpus = gpus[num_taken:]
         if len(gpus) < parts:
@@ -204,7 +204,7 @@ def core_shares(cores: Sequence[int], num_taken: int, parts: int) -> list[list[s
     return [[str(free[(part * each + i) % len(free)]) for i in range(each)] for part in range(parts)]
 
 
-def _gpus() -> list[str]:
+def gpus_of_host() -> list[str]:
     """The GPUs of this host that this process may use."""
     import torch
 
