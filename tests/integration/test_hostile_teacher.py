@@ -49,7 +49,7 @@ REJECTED = {
     "bad_request": ("no_response", "http_400"),
     "endless_error": ("no_response", "http_400: no no "),
     "stray_tags": ("bad_format", ""),
-    "attack": ("last_block_failed", "error: FileNotFoundError"),
+    "attack": ("last_block_failed", ""),  # what the sandbox says of it is for its own tests
     "other_script": ("other_script", ""),
 }
 
