@@ -270,6 +270,6 @@ def test_a_server_that_cannot_start_says_why(checkpoint, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     with (
         open_generator(config, MODEL, checkpoint, tokenizer, scratch=tmp_path) as generator,
-        pytest.raises(PoolFailed, match=r"server-0 does not start: .*fp8"),
+        pytest.raises(PoolFailed, match=r"server-0 does not start; its log .* ends: .*fp8"),
     ):
         generator.load_weights([])
