@@ -161,8 +161,8 @@ class Interpreter:
                 break
             except (SandboxLost, SandboxUnavailable) as error:
                 reason = str(error)
-                if self._closed:
-                    break
+                if self._closed or (isinstance(error, SandboxSilent) and self._server is None):
+                    break  # a server of others that answers nothing is not asked again for this call
                 await asyncio.sleep(FIRST_PAUSE_S * 2**attempt)
         return sandbox_failure(reason, self.settings.retries + 1)
 
