@@ -27,6 +27,7 @@ from tasks.shared.sandbox.executions import (
     processor_times,
     send_request,
 )
+from tasks.shared.sandbox.links import Child, Exit
 from tasks.shared.sandbox.metrics import Metrics
 from tasks.shared.sandbox.records import ExecutionResult, Limits, SandboxSettings, Status, sandbox_failure
 from tasks.shared.sandbox.shortage import OutOfMemoryKills
@@ -40,7 +41,7 @@ from tasks.shared.sandbox.verdict import (
     signal_or_code,
     unreadable,
 )
-from tasks.shared.sandbox.workers import Child, Exit, WorkerSet
+from tasks.shared.sandbox.workers import WorkerSet
 
 _LONGEST_WAIT = 10.0
 """A program that waits for a processor may take this many times its wall limit, no more."""

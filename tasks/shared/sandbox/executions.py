@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tasks.shared.sandbox import runner
+from tasks.shared.sandbox.links import Child
 from tasks.shared.sandbox.records import ExecutionResult, Limits
-from tasks.shared.sandbox.workers import Child
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 

@@ -164,7 +164,7 @@ class Interpreter:
                 if self._closed or (isinstance(error, SandboxSilent) and self._server is None):
                     break  # a server of others that answers nothing is not asked again for this call
                 await asyncio.sleep(FIRST_PAUSE_S * 2**attempt)
-        return sandbox_failure(reason, self.settings.retries + 1)
+        return sandbox_failure(reason, attempt + 1)
 
     def submit(
         self, code: str, session: str | None = None, limits: Limits | None = None
