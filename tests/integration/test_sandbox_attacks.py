@@ -211,7 +211,7 @@ LEFTOVERS = {
     "all inodes and all room": (
         "try:\n    for n in range(10**6): open(f'i{n}', 'w').close()\nexcept OSError: pass\n"
         "try:\n    for n in range(64): open(f'i{n}', 'wb').write(bytes(1 << 20))\nexcept OSError: pass"),
-    "itself removed": "here = os.getcwd()\nos.chdir('/')\ntry: os.rmdir(here)\nexcept OSError: pass",
+    "itself removed": "for path in (os.getcwd(), '../' + os.path.basename(os.getcwd()), '.'):\n    try: os.rmdir(path)\n    except OSError: pass",
     "its place renamed": "here = os.getcwd()\ntry: os.rename(here, here + 'x')\nexcept OSError: pass\ntry: os.rename('.', '../y')\nexcept OSError: pass",
     "files open and mapped": (
         "import mmap\nkept = [open(f'o{n}', 'w+b') for n in range(40)]\nfor f in kept:\n    f.truncate(4096)\n    mmap.mmap(f.fileno(), 4096)\n"

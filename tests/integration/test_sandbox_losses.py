@@ -386,7 +386,9 @@ def test_existing_server_that_stands_still_is_a_failure_of_the_sandbox(
             os.kill(host._server.pid, signal.SIGSTOP)
             told = guest.run("print(1)")
             os.kill(host._server.pid, signal.SIGCONT)
-            assert (told.status, "answered nothing" in told.error_line) == (Status.SANDBOX_FAILURE, True), told
+            assert (told.status, "answered nothing" in told.error_line) == (Status.SANDBOX_FAILURE, True), (
+                told
+            )
 
 
 def test_session_without_descriptors_for_its_next_block_says_so() -> None:

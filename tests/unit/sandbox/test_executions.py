@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tasks.shared.sandbox import Limits, SandboxSettings, executions
+from tasks.shared.sandbox import ExecutionResult, Limits, SandboxSettings, executions
 from tasks.shared.sandbox.broker import Broker
 from tasks.shared.sandbox.executions import ProcessorTimes, own_time_s, processor_times
 
@@ -85,3 +85,23 @@ def test_a_block_begins_with_the_times_of_its_child() -> None:
             broker.workers.close()
 
     assert asyncio.run(second_block()) > 0.35
+
+
+def test_waiting_for_a_processor_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs of 0.4 s end well though each takes longer than the wall limit, as there are fewer processors."""
+    monkeypatch.setattr("tasks.shared.sandbox.broker._LONGEST_WAIT", 1000.0)  # however busy the machine is
+
+    async def crowd() -> list[ExecutionResult]:
+        settings = SandboxSettings(workers=2, slots=2 * len(os.sched_getaffinity(0)), preload=("math",))
+        broker = Broker(settings)
+        broker.workers.start()
+        try:
+            code = f"{BURN}print('done')".encode()
+            limits = Limits(wall_s=0.6, cpu_s=5.0)
+            return await asyncio.gather(*(broker.submit(code, limits) for _ in range(2 * settings.slots)))
+        finally:
+            broker.workers.close()
+
+    results = asyncio.run(crowd())
+    assert [result.stdout for result in results] == ["done\n"] * len(results)
+    assert max(result.seconds for result in results) > 0.6
