@@ -13,7 +13,6 @@ import secrets
 import signal
 import time
 from collections import deque
-from dataclasses import replace
 
 from tasks.shared.sandbox import runner
 from tasks.shared.sandbox.capacity import sessions_that_fit
@@ -21,6 +20,7 @@ from tasks.shared.sandbox.executions import (
     Execution,
     Session,
     drop_output,
+    ending_of,
     has_ended,
     last_report,
     own_time_s,
@@ -33,11 +33,11 @@ from tasks.shared.sandbox.records import ExecutionResult, Limits, SandboxSetting
 from tasks.shared.sandbox.shortage import OutOfMemoryKills
 from tasks.shared.sandbox.suspects import Suspects
 from tasks.shared.sandbox.verdict import (
-    Ending,
     ended_between_blocks,
     ended_its_worker,
     is_killed_from_outside,
     judge,
+    lost_session,
     signal_or_code,
     unreadable,
 )
@@ -210,19 +210,10 @@ class Broker:
         execution.stderr_fd = os.memfd_create("stderr", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         if execution.begun:  # in a process that has lived before
             execution.before = processor_times(child.pidfd) or execution.before
-        request = runner.REQUEST.pack(
-            limits.cpu_s,
-            limits.memory_mb << 20,
-            limits.open_files,
-            limits.processes,
-            limits.disk_mb << 20,
-            len(execution.code),
-            stateful,
-        )
         if stateful:
             child.signal(signal.SIGCONT)
             loop.add_reader(child.channel.fileno(), self._block_ended, execution)
-        send_request(child, request, execution)
+        send_request(child, execution)
 
     def _deadline(self, execution: Execution) -> None:
         """The wall limit is up: kill, unless the program spent part of it waiting for a processor."""
@@ -292,10 +283,10 @@ class Broker:
         session.child, had_run, session.num_blocks = None, session.num_blocks > 0, 0
         assert child is not None
         if execution is None or execution.child is not child:
-            session.lost = _lost_session(_WORKER_LOST)
+            session.lost = lost_session(_WORKER_LOST)
             if how is not None:
                 code = os.waitstatus_to_exitcode(how.status)
-                session.lost = _lost_session(_KILLED)
+                session.lost = lost_session(_KILLED)
                 if code != -signal.SIGKILL or self._memory.happened():
                     session.lost = ended_between_blocks(code, self.workers.isolation)
             self._tell_loss(session)
@@ -303,14 +294,14 @@ class Broker:
         asyncio.get_running_loop().remove_reader(child.channel.fileno())
         report = last_report(execution)
         if how is None:
-            self._finish(execution, _lost_session(_WORKER_LOST))
+            self._finish(execution, lost_session(_WORKER_LOST))
         elif not execution.failure and (execution.timed_out or execution.begun):
             if self._is_killed_from_outside(execution, how):
-                self._finish(execution, _lost_session(_KILLED))
+                self._finish(execution, lost_session(_KILLED))
             else:
                 self._conclude(execution, how, report, session_alive=False)
         elif had_run:
-            self._finish(execution, _lost_session(execution.failure))
+            self._finish(execution, lost_session(execution.failure))
         else:
             self._retry(
                 execution, execution.failure or f"its process ended before the program began ({report})"
@@ -320,19 +311,7 @@ class Broker:
         self, execution: Execution, how: Exit, report: str, session_alive: bool | None = None
     ) -> None:
         """Judge an ended program or block, and answer."""
-        ending = Ending(
-            code=os.waitstatus_to_exitcode(how.status),
-            report=report,
-            timed_out=execution.timed_out,
-            started=execution.started,
-            queue_s=execution.started - execution.enqueued,
-            attempts=execution.attempts,
-            stdout_fd=execution.stdout_fd,
-            stderr_fd=execution.stderr_fd,
-            cpu_s=how.cpu_s,
-            peak_bytes=how.peak_bytes,
-            session_alive=session_alive,
-        )
+        ending = ending_of(execution, how, report, session_alive)
         try:
             result = judge(ending, execution.limits, self.workers.isolation)
         except Exception as error:  # noqa: BLE001 - all that is judged comes from the program, and it must be answered
@@ -408,8 +387,3 @@ class Broker:
             if not session.closed:
                 self._next_block(session)
         self._pump()
-
-
-def _lost_session(reason: str) -> ExecutionResult:
-    """What a block is answered whose session was lost by no fault of the program."""
-    return replace(sandbox_failure(f"{reason}, its variables with it"), session_alive=False)

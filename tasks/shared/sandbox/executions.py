@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tasks.shared.sandbox import runner
-from tasks.shared.sandbox.links import Child
+from tasks.shared.sandbox.links import Child, Exit
 from tasks.shared.sandbox.records import ExecutionResult, Limits
+from tasks.shared.sandbox.verdict import Ending
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -73,8 +74,18 @@ class Session:
     """Its child ended between two blocks: what the next one is answered, in place of running without its variables."""
 
 
-def send_request(child: Child, request: bytes, execution: Execution) -> None:
+def send_request(child: Child, execution: Execution) -> None:
     """Hand the request, two memory files for output and one with the source to the child. Raises OSError."""
+    limits = execution.limits
+    request = runner.REQUEST.pack(
+        limits.cpu_s,
+        limits.memory_mb << 20,
+        limits.open_files,
+        limits.processes,
+        limits.disk_mb << 20,
+        len(execution.code),
+        execution.session is not None,
+    )
     source_fd = os.memfd_create("source")
     try:
         os.write(source_fd, execution.code)
@@ -82,6 +93,23 @@ def send_request(child: Child, request: bytes, execution: Execution) -> None:
         socket.send_fds(child.channel, [request], descriptors)
     finally:
         os.close(source_fd)
+
+
+def ending_of(execution: Execution, how: Exit, report: str, session_alive: bool | None) -> Ending:
+    """What was observed of a program or block that has ended, to be judged."""
+    return Ending(
+        code=os.waitstatus_to_exitcode(how.status),
+        report=report,
+        timed_out=execution.timed_out,
+        started=execution.started,
+        queue_s=execution.started - execution.enqueued,
+        attempts=execution.attempts,
+        stdout_fd=execution.stdout_fd,
+        stderr_fd=execution.stderr_fd,
+        cpu_s=how.cpu_s,
+        peak_bytes=how.peak_bytes,
+        session_alive=session_alive,
+    )
 
 
 def drop_output(descriptor: int) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tasks.shared.sandbox import runner
 from tasks.shared.sandbox.confinement import STACK_BYTES
 from tasks.shared.sandbox.output import read_output, without_host_paths
-from tasks.shared.sandbox.records import SESSION_ENDED, ExecutionResult, Limits, Status
+from tasks.shared.sandbox.records import SESSION_ENDED, ExecutionResult, Limits, Status, sandbox_failure
 
 _SENTENCES = {
     Status.TIMEOUT: "TimeoutError: the program ran longer than {limits.wall_s:g} s",
@@ -93,6 +93,11 @@ def ended_its_worker(attempts: int, isolation: str) -> ExecutionResult:
     """What a program is answered under which every worker is lost, where others can be kept."""
     line = f"RuntimeError: the program ended the process that runs it, {attempts} times, the last time alone"
     return ExecutionResult(Status.ERROR, "", line, line, 0.0, 0.0, attempts=attempts, isolation=isolation)
+
+
+def lost_session(reason: str) -> ExecutionResult:
+    """What a block is answered whose session was lost by no fault of the program."""
+    return replace(sandbox_failure(f"{reason}, its variables with it"), session_alive=False)
 
 
 def unreadable(error: Exception, ending: Ending, isolation: str) -> ExecutionResult:
