@@ -163,7 +163,7 @@ $(VLLM_VENV)/.ready: $(VLLM_LOCK)
 	@echo "installing the locked packages with vLLM into $(VLLM_VENV) (minutes on the first time)"
 	@grep -v '^deepspeed==' $(VLLM_LOCK) > $(VLLM_VENV)/first.txt
 	@$(VLLM_BIN)/python -m pip install --quiet --no-deps -r $(VLLM_VENV)/first.txt
-	@images/require_torch.sh $(VLLM_BIN)/python $(CUDA_LOCK)
+	@images/require_torch.sh $(VLLM_BIN)/python $(if $(filter cuda,$(ACCELERATOR)),$(CUDA_LOCK))
 	@grep '^deepspeed==' $(VLLM_LOCK) > $(VLLM_VENV)/second.txt
 	@DS_BUILD_OPS=0 $(VLLM_BIN)/python -m pip install --quiet --no-deps --no-build-isolation -r $(VLLM_VENV)/second.txt
 	@echo "$(CURDIR)" > "$$($(VLLM_BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/tirflow.pth"

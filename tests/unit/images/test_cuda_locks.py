@@ -50,7 +50,7 @@ esac
 """
 
 
-def require_torch(tmp_path: Path, torch: str, installs: str) -> tuple[int, str, str]:
+def require_torch(tmp_path: Path, torch: str, installs: str, with_lock: bool = True) -> tuple[int, str, str]:
     """Exit code, stderr and what pip was asked for, with a Python whose torch lacks its libraries."""
     python, state, asked = (tmp_path / name for name in ("python", "state", "asked"))
     asked.touch()
@@ -60,7 +60,8 @@ def require_torch(tmp_path: Path, torch: str, installs: str) -> tuple[int, str, 
     os.chmod(python, 0o755)
     lock = tmp_path / "lock.txt"
     lock.write_text("numpy==2.3.5\nnvidia-cublas==13.1.1.3\ntriton==3.7.1\n")
-    ended = subprocess.run([SCRIPT, python, lock], capture_output=True, text=True, check=False)
+    command = [SCRIPT, python, *([lock] if with_lock else [])]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
     return ended.returncode, ended.stderr, asked.read_text()
 
 
@@ -76,3 +77,10 @@ def test_a_torch_that_does_not_import_is_one_line(tmp_path: Path) -> None:
     assert code == 1 and not asked
     assert said.count("\n") == 1
     assert said.startswith("torch does not import: ImportError: libcudart.so.13: cannot open; remove the env")
+
+
+def test_vllm_of_the_cpu_refuses_a_cuda_torch_in_one_line(tmp_path: Path) -> None:
+    code, said, asked = require_torch(tmp_path, "torch==2.13.0", "touch {state}", with_lock=False)
+    assert code == 1 and not asked
+    assert said.count("\n") == 1
+    assert "make setup-vllm ACCELERATOR=cuda" in said and "PIP_EXTRA_INDEX_URL" in said
