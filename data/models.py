@@ -41,6 +41,25 @@ class ModelShape:
         return self.query_size // self.heads * self.key_value_heads
 
     @property
+    def linear_layers(self) -> dict[str, tuple[int, int]]:
+        """The linear layers of one layer by name: inputs and outputs."""
+        hidden, queries, keys, inner = (
+            self.hidden_size,
+            self.query_size,
+            self.key_value_size,
+            self.intermediate_size,
+        )
+        return {
+            "q_proj": (hidden, queries),
+            "k_proj": (hidden, keys),
+            "v_proj": (hidden, keys),
+            "o_proj": (queries, hidden),
+            "gate_proj": (hidden, inner),
+            "up_proj": (hidden, inner),
+            "down_proj": (inner, hidden),
+        }
+
+    @property
     def head_parameters(self) -> int:
         """Of the embedding, which are as many as those of the output head."""
         return self.vocabulary * self.hidden_size

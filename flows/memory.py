@@ -75,18 +75,39 @@ def element_size(dtype: str) -> int:
     return {"float32": 4, "bfloat16": 2}[dtype]
 
 
-def training_states(
-    parameters: int, size: int, config: OptimizerConfig, ranks: int
-) -> tuple[int, int, int, int]:
-    """(weights, gradients, optimizer, host) in bytes on one rank.
+def adapter_parameters(shape: ModelShape, config: OptimizerConfig) -> int:
+    """L: two factors of rank r in each target, r (in + out); 0 where every weight is trained."""
+    if config.lora is None:
+        return 0
+    widths = [sum(shape.linear_layers[name]) for name in _adapted(shape, config)]
+    return shape.layers * config.lora.rank * sum(widths)
 
-    Weights: size M, under stage 3 size M / N. Gradients, summed up in float32: 4 M, from stage 2 on 4 M / N.
-    Optimizer: 12 M / N (master weights, two moments); without ZeRO, in float32, the weights are the master: 8 M.
-    `offload` moves the optimizer's share to the host, the gradients it works on with it.
+
+def trained_parameters(shape: ModelShape, config: OptimizerConfig) -> int:
+    """M: those of the adapters, or all."""
+    return adapter_parameters(shape, config) or shape.num_parameters
+
+
+def _adapted(shape: ModelShape, config: OptimizerConfig) -> list[str]:
+    """Names of the linear layers that have adapters."""
+    assert config.lora is not None
+    targets = config.lora.targets
+    return [name for name in shape.linear_layers if targets == "all-linear" or name in targets]
+
+
+def training_states(
+    parameters: int, size: int, config: OptimizerConfig, ranks: int, frozen: int = 0
+) -> tuple[int, int, int, int]:
+    """(weights, gradients, optimizer, host) in bytes on one rank; M parameters are trained.
+
+    Weights: size M and `frozen` bytes, under stage 3 both / N. Gradients, summed up in float32: 4 M, from stage 2 on
+    4 M / N. Optimizer: 12 M / N (master weights, two moments); without ZeRO, in float32, the weights are the master:
+    8 M. `offload` moves the optimizer's share to the host, the gradients it works on with it.
     """
     stage = config.zero_stage
     share = -(-parameters // ranks)
-    weights = size * (share if stage == 3 else parameters)
+    weights = size * parameters + frozen
+    weights = -(-weights // ranks) if stage == 3 else weights
     gradients = 4 * (share if stage >= 2 else parameters)
     optimizer = 8 * parameters if stage == 0 else 12 * share
     if config.offload:
@@ -102,20 +123,22 @@ def saved_state(parameters: int, size: int, config: OptimizerConfig) -> int:
     return parameters * (12 + (size if config.zero_stage in (1, 2) else 0))
 
 
-def communication_buffers(parameters: int, size: int, config: OptimizerConfig, ranks: int) -> int:
-    """Two reduction buckets, and under stage 3 the parameters gathered at once."""
+def communication_buffers(
+    trained: int, size: int, config: OptimizerConfig, ranks: int, frozen: int = 0
+) -> int:
+    """Two reduction buckets of what is trained, and under stage 3 the parameters gathered at once."""
     if ranks == 1:
         return 0
-    buckets = 2 * size * min(parameters, BUCKET_ELEMENTS)
-    return buckets + (size * min(parameters, LIVE_ELEMENTS) if config.zero_stage == 3 else 0)
+    buckets = 2 * size * min(trained, BUCKET_ELEMENTS)
+    return buckets + (size * min(trained + frozen, LIVE_ELEMENTS) if config.zero_stage == 3 else 0)
 
 
 def layer_activations(shape: ModelShape, tokens: int, size: int) -> int:
     """Bytes that one layer keeps for its backward pass, for `tokens` tokens.
 
-    Each norm keeps its input and the normalised states in float32 and in the model's precision; attention its input,
-    q, k, v, its output and the log-sum of each head; the output projection its input; SwiGLU its input, gate, the
-    activated gate, up and their product.
+    Each norm keeps its input and the normalised states in float32 and in the model's precision, those over heads too;
+    attention its input, q, k, v, its output and the log-sum of each head; the output projection its input; SwiGLU its
+    input, gate, the activated gate, up and their product.
     """
     hidden, query, key_value = shape.hidden_size, shape.query_size, shape.key_value_size
     norms = 2 * (4 * hidden + size * hidden)
@@ -165,15 +188,21 @@ def training_memory(
 ) -> tuple[Memory, int]:
     """A training step's memory on one rank, and its host memory."""
     size = element_size(dtype)
-    parameters = shape.num_parameters
-    weights, gradients, optimizer, host = training_states(parameters, size, config, ranks)
+    trained = trained_parameters(shape, config)
+    base = shape.num_parameters if config.lora is not None else 0
+    weights, gradients, optimizer, host = training_states(trained, size, config, ranks, size * base)
+    kept = activations(shape, row_tokens, size, config.gradient_checkpointing)
+    if config.lora is not None:
+        # Each adapter keeps what its first factor gives; with checkpointing, one layer's at a time.
+        layers = 1 if config.gradient_checkpointing else shape.layers
+        kept += layers * row_tokens * size * config.lora.rank * len(_adapted(shape, config))
     memory = Memory(
         weights=weights,
         gradients=gradients,
         optimizer=optimizer,
-        activations=activations(shape, row_tokens, size, config.gradient_checkpointing),
+        activations=kept,
         logits=logits(shape, row_tokens),
-        buffers=communication_buffers(parameters, size, config, ranks),
+        buffers=communication_buffers(trained, size, config, ranks, base),
     )
     return memory, host
 
@@ -204,7 +233,8 @@ def rl_phases(recipe: Recipe, shape: ModelShape, ranks: int, gpu: int) -> list[P
         "gradients": step.gradients,
         "optimizer": step.optimizer,
         "critic": critic,
-        "reference": size * shape.num_parameters if rl.kl_coefficient else 0,
+        # The base of adapters is the reference.
+        "reference": size * shape.num_parameters if rl.kl_coefficient and not rl.optimizer.lora else 0,
     }
     awake = sampler_memory(recipe, shape, gpu)
     asleep = GRAPHS if rl.sleep_sampler else awake

@@ -48,7 +48,7 @@ def stages(job: Run) -> tuple[dict[str, ArtifactRef], StageResult]:
         made["sft"] = policy = sft(job, data.checkpoint, made["traces"])
         score("sft", policy)
 
-    reference = policy if plan.rl.kl_coefficient else None
+    reference = policy if plan.rl.kl_coefficient or plan.rl.optimizer.lora else None
     state = None
     for number in range(1, plan.rl.num_rounds + 1):
         latest = rl(job, number, policy, data.problems, state, reference)

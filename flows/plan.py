@@ -31,6 +31,7 @@ from flows.memory import (
     sampler,
     saved_state,
     sft_phase,
+    trained_parameters,
 )
 from tasks.shared.config import ModelConfig, Recipe
 from tasks.shared.recipes import load_recipe
@@ -120,11 +121,17 @@ def make_plan(recipe: Recipe, gpus: int, gpu: int) -> Plan:
 def saved_states(recipe: Recipe, shape: ModelShape) -> list[Saved]:
     """The checkpoints to resume from: SFT's, RL's with that of PPO's critic."""
     size, sft, rl = element_size(recipe.model.dtype), recipe.sft, recipe.rl
-    parameters = shape.num_parameters
-    trained = parameters + (critic_parameters(shape) if rl.algorithm == "ppo" else 0)
+    critic = critic_parameters(shape) if rl.algorithm == "ppo" else 0
+    trained = trained_parameters(shape, rl.optimizer) + critic
     found = []
     if recipe.cold_start:
-        found.append(Saved("sft", saved_state(parameters, size, sft.optimizer), sft.checkpoint_every_steps))
+        found.append(
+            Saved(
+                "sft",
+                saved_state(trained_parameters(shape, sft.optimizer), size, sft.optimizer),
+                sft.checkpoint_every_steps,
+            )
+        )
     return [*found, Saved("rl", saved_state(trained, size, rl.optimizer), rl.checkpoint_every_steps)]
 
 

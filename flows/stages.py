@@ -117,7 +117,7 @@ def rl(
     wanted: Inputs = {"checkpoint": policy, **PROBLEMS}
     if number > 1:
         wanted["trainer_state"] = (f"rl-{number - 1}", "trainer_state")
-    if job.recipe.rl.kl_coefficient:
+    if job.recipe.rl.kl_coefficient or job.recipe.rl.optimizer.lora:
         wanted["reference"] = _cold_start(record)
     result = tasks.rl.task.rl(job, number, **take(record, wanted, inputs or {}))
     return {

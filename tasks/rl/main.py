@@ -3,7 +3,8 @@
     python -m tasks.rl.main request.json
 
 Inputs `checkpoint`, `problems`, from the second round on `trainer_state`, with rl.kl_coefficient `reference`; outputs
-`checkpoint` (with metrics.jsonl), `rollouts` (with circumstances/timing.jsonl) and `trainer_state` (with PPO's critic).
+`checkpoint` (with metrics.jsonl), `rollouts` (with circumstances/timing.jsonl), `trainer_state` (with PPO's critic) and
+with rl.optimizer.lora `adapter`, whose base is `reference` from the second round on.
 Killed, it resumes from its scratch directory; with rl.optimizer.ranks > 1 it starts itself again under torchrun.
 """
 
@@ -14,14 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from tasks.rl.inputs import read_base, require_no_experts, require_one_round
 from tasks.rl.problems import read_problems, require_problems
 from tasks.rl.round import RlRound
 from tasks.shared.artifacts import CIRCUMSTANCES, ArtifactRef
-from tasks.shared.checkpoints import has_experts, load_model, load_tokenizer, save_checkpoint
+from tasks.shared.checkpoints import load_model, load_tokenizer, save_checkpoint
 from tasks.shared.config import RlStage
 from tasks.shared.environment import under_launcher
 from tasks.shared.generation.engines import open_generator, sample_for_others
 from tasks.shared.interpreter import make_interpreter
+from tasks.shared.learning.adapter import save_adapter
 from tasks.shared.learning.distributed import leave_to_first_rank, run_on_ranks, start_process_group
 from tasks.shared.learning.logprobs import use_packed_attention
 from tasks.shared.learning.reward_function import RewardFunction
@@ -57,21 +60,17 @@ def run(context: StageContext[RlStage]) -> StageResult:
     with ExitStack() as stack:
         this_round = _load(context, stack)
         this_round.run()
-        state_dict = this_round.engine.state_dict()
+        state_dict, adapter = this_round.engine.state_dict(), this_round.engine.adapter()
         leave_to_first_rank()
-    return _publish(context, this_round, state_dict)
+    return _publish(context, this_round, state_dict, adapter)
 
 
 def _load(context: StageContext[RlStage], stack: ExitStack) -> RlRound:
     """Everything the round works with; interpreter and pool end with `stack`."""
     config = context.config
-    _require_one_round(context)
-    checkpoint = context.input("checkpoint")
-    if has_experts(checkpoint):
-        raise ValueError(
-            f"{checkpoint}: a mixture of experts, whose routing would differ between sampler and trainer: there is no "
-            "router replay; train a dense model by RL, or this one by SFT alone"
-        )
+    require_one_round(context)
+    require_no_experts(context)
+    checkpoint, base = context.input("checkpoint"), context.store.fetch(read_base(context))
     tokenizer = load_tokenizer(checkpoint)
     problems, num_too_long = read_problems(
         context.input("problems"),
@@ -83,7 +82,9 @@ def _load(context: StageContext[RlStage], stack: ExitStack) -> RlRound:
     )
     require_problems(problems, config.rl.prompts_per_step)
     judge = stack.enter_context(RewardFunction(config.rl)) if config.rl.reward else None
-    reference = _load_reference(context) if config.rl.kl_coefficient else None
+    # Adapters need no second model for it: their base is there.
+    needed = config.rl.kl_coefficient and config.rl.optimizer.lora is None
+    reference = _load_reference(context) if needed else None
     context.log(
         f"{len(problems)} problems, {num_too_long} more left out: prompt over generation.max_prompt_tokens"
     )
@@ -104,7 +105,7 @@ def _load(context: StageContext[RlStage], stack: ExitStack) -> RlRound:
     )
     return RlRound(
         context,
-        load_model=partial(load_model, checkpoint, config.model),
+        load_model=partial(load_model, base, config.model),
         reference=reference,
         tokenizer=tokenizer,
         problems=problems,
@@ -114,27 +115,19 @@ def _load(context: StageContext[RlStage], stack: ExitStack) -> RlRound:
     )
 
 
-def _require_one_round(context: StageContext[RlStage]) -> None:
-    """ValueError unless `checkpoint` is of the round that `trainer_state`, whose weights are trained, is of."""
-    inputs = context.request.inputs
-    if "trainer_state" not in inputs:
-        return
-    made = [context.store.manifest(inputs[name]).provenance for name in ("checkpoint", "trainer_state")]
-    if made[0] != made[1]:
-        raise ValueError(
-            f"rl: input 'checkpoint' {context.store.describe(inputs['checkpoint'])} is not of the round that made "
-            "'trainer_state', whose weights this round would train; give both of one round, or no trainer_state"
-        )
-
-
 def _load_reference(context: StageContext[RlStage]) -> "PreTrainedModel":
     model = load_model(context.input("reference"), context.config.model).eval().requires_grad_(False)
     use_packed_attention(model)
     return model
 
 
-def _publish(context: StageContext[RlStage], this_round: RlRound, state_dict: Any) -> StageResult:
-    """The three artifacts of the round. Its saved state is left to the launcher, which removes it once it has these."""
+def _publish(
+    context: StageContext[RlStage], this_round: RlRound, state_dict: Any, adapter: dict[str, torch.Tensor]
+) -> StageResult:
+    """The artifacts of the round.
+
+    Its saved state is left to the launcher, which removes it once it has these.
+    """
     metrics = _headline(this_round.records.learning.read())
     first, last = this_round.progress.first_step + 1, this_round.last_step
     outputs: dict[str, ArtifactRef] = {}
@@ -150,6 +143,10 @@ def _publish(context: StageContext[RlStage], this_round: RlRound, state_dict: An
         save_checkpoint(this_round.engine.module, tokenizer, output.directory, state_dict)
         shutil.copyfile(context.scratch / "metrics.jsonl", output.directory / "metrics.jsonl")
     outputs["checkpoint"] = _ref(output.ref)
+    if lora := context.config.rl.optimizer.lora:
+        with context.output("adapter", metrics) as output:
+            save_adapter(adapter, lora, read_base(context), output.directory)
+        outputs["adapter"] = _ref(output.ref)
     return StageResult(outputs=outputs, metrics=metrics)
 
 

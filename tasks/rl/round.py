@@ -175,8 +175,8 @@ def rollout_policy(config: RlStage) -> RolloutPolicy:
 
 
 def _critic_optimizer(rl: RlConfig) -> OptimizerConfig:
-    """The policy's, with a rate of its own."""
-    return rl.optimizer.model_copy(update={"learning_rate": rl.critic.learning_rate})
+    """The policy's, with a rate of its own, over every weight."""
+    return rl.optimizer.model_copy(update={"learning_rate": rl.critic.learning_rate, "lora": None})
 
 
 def _optimizer_steps(rl: RlConfig) -> tuple[int, int]:

@@ -15,6 +15,7 @@ class Round:
     checkpoint: ArtifactRef
     rollouts: ArtifactRef
     trainer_state: ArtifactRef  # optimizer, random state, data cursor
+    adapter: ArtifactRef | None = None  # with rl.optimizer.lora
 
 
 def rl(
@@ -27,7 +28,8 @@ def rl(
 ) -> Round:
     """Round `number`, counted from 1, with what the recipe changes in it.
 
-    `trainer_state`: of the round before, none for the first; `reference`: the policy of the KL term.
+    `trainer_state`: of the round before, none for the first; `reference`: the policy of the KL term, and with
+    adapters their base.
     """
     inputs = {"checkpoint": checkpoint, "problems": problems}
     if trainer_state:
@@ -38,4 +40,4 @@ def rl(
     source = source_of(run.recipe.rl.reward)
     files = (source,) if source else ()
     outputs = run_stage(run, "rl", inputs, label=f"rl-{number}", files=files).outputs
-    return Round(outputs["checkpoint"], outputs["rollouts"], outputs["trainer_state"])
+    return Round(outputs["checkpoint"], outputs["rollouts"], outputs["trainer_state"], outputs.get("adapter"))

@@ -131,6 +131,8 @@ class PolicyUpdate:
         if self._reference is not None:
             with torch.no_grad():
                 reference = token_logprobs(self._reference, row, temperature)
+        elif self._config.kl_coefficient:  # the base of the adapters
+            reference = self._engine.base_logprobs(row, temperature)
         tokens = PolicyTokens(
             logprobs=scores.logprobs,
             old_logprobs=row.extras["old"] if "old" in row.extras else scores.logprobs.detach(),

@@ -2,7 +2,8 @@
 
     python -m tasks.sft.main request.json
 
-Inputs `checkpoint` and `traces`; output `checkpoint`, with metrics.jsonl (one line a step) in it. With
+Inputs `checkpoint` and `traces`; output `checkpoint`, with metrics.jsonl (one line a step) in it, and with
+sft.optimizer.lora `adapter`, whose base is the input: the checkpoint is then both together. With
 sft.optimizer.ranks > 1 it starts itself again under torchrun. Killed, it resumes from its scratch directory.
 """
 
@@ -15,6 +16,7 @@ from tasks.shared.artifacts import ArtifactRef
 from tasks.shared.checkpoints import load_model, load_tokenizer, save_checkpoint
 from tasks.shared.config import SftStage
 from tasks.shared.environment import under_launcher
+from tasks.shared.learning.adapter import save_adapter
 from tasks.shared.learning.distributed import leave_to_first_rank, run_on_ranks, start_process_group
 from tasks.shared.stage import StageContext, StageResult, Value, stage_main
 
@@ -27,7 +29,7 @@ def run(context: StageContext[SftStage]) -> StageResult:
     start_process_group()
     trainer, too_long = _load(context)
     records, speed = trainer.train()
-    state_dict = trainer.engine.state_dict()
+    state_dict, adapter = trainer.engine.state_dict(), trainer.engine.adapter()
     leave_to_first_rank()
     metrics = _headline(records) | {"tokens_per_s": round(speed.tokens_per_s), "too_long": too_long}
     tokenizer = load_tokenizer(context.input("checkpoint"))
@@ -35,7 +37,15 @@ def run(context: StageContext[SftStage]) -> StageResult:
         save_checkpoint(trainer.engine.module, tokenizer, output.directory, state_dict)
         shutil.copyfile(context.scratch / "metrics.jsonl", output.directory / "metrics.jsonl")
     assert isinstance(output.ref, ArtifactRef)
-    return StageResult(outputs={"checkpoint": output.ref}, metrics=metrics)
+    outputs = {"checkpoint": output.ref}
+    if config.optimizer.lora:
+        with context.output("adapter", metrics) as output:
+            save_adapter(
+                adapter, config.optimizer.lora, context.request.inputs["checkpoint"], output.directory
+            )
+        assert isinstance(output.ref, ArtifactRef)
+        outputs["adapter"] = output.ref
+    return StageResult(outputs=outputs, metrics=metrics)
 
 
 def _load(context: StageContext[SftStage]) -> tuple[Trainer, int]:

@@ -15,6 +15,28 @@ REWARD = re.compile(r"(?:/.+|\w+(?:\.\w+)*):[A-Za-z_]\w*")
 MetricsSink = Literal["tensorboard", "wandb", "mlflow"]
 
 
+class LoraConfig(Section):
+    """Low-rank adapters, trained in place of the weights themselves (LoRA, arXiv 2106.09685)."""
+
+    rank: int = Field(32, ge=1)
+    alpha: int = Field(64, ge=1)  # an adapter counts alpha / rank times
+    # names of linear layers, as q_proj; all-linear: each of the body's
+    targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+
+    @field_validator("targets")
+    @classmethod
+    def _targets_are_layers_of_the_body(cls, targets: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        ends = {"lm_head", "embed_tokens", "embed_out", "wte"} & set(
+            targets if isinstance(targets, tuple) else ()
+        )
+        if not targets or ends:
+            raise ValueError(
+                f"optimizer.lora.targets = {list(targets)}: name linear layers of the body, as q_proj; the embedding "
+                "and the output head stay as they are"
+            )
+        return targets
+
+
 class OptimizerConfig(Section):
     """AdamW under DeepSpeed, shared by SFT and RL."""
 
@@ -33,6 +55,7 @@ class OptimizerConfig(Section):
     nodes: int = Field(1, ge=1)  # hosts that they are spread over; more than one: docs/operations.md
     offload: bool = False  # optimizer state, and with it the update, in the host's memory
     gradient_checkpointing: bool = False  # each layer computed again in the backward pass: a third slower
+    lora: LoraConfig | None = None  # adapters are trained; without it every weight is
 
     @model_validator(mode="after")
     def _offload_has_shards(self) -> Self:
@@ -65,7 +88,8 @@ class SftConfig(Section):
 
 
 class CriticConfig(Section):
-    """PPO's critic; what is not here (ZeRO, ranks, betas, clipping, offload) is as in `rl.optimizer`."""
+    """PPO's critic; what is not here (ZeRO, ranks, betas, clipping, offload) is as in `rl.optimizer`, LoRA aside:
+    every weight of a critic is trained."""
 
     learning_rate: float = Field(2e-6, gt=0)  # verl's ReTool recipe; the paper does not state it
     warmup_steps: int = Field(0, ge=0)  # RL steps of the first round in which the critic alone learns

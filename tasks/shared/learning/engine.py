@@ -10,12 +10,10 @@ gradients are summed over micro-batches and ranks, so that how a step is cut cha
 policy's `TrainingEngine` and the critic's `CriticEngine` (critic.py) share.
 """
 
-import contextlib
-import logging
 import math
 import shutil
-import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +24,18 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from tasks.shared.config import OptimizerConfig
-from tasks.shared.environment import rank, tell_deepspeed_of_cpu, world_size
-from tasks.shared.learning.distributed import make_groups_patient, start_process_group
-from tasks.shared.learning.guarded import ClippedAdamW, GuardedAdamW, is_bad
+from tasks.shared.environment import rank, world_size
+from tasks.shared.learning.adapter import (
+    FullWeight,
+    adapter_weights,
+    add_adapters,
+    full_weights,
+    save_adapters_alone,
+    without_adapters,
+)
+from tasks.shared.learning.deepspeed_setup import make_deepspeed, stdout_to_stderr
+from tasks.shared.learning.distributed import start_process_group
+from tasks.shared.learning.guarded import is_bad
 from tasks.shared.learning.logprobs import TokenHead, TokenScores, token_scores, use_packed_attention
 from tasks.shared.learning.packing import PackedBatch, TrainSequence, pack
 from tasks.shared.learning.saved import add_sums, checkpoints_in, is_whole, keep_alone, require_files
@@ -91,7 +98,7 @@ class Engine:
         if config.gradient_checkpointing:
             _checkpoint_layers(model)
         self._plain = config.zero_stage == 0
-        self._deepspeed = _initialize(module, config, half, self._plain)
+        self._deepspeed = make_deepspeed(module, config, half, self._plain)
         self.device: torch.device = self._deepspeed.device
 
     @property
@@ -145,9 +152,13 @@ class Engine:
         client = {"num_steps": self.num_steps, "random": _random_state(), "state": dict(state)}
         files = self._deepspeed.checkpoint_engine
         files.sums.clear()
-        with _stdout_to_stderr():
+        with stdout_to_stderr():
             self._deepspeed.save_checkpoint(
-                str(directory), tag=target.name, client_state=client, save_latest=False
+                str(directory),
+                tag=target.name,
+                client_state=client,
+                save_latest=False,
+                exclude_frozen_parameters=self._config.lora is not None,  # the base is in its own checkpoint
             )
         add_sums(target, files.sums, dist.get_rank(), dist.get_world_size())
         whole = is_whole(target)
@@ -165,9 +176,12 @@ class Engine:
             return None
         require_files(found[max(found)])
         self._deepspeed.checkpoint_engine.checked.clear()
-        with _stdout_to_stderr():
+        with stdout_to_stderr():
             path, client = self._deepspeed.load_checkpoint(
-                str(directory), tag=found[max(found)].name, load_lr_scheduler_states=False
+                str(directory),
+                tag=found[max(found)].name,
+                load_lr_scheduler_states=False,
+                load_module_strict=self._config.lora is None,
             )
         assert path is not None
         self.num_steps = client["num_steps"]
@@ -179,7 +193,11 @@ class TrainingEngine(Engine):
     """A causal language model under DeepSpeed: SFT's, and RL's policy."""
 
     def __init__(self, model: PreTrainedModel, config: OptimizerConfig, *, total_steps: int) -> None:
+        if config.lora is not None:
+            add_adapters(model, config.lora)
         packed = PackedModel(model)
+        if config.lora is not None:
+            save_adapters_alone(packed)
         super().__init__(packed, model, config, total_steps=total_steps)
         self.module = model  # under ZeRO-3 its parameters are partitioned
         if config.zero_stage == 3:
@@ -216,39 +234,59 @@ class TrainingEngine(Engine):
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Name and full tensor of every parameter, tied ones under each name; under ZeRO-3 gathered in buckets.
 
-        A gathered tensor is whole until the next one is asked for, and no longer.
+        A gathered tensor is whole until the next one is asked for, and no longer. Adapters are added to the weights
+        that they adapt.
         """
-        import deepspeed
-
-        partitioned = self._config.zero_stage == 3
-        for bucket in _buckets(list(self.module.named_parameters(remove_duplicate=False))):
-            together = list({id(parameter): parameter for _, parameter in bucket}.values())
-            with deepspeed.zero.GatheredParameters(together, enabled=partitioned):
-                for name, parameter in bucket:
-                    yield name, parameter.detach()
+        for bucket in _buckets(list(full_weights(self.module))):
+            together = {id(parameter): parameter for weight in bucket for parameter in weight.parameters}
+            with self._gathered(list(together.values())):
+                for weight in bucket:
+                    yield weight.name, weight.whole()
 
     def state_dict(self) -> dict[str, torch.Tensor] | None:
-        """The whole model's state on the CPU for `save_checkpoint`, in the first rank; None if not partitioned.
+        """The whole model's state on the CPU for `save_checkpoint`, in the first rank; None: the model's own.
 
         Every rank helps to gather it; a copy in each would fill the host.
         """
-        if self._config.zero_stage < 3:
+        if self._config.zero_stage < 3 and self._config.lora is None:
             return None
         first = dist.get_rank() == 0
         gathered = ((name, tensor.to("cpu", copy=True) if first else None) for name, tensor in self.weights())
         return {name: tensor for name, tensor in gathered if tensor is not None}
 
+    def adapter(self) -> dict[str, torch.Tensor]:
+        """The adapters alone, on the CPU, named as in PEFT's files; empty where every weight is trained."""
+        named = dict(adapter_weights(self.module))
+        with self._gathered(list(named.values())):
+            return {name: parameter.detach().to("cpu", copy=True) for name, parameter in named.items()}
 
-def _buckets(named: Sequence[tuple[str, nn.Parameter]]) -> Iterator[list[tuple[str, nn.Parameter]]]:
-    """The parameters in order, in groups of at most GATHERED_BYTES; a larger one is a group of its own."""
-    bucket: list[tuple[str, nn.Parameter]] = []
+    @torch.no_grad()
+    def base_logprobs(self, batch: PackedBatch, temperature: float = 1.0) -> torch.Tensor:
+        """(B, T) log-probs of the target tokens by the model without its adapters."""
+        assert self._config.lora is not None, "every weight is trained: the base is gone"
+        with without_adapters(self.module):
+            return self.token_logprobs(batch, temperature)
+
+    def _gathered(self, parameters: list[nn.Parameter]) -> AbstractContextManager[Any]:
+        """Within the block these parameters are whole."""
+        import deepspeed
+
+        gathered: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters(
+            parameters, enabled=self._config.zero_stage == 3
+        )
+        return gathered
+
+
+def _buckets(weights: Sequence[FullWeight]) -> Iterator[list[FullWeight]]:
+    """The weights in order, in groups of at most GATHERED_BYTES; a larger one is a group of its own."""
+    bucket: list[FullWeight] = []
     held = 0
-    for name, parameter in named:
-        size = getattr(parameter, "ds_numel", parameter.numel()) * parameter.element_size()
+    for weight in weights:
+        size = sum(getattr(p, "ds_numel", p.numel()) * p.element_size() for p in weight.parameters)
         if bucket and held + size > GATHERED_BYTES:
             yield bucket
             bucket, held = [], 0
-        bucket.append((name, parameter))
+        bucket.append(weight)
         held += size
     if bucket:
         yield bucket
@@ -268,64 +306,6 @@ def _remedy(model: PreTrainedModel) -> str:
     return "set model.attention = 'eager', or use a model of another architecture"
 
 
-def _initialize(module: nn.Module, config: OptimizerConfig, half: bool, plain: bool) -> Any:
-    """The DeepSpeed engine."""
-    with _stdout_to_stderr():
-        if not torch.cuda.is_available():
-            tell_deepspeed_of_cpu()
-        import deepspeed
-
-        from tasks.shared.learning.weights_only import WeightsOnlyCheckpoints
-
-        _quieten(deepspeed)
-        settings = _deepspeed_config(config, half, plain)
-        optimizer = _optimizer(
-            module, config, plain
-        )  # first: a parameter that is partitioned has no dimensions
-        if config.zero_stage == 3:
-            _partition(module, settings)
-        engine = deepspeed.initialize(
-            model=module,
-            optimizer=optimizer,
-            config=settings,
-            dist_init_required=False,
-        )[0]
-        make_groups_patient()
-        engine.checkpoint_engine = WeightsOnlyCheckpoints(engine._config)
-        engine._copy_recovery_script = lambda _: None  # a program has no place among weights
-        if not plain:
-            # Set before DeepSpeed hands a gradient to the optimizer.
-            engine.basic_optimizer.told_norm = lambda: float(engine.optimizer._global_grad_norm)
-        return engine
-
-
-def _partition(module: nn.Module, settings: dict[str, Any]) -> None:
-    """Cut the parameters over the ranks, one after the other on its way to the device.
-
-    `deepspeed.initialize` would first move the whole module there: 61 GiB of a 32B model beside an engine that samples.
-    """
-    import deepspeed
-
-    deepspeed.zero.Init(module=module, config_dict_or_path=settings)
-    if torch.cuda.is_available():
-        device = torch.device("cuda", torch.cuda.current_device())
-        for buffer in module.buffers():
-            buffer.data = buffer.data.to(device)
-
-
-def _optimizer(module: nn.Module, config: OptimizerConfig, plain: bool) -> torch.optim.Optimizer:
-    """AdamW; biases and norms (one dimension) do not decay."""
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
-    ]
-    settings: dict[str, Any] = {"lr": config.learning_rate, "betas": config.betas, "fused": True}
-    if plain:
-        return ClippedAdamW(groups, config.grad_norm_bound, config.max_grad_norm, **settings)
-    return GuardedAdamW(groups, config.grad_norm_bound, **settings)
-
-
 def _checkpoint_layers(model: PreTrainedModel) -> None:
     """Keep the states between layers alone; Transformers does so in training mode only, which must change no value."""
     dropout = [name for name, value in model.config.to_dict().items() if "dropout" in name and value]
@@ -336,44 +316,6 @@ def _checkpoint_layers(model: PreTrainedModel) -> None:
         )
     model.gradient_checkpointing_enable({"use_reentrant": False})
     model.train()
-
-
-def _deepspeed_config(config: OptimizerConfig, half: bool, plain: bool) -> dict[str, Any]:
-    zero: dict[str, Any] = {
-        "stage": config.zero_stage,
-        "overlap_comm": torch.cuda.is_available() and config.zero_stage >= 2,
-    }
-    if config.offload:
-        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
-    return {
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": 1,
-        "managed_gradient_accumulation": False,  # the number of micro-batches varies; step() ends an accumulation
-        "gradient_clipping": 0.0 if plain else config.max_grad_norm,
-        "bf16": {"enabled": half},
-        # Sums of many micro-batches, and of many ranks, lose small gradients in bfloat16.
-        "data_types": {"grad_accum_dtype": "fp32"},
-        "communication_data_type": "fp32",
-        "zero_optimization": zero,
-        "zero_allow_untested_optimizer": True,  # torch's own AdamW, with its fused kernel
-        "zero_force_ds_cpu_optimizer": False,  # its own for offload has to be compiled; torch's is fused on a CPU too
-        "steps_per_print": None,
-    }
-
-
-def _quieten(deepspeed: Any) -> None:
-    """DeepSpeed's log goes to stderr, and its shared-memory all-reduce (for inference) is not compiled at start."""
-    for handler in deepspeed.utils.logger.handlers:
-        if type(handler) is logging.StreamHandler:  # its own; a subclass would be a test runner's
-            handler.stream = sys.stderr  # not setStream, which flushes a stream that may be closed
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-
-
-@contextlib.contextmanager
-def _stdout_to_stderr() -> Iterator[None]:
-    """DeepSpeed prints; a stage's stdout carries its events and nothing else."""
-    with contextlib.redirect_stdout(sys.stderr):
-        yield
 
 
 def _random_state() -> dict[str, torch.Tensor]:

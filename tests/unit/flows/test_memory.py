@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, inject_adapter_in_model
 from transformers import (
     AutoModelForCausalLM,
     LlamaConfig,
@@ -23,6 +24,7 @@ from flows.memory import (
     GRAPHS,
     Memory,
     activations,
+    adapter_parameters,
     cache_bytes_per_token,
     layer_activations,
     logits,
@@ -143,6 +145,30 @@ def test_activations_are_what_autograd_saves(shape: ModelShape, dtype: torch.dty
     assert layer_activations(shape, tokens, size) == pytest.approx((three - one) / 2, rel=0.1)
 
 
+@pytest.mark.parametrize("targets", ["all-linear", ("q_proj", "down_proj")])
+@pytest.mark.parametrize("name", ["Qwen/Qwen2.5-Math-1.5B", "Qwen/Qwen3-4B-Instruct-2507"])
+def test_adapters_are_as_many_as_peft_makes(name: str, targets: str | tuple[str, ...]) -> None:
+    shape = replace(load_models()[name].shape, layers=2)
+    config = OptimizerConfig.model_validate({"lora": {"rank": 16, "targets": targets}})
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config_of(shape))
+        wanted = targets if isinstance(targets, str) else list(targets)
+        inject_adapter_in_model(LoraConfig(r=16, target_modules=wanted), model)
+    made = sum(parameter.numel() for name, parameter in model.named_parameters() if ".lora_" in name)
+    assert adapter_parameters(shape, config) == made > 0
+
+
+def test_adapters_take_gradients_and_optimizer_of_their_own_alone() -> None:
+    full = phases_of("torl_1_5b", 1, H100)["rl update"]
+    lora = phases_of("torl_1_5b_lora", 1, H100, {"rl.kl_coefficient": 0.01})["rl update"]
+    shape = load_models()["Qwen/Qwen2.5-Math-1.5B"].shape
+    adapters = adapter_parameters(shape, load_recipe("torl_1_5b_lora").rl.optimizer)
+    assert lora.reference == 0, "the base of the adapters is the reference"
+    assert lora.weights == 2 * (shape.num_parameters + adapters)
+    assert (lora.gradients, lora.optimizer) == (4 * adapters, 12 * adapters)
+    assert lora.gradients + lora.optimizer < 0.03 * (full.gradients + full.optimizer)
+
+
 def test_checkpointing_keeps_a_state_a_layer_and_one_layer_whole() -> None:
     shape = load_models()["Qwen/Qwen2.5-Math-7B"].shape
     layer = layer_activations(shape, 1000, 2)
@@ -197,6 +223,16 @@ def test_production_recipes_fit_the_hardware_they_name(recipe: str, gpus: int, g
     assert plan.refusal() is None
     smaller = make_plan(resolved, max(1, gpus // 8), gpu // 4)
     assert smaller.refusal() is not None
+
+
+def test_adapters_fit_one_gpu_where_all_weights_would_not() -> None:
+    assert make_plan(load_recipe("torl_1_5b_lora"), 1, H100).refusal() is None
+    recipe = load_recipe("retool_4b_lora")
+    assert recipe.generation.max_response_tokens == 8192
+    assert make_plan(recipe, 1, H100).refusal() is None
+    full = recipe.rl.model_copy(update={"optimizer": recipe.rl.optimizer.model_copy(update={"lora": None})})
+    refusal = make_plan(recipe.model_copy(update={"rl": full}), 1, H100).refusal()
+    assert refusal is not None and "rl start takes" in refusal
 
 
 def test_a_sampler_that_sleeps_leaves_its_memory_to_the_update() -> None:

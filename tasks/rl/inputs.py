@@ -1,0 +1,56 @@
+"""Whether the artifacts that a round is given fit together, and which of them its policy is read from."""
+
+from tasks.shared.artifacts import ArtifactRef
+from tasks.shared.checkpoints import has_experts
+from tasks.shared.config import RlStage
+from tasks.shared.stage import StageContext
+
+
+def require_one_round(context: StageContext[RlStage]) -> None:
+    """ValueError unless `checkpoint` is of the round that `trainer_state`, whose weights are trained, is of."""
+    inputs = context.request.inputs
+    if "trainer_state" not in inputs:
+        return
+    made = [context.store.manifest(inputs[name]).provenance for name in ("checkpoint", "trainer_state")]
+    if made[0] != made[1]:
+        raise ValueError(
+            f"rl: input 'checkpoint' {context.store.describe(inputs['checkpoint'])} is not of the round that made "
+            "'trainer_state', whose weights this round would train; give both of one round, or no trainer_state"
+        )
+
+
+def require_no_experts(context: StageContext[RlStage]) -> None:
+    """ValueError for a mixture of experts."""
+    checkpoint = context.input("checkpoint")
+    if has_experts(checkpoint):
+        raise ValueError(
+            f"{checkpoint}: a mixture of experts, whose routing would differ between sampler and trainer: there is no "
+            "router replay; train a dense model by RL, or this one by SFT alone"
+        )
+
+
+def read_base(context: StageContext[RlStage]) -> ArtifactRef:
+    """What the policy's weights are read from: the checkpoint, or with adapters the base under them.
+
+    Adapters of every round have the first round's checkpoint as their base, and as the reference of the KL term; from
+    the second round on it is given as 'reference'. Raises ValueError where that is missing, or another.
+    """
+    inputs = context.request.inputs
+    base = inputs["checkpoint"]
+    if context.config.rl.optimizer.lora is None:
+        return base
+    if "trainer_state" in inputs:
+        before = context.store.manifest(inputs["trainer_state"]).provenance.inputs
+        base = before["reference" if "trainer_state" in before else "checkpoint"]
+        if "reference" not in inputs:
+            raise ValueError(
+                "rl: with rl.optimizer.lora a later round needs input 'reference': the base of the adapters, "
+                f"{context.store.describe(base)}"
+            )
+    given = inputs.get("reference", base)
+    if given.digest != base.digest:
+        raise ValueError(
+            f"rl: input 'reference' {context.store.describe(given)} is not the base of the adapters, "
+            f"{context.store.describe(base)}: with rl.optimizer.lora the reference is that; give it, or no reference"
+        )
+    return given

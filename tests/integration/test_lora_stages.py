@@ -1,0 +1,75 @@
+"""Adapters through the stages: SFT, then rounds of RL with the base as reference; what is published, and its base."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+
+from tasks.shared.artifacts import ArtifactRef, Store
+from tasks.shared.artifacts.lineage import lineage
+from tasks.shared.checkpoints import load_model, load_tokenizer
+from tests.integration import test_rl_round as rl
+from tests.integration import test_sft_stage as sft
+from tests.integration.rl_world import MODEL, OPTIMIZER, make_request, make_store
+from tests.integration.sft_world import make_request as make_sft_request
+
+LORA = {"rank": 4, "alpha": 16}
+ROUND = {**rl.FAST, "kl_coefficient": 0.1, "drop_equal_rewards": False}
+
+
+def lora_round(root: Path, inputs: dict[str, ArtifactRef], name: str, status: int = 0) -> dict[str, Any]:
+    """A round of three steps with adapters; its outputs, or the message with which it was refused."""
+    optimizer = OPTIMIZER.model_dump() | {"lora": LORA, "learning_rate": 1e-2}
+    events = rl.run(root / name, make_request(root, inputs, name, optimizer=optimizer, **ROUND), status)
+    return {"message": events[-1]["message"]} if status else rl.outputs_of(root / name)
+
+
+def require_base_and_adapter(store: Store, outputs: dict[str, ArtifactRef], base: ArtifactRef) -> None:
+    """The checkpoint is what PEFT makes of base and adapter; the adapter names its base and descends from it."""
+    merged = load_model(store.fetch(outputs["checkpoint"]), MODEL)
+    load_tokenizer(store.fetch(outputs["checkpoint"]))
+    opened = PeftModel.from_pretrained(load_model(store.fetch(base), MODEL), store.fetch(outputs["adapter"]))
+    assert opened.peft_config["default"].revision == base.digest
+    ids = torch.arange(5, 45)[None]
+    with torch.no_grad():
+        difference = (opened(input_ids=ids).logits - merged(input_ids=ids).logits).abs().max()
+        moved = (
+            merged(input_ids=ids).logits - load_model(store.fetch(base), MODEL)(input_ids=ids).logits
+        ).abs()
+    assert difference < 1e-4 < moved.max()
+    assert base.digest in {
+        entry.digest for entry in store.manifest(outputs["adapter"]).provenance.inputs.values()
+    }
+
+
+def test_sft_publishes_adapter_and_merged_checkpoint(tmp_path: Path) -> None:
+    request = make_sft_request(tmp_path, epochs=4)
+    section = request.config["sft"]
+    changed = {**section, "optimizer": {**section["optimizer"], "lora": LORA, "learning_rate": 2e-2}}
+    request = request.model_copy(update={"config": {**request.config, "sft": changed}})
+    sft.run(tmp_path, request)
+    metrics = sft.metrics_of(tmp_path)
+    assert metrics[-1]["loss"] < 0.9 * metrics[0]["loss"]
+    outputs = sft.result_of(tmp_path).outputs
+    require_base_and_adapter(Store(request.store), outputs, request.inputs["checkpoint"])
+
+
+def test_rounds_train_one_adapter_over_one_base(tmp_path: Path) -> None:
+    inputs = make_store(tmp_path)
+    store, base = Store(str(tmp_path / "store")), inputs["checkpoint"]
+    first = lora_round(tmp_path, inputs, "first")
+    metrics = rl.lines(store.fetch(first["checkpoint"]) / "metrics.jsonl")
+    assert metrics[0]["kl_reference"] == pytest.approx(0, abs=1e-6) and metrics[-1]["kl_reference"] > 1e-6
+    assert max(line["probe_gap"] for line in metrics) < 1e-4  # of the merged weights in the sampler
+    require_base_and_adapter(store, first, base)
+
+    carried = {**inputs, "checkpoint": first["checkpoint"], "trainer_state": first["trainer_state"]}
+    told = lora_round(tmp_path, carried, "without", status=2)["message"]
+    assert "a later round needs input 'reference': the base of the adapters" in told
+    told = lora_round(tmp_path, {**carried, "reference": first["checkpoint"]}, "other", status=2)["message"]
+    assert "is not the base of the adapters" in told
+    second = lora_round(tmp_path, {**carried, "reference": base}, "second")
+    require_base_and_adapter(store, second, base)
+    assert {base, first["trainer_state"]} <= lineage(store, second["adapter"]).keys()

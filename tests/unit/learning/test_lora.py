@@ -1,0 +1,159 @@
+"""Adapters under DeepSpeed against PEFT in plain PyTorch: the same steps, the same files, the base left as it is."""
+
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import torch
+from peft import LoraConfig as PeftLoraConfig
+from peft import PeftModel, get_peft_model
+from pydantic import ValidationError
+from transformers import PreTrainedModel
+
+from tasks.shared.artifacts import ArtifactRef
+from tasks.shared.config import OptimizerConfig
+from tasks.shared.generation.weights import load_by_name
+from tasks.shared.learning.adapter import SEED, save_adapter
+from tasks.shared.learning.engine import TrainingEngine
+from tasks.shared.learning.logprobs import token_logprobs
+from tasks.shared.learning.packing import TrainSequence, pack
+from tasks.shared.training_config import LoraConfig
+from tests.unit.generation.architectures import make_model
+from tests.unit.generation.tiny import tiny_model
+from tests.unit.learning.sequences import random_sequences
+
+VOCABULARY = 97
+LORA = LoraConfig(rank=4, alpha=8)
+Zero = Literal[0, 1, 2, 3]
+
+
+def sequences_of(step: int) -> list[TrainSequence]:
+    return random_sequences([17, 3, 40, 25, 8, 31], VOCABULARY, seed=step)
+
+
+def make_engine(
+    zero_stage: Zero = 0,
+    dtype: torch.dtype = torch.float32,
+    model: PreTrainedModel | None = None,
+    lora: LoraConfig = LORA,
+) -> TrainingEngine:
+    config = OptimizerConfig(
+        learning_rate=1e-2, weight_decay=0.1, max_grad_norm=0.5, zero_stage=zero_stage, lora=lora
+    )
+    return TrainingEngine((model or tiny_model(VOCABULARY)).to(dtype), config, total_steps=6)
+
+
+def engine_step(engine: TrainingEngine, step: int) -> tuple[float, float]:
+    """One step on the sequences of `step`: (loss, gradient norm)."""
+    sequences, loss = sequences_of(step), 0.0
+    targets = sum(int(sequence.trained[1:].sum()) for sequence in sequences)
+    for row in engine.rows(sequences, 64):
+        share = -engine.token_logprobs(row).sum() / targets
+        engine.backward(share)
+        loss += float(share.detach())
+    return loss, engine.step()
+
+
+def peft_reference(num_steps: int) -> tuple[list[tuple[float, float]], dict[str, torch.Tensor]]:
+    """The same by `get_peft_model` and AdamW: (loss, norm) of each step, and the merged weights."""
+    with torch.random.fork_rng():
+        model = tiny_model(VOCABULARY)
+        torch.manual_seed(SEED)
+        wrapped = get_peft_model(model, PeftLoraConfig(r=4, lora_alpha=8, target_modules="all-linear"))
+    trained = [parameter for parameter in wrapped.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-2, betas=(0.9, 0.95), weight_decay=0.1)
+    results = []
+    for step in range(num_steps):
+        sequences = sequences_of(step)
+        (row,) = pack(sequences, 124)
+        loss = -token_logprobs(wrapped.base_model.model, row).sum() / row.num_targets
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(trained, 0.5)
+        optimizer.step()
+        optimizer.zero_grad()
+        results.append((float(loss.detach()), float(norm)))
+    return results, dict(wrapped.merge_and_unload().state_dict())
+
+
+@pytest.mark.parametrize("zero_stage", [0, 2, 3])
+def test_steps_equal_peft_in_plain_pytorch(zero_stage: Zero) -> None:
+    expected, merged = peft_reference(3)
+    engine = make_engine(zero_stage)
+    assert [engine_step(engine, step) for step in range(3)] == [
+        pytest.approx(pair, rel=1e-4) for pair in expected
+    ]
+    weights = {name: tensor.clone() for name, tensor in engine.weights()}
+    assert weights.keys() == merged.keys()
+    for name, tensor in weights.items():
+        torch.testing.assert_close(tensor, merged[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("zero_stage", "dtype"), [(0, torch.float32), (2, torch.bfloat16), (3, torch.float32)]
+)
+def test_resuming_gives_the_same_bits_and_saves_no_base(
+    zero_stage: Zero, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    engine = make_engine(zero_stage, dtype)
+    engine_step(engine, 0)
+    engine.save(tmp_path, {"cursor": 1})
+    expected = engine_step(engine, 1)
+    resumed = make_engine(zero_stage, dtype)
+    assert resumed.resume(tmp_path) == {"cursor": 1}
+    assert engine_step(resumed, 1) == expected
+    before, after = engine.adapter(), resumed.adapter()
+    assert before and all(torch.equal(before[name], after[name]) for name in before)
+    if zero_stage < 3:  # a rank's file of ZeRO-3 holds its slices
+        [path] = tmp_path.glob("step-1/*model_states.pt")
+        saved = torch.load(path, weights_only=False)["module"]
+        assert saved and all(".lora_" in name for name in saved)
+
+
+def test_the_base_stays_and_is_the_reference() -> None:
+    engine = make_engine()
+    (row,) = pack(sequences_of(0), 124)
+    base = token_logprobs(tiny_model(VOCABULARY), row)
+    for step in range(2):
+        engine_step(engine, step)
+    assert not torch.allclose(engine.token_logprobs(row), base, atol=1e-3)
+    torch.testing.assert_close(engine.base_logprobs(row), base, rtol=0, atol=1e-5)
+    engine_step(engine, 2)  # having looked at the reference, adapters still learn
+    names = {name for name, parameter in engine.module.named_parameters() if parameter.requires_grad}
+    assert names and all(".lora_" in name for name in names)
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "gemma3_text", "phi3"])
+def test_files_open_in_peft_and_merged_weights_in_the_sampler(kind: str, tmp_path: Path) -> None:
+    engine = make_engine(model=make_model(kind, VOCABULARY), lora=LoraConfig(rank=3, alpha=5))
+    engine_step(engine, 0)
+    base = ArtifactRef("checkpoint", "ab" * 32, "checkpoint/abab-12")
+    save_adapter(engine.adapter(), LoraConfig(rank=3, alpha=5), base, tmp_path)
+    opened = PeftModel.from_pretrained(make_model(kind, VOCABULARY), tmp_path)
+    written = opened.peft_config["default"]
+    assert (written.base_model_name_or_path, written.revision) == (base.location, base.digest)
+    sampler = make_model(kind, VOCABULARY)
+    load_by_name(sampler, engine.weights())
+    ids = torch.arange(3, 40)[None]
+    with torch.no_grad():
+        expected = engine.module(input_ids=ids).logits
+        torch.testing.assert_close(opened(input_ids=ids).logits, expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(sampler(input_ids=ids).logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_same_adapter_gives_the_same_bytes(tmp_path: Path) -> None:
+    base = ArtifactRef("checkpoint", "ab" * 32, "checkpoint/abab-12")
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        save_adapter(make_engine().adapter(), LORA, base, tmp_path / name)
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+
+
+def test_targets_are_layers_of_the_body() -> None:
+    some = make_engine(lora=LoraConfig(rank=2, alpha=2, targets=("q_proj", "down_proj")))
+    assert {name.split(".")[-3] for name in some.adapter()} == {"q_proj", "down_proj"}
+    with pytest.raises(ValueError, match=r"has no such layers; it has down_proj, .*, q_proj"):
+        make_engine(lora=LoraConfig(rank=2, alpha=2, targets=("query",)))
+    for targets in (("lm_head",), ()):
+        with pytest.raises(ValidationError, match="the embedding and the output head stay as they are"):
+            LoraConfig(rank=2, alpha=2, targets=targets)
