@@ -125,13 +125,8 @@ def saved_states(recipe: Recipe, shape: ModelShape) -> list[Saved]:
     trained = trained_parameters(shape, rl.optimizer) + critic
     found = []
     if recipe.cold_start:
-        found.append(
-            Saved(
-                "sft",
-                saved_state(trained_parameters(shape, sft.optimizer), size, sft.optimizer),
-                sft.checkpoint_every_steps,
-            )
-        )
+        tuned = trained_parameters(shape, sft.optimizer)
+        found.append(Saved("sft", saved_state(tuned, size, sft.optimizer), sft.checkpoint_every_steps))
     return [*found, Saved("rl", saved_state(trained, size, rl.optimizer), rl.checkpoint_every_steps)]
 
 
