@@ -41,8 +41,8 @@ class PolicyTokens:
     """What the loss needs of each token, all (B, T); values where `mask` is False are ignored."""
 
     logprobs: torch.Tensor  # of the policy that is trained, with gradient
-    old_logprobs: torch.Tensor  # of the trainer's policy that the batch was sampled with
-    sampler_logprobs: torch.Tensor  # of the engine that sampled
+    old_logprobs: torch.Tensor  # of the trainer's policy at the start of the update: the proximal policy
+    sampler_logprobs: torch.Tensor  # of the engine when it sampled the token, whatever weights it had by then
     advantages: torch.Tensor
     weights: torch.Tensor  # from `token_weights`
     mask: torch.Tensor  # bool: sampled tokens in the loss
@@ -139,6 +139,9 @@ def policy_loss(tokens: PolicyTokens, settings: PolicyLossSettings) -> tuple[tor
     """The loss (scalar) and the sums behind its metrics.
 
     sum_t w_t [ rho_t L_t + kl k3_t - entropy H_t ]
+    The two ratios are apart (the decoupled objective of AReaL, arXiv 2505.24298): the clip is around the policy at the
+    start of the update, and what lies between that and the weights that sampled a token, which may be older and change
+    along a trajectory, is weighed token by token. The cap is ours; the paper has none.
     L_t from `clipped_term`, of r_t = pi(t) / pi_old(t), whose logarithm is cut to +-20;
     rho_t = min(pi_old(t) / sampler(t), cap), a constant (truncated importance sampling; 1 without a cap), and 0, for
     the policy term alone, in a sequence that `sequence_kept` refuses: its weight stays in the denominator;
