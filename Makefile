@@ -1,4 +1,5 @@
 # tirflow: `make demo` shows the whole pipeline on this machine, `make test` runs the tests. Python 3.11, pip and make.
+# What is done every day is a command of `.venv/bin/tirflow`; here are environments, suites, images and benchmarks.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
@@ -16,10 +17,10 @@ KILLS ?= 20
 OUTAGE ?= 20
 export TIRFLOW_HOME ?= $(CURDIR)/.tirflow
 
-.PHONY: demo test test-drills test-gpu drills test-browser base-image images test-containers test-containers-vllm drill-docker test-compose test-cluster cluster-up cluster-down bench-containers bench-sandbox bench-generation bench-pool bench-rl bench-sft bench-memory bench-gpu setup-trl smol-base tokenizers test-tokenizers lint types check up down env deploy run venv lock cuda-locks check-cuda-locks clean setup-vllm test-vllm plan
+.PHONY: demo test test-drills test-gpu drills test-browser base-image images test-containers test-containers-vllm drill-docker test-compose test-cluster bench-containers bench-sandbox bench-generation bench-pool bench-rl bench-sft bench-memory bench-gpu setup-trl smol-base tokenizers test-tokenizers lint types check venv lock cuda-locks check-cuda-locks clean setup-vllm test-vllm
 
 demo: venv ## train/tiny from an empty machine to its scores; run again, it reuses what exists
-	@$(BIN)/python -m flows.local demo
+	@$(BIN)/tirflow demo
 
 test: venv ## everything that needs neither Docker nor vLLM nor a browser; short drills and GPU tests have their own
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=10 -rs
@@ -43,9 +44,6 @@ test-tokenizers: tokenizers ## every dialect with the tokenizers of real models
 test-vllm: venv setup-vllm ## train/tiny_vllm end to end; the vLLM engine; RL rounds on one and two ranks: 10 minutes
 	$(BIN)/python -m pytest -q -m vllm tests/flows/test_tiny_vllm.py
 	$(VLLM_BIN)/python -m pytest -q tests/vllm
-
-plan: venv ## make plan RECIPE=retool GPUS=32 MEMORY_GIB=139.8
-	@$(BIN)/python -m flows.plan $(RECIPE) --gpus $(GPUS) --memory-gib $(MEMORY_GIB)
 
 base-image: ## Debian with Python by debootstrap (root), where there is no registry to pull a base image from
 	images/base.sh $(BASE_IMAGE)
@@ -71,12 +69,6 @@ test-compose: images ## images/compose.yaml runs a pipeline; needs Docker's comp
 
 test-cluster: venv ## two hosts as network namespaces; needs root, iproute2 and postgresql
 	$(BIN)/python -m pytest -q tests/cluster
-
-cluster-up: ## a site on this machine by docker compose, see docs/operations.md
-	docker compose -f images/compose.yaml up --detach
-
-cluster-down:
-	docker compose -f images/compose.yaml down
 
 bench-containers: images ## what a container costs a stage, skipping, S3 against plain boto3, a rebuild
 	$(BIN)/python -m benchmarks.containers
@@ -111,22 +103,6 @@ types: venv
 	$(BIN)/mypy
 
 check: lint types test
-
-up: venv ## a Prefect server and worker that stay, deployments included
-	@$(BIN)/python -m flows.local up
-
-down: venv
-	@$(BIN)/python -m flows.local down
-
-env: venv ## eval "$$(make -s env)" points the prefect command of this shell at the local server
-	@$(BIN)/python -m flows.local env
-	@echo 'export PATH="$(CURDIR)/$(BIN):$$PATH"'
-
-deploy: venv ## after a change to prefect.yaml
-	@$(BIN)/python -m flows.local deploy
-
-run: venv ## make run DEPLOYMENT=train/tiny PARAMETERS='run=mine overrides.rl.rounds=3'
-	@$(BIN)/python -m flows.local run $(DEPLOYMENT) $(PARAMETERS)
 
 venv: $(VENV)/.ready
 
@@ -207,5 +183,5 @@ lock: ## rewrite the locks from what is installed
 	@$(BIN)/python images/cuda_locks.py --follow
 
 clean: ## stops the local server; forgets the environment and what lies under .tirflow (not another TIRFLOW_HOME)
-	@test ! -x $(BIN)/python || $(BIN)/python -m flows.local down
+	@test ! -x $(BIN)/python || $(BIN)/tirflow down
 	rm -rf -- '$(VENV)' '$(VLLM_VENV)' '$(TRL_VENV)' '$(CURDIR)/.tirflow'

@@ -127,7 +127,7 @@ def measure_skip(home: Path) -> dict[str, Any]:
 
 @contextmanager
 def _server(home: Path) -> Iterator[str]:
-    """The API's address of a server on SQLite and a worker, as `make up` starts them."""
+    """The API's address of a server on SQLite and a worker, as `tirflow up` starts them."""
     running = cluster.start(home, owned=True)
     try:
         yield running.api_url

@@ -1,7 +1,7 @@
 """Accuracy of base, SFT and RL over recipes and seeds, from runs that are in the store, as a markdown table.
 
-    make up
-    for seed in 0 1 2; do make run DEPLOYMENT=train/tiny PARAMETERS="run=tiny-$seed overrides.seed=$seed"; done
+    tirflow up
+    for seed in 0 1 2; do tirflow run train/tiny run=tiny-$seed overrides.seed=$seed; done
     python -m benchmarks.seeds tiny tiny_text --seeds 0 1 2
 
 A run is looked up as `<recipe>-<seed>`; intervals are those of its report (the problem is the unit), the differences

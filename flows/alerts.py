@@ -1,6 +1,6 @@
 """Where regressions are sent: a webhook block and an automation that fires on the nightly run's event.
 
-    eval "$(make -s env)"; python -m flows.alerts https://example.org/hook
+    eval "$(tirflow env)"; python -m flows.alerts https://example.org/hook
 
 Run it again with another address to change it. Slack and Teams take such webhooks; for mail, point the automation's
 action at a notification block in the UI (Automations, tirflow-regression).

@@ -1,31 +1,142 @@
-"""The command `tirflow`: what is in the store, what a recipe would do, what it takes.
+"""The command `tirflow`: everything that is done by hand, in one place. `tirflow --help` lists it.
 
-    tirflow artifacts ls | show | lineage | compare | verify | gc | pin | unpin
-    tirflow plan RECIPE --run NAME | --gpus N --memory-gib M
-
-Each prints a table for people, or JSON for programs with --json.
+A command's module is imported when it is asked for: Prefect takes seconds. Each returns its exit code; a user's
+mistake ends in one line and code 2.
 """
 
-import importlib
+import signal
 import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import Annotated
 
-COMMANDS = {
-    "artifacts": "flows.artifacts",
-    "plan": "flows.plan",
-}  # imported when asked for: Prefect takes seconds
+import httpx
+import typer
+from typer.exceptions import TyperException
+
+from flows.artifact_commands import commands as artifact_commands
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Post-training of language models for tool-integrated reasoning.",
+)
+app.add_typer(artifact_commands, name="artifacts", short_help="List, compare, verify, remove artifacts.")
+Json = Annotated[bool, typer.Option("--json", help="For programs.")]
 
 
-def main() -> int:
-    """The command; its exit code."""
-    arguments = sys.argv[1:]
-    if arguments[:1] in (["-h"], ["--help"]):
-        sys.stdout.write(f"{str(__doc__).strip()}\n")
-        return 0
-    if not arguments or arguments[0] not in COMMANDS:
-        sys.stderr.write(f"usage: tirflow {' | '.join(COMMANDS)} ... (--help)\n")
-        return 2
-    command = importlib.import_module(COMMANDS[arguments[0]])
-    return int(command.main(arguments[1:]))
+def _recipes(begun: str) -> list[str]:
+    """The recipes that complete what was begun."""
+    from tasks.shared.recipes import RECIPES_DIR
+
+    return sorted(path.stem for path in RECIPES_DIR.glob(f"{begun}*.toml"))
+
+
+RecipeName = Annotated[str, typer.Argument(help="A recipe's name or file.", autocompletion=_recipes)]
+
+
+@app.command()
+def demo() -> int:
+    """The whole pipeline on this machine: `train/tiny` followed to its scores; nothing is left running."""
+    from flows import local
+
+    return local.demo()
+
+
+@app.command()
+def up() -> int:
+    """Start a Prefect server and a worker that stay, deployments included."""
+    from flows import local
+
+    return local.up()
+
+
+@app.command()
+def down() -> int:
+    """End server and worker."""
+    from flows import local
+
+    return local.down()
+
+
+@app.command()
+def env() -> int:
+    """Shell lines that point Prefect's own commands at the local server: eval "$(tirflow env)"."""
+    from flows import local
+
+    return local.env()
+
+
+@app.command()
+def deploy() -> int:
+    """Bring the local server's deployments in line with prefect.yaml."""
+    from flows import local
+
+    return local.deploy()
+
+
+@app.command()
+def run(
+    deployment: Annotated[str, typer.Argument(help="train/tiny, sft/local, ...")],
+    parameters: Annotated[
+        list[str] | None, typer.Argument(help="name=value each; overrides.KEY=value changes a recipe's key.")
+    ] = None,
+) -> int:
+    """Start a deployment's run and follow it; finished stages are taken as they are."""
+    from flows import local
+
+    return local.run(deployment, parameters or [])
+
+
+@app.command()
+def plan(
+    recipe: RecipeName,
+    run: Annotated[
+        str, typer.Option(help="Stage by stage: cached, will run and why, or missing input.")
+    ] = "",
+    gpus: Annotated[int, typer.Option(help="Over all nodes; every GPU is one rank.")] = 0,
+    memory_gib: Annotated[float, typer.Option(help="Of one GPU.")] = 0.0,
+    changes: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE changes a key.")] = None,
+    as_json: Json = False,
+) -> int:
+    """What a recipe would do under a run's name, or what it takes on each GPU."""
+    from flows import plan
+
+    return plan.tell(recipe, run, gpus, memory_gib, changes or [], as_json)
+
+
+@app.command()
+def recipes(recipe: Annotated[str, typer.Argument(autocompletion=_recipes)] = "") -> int:
+    """Every recipe and what it is; or one as it resolves, as JSON."""
+    from flows.recipe_list import tell
+
+    return tell(recipe)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; its exit code. `arguments`: by default those of this process."""
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        code = app(args=arguments, prog_name="tirflow", standalone_mode=False)
+    except TyperException as error:
+        return _mistake(f"{error.format_message()} See tirflow --help.")
+    except (ValueError, OSError, httpx.HTTPError) as error:
+        return _mistake(str(error).splitlines()[0])
+    except (KeyboardInterrupt, typer.Abort):
+        sys.stderr.write("stopped\n")
+        return 130
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    return code if isinstance(code, int) else 0
+
+
+def _mistake(said: str) -> int:
+    sys.stderr.write(f"error: {said}\n")
+    return 2
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ class Cluster:
     port: int
     server: Daemon
     worker: Daemon
-    owner: Daemon | None  # the process that ends the cluster when it ends; None after `make up`
+    owner: Daemon | None  # the process that ends the cluster when it ends; None after `tirflow up`
 
     @property
     def ui_url(self) -> str:
@@ -159,13 +159,13 @@ def require_server(api_url: str | None) -> str:
     """The API's address if a Prefect server answers there; ValueError, one line, with the remedy if not."""
     if not api_url:
         raise ValueError(
-            'PREFECT_API_URL is not set: start a server with `make up`, then `eval "$(make -s env)"`'
+            'PREFECT_API_URL is not set: start a server with `tirflow up`, then `eval "$(tirflow env)"`'
         )
     try:
         httpx.get(f"{api_url}/health", timeout=5.0).raise_for_status()
     except httpx.HTTPError as error:
         raise ValueError(
-            f"PREFECT_API_URL {api_url}: no Prefect server answers ({type(error).__name__}); start one with `make up`"
+            f"PREFECT_API_URL {api_url}: no Prefect server answers ({type(error).__name__}); start one: `tirflow up`"
         ) from None
     return api_url
 

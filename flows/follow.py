@@ -45,7 +45,7 @@ def start_run(api_url: str, deployment: str, parameters: dict[str, Any]) -> UUID
             found = client.read_deployment_by_name(deployment)
         except ObjectNotFound:
             raise ValueError(
-                f"deployment '{deployment}': not on {api_url}; `make deploy` brings what prefect.yaml names"
+                f"deployment '{deployment}': not on {api_url}; `tirflow deploy` brings what prefect.yaml names"
             ) from None
         check_parameters(deployment, found.parameter_openapi_schema or {}, parameters)
         return client.create_flow_run_from_deployment(found.id, parameters=parameters).id

@@ -1,18 +1,9 @@
-"""The commands behind the Makefile: everything on this machine, under one home.
-
-python -m flows.local up | down | env | deploy      a server and a worker that stay
-python -m flows.local run train/tiny run=demo       start a deployment run and follow it
-python -m flows.local demo                          all of it, and nothing left running
-"""
+"""`tirflow demo, up, down, env, deploy, run`: everything on this machine, under one home."""
 
 import json
 import shlex
-import signal
-import sys
 from collections.abc import Mapping
-from types import FrameType
 
-import httpx
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -28,34 +19,17 @@ from tasks.shared.stage import Value
 DEMO_DEPLOYMENT, DEMO_RUN = "train/tiny", "demo"
 
 
-def main(arguments: list[str]) -> int:
-    """Run one command; the exit code. A user's mistake ends in one line."""
-    commands = {"up": up, "down": down, "env": env, "deploy": deploy, "run": run, "demo": demo}
-    if not arguments or arguments[0] not in commands:
-        sys.stderr.write(f"usage: python -m flows.local {' | '.join(commands)}\n")
-        return 2
-    signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        return commands[arguments[0]](arguments[1:])
-    except (ValueError, OSError, httpx.HTTPError) as error:
-        sys.stderr.write(f"error: {str(error).splitlines()[0]}\n")
-        return 2
-    except KeyboardInterrupt:
-        sys.stderr.write("stopped\n")
-        return 130
-
-
-def up(arguments: list[str]) -> int:
+def up() -> int:
     """Start server and worker, deploy everything; they stay until `down`."""
     running = cluster.start(home())
     cluster.keep(running)
     print(
-        f'Prefect {running.ui_url}, state under {home()}; in this shell: eval "$(make -s env)"; end it: make down'
+        f'Prefect {running.ui_url}, state under {home()}; in this shell: eval "$(tirflow env)"; end it: tirflow down'
     )
     return 0
 
 
-def down(arguments: list[str]) -> int:
+def down() -> int:
     """End server and worker."""
     running = cluster.find(home())
     if running is None:
@@ -65,36 +39,34 @@ def down(arguments: list[str]) -> int:
     return 0
 
 
-def env(arguments: list[str]) -> int:
+def env() -> int:
     """Print the shell lines that point Prefect's own commands at the local server."""
     running = cluster.find(home())
     if running is None:
-        raise ValueError(f"no server runs under {home()}; start one with `make up`")
+        raise ValueError(f"no server runs under {home()}; start one with `tirflow up`")
     for name, value in cluster.settings(home(), running.port).items():
         print(f"export {name}={shlex.quote(value)}")
     return 0
 
 
-def deploy(arguments: list[str]) -> int:
+def deploy() -> int:
     """Bring the local server's deployments in line with prefect.yaml."""
     running = cluster.find(home())
     if running is None:
-        raise ValueError(f"no server runs under {home()}; start one with `make up`")
+        raise ValueError(f"no server runs under {home()}; start one with `tirflow up`")
     cluster.require_server(running.api_url)
     cluster.deploy(home(), running.port)
     return 0
 
 
-def run(arguments: list[str]) -> int:
-    """`run DEPLOYMENT name=value ...`: start a deployment run on the server of PREFECT_API_URL and follow it."""
+def run(deployment: str, parameters: list[str]) -> int:
+    """Start a deployment run on the server of PREFECT_API_URL and follow it; `parameters`: name=value each."""
     running = cluster.find(home())
     api_url = cluster.require_server(prefect_api_url() or (running.api_url if running else None))
-    if not arguments:
-        raise ValueError("run: name a deployment, for instance `run train/tiny run=demo`")
-    return _run_and_follow(api_url, arguments[0], read_parameters(arguments[1:]), Console())
+    return _run_and_follow(api_url, deployment, read_parameters(parameters), Console())
 
 
-def demo(arguments: list[str]) -> int:
+def demo() -> int:
     """The demo: server and worker, deployments, `train/tiny` followed to its scores; ends what it started."""
     console = Console()
     with console.status("starting Prefect server and worker, deploying prefect.yaml"):
@@ -106,7 +78,9 @@ def demo(arguments: list[str]) -> int:
     finally:
         if ours:
             cluster.stop(running)
-            console.print("server and worker ended; `make up` starts them to stay (runs and report are kept)")
+            console.print(
+                "server and worker ended; `tirflow up` starts them to stay (runs and report are kept)"
+            )
 
 
 def _run_and_follow(api_url: str, deployment: str, parameters: dict[str, object], console: Console) -> int:
@@ -199,11 +173,3 @@ def read_parameters(arguments: list[str]) -> dict[str, object]:
             raise ValueError(f"parameter 'overrides={given}': write it as JSON, or overrides.<key>=value")
         parameters["overrides"] = given | overrides
     return parameters
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -58,7 +58,7 @@ def nightly(
     found, tonight.failures = subjects(store_uri(), runs, days, tonight.day)
     if not found and not tonight.failures:
         raise ValueError(
-            f"nightly: no tag and no recent run in {store_uri()}; train one: make run DEPLOYMENT=train/tiny"
+            f"nightly: no tag and no recent run in {store_uri()}; train one: tirflow run train/tiny"
         )
     for subject in found:
         try:

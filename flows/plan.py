@@ -7,7 +7,6 @@ Every GPU is one rank. Prints a table, or JSON; exit code 2 and one line if a ph
 the recipe is wrong.
 """
 
-import argparse
 import json
 import sys
 import tomllib
@@ -169,23 +168,18 @@ def shape_of(config: dict[str, Any]) -> ModelShape:
     )
 
 
-def main(arguments: list[str]) -> int:
-    """The command; its exit code."""
-    options = _parser().parse_args(arguments)
-    try:
-        recipe = load_recipe(options.recipe, dict(_override(text) for text in options.set))
-        if options.run:
-            from flows.work_plan import main as plan_work  # Prefect takes seconds to import
+def tell(recipe: str, run: str, gpus: int, memory_gib: float, changes: list[str], as_json: bool) -> int:
+    """Print the plan of a recipe with `changes` (key=value each); the exit code, 2 where it cannot be carried out."""
+    resolved = load_recipe(recipe, dict(_override(text) for text in changes))
+    if run:
+        from flows.work_plan import tell as tell_work  # Prefect takes seconds to import
 
-            return plan_work(recipe, options.run, options.json)
-        if options.gpus < 1 or options.memory_gib <= 0:
-            raise ValueError("give --run NAME, or --gpus and --memory-gib, both above 0")
-        plan = make_plan(recipe, options.gpus, int(options.memory_gib * GIB))
-    except ValueError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
+        return tell_work(resolved, run, as_json)
+    if gpus < 1 or memory_gib <= 0:
+        raise ValueError("plan: give --run NAME, or --gpus and --memory-gib, both above 0")
+    plan = make_plan(resolved, gpus, int(memory_gib * GIB))
     refusal = plan.refusal()
-    if options.json:
+    if as_json:
         sys.stdout.write(json.dumps(_as_json(plan) | {"refusal": refusal}, indent=2) + "\n")
     else:
         _show(plan, Console())
@@ -193,21 +187,6 @@ def main(arguments: list[str]) -> int:
         sys.stderr.write(refusal + "\n")
         return 2
     return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="tirflow plan", description="What a recipe would do, or what it takes."
-    )
-    parser.add_argument("recipe", help="a recipe's name or file")
-    parser.add_argument(
-        "--run", default="", help="stage by stage: cached, will run and why, or missing input"
-    )
-    parser.add_argument("--gpus", type=int, default=0, help="over all nodes; every GPU is one rank")
-    parser.add_argument("--memory-gib", type=float, default=0.0, help="of one GPU")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key")
-    parser.add_argument("--json", action="store_true")
-    return parser
 
 
 def _override(text: str) -> tuple[str, Any]:
@@ -267,7 +246,3 @@ def _show(plan: Plan, console: Console) -> None:
 
 def _gib(size: int) -> str:
     return f"{size / GIB:.1f}"
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

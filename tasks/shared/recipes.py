@@ -1,11 +1,7 @@
-"""Read a recipe: TOML file to `Recipe`, with overrides, every mistake a one-line error that says where and what to do.
-
-python -m tasks.shared.recipes flows/recipes/tiny.toml     # prints the resolved configuration as JSON
-"""
+"""Read a recipe: TOML file to `Recipe`, with overrides; every mistake is one line that says where and what to do."""
 
 import copy
 import difflib
-import sys
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -233,20 +229,3 @@ def _known_keys(section: tuple[int | str, ...]) -> list[str]:
         inner = [a for a in (annotation, *getattr(annotation, "__args__", ())) if hasattr(a, "model_fields")]
         fields = inner[0].model_fields
     return sorted(fields)
-
-
-def main(arguments: list[str]) -> int:
-    """Print the resolved recipe of a file."""
-    if len(arguments) != 1:
-        sys.stderr.write("usage: python -m tasks.shared.recipes flows/recipes/tiny.toml\n")
-        return 2
-    try:
-        sys.stdout.write(load_recipe(arguments[0]).model_dump_json(indent=2) + "\n")
-    except ValueError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

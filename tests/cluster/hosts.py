@@ -76,7 +76,7 @@ def site(root: Path) -> Iterator[Site]:
 
 
 def _settings(home: Path) -> dict[str, str]:
-    """What `make up` sets, with this site's addresses."""
+    """What `tirflow up` sets, with this site's addresses."""
     database = f"postgresql+asyncpg://postgres@127.0.0.1:{DATABASE_PORT}/postgres"
     return cluster.settings(home, 4297) | {
         "PREFECT_API_URL": API,

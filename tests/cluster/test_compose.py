@@ -1,4 +1,4 @@
-"""`make cluster-up`: the site of images/compose.yaml runs a pipeline, each stage in a container that its worker starts.
+"""The site of images/compose.yaml runs a pipeline, each stage in a container that its worker starts.
 
 Needs Docker with the compose plugin and the images sandbox, train and orchestrator of these sources; ports 4200, 5432
 and 9000. Postgres and the S3 server are stand-ins, made here from Debian's Postgres and moto: no registry is asked.

@@ -50,7 +50,7 @@ def home(tmp_path: Path) -> Iterator[Path]:
 
 
 def begin(home: Path) -> Prefect:
-    """The same command as before, `make run`: server and worker where one is missing, then the run."""
+    """The same command as before, `tirflow run`: server and worker where one is missing, then the run."""
     prefect = Prefect(cluster.start(home, owned=True))
     prefect.start("train/tiny", run=RUN, overrides=CHANGES)
     return prefect

@@ -100,7 +100,7 @@ class Prefect:
         return None
 
     def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """A command of Prefect's own, in a shell that `make env` prepared."""
+        """A command of Prefect's own, in a shell that `tirflow env` prepared."""
         environment = os.environ | cluster.settings(self.home, self.cluster.port)
         command = [sys.executable, "-m", "prefect", *arguments]
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=RUN_TIMEOUT_S)

@@ -215,7 +215,7 @@ def test_a_disk_that_is_full_during_publication(tmp_path: Path, small_disk: Path
 def test_a_server_that_is_not_running(tmp_path: Path, command: list[str]) -> None:
     environment = os.environ | {"TIRFLOW_HOME": str(tmp_path), "PREFECT_API_URL": "http://127.0.0.1:9/api"}
     result = subprocess.run(
-        [sys.executable, "-m", "flows.local", *command],
+        [sys.executable, "-m", "flows.cli", *command],
         env=environment,
         capture_output=True,
         text=True,
@@ -224,7 +224,7 @@ def test_a_server_that_is_not_running(tmp_path: Path, command: list[str]) -> Non
     assert result.returncode == 2
     assert result.stdout == ""
     assert len(result.stderr.strip().splitlines()) == 1
-    assert "make up" in result.stderr
+    assert "tirflow up" in result.stderr
 
 
 def test_a_request_that_lacks_an_input(tmp_path: Path) -> None:
