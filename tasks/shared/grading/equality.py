@@ -67,6 +67,8 @@ def equal_values(a: Value, b: Value) -> bool:
         return isinstance(a, Words) and isinstance(b, Words) and a.text == b.text
     if isinstance(a, Many) and isinstance(b, Many) and _equal_collections(a, b):
         return True
+    if isinstance(a, Many) != isinstance(b, Many):  # `3:2` for 3/2
+        a, b = _quotient(a), _quotient(b)
     if isinstance(a, Expression) and isinstance(a.expr, sympy.MatrixBase) and isinstance(b, Many):
         return _equal_single(a, matrix) if (matrix := _as_matrix(b)) else False
     if isinstance(a, Relation) and isinstance(b, Relation):
@@ -218,6 +220,20 @@ def _match(wanted: Sequence[Value], said: Sequence[Value]) -> bool:
             return False
         del left[found]
     return True
+
+
+def _quotient(value: Value) -> Value:
+    """The fraction for which a ratio of two numbers stands; any other value as it is."""
+    if not isinstance(value, Many) or value.brackets != ":" or len(value.items) != 2:
+        return value
+    first, second = value.items
+    if (
+        not isinstance(first, Number | Expression)
+        or not isinstance(second, Number | Expression)
+        or second.expr == 0
+    ):
+        return value
+    return Expression(first.expr / second.expr, not (_is_exact(first) and _is_exact(second)))
 
 
 def _proportional(a: Sequence[Value], b: Sequence[Value]) -> bool:

@@ -5,8 +5,8 @@ import re
 # letters, indices, arguments, bars and what geometry puts before a name
 NAME = (
     r"(?:\\(?!frac|sqrt|sum|int|prod|lim|text|infty|(?:pi|le|ge|ne|in|log|ln|exp)(?![A-Za-z]))[A-Za-z]+(?:\{[A-Za-z\s']+\})?"
-    r"|\\text\s*\{[^{}]*\}|[A-Za-z'\s]|\|\s*(?:[A-Z]|[A-Za-z]{2,}|[A-Z]\s*\\c[au]p\s*[A-Z])\s*\|"
-    r"|_\s*(?:\{[^{}]*\}|\w)|\^\s*(?:[T*']|\{\s*(?:-1|[T*'()n]+)\s*\}))"
+    r"|\\text\s*\{[^{}]*\}|[A-Za-z'\s]|\\#|\|\s*(?:[A-Z]|[A-Za-z]{2,}|[A-Z]\s*\\c[au]p\s*[A-Z])\s*\|"
+    r"|_\s*(?:\{[^{}]*\}|\d+|\w)|\^\s*(?:[T*']|\{\s*(?:-1|[T*'()n]+)\s*\}))"
 )
 ARGUMENT = r"(?:\(\s*[\w\s,.{}\\=<>|-]{1,24}\)|\[\s*[A-Z]\s*\])"
 ONE = rf"{NAME}+{ARGUMENT}?|\[\s*[A-Z]{{3,6}}\s*\]|\{{\s*{NAME}+\s*\}}"
@@ -14,7 +14,8 @@ SIMPLE = re.compile(
     rf"(?:{ONE})(?:\s*[:/]\s*(?:{ONE}))*|\(\s*(?:{ONE})(?:\s*,\s*(?:{ONE}))*\s*\)"
     rf"|\\frac\s*\{{(?:{ONE})\}}\s*\{{(?:{ONE})\}}"
 )
-SUM = re.compile(rf"(?:{ONE})(?:\s*[+-]\s*(?:{ONE}))*")
+# competitions ask for sums of names and powers of ten of them: `100m + n`
+SUM = re.compile(rf"(?:10+\s*)?(?:{ONE})(?:\s*[+-]\s*(?:10+\s*)?(?:{ONE}))+")
 EQUALS = re.compile(r"(?<![<>!=:\\])==?(?![=<>])|\\in(?![A-Za-z])|\\approx(?![A-Za-z])")
 BY_COLON = re.compile(
     r"([A-Za-z]\w?(?=:)|[Aa]nswer|\\text\s*\{\s*[Aa]nswer\s*:?\s*\}):?\s*(?<=[\s:}])((?!\$|\\[(\[]).*\d.*)"
@@ -29,7 +30,8 @@ def split_name(text: str) -> tuple[str, str, bool] | None:
     Of a chain `x = 3 + 2 = 5` the last value counts. A number multiplies no name: `2x = 5` is an equation.
     """
     places = [mark for mark in EQUALS.finditer(text) if _depth(text, mark.start()) == 0]
-    if not places or RELATION.search(text[: places[0].start()]):
+    before = text[: places[0].start()] if places else ""
+    if not places or any(_depth(text, mark.start()) == 0 for mark in RELATION.finditer(before)):
         return None
     first = text[: places[0].start()].strip()
     simple = SIMPLE.fullmatch(first) is not None

@@ -91,6 +91,7 @@ AROUND = (
     ("'", "'"),
     ("''", "''"),
     ("``", "''"),
+    ("«", "»"),
 )
 FUNCTION = re.compile(
     r"\\(?:operatorname\*?|mathrm|text)\s*\{\s*"
@@ -104,6 +105,28 @@ NAMES = """
 SAME = {f"\\{name}": other for name, other in (pair.split() for pair in NAMES.split("|"))}
 COMMAND = re.compile(r"\\[A-Za-z]+")
 BINOM = re.compile(r"\\binom\s*(?:(\d)|\{([^{}]*)\})\s*(?:(\d)|\{([^{}]*)\})")
+# what leads up to an answer, in words or by a sign
+LEADING = re.compile(
+    r"(?i:\\text\s*\{\s*)?(?:(?i:so|thus|hence|therefore)\s*,?\s+)?(?:(?i:the|my|our)\s+)?(?i:final\s+)?"
+    r"(?i:answer|result|solution|value)\s+(?i:is|equals)\s*:?\s*\}?\s*(?=[\d\\(\[{$.+-]|[A-Z](?![A-Za-z]))"
+    r"|(?:\\text\s*\{\s*)?[A-Za-z]{3,}(?: [A-Za-z]+){0,4}\s*:\s*\}?\s*(?=[^:]*\d[^:]*$)"
+    r"|\\(?:approx\s*(?=-?\d*\.\d{6})|(?:therefore|implies|Rightarrow|Longrightarrow|rightarrow|to)(?![A-Za-z]))\s*|&\s*"
+    r"|(?i:\\text\s*\{\s*approximately\s*\}|approximately)\s+(?=-?\d*\.\d{6})"
+)
+# an environment with one line: it sets the line's place
+ONE_LINE = re.compile(
+    r"\\begin\{(aligned|align\*?|equation\*?|gathered|gather\*?|split|array\}\{[clr])\}((?:(?!\\\\|\\begin|\\end).)*)\\end\{\w+\*?\}"
+)
+FRACTION_OF_UNITS = re.compile(r"\\frac\s*\{\s*\\text\s*\{([^{}]*)\}\s*\}\s*\{\s*\\text\s*\{([^{}]*)\}\s*\}")
+ORDINAL = re.compile(
+    r"(?<=\d)\s*(?:\^\s*)?(?:\{\s*)?(?:st|nd|rd|th|\\text\s*\{\s*(?:st|nd|rd|th)\s*\})(?:\s*\})?$"
+)
+CHOICE = re.compile(r"(?:\\text\s*\{\s*)?(?i:option|choice)\s*\}?\s*\(?([A-J])\)?\s*\}?|([A-J])\)")
+SHORT_FRACTION = re.compile(r"\\frac\s+(\d)\s*(\d)(?!\d)")
+RAISED_FRACTION = re.compile(r"\^\s*(\\frac\s*(?:\d\s*\d|\{[^{}]*\}\s*\{[^{}]*\}))")
+DEGREES_OF = re.compile(
+    r"(\\(?:sin|cos|tan|cot|sec|csc))\s*[({]?\s*(\d+)\s*\^\s*\{?\s*\\(?:circ|degree)(?![A-Za-z])\s*\}?\s*[)}]?"
+)
 ROOT = re.compile(r"([√∛])\s*(\d+(?:\.\d+)?|[A-Za-z])")
 # formulas within a text; one within a line has no line break
 FORMULA = re.compile(
@@ -130,8 +153,13 @@ def clean(answer: str) -> str:
     text = re.sub(r"\\text\s*\{([^{}A-Za-z\\]*)\}", r" \1 ", text)
     text = re.sub(r"\\mathbb\s*([A-Z])", r"\\mathbb{\1}", text)
     text = re.sub(r"\\log\s*_\s*(?:e(?![A-Za-z])|\{\s*e\s*\})", r"\\ln", text)
+    text = re.sub(r"\\sqrt\s*(\[\w+\])\s*(\d)", r"\\sqrt\1{\2}", text)
     text = BINOM.sub(r"\\binom{\1\2}{\3\4}", text)
     text = re.sub(r"\\text\s*\{\s*(\\text\s*\{[^{}]*\})\s*\}", r"\1", text)
+    text = re.sub(r"'([A-Za-z]\w?)'\s*:", r"\1:", text)  # the keys of a printed dictionary
+    text = re.sub(r"&\s*=|:=", "=", ONE_LINE.sub(r"\2", text)).replace("\\newline", " ")
+    text = SHORT_FRACTION.sub(r"\\frac{\1}{\2}", FRACTION_OF_UNITS.sub(r"\\text{\1/\2}", text))
+    text = DEGREES_OF.sub(r"\1(\\frac{\2\\pi}{180})", RAISED_FRACTION.sub(r"^{\1}", text))
     text = re.sub(r"\s+", " ", text).strip()
     while (bare := _uncovered(text)) != text:
         text = bare
@@ -214,8 +242,13 @@ def _uncovered(text: str) -> str:
             and (opens not in ("*", "_") or inner[0] not in "*_ ")
         ):
             return inner.strip()
-    if text.startswith("\\text{") and closing(text, 5) == len(text) - 1 and "\\" in text[6:]:
+    if text.startswith("\\text{") and closing(text, 5) == len(text) - 1 and re.search(r"[\\\d]", text[6:]):
         return text[6:-1].strip()
+    if choice := CHOICE.fullmatch(text):
+        return choice[1] or choice[2]
+    if leading := LEADING.match(text):
+        return text[leading.end() :]
+    text = ORDINAL.sub("", text)
     if text.startswith("{") and text.endswith("}") and closing(text, 0) == len(text) - 1:
         inner = text[1:-1].strip()
         return inner or text

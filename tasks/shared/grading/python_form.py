@@ -87,7 +87,7 @@ class _Reader:
                 return Many("{}", self._items(items))
             case ast.Dict(keys=keys, values=values):
                 names = [
-                    Named(ast.unparse(key), self.value(value), True)
+                    Named(ast.unparse(key).strip("'"), self.value(value), True)
                     for key, value in zip(keys, values, strict=True)
                     if key
                 ]

@@ -19,6 +19,7 @@ MODULES = {
     "fractions",
     "decimal",
     "scipy",
+    "torch",
 }
 CONSTANTS = {
     "pi": sympy.pi,
@@ -65,6 +66,7 @@ FUNCTIONS: dict[str, Callable[..., sympy.Basic]] = {
     "log10": lambda x: sympy.log(x, 10),
     "log1p": lambda x: sympy.log(1 + x),
     "expm1": lambda x: sympy.exp(x) - 1,
+    "real_root": lambda base, degree=2: sympy.real_root(base, degree),
     "arcsin": sympy.asin,
     "arccos": sympy.acos,
     "arctan": sympy.atan,
@@ -83,7 +85,7 @@ FUNCTIONS: dict[str, Callable[..., sympy.Basic]] = {
 LARGE = {"factorial", "gamma", "binomial", "comb"}
 # types that wrap a number, perhaps in quotes
 NUMBERS = re.compile(
-    r"(?:u?int|float|complex|longdouble)\d*_?|Integer|Float|Decimal|mpf|mpz|mpc|sympify|S|N|bool_?"
+    r"(?:u?int|float|complex|longdouble)\d*_?|Integer|Float|Decimal|mpf|mpz|mpc|sympify|S|N|bool_?|tensor"
 )
 SYMBOLS = {"Symbol", "Dummy"}
 COLLECTIONS = {

@@ -55,7 +55,7 @@ PLAIN_UNIT = re.compile(
     r"(?P<power>(?:\s*\^\s*\{?[23]\}?|(?<=[A-Za-z])[23])?)"
 )
 MONEY = re.compile(
-    r"(?P<before>-?)\s*(?:\\?\$|(?:USD|EUR|GBP|CAD|AUD|INR|Rs)\b\.?|\\(?:pounds|euro|yen)|[€£¥₹₽₩])\s*(?P<value>.+)|(?P<after>.+?)\s*(?:\\?\$|[€£¥₹₽₩])"
+    r"(?P<before>-?)\s*(?:(?:US\s?)?\\?\$|(?:USD|EUR|GBP|CAD|AUD|INR|Rs)\b\.?|\\(?:pounds|euro|yen)|[€£¥₹₽₩])\s*(?P<value>.+)|(?P<after>.+?)\s*(?:\\?\$|[€£¥₹₽₩])"
 )
 PERCENT = re.compile(r"(?P<value>.+?)\s*(?:\\?%|\\text\s*\{\s*\\?%\s*\})")
 

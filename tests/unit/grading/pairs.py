@@ -132,7 +132,8 @@ BY_HAND: list[Pair] = [
     ("3.14", "\\pi", False),
     ("\\frac{\\pi}{6}", "\\pi/6", True),
     ("30^\\circ", "30", True),
-    ("\\sin 30^\\circ", "\\frac12", False),  # a bare number is in radians
+    ("\\sin 30^\\circ", "\\frac12", True),
+    ("\\sin 30", "\\frac12", False),  # a bare number is in radians
     ("\\sin\\frac{\\pi}{6}", "\\frac12", True),
     ("\\cos\\frac{\\pi}{3}", "\\frac12", True),
     ("\\cos\\frac{\\pi}{6}", "\\frac12", False),
@@ -199,7 +200,7 @@ BY_HAND: list[Pair] = [
     ("\\sqrt{3 + 2\\sqrt{2}}", "1 + \\sqrt{2}", True),
     ("\\phi", "\\frac{1+\\sqrt{5}}{2}", False),
     ("\\frac{1}{0}", "0", False),
-    ("the answer is 5", "5", False),
+    ("the answer is 5", "5", True),
     ("n = 5, m = 6", "5", False),
     ("５", "5", True),
 ]

@@ -6,6 +6,7 @@ import pytest
 
 from tasks.shared.grading import GradeReason, grade
 from tests.unit.grading import pairs
+from tests.unit.grading.fifth_round import PAIRS
 from tests.unit.grading.forms import FORMS
 
 FAMILIES: dict[str, Callable[[], list[pairs.Pair]]] = {
@@ -15,6 +16,7 @@ FAMILIES: dict[str, Callable[[], list[pairs.Pair]]] = {
     "polynomials": pairs.polynomials,
     "collections": pairs.collections,
     "by_hand": lambda: pairs.BY_HAND,
+    "fifth_round": lambda: PAIRS,
 } | {kind: lambda kind=kind: FORMS[kind] for kind in FORMS}
 
 
