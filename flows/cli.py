@@ -22,6 +22,7 @@ app = typer.Typer(
     help="Post-training of language models for tool-integrated reasoning.",
 )
 app.add_typer(artifact_commands, name="artifacts", short_help="List, compare, verify, remove artifacts.")
+Changes = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE changes a key of the recipe.")]
 Json = Annotated[bool, typer.Option("--json", help="For programs.")]
 
 
@@ -96,13 +97,45 @@ def plan(
     ] = "",
     gpus: Annotated[int, typer.Option(help="Over all nodes; every GPU is one rank.")] = 0,
     memory_gib: Annotated[float, typer.Option(help="Of one GPU.")] = 0.0,
-    changes: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE changes a key.")] = None,
+    changes: Changes = None,
     as_json: Json = False,
 ) -> int:
     """What a recipe would do under a run's name, or what it takes on each GPU."""
     from flows import plan
 
     return plan.tell(recipe, run, gpus, memory_gib, changes or [], as_json)
+
+
+Checkpoint = Annotated[
+    str,
+    typer.Argument(
+        help="An artifact's location or digest, a tag (promoted), RUN/STAGE (demo/rl-2), a folder."
+    ),
+]
+OfRecipe = Annotated[
+    str,
+    typer.Option(
+        "--recipe", help="How it is asked; by default as its run evaluates.", autocompletion=_recipes
+    ),
+]
+Engine = Annotated[str, typer.Option(help="transformers or vllm, in place of the recipe's.")]
+
+
+@app.command()
+def ask(
+    checkpoint: Checkpoint,
+    question: Annotated[str, typer.Argument(help="Without one: a conversation.")] = "",
+    samples: Annotated[int, typer.Option(min=1, help="More than one: their vote.")] = 1,
+    seed: Annotated[int | None, typer.Option(help="Of the first sample; the next has the next one.")] = None,
+    recipe: OfRecipe = "",
+    engine: Engine = "",
+    changes: Changes = None,
+) -> int:
+    """Ask a checkpoint, with code that runs while it answers."""
+    from flows.serving import run_here
+
+    given = {"question": question, "samples": samples, "seed": seed}
+    return run_here("ask", checkpoint, recipe, engine, changes or [], **given)
 
 
 @app.command()

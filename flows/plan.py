@@ -170,7 +170,7 @@ def shape_of(config: dict[str, Any]) -> ModelShape:
 
 def tell(recipe: str, run: str, gpus: int, memory_gib: float, changes: list[str], as_json: bool) -> int:
     """Print the plan of a recipe with `changes` (key=value each); the exit code, 2 where it cannot be carried out."""
-    resolved = load_recipe(recipe, dict(_override(text) for text in changes))
+    resolved = load_recipe(recipe, dict(read_override(text) for text in changes))
     if run:
         from flows.work_plan import tell as tell_work  # Prefect takes seconds to import
 
@@ -189,7 +189,7 @@ def tell(recipe: str, run: str, gpus: int, memory_gib: float, changes: list[str]
     return 0
 
 
-def _override(text: str) -> tuple[str, Any]:
+def read_override(text: str) -> tuple[str, Any]:
     """`key=value`; the value as TOML has it, text without quotes where it is none."""
     key, equals, value = text.partition("=")
     if not equals:

@@ -15,6 +15,7 @@ from tasks.shared.generation_config import GenerationConfig as GenerationConfig
 from tasks.shared.generation_config import PoolConfig as PoolConfig
 from tasks.shared.sandbox.records import PRELOAD
 from tasks.shared.section import Section
+from tasks.shared.serving_config import ServeConfig as ServeConfig
 from tasks.shared.synthesis_config import SynthesizeConfig as SynthesizeConfig
 from tasks.shared.training_config import CriticConfig as CriticConfig
 from tasks.shared.training_config import MetricsSink as MetricsSink
@@ -332,6 +333,7 @@ class Recipe(Section):
     rl: RlConfig = RlConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     report: ReportConfig = ReportConfig()
+    serve: ServeConfig = ServeConfig()
     cold_start: bool = True  # false: RL straight from the base model (ToRL)
 
     @model_validator(mode="after")

@@ -216,6 +216,11 @@ def vllm_python() -> Path:
     return Path(os.environ.get("TIRFLOW_VLLM_PYTHON", root / ".venv-vllm" / "bin" / "python"))
 
 
+def serve_key() -> str:
+    """`TIRFLOW_API_KEY`: what clients of `tirflow serve` must send; "" for none. Never log it."""
+    return os.environ.get("TIRFLOW_API_KEY", "")
+
+
 def reward_environment(key_variable: str) -> dict[str, str]:
     """The environment of a reward function's process: no secret but the one that the recipe names."""
     named = {key_variable: named_key(key_variable, "rl.reward_key_variable")} if key_variable else {}

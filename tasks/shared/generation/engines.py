@@ -28,18 +28,20 @@ def open_generator(
     meeting: "Meeting | None" = None,
     num_training: int = 0,
     can_sleep: bool = False,
+    followed: bool = False,
 ) -> Iterator[Generator]:
     """What a stage samples with: an engine in its process, or a pool of servers, which ends with the block.
 
     `scratch` holds the servers' logs; hosts of the `meeting` that only sample have servers too; the first
     `num_training` GPUs or cores of this host are the trainer's. A stage that trains nothing (0) samples on every GPU
-    that it was given, a server on each. ValueError, with the remedy, if it cannot run here.
+    that it was given, a server on each. `followed`: what it samples is looked at meanwhile. ValueError, with the
+    remedy, if it cannot run here.
     """
     from tasks.shared.generation.pool.server import gpus_of_host
 
     config = config if num_training else on_every_gpu(config, len(gpus_of_host()))
     if config.placement == "inside":
-        yield make_generator(config, model_config, checkpoint, tokenizer, can_sleep)
+        yield make_generator(config, model_config, checkpoint, tokenizer, can_sleep, followed)
         return
     from tasks.shared.generation.pool.opening import open_pool
 
@@ -74,8 +76,9 @@ def make_generator(
     checkpoint: Path,
     tokenizer: "PreTrainedTokenizerBase",
     can_sleep: bool = False,
+    followed: bool = False,
 ) -> Generator:
-    """A generator with the checkpoint's weights, vLLM's one that can `sleep` if asked for.
+    """A generator with the checkpoint's weights, vLLM's one that can `sleep` or be `followed` if asked for.
 
     ValueError, with the remedy, if the engine cannot run here.
     """
@@ -83,7 +86,7 @@ def make_generator(
         from tasks.shared.generation.vllm_engine import VllmGenerator
 
         ends = sorted(stop_ids_of(checkpoint, tokenizer))
-        return VllmGenerator(config, model_config, checkpoint, ends, can_sleep=can_sleep)
+        return VllmGenerator(config, model_config, checkpoint, ends, can_sleep=can_sleep, followed=followed)
     import torch
 
     from tasks.shared.checkpoints import load_model

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tasks.shared.config import GenerationConfig, SandboxConfig, TracesConfig
 from tasks.shared.generation.admission import Admission
-from tasks.shared.generation.protocol import Generator, HasRoom, Piece, Sampling
+from tasks.shared.generation.protocol import Follows, Generator, HasRoom, Piece, Sampling
 from tasks.shared.sandbox import Status
 from tasks.shared.traces.dialect import Dialect, dialect_of
 from tasks.shared.traces.encoding import encode_feedback
@@ -43,6 +43,15 @@ class RolloutRequest:
     sample: int  # index among the samples of this problem
     prompt_ids: tuple[int, ...]  # (P,)
     seed: int
+    # of this request alone, where they differ from the policy's; a smaller budget, fewer calls
+    sampling: Sampling | None = None
+    max_response_tokens: int | None = None
+    max_calls: int | None = None
+
+    @property
+    def id(self) -> str:
+        """Its id in the engine."""
+        return f"{self.problem_id}/{self.sample}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +100,10 @@ class _Live:
     """A trajectory that is not finished."""
 
     builder: TrajectoryBuilder
+    sampling: Sampling
+    budget: int  # tokens of the whole response
     calls_left: int
+    dropped: bool = False  # nobody waits for it: it ends where it can
     session: str | None = None
     carried: str = ""  # what the last token has behind the stop string of the block that runs
 
@@ -118,25 +130,34 @@ def rollout(
     ValueError: code is to run and there is no interpreter, or a prompt does not fit the engine. A block that the
     sandbox could not run ends its trajectory as SANDBOX_FAILURE; nothing of it is shown to the model.
     """
-    if policy.max_calls and policy.dialect.runs_code and interpreter is None:
-        raise ValueError(
-            f"dialect '{policy.dialect.name}' runs code: start an Interpreter, or set traces.max_calls = 0"
-        )
-    yield from _Rollout(requests, generator, interpreter, tokenizer, policy).run()
+    interleaver = Interleaver(generator, interpreter, tokenizer, policy)
+    for request in requests:
+        interleaver.add(request)
+    while interleaver.num_alive:
+        yield from interleaver.step()
 
 
-class _Rollout:
-    """State of one `rollout`."""
+class Interleaver:
+    """Trajectories under way: requests come at any time, each step moves all of them."""
 
     def __init__(
         self,
-        requests: Iterable[RolloutRequest],
         generator: Generator,
         interpreter: "Interpreter | None",
         tokenizer: "PreTrainedTokenizerBase",
         policy: RolloutPolicy,
+        patience_s: float | None = None,
     ) -> None:
-        self._waiting = deque(requests)
+        """`patience_s`: how long a step waits for code where nothing else is to do; None: until some has run.
+
+        ValueError: code is to run and there is no interpreter.
+        """
+        if policy.max_calls and policy.dialect.runs_code and interpreter is None:
+            raise ValueError(
+                f"dialect '{policy.dialect.name}' runs code: start an Interpreter, or set traces.max_calls = 0"
+            )
+        self._patience_s = patience_s
+        self._waiting: deque[RolloutRequest] = deque()
         self._admission = None
         if isinstance(generator, HasRoom):
             self._admission = Admission(generator.room, policy.max_response_tokens)
@@ -148,6 +169,51 @@ class _Rollout:
         self._stopped: list[tuple[str, str]] = []  # request and its block, not submitted yet
         self._running: list[_Running] = []  # in the order of their submission
         self._step = 0
+
+    @property
+    def num_alive(self) -> int:
+        """Requests that are not finished."""
+        return len(self._waiting) + len(self._live)
+
+    def add(self, request: RolloutRequest) -> None:
+        """Take a request; it starts with the next step, or when the engine has room."""
+        self._waiting.append(request)
+
+    def step(self) -> list[Trajectory]:
+        """Step the engine once and deliver feedback; the trajectories that finished."""
+        self._admit()
+        finished = [trajectory for piece in self._generator.step() if (trajectory := self._take(piece))]
+        self._step += 1
+        finished += [ended for running in self._deliverable() if (ended := self._deliver(running))]
+        return finished
+
+    def so_far(self, request_id: str) -> tuple[list[int], list[CodeCall]]:
+        """Response ids, those of the piece under way included where the engine shows them, and calls; none before
+        it has started.
+        """
+        live = self._live.get(request_id)
+        if live is None:
+            return [], []
+        sampled = self._generator.sampled(request_id) if isinstance(self._generator, Follows) else ()
+        return [*live.builder.response_ids, *sampled], live.builder.calls
+
+    def running_code(self, request_id: str) -> str | None:
+        """The block that runs for a request, None if none does."""
+        return next((running.code for running in self._running if running.request_id == request_id), None)
+
+    def drop(self, request_id: str) -> None:
+        """Nobody waits for this request: it ends at once, or with its piece or block where that cannot be stopped."""
+        self._waiting = deque(request for request in self._waiting if request.id != request_id)
+        live = self._live.get(request_id)
+        if live is None:
+            return
+        live.dropped = True
+        in_code = {running.request_id for running in self._running} | {
+            stopped for stopped, _ in self._stopped
+        }
+        if request_id not in in_code and isinstance(self._generator, Follows):
+            self._generator.abort(request_id)
+            self._forget(request_id)
 
     def _admit(self) -> None:
         """Start the requests that the engine has room for; one, if nothing is alive."""
@@ -165,37 +231,21 @@ class _Rollout:
 
     def _start(self, request: RolloutRequest) -> None:
         """Hand a request to the engine."""
-        request_id = f"{request.problem_id}/{request.sample}"
-        assert request_id not in self._live, f"two requests for sample {request_id}"
+        assert request.id not in self._live, f"two requests for sample {request.id}"
+        policy = self._policy
         builder = TrajectoryBuilder(request.problem_id, request.sample, tuple(request.prompt_ids))
-        live = _Live(builder, calls_left=self._policy.max_calls)
-        self._live[request_id] = live
+        budget = min(policy.max_response_tokens, request.max_response_tokens or policy.max_response_tokens)
+        calls = policy.max_calls if request.max_calls is None else min(policy.max_calls, request.max_calls)
+        live = _Live(builder, request.sampling or policy.sampling, budget, calls)
         self._generator.add(
-            request_id,
+            request.id,
             request.prompt_ids,
-            sampling=self._policy.sampling,
+            sampling=live.sampling,
             seed=request.seed,
             stop=self._stop(live),
-            max_new_tokens=self._policy.max_response_tokens,
+            max_new_tokens=budget,
         )
-
-    def run(self) -> Iterator[Trajectory]:
-        """Step the engine and deliver feedback until every trajectory is finished."""
-        self._admit()
-        while self._live:
-            pieces = self._generator.step()
-            for piece in pieces:
-                finished = self._take(piece)
-                if finished is not None:
-                    yield finished
-            self._step += 1
-            delivered = self._deliverable()
-            for running in delivered:
-                finished = self._deliver(running)
-                if finished is not None:
-                    yield finished
-            if pieces or delivered:
-                self._admit()
+        self._live[request.id] = live
 
     def _stop(self, live: _Live) -> str | None:
         """The stop string while calls are left: after them a block is text."""
@@ -204,6 +254,9 @@ class _Rollout:
     def _take(self, piece: Piece) -> Trajectory | None:
         """Append what was sampled; run the block it ends with, or finish."""
         live = self._live[piece.request_id]
+        if live.dropped:
+            self._release(piece.request_id)
+            return None
         live.builder.append_sampled(piece.ids, piece.logprobs, piece.versions)
         if piece.reason == "eos":
             return self._finish(piece.request_id, FinishReason.EOS)
@@ -212,7 +265,7 @@ class _Rollout:
         turn = self._decode(live.builder.turn_ids)
         block = self._policy.dialect.read(turn)
         if block is None or (block.fault and not self._policy.block_notices):  # text like any other
-            left = self._policy.max_response_tokens - len(live.builder.response_ids)
+            left = live.budget - len(live.builder.response_ids)
             if left == 0:
                 return self._finish(piece.request_id, FinishReason.LENGTH)
             self._generator.extend(piece.request_id, (), stop=self._stop(live), max_new_tokens=left)
@@ -251,7 +304,8 @@ class _Rollout:
             chosen = [running for running in self._running if running.due <= self._step]
         else:
             if idle:
-                wait([running.future for running in self._running], return_when=FIRST_COMPLETED)
+                futures = [running.future for running in self._running]
+                wait(futures, self._patience_s, return_when=FIRST_COMPLETED)
             chosen = [running for running in self._running if running.future.done()]
         if chosen:
             taken = {running.request_id for running in chosen}
@@ -261,6 +315,9 @@ class _Rollout:
     def _deliver(self, running: _Running) -> Trajectory | None:
         """Answer a block that was executed; finish if the sandbox failed."""
         result = running.future.result()
+        if self._live[running.request_id].dropped:
+            self._release(running.request_id)
+            return None
         if result.status is Status.SANDBOX_FAILURE:
             builder = self._live[running.request_id].builder
             turn_end = len(builder.response_ids)
@@ -282,7 +339,7 @@ class _Rollout:
         remaining = live.calls_left if self._policy.announce_remaining_calls else None
         feedback = self._policy.dialect.feedback(observation, remaining, live.carried)
         ids = encode_feedback(self._tokenizer, self._policy.dialect, feedback)
-        left = self._policy.max_response_tokens - turn_end - len(ids)
+        left = live.budget - turn_end - len(ids)
         call = CodeCall(code, status, observation, seconds, turn_end, turn_end)
         if left < 1:  # the model could not say a word about it
             live.builder.append_feedback((), call)
@@ -291,16 +348,24 @@ class _Rollout:
         self._generator.extend(request_id, ids, stop=self._stop(live), max_new_tokens=left)
         return None
 
-    def _finish(self, request_id: str, reason: FinishReason) -> Trajectory:
-        live = self._live.pop(request_id)
+    def _release(self, request_id: str) -> _Live:
+        """The engine forgets a request whose piece it has handed back; so do we."""
         self._generator.release(request_id)
+        return self._forget(request_id)
+
+    def _forget(self, request_id: str) -> _Live:
+        live = self._live.pop(request_id)
         if live.session is not None:
             assert self._interpreter is not None
             self._interpreter.close_session(live.session)
+        return live
+
+    def _finish(self, request_id: str, reason: FinishReason) -> Trajectory:
+        live = self._release(request_id)
         ids = live.builder.response_ids
         if self._admission is not None:
             self._admission.ended(len(ids))
-        assert len(ids) <= self._policy.max_response_tokens, "the response outgrew its budget"
+        assert len(ids) <= live.budget, "the response outgrew its budget"
         words = ids[:-1] if reason is FinishReason.EOS else ids
         text, calls = self._decode(words), live.builder.calls
 

@@ -81,6 +81,17 @@ class HasRoom(Protocol):
 
 
 @runtime_checkable
+class Follows(Protocol):
+    """An engine that shows what it samples while it does, and can be stopped."""
+
+    def sampled(self, request_id: str) -> Sequence[int]:
+        """Ids of the piece that is being sampled; none where a piece was handed back."""
+
+    def abort(self, request_id: str) -> None:
+        """Forget a request, queued, decoding or neither."""
+
+
+@runtime_checkable
 class Sleeps(Protocol):
     """An engine that can give the device's memory to others while it has nothing to do."""
 

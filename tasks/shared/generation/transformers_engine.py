@@ -133,6 +133,20 @@ class TransformersGenerator:
             self._positions[request.slot] = 0
             request.slot = FREE
 
+    def sampled(self, request_id: str) -> Sequence[int]:
+        """Ids of the piece that is being sampled, see `Follows`."""
+        request = self._requests[request_id]
+        return request.ids if request.decoding else ()
+
+    def abort(self, request_id: str) -> None:
+        """Forget a request, whatever becomes of it."""
+        request = self._requests[request_id]
+        if request.decoding:
+            self._park(request, "length")
+        self._waiting = deque(waiting for waiting in self._waiting if waiting is not request)
+        self._resuming = [resuming for resuming in self._resuming if resuming is not request]
+        self.release(request_id)
+
     @property
     def num_running(self) -> int:
         """Requests queued or decoding (not those waiting to be extended)."""

@@ -31,6 +31,7 @@ class _Request:
     sampling: Sampling
     seed: int
     turn: int = 0
+    sampled: Sequence[int] = ()  # of the piece under way, where it is followed
 
 
 class VllmGenerator:
@@ -46,7 +47,9 @@ class VllmGenerator:
         checkpoint: Path,
         eos_ids: Sequence[int],
         can_sleep: bool = False,
+        followed: bool = False,
     ) -> None:
+        """`followed`: it shows what it samples while it does, at some cost a step."""
         import torch
 
         on_gpu = torch.cuda.is_available()
@@ -67,6 +70,7 @@ class VllmGenerator:
         )
         self._max_sequences = config.max_sequences
         self._asleep = False
+        self._followed = followed
         self._engine = self._llm.llm_engine
         self._eos_ids = list(eos_ids)
         self._requests: dict[str, _Request] = {}
@@ -98,6 +102,18 @@ class VllmGenerator:
         """Forget a finished request."""
         del self._requests[request_id]
 
+    def sampled(self, request_id: str) -> Sequence[int]:
+        """Ids of the piece that is being sampled, if the engine was opened to be followed, see `Follows`."""
+        return self._requests[request_id].sampled
+
+    def abort(self, request_id: str) -> None:
+        """Forget a request, whatever becomes of it."""
+        running = [engine_id for engine_id, mine in self._running.items() if mine == request_id]
+        self._engine.abort_request(running)
+        for engine_id in running:
+            del self._running[engine_id]
+        del self._requests[request_id]
+
     @property
     def room(self) -> Room:
         """Its sequences, and the tokens of its cache."""
@@ -114,11 +130,15 @@ class VllmGenerator:
         """One engine step; the pieces that ended."""
         pieces = []
         for output in self._engine.step():
+            completion = output.outputs[0]
+            if output.request_id not in self._running:  # aborted
+                continue
             if not output.finished:
+                self._requests[self._running[output.request_id]].sampled = completion.token_ids
                 continue
             request_id = self._running.pop(output.request_id)
-            completion = output.outputs[0]
             ids = tuple(completion.token_ids)
+            self._requests[request_id].sampled = ()
             logprobs = tuple(_of_tokens(completion.logprobs, ids))
             self._requests[request_id].ids += ids
             pieces.append(
@@ -184,7 +204,7 @@ class VllmGenerator:
             **sampling_options(
                 request.sampling, request.seed, request.turn, stop, max_new_tokens, self._eos_ids
             ),
-            output_kind=RequestOutputKind.FINAL_ONLY,
+            output_kind=RequestOutputKind.CUMULATIVE if self._followed else RequestOutputKind.FINAL_ONLY,
             flat_logprobs=True,  # lists of numbers, not an object and a dictionary for each token
         )
         self._engine.add_request(engine_id, {"prompt_token_ids": request.ids}, params)

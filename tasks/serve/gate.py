@@ -1,0 +1,76 @@
+"""What stands before the API: the key, the size of a body, how long a client may take to send it."""
+
+import asyncio
+import hmac
+import json
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+BODY_SECONDS = 30.0
+GUARDED = ("/v1/", "/metrics")
+
+
+class Gate:
+    """ASGI middleware. Bodies are read whole before anything looks at them."""
+
+    def __init__(self, app: ASGIApp, key: str, max_body: int) -> None:
+        """`key`: "" for none; `max_body`: bytes."""
+        self._app = app
+        self._key = key
+        self._max_body = max_body
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request through, or answer it."""
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        headers = {name.decode("latin-1").lower(): value for name, value in scope["headers"]}
+        if (
+            self._key
+            and scope["path"].startswith(GUARDED)
+            and not self._knows(headers.get("authorization", b""))
+        ):
+            said = "the API key is missing or wrong: send it as Authorization: Bearer KEY"
+            return await _refuse(send, 401, said, "invalid_api_key")
+        try:
+            body = await self._body(receive, headers.get("content-length", b"0"))
+        except TimeoutError:
+            return await _refuse(send, 408, f"the body did not come within {BODY_SECONDS:g} s", "timeout")
+        if body is None:
+            return await _refuse(send, 413, f"the body is larger than {self._max_body} bytes", "too_large")
+        return await self._app(scope, _replay(body, receive), send)
+
+    def _knows(self, given: bytes) -> bool:
+        return hmac.compare_digest(given, b"Bearer " + self._key.encode())
+
+    async def _body(self, receive: Receive, declared: bytes) -> bytes | None:
+        """The body; None for one that is too large."""
+        if not declared.isdigit() or int(declared) > self._max_body:
+            return None
+        body = bytearray()
+        async with asyncio.timeout(BODY_SECONDS):
+            while True:
+                message = await receive()
+                body += message.get("body", b"")
+                if len(body) > self._max_body:
+                    return None
+                if not message.get("more_body", False):
+                    return bytes(body)
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """Hand the body out once; then whatever comes, as that the client has gone."""
+    waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def next_message() -> Message:
+        return waiting.pop() if waiting else await receive()
+
+    return next_message
+
+
+async def _refuse(send: Send, status: int, message: str, code: str) -> None:
+    error: dict[str, Any] = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
+    body = json.dumps({"error": error}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

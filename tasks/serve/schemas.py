@@ -1,0 +1,135 @@
+"""What the API takes: OpenAI's fields, checked; what would change an answer and is not offered here is refused."""
+
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from tasks.serve.conversation import Message
+
+# Fields that change what is answered, with the values that ask for nothing.
+NOT_OFFERED: dict[str, tuple[Any, ...]] = {
+    "logprobs": (None, False),
+    "top_logprobs": (None, 0),
+    "tools": (None, []),
+    "functions": (None, []),
+    "response_format": (None, {"type": "text"}),
+    "logit_bias": (None, {}),
+    "presence_penalty": (None, 0),
+    "frequency_penalty": (None, 0),
+    "best_of": (None, 1),
+    "echo": (None, False),
+    "suffix": (None, ""),
+    "audio": (None,),
+}
+
+
+class ApiError(Exception):
+    """An answer other than 200, in the API's own form."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        kind: str = "invalid_request_error",
+        param: str | None = None,
+        code: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+class TextPart(BaseModel):
+    """A part of a message's content; there are no other parts than text."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ChatMessage(BaseModel):
+    """One message of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[TextPart]
+
+    @property
+    def message(self) -> Message:
+        """As prompts take it."""
+        content = (
+            self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        )
+        return Message("system" if self.role == "developer" else self.role, content)
+
+
+class StreamOptions(BaseModel):
+    """`stream_options`."""
+
+    include_usage: bool = False
+
+
+class Asked(BaseModel):
+    """What both kinds of request have."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: str
+    n: int = Field(1, ge=1)
+    seed: int | None = None
+    stop: list[str] = Field(default=[], max_length=16)
+    max_tokens: int | None = Field(None, ge=1)  # of a whole response, outputs of programs included
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    stream: bool = False
+    stream_options: StreamOptions = StreamOptions()
+    # in place of the recipe's serve.interpreter; none: the model alone, its blocks do not run
+    interpreter: Literal["text", "field", "none"] | None = None
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _one_stop_is_a_list(cls, stop: Any) -> Any:
+        return [] if stop is None else [stop] if isinstance(stop, str) else stop
+
+    @field_validator("n", "stream", "stream_options", mode="before")
+    @classmethod
+    def _null_is_the_default(cls, value: Any, info: Any) -> Any:
+        return cls.model_fields[info.field_name].default if value is None else value
+
+    @model_validator(mode="after")
+    def _nothing_is_asked_in_vain(self) -> Self:
+        for name, nothing in NOT_OFFERED.items():
+            if (given := (self.model_extra or {}).get(name)) not in nothing:
+                raise ValueError(f"{name} = {given!r} is not offered by this server; leave it out")
+        if "" in self.stop:
+            raise ValueError("stop: an empty string would end every answer at once; leave it out")
+        return self
+
+
+class ChatRequest(Asked):
+    """POST /v1/chat/completions."""
+
+    messages: list[ChatMessage] = Field(min_length=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    # vLLM's: go on with the last message, which is the assistant's
+    continue_final_message: bool = False
+    add_generation_prompt: bool = True
+
+    @model_validator(mode="after")
+    def _one_way_to_limit_tokens(self) -> Self:
+        self.max_tokens = self.max_completion_tokens or self.max_tokens
+        return self
+
+
+class CompletionRequest(Asked):
+    """POST /v1/completions: prompts as they are, in text or ids."""
+
+    prompt: str | list[str] | list[int] | list[list[int]]
+
+    @property
+    def prompts(self) -> list[str | tuple[int, ...]]:
+        """Each of them."""
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        if self.prompt and isinstance(self.prompt[0], int):
+            return [tuple(self.prompt)]  # type: ignore[arg-type]
+        return [one if isinstance(one, str) else tuple(one) for one in self.prompt]  # type: ignore[arg-type]

@@ -1,0 +1,74 @@
+"""Run the server: the port and the key first, then the checkpoint, then requests until it is told to end."""
+
+import asyncio
+import os
+import socket
+import sys
+
+import uvicorn
+
+from tasks.serve.request import ServeRequest
+from tasks.serve.resident import Resident, open_resident
+from tasks.serve.server import make_app
+from tasks.shared.environment import serve_key
+
+LOOK_S = 0.5
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def serve(request: ServeRequest) -> int:
+    """Serve until SIGTERM or Ctrl-C; 1 if the engine stopped by itself.
+
+    ValueError, before anything is loaded: the port is taken, or others could reach a server without a key.
+    """
+    key = serve_key()
+    if not key and request.host not in LOOPBACK:
+        raise ValueError(
+            f"--host {request.host} can be reached by others, and no key is set: export TIRFLOW_API_KEY=..., "
+            "or leave --host out"
+        )
+    with listening_socket(request.host, request.port) as listener:
+        port = listener.getsockname()[1]
+        sys.stdout.write(f"loading {request.name}\n")
+        sys.stdout.flush()
+        with open_resident(request) as resident:
+            config = uvicorn.Config(
+                make_app(resident, request, key),
+                log_level="warning",
+                access_log=False,
+                timeout_graceful_shutdown=max(1, round(request.serve.end_seconds)),
+            )
+            sys.stdout.write(
+                f"serving {request.name} on http://{request.host}:{port} (key: {'yes' if key else 'no'})\n"
+            )
+            sys.stdout.flush()
+            return asyncio.run(_run(uvicorn.Server(config), listener, resident))
+
+
+async def _run(server: uvicorn.Server, listener: socket.socket, resident: Resident) -> int:
+    """Until the server ends; it ends when the engine has."""
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    while not serving.done():
+        await asyncio.wait({serving}, timeout=LOOK_S)
+        if resident.failed is not None:
+            server.should_exit = True
+    if resident.failed is not None:
+        sys.stderr.write(f"error: the engine has stopped: {resident.failed}\n")
+        return 1
+    return 0
+
+
+def listening_socket(host: str, port: int) -> socket.socket:
+    """A bound socket. ValueError, one line, where the port is taken or the address is not this machine's."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(socket.SOMAXCONN)
+    except OSError as error:
+        listener.close()
+        raise ValueError(
+            f"port {port} on {host} cannot be had ({os.strerror(error.errno or 0)}): give another with --port"
+        ) from None
+    return listener
