@@ -139,6 +139,23 @@ def ask(
 
 
 @app.command()
+def serve(
+    checkpoint: Checkpoint,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")] = 8000,
+    host: Annotated[
+        str, typer.Option(help="Another than this machine's own needs TIRFLOW_API_KEY.")
+    ] = "127.0.0.1",
+    recipe: OfRecipe = "",
+    engine: Engine = "",
+    changes: Changes = None,
+) -> int:
+    """Serve a checkpoint over OpenAI's API, with code that runs while it answers, and a page to try it."""
+    from flows.serving import run_here
+
+    return run_here("serve", checkpoint, recipe, engine, changes or [], host=host, port=port)
+
+
+@app.command()
 def recipes(recipe: Annotated[str, typer.Argument(autocompletion=_recipes)] = "") -> int:
     """Every recipe and what it is; or one as it resolves, as JSON."""
     from flows.recipe_list import tell

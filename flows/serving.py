@@ -66,7 +66,7 @@ def make_request(
     scratch = home() / "scratch"
     scratch.mkdir(parents=True, exist_ok=True)
     return ServeRequest(
-        name=checkpoint,
+        name=folder.name if folder.is_dir() else checkpoint,
         checkpoint=directory,
         config=config.limited(),
         serve=resolved.serve,

@@ -2,8 +2,11 @@
 
 import asyncio
 import os
+import signal
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import uvicorn
 
@@ -42,11 +45,22 @@ def serve(request: ServeRequest) -> int:
                 f"serving {request.name} on http://{request.host}:{port} (key: {'yes' if key else 'no'})\n"
             )
             sys.stdout.flush()
-            return asyncio.run(_run(uvicorn.Server(config), listener, resident))
+            return asyncio.run(_run(Server(config), listener, resident))
 
 
-async def _run(server: uvicorn.Server, listener: socket.socket, resident: Resident) -> int:
-    """Until the server ends; it ends when the engine has."""
+class Server(uvicorn.Server):
+    """One that leaves signals to `_run`: uvicorn would raise them again once it has ended well."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Take none."""
+        yield
+
+
+async def _run(server: Server, listener: socket.socket, resident: Resident) -> int:
+    """Until a signal, or the end of the engine; requests under way are answered first."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, server.handle_exit, number, None)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     while not serving.done():
         await asyncio.wait({serving}, timeout=LOOK_S)

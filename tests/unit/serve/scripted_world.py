@@ -1,12 +1,20 @@
 """A resident whose model says what it is told, with a real interpreter under it."""
 
+import asyncio
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
+
+import uvicorn
 
 from tasks.serve.conversation import Prompts
+from tasks.serve.request import ServeRequest
 from tasks.serve.resident import Resident
-from tasks.shared.config import EvaluateStage
+from tasks.serve.serve import Server, listening_socket
+from tasks.serve.server import make_app
+from tasks.shared.config import EvaluateStage, ServeConfig
 from tasks.shared.generation.interleave import RolloutPolicy
 from tasks.shared.generation.protocol import Sampling
 from tasks.shared.interpreter import make_interpreter
@@ -41,9 +49,24 @@ def small_stage(**generation: object) -> EvaluateStage:
 @contextmanager
 def scripted(scripts: Sequence[str], stage: EvaluateStage | None = None) -> Iterator[Resident]:
     """A resident that says `scripts[i]` in sample i."""
-    stage = stage or small_stage()
+    with scripted_with(ScriptedGenerator(TOKENIZER, BySample(scripts)), stage or small_stage()) as resident:
+        yield resident
+
+
+class Continuing(ScriptedGenerator):
+    """Writes the call, or the answer where an output stands before it: a model that is asked turn by turn."""
+
+    def add(self, request_id: str, ids: Sequence[int], **asked: Any) -> None:
+        """As a generator; what it says depends on what it is given."""
+        answered = "</interpreter>" in TOKENIZER.decode(list(ids))
+        self._scripts = BySample([ANSWER if answered else CALL])
+        super().add(request_id, ids, **asked)
+
+
+@contextmanager
+def scripted_with(generator: ScriptedGenerator, stage: EvaluateStage) -> Iterator[Resident]:
+    """A resident over that generator."""
     policy = RolloutPolicy.of(stage.traces, stage.sandbox, stage.generation, Sampling())
-    generator = ScriptedGenerator(TOKENIZER, BySample(scripts))
     with make_interpreter(stage.sandbox) as interpreter:
         prompts = Prompts(TOKENIZER, stage)
         resident = Resident(
@@ -53,3 +76,20 @@ def scripted(scripts: Sequence[str], stage: EvaluateStage | None = None) -> Iter
             yield resident
         finally:
             resident.close()
+
+
+@contextmanager
+def served(resident: Resident, key: str = "", **serve: Any) -> Iterator[str]:
+    """Its server, in a thread; the address."""
+    request = ServeRequest(
+        name="m", checkpoint="/c", config=small_stage(), serve=ServeConfig(**serve), scratch="/s"
+    )
+    with listening_socket("127.0.0.1", 0) as listener:
+        server = Server(uvicorn.Config(make_app(resident, request, key), log_level="warning"))
+        thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
