@@ -1,4 +1,4 @@
-"""A checkpoint asked and served: evaluation's own samples by 64 clients, a teacher of `synthesize`, an end by signal."""
+"""A checkpoint asked and served: evaluation's own samples by 64 clients, a teacher, an end by signal."""
 
 import concurrent.futures
 import json

@@ -77,8 +77,6 @@ def test_a_sample_that_nobody_waits_for_ends_and_others_go_on() -> None:
             assert time.monotonic() < deadline
             time.sleep(0.01)
         resident.drop("a/0")
-        asking, shown = asker(resident)
-        asking._seed = 1
         resident.ask(RolloutRequest("b", 1, ids, 1), heard.append, False)
         while not any(isinstance(grown, Grown) and grown.trajectory for grown in heard):
             assert time.monotonic() < deadline
