@@ -1,7 +1,12 @@
-"""Follow a deployment run in the terminal: its stages as they finish, the running one's progress and numbers."""
+"""Follow a deployment run: its stages as they finish, the running one's progress and numbers.
+
+In a terminal a picture that changes; elsewhere a line whenever a stage ends, and at least every 30 s.
+"""
 
 import json
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +28,7 @@ from flows.parameters import check_parameters
 from tasks.shared.execution.execute import Event, parse_event
 
 POLL_S = 0.5
+LINE_S = 30.0  # between two lines for those who see no terminal
 TAIL_BYTES = 64 * 1024
 
 
@@ -33,6 +39,7 @@ class Outcome:
     state: str  # COMPLETED, FAILED, ...
     message: str
     seconds: float  # from its start to its end, as the server counts
+    failed: tuple[tuple[str, str], ...] = ()  # stages that failed, and why
 
 
 def start_run(api_url: str, deployment: str, parameters: dict[str, Any]) -> UUID:
@@ -53,19 +60,70 @@ def start_run(api_url: str, deployment: str, parameters: dict[str, Any]) -> UUID
 
 def follow(api_url: str, flow_run: UUID, logs: Path, console: Console) -> Outcome:
     """Show the run until it has ended. `logs`: the folder of the stages' logs of this run."""
-    live = Live(console=console, refresh_per_second=4, transient=not console.is_terminal)
-    with SyncPrefectClient(api_url) as client, live:
+    with SyncPrefectClient(api_url) as client, _shown(console, logs) as show:
         while True:
             run, stages = client.read_flow_run(flow_run), _stages(client, flow_run)
-            live.update(_picture(run, stages, logs))
+            show(run, stages)
             if run.state is not None and run.state.is_final():
                 break
             time.sleep(POLL_S)
     if not console.is_terminal:
         console.print(_picture(run, stages, logs))
-    return Outcome(
-        run.state.type.value, (run.state.message or "").strip(), run.total_run_time.total_seconds()
+    failed = tuple(
+        (stage.name, (stage.state.message or "").strip())
+        for stage in stages
+        if stage.state is not None and (stage.state.is_failed() or stage.state.is_crashed())
     )
+    seconds = run.total_run_time.total_seconds()
+    return Outcome(run.state.type.value, (run.state.message or "").strip(), seconds, failed)
+
+
+@contextmanager
+def _shown(console: Console, logs: Path) -> Iterator[Callable[[FlowRun, list[TaskRun]], None]]:
+    """What shows a run as it is now: a picture in a terminal, else lines."""
+    if not console.is_terminal:
+        yield Lines(console, logs).show
+        return
+    with Live(console=console, refresh_per_second=4) as live:
+        yield lambda run, stages: live.update(_picture(run, stages, logs))
+
+
+class Lines:
+    """A run in lines: each stage as it begins and ends, and every `LINE_S` seconds how far the running ones are."""
+
+    def __init__(self, console: Console, logs: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console = console
+        self._logs = logs
+        self._clock = clock
+        self._known: dict[str, str] = {}  # stage -> its state when it was last told
+        self._told = clock()
+
+    def show(self, run: FlowRun, stages: list[TaskRun]) -> None:
+        """Tell what is new, and what goes on where nothing was told for long."""
+        new = [stage for stage in stages if self._known.get(stage.name) != (stage.state_name or "")]
+        running = [stage for stage in stages if stage.state is not None and not stage.state.is_final()]
+        if not new and self._clock() - self._told < LINE_S:
+            return
+        self._known = {stage.name: stage.state_name or "" for stage in stages}
+        self._told = self._clock()
+        for stage in new or running:
+            self._print(run, stage.name, _words(stage, self._logs))
+        if not new and not running:
+            self._print(run, "", run.state_name or "")
+
+    def _print(self, run: FlowRun, name: str, said: str) -> None:
+        line = f"{_seconds(run):6.0f} s  {name}  {said}".rstrip()
+        self._console.print(Text(line), soft_wrap=True)
+
+
+def _words(stage: TaskRun, logs: Path) -> str:
+    """A stage in a line: how it ended, or how far it is with its latest numbers."""
+    _, where, numbers = _row(stage, logs)
+    if isinstance(where, Text):
+        return f"{where.plain}  {numbers.plain}".strip()
+    progress = last_progress(logs / f"{stage.name}.log")
+    far = f"{progress['step']} of {progress['total']}" if progress else stage.state_name or ""
+    return f"{far}, {numbers.plain}"
 
 
 def cancel(api_url: str, flow_run: UUID) -> None:

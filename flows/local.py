@@ -3,10 +3,12 @@
 import json
 import shlex
 from collections.abc import Mapping
+from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from flows import cluster
 from flows.follow import Outcome, cancel, follow, start_run
@@ -63,7 +65,8 @@ def run(deployment: str, parameters: list[str]) -> int:
     """Start a deployment run on the server of PREFECT_API_URL and follow it; `parameters`: name=value each."""
     running = cluster.find(home())
     api_url = cluster.require_server(prefect_api_url() or (running.api_url if running else None))
-    return _run_and_follow(api_url, deployment, read_parameters(parameters), Console())
+    command = shlex.join(["tirflow", "run", deployment, *parameters])
+    return _run_and_follow(api_url, deployment, read_parameters(parameters), Console(), command)
 
 
 def demo() -> int:
@@ -74,7 +77,7 @@ def demo() -> int:
     ours = cluster.is_ours(running)
     try:
         console.print(f"Prefect: {running.ui_url}   home: {home()}", soft_wrap=True)
-        return _run_and_follow(running.api_url, DEMO_DEPLOYMENT, {"run": DEMO_RUN}, console)
+        return _run_and_follow(running.api_url, DEMO_DEPLOYMENT, {"run": DEMO_RUN}, console, "make demo")
     finally:
         if ours:
             cluster.stop(running)
@@ -83,7 +86,10 @@ def demo() -> int:
             )
 
 
-def _run_and_follow(api_url: str, deployment: str, parameters: dict[str, object], console: Console) -> int:
+def _run_and_follow(
+    api_url: str, deployment: str, parameters: dict[str, object], console: Console, command: str
+) -> int:
+    """`command`: what goes on with this run where it stops."""
     flow_run = start_run(api_url, deployment, parameters)
     name = record_name(deployment, parameters)
     try:
@@ -91,7 +97,10 @@ def _run_and_follow(api_url: str, deployment: str, parameters: dict[str, object]
     except KeyboardInterrupt:
         cancel(api_url, flow_run)
         raise
-    _show(outcome, name, f"{api_url.removesuffix('/api')}/runs/flow-run/{flow_run}", console)
+    _show(outcome, name, command, console)
+    console.print(
+        f"{api_url.removesuffix('/api')}/runs/flow-run/{flow_run}   {outcome.seconds:.0f} s", soft_wrap=True
+    )
     return 0 if outcome.state == "COMPLETED" else 1
 
 
@@ -104,11 +113,10 @@ def record_name(deployment: str, parameters: Mapping[str, object]) -> str:
     return str(parameters.get("into") or (run if flow == "train" else beside))
 
 
-def _show(outcome: Outcome, name: str, address: str, console: Console) -> None:
-    """The scores, where the report lies, the run's page."""
+def _show(outcome: Outcome, name: str, command: str, console: Console) -> None:
+    """The scores and where the report lies; of a run that failed which stage, why, its log, and what goes on."""
     if outcome.state != "COMPLETED":
-        console.print(f"[red]{outcome.state.lower()}[/red]: ", end="")
-        console.print(outcome.message, markup=False)
+        console.print(failure(outcome, home() / "logs" / name, command), soft_wrap=True)
     elif name in RunRecords(store_uri()).names():
         record = RunRecords(store_uri()).read(name)
         reported = record.stages.get("report")
@@ -117,7 +125,22 @@ def _show(outcome: Outcome, name: str, address: str, console: Console) -> None:
         if reported:
             place = Store(store_uri()).describe(record.output("report", "report"))
             console.print(f"report: {place}/report.html", soft_wrap=True)
-    console.print(f"{address}   {outcome.seconds:.0f} s", soft_wrap=True)
+
+
+def failure(outcome: Outcome, logs: Path, command: str) -> Text:
+    """What is to be known of a run that did not complete, in one place."""
+    lines = [(f"{outcome.state.lower()}", outcome.message)] if not outcome.failed else []
+    for stage, why in outcome.failed:
+        log = logs / f"{stage}.log"
+        lines += [("stage", stage), ("why", why or outcome.message)]
+        lines += [("log", str(log))] if log.is_file() else []
+    lines.append(("go on", f"{command}    (finished stages are taken as they are)"))
+    text = Text()
+    for label, said in lines:
+        text.append(f"{label + ':':<8}", style="red bold")
+        text.append(f"{said}\n")
+    text.rstrip()
+    return text
 
 
 def score_table(rows: list[Row], differences: dict[str, Value]) -> Table:

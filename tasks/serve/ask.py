@@ -108,7 +108,11 @@ class Asker:
         name = secrets.token_hex(8)
         requests = [RolloutRequest(name, i, prompt_ids, self._seed + i) for i in range(self._samples)]
         for request in requests:
-            self._resident.ask(request, lambda said, i=request.sample: heard.put((i, said)), follows)
+
+            def listen(said: Grown | Exception, sample: int = request.sample) -> None:
+                heard.put((sample, said))
+
+            self._resident.ask(request, listen, follows)
         left = len(requests)
         try:
             while left:

@@ -65,9 +65,17 @@ class Prompts:
             )
         return ids
 
-    def of_text(self, prompt: str) -> tuple[int, ...]:
-        """The ids of a prompt that is given whole. ValueError: none, or more tokens than the recipe allows."""
-        ids = tuple(self._tokenizer.encode(prompt, add_special_tokens=False))
+    def of_text(self, prompt: str | tuple[int, ...]) -> tuple[int, ...]:
+        """The ids of a prompt that is given whole, in text or ids.
+
+        ValueError: none, ids that are no tokens, or more than the recipe allows.
+        """
+        given = (
+            self._tokenizer.encode(prompt, add_special_tokens=False) if isinstance(prompt, str) else prompt
+        )
+        ids = tuple(given)
+        if not all(0 <= i < len(self._tokenizer) for i in ids):
+            raise ValueError(f"the prompt has ids that are no tokens: 0 to {len(self._tokenizer) - 1} are")
         if not 0 < len(ids) <= self._most:
             raise ValueError(f"the prompt has {len(ids)} tokens; 1 to {self._most} are possible")
         return ids

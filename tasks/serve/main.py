@@ -29,10 +29,13 @@ def main(arguments: list[str]) -> int:
 def carry_out(command: str, request: ServeRequest) -> int:
     """`ask` or `serve`; the exit code. ValueError or OSError, told in one line, for a mistake."""
     if command == "ask":
-        from tasks.serve.ask import ask as work
+        from tasks.serve.ask import ask
+
+        code = ask(request)
     else:
-        from tasks.serve.serve import serve as work
-    code = work(request)
+        from tasks.serve.serve import serve
+
+        code = serve(request)
     shutil.rmtree(request.scratch, ignore_errors=True)  # where it ended in an error its logs stay
     return code
 

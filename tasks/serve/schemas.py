@@ -131,5 +131,5 @@ class CompletionRequest(Asked):
         if isinstance(self.prompt, str):
             return [self.prompt]
         if self.prompt and isinstance(self.prompt[0], int):
-            return [tuple(self.prompt)]  # type: ignore[arg-type]
+            return [tuple(self.prompt)]
         return [one if isinstance(one, str) else tuple(one) for one in self.prompt]  # type: ignore[arg-type]

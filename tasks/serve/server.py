@@ -157,6 +157,8 @@ class Service:
         self.require_model(asked.model)
         try:
             prompts = [self._resident.prompts.of_text(prompt) for prompt in asked.prompts]
+            if not prompts:
+                raise ValueError("prompt: an empty list asks for nothing")
         except ValueError as error:
             raise ApiError(400, str(error), param="prompt") from None
         return await self._answer(asked, prompts, Form(False, secrets.token_hex(12), asked.model), http)

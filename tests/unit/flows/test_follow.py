@@ -1,0 +1,57 @@
+"""A run that is followed without a terminal, and the end of one that failed."""
+
+import io
+import json
+from datetime import timedelta
+from pathlib import Path
+from uuid import uuid4
+
+from prefect.client.schemas.objects import FlowRun, TaskRun
+from prefect.states import Completed, Failed, Running, State
+from rich.console import Console
+
+from flows.follow import LINE_S, Lines, Outcome
+from flows.local import failure
+
+
+def stage(name: str, state: State, seconds: float = 3.0) -> TaskRun:
+    run = TaskRun(name=name, task_key=name, dynamic_key=name, state=state, state_name=state.name)
+    return run.model_copy(update={"total_run_time": timedelta(seconds=seconds)})
+
+
+def test_lines_when_something_changes_and_every_half_minute(tmp_path: Path) -> None:
+    shown, now = io.StringIO(), [0.0]
+    lines = Lines(Console(file=shown, width=80), tmp_path, clock=lambda: now[0])
+    run = FlowRun(flow_id=uuid4(), name="demo", state=Running(), total_run_time=timedelta(seconds=65))
+
+    def show(*stages: TaskRun) -> list[str]:
+        before = len(shown.getvalue())
+        lines.show(run, list(stages))
+        return shown.getvalue()[before:].splitlines()
+
+    progress = {"event": "progress", "time": 1.0, "step": 40, "total": 200, "metrics": {"loss": 0.5}}
+    (tmp_path / "sft.log").write_text(json.dumps(progress) + "\n")
+    prepared, training = stage("prepare", Completed()), stage("sft", Running())
+    assert show(training) == ["    65 s  sft  40 of 200, 3 s  loss 0.5"]
+    assert show(training) == []
+    assert show(prepared, training) == ["    65 s  prepare  done in 3.0 s"]
+    now[0] = LINE_S
+    assert show(prepared, training) == ["    65 s  sft  40 of 200, 3 s  loss 0.5"]
+    assert show(prepared, training) == []
+    assert show(prepared, stage("sft", Failed(message="no room"))) == ["    65 s  sft  Failed  no room"]
+    now[0] = 3 * LINE_S
+    assert show() == ["    65 s    Running"]
+
+
+def test_a_run_that_failed_says_which_stage_why_where_and_what_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "sft.log").touch()
+    outcome = Outcome("FAILED", "1 of 3 stages", 9.0, (("sft", "no room on the disk"),))
+    told = failure(outcome, tmp_path, "tirflow run train/tiny run=mine").plain.splitlines()
+    assert told == [
+        "stage:  sft",
+        "why:    no room on the disk",
+        f"log:    {tmp_path}/sft.log",
+        "go on:  tirflow run train/tiny run=mine    (finished stages are taken as they are)",
+    ]
+    early = failure(Outcome("CRASHED", "the worker died", 1.0), tmp_path, "make demo").plain
+    assert early.splitlines()[0] == "crashed:the worker died"
