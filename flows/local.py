@@ -137,7 +137,7 @@ def failure(outcome: Outcome, logs: Path, command: str) -> Text:
     lines.append(("go on", f"{command}    (finished stages are taken as they are)"))
     text = Text()
     for label, said in lines:
-        text.append(f"{label + ':':<8}", style="red bold")
+        text.append(f"{label + ':':<11}", style="red bold")
         text.append(f"{said}\n")
     text.rstrip()
     return text

@@ -37,6 +37,10 @@ class Chromium:
         """Open a file from disk."""
         self._post(f"{self._session}/url", {"url": path.as_uri()})
 
+    def visit(self, address: str) -> None:
+        """Open a page of a server."""
+        self._post(f"{self._session}/url", {"url": address})
+
     def run(self, script: str, *arguments: Any) -> Any:
         """Run JavaScript in the page; what it returns."""
         return self._post(f"{self._session}/execute/sync", {"script": script, "args": list(arguments)})

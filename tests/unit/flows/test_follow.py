@@ -48,10 +48,10 @@ def test_a_run_that_failed_says_which_stage_why_where_and_what_goes_on(tmp_path:
     outcome = Outcome("FAILED", "1 of 3 stages", 9.0, (("sft", "no room on the disk"),))
     told = failure(outcome, tmp_path, "tirflow run train/tiny run=mine").plain.splitlines()
     assert told == [
-        "stage:  sft",
-        "why:    no room on the disk",
-        f"log:    {tmp_path}/sft.log",
-        "go on:  tirflow run train/tiny run=mine    (finished stages are taken as they are)",
+        "stage:     sft",
+        "why:       no room on the disk",
+        f"log:       {tmp_path}/sft.log",
+        "go on:     tirflow run train/tiny run=mine    (finished stages are taken as they are)",
     ]
     early = failure(Outcome("CRASHED", "the worker died", 1.0), tmp_path, "make demo").plain
-    assert early.splitlines()[0] == "crashed:the worker died"
+    assert early.splitlines()[0] == "crashed:   the worker died"
