@@ -1,0 +1,211 @@
+"""64 clients of a server against the evaluation's loop: tokens a second, nothing lost, nothing mixed up.
+
+    OMP_NUM_THREADS=1 .venv/bin/python -m benchmarks.serve --seconds 120
+
+A model that answers each problem with a response that is known beforehand (`taught.py`), one to three programs each. The
+evaluation's loop samples it; then 64 clients in another process (OpenAI's own client) ask the server for as long, all of
+one engine's slots taken either way. In turn, so that noise of the machine falls on both alike. Every reply must be the
+response of its own problem. Writes benchmarks/results/serve.md.
+"""
+
+import argparse
+import asyncio
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import count, product
+from pathlib import Path
+
+import openai
+import torch
+import uvicorn
+
+from benchmarks.record import headline, markdown_table, surroundings, write_page
+from benchmarks.taught import LEADS, MODEL, MOST_CALLS, PROGRAMS, problem, teach
+from tasks.serve.conversation import Message
+from tasks.serve.request import ServeRequest
+from tasks.serve.resident import Resident, open_resident
+from tasks.serve.serve import Server, listening_socket
+from tasks.serve.server import make_app
+from tasks.shared.checkpoints import load_tokenizer
+from tasks.shared.config import (
+    EvaluateConfig,
+    EvaluateStage,
+    GenerationConfig,
+    SandboxConfig,
+    ServeConfig,
+    TracesConfig,
+)
+from tasks.shared.generation.engines import make_generator
+from tasks.shared.generation.interleave import RolloutPolicy, RolloutRequest, rollout
+from tasks.shared.generation.protocol import Generator, Sampling
+
+CLIENTS, RESPONSE_TOKENS = 64, 192
+BAR = 0.9
+PROBLEMS = [problem(*parts) for parts in product(range(1, MOST_CALLS + 1), PROGRAMS, LEADS)]
+
+
+@dataclass(frozen=True, slots=True)
+class Lap:
+    """What came in so many seconds."""
+
+    tokens: int
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        """Tokens a second."""
+        return self.tokens / self.seconds
+
+
+def main() -> None:
+    """Measure and write the page; or be the clients."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=120.0, help="of all laps of the clients together")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--clients-of", default="", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.clients_of:
+        print(json.dumps(asyncio.run(clients(options.clients_of, options.seconds))))
+        return
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as root:
+        directory = Path(root) / "checkpoint"
+        directory.mkdir()
+        teach(directory, RESPONSE_TOKENS)
+        write(measure(directory, options.seconds, options.rounds), options.seconds)
+
+
+def stage() -> EvaluateStage:
+    """Greedy: what was taught."""
+    return EvaluateStage(
+        model=MODEL,
+        traces=TracesConfig(prompt="bare", max_calls=MOST_CALLS),
+        sandbox=SandboxConfig(workers=2),
+        generation=GenerationConfig(
+            engine="transformers",
+            max_sequences=CLIENTS,
+            max_prompt_tokens=64,
+            max_response_tokens=RESPONSE_TOKENS,
+        ),
+        evaluate=EvaluateConfig(samples_per_problem=1, temperature=0.0),
+    )
+
+
+def measure(checkpoint: Path, seconds: float, rounds: int) -> dict[str, list[Lap]]:
+    """Laps of the evaluation's loop and of the server, in turn."""
+    config = stage()
+    request = ServeRequest(
+        name="taught", checkpoint=checkpoint, config=config, serve=ServeConfig(), scratch=checkpoint
+    )
+    laps: dict[str, list[Lap]] = {"evaluation": [], "server": []}
+    with ExitStack() as stack:
+        resident = stack.enter_context(open_resident(request))
+        generator = make_generator(config.generation, config.model, checkpoint, load_tokenizer(checkpoint))
+        listener = stack.enter_context(listening_socket("127.0.0.1", 0))
+        server = Server(uvicorn.Config(make_app(resident, request, ""), log_level="warning"))
+        thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])))
+        thread.start()
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+        try:
+            evaluated(resident, generator, checkpoint, seconds / rounds / 4)  # both warm up
+            for _ in range(rounds):
+                lap, known = evaluated(resident, generator, checkpoint, seconds / rounds)
+                laps["evaluation"].append(lap)
+                laps["server"].append(asked(address, known, seconds / rounds))
+        finally:
+            server.should_exit = True
+            thread.join()
+    return laps
+
+
+def evaluated(
+    resident: Resident, generator: Generator, checkpoint: Path, seconds: float
+) -> tuple[Lap, dict[str, str]]:
+    """The evaluation's loop with every slot taken for so long; its response to each problem."""
+    config, tokenizer = stage(), load_tokenizer(checkpoint)
+    policy = RolloutPolicy.of(config.traces, config.sandbox, config.generation, Sampling(temperature=0))
+    known: dict[str, str] = {}
+    tokens, started = 0, time.monotonic()
+    for batch in count():
+        requests = [
+            RolloutRequest(f"{batch}-{i % len(PROBLEMS)}", i, prompt_of(resident, i), i)
+            for i in range(4 * CLIENTS)
+        ]
+        for trajectory in rollout(requests, generator, resident.interpreter, tokenizer, policy):
+            tokens += len(trajectory.response_ids)
+            known[PROBLEMS[int(trajectory.problem_id.partition("-")[2])]] = trajectory.text
+        if time.monotonic() - started > seconds:
+            break
+    return Lap(tokens, time.monotonic() - started), known
+
+
+def prompt_of(resident: Resident, number: int) -> tuple[int, ...]:
+    """The prompt of a problem."""
+    return resident.prompts.of([Message("user", PROBLEMS[number % len(PROBLEMS)])])
+
+
+def asked(address: str, known: dict[str, str], seconds: float) -> Lap:
+    """The clients' lap; AssertionError where a reply is not that of its own problem."""
+    command = [sys.executable, "-m", "benchmarks.serve", "--clients-of", address, "--seconds", str(seconds)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["asked"] == len(found["replies"]), "a request was lost"
+    wrong = [problem for problem, text in found["replies"] if text != known[problem]]
+    assert not wrong, f"{len(wrong)} replies are not those of their problems"
+    return Lap(found["tokens"], found["seconds"])
+
+
+async def clients(address: str, seconds: float) -> dict[str, object]:
+    """Ask with all clients until time is up."""
+    replies: list[tuple[str, str]] = []
+    tokens = asked = 0
+    started = time.monotonic()
+
+    async def work(number: int) -> None:
+        nonlocal tokens, asked
+        async with openai.AsyncOpenAI(base_url=address, api_key="-", max_retries=0, timeout=600) as client:
+            for turn in count(number):
+                if time.monotonic() - started > seconds:
+                    return
+                asked += 1
+                wanted = PROBLEMS[turn % len(PROBLEMS)]
+                reply = await client.chat.completions.create(
+                    model="taught", messages=[{"role": "user", "content": wanted}]
+                )
+                assert reply.usage is not None
+                tokens += reply.usage.completion_tokens
+                replies.append((wanted, reply.choices[0].message.content or ""))
+
+    await asyncio.gather(*(work(number) for number in range(CLIENTS)))
+    return {"asked": asked, "replies": replies, "tokens": tokens, "seconds": time.monotonic() - started}
+
+
+def write(laps: dict[str, list[Lap]], seconds: float) -> None:
+    """benchmarks/results/serve.md."""
+    ratios = [one.rate / other.rate for one, other in zip(laps["server"], laps["evaluation"], strict=True)]
+    rows = [
+        [name, f"{statistics.median(lap.rate for lap in own):,.0f}", f"{sum(lap.tokens for lap in own):,}"]
+        for name, own in laps.items()
+    ]
+    lines = [
+        "# A server under 64 clients",
+        "",
+        headline(surroundings(), f"{len(ratios)} laps each, {seconds:g} s of clients in all"),
+        "",
+        *markdown_table(["", "tokens/s", "tokens"], rows),
+        "",
+        f"Server over evaluation, lap by lap: {', '.join(f'{ratio:.2f}' for ratio in ratios)}, median "
+        f"{statistics.median(ratios):.2f} (bar {BAR}). Every reply was that of its own problem, and none was lost.",
+    ]
+    write_page("serve", lines)
+
+
+if __name__ == "__main__":
+    main()
