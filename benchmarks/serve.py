@@ -2,10 +2,10 @@
 
     OMP_NUM_THREADS=1 .venv/bin/python -m benchmarks.serve --seconds 120
 
-A model that answers each problem with a response that is known beforehand (`taught.py`), one to three programs each. The
-evaluation's loop samples it; then 64 clients in another process (OpenAI's own client) ask the server for as long, all of
-one engine's slots taken either way. In turn, so that noise of the machine falls on both alike. Every reply must be the
-response of its own problem. Writes benchmarks/results/serve.md.
+A model that answers each problem with a response that is known beforehand (`taught.py`), one to three programs each.
+The evaluation's loop samples it; then 64 clients in another process (OpenAI's own client) ask the server for as long,
+all of one engine's slots taken either way. In turn, so that noise of the machine falls on both alike. Every reply must
+be the response of its own problem. Writes benchmarks/results/serve.md.
 """
 
 import argparse
