@@ -41,9 +41,8 @@ def serve(request: ServeRequest) -> int:
                 access_log=False,
                 timeout_graceful_shutdown=max(1, round(request.serve.end_seconds)),
             )
-            sys.stdout.write(
-                f"serving {request.name} on http://{request.host}:{port} (key: {'yes' if key else 'no'})\n"
-            )
+            asked = "asks for the key" if key else "asks for no key"
+            sys.stdout.write(f"serving {request.name} on http://{request.host}:{port}, {asked}\n")
             sys.stdout.flush()
             return asyncio.run(_run(Server(config), listener, resident))
 

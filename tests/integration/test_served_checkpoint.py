@@ -29,7 +29,7 @@ from tasks.shared.recipes import load_recipe
 from tasks.shared.runs import RunRecords, StageRecord
 from tests.integration.evaluation_world import SHAPE, evaluate_stage
 from tests.integration.synthesis_world import make_request, run_here
-from tests.unit.serve.scripted_world import TOKENIZER, Continuing, scripted_with, served, small_stage
+from tests.unit.serve.scripted_world import ANSWER, CALL, Continuing, scripted_with, served, small_stage
 
 CLIENTS = 64
 
@@ -47,8 +47,9 @@ def test_clients_of_the_server_get_evaluations_samples(checkpoint: Path, tmp_pat
     All but very few: batches of other shapes move log-probs by 1e-7.
     """
     stage = evaluate_stage()
-    stage = stage.model_copy(update={"traces": stage.traces.model_copy(update={"max_calls": 1})})
-    problems = [Problem("sums", str(i), f"What is {i} plus {i}?", str(2 * i)) for i in range(16)]
+    shorter = stage.generation.model_copy(update={"max_response_tokens": 48})
+    stage = stage.model_copy(update={"generation": shorter})
+    problems = [Problem("sums", str(i), f"What is {i} plus {i}?", str(2 * i)) for i in range(8)]
     wanted = list(wanted_samples(problems, 8, seed=7))
     tokenizer = load_tokenizer(checkpoint)
     request = ServeRequest(
@@ -83,7 +84,8 @@ def test_a_served_checkpoint_teaches_synthesize(tmp_path: Path) -> None:
     """Live, turn by turn and by prefill: the code runs in the stage's sandbox, every trace holds."""
     own = tmp_path / "own.j2"
     own.write_text("{{ problem }}")
-    with scripted_with(Continuing(TOKENIZER, {}), small_stage()) as resident, served(resident) as address:
+    call, answer = CALL.replace("6 * 7", "23 * 17 + 5"), ANSWER.replace("42", "396")
+    with scripted_with(Continuing(call, answer), small_stage()) as resident, served(resident) as address:
         request = make_request(
             tmp_path,
             ["any"],
@@ -92,15 +94,12 @@ def test_a_served_checkpoint_teaches_synthesize(tmp_path: Path) -> None:
             prompt=str(own),
             teacher={"model": "m", "continuation": "prefill", "max_response_tokens": 150},
         )
-        problem = Store(request.store).fetch(request.inputs["problems"]) / "train.parquet"
         result = run_here(request)
-    traces = Store(request.store).fetch(result.outputs["traces"])
-    written = [*pandas.read_parquet(traces / "train.parquet")["trace"]]
-    written += [*pandas.read_parquet(traces / "rejected.parquet")["trace"]]
-    assert len(pandas.read_parquet(problem)) == 1 and len(written) == 1
-    assert (
-        "<interpreter>\n42\n</interpreter>" in written[0] and result.metrics["teacher_completion_tokens"] > 0
-    )
+    [trace] = pandas.read_parquet(Store(request.store).fetch(result.outputs["traces"]) / "train.parquet")[
+        "trace"
+    ]
+    assert trace == f"{call}\n<interpreter>\n396\n</interpreter>\n{answer}"
+    assert result.metrics["teacher_completion_tokens"] > 0
 
 
 def test_the_commands_in_one_line(
@@ -149,8 +148,10 @@ def test_a_server_of_a_runs_stage_ends_after_its_last_reply(checkpoint: Path, tm
     while "serving demo/sft on " not in line:
         line = process.stdout.readline()
         assert line, "the server ended"
-    client = openai.OpenAI(base_url=f"{line.split(' on ')[1].split(',')[0]}/v1", api_key="-", max_retries=0)
-    asked = {"model": "demo/sft", "messages": [{"role": "user", "content": "What is 2 plus 3?"}], "n": 8}
+    client = openai.OpenAI(
+        base_url=f"{line.split(' on ')[1].split(',')[0].strip()}/v1", api_key="-", max_retries=0
+    )
+    asked = {"model": "demo/sft", "messages": [{"role": "user", "content": "What is 2 plus 3?"}], "n": 4}
     replies: list[object] = []
     asking = threading.Thread(target=lambda: replies.append(client.chat.completions.create(**asked)))
     asking.start()
@@ -158,5 +159,5 @@ def test_a_server_of_a_runs_stage_ends_after_its_last_reply(checkpoint: Path, tm
     process.send_signal(signal.SIGTERM)
     asking.join(120)
     assert process.wait(120) == 0 and len(replies) == 1
-    assert len(json.loads(replies[0].model_dump_json())["choices"]) == 8  # type: ignore[attr-defined]
+    assert len(json.loads(replies[0].model_dump_json())["choices"]) == 4  # type: ignore[attr-defined]
     assert not list((tmp_path / "scratch").glob("serve-*"))

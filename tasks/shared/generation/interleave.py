@@ -179,13 +179,16 @@ class Interleaver:
         """Take a request; it starts with the next step, or when the engine has room."""
         self._waiting.append(request)
 
-    def step(self) -> list[Trajectory]:
-        """Step the engine once and deliver feedback; the trajectories that finished."""
+    def step(self) -> Iterator[Trajectory]:
+        """Step the engine once and deliver feedback; the trajectories that finished, as they do."""
         self._admit()
-        finished = [trajectory for piece in self._generator.step() if (trajectory := self._take(piece))]
+        for piece in self._generator.step():
+            if (finished := self._take(piece)) is not None:
+                yield finished
         self._step += 1
-        finished += [ended for running in self._deliverable() if (ended := self._deliver(running))]
-        return finished
+        for running in self._deliverable():
+            if (finished := self._deliver(running)) is not None:
+                yield finished
 
     def so_far(self, request_id: str) -> tuple[list[int], list[CodeCall]]:
         """Response ids, those of the piece under way included where the engine shows them, and calls; none before

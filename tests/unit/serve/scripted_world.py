@@ -54,12 +54,16 @@ def scripted(scripts: Sequence[str], stage: EvaluateStage | None = None) -> Iter
 
 
 class Continuing(ScriptedGenerator):
-    """Writes the call, or the answer where an output stands before it: a model that is asked turn by turn."""
+    """Writes a call, or an answer where an output stands before it: a model that is asked turn by turn."""
+
+    def __init__(self, call: str = CALL, answer: str = ANSWER) -> None:
+        super().__init__(TOKENIZER, {})
+        self._call, self._answer = call, answer
 
     def add(self, request_id: str, ids: Sequence[int], **asked: Any) -> None:
         """As a generator; what it says depends on what it is given."""
         answered = "</interpreter>" in TOKENIZER.decode(list(ids))
-        self._scripts = BySample([ANSWER if answered else CALL])
+        self._scripts = BySample([self._answer if answered else self._call])
         super().add(request_id, ids, **asked)
 
 
