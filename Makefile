@@ -17,7 +17,7 @@ KILLS ?= 20
 OUTAGE ?= 20
 export TIRFLOW_HOME ?= $(CURDIR)/.tirflow
 
-.PHONY: demo test test-drills test-gpu drills test-browser base-image images test-containers test-containers-vllm drill-docker test-compose test-cluster bench-containers bench-sandbox bench-generation bench-pool bench-rl bench-sft bench-memory bench-gpu setup-trl smol-base tokenizers test-tokenizers lint types check venv lock cuda-locks check-cuda-locks clean setup-vllm test-vllm
+.PHONY: demo test test-drills test-gpu drills test-browser base-image images test-containers test-containers-vllm drill-docker test-compose test-cluster bench-containers bench-sandbox bench-generation bench-pool bench-serve bench-rl bench-sft bench-memory bench-gpu setup-trl smol-base tokenizers test-tokenizers lint types check venv lock cuda-locks check-cuda-locks clean setup-vllm test-vllm
 
 demo: venv ## train/tiny from an empty machine to its scores; run again, it reuses what exists
 	@$(BIN)/tirflow demo
@@ -82,6 +82,9 @@ bench-generation: venv setup-vllm ## sampling with live code against the raw eng
 
 bench-pool: venv setup-vllm ## the pool's client against a bare load generator, two servers against one; minutes
 	OMP_NUM_THREADS=1 $(VLLM_BIN)/python -m benchmarks.pool
+
+bench-serve: venv ## the server under 64 clients against the evaluation's loop; minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.serve
 
 bench-rl: venv setup-trl ## an RL step with live code against TRL's; minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.rl
