@@ -50,12 +50,7 @@ def run(context: StageContext[EvaluateStage]) -> StageResult:
     ordered = [kept[want.key] for want in wanted]
     summary = {
         "sets": {name: summarize(samples) for name, samples in _by_set(ordered).items()},
-        "protocol": config.evaluate.model_dump(mode="json")
-        | {
-            "dialect": config.traces.dialect,
-            "max_calls": config.traces.max_calls,
-            "max_response_tokens": config.generation.max_response_tokens,
-        },
+        "protocol": protocol_of(config),
         "allow_unsafe": config.sandbox.allow_unsafe,
     }
     circumstances = {
@@ -70,6 +65,15 @@ def run(context: StageContext[EvaluateStage]) -> StageResult:
         write_card(output.directory, {"default": SAMPLES_FILE}, "Graded samples of one checkpoint.")
     assert output.ref is not None
     return StageResult(outputs={"evaluation": output.ref}, metrics=metrics)
+
+
+def protocol_of(config: EvaluateStage) -> dict[str, Any]:
+    """How samples were taken, as the summary says it."""
+    return config.evaluate.model_dump(mode="json") | {
+        "dialect": config.traces.dialect,
+        "max_calls": config.traces.max_calls,
+        "max_response_tokens": config.generation.max_response_tokens,
+    }
 
 
 def headline(summary: dict[str, Any]) -> dict[str, Value]:

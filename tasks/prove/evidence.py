@@ -1,0 +1,125 @@
+"""How a certificate lies in its folder, and how one is opened that somebody else has written.
+
+    certificate.json   what it is about, every fact it states, and sha256 and size of every other file
+    store/             an artifact store of what the score rests on, byte for byte as it was published
+    report.html        the report of these evaluations
+    README.md          for people: what this is and how to check it
+
+In `store/` lie whole the evaluations, the evaluation sets and the training problems; of a checkpoint everything but the
+weights; of everything else in the lineage the manifest alone.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from tasks.prove.archive import unpack
+from tasks.shared.artifacts import ArtifactRef, Store
+from tasks.shared.artifacts.manifest import FileEntry
+
+FORMAT = "tirflow-certificate-1"
+CERTIFICATE_FILE, STORE, REPORT_FILE, README_FILE = "certificate.json", "store", "report.html", "README.md"
+WHOLE = (
+    "evaluation",
+    "evaluation_sets",
+    "problems",
+)  # kinds that are in a certificate with all of their files
+MOST_ROWS = 2_000_000  # of a table that others wrote
+MOST_TABLE_BYTES = 8 << 30  # of a table, unpacked
+
+
+class Certificate(BaseModel):
+    """The content of `certificate.json`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: str
+    name: str  # of the evaluation, as the report calls it
+    evaluation: ArtifactRef
+    against: dict[str, ArtifactRef]  # evaluations that it is compared with, by name
+    facts: dict[str, Any]  # what `facts.py` derives from the rest
+    files: tuple[FileEntry, ...]  # every other file of the folder
+
+    @property
+    def evaluations(self) -> dict[str, ArtifactRef]:
+        """Every evaluation in it by its name, in the order of comparison: the one it is about comes last."""
+        return {**self.against, self.name: self.evaluation}
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """A certificate that was opened."""
+
+    directory: Path
+    certificate: Certificate
+
+    @property
+    def store(self) -> Store:
+        """What the score rests on."""
+        return Store(str(self.directory / STORE))
+
+    def place(self, ref: ArtifactRef) -> Path:
+        """Where an artifact's files lie, unchecked."""
+        return self.directory / STORE / ref.location
+
+
+def open_evidence(path: Path, scratch: Path) -> Evidence:
+    """The certificate at `path`, a folder or a tar, which is unpacked into `scratch`.
+
+    ValueError, one line, for what is none: no such file, an archive that would leave its folder or is too large, no
+    certificate.json in it, or one that cannot be read.
+    """
+    if not path.exists():
+        raise ValueError(f"{path}: no such certificate; tirflow certify EVALUATION writes one")
+    directory = path if path.is_dir() else unpack(path, scratch)
+    document = directory / CERTIFICATE_FILE
+    if not document.is_file():
+        raise ValueError(f"{path}: no {CERTIFICATE_FILE} in it; give what tirflow certify wrote")
+    try:
+        certificate = Certificate.model_validate_json(document.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "file"
+        raise ValueError(f"{path}: {CERTIFICATE_FILE} is damaged ({key}: {first['msg']})") from None
+    if certificate.format != FORMAT:
+        raise ValueError(f"{path}: format '{certificate.format}', this version reads {FORMAT}")
+    return Evidence(directory, certificate)
+
+
+def require_bounded(table: Path) -> None:
+    """ValueError for a parquet file that claims more rows or bytes than an evaluation can have."""
+    metadata = pq.ParquetFile(table).metadata
+    unpacked = sum(metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups))
+    if metadata.num_rows > MOST_ROWS or unpacked > MOST_TABLE_BYTES:
+        raise ValueError(
+            f"{table.name}: {metadata.num_rows:,} rows, {unpacked:,} bytes unpacked; at most {MOST_ROWS:,} and "
+            f"{MOST_TABLE_BYTES:,} are read"
+        )
+
+
+def tree_differences(stated: Any, found: Any, where: str = "") -> list[str]:
+    """A line for every leaf of two JSON trees that differs; numbers may differ by what another processor rounds."""
+    if isinstance(stated, Mapping) and isinstance(found, Mapping):
+        keys = sorted(stated.keys() | found.keys())
+        pairs = [(f"{where}.{key}" if where else key, stated.get(key), found.get(key)) for key in keys]
+    elif isinstance(stated, list | tuple) and isinstance(found, list | tuple) and len(stated) == len(found):
+        pairs = [(f"{where}[{place}]", *both) for place, both in enumerate(zip(stated, found, strict=True))]
+    else:
+        return [] if _equal(stated, found) else [f"{where}: stated {_short(stated)}, found {_short(found)}"]
+    return [line for name, one, other in pairs for line in tree_differences(one, other, name)]
+
+
+def _equal(stated: Any, found: Any) -> bool:
+    if isinstance(stated, float) or isinstance(found, float):
+        numbers = isinstance(stated, int | float) and isinstance(found, int | float)
+        return numbers and abs(stated - found) <= 1e-9 * max(1.0, abs(stated))
+    return bool(stated == found)
+
+
+def _short(value: Any) -> str:
+    text = "nothing" if value is None else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,122 @@
+"""A small evaluation with live code whose samples are scripted, in a store with its lineage; forgeries of it."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from tasks.evaluate.main import protocol_of
+from tasks.evaluate.problems import Problem, read_problems, wanted_samples
+from tasks.evaluate.sampling import Sampler
+from tasks.prepare.tiny_model import make_tiny_checkpoint
+from tasks.shared.artifacts import ArtifactRef, Provenance, Store
+from tasks.shared.checkpoints import load_tokenizer
+from tasks.shared.config import EvaluateStage, SandboxConfig
+from tasks.shared.interpreter import make_interpreter
+from tasks.shared.reporting.evaluated import write_evaluation
+from tasks.shared.reporting.samples import Sample
+from tasks.shared.reporting.summary import summarize
+from tasks.shared.tables import write_table
+from tests.integration.evaluation_world import SHAPE, evaluate_stage, fill_sets
+from tests.unit.generation.scripted import ScriptedGenerator
+
+SEED = 7
+SUMS = [
+    ("a", "What is 7 times 6?", "42"),
+    ("b", "What is 9 times 9?", "81"),
+    ("c", "What is 2 times 5?", "10"),
+]
+BLOCK = "<code>\n```python\n{}\n```\n</code>"
+ANSWER = "<answer>\n\\boxed{{{}}}\n</answer>"
+STEADY = {
+    "a/0": BLOCK.format("print(7 * 6)") + ANSWER.format(42),
+    "a/1": BLOCK.format("print(7 * n)") + BLOCK.format("print(7 * 6)") + ANSWER.format(42),
+    "b/0": "We say it at once. " + ANSWER.format(80),
+    "b/1": BLOCK.format("import random\nprint(random.random() > 2, 9 * 9)") + ANSWER.format(81),
+    "c/0": BLOCK.format("print(2 * 5)").replace("```\n</code>", "</code>") + ANSWER.format(11),
+    "c/1": "Ten.",
+}
+
+
+def certificate_stage() -> EvaluateStage:
+    """Two samples a problem, room for two blocks."""
+    config = evaluate_stage(samples_per_problem=2)
+    longer = {"max_response_tokens": 600, "max_prompt_tokens": 200}
+    sandbox = SandboxConfig(workers=1, preload=())
+    generation = config.generation.model_copy(update=longer)
+    return config.model_copy(update={"generation": generation, "sandbox": sandbox})
+
+
+def publish_inputs(store: Store) -> dict[str, ArtifactRef]:
+    """A checkpoint made from training problems, and the evaluation sets."""
+    rows = [
+        {
+            "id": "t/0",
+            "problem": "What is 3 plus 4 plus 5 plus 6?",
+            "answer": "18",
+            "source": "t",
+            "family": "",
+        }
+    ]
+    schema = pa.schema([(name, pa.string()) for name in rows[0]])
+    prepared = {"data": {"decontaminate_ngram": 5}}
+    problems = _publish(
+        store, "problems", lambda path: write_table(path / "train.parquet", rows, schema), {}, prepared
+    )
+    checkpoint = _publish(
+        store, "checkpoint", lambda path: make_tiny_checkpoint(SHAPE, 3, path), {"problems": problems}
+    )
+    sets = _publish(store, "evaluation_sets", lambda path: fill_sets(path, {"sums": SUMS}))
+    return {"checkpoint": checkpoint, "evaluation_sets": sets}
+
+
+def take_samples(store: Store, inputs: dict[str, ArtifactRef], scripts: dict[str, str]) -> list[Sample]:
+    """What a model that says `scripts` answers, as the evaluation takes it."""
+    config = certificate_stage()
+    tokenizer = load_tokenizer(store.fetch(inputs["checkpoint"]))
+    problems: list[Problem] = read_problems(store.fetch(inputs["evaluation_sets"]))
+    wanted = list(wanted_samples(problems, config.evaluate.samples_per_problem, SEED))
+    generator = ScriptedGenerator(tokenizer, {f"sums/{key}": script for key, script in scripts.items()})
+    with make_interpreter(config.sandbox) as interpreter:
+        taken = {
+            sample.key: sample for sample in Sampler(config, generator, interpreter, tokenizer).take(wanted)
+        }
+    return [taken[want.key] for want in wanted]
+
+
+def publish_evaluation(
+    store: Store, inputs: dict[str, ArtifactRef], samples: Sequence[Sample]
+) -> ArtifactRef:
+    """The samples as an evaluation whose summary follows from them, whatever they say."""
+    config = certificate_stage()
+    summary = {"sets": {"sums": summarize(samples)}, "protocol": protocol_of(config), "allow_unsafe": False}
+    circumstances = {"sampling_seconds": 1.0, "sampled_now": len(samples), "surroundings": {"python": "3.11"}}
+    return _publish(
+        store,
+        "evaluation",
+        lambda path: write_evaluation(path, samples, summary, circumstances),
+        inputs,
+        config.model_dump(mode="json"),
+    )
+
+
+def _publish(
+    store: Store,
+    kind: str,
+    fill: Callable[[Path], Any],
+    inputs: dict[str, ArtifactRef] | None = None,
+    config: dict[str, Any] | None = None,
+) -> ArtifactRef:
+    provenance = Provenance(stage="test", config=config or {}, seed=SEED, inputs=inputs or {})
+    with store.staging(kind) as directory:
+        fill(directory)
+        return store.publish(kind, directory, provenance, {})
+
+
+def rewrite(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change a JSON document in place."""
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
