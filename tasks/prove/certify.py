@@ -69,7 +69,12 @@ def _fill(
 ) -> str:
     evaluations = {**against, name: evaluation}
     for ref in evaluations.values():
+        inputs = store.manifest(ref).provenance.inputs.values()
         for parent, manifest in lineage(store, ref).items():
+            if manifest is None and parent in inputs:
+                raise ValueError(
+                    f"{ref.location}: its {parent.kind} {parent.location} is in the store no more"
+                )
             if manifest is not None:
                 _copy(store, parent, manifest, directory / STORE)
     copied = Store(str(directory / STORE))  # what is stated is derived from what a reader will have

@@ -181,8 +181,14 @@ def check_report(evidence: Evidence) -> Row:
 
 def config_of(evidence: Evidence, ref: ArtifactRef) -> EvaluateStage:
     """The sections an evaluation was made with; ValueError, one line, if they cannot be read."""
+    manifest = evidence.store.manifest(ref)
+    missing = {"checkpoint", "evaluation_sets"} - manifest.provenance.inputs.keys()
+    if missing:
+        raise ValueError(
+            f"{ref.location}: no {sorted(missing)[0]} among its inputs; it is no evaluation of tirflow"
+        )
     try:
-        return evaluate_config(evidence.store.manifest(ref))
+        return evaluate_config(manifest)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
@@ -244,8 +250,12 @@ def check_problems(
     for sample in samples:
         problem = known.get((sample.set, sample.problem_id))
         said = (sample.problem, sample.answer, sample.family)
+        where = f"{name}: {sample.set}/{sample.problem_id}/{sample.sample}"
+        if sample.dialect != config.traces.dialect:
+            differences.append(
+                Difference(where, STATED, f"dialect {sample.dialect}, not {config.traces.dialect}")
+            )
         if problem is None or said != (problem.problem, problem.answer, problem.family):
-            where = f"{name}: {sample.set}/{sample.problem_id}/{sample.sample}"
             differences.append(Difference(where, STATED, "not the problem and answer of its set"))
     return differences
 

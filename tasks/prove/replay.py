@@ -175,10 +175,8 @@ def not_as_recorded(
     found = [name for name, (recorded, here) in pairs.items() if recorded != here]
     if not found and list(sample.token_ends) != token_ends(tokenizer, sample.response_ids, sample.text):
         found.append("ends of tokens")
-    if any(
-        logprob > 0 or (logprob and not drawn)
-        for logprob, drawn in zip(sample.logprobs, sample.sampled, strict=True)
-    ):
+    drawn = zip(sample.logprobs, sample.sampled, strict=True)
+    if any(logprob > 0 or (logprob and not is_sampled) for logprob, is_sampled in drawn):
         found.append("log-probs")
     return found
 
