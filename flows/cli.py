@@ -7,6 +7,7 @@ mistake ends in one line and code 2.
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Annotated
 
@@ -161,6 +162,34 @@ def recipes(recipe: Annotated[str, typer.Argument(autocompletion=_recipes)] = ""
     from flows.recipe_list import tell
 
     return tell(recipe)
+
+
+@app.command()
+def certify(
+    evaluation: Annotated[str, typer.Argument(help="RUN/base, RUN/sft, RUN/rl, a tag, or an artifact.")],
+    against: Annotated[
+        list[str] | None, typer.Option(help="An evaluation that it is compared with; may be repeated.")
+    ] = None,
+    output: Annotated[str, typer.Option(help="A .tar, or a folder; EVALUATION.certificate.tar.")] = "",
+) -> int:
+    """Write a score with everything that others need to check it into one file."""
+    from flows import prove
+    from tasks.shared.artifacts import Store
+    from tasks.shared.environment import store_uri
+
+    return prove.certify(Store(store_uri()), evaluation, against or [], output)
+
+
+@app.command()
+def check(
+    file: Annotated[Path, typer.Argument(help="What certify wrote.")],
+    expect: Annotated[str, typer.Option(help="The sha256 that certify printed.")] = "",
+    as_json: Json = False,
+) -> int:
+    """Run a certificate's programs again, grade and count again; no model, no GPU. Code 1 if anything differs."""
+    from flows import prove
+
+    return prove.check(file, expect, as_json)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

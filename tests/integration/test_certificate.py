@@ -1,6 +1,7 @@
 """A certificate holds without its store and model; every forgery is found, and what is not steady is said to differ."""
 
 import io
+import json
 import shutil
 import tarfile
 from dataclasses import replace
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.cli import main
 from tasks.prove.archive import unpack
 from tasks.prove.certify import certify
 from tasks.prove.check import certificate_digest, check, check_artifacts, check_facts, check_files
@@ -58,28 +60,34 @@ def by_name(rows: list[Row]) -> dict[str, Row]:
 
 
 def test_a_certificate_holds_elsewhere(
-    store: Store, inputs: dict[str, ArtifactRef], samples: list[Sample], archive: Path, tmp_path: Path
+    store: Store,
+    inputs: dict[str, ArtifactRef],
+    samples: list[Sample],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Compared with another evaluation, from the tar alone: every program, grade, interval and the report again."""
-    worse = [replace(s, correct=False, reason="wrong", predicted="1") if s.sample else s for s in samples]
+    """By the commands, from the tar alone: every program, grade, interval, the comparison and the report again."""
     before = take_samples(store, inputs, STEADY | {"a/0": ANSWER.format(1)})
-    against = {"before": publish_evaluation(store, inputs, before)}
+    refs = [publish_evaluation(store, inputs, taken).location for taken in (samples, before)]
+    monkeypatch.setenv("TIRFLOW_STORE", store.root)
     output = tmp_path / "compared.tar"
-    digest = certify(store, publish_evaluation(store, inputs, samples), "mine", against, output)
-    evidence = open_evidence(output, tmp_path / "elsewhere")
-    assert worse and certificate_digest(evidence) == digest
-    rows = by_name(check(evidence, lambda line: None, digest))
-    assert {what: row.differences for what, row in rows.items() if not row.holds} == {}
+    assert main(["certify", refs[0], "--against", refs[1], "--output", str(output)]) == 0
+    digest = capsys.readouterr().out.split()[-1]
+    monkeypatch.setenv("TIRFLOW_STORE", str(tmp_path / "none"))
+    assert main(["check", str(output), "--expect", digest, "--json"]) == 0
+    rows = {row["what"]: row for row in json.loads(capsys.readouterr().out)}
     calls = [call for sample in (*samples, *before) for call in sample.calls if call.executed]
-    assert len(calls) == 7 and rows["programs, run again"].checked == len(calls)
-    assert rows["grades, given again"].checked == 2 * len(samples)
-    difference = evidence.certificate.facts["comparisons"]["sums"]["mine-before"]["difference"]
-    assert difference["value"] == pytest.approx(1 / 6)
-    assert rows["decontamination, done again"].note == "0 taken out, 0 of 1 kept share 5 words"
-    weights = list((evidence.directory / STORE).rglob("*.safetensors"))
-    assert not weights, "a certificate has no weights"
-    with pytest.raises(ValueError, match="there already"):
-        certify(store, evidence.certificate.evaluation, "mine", {}, output)
+    assert len(calls) == 7 and rows["programs, run again"]["checked"] == len(calls)
+    assert rows["grades, given again"]["checked"] == 2 * len(samples)
+    assert rows["decontamination, done again"]["note"] == "0 taken out, 0 of 1 kept share 5 words"
+    evidence = open_evidence(output, tmp_path / "elsewhere")
+    compared = evidence.certificate.facts["comparisons"]["sums"][f"{refs[0]}-{refs[1]}"]
+    assert compared["difference"]["value"] == pytest.approx(1 / 6)
+    assert not list((evidence.directory / STORE).rglob("*.safetensors")), "a certificate has no weights"
+    monkeypatch.setenv("TIRFLOW_STORE", store.root)
+    assert main(["certify", refs[0], "--output", str(output)]) == 2
+    assert "there already" in capsys.readouterr().err
 
 
 def test_equal_evaluations_have_equal_certificates(
