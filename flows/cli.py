@@ -184,12 +184,16 @@ def certify(
 def check(
     file: Annotated[Path, typer.Argument(help="What certify wrote.")],
     expect: Annotated[str, typer.Option(help="The sha256 that certify printed.")] = "",
+    checkpoint: Annotated[
+        str, typer.Option(help="Its checkpoint, a folder or an artifact: draw again.")
+    ] = "",
+    sample: Annotated[str, typer.Option(help="How much is drawn again, with --checkpoint.")] = "5%",
     as_json: Json = False,
 ) -> int:
     """Run a certificate's programs again, grade and count again; no model, no GPU. Code 1 if anything differs."""
     from flows import prove
 
-    return prove.check(file, expect, as_json)
+    return prove.check(file, expect, checkpoint, sample, as_json)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -4,6 +4,7 @@ An evaluation is named as <run>/<which> (demo/rl), by a tag (the one it was prom
 """
 
 import json
+import secrets
 import sys
 import tempfile
 import time
@@ -18,6 +19,7 @@ from flows.artifacts import find
 from tasks.prove.certify import certify as write_certificate
 from tasks.prove.findings import Row
 from tasks.shared.artifacts import ArtifactRef, Store
+from tasks.shared.environment import store_uri
 from tasks.shared.runs import RunRecords
 from tasks.shared.sandbox import SandboxUnavailable
 from tasks.shared.tags import Tags
@@ -39,16 +41,23 @@ def certify(store: Store, evaluation: str, against: Sequence[str], output: str) 
     return 0
 
 
-def check(file: Path, expected: str, as_json: bool) -> int:
-    """Go through a certificate and print what holds and what differs; 1 if anything differs."""
+def check(file: Path, expected: str, checkpoint: str, sample: str, as_json: bool) -> int:
+    """Go through a certificate and print what holds and what differs; 1 if anything differs.
+
+    With a `checkpoint`, a folder or an artifact's name, a share of the samples is drawn again.
+    """
     from tasks.prove.check import check as find_rows
     from tasks.prove.evidence import open_evidence
+    from tasks.prove.resample import sample_again, share_of
 
+    directory, share = _directory(checkpoint) if checkpoint else None, share_of(sample)
     with tempfile.TemporaryDirectory(prefix="tirflow-check-") as scratch:
         evidence = open_evidence(file, Path(scratch) / "certificate")
         teller = Teller()
         try:
             rows = find_rows(evidence, teller.tell, expected)
+            if directory is not None:
+                rows += sample_again(evidence, directory, share, secrets.randbits(32), teller.tell)
         except SandboxUnavailable as error:
             raise ValueError(f"programs of a certificate run in the sandbox alone: {error}") from None
     if as_json:
@@ -72,6 +81,17 @@ def find_evaluation(store: Store, name: str) -> ArtifactRef:
             raise ValueError(f"run '{run}': no evaluation '{which}'; it has {', '.join(known) or 'none'}")
     tagged = Tags(store.root).current(name) if "/" not in name else None
     return tagged.evaluation if tagged is not None else find(store, name)
+
+
+def _directory(checkpoint: str) -> Path:
+    """A folder, or what lies in the store under an artifact's name."""
+    if Path(checkpoint).is_dir():
+        return Path(checkpoint).resolve()
+    store = Store(store_uri())
+    ref = find(store, checkpoint)
+    if ref.kind != "checkpoint":
+        raise ValueError(f"{ref.location}: a {ref.kind}, not a checkpoint")
+    return store.fetch(ref)
 
 
 def show(console: Console, rows: Sequence[Row]) -> None:
