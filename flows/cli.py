@@ -196,6 +196,41 @@ def check(
     return prove.check(file, expect, checkpoint, sample, as_json)
 
 
+@app.command()
+def publish(
+    artifact: Annotated[str, typer.Argument(help="A checkpoint, adapter, traces or rollouts.")],
+    repo: Annotated[str, typer.Argument(help="OWNER/NAME on the hub that HF_ENDPOINT names.")],
+    licence: Annotated[str, typer.Option(help="As hubs name it: apache-2.0.")] = "",
+    evaluation: Annotated[str, typer.Option(help="That the card speaks of; by default the newest.")] = "",
+    against: Annotated[list[str] | None, typer.Option(help="An evaluation that it is compared with.")] = None,
+    without_evaluation: Annotated[bool, typer.Option("--without-evaluation", help="No scores.")] = False,
+    without_certificate: Annotated[
+        bool, typer.Option("--without-certificate", help="Its problems may not be passed on.")
+    ] = False,
+    base: Annotated[str, typer.Option(help="An adapter's base on the hub.")] = "",
+    private: Annotated[bool, typer.Option("--private", help="A new repository is private.")] = False,
+    dry_run: Annotated[str, typer.Option(help="Write this folder and send nothing.")] = "",
+) -> int:
+    """Bring an artifact with a card of its making and its scores to a hub; the token is HF_TOKEN."""
+    from flows import publishing
+    from tasks.shared.artifacts import Store
+    from tasks.shared.environment import store_uri
+
+    return publishing.publish(
+        Store(store_uri()),
+        artifact,
+        repo,
+        licence,
+        evaluation,
+        against or [],
+        without_evaluation,
+        without_certificate,
+        base,
+        private,
+        dry_run,
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; its exit code. `arguments`: by default those of this process."""
     previous = signal.signal(signal.SIGTERM, _interrupt)

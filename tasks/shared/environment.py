@@ -163,6 +163,20 @@ def require_keys(config: Mapping[str, Any]) -> None:
         named_key(name, setting)
 
 
+def hub_token() -> str:
+    """`HF_TOKEN`: with which things are published on a hub. Never log it. ValueError if it is not set."""
+    if not os.environ.get("HF_TOKEN"):
+        raise ValueError(
+            "HF_TOKEN is not set: export HF_TOKEN=..., a token with write access; or try --dry-run"
+        )
+    return os.environ["HF_TOKEN"]
+
+
+def hub_endpoint() -> str:
+    """`HF_ENDPOINT`: the hub that things are published on."""
+    return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+
+
 def inherited_environment() -> dict[str, str]:
     """Everything: for Prefect's own server, worker and commands."""
     return dict(os.environ)

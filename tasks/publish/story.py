@@ -1,0 +1,134 @@
+"""How an artifact came about, for its card: steps, base model and data with licences, read from the manifests alone.
+
+Paths, addresses and names of keys that a recipe holds stay out of a card.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+from data.registry import load_registry
+from tasks.shared.artifacts import ArtifactRef, Manifest, Store
+from tasks.shared.artifacts.lineage import lineage
+from tasks.shared.config import RlConfig, SftConfig, SynthesizeConfig
+
+SECTIONS = {"sft": SftConfig, "rl": RlConfig, "synthesize": SynthesizeConfig}
+MADE_HERE = "made by tirflow's own generator, free of third-party text"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One set of data, or one model, that something was made from."""
+
+    name: str
+    use: str  # training, evaluation, teacher
+    id: str  # where it is published; "" where it is not
+    revision: str
+    licence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One stage of the way to an artifact."""
+
+    stage: str
+    location: str
+    seed: int
+    inputs: str
+    settings: str  # what differs from the defaults of this version
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """What a card says of the way to an artifact."""
+
+    steps: list[Step]
+    sources: list[Source]
+    base: Source | None
+    gone: list[str]  # ancestors that are in the store no more
+
+
+def story_of(store: Store, ref: ArtifactRef) -> Story:
+    """The way to an artifact, oldest step first. ArtifactError if a manifest of it is damaged."""
+    found = lineage(store, ref)
+    manifests = [manifest for manifest in reversed(found.values()) if manifest is not None]
+    steps: dict[tuple[str, str], Step] = {}
+    for manifest in manifests:
+        made = manifest.provenance
+        steps.setdefault((made.stage, made.digest), _step(manifest))
+    prepared = [m.provenance.config for m in manifests if m.provenance.stage == "prepare"]
+    written = [m.provenance.config["synthesize"] for m in manifests if "synthesize" in m.provenance.config]
+    sources = [source for config in prepared for source in _of_data(config.get("data", {}))]
+    sources += [source for config in written for source in _of_synthesis(config)]
+    bases = [_of_model(config["model"]) for config in prepared if "model" in config]
+    gone = [parent.location for parent, manifest in found.items() if manifest is None]
+    return Story(list(steps.values()), list(dict.fromkeys(sources)), bases[0] if bases else None, gone)
+
+
+def _step(manifest: Manifest) -> Step:
+    made = manifest.provenance
+    inputs = ", ".join(f"{name} {ref.location}" for name, ref in made.inputs.items())
+    section = SECTIONS.get(made.stage)
+    settings = (
+        _settings(made.config.get(made.stage, {}), section().model_dump(mode="json")) if section else ""
+    )
+    return Step(made.stage, manifest.location, made.seed, inputs or "nothing", settings)
+
+
+def _settings(section: Mapping[str, Any], defaults: Mapping[str, Any], prefix: str = "") -> str:
+    """What differs from the defaults: numbers, switches and choices, never a place or the name of a key."""
+    found = []
+    for key, value in section.items():
+        default = defaults.get(key)
+        if isinstance(value, Mapping):
+            inner = _settings(value, default if isinstance(default, Mapping) else {}, f"{prefix}{key}.")
+            found += [inner] if inner else []
+        elif value != default and _is_harmless(key, value):
+            found.append(f"{prefix}{key} = {value}")
+    return ", ".join(found)
+
+
+def _is_harmless(key: str, value: Any) -> bool:
+    if isinstance(value, bool | int | float):
+        return True
+    named = key.endswith(("path", "key_variable", "url", "address", "addresses", "responses", "prompt"))
+    return isinstance(value, str) and not named and "/" not in value and ":" not in value
+
+
+def _of_data(data: Mapping[str, Any]) -> Iterable[Source]:
+    """The problem sets of a recipe."""
+    registry = load_registry()
+    for use in ("train", "evaluation"):
+        for entry in data.get(use, ()):
+            purpose = "training" if use == "train" else "evaluation"
+            name, known = entry["name"], registry.get(entry.get("id", ""))
+            if entry["source"] == "registry" and known is not None:
+                yield Source(name, purpose, known.id, known.revision, known.licence)
+            elif entry["source"] == "hub":
+                yield Source(name, purpose, entry["id"], entry["revision"], "see its page on the hub")
+            elif entry["source"] == "file":
+                licence = f"not known to tirflow: a local file ({PurePath(entry['path']).name})"
+                yield Source(name, purpose, "", "", licence)
+            else:
+                yield Source(name, purpose, "", "", MADE_HERE)
+
+
+def _of_synthesis(section: Mapping[str, Any]) -> Iterable[Source]:
+    """Who wrote the traces, and what from."""
+    mode, teacher, text = section.get("mode"), section.get("teacher", {}), section.get("source", {})
+    if mode == "script":
+        yield Source("scripted teacher", "teacher", "", "", MADE_HERE)
+    elif mode in ("rewrite", "live"):
+        name = PurePath(teacher.get("model") or "not named").name
+        yield Source(name, "teacher", "", "", "see the terms of the model or service for its output")
+    if mode == "rewrite" and text.get("source") == "hub":
+        yield Source("text traces", "training", text["id"], text["revision"], "see its page on the hub")
+
+
+def _of_model(model: Mapping[str, Any]) -> Source:
+    if model["source"] == "hub":
+        return Source(model["id"], "base model", model["id"], model["revision"], "see its page on the hub")
+    if model["source"] == "tiny":
+        return Source("untrained tiny model", "base model", "", "", "made by tirflow")
+    return Source(PurePath(model["path"]).name, "base model", "", "", "not known to tirflow: a local folder")
