@@ -9,7 +9,7 @@ from pathlib import Path
 from flows.artifacts import find
 from flows.prove import find_evaluation
 from tasks.publish.folder import DATASETS, Wanted, collect
-from tasks.publish.hub import check_name, upload
+from tasks.publish.hub import RepoType, check_name, upload
 from tasks.shared.artifacts import Store
 from tasks.shared.environment import hub_endpoint, hub_token
 
@@ -49,7 +49,7 @@ def publish(
             _write(files, folder)
             sys.stdout.write(f"{folder}: {len(files)} files, nothing was sent; README.md is the card\n")
             return 0
-        kind = "dataset" if ref.kind in DATASETS else "model"
+        kind: RepoType = "dataset" if ref.kind in DATASETS else "model"
         sys.stdout.write(f"{upload(files, repo, kind, hub_endpoint(), token, private)}\n")
     return 0
 
