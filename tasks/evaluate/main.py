@@ -18,7 +18,7 @@ from tasks.shared.checkpoints import load_tokenizer
 from tasks.shared.config import EvaluateStage
 from tasks.shared.generation.engines import open_generator, sample_for_others
 from tasks.shared.interpreter import make_interpreter
-from tasks.shared.reporting.evaluated import write_evaluation
+from tasks.shared.reporting.evaluated import protocol_of, write_evaluation
 from tasks.shared.reporting.samples import SAMPLES_FILE, Sample
 from tasks.shared.reporting.summary import summarize
 from tasks.shared.sandbox import Interpreter
@@ -65,15 +65,6 @@ def run(context: StageContext[EvaluateStage]) -> StageResult:
         write_card(output.directory, {"default": SAMPLES_FILE}, "Graded samples of one checkpoint.")
     assert output.ref is not None
     return StageResult(outputs={"evaluation": output.ref}, metrics=metrics)
-
-
-def protocol_of(config: EvaluateStage) -> dict[str, Any]:
-    """How samples were taken, as the summary says it."""
-    return config.evaluate.model_dump(mode="json") | {
-        "dialect": config.traces.dialect,
-        "max_calls": config.traces.max_calls,
-        "max_response_tokens": config.generation.max_response_tokens,
-    }
 
 
 def headline(summary: dict[str, Any]) -> dict[str, Value]:

@@ -29,6 +29,7 @@ WHOLE = (
     "problems",
 )  # kinds that are in a certificate with all of their files
 MOST_ROWS = 2_000_000  # of a table that others wrote
+MOST_DOCUMENT_BYTES = 64 << 20  # of a JSON file; tokenizers have up to 35 MB
 MOST_TABLE_BYTES = 8 << 30  # of a table, unpacked
 
 
@@ -76,6 +77,8 @@ def open_evidence(path: Path, scratch: Path) -> Evidence:
     if not path.exists():
         raise ValueError(f"{path}: no such certificate; tirflow certify EVALUATION writes one")
     directory = path if path.is_dir() else unpack(path, scratch)
+    for large in (part for part in directory.rglob("*.json") if part.stat().st_size > MOST_DOCUMENT_BYTES):
+        raise ValueError(f"{path}: {large.name} is larger than {MOST_DOCUMENT_BYTES >> 20} MiB")
     document = directory / CERTIFICATE_FILE
     if not document.is_file():
         raise ValueError(f"{path}: no {CERTIFICATE_FILE} in it; give what tirflow certify wrote")

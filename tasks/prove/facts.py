@@ -11,7 +11,7 @@ from tasks.shared.artifacts import ArtifactRef, Manifest, Store
 from tasks.shared.artifacts.lineage import lineage
 from tasks.shared.config import EvaluateStage, ReportConfig, ReportStage
 from tasks.shared.ngrams import ngrams
-from tasks.shared.reporting.evaluated import Evaluated, read_evaluated
+from tasks.shared.reporting.evaluated import Evaluated, protocol_of, read_evaluated
 from tasks.shared.reporting.page import render
 from tasks.shared.stage import StageContext, StageRequest
 from tasks.shared.tables import read_table
@@ -39,7 +39,7 @@ def facts(store: Store, evaluations: dict[str, ArtifactRef], name: str) -> dict[
         },
         "seed": made.seed,
         "seed_of_a_sample": SEEDS,
-        "protocol": evaluated.summary["protocol"],
+        "protocol": protocol_of(config),
         "engine": config.generation.engine,
         "sandbox": config.sandbox.model_dump(mode="json", exclude={"address", "workers"}),
         "problems": _problem_digests(problems),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tasks.evaluate.problems import read_problems, wanted_samples
 from tasks.evaluate.sampling import Sampler, take_all
-from tasks.prove.check import config_of, samples_of
+from tasks.prove.evaluation import config_of, samples_of
 from tasks.prove.evidence import Evidence
 from tasks.prove.findings import CHANGED, MISSING, MODEL, ROUNDING, SANDBOX, Difference, Row
 from tasks.prove.programs import isolated

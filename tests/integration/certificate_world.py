@@ -7,7 +7,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from tasks.evaluate.main import protocol_of
 from tasks.evaluate.problems import Problem, read_problems, wanted_samples
 from tasks.evaluate.sampling import Sampler
 from tasks.prepare.tiny_model import make_tiny_checkpoint
@@ -15,7 +14,7 @@ from tasks.shared.artifacts import ArtifactRef, Provenance, Store
 from tasks.shared.checkpoints import load_tokenizer
 from tasks.shared.config import EvaluateStage, SandboxConfig
 from tasks.shared.interpreter import make_interpreter
-from tasks.shared.reporting.evaluated import write_evaluation
+from tasks.shared.reporting.evaluated import protocol_of, write_evaluation
 from tasks.shared.reporting.samples import Sample
 from tasks.shared.reporting.summary import summarize
 from tasks.shared.tables import write_table

@@ -154,7 +154,7 @@ def test_programs_that_are_not_steady_differ_and_are_told_apart(
     assert [what for what, row in rows.items() if not row.holds] == ["programs, run again"]
 
 
-def test_a_changed_file_digest_or_statement_is_found(opened: Evidence) -> None:
+def test_a_changed_file_is_found(opened: Evidence, capsys: pytest.CaptureFixture[str]) -> None:
     location = opened.certificate.evaluation.location
     table = opened.directory / STORE / location / "samples.parquet"
     content = bytearray(table.read_bytes())
@@ -162,6 +162,8 @@ def test_a_changed_file_digest_or_statement_is_found(opened: Evidence) -> None:
     table.write_bytes(content)
     assert [d.where for d in check_files(opened).differences] == [f"{STORE}/{location}/samples.parquet"]
     assert [d.where for d in check_artifacts(opened).differences] == [f"{location}/samples.parquet"]
+    assert main(["check", str(opened.directory)]) == 1
+    assert f"{location}/samples.parquet: changed: not as published" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("what", ["checkpoint", "problems", "seed", "decontamination", "comparisons"])

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from tasks.shared.artifacts import CIRCUMSTANCES, ArtifactRef, Manifest, Store
+from tasks.shared.config import EvaluateStage
 from tasks.shared.estimates import Evaluation, Outcome
 from tasks.shared.reporting.nights import what_changed
 from tasks.shared.reporting.samples import SAMPLES_FILE, Sample, write_samples
@@ -31,6 +32,15 @@ class Evaluated:
     summary: Mapping[str, Any]
     circumstances: Mapping[str, Any]  # sampling_seconds, sampled_now, surroundings
     sets: Mapping[str, Evaluation]  # outcomes that are not void, by problem
+
+
+def protocol_of(config: EvaluateStage) -> dict[str, Any]:
+    """How samples are taken, as a summary says it."""
+    return config.evaluate.model_dump(mode="json") | {
+        "dialect": config.traces.dialect,
+        "max_calls": config.traces.max_calls,
+        "max_response_tokens": config.generation.max_response_tokens,
+    }
 
 
 def write_evaluation(

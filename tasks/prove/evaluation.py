@@ -1,0 +1,201 @@
+"""One evaluation of a certificate, sample by sample: problems, programs, responses, grades, intervals."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from typing import Any
+
+import pyarrow as pa
+from pydantic import ValidationError
+
+from tasks.evaluate.main import MOST_VOID
+from tasks.evaluate.problems import Problem, read_problems, wanted_samples
+from tasks.prove.evidence import Evidence, require_bounded, tree_differences
+from tasks.prove.facts import evaluate_config
+from tasks.prove.findings import GRADE, MISSING, STATED, UNDECIDED, Difference, Row, short
+from tasks.prove.programs import run_again
+from tasks.shared.artifacts import ArtifactRef
+from tasks.shared.checkpoints import load_tokenizer
+from tasks.shared.config import EvaluateStage
+from tasks.shared.grading import grade
+from tasks.shared.reporting.evaluated import SUMMARY_FILE, protocol_of
+from tasks.shared.reporting.samples import Sample, read_samples
+from tasks.shared.reporting.summary import summarize
+from tasks.shared.traces.dialect import DIALECTS
+from tasks.shared.traces.own_words import own_words
+from tasks.shared.traces.trajectory import FinishReason
+from tasks.shared.traces.turns import stop_ids_of
+
+GRADED = ("correct", "reason", "predicted")
+
+
+@dataclass(slots=True)
+class Tally:
+    """What was looked at in all evaluations together, in the order in which it was first."""
+
+    checked: dict[str, int] = field(default_factory=dict)
+    differences: dict[str, list[Difference]] = field(default_factory=dict)
+
+    def add(self, what: str, checked: int, differences: Sequence[Difference]) -> None:
+        """Count `checked` more of it."""
+        self.checked[what] = self.checked.get(what, 0) + checked
+        self.differences.setdefault(what, []).extend(differences)
+
+    def rows(self) -> list[Row]:
+        """A row for each."""
+        return [Row(what, checked, self.differences[what]) for what, checked in self.checked.items()]
+
+
+def check_evaluation(
+    evidence: Evidence, name: str, ref: ArtifactRef, tally: Tally, tell: Callable[[str], None]
+) -> None:
+    """Check every sample of an evaluation. ValueError, one line, for one that cannot be read."""
+    config = config_of(evidence, ref)
+    samples = samples_of(evidence, ref, config)
+    made = evidence.store.manifest(ref).provenance
+    problems = read_problems(evidence.place(made.inputs["evaluation_sets"]))
+    wrong = check_problems(name, problems, made.seed, config, samples)
+    tally.add("problems and ids of samples", len(samples), wrong)
+    checkpoint = evidence.place(made.inputs["checkpoint"])
+    tokenizer = load_tokenizer(checkpoint)
+    again = run_again(name, samples, config, tokenizer, stop_ids_of(checkpoint, tokenizer), tell)
+    tally.add("programs, run again", again.calls, again.programs)
+    tally.add("responses: ids, mask, text", again.responses, again.records)
+    tell(f"{name}: {len(samples)} samples are graded again")
+    integers = {(problem.set, problem.id) for problem in problems if problem.integer}
+    regraded = [graded_here(sample, (sample.set, sample.problem_id) in integers) for sample in samples]
+    tally.add("grades, given again", len(samples), check_grades(name, samples, regraded))
+    tally.add("void samples", len(samples), check_void(name, samples))
+    tally.add("scores and intervals", 1, check_scores(evidence, name, ref, config, regraded))
+
+
+def config_of(evidence: Evidence, ref: ArtifactRef) -> EvaluateStage:
+    """The sections an evaluation was made with; ValueError, one line, if they cannot be read."""
+    manifest = evidence.store.manifest(ref)
+    missing = {"checkpoint", "evaluation_sets"} - manifest.provenance.inputs.keys()
+    if missing:
+        raise ValueError(
+            f"{ref.location}: no {sorted(missing)[0]} among its inputs; it is no evaluation of tirflow"
+        )
+    try:
+        return evaluate_config(manifest)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise ValueError(
+            f"{ref.location}: its configuration cannot be read ({key}: {first['msg']})"
+        ) from None
+
+
+def samples_of(evidence: Evidence, ref: ArtifactRef, config: EvaluateStage) -> list[Sample]:
+    """The samples of an evaluation as they lie there, checked to be samples at all; ValueError, one line, if not."""
+    place = evidence.place(ref)
+    try:
+        for table in place.rglob("*.parquet"):
+            require_bounded(table)
+        samples = read_samples(place, config.traces.dialect)
+    except (pa.ArrowException, KeyError, TypeError, ValueError, OSError) as error:
+        said = str(error).partition("\n")[0]
+        raise ValueError(
+            f"{ref.location}: its samples cannot be read ({said}); get the certificate again"
+        ) from None
+    for sample in samples:
+        if not _is_whole(sample):
+            key = f"{sample.set}/{sample.problem_id}/{sample.sample}"
+            raise ValueError(f"{ref.location}: sample {key} is no sample: its parts do not fit one another")
+    return samples
+
+
+def _is_whole(sample: Sample) -> bool:
+    """Whether ids, mask, log-probs, places and dialect fit one another, as everything else takes for granted."""
+    length = len(sample.response_ids)
+    if not len(sample.sampled) == len(sample.logprobs) == len(sample.token_ends) == length:
+        return False
+    places = list(chain.from_iterable((call.turn_end, call.feedback_end) for call in sample.calls))
+    spans = list(chain.from_iterable(sample.feedback_spans))
+    return (
+        sample.dialect in DIALECTS
+        and None not in sample.response_ids
+        and bool(sample.answer and sample.answer.strip())
+        and len(spans) == len(places)
+        and places == sorted(places)
+        and spans == sorted(spans)
+        and all(0 <= place <= length for place in places)
+        and all(0 <= place <= len(sample.text) for place in spans)
+    )
+
+
+def check_problems(
+    name: str, problems: list[Problem], seed: int, config: EvaluateStage, samples: list[Sample]
+) -> list[Difference]:
+    """Every sample that the protocol asks for is there once, in order, with the problem and answer of its set."""
+    wanted = list(wanted_samples(problems, config.evaluate.samples_per_problem, seed))
+    differences = []
+    if [want.key for want in wanted] != [sample.key for sample in samples]:
+        detail = f"{len(samples)} samples where the protocol asks for {len(wanted)}, or in another order"
+        differences.append(Difference(name, MISSING, detail))
+    known = {(problem.set, problem.id): problem for problem in problems}
+    for sample in samples:
+        problem = known.get((sample.set, sample.problem_id))
+        said = (sample.problem, sample.answer, sample.family)
+        where = f"{name}: {sample.set}/{sample.problem_id}/{sample.sample}"
+        if sample.dialect != config.traces.dialect:
+            differences.append(
+                Difference(where, STATED, f"dialect {sample.dialect}, not {config.traces.dialect}")
+            )
+        if problem is None or said != (problem.problem, problem.answer, problem.family):
+            differences.append(Difference(where, STATED, "not the problem and answer of its set"))
+    return differences
+
+
+def graded_here(sample: Sample, integer: bool) -> Sample:
+    """The same sample with the grade that it is given here."""
+    if sample.void:
+        return replace(sample, correct=False, reason="void", predicted=None)
+    truncated = sample.finish is FinishReason.LENGTH
+    verdict = grade(own_words(sample.turns), sample.answer, truncated, integer)
+    return replace(sample, correct=verdict.correct, reason=verdict.reason.value, predicted=verdict.predicted)
+
+
+def check_grades(name: str, samples: list[Sample], regraded: list[Sample]) -> list[Difference]:
+    """Samples that are graded otherwise here."""
+    found = []
+    for sample, here in zip(samples, regraded, strict=True):
+        if all(getattr(sample, part) == getattr(here, part) for part in GRADED):
+            continue
+        kind = UNDECIDED if "grading_error" in (sample.reason, here.reason) else GRADE
+        detail = f"{sample.reason} ({short(sample.predicted)}), here {here.reason} ({short(here.predicted)})"
+        found.append(Difference(f"{name}: {sample.set}/{sample.problem_id}/{sample.sample}", kind, detail))
+    return found
+
+
+def check_scores(
+    evidence: Evidence, name: str, ref: ArtifactRef, config: EvaluateStage, regraded: list[Sample]
+) -> list[Difference]:
+    """Every estimate, interval and count of the summary follows from the samples as they are graded here."""
+    stated = json.loads((evidence.place(ref) / SUMMARY_FILE).read_text())
+    sets: dict[str, list[Sample]] = {}
+    for sample in regraded:
+        sets.setdefault(sample.set, []).append(sample)
+    here: dict[str, Any] = {
+        "sets": {problem_set: summarize(samples) for problem_set, samples in sets.items()},
+        "protocol": protocol_of(config),
+        "allow_unsafe": config.sandbox.allow_unsafe,
+    }
+    return stated_otherwise(tree_differences(stated, json.loads(json.dumps(here)), f"{name}:"))
+
+
+def check_void(name: str, samples: list[Sample]) -> list[Difference]:
+    """No more samples are void than a stage lets pass: a void sample is in no estimate."""
+    void = sum(sample.void for sample in samples)
+    if void <= MOST_VOID * len(samples):
+        return []
+    return [
+        Difference(name, STATED, f"{void} of {len(samples)} samples are void; at most {MOST_VOID:.0%} may be")
+    ]
+
+
+def stated_otherwise(lines: list[str]) -> list[Difference]:
+    """Lines of `tree_differences` as differences."""
+    return [Difference(line.partition(": ")[0], STATED, line.partition(": ")[2]) for line in lines]
