@@ -44,7 +44,9 @@ def collect(store: Store, ref: ArtifactRef, wanted: Wanted, scratch: Path) -> di
         raise ValueError(f"{ref.location}: a {ref.kind} is not published; {', '.join(MODELS + DATASETS)} are")
     manifest = store.manifest(ref)
     merged = manifest if ref.kind == "checkpoint" else _merged(store, manifest)
-    evaluation = wanted.evaluation or newest_evaluation(store, merged.ref)
+    evaluation = None
+    if not wanted.without_evaluation:
+        evaluation = wanted.evaluation or newest_evaluation(store, merged.ref)
     if evaluation is None and not wanted.without_evaluation:
         raise ValueError(
             f"{merged.location}: no evaluation of it in this store, and a card without scores says nothing: evaluate "

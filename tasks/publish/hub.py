@@ -35,7 +35,7 @@ def upload(
     ValueError, one line that never holds the token: no connection, a token that is refused or may not write, a full
     quota, a file that the hub refuses.
     """
-    import httpx
+    import httpx2
     from huggingface_hub import CommitOperationAdd, HfApi
     from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.utils import disable_progress_bars
@@ -56,7 +56,7 @@ def upload(
         raise ValueError(
             _without(token, f"hub {endpoint} refused: {_said(error)}; {_remedy(status, repo)}")
         ) from None
-    except (httpx.HTTPError, OSError, RuntimeError) as error:
+    except (httpx2.HTTPError, OSError, RuntimeError) as error:
         cause = error.__cause__ or error
         raise ValueError(
             _without(

@@ -90,7 +90,12 @@ def stand_in_hub(token: str) -> Iterator[Hub]:
                 repository = path.removeprefix("/api/").removesuffix("/commit/main")
                 for line in body.splitlines():
                     self._commit(hub.files.setdefault(repository, {}), json.loads(line))
-                self._send({"commitUrl": f"{hub.endpoint}/commit/1", "commitOid": "1" * 40})
+                self._send(
+                    {
+                        "commitUrl": f"{hub.endpoint}/{repository.partition('/')[2]}/commit/{'1' * 40}",
+                        "commitOid": "1" * 40,
+                    }
+                )
 
         def _commit(self, files: dict[str, bytes], operation: dict) -> None:
             value = operation["value"]

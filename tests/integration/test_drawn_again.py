@@ -34,7 +34,8 @@ def test_samples_are_drawn_again(tmp_path: Path) -> None:
 
     make_tiny_checkpoint(SHAPE, 4, tmp_path / "another")
     files, samples = sample_again(evidence, tmp_path / "another", 0.3, 5, lambda line: None)
-    assert files.kinds == {CHANGED: 1} and files.differences[0].where == "model.safetensors"
+    assert set(files.kinds) == {CHANGED}
+    assert "model.safetensors" in [difference.where for difference in files.differences]
     assert samples.kinds == {MODEL: 5}
 
 
