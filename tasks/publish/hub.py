@@ -46,7 +46,7 @@ def upload(
     size = sum(path.stat().st_size for path in files.values())
     try:
         with _telling(f"uploading {len(files)} files, {size / 1e6:.1f} MB, to {endpoint}/{repo}"):
-            api.create_repo(repo, repo_type=repo_type, private=private, exist_ok=True)
+            api.create_repo(repo, repo_type=repo_type, private=private or None, exist_ok=True)
             operations = [CommitOperationAdd(name, str(path)) for name, path in files.items()]
             commit = api.create_commit(
                 repo, operations, commit_message="Published by tirflow", repo_type=repo_type

@@ -79,7 +79,7 @@ def test_a_checkpoint_arrives_with_card_certificate_and_recipe(
     source = store.fetch(store.read(checkpoint).ref)
     assert files["model.safetensors"] == (source / "model.safetensors").read_bytes()
     assert files["tokenizer.json"] == (source / "tokenizer.json").read_bytes()
-    assert hub.created[0]["private"] is True and "manifest.json" not in files
+    assert hub.created[0]["visibility"] == "private" and "manifest.json" not in files
 
     card = ModelCard(files["README.md"].decode())
     assert card.data.license == "mit" and card.data.eval_results[0].metric_value == 0.5
