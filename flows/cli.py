@@ -96,15 +96,38 @@ def plan(
     run: Annotated[
         str, typer.Option(help="Stage by stage: cached, will run and why, or missing input.")
     ] = "",
-    gpus: Annotated[int, typer.Option(help="Over all nodes; every GPU is one rank.")] = 0,
-    memory_gib: Annotated[float, typer.Option(help="Of one GPU.")] = 0.0,
+    gpus: Annotated[int, typer.Option(help="Over all hosts, which have 8 each.")] = 0,
+    memory_gib: Annotated[float, typer.Option(help="Usable memory of one GPU.")] = 0.0,
+    gpu: Annotated[
+        str, typer.Option(help="Its kind, a name in data/gpus.toml; else the one with that memory.")
+    ] = "",
+    as_written: Annotated[
+        bool, typer.Option("--as-written", help="The recipe as it is, no other layout.")
+    ] = False,
+    staleness: Annotated[int, typer.Option(help="Above 0: by asynchronous steps.")] = 0,
+    mean_tokens: Annotated[float, typer.Option(help="Of a response; else a third of the largest.")] = 0.0,
+    tail: Annotated[float, typer.Option(help="99th percentile of responses over their median.")] = 5.0,
+    call_seconds: Annotated[float, typer.Option(help="Of a call of the interpreter.")] = 1.0,
     changes: Changes = None,
     as_json: Json = False,
 ) -> int:
-    """What a recipe would do under a run's name, or what it takes on each GPU."""
+    """What a recipe would do under a run's name, or the quickest layout of it on so many GPUs, and what that takes."""
     from flows import plan
 
-    return plan.tell(recipe, run, gpus, memory_gib, changes or [], as_json)
+    return plan.tell(
+        recipe,
+        run,
+        gpus,
+        memory_gib,
+        changes or [],
+        as_json,
+        kind=gpu,
+        as_written=as_written,
+        staleness=staleness,
+        mean_tokens=mean_tokens,
+        tail=tail,
+        call_seconds=call_seconds,
+    )
 
 
 Checkpoint = Annotated[

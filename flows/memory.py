@@ -68,6 +68,7 @@ class Sampling:
     cache: int  # bytes for keys and values
     bytes_per_token: int
     sequences: int  # whole sequences (prompt and response at their largest) that fit at once
+    least: int  # bytes of the share with one such sequence: weights, a step, CUDA graphs, its keys and values
 
 
 def element_size(dtype: str) -> int:
@@ -171,16 +172,25 @@ def cache_bytes_per_token(shape: ModelShape, size: int) -> int:
 
 
 def sampler(recipe: Recipe, shape: ModelShape, gpu: int) -> Sampling:
-    """What `gpu_memory_utilization` of a GPU of `gpu` bytes leaves for keys and values."""
-    size = element_size(recipe.model.dtype)
-    generation = recipe.generation
-    step = size * SCHEDULED_TOKENS * (3 * shape.intermediate_size + 4 * shape.hidden_size)
+    """What `gpu_memory_utilization` of a GPU of `gpu` bytes leaves for keys and values.
+
+    Tensor parallel engines share weights, a step's activations and the cache out; logits are each GPU's.
+    """
+    size, generation = element_size(recipe.model.dtype), recipe.generation
+    parts = tensor_parallel(recipe)
+    step = size * SCHEDULED_TOKENS * (3 * shape.intermediate_size + 4 * shape.hidden_size) // parts
     step += PROMPT_BYTES_PER_LOGIT * generation.max_sequences * shape.vocabulary
-    taken = size * shape.num_parameters + step + GRAPHS
+    weight = 1 if generation.pool.quantization == "fp8" else size
+    taken = weight * shape.num_parameters // parts + step + GRAPHS
     cache = int(generation.gpu_memory_utilization * gpu) - taken
-    per_token = cache_bytes_per_token(shape, size)
+    per_token = -(-cache_bytes_per_token(shape, size) // parts)
     longest = generation.max_prompt_tokens + generation.max_response_tokens
-    return Sampling(cache, per_token, max(0, cache // (per_token * longest)))
+    return Sampling(cache, per_token, max(0, cache // (per_token * longest)), taken + per_token * longest)
+
+
+def tensor_parallel(recipe: Recipe) -> int:
+    """GPUs of one engine; each inside engine has one."""
+    return recipe.generation.pool.tensor_parallel if recipe.generation.placement == "pool" else 1
 
 
 def training_memory(
@@ -219,6 +229,7 @@ def sft_phase(recipe: Recipe, shape: ModelShape, ranks: int) -> Phase:
 def rl_phases(recipe: Recipe, shape: ModelShape, ranks: int, gpu: int) -> list[Phase]:
     """Start, sampling, update and probe of an RL step; of vLLM the update sees what is left of it while it sleeps.
 
+    With a pool the `ranks` have GPUs of their own, and its servers others: `pool sample`, `pool probe`.
     At the start the sampler is awake and the trainer comes onto the GPU: under stage 3 a parameter at a time, twice
     with its slices. The trainer stays while the others sample and probe.
     """
@@ -236,14 +247,28 @@ def rl_phases(recipe: Recipe, shape: ModelShape, ranks: int, gpu: int) -> list[P
         # The base of adapters is the reference.
         "reference": size * shape.num_parameters if rl.kl_coefficient and not rl.optimizer.lora else 0,
     }
+    probed = min(PROBED_TOKENS, recipe.generation.max_prompt_tokens + recipe.generation.max_response_tokens)
+    forward = forward_memory(shape, PROBED_SEQUENCES * probed, size)
+    prompt_logits = PROMPT_BYTES_PER_LOGIT * probed * shape.vocabulary
     awake = sampler_memory(recipe, shape, gpu)
+    if recipe.generation.placement == "pool":
+        start = Memory(**trainer, buffers=2 * size * shape.head_parameters)
+        update = Memory(**trainer, buffers=step.buffers, activations=step.activations, logits=step.logits)
+        probe = Memory(**trainer, buffers=step.buffers, activations=forward[0], logits=forward[1])
+        named = {"rl start": start, "rl update": update, "rl probe": probe}
+        servers = {
+            "pool sample": Memory(sampler=awake),
+            "pool probe": Memory(sampler=awake, logits=prompt_logits),
+        }
+        return [
+            *(Phase(name, memory, host) for name, memory in named.items()),
+            *(Phase(name, memory) for name, memory in servers.items()),
+        ]
     asleep = GRAPHS if rl.sleep_sampler else awake
     start = Memory(**trainer, sampler=awake, buffers=2 * size * shape.head_parameters)
     sample = Memory(**trainer, sampler=awake, buffers=step.buffers)
     update = replace(sample, sampler=asleep, activations=step.activations, logits=step.logits)
-    probed = min(PROBED_TOKENS, recipe.generation.max_prompt_tokens + recipe.generation.max_response_tokens)
-    forward, prompt = forward_memory(shape, PROBED_SEQUENCES * probed, size), PROMPT_BYTES_PER_LOGIT * probed
-    probe = replace(sample, activations=forward[0], logits=max(forward[1], prompt * shape.vocabulary))
+    probe = replace(sample, activations=forward[0], logits=max(forward[1], prompt_logits))
     named = {"rl start": start, "rl sample": sample, "rl update": update, "rl probe": probe}
     return [Phase(name, memory, host) for name, memory in named.items()]
 
@@ -261,15 +286,19 @@ def forward_memory(shape: ModelShape, tokens: int, size: int) -> tuple[int, int]
 
 
 def sampler_memory(recipe: Recipe, shape: ModelShape, gpu: int) -> int:
-    """What the engine takes on its GPU: vLLM its share; the embedded one weights and a cache of every slot."""
+    """What the engine takes on its GPU: vLLM its share, or more where that does not hold one sequence; the embedded
+    one weights and a cache of every slot."""
     size, generation = element_size(recipe.model.dtype), recipe.generation
     if generation.engine == "vllm":
-        return int(generation.gpu_memory_utilization * gpu)
+        return max(int(generation.gpu_memory_utilization * gpu), sampler(recipe, shape, gpu).least)
     longest = generation.max_prompt_tokens + generation.max_response_tokens
     cache = generation.max_sequences * longest * cache_bytes_per_token(shape, size)
     return size * shape.num_parameters + cache
 
 
 def evaluate_phase(recipe: Recipe, shape: ModelShape, gpu: int) -> Phase:
-    """Evaluation: the sampler alone."""
-    return Phase("evaluate", Memory(sampler=sampler_memory(recipe, shape, gpu)))
+    """Evaluation: the sampler alone, with the lengths of evaluation."""
+    longest = recipe.evaluate.max_response_tokens or recipe.generation.max_response_tokens
+    generation = recipe.generation.model_copy(update={"max_response_tokens": longest})
+    limited = recipe.model_copy(update={"generation": generation})
+    return Phase("evaluate", Memory(sampler=sampler_memory(limited, shape, gpu)))

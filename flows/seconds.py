@@ -1,0 +1,246 @@
+"""How long an RL step takes: arithmetic over lengths, memory bandwidth and FLOPs, before anything runs.
+
+Decoding reads weights and cached keys and values once a step of the engine (roofline: the longer of that and of the
+products' time), so a step of few rows costs what the weights cost, and the longest response decides when a batch ends.
+Training counts 2 FLOPs a parameter and token forward, twice that backward (arXiv 2001.08361, section 2.1), attention's
+share besides. What no data sheet says stands below as an assumption, and `assumptions` lists it with every estimate.
+"""
+
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from statistics import NormalDist
+
+import numpy as np
+
+from data.gpus import Gpu
+from data.models import ModelShape
+
+# Assumptions, none of them measured here. Shares of what a data sheet states:
+BANDWIDTH_SHARE = 0.7  # of memory bandwidth, while decoding
+DECODING_SHARE = 0.6  # of dense FLOPs, while decoding many rows
+TRAINING_SHARE = 0.4  # of dense FLOPs, in training and in passes without gradients; 0.15 to 0.55 is published
+# Seconds and bytes a second:
+ENGINE_STEP_S = 0.006  # an engine's own work for each of its steps: schedule, launch, sample, answer
+REDUCTION_S = 15e-6  # one all-reduce of a step's activations between the GPUs of a server
+HOST_LINK = 50e9  # between hosts, for each GPU: 400 Gbit/s
+INNER_LINK = 300e9  # between the GPUs of a host
+PCIE = 20e9
+HOST_MEMORY = 200e9  # of a host, shared by its GPUs: what an offloaded optimizer works at
+WEIGHTS_OVER = 20e9  # a weight sync, gathered and taken up
+BESIDES_S = 5.0  # of a step: grading, the probe, sleep and waking, logging
+GPUS_A_HOST = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a step samples and trains; what is not in a recipe is an assumption about the model and its problems."""
+
+    trajectories: int
+    mean_tokens: float  # of a response
+    most_tokens: int  # a response is cut there
+    tail: float = 5.0  # 99th percentile over median, before the cut
+    prompt_tokens: float = 300.0
+    calls: float = 3.0  # of the interpreter in a mean response, more in a longer one in proportion
+    most_calls: int = 16
+    call_s: float = 1.0
+
+    def lengths(self, count: int) -> np.ndarray:
+        """(count,) response tokens: evenly over the quantiles of a log-normal cut at `most_tokens`, with that mean.
+
+        The median is found by bisection. ValueError if no median gives the mean.
+        """
+        if not 0 < self.mean_tokens < self.most_tokens:
+            raise ValueError(
+                f"mean response of {self.mean_tokens:g} tokens: give one between 0 and the longest, {self.most_tokens}"
+            )
+        sigma = np.log(self.tail) / NormalDist().inv_cdf(0.99)
+        normal = np.array([NormalDist().inv_cdf((i + 0.5) / count) for i in range(count)])
+        low, high = 1.0, 1e3 * self.most_tokens
+        for _ in range(60):
+            median = (low * high) ** 0.5
+            lengths = np.minimum(median * np.exp(sigma * normal), self.most_tokens)
+            low, high = (median, high) if lengths.mean() < self.mean_tokens else (low, median)
+        return lengths
+
+    def calls_of(self, tokens: float) -> float:
+        """Calls in a response of that length."""
+        return min(self.most_calls, self.calls * tokens / self.mean_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Engines:
+    """What samples: `count` engines of `tensor_parallel` GPUs each, each with `slots` rows at most."""
+
+    count: int
+    tensor_parallel: int
+    slots: int
+
+
+@dataclass(frozen=True, slots=True)
+class Trainer:
+    """What trains."""
+
+    ranks: int
+    zero_stage: int = 2
+    row_tokens: int = 16384
+    updates: int = 1  # optimizer steps of an RL step
+    forward_passes: int = (
+        0  # over all tokens, without gradients: old log-probs, a reference, a critic's values
+    )
+    models: int = 1  # updated: 2 with a critic
+    checkpointing: bool = True
+    adapters: bool = False  # the weights' own gradients are not computed
+    offload: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StepSeconds:
+    """Seconds of the parts of an RL step."""
+
+    sample: float  # from the first request to the end of the longest response
+    steady: float  # for as many samples while the engines are always full, as an asynchronous sampler is
+    forward: float
+    update: float
+    sync: float
+
+    @property
+    def train(self) -> float:
+        """All that the trainer's GPUs do."""
+        return self.forward + self.update
+
+    @property
+    def synchronous(self) -> float:
+        """One part after the other: on-policy."""
+        return self.sample + self.train + self.sync + BESIDES_S
+
+    @property
+    def asynchronous(self) -> float:
+        """Sampler and trainer side by side: the slower one decides."""
+        return max(self.steady, self.train) + self.sync + BESIDES_S
+
+
+def step_seconds(
+    work: Work, shape: ModelShape, gpu: Gpu, engines: Engines, trainer: Trainer, size: int = 2
+) -> StepSeconds:
+    """The estimate; `size`: bytes of a weight."""
+    forward, update = training_seconds(work, shape, gpu, trainer, size)
+    return StepSeconds(
+        sample=sampling_seconds(work, shape, gpu, engines, size),
+        steady=steady_seconds(work, shape, gpu, engines, size),
+        forward=forward,
+        update=update,
+        sync=size * shape.num_parameters / WEIGHTS_OVER,
+    )
+
+
+def engine_step_s(
+    shape: ModelShape, gpu: Gpu, tensor_parallel: int, rows: float, context: float, size: int
+) -> float:
+    """Seconds of one step of an engine that decodes `rows` rows with `context` cached tokens in all."""
+    read = size * (shape.num_parameters + 2 * shape.layers * shape.key_value_size * context)
+    memory = read / (tensor_parallel * gpu.bandwidth * BANDWIDTH_SHARE)
+    products = rows * forward_flops(shape, context / max(rows, 1.0))
+    compute = products / (tensor_parallel * gpu.flops * DECODING_SHARE)
+    reductions = 2 * shape.layers * REDUCTION_S if tensor_parallel > 1 else 0.0
+    return max(memory, compute) + reductions + ENGINE_STEP_S
+
+
+def forward_flops(shape: ModelShape, context: float) -> float:
+    """Of one token that attends to `context` others: 2 a weight, 4 a layer, query width and attended token."""
+    body = shape.layers * shape.layer_parameters + shape.head_parameters
+    return 2 * body + 4 * shape.layers * shape.query_size * context
+
+
+def sampling_seconds(work: Work, shape: ModelShape, gpu: Gpu, engines: Engines, size: int) -> float:
+    """One engine's share of a batch, every row as soon as there is a slot: until its longest response has ended.
+
+    The longest one's calls of the interpreter are waited for; others' are hidden behind rows that decode.
+    """
+    count = -(-work.trajectories // engines.count)
+    waiting = np.random.Generator(np.random.Philox(0)).permutation(work.lengths(count)).tolist()
+    longest = max(waiting)
+    rows: list[
+        tuple[float, float]
+    ] = []  # a heap of what decodes: the engine's step at which it ends, and begins
+    now = seconds = context = 0.0  # steps of the engine, seconds, cached tokens of all rows
+    while waiting or rows:
+        while waiting and len(rows) < engines.slots:
+            heappush(rows, (now + waiting.pop(), now))
+            context += work.prompt_tokens
+        end, begin = heappop(rows)
+        steps, decoding = end - now, len(rows) + 1
+        middle = context + decoding * steps / 2
+        seconds += steps * engine_step_s(shape, gpu, engines.tensor_parallel, decoding, middle, size)
+        context += decoding * steps - (end - begin) - work.prompt_tokens
+        now = end
+    return seconds + work.calls_of(longest) * work.call_s
+
+
+def steady_seconds(work: Work, shape: ModelShape, gpu: Gpu, engines: Engines, size: int) -> float:
+    """As many samples from engines that are always full: tokens over the rate at the mean context.
+
+    Rows that wait for the interpreter decode nothing meanwhile: with more requests than slots their places are taken.
+    """
+    rows = float(min(engines.slots, -(-work.trajectories // engines.count)))
+    lengths = work.lengths(256)
+    # A row is met in the middle of a response, and in longer ones the longer.
+    context = work.prompt_tokens + float((lengths**2).mean() / lengths.mean()) / 2
+    step = engine_step_s(shape, gpu, engines.tensor_parallel, rows, rows * context, size)
+    busy = work.mean_tokens * step / (work.mean_tokens * step + work.calls * work.call_s)
+    step = engine_step_s(shape, gpu, engines.tensor_parallel, rows * busy, rows * context, size)
+    return work.trajectories * work.mean_tokens * step / (engines.count * rows * busy)
+
+
+def training_seconds(
+    work: Work, shape: ModelShape, gpu: Gpu, trainer: Trainer, size: int
+) -> tuple[float, float]:
+    """(passes without gradients, updates): the longer of products and of what ZeRO-3 gathers meanwhile.
+
+    An update is a forward pass, a backward one of twice its products (once, where adapters are trained), and with
+    checkpointing another forward. Offloaded, the optimizer reads and writes 28 bytes a parameter in the host's memory,
+    and 6 go over PCIe.
+    """
+    lengths = work.lengths(256) + work.prompt_tokens
+    tokens = work.trajectories * float(lengths.mean())
+    context = float((lengths**2).mean() / lengths.mean()) / 2
+    one_pass = tokens * forward_flops(shape, context) / (trainer.ranks * gpu.flops * TRAINING_SHARE)
+    gather = 0.0
+    if trainer.zero_stage == 3:
+        link = HOST_LINK if trainer.ranks > GPUS_A_HOST else INNER_LINK
+        rows = -(-tokens // (trainer.row_tokens * trainer.ranks))
+        gather = rows * size * shape.num_parameters / link
+    backward = 1.0 if trainer.adapters else 2.0
+    passes = 1 + backward + trainer.checkpointing
+    update = max(passes * one_pass, (passes + 1) * gather)  # gradients are scattered besides
+    if trainer.offload:
+        hosts = -(-trainer.ranks // GPUS_A_HOST)
+        update += (
+            trainer.updates * shape.num_parameters * (28 / hosts / HOST_MEMORY + 6 / trainer.ranks / PCIE)
+        )
+    return trainer.forward_passes * max(one_pass, gather), trainer.models * update
+
+
+def assumptions(work: Work, gpu: Gpu) -> list[tuple[str, str]]:
+    """What an estimate rests on, by name."""
+    return [
+        (
+            "response tokens",
+            f"mean {work.mean_tokens:,.0f}, p99 {work.tail:g} x median, at most {work.most_tokens:,}",
+        ),
+        ("prompt tokens", f"{work.prompt_tokens:,.0f}"),
+        ("calls", f"{work.calls:g} in a mean response, {work.call_s:g} s each"),
+        (
+            f"{gpu.name.upper()}",
+            f"{gpu.bandwidth / 1e12:g} TB/s ({BANDWIDTH_SHARE:.0%} reached), {gpu.flops / 1e12:,.0f} TFLOPS "
+            f"({DECODING_SHARE:.0%} decoding, {TRAINING_SHARE:.0%} training)",
+        ),
+        (
+            "an engine's step",
+            f"{1e3 * ENGINE_STEP_S:g} ms of its own, {1e6 * REDUCTION_S:g} us an all-reduce",
+        ),
+        (
+            "links",
+            f"{HOST_LINK / 1e9:g} GB/s a GPU between hosts, {INNER_LINK / 1e9:g} within, {PCIE / 1e9:g} PCIe",
+        ),
+        ("weight sync", f"{WEIGHTS_OVER / 1e9:g} GB/s; grading, probe and log {BESIDES_S:g} s a step"),
+    ]

@@ -1,0 +1,103 @@
+"""What `plan` chooses: layouts that fit where the recipe as written does not, and why the others do not."""
+
+import json
+from typing import Any
+
+import pytest
+
+from data.gpus import find_gpu, gpu_of_memory
+from flows.cli import main
+from flows.layouts import Plan, choose, make_plan, work_of
+from flows.memory import GIB, GRAPHS
+from tasks.shared.recipes import load_recipe
+
+H100, H200 = int(79.6 * GIB), int(139.8 * GIB)
+
+
+def chosen(
+    name: str, gpus: int, gpu: int, given: dict[str, Any] | None = None, staleness: int = 0
+) -> list[Plan]:
+    recipe = load_recipe(name, given)
+    return choose(recipe, gpus, gpu, gpu_of_memory(gpu / GIB), work_of(recipe), given or {}, staleness)
+
+
+def test_retool_fits_16_gpus_of_141_gib_where_as_written_it_does_not() -> None:
+    assert "rl start" in str(make_plan(load_recipe("retool"), 16, H200).refusal())
+    plan = chosen("retool", 16, H200)[0]
+    assert plan.refusal() is None
+    assert (plan.sampling_gpus, plan.offload) == (0, True)
+    assert plan.changes == {
+        "sft.optimizer.ranks": 16,
+        "sft.optimizer.nodes": 2,
+        "rl.optimizer.offload": True,
+        "rl.optimizer.ranks": 16,
+        "rl.optimizer.nodes": 2,
+    }
+    assert load_recipe("retool", plan.changes).rl.optimizer.ranks == 16
+    assert 12 * plan.parameters * 2 / 2 < plan.host < 17 * plan.parameters * 2 / 2, (
+        "policy and critic, two hosts"
+    )
+
+
+def test_retool_fits_32_gpus_of_80_gib_with_offload_in_a_pool_alone() -> None:
+    plans = chosen("retool", 32, H100, {"rl.optimizer.offload": True})
+    assert plans[0].refusal() is None and all(plan.offload for plan in plans)
+    assert plans[0].sampling_gpus and plans[0].tensor_parallel > 1
+    assert all(plan.refusal() for plan in plans if not plan.sampling_gpus), (
+        "32B and its trainer on one such GPU"
+    )
+
+
+def test_evaluation_of_32b_does_not_fit_one_gpu_of_80_gib_and_two_hold_it() -> None:
+    recipe = load_recipe("retool")
+    plan = make_plan(recipe, 32, H100)
+    evaluate = plan.phases[-1]
+    assert evaluate.name == "evaluate" and not plan.fits(evaluate)
+    assert evaluate.memory.sampler > 2 * plan.parameters + GRAPHS
+    pool = load_recipe(
+        "retool",
+        {
+            "generation.placement": "pool",
+            "generation.pool.tensor_parallel": 2,
+            "generation.pool.nodes": 1,
+            "generation.pool.servers": 4,
+            "rl.sleep_sampler": False,
+        },
+    )
+    two = make_plan(pool, 32, H100)
+    assert two.fits(two.phases[-1]) and two.sampling_gpus == 8
+
+
+def test_a_pool_pays_where_its_steps_may_overlap_and_costs_gpus_where_not() -> None:
+    together, apart = chosen("retool_7b", 8, H100)[0], chosen("retool_7b", 8, H100, staleness=1)[0]
+    assert together.sampling_gpus == 0, "on-policy one half of the GPUs would wait for the other"
+    assert apart.sampling_gpus and together.seconds and apart.seconds
+    assert apart.seconds.asynchronous < together.seconds.synchronous < apart.seconds.synchronous
+
+
+def test_what_is_given_holds_for_every_layout() -> None:
+    given = {"generation.placement": "pool", "generation.gpu_memory_utilization": 0.8}
+    plans = chosen("retool_7b", 8, H100, given)
+    assert all(plan.sampling_gpus and plan.share == int(0.8 * H100) for plan in plans)
+    with pytest.raises(ValueError, match=r"no layout of 8 GPUs has rl\.optimizer\.ranks"):
+        chosen("retool_7b", 8, H100, {"rl.optimizer.ranks": 3})
+    with pytest.raises(ValueError, match="12 GPUs are no whole hosts of 8"):
+        chosen("retool_7b", 12, H100)
+
+
+def test_the_command_says_what_it_chose_and_on_what_the_seconds_rest(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    wanted = ["plan", "retool", "--gpus", "16", "--gpu", "h200", "--mean-tokens", "6000"]
+    assert main(wanted) == 0
+    shown = capsys.readouterr().out
+    assert "inside, offload sets: " in shown and "rl.optimizer.offload=True" in shown
+    assert "mean 6,000" in shown and "published 375 s" in shown
+    assert main([*wanted, "--json"]) == 0
+    written = json.loads(capsys.readouterr().out)
+    assert written["layout"] == "inside, offload" and written["gpu"] == int(find_gpu("h200").memory_gib * GIB)
+    assert {row["layout"] for row in written["layouts"] if row["refusal"]} >= {"inside"}
+    assert main([*wanted[:5], "nothing"]) == 2
+    assert "gpus.toml: no GPU 'nothing'" in capsys.readouterr().err
+    assert main(["plan", "retool", "--gpus", "16", "--gpu", "h200", "--mean-tokens", "99999"]) == 2
+    assert "give one between 0 and the longest, 14336" in capsys.readouterr().err
