@@ -133,16 +133,38 @@ def step_seconds(
     )
 
 
-def engine_step_s(
-    shape: ModelShape, gpu: Gpu, tensor_parallel: int, rows: float, context: float, size: int
-) -> float:
-    """Seconds of one step of an engine that decodes `rows` rows with `context` cached tokens in all."""
-    read = size * (shape.num_parameters + 2 * shape.layers * shape.key_value_size * context)
-    memory = read / (tensor_parallel * gpu.bandwidth * BANDWIDTH_SHARE)
-    products = rows * forward_flops(shape, context / max(rows, 1.0))
-    compute = products / (tensor_parallel * gpu.flops * DECODING_SHARE)
-    reductions = 2 * shape.layers * REDUCTION_S if tensor_parallel > 1 else 0.0
-    return max(memory, compute) + reductions + ENGINE_STEP_S
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How long a step of an engine takes: the longer of what it reads and what it multiplies, and its own work.
+
+    Seconds, of a step, a row and a cached token.
+    """
+
+    weights_read: float
+    token_read: float
+    row_products: float
+    token_products: float
+    own: float
+
+    @classmethod
+    def of(cls, shape: ModelShape, gpu: Gpu, tensor_parallel: int, size: int = 2) -> "Pace":
+        """Of an engine of `tensor_parallel` GPUs; `size`: bytes of a weight, and of a cached number."""
+        bandwidth = tensor_parallel * gpu.bandwidth * BANDWIDTH_SHARE
+        flops = tensor_parallel * gpu.flops * DECODING_SHARE
+        alone = forward_flops(shape, 0)
+        return cls(
+            weights_read=size * shape.num_parameters / bandwidth,
+            token_read=size * 2 * shape.layers * shape.key_value_size / bandwidth,
+            row_products=alone / flops,
+            token_products=(forward_flops(shape, 1) - alone) / flops,
+            own=ENGINE_STEP_S + (2 * shape.layers * REDUCTION_S if tensor_parallel > 1 else 0.0),
+        )
+
+    def step_s(self, rows: float, context: float) -> float:
+        """Of a step that decodes `rows` rows with `context` cached tokens in all."""
+        memory = self.weights_read + context * self.token_read
+        compute = rows * self.row_products + context * self.token_products
+        return max(memory, compute) + self.own
 
 
 def forward_flops(shape: ModelShape, context: float) -> float:
@@ -159,6 +181,7 @@ def sampling_seconds(work: Work, shape: ModelShape, gpu: Gpu, engines: Engines, 
     count = -(-work.trajectories // engines.count)
     waiting = np.random.Generator(np.random.Philox(0)).permutation(work.lengths(count)).tolist()
     longest = max(waiting)
+    pace = Pace.of(shape, gpu, engines.tensor_parallel, size)
     rows: list[
         tuple[float, float]
     ] = []  # a heap of what decodes: the engine's step at which it ends, and begins
@@ -170,7 +193,7 @@ def sampling_seconds(work: Work, shape: ModelShape, gpu: Gpu, engines: Engines, 
         end, begin = heappop(rows)
         steps, decoding = end - now, len(rows) + 1
         middle = context + decoding * steps / 2
-        seconds += steps * engine_step_s(shape, gpu, engines.tensor_parallel, decoding, middle, size)
+        seconds += steps * pace.step_s(decoding, middle)
         context += decoding * steps - (end - begin) - work.prompt_tokens
         now = end
     return seconds + work.calls_of(longest) * work.call_s
@@ -185,9 +208,10 @@ def steady_seconds(work: Work, shape: ModelShape, gpu: Gpu, engines: Engines, si
     lengths = work.lengths(256)
     # A row is met in the middle of a response, and in longer ones the longer.
     context = work.prompt_tokens + float((lengths**2).mean() / lengths.mean()) / 2
-    step = engine_step_s(shape, gpu, engines.tensor_parallel, rows, rows * context, size)
+    pace = Pace.of(shape, gpu, engines.tensor_parallel, size)
+    step = pace.step_s(rows, rows * context)
     busy = work.mean_tokens * step / (work.mean_tokens * step + work.calls * work.call_s)
-    step = engine_step_s(shape, gpu, engines.tensor_parallel, rows * busy, rows * context, size)
+    step = pace.step_s(rows * busy, rows * context)
     return work.trajectories * work.mean_tokens * step / (engines.count * rows * busy)
 
 

@@ -76,7 +76,8 @@ def test_a_pool_pays_where_its_steps_may_overlap_and_costs_gpus_where_not() -> N
 
 
 def test_what_is_given_holds_for_every_layout() -> None:
-    given = {"generation.placement": "pool", "generation.gpu_memory_utilization": 0.8}
+    given: dict[str, Any] = {"generation.placement": "pool", "rl.sleep_sampler": False}
+    given["generation.gpu_memory_utilization"] = 0.8
     plans = chosen("retool_7b", 8, H100, given)
     assert all(plan.sampling_gpus and plan.share == int(0.8 * H100) for plan in plans)
     with pytest.raises(ValueError, match=r"no layout of 8 GPUs has rl\.optimizer\.ranks"):

@@ -60,7 +60,7 @@ def test_a_batch_ends_with_its_longest_response_and_more_engines_do_not_help_it(
     )
     assert 0.9 * alone < many < few < 32 * many
     slots = sampling_seconds(WORK, SHAPE, H20, Engines(1, 1, 8), 2)
-    assert slots > 2 * few, "eight at a time take their turns"
+    assert slots > 1.5 * few, "eight at a time take their turns"
 
 
 def test_training_counts_passes_products_and_offload() -> None:
