@@ -81,7 +81,7 @@ def test_what_is_given_holds_for_every_layout() -> None:
     plans = chosen("retool_7b", 8, H100, given)
     assert all(plan.sampling_gpus and plan.share == int(0.8 * H100) for plan in plans)
     with pytest.raises(ValueError, match=r"no layout of 8 GPUs has rl\.optimizer\.ranks"):
-        chosen("retool_7b", 8, H100, {"rl.optimizer.ranks": 3})
+        chosen("retool_7b", 8, H100, {"rl.optimizer.ranks": 7})
     with pytest.raises(ValueError, match="12 GPUs are no whole hosts of 8"):
         chosen("retool_7b", 12, H100)
 
