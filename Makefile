@@ -17,7 +17,7 @@ KILLS ?= 20
 OUTAGE ?= 20
 export TIRFLOW_HOME ?= $(CURDIR)/.tirflow
 
-.PHONY: demo test test-drills test-gpu drills test-browser base-image images test-containers test-containers-vllm drill-docker test-compose test-cluster bench-containers bench-sandbox bench-generation bench-pool bench-serve bench-rl bench-sft bench-memory bench-gpu setup-trl smol-base tokenizers test-tokenizers lint types check venv lock cuda-locks check-cuda-locks clean setup-vllm test-vllm
+.PHONY: demo test test-drills test-gpu drills test-browser base-image images test-containers test-containers-vllm drill-docker test-compose test-cluster bench-containers bench-sandbox bench-generation bench-pool bench-serve bench-rl bench-sft bench-memory bench-gpu bench-simulate setup-trl smol-base tokenizers test-tokenizers lint types check venv lock cuda-locks check-cuda-locks clean setup-vllm test-vllm
 
 demo: venv ## train/tiny from an empty machine to its scores; run again, it reuses what exists
 	@$(BIN)/tirflow demo
@@ -94,6 +94,9 @@ bench-sft: venv setup-trl ## SFT against TRL's SFTTrainer with packing; minutes
 
 bench-memory: venv ## peak memory of a step by samples and by token budget; minutes
 	$(BIN)/python -m benchmarks.memory
+
+bench-simulate: venv ## staleness 0 to 4 on 8 to 1,024 GPUs, simulated; minutes
+	$(BIN)/python -m benchmarks.simulate
 
 bench-gpu: venv ## FLOPs utilisation of a 1.5 B-parameter model; without a GPU tiny sizes, and it says so
 	$(BIN)/python -m benchmarks.gpu

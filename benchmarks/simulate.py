@@ -1,0 +1,330 @@
+"""Seconds a step at staleness 0, 1, 2, 4 from 8 to 1,024 GPUs: the schedule of RL as a discrete-event simulation.
+
+    make bench-simulate        # benchmarks/results/simulate.md
+
+Events are the ends of pieces of responses. An engine decodes its rows side by side; how long its steps take, and the
+trainer's, comes from the arithmetic behind `tirflow plan` (flows/seconds.py). A row leaves its engine while its program
+runs. A step trains on whole groups, the oldest first, and waits for those that the next step might not train on any
+more; at most (staleness + 1) steps' groups are begun and not trained. Staleness 0 stands there twice: on all GPUs in
+turn (inside), and with GPUs apart. The page begins with steps that were measured, and how far off they come out.
+"""
+
+import argparse
+import heapq
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from benchmarks.record import headline, markdown_table, surroundings, write_page
+from data.gpus import Gpu, find_gpu
+from data.models import ModelShape, find_model
+from flows.published import PATH, estimates
+from flows.seconds import BESIDES_S, Engines, Pace, StepSeconds, Trainer, Work, step_seconds
+
+GPUS = (8, 32, 128, 512, 1024)
+STALENESS = (0, 1, 2, 4)
+STEPS, WARM_UP = 7, 3  # of a simulation, and how many of the first are not counted
+GROUP = 16  # samples of a problem
+SHARES = (1 / 4, 1 / 2, 3 / 4)  # of the GPUs that sample, where they are apart
+
+
+@dataclass(slots=True)
+class Group:
+    """The samples of one problem."""
+
+    version: int  # steps done when it was begun
+    left: int = GROUP  # samples that are not finished
+
+
+@dataclass(slots=True)
+class Row:
+    """One response on its way."""
+
+    group: Group
+    engine: int
+    pieces: int  # that are left, the one that decodes included
+    tokens: float  # of each piece
+    context: float  # cached tokens before this piece
+
+
+@dataclass(slots=True)
+class Engine:
+    """One sampler. Its clock counts steps of its own, which take `pace` seconds each until rows come or go."""
+
+    number: int
+    steps: float = 0.0
+    since: float = 0.0  # the time at which `steps` was right
+    pace: float = 0.0
+    context: float = 0.0  # cached tokens of all rows
+    ends: list[tuple[float, int, Row]] = field(default_factory=list)  # heap: the step at which a piece ends
+    plan: int = 0  # plans of the next end that have another number are void
+    row_seconds: float = 0.0
+
+    def advance(self, now: float) -> None:
+        """Decode until `now`."""
+        if self.ends:
+            done = (now - self.since) / self.pace
+            self.steps += done
+            self.context += done * len(self.ends)
+            self.row_seconds += (now - self.since) * len(self.ends)
+        self.since = now
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What is simulated."""
+
+    work: Work
+    pace: Pace
+    engines: int
+    train_s: float
+    sync_s: float
+    staleness: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Means over the steps that count."""
+
+    step_s: float
+    waits: float  # share of the time in which the trainer waited for groups
+    rows: float  # of an engine
+    oldest: int  # steps between the begin of a group and its training, at most
+
+
+class Simulation:
+    """One schedule."""
+
+    def __init__(self, world: World, seed: int = 0) -> None:
+        self._world = world
+        self._engines = [Engine(number) for number in range(world.engines)]
+        self._emptiest = [
+            (0, engine.number) for engine in self._engines
+        ]  # heap of (rows, engine), some outdated
+        self._lengths = self._draw(np.random.Generator(np.random.Philox(seed)))
+        self._batch = world.work.trajectories // GROUP  # groups of a step
+        self._events: list[tuple[float, int, int, Row | Engine]] = []  # time, order, plan, what
+        self._order = 0
+        self._now = 0.0
+        self._version = 0  # steps done
+        self._begun: list[Group] = []  # and not taken, in order
+        self._num_whole = 0  # groups that have become whole, of all steps
+        self._training = 0  # groups
+        self._oldest = 0
+
+    def _draw(self, generator: np.random.Generator) -> Iterator[float]:
+        """Lengths without end."""
+        lengths = self._world.work.lengths(4096)
+        while True:
+            yield from generator.permutation(lengths).tolist()
+
+    def run(self) -> Outcome:
+        """Steps one after the other."""
+        started = waited = rows = 0.0
+        for step in range(STEPS):
+            if step == WARM_UP:
+                started, waited, rows = self._now, 0.0, self._row_seconds()
+            self._begin_groups()
+            before = self._now
+            while not self._enough():
+                whole = self._num_whole
+                while self._num_whole == whole:
+                    self._next()
+            waited += self._now - before
+            self._take()
+            self._begin_groups()
+            self._sample_until(self._now + self._world.train_s)
+            self._training = 0
+            self._version += 1
+            self._pause(self._world.sync_s)
+        seconds = self._now - started
+        rows = (self._row_seconds() - rows) / seconds / len(self._engines)
+        return Outcome(seconds / (STEPS - WARM_UP), waited / seconds, rows, self._oldest)
+
+    def _row_seconds(self) -> float:
+        return sum(engine.row_seconds for engine in self._engines)
+
+    def _begin_groups(self) -> None:
+        most = (self._world.staleness + 1) * self._batch - self._training
+        while len(self._begun) < most:
+            group = Group(self._version)
+            self._begun.append(group)
+            for _ in range(GROUP):
+                length = next(self._lengths)
+                pieces = 1 + round(self._world.work.calls_of(length))
+                row = Row(
+                    group, self._engine_with_room(), pieces, length / pieces, self._world.work.prompt_tokens
+                )
+                self._decode(row)
+
+    def _engine_with_room(self) -> int:
+        """The engine with the fewest rows."""
+        while True:
+            rows, number = self._emptiest[0]
+            if rows == len(self._engines[number].ends):
+                return number
+            heapq.heapreplace(self._emptiest, (len(self._engines[number].ends), number))
+
+    def _decode(self, row: Row) -> None:
+        """A piece of a row begins at its engine, where its prefix lies."""
+        engine = self._engines[row.engine]
+        engine.advance(self._now)
+        self._order += 1
+        heapq.heappush(engine.ends, (engine.steps + row.tokens, self._order, row))
+        engine.context += row.context
+        self._plan(engine)
+
+    def _plan(self, engine: Engine) -> None:
+        """When the engine's next piece ends, as things stand; the context is that of half way."""
+        engine.plan += 1
+        if not engine.ends:
+            return
+        steps, rows = max(0.0, engine.ends[0][0] - engine.steps), len(engine.ends)
+        engine.pace = self._world.pace.step_s(rows, engine.context + rows * steps / 2)
+        self._push(engine.since + steps * engine.pace, engine.plan, engine)
+
+    def _push(self, time: float, plan: int, what: Row | Engine) -> None:
+        self._order += 1
+        heapq.heappush(self._events, (time, self._order, plan, what))
+
+    def _next(self) -> None:
+        """The next event."""
+        time, _, plan, what = heapq.heappop(self._events)
+        if isinstance(what, Engine) and plan != what.plan:
+            return
+        self._now = time
+        if isinstance(what, Row):  # its program has run
+            self._decode(what)
+            return
+        what.advance(time)
+        _, _, row = heapq.heappop(what.ends)
+        row.pieces -= 1
+        row.context += row.tokens
+        what.context = max(0.0, what.context - row.context)
+        if row.pieces:
+            self._push(time + self._world.work.call_s, 0, row)
+        else:
+            row.group.left -= 1
+            self._num_whole += row.group.left == 0
+        heapq.heappush(self._emptiest, (len(what.ends), what.number))
+        self._plan(what)
+
+    def _enough(self) -> bool:
+        """A batch is whole, with every group in it that could not be trained on later."""
+        due = self._version - self._world.staleness
+        if any(group.left and group.version <= due for group in self._begun):
+            return False
+        return sum(not group.left for group in self._begun) >= self._batch
+
+    def _take(self) -> None:
+        """The oldest whole groups leave."""
+        taken = [group for group in self._begun if not group.left][: self._batch]
+        ids = {id(group) for group in taken}
+        self._begun = [group for group in self._begun if id(group) not in ids]
+        self._training = len(taken)
+        self._oldest = max(self._oldest, *(self._version - group.version for group in taken))
+
+    def _sample_until(self, time: float) -> None:
+        """Sample on while the trainer works."""
+        while self._events and self._events[0][0] <= time:
+            self._next()
+        self._now = time
+
+    def _pause(self, seconds: float) -> None:
+        """Nobody decodes while weights go over; programs run on."""
+        for engine in self._engines:
+            engine.advance(self._now)
+            engine.since = self._now + seconds
+            self._plan(engine)
+        self._now += seconds
+
+
+def of_layout(
+    work: Work, shape: ModelShape, gpu: Gpu, gpus: int, share: float, tensor_parallel: int, staleness: int
+) -> Outcome:
+    """`share` of the GPUs sample and the others train; 1: all do both, in turn."""
+    sampling = round(gpus * share)
+    training = gpus if share == 1 else gpus - sampling
+    engines = Engines(max(1, sampling // tensor_parallel), tensor_parallel, work.trajectories)
+    seconds = step_seconds(work, shape, gpu, engines, Trainer(training, 3))
+    return _simulate(work, shape, gpu, engines, seconds, staleness)
+
+
+def _simulate(
+    work: Work, shape: ModelShape, gpu: Gpu, engines: Engines, seconds: StepSeconds, staleness: int
+) -> Outcome:
+    pace = Pace.of(shape, gpu, engines.tensor_parallel)
+    world = World(work, pace, engines.count, seconds.train + BESIDES_S, seconds.sync, staleness)
+    return Simulation(world).run()
+
+
+def checks() -> list[tuple[str, float, float]]:
+    """(what, measured seconds a step, simulated ones) of every published run."""
+    found = []
+    for name, run in tomllib.loads(PATH.read_text(encoding="utf-8")).items():
+        samples = run["prompts_per_step"] * run["samples_per_prompt"]
+        work = Work(samples, run["mean_response_tokens"], run["max_response_tokens"])
+        shape, gpu, parallel = find_model(run["model"]).shape, find_gpu(run["gpu"]), run["tensor_parallel"]
+        apart = run["gpus"] - run["training_gpus"]
+        for words, seconds, sampling, staleness in zip(
+            ("synchronous", "asynchronous"), estimates(run), (run["gpus"], apart), (0, 1), strict=True
+        ):
+            engines = Engines(sampling // parallel, parallel, samples)
+            outcome = _simulate(work, shape, gpu, engines, seconds, staleness)
+            found.append((f"{name}, {words}", run[f"{words}_s"], outcome.step_s))
+    return found
+
+
+def main(arguments: list[str]) -> int:
+    """Write the page."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.simulate")
+    parser.add_argument("--gpu", default="h200", help="a name in data/gpus.toml")
+    parser.add_argument("--model", default="Qwen/Qwen2.5-7B-Instruct", help="a name in data/models.toml")
+    parser.add_argument("--trajectories", type=int, default=1024, help=f"of a step, in groups of {GROUP}")
+    parser.add_argument("--mean-tokens", type=float, default=4000.0)
+    parser.add_argument("--most-tokens", type=int, default=16384)
+    parser.add_argument("--tensor-parallel", type=int, default=2)
+    options = parser.parse_args(arguments)
+    shape, gpu = find_model(options.model).shape, find_gpu(options.gpu)
+    work = Work(options.trajectories, options.mean_tokens, options.most_tokens)
+    lines = ["# Staleness from 8 to 1,024 GPUs, simulated", "", headline(surroundings())]
+    lines += [f"`python -m benchmarks.simulate {' '.join(arguments)}`".replace(" `", "`"), ""]
+    measured = [
+        (words, f"{seconds:.0f}", f"{simulated:.0f}", f"{simulated / seconds - 1:+.0%}")
+        for words, seconds, simulated in checks()
+    ]
+    lines += markdown_table(("a step that was measured", "s", "simulated s", "off by"), measured)
+    lines += [
+        "",
+        f"{options.model} on {gpu.name.upper()}, {work.trajectories:,} responses a step of {work.mean_tokens:,.0f} "
+        f"tokens in the mean, 99th percentile {work.tail:g} times the median, at most {work.most_tokens:,}; engines of "
+        f"{options.tensor_parallel} GPUs. Seconds a step; in brackets: inside the share of sampling, else the share of "
+        "GPUs that sample (the best of three), the share of the time in which the trainer waits, and how many times as "
+        "fast as inside.",
+        "",
+    ]
+    rows = []
+    for gpus in GPUS:
+        sys.stderr.write(f"{gpus} GPUs\n")
+        inside = of_layout(work, shape, gpu, gpus, 1, options.tensor_parallel, 0)
+        cells = [f"{gpus:,}", f"{inside.step_s:,.0f} ({inside.waits:.0%})"]
+        for staleness in STALENESS:
+            tried = [
+                (of_layout(work, shape, gpu, gpus, share, options.tensor_parallel, staleness), share)
+                for share in SHARES
+            ]
+            best, share = min(tried, key=lambda item: item[0].step_s)
+            gain = inside.step_s / best.step_s
+            cells.append(f"{best.step_s:,.0f} ({share:.0%}, {best.waits:.0%}, {gain:.2f})")
+        rows.append(cells)
+    write_page(
+        "simulate", lines + markdown_table(("GPUs", "inside", *map("staleness {}".format, STALENESS)), rows)
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
