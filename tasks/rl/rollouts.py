@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -92,7 +93,7 @@ def _row(round_number: int, step: int, experience: Experience, i: int) -> dict[s
         "sample": trajectory.sample,
         "prompt_ids": trajectory.prompt_ids,
         "response_ids": trajectory.response_ids,
-        "sampled": trajectory.sampled,
+        "sampled": np.array(trajectory.sampled, dtype=bool),
         "logprobs": trajectory.logprobs,
         "text": trajectory.text,
         "calls": calls,

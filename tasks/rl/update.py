@@ -162,10 +162,10 @@ def train_sequence(trajectory: Trajectory, advantage: float | np.ndarray, weight
     num_prompt, num_response = len(trajectory.prompt_ids), len(trajectory.response_ids)
     length = num_prompt + num_response
     return TrainSequence(
-        ids=np.array(trajectory.prompt_ids + trajectory.response_ids),
-        trained=np.array((False,) * num_prompt + trajectory.sampled),
+        ids=np.append(trajectory.prompt_ids, trajectory.response_ids).astype(np.int64),
+        trained=np.append(np.zeros(num_prompt, dtype=bool), np.array(trajectory.sampled, dtype=bool)),
         extras={
-            "sampler": np.array((0.0,) * num_prompt + trajectory.logprobs),
+            "sampler": np.append(np.zeros(num_prompt), trajectory.logprobs),
             "advantage": np.append(np.zeros(num_prompt), np.broadcast_to(advantage, num_response)),
             "weight": np.full(length, weight),
         },

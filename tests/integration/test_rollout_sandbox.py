@@ -82,5 +82,5 @@ def test_a_rollout_and_a_written_trace_have_the_same_ids(interpreter: Interprete
     """SFT encodes segment by segment, cut where a rollout appends: ids and mask are those of the rollout."""
     trajectory = sample(retool("print(3)") + ANSWER, interpreter, "retool")
     encoded = encode_trace(TOKENIZER, DIALECTS["retool"], "Q?", trajectory.text, instructed=False)
-    assert encoded.response_ids == trajectory.response_ids
-    assert encoded.trained == trajectory.sampled
+    assert encoded.response_ids == tuple(trajectory.response_ids)
+    assert encoded.trained == tuple(trajectory.sampled)

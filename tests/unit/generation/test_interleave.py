@@ -109,7 +109,7 @@ def test_retool_block_runs_and_its_output_is_masked_feedback() -> None:
     feedback = trajectory.response_ids[call.turn_end : call.feedback_end]
     assert TOKENIZER.decode(feedback) == "\n<interpreter>\n3\n</interpreter>\n"
     check_record(trajectory)
-    whole = trajectory.prompt_ids + trajectory.response_ids
+    whole = (*trajectory.prompt_ids, *trajectory.response_ids)
     for context in generator.contexts["p/0"]:  # prefix property
         assert whole[: len(context)] == context
 

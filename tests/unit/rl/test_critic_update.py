@@ -70,7 +70,7 @@ def test_values_are_the_model_s_and_returns_the_outcome() -> None:
         if not graded.reward:
             assert not values.any() and not returns.any() and not advantages.any()
             continue
-        ids = torch.tensor([trajectory.prompt_ids + trajectory.response_ids])
+        ids = torch.tensor([[*trajectory.prompt_ids, *trajectory.response_ids]])
         with torch.no_grad():
             states = body(input_ids=ids).last_hidden_state[0]
         for t, sampled in enumerate(trajectory.sampled):

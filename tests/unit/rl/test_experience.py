@@ -133,7 +133,7 @@ def test_a_reward_function_says_what_answers_are_worth() -> None:
 def test_training_sees_the_sampled_ids_and_mask() -> None:
     trajectory = TRAJECTORIES[2]
     sequence = train_sequence(trajectory, advantage=1.5, weight=0.25)
-    assert tuple(sequence.ids) == trajectory.prompt_ids + trajectory.response_ids
+    assert tuple(sequence.ids) == (*trajectory.prompt_ids, *trajectory.response_ids)
     assert sequence.trained.tolist() == [False, False, *trajectory.sampled]
     assert sequence.extras["sampler"].tolist() == [0.0, 0.0, *trajectory.logprobs]
     assert sequence.extras["advantage"].tolist() == [0.0, 0.0] + [1.5] * len(trajectory.response_ids)

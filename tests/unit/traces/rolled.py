@@ -55,7 +55,7 @@ def roll(
     request = RolloutRequest("p", 0, tuple(tokenizer.encode("Q?")), seed=0)
     generator = ScriptedGenerator(tokenizer, {"p/0": script})
     [trajectory] = rollout([request], generator, InProcessRunner(), tokenizer, policy(dialect, most))  # type: ignore[arg-type]
-    whole = trajectory.prompt_ids + trajectory.response_ids
+    whole = (*trajectory.prompt_ids, *trajectory.response_ids)
     for context in generator.contexts["p/0"]:
         assert whole[: len(context)] == context, "ids are appended only"
     return trajectory
@@ -87,6 +87,8 @@ def check_encoding(tokenizer: PreTrainedTokenizerBase, dialect: Dialect, traject
     """SFT's encoding of the same text is what was sampled and shown, mask included."""
     trace = written_trace(tokenizer, dialect, trajectory.text, trajectory.shown)
     encoded = encode_trace(tokenizer, dialect, PROBLEM.problem, trace, instructed=False)
-    assert encoded.response_ids == trajectory.response_ids
+    assert encoded.response_ids == tuple(trajectory.response_ids)
     ends = {call.turn_end for call in trajectory.calls} if dialect.speaks_tools else set()
-    assert encoded.trained == tuple(drawn or place in ends for place, drawn in enumerate(trajectory.sampled))
+    assert encoded.trained == tuple(
+        bool(drawn) or place in ends for place, drawn in enumerate(trajectory.sampled)
+    )

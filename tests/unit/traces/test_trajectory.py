@@ -1,5 +1,8 @@
 """The trajectory record: appended once, mask fixed then, invariants checked."""
 
+import pickle
+from dataclasses import replace
+
 import pytest
 
 from tasks.shared.traces.trajectory import CodeCall, FinishReason, TrajectoryBuilder
@@ -15,10 +18,27 @@ def test_the_mask_is_fixed_when_ids_are_appended():
     builder.append_feedback([7, 8, 9], call(2, 5))
     builder.append_sampled([10], [-1.0])
     trajectory = builder.finish(FinishReason.EOS, "text", "text")
-    assert trajectory.response_ids == (5, 6, 7, 8, 9, 10)
-    assert trajectory.sampled == (True, True, False, False, False, True)
-    assert trajectory.logprobs == (-0.5, -0.25, 0.0, 0.0, 0.0, -1.0)
+    assert tuple(trajectory.response_ids) == (5, 6, 7, 8, 9, 10)
+    assert tuple(trajectory.sampled) == (True, True, False, False, False, True)
+    assert tuple(trajectory.logprobs) == (-0.5, -0.25, 0.0, 0.0, 0.0, -1.0)
     assert trajectory.num_sampled == 3
+
+
+def test_a_token_takes_nine_bytes_from_rank_to_rank() -> None:
+    """Id, mask and log-prob; as tuples of Python's numbers they take more than that pickled, and 80 in memory."""
+    builder = TrajectoryBuilder("p", 0, (1, 2))
+    count = 10_000
+    builder.append_sampled(range(1000, 1000 + count), [-n / 7 for n in range(count)])
+    trajectory = builder.finish(FinishReason.LENGTH, "", "")
+    held = (trajectory.response_ids, trajectory.sampled, trajectory.logprobs)
+    assert sum(memoryview(values).nbytes for values in held) == 9 * count  # type: ignore[arg-type]
+    sent = pickle.dumps(trajectory)
+    assert len(sent) / count == pytest.approx(9, abs=0.1)
+    assert pickle.loads(sent) == trajectory
+    before = replace(
+        trajectory, response_ids=tuple(held[0]), sampled=tuple(map(bool, held[1])), logprobs=tuple(held[2])
+    )
+    assert len(pickle.dumps(before)) / count > 12
 
 
 def test_feedback_must_follow_the_turn_it_answers():
