@@ -49,11 +49,12 @@ def stages(job: Run) -> tuple[dict[str, ArtifactRef], StageResult]:
         score("sft", policy)
 
     reference = policy if plan.rl.kl_coefficient or plan.rl.optimizer.lora else None
-    state = None
+    state = best = None
     for number in range(1, plan.rl.num_rounds + 1):
-        latest = rl(job, number, policy, data.problems, state, reference)
-        policy, state = latest.checkpoint, latest.trainer_state
+        latest = rl(job, number, policy, data.problems, state, reference, data.evaluation_sets, best)
+        policy, state, best = latest.checkpoint, latest.trainer_state, latest.best
         made[f"rollouts_{number}"] = latest.rollouts
+    policy = best or policy
     score("rl", policy)
 
     told = report(job, made)

@@ -42,7 +42,7 @@ def promote(
     records, tags = RunRecords(store_uri()), Tags(store_uri())
     record, holder = records.read(run), tags.current(tag)
     label = _label(record, checkpoint)
-    candidate, sets = record.output(label, "checkpoint"), record.output("prepare", "evaluation_sets")
+    candidate, sets = record.checkpoint(label), record.output("prepare", "evaluation_sets")
     job = Run(run, recipe_of(record))
     evaluation = evaluate(job, STAGE_NAMES[label.partition("-")[0]], candidate, sets)
     reason = f"first to carry the tag '{tag}'"

@@ -119,6 +119,11 @@ def rl(
         wanted["trainer_state"] = (f"rl-{number - 1}", "trainer_state")
     if job.recipe.rl.kl_coefficient or job.recipe.rl.optimizer.lora:
         wanted["reference"] = _cold_start(record)
+    if job.recipe.rl.evaluate_every_steps:
+        wanted |= EVALUATION_SETS
+    before = record.stages.get(f"rl-{number - 1}")
+    if job.recipe.rl.keep == "best" and before and "best" in before.outputs:
+        wanted["best"] = (f"rl-{number - 1}", "best")
     result = tasks.rl.task.rl(job, number, **take(record, wanted, inputs or {}))
     return {
         "checkpoint": result.checkpoint,
@@ -178,9 +183,10 @@ def _with_notes(job: Run, record: RunRecord) -> Run:
 
 
 def checkpoint_of(record: RunRecord, which: str) -> tuple[str, str]:
-    """Where the checkpoint of that name comes from: for `rl` the last round that finished."""
-    labels = {"base": "prepare", "sft": "sft", "rl": f"rl-{record.last_round or 1}"}
-    return labels[which], "checkpoint"
+    """Where the checkpoint of that name comes from: for `rl` the last round that finished, the best if it kept that."""
+    label = {"base": "prepare", "sft": "sft", "rl": f"rl-{record.last_round or 1}"}[which]
+    kept = record.stages[label].outputs if label in record.stages else {}
+    return label, "best" if "best" in kept else "checkpoint"
 
 
 def _pass_rates(records: RunRecords, name: str) -> ArtifactRef:

@@ -75,7 +75,7 @@ def _latest(records: RunRecords, run: str, since: str) -> Subject | None:
         return None
     if label is None:
         raise ValueError(f"run '{run}' has no checkpoint yet; finished: {', '.join(record.stages) or 'none'}")
-    checkpoint, sets = record.output(label, "checkpoint"), record.output("prepare", "evaluation_sets")
+    checkpoint, sets = record.checkpoint(label), record.output("prepare", "evaluation_sets")
     wanted = {"checkpoint": checkpoint, "evaluation_sets": sets}
     made = [stage for stage in record.stages.values() if stage.stage == "evaluate" and stage.inputs == wanted]
     reference = made[0].outputs["evaluation"] if made else None

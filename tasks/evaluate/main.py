@@ -11,11 +11,11 @@ from contextlib import ExitStack
 from typing import Any
 
 from tasks.evaluate.journal import Journal
-from tasks.evaluate.problems import Wanted, read_problems, wanted_samples
-from tasks.evaluate.sampling import Sampler, take_all
 from tasks.evaluate.surroundings import surroundings
 from tasks.shared.checkpoints import load_tokenizer
 from tasks.shared.config import EvaluateStage
+from tasks.shared.evaluation.problems import Wanted, read_problems, wanted_samples
+from tasks.shared.evaluation.sampling import Sampler, take_all
 from tasks.shared.generation.engines import open_generator, sample_for_others
 from tasks.shared.interpreter import make_interpreter
 from tasks.shared.reporting.evaluated import protocol_of, write_evaluation

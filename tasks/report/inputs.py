@@ -37,6 +37,8 @@ class ReportInputs:
 
     evaluations: list[EvaluationInput]
     sft: list[dict[str, float]]  # metrics.jsonl
+    validation: list[dict[str, float]]  # validation.jsonl of SFT; empty where nothing was held out
+    evaluated: list[dict[str, Any]]  # evaluation.jsonl of every round: the curve while RL trained
     rl: list[RlStep]
     rounds: list[int]  # last step of each round
     written: dict[str, list[Sample]]  # for the viewer: `rejected traces`, `rollouts <round>`
@@ -65,6 +67,8 @@ def read_inputs(context: StageContext[ReportStage]) -> ReportInputs:
     return ReportInputs(
         evaluations=evaluations,
         sft=_read_metrics(context.input("sft") / "metrics.jsonl") if "sft" in names else [],
+        validation=_read_metrics(context.input("sft") / "validation.jsonl") if "sft" in names else [],
+        evaluated=_read_curve(context),
         rl=steps,
         rounds=rounds,
         written=written,
@@ -114,9 +118,19 @@ def _read_rollouts(
     return steps, rounds, shown
 
 
+def _read_curve(context: StageContext[ReportStage]) -> list[dict[str, Any]]:
+    """The evaluations made while RL trained, in the order of steps."""
+    rounds = [name for name in context.request.inputs if name.startswith("rollouts_")]
+    points = [point for name in rounds for point in _read_metrics(context.input(name) / "evaluation.jsonl")]
+    return sorted(points, key=lambda point: int(point["step"]))
+
+
 def _read_rejected(context: StageContext[ReportStage]) -> list[Sample]:
     return read_rejected(context.input("traces"), dialect_of(context.config.traces))
 
 
-def _read_metrics(path: Path) -> list[dict[str, float]]:
+def _read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file; none where the stage wrote no such file."""
+    if not path.is_file():
+        return []
     return [json.loads(line) for line in path.read_text().splitlines()]

@@ -1,6 +1,7 @@
 """The rest of the report: curves, grades, cost, problems, provenance."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from markupsafe import Markup
 
@@ -26,13 +27,36 @@ def curves(inputs: ReportInputs, papers: Papers) -> list[tuple[str, list[Markup]
         found.append(("Synthesis", [funnel_chart(inputs.funnel)]))
     if inputs.sft:
         steps = [row["step"] for row in inputs.sft]
-        loss = [Line("", steps, [row["loss"] for row in inputs.sft], tone=1)]
+        name = "training" if inputs.validation else ""
+        loss = [Line(name, steps, [row["loss"] for row in inputs.sft], tone=1)]
+        if inputs.validation:
+            told = inputs.validation
+            loss.append(Line("held-out problems", _column(told, "step"), _column(told, "loss"), tone=2))
         norm = [Line("", steps, [row["grad_norm"] for row in inputs.sft], tone=1)]
         charts = [curve("Loss, nats a trained token", loss, "step"), curve("Gradient norm", norm, "step")]
         found.append(("SFT", charts))
+    if inputs.evaluated:
+        found.append(("Evaluation while RL trained, 95 % intervals", evaluation_curves(inputs.evaluated)))
     if inputs.rl:
         found.append(("RL, every step's rollouts", step_curves(inputs.rl, inputs.rounds, papers)))
     return found
+
+
+def evaluation_curves(points: Sequence[Mapping[str, Any]]) -> list[Markup]:
+    """A chart a set: accuracy over the steps at which it was sampled."""
+    ends = "/accuracy"
+    names = sorted({key.removesuffix(ends) for point in points for key in point if key.endswith(ends)})
+    charts = []
+    for name in names:
+        there = [point for point in points if f"{name}{ends}" in point]
+        values = [_column(there, f"{name}/{key}") for key in ("accuracy", "low", "high")]
+        line = Line(name, _column(there, "step"), values[0], values[1], values[2], tone=1)
+        charts.append(curve(f"Accuracy on {name}", [line], "step", percent=True))
+    return charts
+
+
+def _column(rows: Sequence[Mapping[str, Any]], key: str) -> list[float]:
+    return [row[key] for row in rows]
 
 
 def reason_table(evaluations: Sequence[EvaluationInput]) -> Table:

@@ -4,7 +4,9 @@
 
 Inputs `checkpoint`, `problems`, from the second round on `trainer_state`, with rl.kl_coefficient `reference`; outputs
 `checkpoint` (with metrics.jsonl), `rollouts` (with circumstances/timing.jsonl), `trainer_state` (with PPO's critic) and
-with rl.optimizer.lora `adapter`, whose base is `reference` from the second round on.
+with rl.optimizer.lora `adapter`, whose base is `reference` from the second round on. With rl.evaluate_every_steps input
+`evaluation_sets`, and evaluation.jsonl in `rollouts`; with rl.keep = "best" output `best`, the best checkpoint of all
+rounds so far, which is input `best` of the next.
 Killed, it resumes from its scratch directory; with rl.optimizer.ranks > 1 it starts itself again under torchrun.
 """
 
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from tasks.rl.evaluation import EVALUATION_FILE
 from tasks.rl.inputs import read_base, require_no_experts, require_one_round
 from tasks.rl.problems import read_problems, require_problems
 from tasks.rl.round import RlRound
@@ -134,6 +137,8 @@ def _publish(
     with context.output("rollouts", metrics) as output:
         this_round.records.shards.publish(output.directory, first, last)
         shutil.copyfile(context.scratch / "timing.jsonl", output.directory / TIMING_FILE)
+        if this_round.curve is not None:
+            shutil.copyfile(context.scratch / EVALUATION_FILE, output.directory / EVALUATION_FILE)
     outputs["rollouts"] = _ref(output.ref)
     with context.output("trainer_state", {"step": last, "round": this_round.progress.round}) as output:
         this_round.states.copy_last(output.directory)
@@ -147,7 +152,29 @@ def _publish(
         with context.output("adapter", metrics) as output:
             save_adapter(adapter, lora, read_base(context), output.directory)
         outputs["adapter"] = _ref(output.ref)
+    if context.config.rl.keep == "best":
+        outputs["best"] = _publish_best(context, this_round)
     return StageResult(outputs=outputs, metrics=metrics)
+
+
+def _publish_best(context: StageContext[RlStage], this_round: RlRound) -> ArtifactRef:
+    """The best checkpoint of this round, or that of the rounds before where it is as good."""
+    assert this_round.curve is not None
+    found, before = this_round.curve.best(), context.request.inputs.get("best")
+    if before is not None:
+        accuracy = context.store.manifest(before).metrics["accuracy"]
+        assert isinstance(accuracy, int | float)
+        if found is None or found[0]["accuracy"] <= accuracy:
+            return before
+    if found is None:
+        raise ValueError(
+            "rl.keep = 'best': no evaluation of this round has a graded sample; see the sandbox's health in the log"
+        )
+    point, weights = found
+    metrics = {name: value for name, value in point.items() if name != "round"}
+    with context.output("checkpoint", metrics) as output:
+        shutil.copytree(weights, output.directory, dirs_exist_ok=True)
+    return _ref(output.ref)
 
 
 def _headline(records: list[dict[str, Any]]) -> dict[str, Value]:

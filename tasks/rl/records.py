@@ -85,6 +85,14 @@ class RoundRecords:
         self._sinks.log(step, {**metrics, **timing})
         self._show(step - self._first_step, {**metrics, **timing})
 
+    def log_evaluation(self, point: Mapping[str, Value]) -> None:
+        """Note a point of the curve, which has a file of its own, in the sinks."""
+        step = point["step"]
+        assert isinstance(step, int)
+        shown = {name: value for name, value in point.items() if name not in ("step", "round")}
+        self._sinks.log(step, {f"evaluation/{name}": value for name, value in shown.items()})
+        self._context.log(f"evaluation after step {step}: accuracy {point['accuracy']}")
+
     def keep(self, progress: Progress, experience: Experience) -> None:
         """Keep the trajectories of a finished step."""
         self.shards.write(progress.round, progress.step, experience)

@@ -6,10 +6,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tasks.rl.critic import CriticUpdate, with_advantages
+from tasks.rl.curve import Curve
 from tasks.rl.experience import build_experience
 from tasks.rl.health import require_a_sandbox, require_entropy, require_something_to_learn
 from tasks.rl.metrics import PhaseClock, learning_metrics, timing_metrics
-from tasks.rl.probe import Gap, bound_of, probe
+from tasks.rl.probe import MAX_PROBED, Gap, bound_of, probe
 from tasks.rl.problems import Problem, sample_seed
 from tasks.rl.records import RoundRecords
 from tasks.rl.sampling import Sampler
@@ -75,6 +76,9 @@ class RlRound:
         self.states = SavedStates(context.scratch / "trainer", context.fingerprint(world_size()))
         self.progress = self._start()
         self._records = RoundRecords(context, self.progress) if rank() == 0 else None
+        self.curve: Curve | None = None
+        if rl.evaluate_every_steps:
+            self.curve = Curve(context, self.engine, generator, interpreter, self.progress, self._records)
 
     @property
     def last_step(self) -> int:
@@ -91,8 +95,14 @@ class RlRound:
         """Every step that is left; the state after the last one is saved."""
         self._sync()
         self._probe([problem.prompt_ids for problem in self._problems])
-        with closing(self._records) if self._records is not None else nullcontext():
+        with (
+            closing(self._records) if self._records is not None else nullcontext(),
+            closing(self.curve) if self.curve is not None else nullcontext(),
+        ):
             self._steps()
+            if self.curve is not None:
+                self.curve.at(self.progress)
+                self.curve.finish()
 
     def _steps(self) -> None:
         while self.progress.step < self.last_step:
@@ -101,7 +111,11 @@ class RlRound:
                 self.progress.step % self._config.rl.checkpoint_every_steps == 0
                 or self.progress.step == self.last_step
             ):
+                if self.curve is not None:
+                    self.curve.finish()
                 self.states.save(self.engine, self.critic, self.progress)
+                if self.curve is not None:
+                    self.curve.saved(self.progress.step)
 
     def _start(self) -> Progress:
         """Resume this round, go on from the round before, or begin."""
@@ -116,6 +130,9 @@ class RlRound:
     def _step(self) -> None:
         clock = PhaseClock()
         step, rl = self.progress.step, self._config.rl
+        if self.curve is not None:
+            with clock("evaluate"):
+                self.curve.at(self.progress)
         graded = self._sampler.collect(step, self.progress.data_seed, clock)
         if rl.sleep_sampler:
             assert isinstance(self._generator, Sleeps)  # the recipe's engine is vLLM
@@ -136,10 +153,14 @@ class RlRound:
             learn = step >= rl.critic.warmup_steps
             result = self._update.update(experience, self._seed(UPDATE_PLACE), learn)
         require_entropy(result, step + 1, rl)
+        if self.curve is not None:
+            with clock("evaluate"):
+                self.curve.finish()  # before the weights change under it
         with clock("sync"):
             self._sync()
         with clock("probe"):
-            whole = [t.prompt_ids + t.response_ids for t in (row.trajectory for row in experience.graded)]
+            some = [row.trajectory for row in experience.graded[:MAX_PROBED]]
+            whole = [[*trajectory.prompt_ids, *trajectory.response_ids] for trajectory in some]
             gap = self._probe(whole)
         self.progress = replace(self.progress, step=self.progress.step + 1)
         metrics = learning_metrics(self.progress.step, self.progress.round, experience, result, gap)

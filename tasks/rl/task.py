@@ -16,6 +16,7 @@ class Round:
     rollouts: ArtifactRef
     trainer_state: ArtifactRef  # optimizer, random state, data cursor
     adapter: ArtifactRef | None = None  # with rl.optimizer.lora
+    best: ArtifactRef | None = None  # with rl.keep = "best": the best checkpoint of all rounds so far
 
 
 def rl(
@@ -25,11 +26,13 @@ def rl(
     problems: ArtifactRef,
     trainer_state: ArtifactRef | None = None,
     reference: ArtifactRef | None = None,
+    evaluation_sets: ArtifactRef | None = None,
+    best: ArtifactRef | None = None,
 ) -> Round:
     """Round `number`, counted from 1, with what the recipe changes in it.
 
     `trainer_state`: of the round before, none for the first; `reference`: the policy of the KL term, and with
-    adapters their base.
+    adapters their base; `evaluation_sets`: for rl.evaluate_every_steps; `best`: that of the round before.
     """
     inputs = {"checkpoint": checkpoint, "problems": problems}
     if trainer_state:
@@ -37,7 +40,19 @@ def rl(
     if reference:
         inputs["reference"] = reference
     run = replace(run, recipe=round_recipe(run.recipe, number))
+    if run.recipe.rl.evaluate_every_steps:
+        if evaluation_sets is None:
+            raise ValueError("rl.evaluate_every_steps needs input 'evaluation_sets', an output of prepare")
+        inputs["evaluation_sets"] = evaluation_sets
+        if best and run.recipe.rl.keep == "best":
+            inputs["best"] = best
     source = source_of(run.recipe.rl.reward)
     files = (source,) if source else ()
     outputs = run_stage(run, "rl", inputs, label=f"rl-{number}", files=files).outputs
-    return Round(outputs["checkpoint"], outputs["rollouts"], outputs["trainer_state"], outputs.get("adapter"))
+    return Round(
+        outputs["checkpoint"],
+        outputs["rollouts"],
+        outputs["trainer_state"],
+        outputs.get("adapter"),
+        outputs["best"] if run.recipe.rl.keep == "best" else None,
+    )

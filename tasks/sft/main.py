@@ -4,7 +4,8 @@
 
 Inputs `checkpoint` and `traces`; output `checkpoint`, with metrics.jsonl (one line a step) in it, and with
 sft.optimizer.lora `adapter`, whose base is the input: the checkpoint is then both together. With
-sft.optimizer.ranks > 1 it starts itself again under torchrun. Killed, it resumes from its scratch directory.
+sft.optimizer.ranks > 1 it starts itself again under torchrun. Killed, it resumes from its scratch directory. With
+sft.validation_share validation.jsonl lies beside metrics.jsonl: the loss on traces that are not trained on.
 """
 
 import shutil
@@ -12,6 +13,7 @@ import shutil
 from tasks.sft.steps import plan_steps
 from tasks.sft.traces import read_training_set
 from tasks.sft.training import StepRecord, Trainer
+from tasks.sft.validation import VALIDATION_FILE, held_out
 from tasks.shared.artifacts import ArtifactRef
 from tasks.shared.checkpoints import load_model, load_tokenizer, save_checkpoint
 from tasks.shared.config import SftStage
@@ -32,10 +34,14 @@ def run(context: StageContext[SftStage]) -> StageResult:
     state_dict, adapter = trainer.engine.state_dict(), trainer.engine.adapter()
     leave_to_first_rank()
     metrics = _headline(records) | {"tokens_per_s": round(speed.tokens_per_s), "too_long": too_long}
+    if trainer.validation is not None:
+        metrics["validation_loss"] = trainer.validation.read()[-1].loss
     tokenizer = load_tokenizer(context.input("checkpoint"))
     with context.output("checkpoint", metrics) as output:
         save_checkpoint(trainer.engine.module, tokenizer, output.directory, state_dict)
         shutil.copyfile(context.scratch / "metrics.jsonl", output.directory / "metrics.jsonl")
+        if trainer.validation is not None:
+            shutil.copyfile(trainer.validation.path, output.directory / VALIDATION_FILE)
     assert isinstance(output.ref, ArtifactRef)
     outputs = {"checkpoint": output.ref}
     if config.optimizer.lora:
@@ -63,18 +69,24 @@ def _load(context: StageContext[SftStage]) -> tuple[Trainer, int]:
             f"sft.tokens_per_micro_batch = {config.tokens_per_micro_batch} is less than the longest trace; "
             f"use {longest} or more"
         )
+    kept_out = held_out(data.problems, config.validation_share, context.request.seed)
+    sequences, validation = (
+        [sequence for sequence, out in zip(data.sequences, kept_out, strict=True) if out == wanted]
+        for wanted in (False, True)
+    )
     steps = plan_steps(
-        [len(sequence.ids) for sequence in data.sequences],
+        [len(sequence.ids) for sequence in sequences],
         epochs=config.epochs,
         tokens_per_step=config.tokens_per_step,
         max_steps=config.max_steps,
         seed=context.request.seed,
     )
+    apart = f", {len(validation)} kept out for validation" if validation else ""
     context.log(
-        f"{len(data.sequences)} traces, {data.num_too_long} more longer than {max_tokens} tokens left out; "
+        f"{len(sequences)} traces{apart}, {data.num_too_long} more longer than {max_tokens} tokens left out; "
         f"{len(steps)} steps of up to {config.tokens_per_step} tokens"
     )
-    return Trainer(context, model, data.sequences, steps), data.num_too_long
+    return Trainer(context, model, sequences, steps, validation), data.num_too_long
 
 
 def _headline(records: list[StepRecord]) -> dict[str, Value]:

@@ -24,6 +24,7 @@ class TrainingSet:
     """Every trace that training can use."""
 
     sequences: Sequence[TrainSequence]
+    problems: Sequence[str]  # the problem of each
     num_too_long: int  # traces left out: longer than the model's context
 
 
@@ -47,16 +48,14 @@ def read_training_set(
         raise ValueError(f"{path}: no column '{missing[0]}'; traces need {', '.join(COLUMNS)}")
     columns = [name for name in (*COLUMNS, "messages") if name in parquet.read_schema(path).names]
     rows = parquet.read_table(path, columns=columns).to_pylist()
-    sequences = [
-        sequence
-        for row in rows
-        if len((sequence := _sequence(row, path, config, tokenizer, libraries)).ids) <= max_tokens
-    ]
-    if not sequences:
+    made = [(row["problem"], _sequence(row, path, config, tokenizer, libraries)) for row in rows]
+    short = [(problem, sequence) for problem, sequence in made if len(sequence.ids) <= max_tokens]
+    if not short:
         raise ValueError(
             f"{path}: of {len(rows)} traces none fits the model's {max_tokens} positions; nothing to learn"
         )
-    return TrainingSet(sequences, len(rows) - len(sequences))
+    problems, sequences = zip(*short, strict=True)
+    return TrainingSet(sequences, problems, len(rows) - len(short))
 
 
 def _system(row: dict[str, Any]) -> str:

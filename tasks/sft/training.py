@@ -7,6 +7,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from tasks.sft.validation import ValidationFile, validate
 from tasks.shared.config import SftConfig, SftStage
 from tasks.shared.environment import home, rank, world_size
 from tasks.shared.learning.distributed import sum_over_ranks
@@ -82,7 +83,9 @@ class Trainer:
         model: "PreTrainedModel",
         sequences: Sequence[TrainSequence],
         steps: Sequence[Sequence[int]],
+        held_out: Sequence[TrainSequence] = (),
     ) -> None:
+        """`held_out`: traces whose loss is told along the way."""
         self._context = context
         self._config: SftConfig = context.config.sft
         self._sequences = sequences
@@ -90,6 +93,8 @@ class Trainer:
         self._checkpoints = context.scratch / "checkpoints"
         self._checkpoints.mkdir(exist_ok=True)
         self._metrics_path = context.scratch / "metrics.jsonl"
+        self._held_out = held_out
+        self.validation: ValidationFile | None = None  # in the first rank, with traces that are held out
         self.engine = TrainingEngine(model, self._config.optimizer, total_steps=len(steps))
 
     def train(self) -> tuple[list[StepRecord], Speed]:
@@ -98,8 +103,12 @@ class Trainer:
         The state after the last step is checkpointed too: a publication that fails can be tried again.
         """
         records = self._resume()
+        if self._held_out and rank() == 0:
+            self.validation = ValidationFile(self._context.scratch, self.engine.num_steps)
         tokens, seconds, shown = 0, 0.0, 0.0
         with self._metrics_path.open("a") as metrics, closing(self._open_sinks()) as sinks:
+            if self.engine.num_steps == 0:
+                self._validate(sinks)
             for step in range(self.engine.num_steps, len(self._steps)):
                 started = time.perf_counter()
                 chosen = [self._sequences[index] for index in self._steps[step]]
@@ -111,12 +120,25 @@ class Trainer:
                     metrics.write(json.dumps(asdict(record)) + "\n")
                     metrics.flush()
                     sinks.log(record.step, asdict(record))
+                if record.step % (self._config.evaluate_every_steps or 1) == 0 or record.step == len(
+                    self._steps
+                ):
+                    self._validate(sinks)
                 if time.monotonic() - shown > 1 or record.step == len(self._steps):
                     shown = time.monotonic()
                     self._show(record, Speed(tokens, seconds))
                 if record.step % self._config.checkpoint_every_steps == 0 or record.step == len(self._steps):
                     self.engine.save(self._checkpoints, {"request": self._context.fingerprint(world_size())})
         return records, Speed(tokens, seconds)
+
+    def _validate(self, sinks: MetricsSinks) -> None:
+        """Note the loss of what is held out, if anything is."""
+        if not self._held_out:
+            return
+        record = validate(self.engine, self._held_out, self._config.tokens_per_micro_batch)
+        if self.validation is not None:
+            self.validation.append(record)
+            sinks.log(record.step, {"validation_loss": record.loss})
 
     def _open_sinks(self) -> MetricsSinks:
         request, names = self._context.request, self._config.sinks if rank() == 0 else ()

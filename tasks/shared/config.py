@@ -363,12 +363,13 @@ class Recipe(Section):
                 f"synthesize.teacher.max_response_tokens = {longest_trace} is more than the engine's "
                 f"generation.max_response_tokens = {self.generation.max_response_tokens}; lower it"
             )
-        names = [source.name for source in self.data.train]
-        unknown = sorted(set(self.rl.problems) - set(names))
-        if unknown:
-            raise ValueError(
-                f"rl.problems: '{unknown[0]}' is no set of data.train, which has {', '.join(names)}"
-            )
+        for key, group in (("problems", "train"), ("evaluate_sets", "evaluation")):
+            names = [source.name for source in getattr(self.data, group)]
+            unknown = sorted(set(getattr(self.rl, key)) - set(names))
+            if unknown:
+                raise ValueError(
+                    f"rl.{key}: '{unknown[0]}' is no set of data.{group}, which has {', '.join(names)}"
+                )
         _require_row(self.generation, self.rl)
         _require_sampler(self.generation, self.rl)
         _require_zero("rl.optimizer", self.rl.optimizer, self.model)

@@ -54,6 +54,11 @@ class RunRecord(BaseModel):
             )
         return record.outputs[name]
 
+    def checkpoint(self, label: str) -> ArtifactRef:
+        """What a finished stage has trained: its best checkpoint, where it kept that beside the last one."""
+        record = self.stages.get(label)
+        return self.output(label, "best" if record and "best" in record.outputs else "checkpoint")
+
     @property
     def last_round(self) -> int:
         """The number of the last RL round that finished, 0 if none has."""

@@ -82,9 +82,20 @@ class SftConfig(Section):
     tokens_per_step: int = Field(131072, ge=1)  # packed tokens in one optimizer step, over all ranks
     tokens_per_micro_batch: int = Field(16384, ge=1)  # one packed row
     checkpoint_every_steps: int = Field(50, ge=1)
+    validation_share: float = Field(0.0, ge=0, lt=1)  # of the problems, whose traces are kept out of training
+    evaluate_every_steps: int = Field(0, ge=0)  # their loss, every so many steps; 0: never
     sinks: tuple[
         MetricsSink, ...
     ] = ()  # beside metrics.jsonl; TensorBoard's files are under <home>/tensorboard
+
+    @model_validator(mode="after")
+    def _validation_is_used(self) -> Self:
+        if bool(self.validation_share) != bool(self.evaluate_every_steps):
+            raise ValueError(
+                f"sft.validation_share = {self.validation_share:g} with sft.evaluate_every_steps = "
+                f"{self.evaluate_every_steps}: a validation loss needs both; set the other one too"
+            )
+        return self
 
 
 class CriticConfig(Section):
@@ -151,6 +162,13 @@ class RlConfig(Section):
     failed_code_penalty: float = Field(0.0, ge=0)  # ToRL tried 0.5: it brought nothing
     tokens_per_micro_batch: int = Field(18432, ge=1)  # holds at least one prompt and response
     checkpoint_every_steps: int = Field(10, ge=1)
+    # samples the evaluation sets at the weights of every so many steps, for a curve (docs/rl.md); 0: never
+    evaluate_every_steps: int = Field(0, ge=0)
+    evaluate_sets: tuple[str, ...] = ()  # names of data.evaluation; empty: all
+    evaluate_samples: int = Field(4, ge=1)  # of each problem
+    evaluate_top_p: float = Field(0.7, gt=0, le=1)
+    # best: beside the last checkpoint that of the highest accuracy, which evaluation then takes
+    keep: Literal["last", "best"] = "last"
     # largest mean of |log-prob| gaps of sampler and trainer after a weight sync; 0: what model.dtype allows
     probe_bound: float = Field(0.0, ge=0)
     # vLLM beside the trainer on a GPU: asleep from the last sample of a step to the weight sync, its memory the
@@ -198,6 +216,14 @@ class RlConfig(Section):
             value = getattr(self, name)
             if 0 < value <= 1:
                 raise ValueError(f"rl.{name} = {value:g}: a bound of a ratio is over 1; 0 switches it off")
+        return self
+
+    @model_validator(mode="after")
+    def _best_is_known(self) -> Self:
+        if self.keep == "best" and not self.evaluate_every_steps:
+            raise ValueError(
+                "rl.keep = 'best' needs evaluations to choose by: set rl.evaluate_every_steps to 1 or more"
+            )
         return self
 
     @model_validator(mode="after")

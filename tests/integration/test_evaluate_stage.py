@@ -13,10 +13,10 @@ import pytest
 
 from tasks.evaluate.journal import Journal
 from tasks.evaluate.main import run
-from tasks.evaluate.problems import Problem, wanted_samples
-from tasks.evaluate.sampling import Sampler
 from tasks.shared.artifacts import ArtifactRef, Store
 from tasks.shared.config import EvaluateStage
+from tasks.shared.evaluation.problems import Problem, wanted_samples
+from tasks.shared.evaluation.sampling import Sampler
 from tasks.shared.interpreter import make_interpreter
 from tasks.shared.reporting.evaluated import read_evaluated
 from tasks.shared.reporting.samples import read_samples

@@ -97,6 +97,8 @@ def publish_rollouts(store: Store, accuracy: float, earlier: bool = False) -> Ar
             pq.write_table(pa.Table.from_pylist(rows), directory / "train.parquet")
             return
         write_table(directory / "train.parquet", rows, SCHEMA)
+        point = {"step": 2, "round": 1, "aime/accuracy": accuracy, "aime/low": 0.1, "aime/high": 0.9}
+        (directory / "evaluation.jsonl").write_text(json.dumps(point) + "\n")
         (directory / SECONDS_FILE).parent.mkdir()
         seconds = [{"seconds": [0.25] * len(row["calls"])} for row in rows]
         write_table(directory / SECONDS_FILE, seconds, SECONDS)
@@ -107,9 +109,12 @@ def publish_rollouts(store: Store, accuracy: float, earlier: bool = False) -> Ar
 def publish_sft(store: Store) -> ArtifactRef:
     """The part of an SFT checkpoint that a report reads."""
     lines = [json.dumps({"step": step, "loss": 3.0 / step, "grad_norm": 1.0}) for step in range(1, 20)]
-    return publish(
-        store, "checkpoint", lambda directory: (directory / "metrics.jsonl").write_text("\n".join(lines))
-    )
+
+    def fill(directory: Path) -> None:
+        (directory / "metrics.jsonl").write_text("\n".join(lines))
+        (directory / "validation.jsonl").write_text(json.dumps({"step": 5, "loss": 2.0}))
+
+    return publish(store, "checkpoint", fill)
 
 
 def publish_traces(store: Store) -> ArtifactRef:
@@ -180,6 +185,8 @@ def test_a_whole_run(tmp_path: Path) -> None:
     assert summary["rl"][0]["accuracy"] == pytest.approx(1 / 3) and summary["rl"][2]["accuracy"] == 1.0
     for words in (
         "Gradient norm",
+        "held-out problems",
+        "Accuracy on aime",
         "Accuracy on training problems",
         "rejected: wrong answer",
         "&lt;b&gt;5",

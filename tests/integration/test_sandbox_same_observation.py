@@ -8,9 +8,9 @@ from typing import cast
 
 import pytest
 
-from tasks.evaluate.sampling import Sampler
 from tasks.rl.round import rollout_policy
 from tasks.shared.config import EvaluateStage, RlStage, SynthesizeStage
+from tasks.shared.evaluation.sampling import Sampler
 from tasks.shared.generation.interleave import RolloutPolicy, RolloutRequest, rollout
 from tasks.shared.interpreter import make_interpreter
 from tasks.shared.recipes import load_recipe

@@ -1,5 +1,6 @@
-"""Stage `sft` in this process: mistakes in the request, and a disk that is full when it publishes."""
+"""Stage `sft` in this process: mistakes in the request, a disk that is full when it publishes, a validation loss."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,23 @@ def test_a_row_budget_below_the_longest_trace_is_refused(tmp_path: Path) -> None
     request = with_sft(make_request(tmp_path), tokens_per_micro_batch=100)
     with pytest.raises(ValueError, match="tokens_per_micro_batch = 100 is less than the longest trace; use "):
         run(context_of(request))
+
+
+def test_held_out_problems_are_not_trained_on_and_their_loss_is_told(tmp_path: Path) -> None:
+    request = with_sft(make_request(tmp_path), validation_share=0.3, evaluate_every_steps=2)
+    result = run(context_of(request))
+    checkpoint = Store(request.store).fetch(result.outputs["checkpoint"])
+    trained, told = (
+        [json.loads(line) for line in (checkpoint / name).read_text().splitlines()]
+        for name in ("metrics.jsonl", "validation.jsonl")
+    )
+    steps = len(trained)
+    assert [line["step"] for line in told] == sorted({*range(0, steps + 1, 2), steps})
+    assert 0 < 48 - sum(line["sequences"] for line in trained) < 30
+    assert told[-1]["loss"] < 0.8 * told[0]["loss"]
+    assert result.metrics["validation_loss"] == told[-1]["loss"]
+    [tokens] = {line["trained_tokens"] for line in told}
+    assert tokens > 0
 
 
 def test_the_same_request_gives_the_same_artifact(tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from tasks.evaluate.problems import Problem, read_problems, wanted_samples
 from tasks.shared.artifacts import ArtifactRef, Store
 from tasks.shared.config import EvaluateStage
+from tasks.shared.evaluation.problems import Problem, read_problems, wanted_samples
 from tasks.shared.reporting.samples import Sample, read_samples
 from tasks.shared.stage import StageRequest, StageResult
 from tests.integration.evaluation_world import fill_sets, publish

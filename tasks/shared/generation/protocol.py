@@ -100,6 +100,14 @@ class Sleeps(Protocol):
 
 
 @runtime_checkable
+class AsksBeside(Protocol):
+    """An engine of several loops, each in a thread of its own."""
+
+    def beside(self, name: str) -> Generator:
+        """A second loop's way to ask; of it `add`, `extend`, `release`, `num_running` and `step` are there."""
+
+
+@runtime_checkable
 class NamesDifferences(Protocol):
     """An engine whose tensors can be compared by name with the trainer's, for the probe's message."""
 

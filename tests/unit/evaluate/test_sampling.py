@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.evaluate.problems import Problem, Wanted, read_problems, wanted_samples
-from tasks.evaluate.sampling import graded, take_all
 from tasks.shared.estimates import avg_at_k
+from tasks.shared.evaluation.problems import Problem, Wanted, read_problems, wanted_samples
+from tasks.shared.evaluation.sampling import graded, take_all
 from tasks.shared.reporting.samples import Sample
 from tasks.shared.reporting.summary import as_evaluation, summarize
 from tasks.shared.traces.trajectory import FinishReason

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tasks.shared.generation.pool import members as pool_members
-from tasks.shared.generation.pool.generator import PoolGenerator
+from tasks.shared.generation.pool.generator import Asker, PoolGenerator
 from tasks.shared.generation.pool.members import Member
 from tasks.shared.generation.pool.server import PoolFailed, core_shares
 from tasks.shared.generation.pool.weights import WeightFiles, buckets
@@ -33,12 +33,12 @@ def pool_of(asked: Sequence[FakeServer], slots: int = 4, token: str = TOKEN) -> 
         generator.close()
 
 
-def add(generator: PoolGenerator, count: int, first: int = 0) -> None:
+def add(generator: Asker, count: int, first: int = 0) -> None:
     for n in range(first, first + count):
         generator.add(str(n), [5, 6, n], sampling=Sampling(), seed=n, stop=None, max_new_tokens=3)
 
 
-def finish(generator: PoolGenerator) -> dict[str, Piece]:
+def finish(generator: Asker) -> dict[str, Piece]:
     pieces: dict[str, Piece] = {}
     while generator.num_running:
         pieces |= {piece.request_id: piece for piece in generator.step()}
@@ -65,6 +65,18 @@ def test_requests_go_to_the_server_with_the_least_work_as_far_as_it_has_room() -
         }
         assert one.most_at_once == 4
         assert two.most_at_once <= 4
+
+
+def test_two_loops_ask_the_same_servers_and_each_gets_its_own() -> None:
+    with servers(2) as (one, two), pool_of([one, two]) as generator:
+        generator.wait()
+        beside = generator.beside("evaluation")
+        add(generator, 6)
+        add(beside, 6, first=3)  # some ids are those of the first loop
+        assert set(finish(beside)) == {str(n) for n in range(3, 9)}
+        assert {key: list(piece.ids) for key, piece in finish(generator).items()} == {
+            str(n): tokens_of(n, 3) for n in range(6)
+        }
 
 
 def test_a_later_turn_goes_where_the_first_one_was_whatever_its_load() -> None:

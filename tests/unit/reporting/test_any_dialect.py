@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.evaluate.problems import Problem
-from tasks.evaluate.sampling import graded
+from tasks.shared.evaluation.problems import Problem
+from tasks.shared.evaluation.sampling import graded
 from tasks.shared.reporting.behaviour import measure
 from tasks.shared.reporting.embedding import CODE, OUTPUT, UNRUN, WORDS, segments
 from tasks.shared.reporting.offsets import token_ends

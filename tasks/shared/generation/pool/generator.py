@@ -41,52 +41,17 @@ class _Request:
     member: Member | None = None  # where its prefix lies
 
 
-class PoolGenerator:
-    """A `Generator` that `NamesDifferences` and `HasCopies`. Close it."""
+class Asker:
+    """The half of a pool's `Generator` that asks: for one loop of rollouts, beside others on the same servers."""
 
-    def __init__(
-        self,
-        members: Sequence[Member],
-        token: str,
-        *,
-        slots: int,
-        eos_ids: Sequence[int],
-        paths: Sequence[str],
-        directory: Path | None = None,
-        nccl_address: str = "",
-    ) -> None:
-        """`paths`: the checkpoint's safetensors. Later weights go over as files in `directory`, None for this host's
-        memory, or by NCCL from this host's `nccl_address`.
-        """
-        self._run = secrets.token_hex(4)  # sets this pool's versions apart from those of another run
-        self.version = 0  # of the weights that are sampled with, from 0 for the checkpoint's
+    def __init__(self, put: Callable[[Ask], None], eos_ids: Sequence[int], prefix: str = "") -> None:
+        """`put` hands an ask to the pool; `prefix` sets this loop's requests apart from those of others."""
+        self._put = put
         self._eos_ids = list(eos_ids)
+        self._prefix = prefix
         self._requests: dict[str, _Request] = {}
         self._pieces: SimpleQueue[Piece | Exception] = SimpleQueue()
         self._num_running = 0
-        self._num_scored = 0
-        self._scored_by = ""
-        self._failed: Exception | None = None
-        self._pool = Pool(
-            members,
-            token,
-            version=self._name(0),
-            paths=paths,
-            slots=slots,
-            take=self._take,
-            fail=self._fail,
-        )
-        self._loop = asyncio.new_event_loop()
-        self._waiting: set[Future[Any]] = set()  # calls into the loop whose callers wait
-        self._thread = threading.Thread(target=self._loop.run_forever, name="pool", daemon=True)
-        self._thread.start()
-        self._transfer: Transfer
-        if nccl_address:
-            self._transfer = NcclTransfer(self._pool, self._call, nccl_address)
-        else:
-            self._transfer = FileTransfer(self._pool, self._call, directory)
-        self._session: aiohttp.ClientSession = self._call(_in_loop(open_session))
-        self._call(self._pool.start(self._session))
 
     def add(
         self,
@@ -136,6 +101,92 @@ class PoolGenerator:
             self._requests[piece.request_id].ids += piece.ids
         self._num_running -= len(pieces)
         return pieces
+
+    def _submit(self, request_id: str, stop: str | None, max_new_tokens: int) -> None:
+        request = self._requests[request_id]
+        options = sampling_options(
+            request.sampling, request.seed, request.turn, stop, max_new_tokens, self._eos_ids
+        )
+        self._num_running += 1
+        self._put(Ask(self._prefix + request_id, list(request.ids), options, request.member))
+
+    def take(
+        self, ask: Ask, completion: Completion, member: Member, versions: tuple[tuple[int, int], ...]
+    ) -> bool:
+        """In the pool's thread: a piece is there. Whether it was asked for here."""
+        request_id = ask.request_id.removeprefix(self._prefix)
+        if not ask.request_id.startswith(self._prefix) or request_id not in self._requests:
+            return False
+        self._requests[request_id].member = member
+        reason = reason_of(completion.finish_reason, completion.stop_reason)
+        self._pieces.put(
+            Piece(request_id, tuple(completion.ids), tuple(completion.logprobs), reason, versions)
+        )
+        return True
+
+    def fail(self, error: Exception) -> None:
+        """In the pool's thread: the pool cannot go on."""
+        self._pieces.put(error)
+
+    def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Not here."""
+        raise AssertionError("a loop beside the pool's own asks for samples alone")
+
+    def load_weights(self, weights: "Iterable[tuple[str, torch.Tensor]]") -> None:
+        """Not here."""
+        raise AssertionError("a loop beside the pool's own asks for samples alone")
+
+
+class PoolGenerator(Asker):
+    """A `Generator` that `NamesDifferences`, `HasCopies` and `AsksBeside`. Close it."""
+
+    def __init__(
+        self,
+        members: Sequence[Member],
+        token: str,
+        *,
+        slots: int,
+        eos_ids: Sequence[int],
+        paths: Sequence[str],
+        directory: Path | None = None,
+        nccl_address: str = "",
+    ) -> None:
+        """`paths`: the checkpoint's safetensors. Later weights go over as files in `directory`, None for this host's
+        memory, or by NCCL from this host's `nccl_address`.
+        """
+        self._run = secrets.token_hex(4)  # sets this pool's versions apart from those of another run
+        self.version = 0  # of the weights that are sampled with, from 0 for the checkpoint's
+        super().__init__(self._hand_over, eos_ids)
+        self._beside: list[Asker] = []
+        self._num_scored = 0
+        self._scored_by = ""
+        self._failed: Exception | None = None
+        self._pool = Pool(
+            members,
+            token,
+            version=self._name(0),
+            paths=paths,
+            slots=slots,
+            take=self._take,
+            fail=self._fail,
+        )
+        self._loop = asyncio.new_event_loop()
+        self._waiting: set[Future[Any]] = set()  # calls into the loop whose callers wait
+        self._thread = threading.Thread(target=self._loop.run_forever, name="pool", daemon=True)
+        self._thread.start()
+        self._transfer: Transfer
+        if nccl_address:
+            self._transfer = NcclTransfer(self._pool, self._call, nccl_address)
+        else:
+            self._transfer = FileTransfer(self._pool, self._call, directory)
+        self._session: aiohttp.ClientSession = self._call(_in_loop(open_session))
+        self._call(self._pool.start(self._session))
+
+    def beside(self, name: str) -> Asker:
+        """A second loop's way to ask these servers, in another thread than the first one's."""
+        asker = Asker(self._hand_over, self._eos_ids, f"{name}:")
+        self._beside.append(asker)
+        return asker
 
     def wait(self) -> None:
         """Wait until every server has started."""
@@ -189,34 +240,23 @@ class PoolGenerator:
         self._loop.close()
         self._transfer.close()
 
-    def _submit(self, request_id: str, stop: str | None, max_new_tokens: int) -> None:
-        request = self._requests[request_id]
-        options = sampling_options(
-            request.sampling, request.seed, request.turn, stop, max_new_tokens, self._eos_ids
-        )
-        ask = Ask(request_id, list(request.ids), options, request.member)
-        self._num_running += 1
+    def _hand_over(self, ask: Ask) -> None:
         self._loop.call_soon_threadsafe(self._pool.put, ask)
 
     def _take(self, ask: Ask, completion: Completion, member: Member) -> None:
-        """In the pool's thread: a piece is there."""
+        """In the pool's thread: a piece is there, for whoever asked."""
         versions = tuple((self._number(name), count) for name, count in completion.versions)
-        self._requests[ask.request_id].member = member
-        self._pieces.put(
-            Piece(
-                ask.request_id,
-                tuple(completion.ids),
-                tuple(completion.logprobs),
-                reason_of(completion.finish_reason, completion.stop_reason),
-                versions,
-            )
-        )
+        for asker in (*self._beside, self):
+            if asker.take(ask, completion, member, versions):
+                return
+        raise AssertionError(f"nobody asked for {ask.request_id}")
 
     def _fail(self, error: Exception) -> None:
         """In the pool's thread: the pool cannot go on."""
         if self._failed is None:
             self._failed = error
-            self._pieces.put(error)
+            for asker in (*self._beside, self):
+                asker.fail(error)
             for waiting in list(self._waiting):
                 waiting.cancel()
 
@@ -256,6 +296,10 @@ class PoolGenerator:
 
 class PoolFollower(Generator):
     """The pool in a rank that asks nothing of it: takes part in the gathering of weights, and hears of the scores."""
+
+    def beside(self, name: str) -> Generator:
+        """Asks as little."""
+        return self
 
     def add(
         self,

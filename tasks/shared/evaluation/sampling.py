@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tasks.evaluate.problems import Problem, Wanted
 from tasks.shared.config import EvaluateStage
+from tasks.shared.evaluation.problems import Problem, Wanted
 from tasks.shared.generation.interleave import RolloutPolicy, RolloutRequest, rollout
 from tasks.shared.generation.protocol import Generator, Sampling
 from tasks.shared.grading import grade
@@ -46,6 +46,10 @@ class Sampler:
             ends = token_ends(self.tokenizer, trajectory.response_ids, trajectory.text)
             problem = by_request[trajectory.problem_id]
             yield graded(trajectory, problem, ends, self.config.traces.dialect)
+
+    def require_prompts(self, problems: Sequence[Problem]) -> None:
+        """ValueError that names the longest prompt if it does not fit: before anything is sampled."""
+        self._prompts({f"{problem.set}/{problem.id}": problem for problem in problems})
 
     def policy(self) -> RolloutPolicy:
         """How this evaluation samples. With the Transformers engine equal seeds give equal samples, bit for bit."""
@@ -103,9 +107,9 @@ def graded(trajectory: Trajectory, problem: Problem, ends: list[int], dialect: s
         family=problem.family,
         sample=trajectory.sample,
         text=trajectory.text,
-        response_ids=trajectory.response_ids,
-        sampled=trajectory.sampled,
-        logprobs=trajectory.logprobs,
+        response_ids=tuple(trajectory.response_ids),
+        sampled=tuple(map(bool, trajectory.sampled)),
+        logprobs=tuple(trajectory.logprobs),
         token_ends=ends,
         calls=trajectory.calls,
         finish=trajectory.finish,

@@ -1,0 +1,158 @@
+"""Evaluation while a round trains: `rl.evaluate_every_steps` samples evaluation sets at the current weights.
+
+In a pool it runs in a thread of its own beside sampling and update, and is waited for before weights change; a sampler
+that samples ahead is not kept waiting. An engine inside samples between two steps, each rank its share. A point of the
+curve is a line of evaluation.jsonl, with an interval whose unit is the problem; sampled again after a kill if it had
+not ended.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from tasks.rl.best import Point
+from tasks.rl.records import JsonLines
+from tasks.rl.state import Progress
+from tasks.shared.config import EvaluateConfig, EvaluateStage, RlStage
+from tasks.shared.environment import rank, world_size
+from tasks.shared.estimates import Outcome, avg_at_k
+from tasks.shared.evaluation.problems import Problem, Wanted, read_problems, wanted_samples
+from tasks.shared.evaluation.sampling import Sampler, take_all
+from tasks.shared.generation.protocol import AsksBeside, Generator
+from tasks.shared.learning.distributed import gather_from_ranks
+from tasks.shared.reporting.samples import Sample
+from tasks.shared.sandbox import Interpreter
+from tasks.shared.stage import StageContext
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+EVALUATION_FILE = "evaluation.jsonl"
+Grade = tuple[str, str, bool]  # set, problem, right
+
+
+class Evaluation:
+    """The curve of one round. Close it."""
+
+    def __init__(
+        self,
+        context: StageContext[RlStage],
+        generator: Generator,
+        interpreter: Interpreter | None,
+        tokenizer: "PreTrainedTokenizerBase",
+        progress: Progress,
+    ) -> None:
+        """ValueError for sets that are not there, or a prompt that is too long."""
+        config = context.config
+        self._every = config.rl.evaluate_every_steps
+        self._last_step = progress.first_step + config.rl.steps_per_round
+        beside = isinstance(generator, AsksBeside)
+        if isinstance(generator, AsksBeside):
+            generator = generator.beside("evaluation")
+        self._sampler = Sampler(evaluation_config(config), generator, interpreter, tokenizer)
+        problems = _chosen(read_problems(context.input("evaluation_sets")), config.rl.evaluate_sets)
+        self._wanted = list(wanted_samples(problems, config.rl.evaluate_samples, context.request.seed))
+        self._sampler.require_prompts([want.problem for want in self._wanted])
+        self._lines = JsonLines(context.scratch / EVALUATION_FILE, progress.step) if rank() == 0 else None
+        self._thread = ThreadPoolExecutor(1, "evaluation") if beside else None
+        self._running: tuple[Progress, Future[list[Grade]]] | None = None
+
+    @property
+    def points(self) -> list[Point]:
+        """The curve so far; in the first rank."""
+        return self._lines.read() if self._lines is not None else []
+
+    def is_due(self, progress: Progress) -> bool:
+        """Whether the weights after `progress.step` steps are to be sampled; the same in every rank.
+
+        Every `evaluate_every_steps` steps, before the first step of all, and after the last one of the round.
+        """
+        step = progress.step
+        wanted = step % self._every == 0 or step == self._last_step
+        return wanted and (step > progress.first_step or progress.round == 1)
+
+    def has(self, step: int) -> bool:
+        """Whether there is a point of that step; in the first rank."""
+        return any(point["step"] == step for point in self.points)
+
+    @property
+    def running(self) -> int | None:
+        """The step that is evaluated beside the round just now."""
+        return self._running[0].step if self._running is not None else None
+
+    def begin(self, progress: Progress) -> Point | None:
+        """Sample the weights of now: the point, or None where that goes on beside what follows."""
+        if self._thread is None:
+            share = [want for place, want in enumerate(self._wanted) if place % world_size() == rank()]
+            return self._point(progress, gather_from_ranks(self._take(share)))
+        if rank() == 0:
+            self._running = progress, self._thread.submit(self._take, self._wanted)
+        return None
+
+    def finish(self) -> Point | None:
+        """Wait for what runs beside the round: its point."""
+        if self._running is None:
+            return None
+        progress, taken = self._running
+        grades = taken.result()
+        self._running = None
+        return self._point(progress, grades)
+
+    def close(self) -> None:
+        """Leave nothing running."""
+        if self._thread is not None:
+            self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _take(self, wanted: Sequence[Wanted]) -> list[Grade]:
+        """The grades of these samples; those that stay without a sandbox are left out."""
+        taken: list[Sample] = []
+        take_all(self._sampler, wanted, taken.append)
+        return sorted((sample.set, sample.problem_id, sample.correct) for sample in taken)
+
+    def _point(self, progress: Progress, grades: Sequence[Grade]) -> Point:
+        """Noted in the first rank, like every point."""
+        point = {"step": progress.step, "round": progress.round, **measures(grades, len(self._wanted))}
+        if self._lines is not None:
+            self._lines.append(point)
+        return point
+
+
+def evaluation_config(config: RlStage) -> EvaluateStage:
+    """The round's sections as those of an evaluation."""
+    rl = config.rl
+    protocol = EvaluateConfig(
+        samples_per_problem=rl.evaluate_samples, temperature=rl.temperature, top_p=rl.evaluate_top_p
+    )
+    sections = {name: getattr(config, name) for name in ("model", "traces", "sandbox", "generation")}
+    return EvaluateStage(**sections, evaluate=protocol)
+
+
+def _chosen(problems: Sequence[Problem], names: Sequence[str]) -> list[Problem]:
+    """Those of the named sets, all without a name. ValueError for a set that is not there."""
+    there = list(dict.fromkeys(problem.set for problem in problems))
+    unknown = [name for name in names if name not in there]
+    if unknown:
+        raise ValueError(
+            f"rl.evaluate_sets: no set '{unknown[0]}' was prepared; there are {', '.join(there)}"
+        )
+    return [problem for problem in problems if not names or problem.set in names]
+
+
+def measures(grades: Sequence[Grade], num_wanted: int) -> Point:
+    """Accuracy and its 95 % interval over problems for each set, and their mean: what `rl.keep = "best"` goes by.
+
+    `void`: samples without a grade, because the sandbox failed under them. Without any grade the mean is None.
+    """
+    sets: dict[str, dict[str, list[Outcome]]] = {}
+    for name, problem, correct in grades:
+        sets.setdefault(name, {}).setdefault(problem, []).append(Outcome(correct, None))
+    point: Point = {"samples": len(grades), "void": num_wanted - len(grades)}
+    found = {name: avg_at_k(outcomes) for name, outcomes in sorted(sets.items())}
+    for name, accuracy in found.items():
+        point |= {
+            f"{name}/accuracy": accuracy.value,
+            f"{name}/low": accuracy.interval.low,
+            f"{name}/high": accuracy.interval.high,
+        }
+    point["accuracy"] = sum(a.value for a in found.values()) / len(found) if found else None
+    return point

@@ -1,0 +1,84 @@
+"""The loss on traces that are kept out of training, along the way: whether the model learns or memorises.
+
+Problems are kept out whole: another trace of a problem that was trained on would tell little.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from tasks.shared.learning.distributed import sum_over_ranks
+from tasks.shared.learning.engine import TrainingEngine
+from tasks.shared.learning.packing import TrainSequence
+
+VALIDATION_FILE = "validation.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationRecord:
+    """One line of validation.jsonl."""
+
+    step: int  # optimizer steps done before
+    loss: float  # mean -log-prob of the trained tokens, in nats
+    trained_tokens: int
+
+
+def held_out(problems: Sequence[str], share: float, seed: int) -> list[bool]:
+    """Whether each trace, named by its problem, is kept out: those of about `share` of the problems, at least of one.
+
+    Which ones follows from problem and seed, so that more traces of other problems move none. ValueError if nothing
+    would be left to train on, or there is one problem alone.
+    """
+    if not share:
+        return [False] * len(problems)
+    places = {problem: _place(problem, seed) for problem in set(problems)}
+    chosen = {problem for problem, place in places.items() if place < share}
+    chosen = chosen or {min(places, key=places.__getitem__)}
+    if len(chosen) == len(places):
+        raise ValueError(
+            f"sft.validation_share = {share:g} leaves no trace to train on: all {len(places)} problems are kept out; "
+            "lower it"
+        )
+    return [problem in chosen for problem in problems]
+
+
+def _place(problem: str, seed: int) -> float:
+    """A number from 0 to 1 that belongs to the problem."""
+    digest = hashlib.sha256(f"{seed}\0{problem}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def validate(engine: TrainingEngine, sequences: Sequence[TrainSequence], row_tokens: int) -> ValidationRecord:
+    """The loss as in training, over all ranks; no weight changes."""
+    tokens = sum(int(sequence.trained[1:].sum()) for sequence in sequences)
+    loss = 0.0
+    with torch.no_grad():
+        for row in engine.rows(sequences, row_tokens):
+            loss -= float(engine.token_logprobs(row).sum())
+    return ValidationRecord(engine.num_steps, sum_over_ranks(loss) / tokens, tokens)
+
+
+class ValidationFile:
+    """validation.jsonl of one run; lines of steps after `step`, which come again, are cut off. For the first rank."""
+
+    def __init__(self, directory: Path, step: int) -> None:
+        self.path = directory / VALIDATION_FILE
+        lines = self.path.read_text().splitlines() if self.path.is_file() else []
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+        partial = self.path.with_suffix(".partial")
+        partial.write_text("".join(line + "\n" for line in kept))
+        os.replace(partial, self.path)
+
+    def append(self, record: ValidationRecord) -> None:
+        """Add a line."""
+        with self.path.open("a") as file:
+            file.write(json.dumps(asdict(record)) + "\n")
+
+    def read(self) -> list[ValidationRecord]:
+        """All lines."""
+        return [ValidationRecord(**json.loads(line)) for line in self.path.read_text().splitlines()]
