@@ -159,7 +159,9 @@ class Resident:
             return
         del self._asked[asked.request.id]
         ids = trajectory.response_ids[:-1] if trajectory.finish == "eos" else trajectory.response_ids
-        asked.listen(Grown(ids[asked.num_ids :], trajectory.calls[asked.num_calls :], trajectory=trajectory))
+        asked.listen(
+            Grown(tuple(ids[asked.num_ids :]), trajectory.calls[asked.num_calls :], trajectory=trajectory)
+        )
 
 
 @contextmanager

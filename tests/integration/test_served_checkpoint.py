@@ -16,14 +16,14 @@ import pandas
 import pytest
 
 from flows.cli import main
-from tasks.evaluate.problems import Problem, wanted_samples
-from tasks.evaluate.sampling import Sampler
 from tasks.prepare.tiny_model import make_tiny_checkpoint
 from tasks.serve.request import ServeRequest
 from tasks.serve.resident import open_resident
 from tasks.shared.artifacts import Provenance, Store
 from tasks.shared.checkpoints import load_tokenizer
 from tasks.shared.config import ServeConfig
+from tasks.shared.evaluation.problems import Problem, wanted_samples
+from tasks.shared.evaluation.sampling import Sampler
 from tasks.shared.generation.engines import make_generator
 from tasks.shared.recipes import load_recipe
 from tasks.shared.runs import RunRecords, StageRecord
