@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from tasks.evaluate.problems import Problem, read_problems
 from tasks.prepare.problem_sets import rows_digest
 from tasks.prepare.rows import ProblemRow
 from tasks.report.inputs import ReportInputs, read_inputs
@@ -10,6 +9,7 @@ from tasks.report.main import build_page, summarize
 from tasks.shared.artifacts import ArtifactRef, Manifest, Store
 from tasks.shared.artifacts.lineage import lineage
 from tasks.shared.config import EvaluateStage, ReportConfig, ReportStage
+from tasks.shared.evaluation.problems import Problem, read_problems
 from tasks.shared.ngrams import ngrams
 from tasks.shared.reporting.evaluated import Evaluated, protocol_of, read_evaluated
 from tasks.shared.reporting.page import render

@@ -7,12 +7,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from tasks.evaluate.problems import Problem, read_problems, wanted_samples
-from tasks.evaluate.sampling import Sampler
 from tasks.prepare.tiny_model import make_tiny_checkpoint
 from tasks.shared.artifacts import ArtifactRef, Provenance, Store
 from tasks.shared.checkpoints import load_tokenizer
 from tasks.shared.config import EvaluateStage, SandboxConfig
+from tasks.shared.evaluation.problems import Problem, read_problems, wanted_samples
+from tasks.shared.evaluation.sampling import Sampler
 from tasks.shared.interpreter import make_interpreter
 from tasks.shared.reporting.evaluated import protocol_of, write_evaluation
 from tasks.shared.reporting.samples import Sample
