@@ -17,7 +17,7 @@ LITERAL = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 MARKS = re.compile(r"`{3,}|~{3,}")
-PYTHON = re.compile(r"\{?\.?(?:i?python|py)[\d.]*\}?", re.IGNORECASE)
+PYTHON = re.compile(r"\{?\.?(?:i?python|py)[\d.]*(?::[\w./-]+)?\}?", re.IGNORECASE)
 LANGUAGE = re.compile(r"[A-Za-z][\w+#.-]*")
 LINE_START = re.compile(r"[ \t]*(?:(?:[-*+>]|\d+[.)])[ \t]+)?")
 

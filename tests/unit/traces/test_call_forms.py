@@ -46,6 +46,7 @@ RETOOL_FORMS = {
     "fence says Python": "<code>\n```Python\nprint(1+2)\n```\n</code>",
     "fence says PYTHON3": "<code>\n```PYTHON3\nprint(1+2)\n```\n</code>",
     "fence says python3.11": "<code>\n```python3.11\nprint(1+2)\n```\n</code>",
+    "fence says python:main.py": "<code>\n```python:main.py\nprint(1+2)\n```\n</code>",
     "fence says {.python}": "<code>\n```{.python}\nprint(1+2)\n```\n</code>",
     "fence says nothing": "<code>\n```\nprint(1+2)\n```\n</code>",
     "space before the fence's word": "<code>\n``` python\nprint(1+2)\n```\n</code>",
