@@ -155,6 +155,7 @@ def test_a_stage_that_trains_nothing_samples_on_every_gpu(
     monkeypatch.setattr("tasks.shared.generation.pool.server.gpus_of_host", lambda: ["0", "1", "2"])
     monkeypatch.setattr("tasks.shared.generation.pool.opening.open_pool", engines.contextmanager(pool))
     monkeypatch.setattr(engines, "make_generator", lambda *_: opened.append("inside"))
+    monkeypatch.setattr(engines, "stop_ids_of", lambda *_: frozenset({0}))
     config, other = GenerationConfig(), GenerationConfig(engine="transformers")
     tokenizer: Any = SimpleNamespace(eos_token_id=0)
     for each, training in ((config, 0), (config, 3), (other, 0)):
