@@ -17,6 +17,7 @@ from rich.table import Table
 
 from flows.artifacts import find
 from tasks.prove.certify import certify as write_certificate
+from tasks.prove.evidence import open_evidence
 from tasks.prove.findings import Row
 from tasks.shared.artifacts import ArtifactRef, Store
 from tasks.shared.environment import store_uri
@@ -46,13 +47,12 @@ def check(file: Path, expected: str, checkpoint: str, sample: str, as_json: bool
 
     With a `checkpoint`, a folder or an artifact's name, a share of the samples is drawn again.
     """
-    from tasks.prove.check import check as find_rows
-    from tasks.prove.evidence import open_evidence
-    from tasks.prove.resample import sample_again, share_of
-
     directory, share = _directory(checkpoint) if checkpoint else None, share_of(sample)
     with tempfile.TemporaryDirectory(prefix="tirflow-check-") as scratch:
         evidence = open_evidence(file, Path(scratch) / "certificate")
+        from tasks.prove.check import check as find_rows  # torch takes seconds to import
+        from tasks.prove.resample import sample_again
+
         teller = Teller()
         try:
             rows = find_rows(evidence, teller.tell, expected)
@@ -65,6 +65,18 @@ def check(file: Path, expected: str, checkpoint: str, sample: str, as_json: bool
     else:
         show(Console(), rows)
     return int(not all(row.holds for row in rows))
+
+
+def share_of(text: str) -> float:
+    """A share as people write it, `5%` or `0.05`. ValueError for what is none above 0 and up to 1."""
+    number = text.strip().removesuffix("%").strip()
+    try:
+        share = float(number) / (100 if text.strip().endswith("%") else 1)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise ValueError(f"--sample {text}: write a share such as 5% or 0.05")
+    return share
 
 
 def find_evaluation(store: Store, name: str) -> ArtifactRef:
@@ -83,12 +95,19 @@ def find_evaluation(store: Store, name: str) -> ArtifactRef:
     return tagged.evaluation if tagged is not None else find(store, name)
 
 
+def find_made(store: Store, name: str) -> ArtifactRef:
+    """An artifact by any of its names, or the checkpoint of RUN/STAGE. ValueError if there is none, or several."""
+    run, _, label = name.partition("/")
+    is_stage = label and "/" not in label and run in RunRecords(store.root).names()
+    return find(store, f"{name}/checkpoint" if is_stage else name)
+
+
 def _directory(checkpoint: str) -> Path:
     """A folder, or what lies in the store under an artifact's name."""
     if Path(checkpoint).is_dir():
         return Path(checkpoint).resolve()
     store = Store(store_uri())
-    ref = find(store, checkpoint)
+    ref = find_made(store, checkpoint)
     if ref.kind != "checkpoint":
         raise ValueError(f"{ref.location}: a {ref.kind}, not a checkpoint")
     return store.fetch(ref)

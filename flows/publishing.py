@@ -6,8 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from flows.artifacts import find
-from flows.prove import find_evaluation
+from flows.prove import find_evaluation, find_made
 from tasks.publish.folder import DATASETS, Wanted, collect
 from tasks.publish.hub import RepoType, check_name, upload
 from tasks.shared.artifacts import Store
@@ -33,7 +32,7 @@ def publish(
     if folder is not None and folder.exists():
         raise ValueError(f"{folder}: there already; move it away or name another folder")
     token = "" if folder else hub_token()
-    ref = find(store, artifact)
+    ref = find_made(store, artifact)
     wanted = Wanted(
         repo,
         licence,

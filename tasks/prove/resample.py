@@ -23,18 +23,6 @@ from tasks.shared.reporting.samples import Sample
 AGREE = 1e-3  # nats: how far log-probs of equal weights may lie apart on two machines
 
 
-def share_of(text: str) -> float:
-    """A share as people write it, `5%` or `0.05`. ValueError for what is none above 0 and up to 1."""
-    number = text.strip().removesuffix("%").strip()
-    try:
-        share = float(number) / (100 if text.strip().endswith("%") else 1)
-    except ValueError:
-        share = 0.0
-    if not 0 < share <= 1:
-        raise ValueError(f"--sample {text}: write a share such as 5% or 0.05")
-    return share
-
-
 def sample_again(
     evidence: Evidence, checkpoint: Path, share: float, seed: int, tell: Callable[[str], None]
 ) -> list[Row]:

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from flows.prove import share_of
 from tasks.evaluate.main import run
 from tasks.prepare.tiny_model import make_tiny_checkpoint
 from tasks.prove.certify import certify
 from tasks.prove.evidence import open_evidence
 from tasks.prove.findings import CHANGED, MODEL
-from tasks.prove.resample import sample_again, share_of
+from tasks.prove.resample import sample_again
 from tasks.shared.artifacts import Store
 from tasks.shared.config import EvaluateStage
 from tasks.shared.stage import StageContext
