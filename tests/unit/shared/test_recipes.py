@@ -3,7 +3,7 @@
 import pytest
 
 from tasks.shared.config import STAGE_CONFIGS
-from tasks.shared.recipes import load_recipe, main, resolve, resolve_recorded, round_recipe
+from tasks.shared.recipes import load_recipe, resolve, resolve_recorded, round_recipe
 
 MINIMAL = """
 [model]
@@ -204,8 +204,3 @@ def test_a_recorded_recipe_outlives_keys_that_were_taken_out() -> None:
         resolve_recorded(recorded, {}, "old", "rl")
     with pytest.raises(ValueError, match=r"run 'old'.*key 'evaluate.samples_per_problem'"):
         resolve_recorded(recorded | {"evaluate": {"samples_per_problem": 0}}, {}, "old", "evaluate")
-
-
-def test_the_command_tells_a_mistake_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert [main([]), main(["nope.toml"])] == [2, 2]
-    assert capsys.readouterr().err.count("\n") == 2
