@@ -13,6 +13,7 @@ import argparse
 import heapq
 import sys
 import tomllib
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -21,14 +22,15 @@ import numpy as np
 from benchmarks.record import headline, markdown_table, surroundings, write_page
 from data.gpus import Gpu, find_gpu
 from data.models import ModelShape, find_model
+from flows.memory import GIB, cache_bytes_per_token
 from flows.published import PATH, estimates
 from flows.seconds import BESIDES_S, Engines, Pace, StepSeconds, Trainer, Work, step_seconds
 
-GPUS = (8, 32, 128, 512, 1024)
+GPUS = (8, 16, 32, 64, 128, 256, 512, 1024)
 STALENESS = (0, 1, 2, 4)
 STEPS, WARM_UP = 7, 3  # of a simulation, and how many of the first are not counted
 GROUP = 16  # samples of a problem
-SHARES = (1 / 4, 1 / 2, 3 / 4)  # of the GPUs that sample, where they are apart
+SHARES = (1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4)  # of the GPUs that sample, where they are apart
 
 
 @dataclass(slots=True)
@@ -60,6 +62,7 @@ class Engine:
     pace: float = 0.0
     context: float = 0.0  # cached tokens of all rows
     ends: list[tuple[float, int, Row]] = field(default_factory=list)  # heap: the step at which a piece ends
+    alive: int = 0  # rows that have a slot, those whose program runs among them
     plan: int = 0  # plans of the next end that have another number are void
     row_seconds: float = 0.0
 
@@ -80,6 +83,7 @@ class World:
     work: Work
     pace: Pace
     engines: int
+    slots: int  # rows that an engine's cache holds
     train_s: float
     sync_s: float
     staleness: int
@@ -104,6 +108,7 @@ class Simulation:
         self._emptiest = [
             (0, engine.number) for engine in self._engines
         ]  # heap of (rows, engine), some outdated
+        self._waiting: deque[tuple[Group, float]] = deque()  # lengths that have no slot
         self._lengths = self._draw(np.random.Generator(np.random.Philox(seed)))
         self._batch = world.work.trajectories // GROUP  # groups of a step
         self._events: list[tuple[float, int, int, Row | Engine]] = []  # time, order, plan, what
@@ -152,21 +157,25 @@ class Simulation:
         while len(self._begun) < most:
             group = Group(self._version)
             self._begun.append(group)
-            for _ in range(GROUP):
-                length = next(self._lengths)
-                pieces = 1 + round(self._world.work.calls_of(length))
-                row = Row(
-                    group, self._engine_with_room(), pieces, length / pieces, self._world.work.prompt_tokens
-                )
-                self._decode(row)
+            self._waiting.extend((group, next(self._lengths)) for _ in range(GROUP))
+        self._admit()
 
-    def _engine_with_room(self) -> int:
-        """The engine with the fewest rows."""
-        while True:
-            rows, number = self._emptiest[0]
-            if rows == len(self._engines[number].ends):
-                return number
-            heapq.heapreplace(self._emptiest, (len(self._engines[number].ends), number))
+    def _admit(self) -> None:
+        """Rows that wait begin where there is room, each at the engine with the fewest."""
+        while self._waiting:
+            while self._emptiest[0][0] != self._engines[self._emptiest[0][1]].alive:
+                heapq.heappop(self._emptiest)
+            alive, number = self._emptiest[0]
+            if alive >= self._world.slots:
+                return
+            self._change_alive(self._engines[number], 1)
+            group, length = self._waiting.popleft()
+            pieces = 1 + round(self._world.work.calls_of(length))
+            self._decode(Row(group, number, pieces, length / pieces, self._world.work.prompt_tokens))
+
+    def _change_alive(self, engine: Engine, by: int) -> None:
+        engine.alive += by
+        heapq.heappush(self._emptiest, (engine.alive, engine.number))
 
     def _decode(self, row: Row) -> None:
         """A piece of a row begins at its engine, where its prefix lies."""
@@ -209,8 +218,10 @@ class Simulation:
         else:
             row.group.left -= 1
             self._num_whole += row.group.left == 0
-        heapq.heappush(self._emptiest, (len(what.ends), what.number))
+            self._change_alive(what, -1)
         self._plan(what)
+        if not row.pieces:
+            self._admit()
 
     def _enough(self) -> bool:
         """A batch is whole, with every group in it that could not be trained on later."""
@@ -248,16 +259,25 @@ def of_layout(
     """`share` of the GPUs sample and the others train; 1: all do both, in turn."""
     sampling = round(gpus * share)
     training = gpus if share == 1 else gpus - sampling
-    engines = Engines(max(1, sampling // tensor_parallel), tensor_parallel, work.trajectories)
+    slots = rows_in_cache(work, shape, gpu, tensor_parallel, 0.6 if share == 1 else 0.9)
+    engines = Engines(max(1, sampling // tensor_parallel), tensor_parallel, slots)
     seconds = step_seconds(work, shape, gpu, engines, Trainer(training, 3))
     return _simulate(work, shape, gpu, engines, seconds, staleness)
+
+
+def rows_in_cache(work: Work, shape: ModelShape, gpu: Gpu, tensor_parallel: int, utilization: float) -> int:
+    """Rows of the mean length whose keys and values an engine holds beside its weights, in two bytes a number."""
+    cache = utilization * gpu.memory_gib * GIB * tensor_parallel - 2 * shape.num_parameters
+    return max(1, int(cache / (cache_bytes_per_token(shape, 2) * (work.prompt_tokens + work.mean_tokens))))
 
 
 def _simulate(
     work: Work, shape: ModelShape, gpu: Gpu, engines: Engines, seconds: StepSeconds, staleness: int
 ) -> Outcome:
     pace = Pace.of(shape, gpu, engines.tensor_parallel)
-    world = World(work, pace, engines.count, seconds.train + BESIDES_S, seconds.sync, staleness)
+    world = World(
+        work, pace, engines.count, engines.slots, seconds.train + BESIDES_S, seconds.sync, staleness
+    )
     return Simulation(world).run()
 
 
@@ -302,7 +322,7 @@ def main(arguments: list[str]) -> int:
         f"{options.model} on {gpu.name.upper()}, {work.trajectories:,} responses a step of {work.mean_tokens:,.0f} "
         f"tokens in the mean, 99th percentile {work.tail:g} times the median, at most {work.most_tokens:,}; engines of "
         f"{options.tensor_parallel} GPUs. Seconds a step; in brackets: inside the share of sampling, else the share of "
-        "GPUs that sample (the best of three), the share of the time in which the trainer waits, and how many times as "
+        "GPUs that sample (the best of five), the share of the time in which the trainer waits, and how many times as "
         "fast as inside.",
         "",
     ]

@@ -11,7 +11,7 @@ from flows.seconds import Engines, Pace, Work, sampling_seconds
 
 SHAPE, GPU = find_model("Qwen/Qwen2.5-7B-Instruct").shape, find_gpu("h200")
 WORK = Work(trajectories=64, mean_tokens=1000, most_tokens=4096)
-WORLD = World(WORK, Pace.of(SHAPE, GPU, 1), engines=4, train_s=10.0, sync_s=1.0, staleness=0)
+WORLD = World(WORK, Pace.of(SHAPE, GPU, 1), engines=4, slots=64, train_s=10.0, sync_s=1.0, staleness=0)
 
 
 def test_in_turn_a_step_is_its_parts() -> None:
@@ -34,3 +34,9 @@ def test_ahead_nothing_older_is_trained_on_and_steps_are_shorter(staleness: int)
 def test_a_slow_trainer_is_never_waited_for_by_itself() -> None:
     slow = Simulation(replace(WORLD, staleness=1, train_s=1000.0)).run()
     assert slow.step_s == pytest.approx(1001.0) and slow.waits == pytest.approx(0.0)
+
+
+def test_an_engine_holds_as_many_rows_as_its_cache() -> None:
+    """Eight at a time take their turns: a batch takes longer, and no engine has more."""
+    few = Simulation(replace(WORLD, slots=8)).run()
+    assert few.rows <= 8 and few.step_s > 1.2 * Simulation(WORLD).run().step_s
