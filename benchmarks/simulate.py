@@ -26,11 +26,11 @@ from flows.memory import GIB, cache_bytes_per_token
 from flows.published import PATH, estimates
 from flows.seconds import BESIDES_S, Engines, Pace, StepSeconds, Trainer, Work, step_seconds
 
-GPUS = (8, 16, 32, 64, 128, 256, 512, 1024)
+GPUS = (8, 32, 128, 512, 1024)
 STALENESS = (0, 1, 2, 4)
 STEPS, WARM_UP = 7, 3  # of a simulation, and how many of the first are not counted
 GROUP = 16  # samples of a problem
-SHARES = (1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4)  # of the GPUs that sample, where they are apart
+SHARES = (1 / 4, 1 / 2, 3 / 4)  # of the GPUs that sample, where they are apart
 
 
 @dataclass(slots=True)
@@ -322,7 +322,7 @@ def main(arguments: list[str]) -> int:
         f"{options.model} on {gpu.name.upper()}, {work.trajectories:,} responses a step of {work.mean_tokens:,.0f} "
         f"tokens in the mean, 99th percentile {work.tail:g} times the median, at most {work.most_tokens:,}; engines of "
         f"{options.tensor_parallel} GPUs. Seconds a step; in brackets: inside the share of sampling, else the share of "
-        "GPUs that sample (the best of five), the share of the time in which the trainer waits, and how many times as "
+        "GPUs that sample (the best of three), the share of the time in which the trainer waits, and how many times as "
         "fast as inside.",
         "",
     ]
