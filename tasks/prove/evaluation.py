@@ -183,7 +183,8 @@ def check_scores(
         "protocol": protocol_of(config),
         "allow_unsafe": config.sandbox.allow_unsafe,
     }
-    return stated_otherwise(tree_differences(stated, json.loads(json.dumps(here)), f"{name}:"))
+    found = stated_otherwise(tree_differences(stated, json.loads(json.dumps(here))))
+    return [replace(difference, where=f"{name}: {difference.where}") for difference in found]
 
 
 def check_void(name: str, samples: list[Sample]) -> list[Difference]:

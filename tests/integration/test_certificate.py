@@ -128,7 +128,7 @@ def test_forged_samples_are_found(
     records = {("mine: sums/a/1", RECORD), ("mine: sums/b/1", RECORD), ("mine: sums/c/1", RECORD)}
     assert set(found.pop("responses: ids, mask, text")) == records
     accuracy = next(
-        d for d in rows["scores and intervals"].differences if d.where == "mine:.sets.sums.accuracy"
+        d for d in rows["scores and intervals"].differences if d.where == "mine: sets.sums.accuracy"
     )
     assert accuracy.detail == "stated 0.66666666666666..., found 0.5" or "found 0.5" in accuracy.detail
     found.pop("scores and intervals")
