@@ -174,12 +174,12 @@ def forward_flops(shape: ModelShape, context: float) -> float:
 
 
 def sampling_seconds(work: Work, shape: ModelShape, gpu: Gpu, engines: Engines, size: int) -> float:
-    """One engine's share of a batch, every row as soon as there is a slot: until its longest response has ended.
+    """The share of the engine that has a batch's longest response, every row as soon as there is a slot, until its end.
 
     The longest one's calls of the interpreter are waited for; others' are hidden behind rows that decode.
     """
-    count = -(-work.trajectories // engines.count)
-    waiting = np.random.Generator(np.random.Philox(0)).permutation(work.lengths(count)).tolist()
+    share = work.lengths(work.trajectories)[::-1][:: engines.count]
+    waiting = np.random.Generator(np.random.Philox(0)).permutation(share).tolist()
     longest = max(waiting)
     pace = Pace.of(shape, gpu, engines.tensor_parallel, size)
     rows: list[
