@@ -42,8 +42,8 @@ test-tokenizers: tokenizers ## every dialect with the tokenizers of real models
 	$(BIN)/python -m pytest -q tests/tokenizers
 
 test-vllm: venv setup-vllm ## train/tiny_vllm end to end; the vLLM engine; RL rounds on one and two ranks: 10 minutes
-	$(BIN)/python -m pytest -q -m vllm tests/flows/test_tiny_vllm.py
-	$(VLLM_BIN)/python -m pytest -q tests/vllm
+	$(VLLM_BIN)/python -m pytest -q tests/vllm; status=$$?; \
+		$(BIN)/python -m pytest -q -m vllm tests/flows/test_tiny_vllm.py && exit $$status
 
 base-image: ## Debian with Python by debootstrap (root), where there is no registry to pull a base image from
 	images/base.sh $(BASE_IMAGE)

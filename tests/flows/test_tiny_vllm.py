@@ -12,7 +12,7 @@ from tests.flows.conftest import Prefect, small
 
 EXACT = 1e-4  # float32: sampler and trainer on the same ids
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.vllm
 
 
 def test_the_pipeline_with_vllm_and_two_ranks(prefect: Prefect) -> None:
