@@ -17,7 +17,7 @@ KILLS ?= 20
 OUTAGE ?= 20
 export TIRFLOW_HOME ?= $(CURDIR)/.tirflow
 
-.PHONY: demo test test-drills test-gpu drills test-browser base-image images test-containers test-containers-vllm drill-docker test-compose test-cluster bench-containers bench-sandbox bench-generation bench-pool bench-serve bench-rl bench-sft bench-memory bench-gpu bench-simulate setup-trl smol-base tokenizers test-tokenizers lint types check venv lock cuda-locks check-cuda-locks clean setup-vllm test-vllm
+.PHONY: demo test test-drills test-gpu drills test-browser base-image images test-containers test-containers-vllm drill-docker test-compose test-cluster bench-containers bench-sandbox bench-generation bench-pool bench-serve bench-rl bench-async bench-sft bench-memory bench-gpu bench-simulate setup-trl smol-base tokenizers test-tokenizers lint types check venv lock cuda-locks check-cuda-locks clean setup-vllm test-vllm
 
 demo: venv ## train/tiny from an empty machine to its scores; run again, it reuses what exists
 	@$(BIN)/tirflow demo
@@ -88,6 +88,9 @@ bench-serve: venv ## the server under 64 clients against the evaluation's loop; 
 
 bench-rl: venv setup-trl ## an RL step with live code against TRL's; minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.rl
+
+bench-async: venv ## steps an hour with a sampler beside the trainer, staleness 0, 1, 2; a quarter of an hour
+	$(BIN)/python -m benchmarks.asynchronous
 
 bench-sft: venv setup-trl ## SFT against TRL's SFTTrainer with packing; minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.sft

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tasks.report.asynchronous import read_measured
 from tasks.report.rejected import read_rejected
 from tasks.report.rollouts import RlStep, read_round
 from tasks.shared.artifacts import Manifest
@@ -41,6 +42,7 @@ class ReportInputs:
     evaluated: list[dict[str, Any]]  # evaluation.jsonl of every round: the curve while RL trained
     rl: list[RlStep]
     rounds: list[int]  # last step of each round
+    ahead: list[dict[str, Any]]  # metrics and timing of asynchronous steps
     written: dict[str, list[Sample]]  # for the viewer: `rejected traces`, `rollouts <round>`
     funnel: dict[str, Any] | None
     manifests: dict[str, Manifest]
@@ -71,6 +73,12 @@ def read_inputs(context: StageContext[ReportStage]) -> ReportInputs:
         evaluated=_read_curve(context),
         rl=steps,
         rounds=rounds,
+        ahead=[
+            step
+            for name, ref in sorted(names.items())
+            if name.startswith("rollouts_")
+            for step in read_measured(context.store.fetch(ref))
+        ],
         written=written,
         funnel=json.loads((context.input("traces") / "funnel.json").read_text())
         if "traces" in names

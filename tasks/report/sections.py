@@ -6,6 +6,7 @@ from typing import Any
 from markupsafe import Markup
 
 from data.papers import Papers
+from tasks.report.asynchronous import asynchronous_curves
 from tasks.report.behaviour import checkpoint_curves, step_curves
 from tasks.report.inputs import EvaluationInput, ReportInputs
 from tasks.report.synthesis import funnel_chart
@@ -39,6 +40,8 @@ def curves(inputs: ReportInputs, papers: Papers) -> list[tuple[str, list[Markup]
         found.append(("Evaluation while RL trained, 95 % intervals", evaluation_curves(inputs.evaluated)))
     if inputs.rl:
         found.append(("RL, every step's rollouts", step_curves(inputs.rl, inputs.rounds, papers)))
+    if inputs.ahead:
+        found.append(("RL, sampler beside trainer", asynchronous_curves(inputs.ahead)))
     return found
 
 

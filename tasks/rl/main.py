@@ -1,12 +1,13 @@
-"""Stage `rl`: one round of on-policy steps with live code, both engines in this process.
+"""Stage `rl`: one round of steps with live code.
 
     python -m tasks.rl.main request.json
 
 Inputs `checkpoint`, `problems`, from the second round on `trainer_state`, with rl.kl_coefficient `reference`; outputs
-`checkpoint` (with metrics.jsonl), `rollouts` (with circumstances/timing.jsonl), `trainer_state` (with PPO's critic) and
-with rl.optimizer.lora `adapter`, whose base is `reference` from the second round on. With rl.evaluate_every_steps input
-`evaluation_sets`, and evaluation.jsonl in `rollouts`; with rl.keep = "best" output `best`, the best checkpoint of all
-rounds so far, which is input `best` of the next.
+`checkpoint` (with metrics.jsonl), `rollouts` (with that, circumstances/timing.jsonl and, if sampled ahead,
+journal.jsonl), `trainer_state` (with PPO's critic) and with rl.optimizer.lora `adapter`, whose base is `reference` from
+the second round on. With rl.evaluate_every_steps input `evaluation_sets`, and evaluation.jsonl in `rollouts`; with
+rl.keep = "best" output `best`, the best checkpoint of all rounds so far, which is input `best` of the next. With input
+`record`, the rollouts of a round, nothing is sampled: it is trained on them again.
 Killed, it resumes from its scratch directory; with rl.optimizer.ranks > 1 it starts itself again under torchrun.
 """
 
@@ -71,6 +72,7 @@ def run(context: StageContext[RlStage]) -> StageResult:
 def _load(context: StageContext[RlStage], stack: ExitStack) -> RlRound:
     """Everything the round works with; interpreter and pool end with `stack`."""
     config = context.config
+    is_recorded = "record" in context.request.inputs
     require_one_round(context)
     require_no_experts(context)
     checkpoint, base = context.input("checkpoint"), context.store.fetch(read_base(context))
@@ -92,20 +94,22 @@ def _load(context: StageContext[RlStage], stack: ExitStack) -> RlRound:
         f"{len(problems)} problems, {num_too_long} more left out: prompt over generation.max_prompt_tokens"
     )
     interpreter = None
-    if config.traces.max_calls:
+    if config.traces.max_calls and not is_recorded:
         interpreter = stack.enter_context(make_interpreter(config.sandbox))
-    generator = stack.enter_context(
-        open_generator(
-            config.generation,
-            config.model,
-            checkpoint,
-            tokenizer,
-            scratch=context.scratch,
-            meeting=context.request.meeting,
-            num_training=config.rl.optimizer.ranks,
-            can_sleep=config.rl.sleep_sampler,
+    generator = None
+    if not is_recorded:
+        generator = stack.enter_context(
+            open_generator(
+                config.generation,
+                config.model,
+                checkpoint,
+                tokenizer,
+                scratch=context.scratch,
+                meeting=context.request.meeting,
+                num_training=config.rl.optimizer.ranks,
+                can_sleep=config.rl.sleep_sampler,
+            )
         )
-    )
     return RlRound(
         context,
         load_model=partial(load_model, base, config.model),
@@ -136,9 +140,11 @@ def _publish(
     outputs: dict[str, ArtifactRef] = {}
     with context.output("rollouts", metrics) as output:
         this_round.records.shards.publish(output.directory, first, last)
+        this_round.sampler.publish(output.directory)
         shutil.copyfile(context.scratch / "timing.jsonl", output.directory / TIMING_FILE)
         if this_round.curve is not None:
             shutil.copyfile(context.scratch / EVALUATION_FILE, output.directory / EVALUATION_FILE)
+        shutil.copyfile(context.scratch / "metrics.jsonl", output.directory / "metrics.jsonl")
     outputs["rollouts"] = _ref(output.ref)
     with context.output("trainer_state", {"step": last, "round": this_round.progress.round}) as output:
         this_round.states.copy_last(output.directory)

@@ -15,7 +15,7 @@ from tasks.shared.traces.trajectory import FinishReason
 
 
 def learning_metrics(
-    step: int, round_number: int, experience: Experience, result: UpdateResult, gap: Gap
+    step: int, round_number: int, experience: Experience, result: UpdateResult, gap: Gap | None
 ) -> dict[str, Value]:
     """Rewards, behaviour and the update of one step. Ratios and means are over trajectories without an outage.
 
@@ -56,8 +56,8 @@ def learning_metrics(
         "learning_rate": result.learning_rate,
         "updates": result.num_updates,
         "skipped_updates": result.num_skipped,
-        "probe_mean": gap.mean,
-        "probe_gap": gap.largest,
+        "probe_mean": gap.mean if gap else None,
+        "probe_gap": gap.largest if gap else None,
     }
 
 

@@ -3,9 +3,12 @@
 Each step is one shard in the scratch directory, written whole; at the end the shards become `train.parquet`, which
 pandas and `datasets.load_dataset` open as it is. Equal rounds give equal bytes of it: the seconds of the calls lie
 beside it, under `circumstances/`, a row a trajectory in the same order.
+
+It is also the record of the round: `read_step` gives back what a step was trained on, to the bit.
 """
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,14 +17,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.rl.experience import Experience
+from tasks.rl.experience import Experience, Graded
 from tasks.shared.reporting.samples import CALL, SECONDS, SECONDS_FILE, SHOWN
-from tasks.shared.tables import write_card, write_table
+from tasks.shared.tables import read_table, write_card, write_table
+from tasks.shared.traces.own_words import own_words
+from tasks.shared.traces.trajectory import CodeCall, FinishReason, Trajectory, turns_between
 
-SCHEMA = pa.schema(
+ROWS_FILE = "train.parquet"
+VERSION = pa.struct([("step", pa.int32()), ("tokens", pa.int32())])
+# What is known of a trajectory before its step: of a group that waits, no more is.
+GRADED = pa.schema(
     [
-        ("round", pa.int32()),
-        ("step", pa.int32()),
         ("problem_id", pa.string()),
         ("family", pa.string()),
         ("sample", pa.int32()),
@@ -34,16 +40,93 @@ SCHEMA = pa.schema(
         ("shown", SHOWN),
         ("unrecognised", pa.int32()),
         ("self_written", pa.int32()),
+        ("wrote_code", pa.bool_()),
+        (
+            "versions",
+            pa.list_(VERSION),
+        ),  # steps done before the weights were made, and how many tokens they sampled
         ("finish", pa.string()),
-        ("reward", pa.float32()),
+        ("group", pa.int32()),
+        ("outcome", pa.float64()),
+        ("reward", pa.float64()),
         ("correct", pa.bool_()),
         ("reason", pa.string()),
+    ]
+)
+SCHEMA = pa.schema(
+    [
+        ("round", pa.int32()),
+        ("step", pa.int32()),
+        *GRADED,
         ("void", pa.bool_()),
         ("in_loss", pa.bool_()),
         ("advantage", pa.float32()),
     ]
 )
 SHARD = pa.schema([*SCHEMA, *SECONDS])
+GROUP = pa.schema([*GRADED, *SECONDS])
+
+
+def write_group(path: Path, group: Sequence[Graded]) -> None:
+    """Keep the trajectories of one group: on the disk, whole, when it returns."""
+    partial = path.with_suffix(".partial")
+    write_table(partial, [_graded_row(row) for row in group], GROUP)
+    descriptor = os.open(partial, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    os.replace(partial, path)
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)  # of the name
+    finally:
+        os.close(descriptor)
+
+
+def read_group(path: Path) -> list[Graded]:
+    """What `write_group` has kept."""
+    return [graded_of(row) for row in read_table(path)]
+
+
+def read_step(directory: Path, step: int) -> list[Graded]:
+    """The graded trajectories of a step in a rollouts artifact; the seconds of calls, which nothing learns from, are 0.
+
+    ValueError if the artifact has none of that step.
+    """
+    rows = pq.read_table(directory / ROWS_FILE, filters=[("step", "=", step)]).to_pylist()
+    if not rows:
+        raise ValueError(
+            f"{directory}: no trajectories of step {step} in this record; give that of the same round"
+        )
+    return [graded_of(row) for row in rows]
+
+
+def graded_of(row: Mapping[str, Any]) -> Graded:
+    """The record that a row was made of. ValueError for a row of an earlier version, which lacks columns."""
+    if missing := [name for name in GRADED.names if name not in row]:
+        raise ValueError(f"these rollouts have no {', '.join(missing)}: they cannot be trained on again")
+    shown = tuple((start, end) for start, end in row["shown"])
+    seconds = row.get("seconds") or [0.0] * len(row["calls"])
+    trajectory = Trajectory(
+        problem_id=row["problem_id"],
+        sample=row["sample"],
+        prompt_ids=tuple(row["prompt_ids"]),
+        response_ids=tuple(row["response_ids"]),
+        sampled=tuple(row["sampled"]),
+        logprobs=tuple(row["logprobs"]),
+        calls=tuple(CodeCall(**call, seconds=s) for call, s in zip(row["calls"], seconds, strict=True)),
+        finish=FinishReason(row["finish"]),
+        text=row["text"],
+        own_words=own_words(turns_between(row["text"], shown)),
+        shown=shown,
+        unrecognised=row["unrecognised"],
+        self_written=row["self_written"],
+        wrote_code=row["wrote_code"],
+        versions=tuple((version["step"], version["tokens"]) for version in row["versions"]),
+    )
+    graded = {name: row[name] for name in ("group", "family", "correct", "reason", "outcome", "reward")}
+    return Graded(trajectory, **graded)
 
 
 class RolloutShards:
@@ -65,7 +148,7 @@ class RolloutShards:
         (directory / SECONDS_FILE).parent.mkdir()
         num_rows = 0
         with (
-            pq.ParquetWriter(directory / "train.parquet", SCHEMA) as rows,
+            pq.ParquetWriter(directory / ROWS_FILE, SCHEMA) as rows,
             pq.ParquetWriter(directory / SECONDS_FILE, SECONDS) as seconds,
         ):
             for step in range(first_step, last_step + 1):
@@ -73,7 +156,7 @@ class RolloutShards:
                 num_rows += table.num_rows
                 rows.write_table(table.select(SCHEMA.names))
                 seconds.write_table(table.select(SECONDS.names))
-        write_card(directory, {"default": "train.parquet"}, "Rollouts of one RL round, one row a trajectory.")
+        write_card(directory, {"default": ROWS_FILE}, "Rollouts of one RL round, one row a trajectory.")
         return num_rows
 
     def _path(self, step: int) -> Path:
@@ -81,13 +164,21 @@ class RolloutShards:
 
 
 def _row(round_number: int, step: int, experience: Experience, i: int) -> dict[str, Any]:
-    row = experience.graded[i]
+    return {
+        "round": round_number,
+        "step": step,
+        **_graded_row(experience.graded[i]),
+        "void": bool(experience.void[i]),
+        "in_loss": bool(experience.in_loss[i]),
+        "advantage": float(experience.advantages[i]),
+    }
+
+
+def _graded_row(row: Graded) -> dict[str, Any]:
     trajectory = row.trajectory
     calls = [asdict(call) for call in trajectory.calls]
     seconds = [call.pop("seconds") for call in calls]
     return {
-        "round": round_number,
-        "step": step,
         "problem_id": trajectory.problem_id,
         "family": row.family,
         "sample": trajectory.sample,
@@ -100,12 +191,13 @@ def _row(round_number: int, step: int, experience: Experience, i: int) -> dict[s
         "shown": trajectory.shown,
         "unrecognised": trajectory.unrecognised,
         "self_written": trajectory.self_written,
+        "wrote_code": trajectory.wrote_code,
+        "versions": [{"step": step, "tokens": count} for step, count in trajectory.versions],
         "finish": trajectory.finish.value,
+        "group": row.group,
+        "outcome": row.outcome,
         "reward": row.reward,
         "correct": row.correct,
         "reason": row.reason,
-        "void": bool(experience.void[i]),
-        "in_loss": bool(experience.in_loss[i]),
-        "advantage": float(experience.advantages[i]),
         "seconds": seconds,
     }

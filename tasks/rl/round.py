@@ -1,10 +1,11 @@
-"""One RL round: `steps_per_round` on-policy steps, each a row of named phases, resumable between any two."""
+"""One RL round: `steps_per_round` steps, each a row of named phases, resumable between any two."""
 
 from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from tasks.rl.ahead import Ahead, AheadFollower
 from tasks.rl.critic import CriticUpdate, with_advantages
 from tasks.rl.curve import Curve
 from tasks.rl.experience import build_experience
@@ -12,8 +13,10 @@ from tasks.rl.health import require_a_sandbox, require_entropy, require_somethin
 from tasks.rl.metrics import PhaseClock, learning_metrics, timing_metrics
 from tasks.rl.probe import MAX_PROBED, Gap, bound_of, probe
 from tasks.rl.problems import Problem, sample_seed
+from tasks.rl.recorded import Recorded
 from tasks.rl.records import RoundRecords
-from tasks.rl.sampling import Sampler
+from tasks.rl.sampling import Experiences, Sampler
+from tasks.rl.staleness import staleness_metrics
 from tasks.rl.state import Progress, SavedStates, take_over
 from tasks.rl.update import PolicyUpdate
 from tasks.shared.config import OptimizerConfig, RlConfig, RlStage
@@ -24,6 +27,7 @@ from tasks.shared.learning.critic import CriticEngine
 from tasks.shared.learning.engine import TrainingEngine
 from tasks.shared.learning.reward_function import RewardFunction
 from tasks.shared.sandbox import Interpreter
+from tasks.shared.scratch import claim
 from tasks.shared.stage import StageContext, Value
 
 if TYPE_CHECKING:
@@ -44,10 +48,11 @@ class RlRound:
         reference: "PreTrainedModel | None",
         tokenizer: "PreTrainedTokenizerBase",
         problems: Sequence[Problem],
-        generator: Generator,
+        generator: Generator | None,
         interpreter: Interpreter | None,
         judge: RewardFunction | None = None,
     ) -> None:
+        """Without a generator nothing is sampled: the round is trained again from its input `record`."""
         self._context = context
         self._config = context.config
         self._tokenizer = tokenizer
@@ -63,21 +68,12 @@ class RlRound:
             self.critic = CriticEngine(load_model(), _critic_optimizer(rl), total_steps=critic_steps)
         self._update = PolicyUpdate(self.engine, rl, reference, context.config.generation.max_response_tokens)
         self._critic_update = CriticUpdate(self.critic, rl) if self.critic is not None else None
-        self._sampler = Sampler(
-            context.config,
-            rollout_policy(context.config),
-            problems=problems,
-            generator=generator,
-            interpreter=interpreter,
-            tokenizer=tokenizer,
-            seed=context.request.seed,
-            judge=judge,
-        )
         self.states = SavedStates(context.scratch / "trainer", context.fingerprint(world_size()))
         self.progress = self._start()
+        self.sampler = self._make_sampler(judge)
         self._records = RoundRecords(context, self.progress) if rank() == 0 else None
         self.curve: Curve | None = None
-        if rl.evaluate_every_steps:
+        if rl.evaluate_every_steps and generator is not None:
             self.curve = Curve(context, self.engine, generator, interpreter, self.progress, self._records)
 
     @property
@@ -93,12 +89,13 @@ class RlRound:
 
     def run(self) -> None:
         """Every step that is left; the state after the last one is saved."""
-        self._sync()
-        self._probe([problem.prompt_ids for problem in self._problems])
         with (
+            closing(self.sampler),
             closing(self._records) if self._records is not None else nullcontext(),
             closing(self.curve) if self.curve is not None else nullcontext(),
         ):
+            self._sync(self.progress.step)
+            self._probe([problem.prompt_ids for problem in self._problems])
             self._steps()
             if self.curve is not None:
                 self.curve.at(self.progress)
@@ -114,8 +111,32 @@ class RlRound:
                 if self.curve is not None:
                     self.curve.finish()
                 self.states.save(self.engine, self.critic, self.progress)
+                self.sampler.saved(self.progress.step)
                 if self.curve is not None:
                     self.curve.saved(self.progress.step)
+
+    def _make_sampler(self, judge: RewardFunction | None) -> Experiences:
+        """Who samples for the steps: in turn with the trainer, beside it, or nobody."""
+        context, staleness = self._context, self._config.rl.staleness
+        if self._generator is None:
+            return Recorded(context.input("record"))
+        if staleness and rank() > 0:
+            return AheadFollower()
+        parts: dict[str, Any] = {
+            "problems": self._problems,
+            "generator": self._generator,
+            "interpreter": self._interpreter,
+            "tokenizer": self._tokenizer,
+            "seed": context.request.seed,
+            "judge": judge,
+        }
+        policy = rollout_policy(self._config)
+        if not staleness:
+            return Sampler(self._config, policy, **parts)
+        directory = context.scratch / "ahead"
+        claim(directory, context.fingerprint(world_size()), "groups")
+        parts |= {"directory": directory, "progress": self.progress, "last_step": self.last_step}
+        return Ahead(self._config, policy, **parts)
 
     def _start(self) -> Progress:
         """Resume this round, go on from the round before, or begin."""
@@ -133,7 +154,7 @@ class RlRound:
         if self.curve is not None:
             with clock("evaluate"):
                 self.curve.at(self.progress)
-        graded = self._sampler.collect(step, self.progress.data_seed, clock)
+        graded = self.sampler.collect(step, self.progress.data_seed, clock)
         if rl.sleep_sampler:
             assert isinstance(self._generator, Sleeps)  # the recipe's engine is vLLM
             with clock("sleep"):
@@ -151,32 +172,39 @@ class RlRound:
                 critic_metrics = self._critic_update.update(experience, evaluated, self._seed(UPDATE_PLACE))
         with clock("update"):
             learn = step >= rl.critic.warmup_steps
-            result = self._update.update(experience, self._seed(UPDATE_PLACE), learn)
+            result = self._update.update(experience, self._seed(UPDATE_PLACE), learn, step)
         require_entropy(result, step + 1, rl)
         if self.curve is not None:
             with clock("evaluate"):
                 self.curve.finish()  # before the weights change under it
         with clock("sync"):
-            self._sync()
+            self._sync(step + 1)
         with clock("probe"):
             some = [row.trajectory for row in experience.graded[:MAX_PROBED]]
             whole = [[*trajectory.prompt_ids, *trajectory.response_ids] for trajectory in some]
             gap = self._probe(whole)
-        self.progress = replace(self.progress, step=self.progress.step + 1)
+        self.progress = replace(self.progress, step=step + 1, drawn=self.sampler.drawn)
         metrics = learning_metrics(self.progress.step, self.progress.round, experience, result, gap)
+        metrics |= staleness_metrics(step, [row.trajectory for row in graded], result.by_age, rl.staleness)
         if self._records is not None:
             with clock("log"):
                 self._records.keep(self.progress, experience)
             health = self._interpreter.health() if self._interpreter else None
-            self._records.log(metrics | critic_metrics, timing_metrics(clock, experience, result), health)
+            timing = timing_metrics(clock, experience, result) | self.sampler.measured(clock)
+            self._records.log(metrics | critic_metrics, timing, health)
 
     def _seed(self, place: int) -> int:
         return sample_seed(self._context.request.seed, self.progress.step, place, 0)
 
-    def _sync(self) -> None:
-        self._generator.load_weights(self.engine.weights())
+    def _sync(self, step: int) -> None:
+        """Give the sampler the weights after `step` steps."""
+        if (generator := self._generator) is not None:
+            self.sampler.sync(step, lambda: generator.load_weights(self.engine.weights()))
 
-    def _probe(self, sequences: Sequence[Sequence[int]]) -> Gap:
+    def _probe(self, sequences: Sequence[Sequence[int]]) -> Gap | None:
+        """The gap of sampler and trainer; None where nobody samples."""
+        if self._generator is None:
+            return None
         rl = self._config.rl
         bound = bound_of(rl.probe_bound, self._config.model.dtype)
         return probe(self.engine, self._generator, sequences, bound, rl.tokens_per_micro_batch)

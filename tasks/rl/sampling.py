@@ -1,7 +1,13 @@
-"""What a step samples: its problems, their trajectories over all ranks, and others for groups that teach nothing."""
+"""What a step samples: its problems, their trajectories over all ranks, and others for groups that teach nothing.
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+`Experiences` is what a step asks of whoever samples for it: `Sampler` here, in turn with the trainer; `ahead.py` beside
+it; `recorded.py` from what was sampled before.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -16,14 +22,43 @@ from tasks.shared.learning.distributed import gather_from_ranks
 from tasks.shared.learning.filters import is_outage, teaches
 from tasks.shared.learning.reward_function import RewardFunction
 from tasks.shared.sandbox import Interpreter
+from tasks.shared.stage import Value
 from tasks.shared.traces.trajectory import Trajectory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+class Experiences(Protocol):
+    """Where a round's trajectories come from; every rank has one, and gets all of them. Close it."""
+
+    @property
+    def drawn(self) -> int:
+        """Problems drawn ahead so far, over all rounds; 0 where the step is the cursor."""
+
+    def collect(self, step: int, data_seed: int, clock: PhaseClock) -> list[Graded]:
+        """The graded trajectories of the step after `step` steps, in the order of group and sample."""
+
+    def sync(self, step: int, push: Callable[[], None]) -> None:
+        """Let the sampler have the weights after `step` steps, by `push`."""
+
+    def saved(self, step: int) -> None:
+        """The state after `step` steps is on the disk: nothing before it is done again."""
+
+    def measured(self, clock: PhaseClock) -> dict[str, Value]:
+        """What there is to say of the last step besides its phases."""
+
+    def publish(self, directory: Path) -> None:
+        """The round is over: add to its rollouts in `directory`."""
+
+    def close(self) -> None:
+        """End what runs."""
+
+
 class Sampler:
-    """Samples and grades the trajectories of a step; every rank gets all of them."""
+    """Samples and grades the trajectories of a step, in turn with the trainer."""
+
+    drawn = 0
 
     def __init__(
         self,
@@ -70,6 +105,23 @@ class Sampler:
                 break
         return graded
 
+    def sync(self, step: int, push: Callable[[], None]) -> None:
+        """Nothing runs: the weights change."""
+        push()
+
+    def saved(self, step: int) -> None:
+        """Nothing is kept between steps."""
+
+    def measured(self, clock: PhaseClock) -> dict[str, Value]:
+        """The phases say all."""
+        return {}
+
+    def publish(self, directory: Path) -> None:
+        """The rollouts say all."""
+
+    def close(self) -> None:
+        """Nothing runs between steps."""
+
     def _sample(self, problems: Sequence[Problem], first: int, step: int) -> list[Trajectory]:
         """This rank's share of the samples; the problems are groups `first`, `first` + 1, ..."""
         rl = self._config.rl
@@ -82,7 +134,8 @@ class Sampler:
             for sample in range(num_samples)
             if self._is_mine(place)
         ]
-        return list(rollout(requests, self._generator, self._interpreter, self._tokenizer, self._policy))
+        trajectories = rollout(requests, self._generator, self._interpreter, self._tokenizer, self._policy)
+        return [replace(t, versions=((step, t.num_sampled),)) for t in trajectories]
 
     def _is_mine(self, place: int) -> bool:
         """Whether this rank samples a group: each has an engine of its own, of a pool the first asks for all."""

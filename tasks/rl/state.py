@@ -27,6 +27,7 @@ class Progress:
     first_step: int  # RL steps done before this round
     step: int  # RL steps done, over all rounds: the data cursor
     data_seed: int  # of the order of problems, that of the first round
+    drawn: int = 0  # problems that asynchronous steps have drawn, over all rounds: their data cursor
 
 
 class SavedStates:
@@ -99,4 +100,4 @@ def take_over(engine: TrainingEngine, critic: CriticEngine | None, trainer_state
         )
     _resume_critic(critic, trainer_state / "trainer")
     before = Progress(**state["progress"])
-    return Progress(before.round + 1, before.step, before.step, before.data_seed)
+    return Progress(before.round + 1, before.step, before.step, before.data_seed, before.drawn)

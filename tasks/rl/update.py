@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from tasks.rl.experience import Experience
+from tasks.rl.staleness import sums_by_age, token_ages
 from tasks.shared.config import RlConfig
 from tasks.shared.learning.distributed import max_over_ranks, sum_over_ranks
 from tasks.shared.learning.engine import TrainingEngine
@@ -39,6 +40,7 @@ class UpdateResult:
     num_updates: int  # optimizer steps: 0 if nothing was in the loss, or while the critic warms up
     num_skipped: int  # mini-batches left out because of their gradient
     tokens: int  # all tokens that went through the trainer, prompts and feedback included
+    by_age: np.ndarray | None = None  # `sums_by_age` of what was in the loss, with rl.staleness
 
 
 class PolicyUpdate:
@@ -68,16 +70,19 @@ class PolicyUpdate:
         trajectories = config.prompts_per_step * config.samples_per_prompt
         self._most_tokens = trajectories * max_response_tokens / config.mini_batches
 
-    def update(self, experience: Experience, seed: int, learn: bool = True) -> UpdateResult:
+    def update(self, experience: Experience, seed: int, learn: bool = True, step: int = 0) -> UpdateResult:
         """`mini_batches` optimizer steps over the trajectories in the loss, in an order drawn from `seed`.
+
+        `step`: RL steps done before, from which ages count.
 
         Every rank holds the same experience and takes its share of the rows, so that one rank and several agree.
         Without `learn` the sums are computed and the policy stays as it is.
         """
         chosen = np.flatnonzero(experience.in_loss)
         parts = mini_batches_of(chosen, self._config.mini_batches, seed)
-        # The policy that sampled is the one before the first optimizer step.
-        batches = [self._rows(experience, part, keep_old=len(parts) > 1) for part in parts]
+        # The proximal policy is the one before the first optimizer step.
+        batches = [self._rows(experience, part, step, keep_old=len(parts) > 1) for part in parts]
+        self._by_age = np.zeros((3, self._config.staleness + 1))
         learning_rate = self._engine.learning_rate
         sums, norms, num_skipped = [], [], 0
         for rows in batches:
@@ -103,9 +108,10 @@ class PolicyUpdate:
                 + len(experience.graded[i].trajectory.response_ids)
                 for i in chosen
             ),
+            by_age=np.vectorize(sum_over_ranks, [float])(self._by_age) if self._config.staleness else None,
         )
 
-    def _rows(self, experience: Experience, part: np.ndarray, keep_old: bool) -> list[PackedBatch]:
+    def _rows(self, experience: Experience, part: np.ndarray, step: int, keep_old: bool) -> list[PackedBatch]:
         """This rank's packed rows of one mini-batch; with the log-probs under the policy as it is now, if asked for."""
         trajectories = [experience.graded[i].trajectory for i in part]
         weights = token_weights(
@@ -113,7 +119,7 @@ class PolicyUpdate:
         )
         advantages = experience.token_advantages or experience.advantages
         sequences = [
-            train_sequence(t, advantages[i], weight)
+            train_sequence(t, advantages[i], weight, token_ages(t, step) if self._config.staleness else None)
             for t, i, weight in zip(trajectories, part, weights, strict=True)
         ]
         rows = self._engine.rows(sequences, self._config.tokens_per_micro_batch)
@@ -144,6 +150,10 @@ class PolicyUpdate:
             entropy=scores.entropy,
             segments=row.segment_ids,
         )
+        if self._config.staleness:
+            log_importance = (tokens.old_logprobs - tokens.sampler_logprobs)[tokens.mask]
+            ages = row.extras["age"][tokens.mask]
+            self._by_age += sums_by_age(log_importance.detach(), ages, self._config.staleness)
         return policy_loss(tokens, self._settings)
 
 
@@ -154,13 +164,16 @@ def mini_batches_of(chosen: np.ndarray, count: int, seed: int) -> list[np.ndarra
     return [part for part in np.array_split(chosen, count) if len(part)]
 
 
-def train_sequence(trajectory: Trajectory, advantage: float | np.ndarray, weight: float) -> TrainSequence:
+def train_sequence(
+    trajectory: Trajectory, advantage: float | np.ndarray, weight: float, ages: np.ndarray | None = None
+) -> TrainSequence:
     """A trajectory as training sees it: the very ids, mask and log-probs that were sampled.
 
-    `advantage` is one number for the whole response, or (R,).
+    `advantage` is one number for the whole response, or (R,); `ages` (R,) are carried along.
     """
     num_prompt, num_response = len(trajectory.prompt_ids), len(trajectory.response_ids)
     length = num_prompt + num_response
+    aged = {} if ages is None else {"age": np.append(np.zeros(num_prompt), ages)}
     return TrainSequence(
         ids=np.append(trajectory.prompt_ids, trajectory.response_ids).astype(np.int64),
         trained=np.append(np.zeros(num_prompt, dtype=bool), np.array(trajectory.sampled, dtype=bool)),
@@ -168,6 +181,7 @@ def train_sequence(trajectory: Trajectory, advantage: float | np.ndarray, weight
             "sampler": np.append(np.zeros(num_prompt), trajectory.logprobs),
             "advantage": np.append(np.zeros(num_prompt), np.broadcast_to(advantage, num_response)),
             "weight": np.full(length, weight),
+            **aged,
         },
     )
 

@@ -197,7 +197,22 @@ def _require_sampler(generation: GenerationConfig, rl: RlConfig) -> None:
         raise ValueError(
             f"rl.sleep_sampler = true needs generation.engine = 'vllm', not '{generation.engine}'; set it to false"
         )
-    if generation.placement == "inside":
+    if rl.staleness and generation.placement == "inside":
+        raise ValueError(
+            f"rl.staleness = {rl.staleness} needs a sampler beside the trainer: set generation.placement to "
+            f"'{'pool' if generation.engine == 'vllm' else 'beside'}', or rl.staleness to 0"
+        )
+    if rl.staleness and generation.placement == "beside" and rl.evaluate_every_steps:
+        raise ValueError(
+            "rl.evaluate_every_steps with rl.staleness needs servers that two ask at once: set generation.placement to "
+            "'pool', or rl.evaluate_every_steps to 0"
+        )
+    if generation.placement == "beside" and rl.optimizer.ranks > 1:
+        raise ValueError(
+            f"generation.placement = 'beside' is of one rank, and rl.optimizer.ranks = {rl.optimizer.ranks}; set "
+            "generation.placement to 'inside', or sample with vLLM and 'pool'"
+        )
+    if generation.placement != "pool":
         return
     if rl.sleep_sampler:
         raise ValueError(

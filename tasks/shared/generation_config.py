@@ -48,9 +48,8 @@ class GenerationConfig(Section):
     """The engine that samples, in RL and evaluation alike."""
 
     engine: Literal["vllm", "transformers"] = "vllm"
-    placement: Literal["inside", "pool"] = (
-        "inside"  # of vLLM: in the stage's process, or as servers of its own
-    )
+    # inside the stage's process; beside: the Transformers engine in a process of its own; pool: vLLM as servers
+    placement: Literal["inside", "beside", "pool"] = "inside"
     pool: PoolConfig = PoolConfig()
     max_sequences: int = Field(256, ge=1)  # sequences decoded side by side, by each engine
     max_prompt_tokens: int = Field(2048, ge=1)
@@ -63,7 +62,11 @@ class GenerationConfig(Section):
             raise ValueError(
                 f"generation.placement = 'pool' needs generation.engine = 'vllm', not '{self.engine}'"
             )
-        if self.placement == "inside" and self.pool != PoolConfig():
+        if self.placement == "beside" and self.engine != "transformers":
+            raise ValueError(
+                "generation.placement = 'beside' is of generation.engine = 'transformers'; vLLM's is 'pool'"
+            )
+        if self.placement != "pool" and self.pool != PoolConfig():
             raise ValueError(
                 "generation.pool is of generation.placement = 'pool': set that, or take the section out"
             )

@@ -117,6 +117,12 @@ class RlConfig(Section):
     rounds: int | tuple[dict[str, Any], ...] = 4
     problems: tuple[str, ...] = ()  # sets of data.train that are sampled; empty: all
     steps_per_round: int = Field(100, ge=1)
+    # steps by which what a step trains on may have been begun before it: 0 samples and trains in turn; more, and the
+    # sampler goes on while the trainer works (docs/asynchronous.md)
+    staleness: int = Field(0, ge=0)
+    update_in_flight: bool = (
+        False  # weights go to requests that run, which go on with them; false: they end first
+    )
     prompts_per_step: int = Field(128, ge=1)
     samples_per_prompt: int = Field(16, ge=1)
     algorithm: Literal["ppo", "grpo", "dr_grpo", "rloo", "reinforce"] = "grpo"
@@ -223,6 +229,20 @@ class RlConfig(Section):
         if self.keep == "best" and not self.evaluate_every_steps:
             raise ValueError(
                 "rl.keep = 'best' needs evaluations to choose by: set rl.evaluate_every_steps to 1 or more"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _staleness_is_weighed(self) -> Self:
+        if self.staleness and not self.importance_cap:
+            raise ValueError(
+                f"rl.staleness = {self.staleness} with rl.importance_cap = 0: what older weights sampled has to be "
+                "weighed; set rl.importance_cap to 2"
+            )
+        if self.update_in_flight and not self.staleness:
+            raise ValueError(
+                "rl.update_in_flight = true with rl.staleness = 0: nothing is in flight when weights change; set "
+                "rl.staleness to 1 or more"
             )
         return self
 

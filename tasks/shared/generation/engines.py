@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from tasks.shared.traces.turns import stop_ids_of
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from tasks.shared.generation.transformers_engine import TransformersGenerator
     from tasks.shared.stage import Meeting, StageContext, StageResult
 
 
@@ -30,7 +31,9 @@ def open_generator(
     can_sleep: bool = False,
     followed: bool = False,
 ) -> Iterator[Generator]:
-    """What a stage samples with: an engine in its process, or a pool of servers, which ends with the block.
+    """What a stage samples with: an engine in its process, in one beside it, or a pool of servers.
+
+    What was started for it ends with the block.
 
     `scratch` holds the servers' logs; hosts of the `meeting` that only sample have servers too; the first
     `num_training` GPUs or cores of this host are the trainer's. A stage that trains nothing (0) samples on every GPU
@@ -40,6 +43,12 @@ def open_generator(
     from tasks.shared.generation.pool.server import gpus_of_host
 
     config = config if num_training else on_every_gpu(config, len(gpus_of_host()))
+    if config.placement == "beside":
+        from tasks.shared.generation.beside import BesideGenerator
+
+        with closing(BesideGenerator(config, model_config, checkpoint)) as beside:
+            yield beside
+        return
     if config.placement == "inside":
         yield make_generator(config, model_config, checkpoint, tokenizer, can_sleep, followed)
         return
@@ -87,6 +96,16 @@ def make_generator(
 
         ends = sorted(stop_ids_of(checkpoint, tokenizer))
         return VllmGenerator(config, model_config, checkpoint, ends, can_sleep=can_sleep, followed=followed)
+    return make_embedded(config, model_config, checkpoint, tokenizer)
+
+
+def make_embedded(
+    config: GenerationConfig,
+    model_config: ModelConfig,
+    checkpoint: Path,
+    tokenizer: "PreTrainedTokenizerBase",
+) -> "TransformersGenerator":
+    """The Transformers engine in this process, on the GPU if there is one. ValueError if it cannot run the model."""
     import torch
 
     from tasks.shared.checkpoints import load_model

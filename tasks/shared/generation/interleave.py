@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tasks.shared.config import GenerationConfig, SandboxConfig, TracesConfig
 from tasks.shared.generation.admission import Admission
-from tasks.shared.generation.protocol import Follows, Generator, HasRoom, Piece, Sampling
+from tasks.shared.generation.protocol import Aborts, Follows, Generator, HasRoom, Piece, Sampling
 from tasks.shared.sandbox import Status
 from tasks.shared.traces.dialect import Dialect, dialect_of
 from tasks.shared.traces.encoding import encode_feedback
@@ -91,8 +91,11 @@ class RolloutPolicy:
 
 
 def delivery_of(generation: GenerationConfig) -> Literal["ready", "scheduled"]:
-    """How an engine's feedback goes in. vLLM's batches differ from run to run anyhow: a schedule gains nothing."""
-    return "ready" if generation.engine == "vllm" else "scheduled"
+    """How an engine's feedback goes in.
+
+    Batches of vLLM, and of an engine that runs on by itself, differ from run to run anyhow: a schedule gains nothing.
+    """
+    return "scheduled" if (generation.engine, generation.placement) == ("transformers", "inside") else "ready"
 
 
 @dataclass(slots=True)
@@ -214,7 +217,7 @@ class Interleaver:
         in_code = {running.request_id for running in self._running} | {
             stopped for stopped, _ in self._stopped
         }
-        if request_id not in in_code and isinstance(self._generator, Follows):
+        if request_id not in in_code and isinstance(self._generator, Aborts):
             self._generator.abort(request_id)
             self._forget(request_id)
 

@@ -81,14 +81,19 @@ class HasRoom(Protocol):
 
 
 @runtime_checkable
-class Follows(Protocol):
-    """An engine that shows what it samples while it does, and can be stopped."""
+class Aborts(Protocol):
+    """An engine that can let go of a request at any moment."""
+
+    def abort(self, request_id: str) -> None:
+        """Forget a request, queued, decoding or neither; nothing comes of it any more."""
+
+
+@runtime_checkable
+class Follows(Aborts, Protocol):
+    """One that shows what it samples, too, while it does."""
 
     def sampled(self, request_id: str) -> Sequence[int]:
         """Ids of the piece that is being sampled; none where a piece was handed back."""
-
-    def abort(self, request_id: str) -> None:
-        """Forget a request, queued, decoding or neither."""
 
 
 @runtime_checkable

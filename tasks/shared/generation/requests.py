@@ -10,7 +10,7 @@ CHUNK_TOKENS = 8192  # padded tokens of one prefill pass: bounds its memory
 FREE = -1
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class SlotRequest:
     """A request while it is alive."""
 
@@ -25,6 +25,13 @@ class SlotRequest:
     decoding: bool = False
     ids: list[int] = field(default_factory=list)  # sampled since it was added or last extended
     logprobs: list[float] = field(default_factory=list)
+    versions: list[tuple[int, int]] = field(default_factory=list)  # of `ids`: those before the last weights
+
+    def close_version(self, version: int) -> None:
+        """What was sampled since the last weights came is of `version`."""
+        count = len(self.ids) - sum(count for _, count in self.versions)
+        if count:
+            self.versions.append((version, count))
 
 
 def by_length(requests: Sequence[SlotRequest]) -> Iterator[list[SlotRequest]]:

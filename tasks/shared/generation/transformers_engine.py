@@ -59,6 +59,7 @@ class TransformersGenerator:
         register_slot_attention()
         model.set_attn_implementation(ATTENTION)
         self._model = model.eval()
+        self.version = 0  # of the weights, from 0 for the checkpoint's
         self._tokenizer = tokenizer
         self._device, self._dtype = model.device, model.dtype
         self._cache = SlotCache(config, max_sequences, model.dtype, model.device)
@@ -115,7 +116,7 @@ class TransformersGenerator:
         )
         assert max_new_tokens >= 1
         request.forced = (request.ids[-1], *ids)  # the last sampled token is not in the KV cache yet
-        request.ids, request.logprobs = [], []
+        request.ids, request.logprobs, request.versions = [], [], []
         request.stop, request.budget = self._stop_finder(stop), max_new_tokens
         if request.length + len(request.forced) + max_new_tokens > self._max_positions:
             raise ValueError(
@@ -161,11 +162,15 @@ class TransformersGenerator:
         return pieces
 
     def load_weights(self, weights: "Iterable[tuple[str, torch.Tensor]]") -> None:
-        """Take over the trainer's parameters by name, tied tensors included. No request may be alive."""
-        assert not self._requests, (
-            "weights cannot change under living requests: their KV cache would be stale"
-        )
+        """Take over the trainer's parameters by name, tied tensors included.
+
+        Living requests go on with them over what older weights have computed, as vLLM's do that keeps its requests:
+        each token's log-prob is that of what it was drawn from.
+        """
+        for request in self._requests.values():
+            request.close_version(self.version)
         load_by_name(self._model, weights)
+        self.version += 1
 
     def differing(self, weights: "Iterable[tuple[str, torch.Tensor]]") -> list[str]:
         """Names of tensors that are not what `load_weights(weights)` would leave."""
@@ -286,7 +291,9 @@ class TransformersGenerator:
         request.decoding = False
         self._num_decoding -= 1
         self._live[request.slot] = 0
-        return Piece(request.request_id, tuple(request.ids), tuple(request.logprobs), reason)  # type: ignore[arg-type]
+        request.close_version(self.version)
+        ids, logprobs, versions = tuple(request.ids), tuple(request.logprobs), tuple(request.versions)
+        return Piece(request.request_id, ids, logprobs, reason, versions)  # type: ignore[arg-type]
 
     def _compact(self) -> int:
         """Rows to compute: up to the last decoding slot, after moving rows down if too many would be idle."""

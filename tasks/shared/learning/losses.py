@@ -164,7 +164,7 @@ def policy_loss(tokens: PolicyTokens, settings: PolicyLossSettings) -> tuple[tor
         loss = loss * kept
     kl_reference = torch.zeros_like(loss)
     if tokens.reference_logprobs is not None:
-        kl_reference = _k3(tokens.reference_logprobs[mask] - logprob)
+        kl_reference = k3(tokens.reference_logprobs[mask] - logprob)
         loss = loss + settings.kl_coefficient * kl_reference
     entropy = torch.zeros_like(loss) if tokens.entropy is None else tokens.entropy[mask]
     if settings.entropy_coefficient:
@@ -191,18 +191,18 @@ def _sums(
         tokens=float(gap.numel()),
         loss=float(total),
         clipped=float(active.sum()),
-        kl_old=float(_k3(log_ratio).sum()),
+        kl_old=float(k3(log_ratio).sum()),
         kl_reference=float(kl_reference.sum()),
         entropy=float(entropy.sum()),
         gap=float(gap.sum()),
-        gap_kl=float(_k3(log_importance).sum()),
+        gap_kl=float(k3(log_importance).sum()),
         gap_max=float(gap.max()) if gap.numel() else 0.0,
         capped=float((_cut(log_importance).exp() > (importance_cap or torch.inf)).sum()),
         masked=float((~kept).sum()),
     )
 
 
-def _k3(log_ratio: torch.Tensor) -> torch.Tensor:
+def k3(log_ratio: torch.Tensor) -> torch.Tensor:
     """exp(x) - x - 1 >= 0: Schulman's low-variance KL estimate from samples of the distribution below the fraction."""
     log_ratio = _cut(log_ratio)
     return (torch.expm1(log_ratio) - log_ratio).clamp(max=MOST_K3)

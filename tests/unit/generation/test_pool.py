@@ -101,6 +101,20 @@ def test_a_later_turn_goes_where_the_first_one_was_whatever_its_load() -> None:
         finish(generator)
 
 
+def test_a_cancelled_request_leaves_room_whether_it_ran_or_waited() -> None:
+    with servers(1) as (one,), pool_of([one], slots=2) as generator:
+        generator.wait()
+        one.open.clear()
+        add(generator, 4)
+        until(lambda: len(one.asked) == 2)
+        generator.cancel("0")
+        generator.cancel("3")
+        until(lambda: len(one.asked) == 3)  # the third request runs where the first one did
+        one.open.set()
+        assert finish(generator).keys() == {"1", "2"}
+        assert [body["token_ids"][2] for body in one.asked] == [0, 1, 2]
+
+
 def test_what_a_server_was_asked_when_it_died_is_asked_of_another() -> None:
     with servers(2) as (one, two), pool_of([one, two]) as generator:
         generator.wait()

@@ -208,8 +208,21 @@ def test_requests_that_cannot_fit_are_refused(tokenizer, make) -> None:
     generator.add("a", [1], sampling=GREEDY, seed=0, stop=None, max_new_tokens=1)
     with pytest.raises(ValueError, match="alive already"):
         generator.add("a", [1], sampling=GREEDY, seed=0, stop=None, max_new_tokens=1)
-    with pytest.raises(AssertionError, match="living requests"):
-        generator.load_weights([])
+
+
+def test_living_requests_go_on_under_new_weights_and_say_which_sampled_what(tokenizer, make) -> None:
+    """Up to the change a row is that of the old weights; the prompt of a later request is computed with the new."""
+    generator, other = make(2), tiny_model(len(tokenizer), seed=1)
+    generator.add("old", [5, 6], sampling=GREEDY, seed=0, stop=None, max_new_tokens=6)
+    for _ in range(3):
+        assert generator.step() == []
+    generator.load_weights(other.state_dict().items())
+    generator.add("new", [5, 6], sampling=GREEDY, seed=0, stop=None, max_new_tokens=6)
+    pieces = drain(generator)
+    assert pieces["old"].versions == ((0, 3), (1, 3)) and pieces["new"].versions == ((1, 6),)
+    for name, model, count in (("old", reference(len(tokenizer)), 3), ("new", other, 6)):
+        expected = full_logprobs(model, [5, 6, *pieces[name].ids], 2)[:count]
+        assert torch.allclose(expected, torch.tensor(pieces[name].logprobs[:count]).double(), atol=1e-5)
 
 
 def test_stop_strings_that_tokens_straddle(tokenizer) -> None:

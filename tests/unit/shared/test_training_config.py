@@ -61,6 +61,37 @@ def test_only_vllm_can_sleep() -> None:
         load_recipe("tiny", {"rl.sleep_sampler": True})
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            {"rl.staleness": 2},
+            r"rl\.staleness = 2 needs a sampler beside the trainer: set generation\.placement to 'beside'",
+        ),
+        (
+            {"rl.staleness": 1, "rl.importance_cap": 0},
+            r"rl\.staleness = 1 with rl\.importance_cap = 0: .* set rl\.importance_cap to 2",
+        ),
+        ({"rl.update_in_flight": True}, r"with rl\.staleness = 0: nothing is in flight"),
+        (
+            {"generation.placement": "beside", "rl.optimizer.ranks": 2},
+            r"'beside' is of one rank, and rl\.optimizer\.ranks = 2",
+        ),
+        (
+            {"generation.placement": "beside", "generation.engine": "vllm"},
+            r"'beside' is of generation\.engine = 'transformers'; vLLM's is 'pool'",
+        ),
+    ],
+)
+def test_sampling_ahead_needs_a_sampler_beside_the_trainer(
+    overrides: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_recipe("tiny", overrides)
+    taken = load_recipe("tiny", {"rl.staleness": 2, "generation.placement": "beside"})
+    assert taken.rl.staleness == 2
+
+
 def test_a_request_is_checked_as_the_recipe_is() -> None:
     with pytest.raises(ValueError, match=r"sft\.optimizer\.zero_stage = 0 needs"):
         SftStage(

@@ -39,14 +39,25 @@ class _Request:
     seed: int
     turn: int = 0
     member: Member | None = None  # where its prefix lies
+    ask: Ask | None = None  # what it waits for
 
 
 class Asker:
     """The half of a pool's `Generator` that asks: for one loop of rollouts, beside others on the same servers."""
 
-    def __init__(self, put: Callable[[Ask], None], eos_ids: Sequence[int], prefix: str = "") -> None:
-        """`put` hands an ask to the pool; `prefix` sets this loop's requests apart from those of others."""
+    def __init__(
+        self,
+        put: Callable[[Ask], None],
+        forget: Callable[[Ask], None],
+        eos_ids: Sequence[int],
+        prefix: str = "",
+    ) -> None:
+        """`put` hands an ask to the pool, `forget` tells it that nobody waits for one any more.
+
+        `prefix` sets this loop's requests apart from those of others.
+        """
         self._put = put
+        self._forget = forget
         self._eos_ids = list(eos_ids)
         self._prefix = prefix
         self._requests: dict[str, _Request] = {}
@@ -79,6 +90,15 @@ class Asker:
         """Forget a finished request."""
         del self._requests[request_id]
 
+    def abort(self, request_id: str) -> None:
+        """Forget a request, see `Aborts`."""
+        ask = self._requests[request_id].ask
+        if ask is not None:
+            ask.unwanted = True  # before it is gone here: its piece may be on the way
+            self._num_running -= 1
+            self._forget(ask)
+        del self._requests[request_id]
+
     @property
     def num_running(self) -> int:
         """Requests queued or decoding."""
@@ -95,10 +115,13 @@ class Asker:
                 break
             if isinstance(found, Exception):
                 raise found
-            pieces.append(found)
             timeout = 0.0
+            if found.request_id in self._requests:  # else it was aborted meanwhile
+                pieces.append(found)
         for piece in pieces:
-            self._requests[piece.request_id].ids += piece.ids
+            request = self._requests[piece.request_id]
+            request.ids += piece.ids
+            request.ask = None
         self._num_running -= len(pieces)
         return pieces
 
@@ -108,16 +131,18 @@ class Asker:
             request.sampling, request.seed, request.turn, stop, max_new_tokens, self._eos_ids
         )
         self._num_running += 1
-        self._put(Ask(self._prefix + request_id, list(request.ids), options, request.member))
+        request.ask = Ask(self._prefix + request_id, list(request.ids), options, request.member)
+        self._put(request.ask)
 
     def take(
         self, ask: Ask, completion: Completion, member: Member, versions: tuple[tuple[int, int], ...]
     ) -> bool:
         """In the pool's thread: a piece is there. Whether it was asked for here."""
         request_id = ask.request_id.removeprefix(self._prefix)
-        if not ask.request_id.startswith(self._prefix) or request_id not in self._requests:
+        request = self._requests.get(request_id)
+        if not ask.request_id.startswith(self._prefix) or request is None:
             return False
-        self._requests[request_id].member = member
+        request.member = member
         reason = reason_of(completion.finish_reason, completion.stop_reason)
         self._pieces.put(
             Piece(request_id, tuple(completion.ids), tuple(completion.logprobs), reason, versions)
@@ -156,7 +181,7 @@ class PoolGenerator(Asker):
         """
         self._run = secrets.token_hex(4)  # sets this pool's versions apart from those of another run
         self.version = 0  # of the weights that are sampled with, from 0 for the checkpoint's
-        super().__init__(self._hand_over, eos_ids)
+        super().__init__(self._hand_over, self._give_up, eos_ids)
         self._beside: list[Asker] = []
         self._num_scored = 0
         self._scored_by = ""
@@ -184,7 +209,7 @@ class PoolGenerator(Asker):
 
     def beside(self, name: str) -> Asker:
         """A second loop's way to ask these servers, in another thread than the first one's."""
-        asker = Asker(self._hand_over, self._eos_ids, f"{name}:")
+        asker = Asker(self._hand_over, self._give_up, self._eos_ids, f"{name}:")
         self._beside.append(asker)
         return asker
 
@@ -240,6 +265,9 @@ class PoolGenerator(Asker):
         self._loop.close()
         self._transfer.close()
 
+    def _give_up(self, ask: Ask) -> None:
+        self._loop.call_soon_threadsafe(self._pool.forget, ask)
+
     def _hand_over(self, ask: Ask) -> None:
         self._loop.call_soon_threadsafe(self._pool.put, ask)
 
@@ -249,7 +277,7 @@ class PoolGenerator(Asker):
         for asker in (*self._beside, self):
             if asker.take(ask, completion, member, versions):
                 return
-        raise AssertionError(f"nobody asked for {ask.request_id}")
+        assert ask.unwanted, f"nobody asked for {ask.request_id}"
 
     def _fail(self, error: Exception) -> None:
         """In the pool's thread: the pool cannot go on."""

@@ -26,7 +26,7 @@ ABSENT_S = 600.0  # how long requests wait while no server is ready
 ATTEMPTS = 6  # times that one request is asked
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Ask:
     """One piece to sample."""
 
@@ -35,6 +35,8 @@ class Ask:
     sampling: dict[str, Any]
     member: "Member | None" = None  # where its prefix lies
     attempts: int = 0
+    task: "asyncio.Task[None] | None" = None  # of the last attempt
+    unwanted: bool = False  # nobody waits for it any more
 
 
 @dataclass(slots=True)
@@ -116,6 +118,14 @@ class Pool:
         else:
             self._waiting.append(ask)
             self._dispatch()
+
+    def forget(self, ask: Ask) -> None:
+        """Nobody waits for it any more: its server hears that the connection has closed."""
+        ask.unwanted = True
+        if ask in self._waiting:
+            self._waiting.remove(ask)
+        elif ask.task is not None:
+            ask.task.cancel()
 
     async def all_started(self) -> None:
         """Wait until every server has been ready once, and one of them is; raises PoolFailed if none is any more."""
@@ -217,6 +227,7 @@ class Pool:
         ask.attempts += 1
         task = asyncio.create_task(self._ask(ask, member))
         member.tasks.add(task)
+        ask.task = task
 
         def end(task: asyncio.Task[None]) -> None:
             member.tasks.discard(task)
@@ -238,6 +249,8 @@ class Pool:
 
     def _again(self, ask: Ask, reason: str) -> None:
         """Ask once more, before all that have not begun."""
+        if ask.unwanted:
+            return
         if ask.attempts == ATTEMPTS:
             self._fail(PoolFailed(f"request {ask.request_id} failed {ATTEMPTS} times; at last: {reason}"))
         elif not self._closed:

@@ -1,0 +1,53 @@
+"""The curves of asynchronous rounds: how old what is learned from is, what that does to the gap, who waits for whom."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from tasks.shared.artifacts import CIRCUMSTANCES
+from tasks.shared.reporting.charts import Line, curve
+
+FILES = ("metrics.jsonl", f"{CIRCUMSTANCES}/timing.jsonl")
+AGES = "staleness/"  # begins the metrics of which an asynchronous step has one for each age
+
+
+def read_measured(rollouts: Path) -> list[dict[str, Any]]:
+    """Metrics and timing of each asynchronous step of a rollouts artifact; none of synchronous ones."""
+    if not all((rollouts / name).is_file() for name in FILES):  # of an earlier version
+        return []
+    files = [[json.loads(line) for line in (rollouts / name).read_text().splitlines()] for name in FILES]
+    steps = [metrics | timing for metrics, timing in zip(*files, strict=True)]
+    return [step for step in steps if any(name.startswith(AGES) for name in step)]
+
+
+def asynchronous_curves(steps: Sequence[dict[str, Any]]) -> list[Markup]:
+    """Over the steps that were sampled ahead."""
+    ages = sorted(int(name.removeprefix(AGES)) for name in steps[0] if name.startswith(AGES))
+
+    def chart(title: str, names: dict[str, str], share: bool = False) -> Markup:
+        numbers = [step["step"] for step in steps]
+        lines = [
+            Line(label, numbers, [_finite(step.get(name)) for step in steps], tone=tone + 1)
+            for tone, (label, name) in enumerate(names.items())
+        ]
+        return curve(title, lines, "step", percent=share)
+
+    def by_age(prefix: str) -> dict[str, str]:
+        return {f"{age} steps": f"{prefix}{age}" for age in ages}
+
+    return [
+        chart("Trajectories by staleness", by_age("staleness/")),
+        chart("Gap of sampler and trainer by staleness, nats", by_age("gap_mean/staleness_")),
+        chart("KL of sampler and trainer by staleness, nats", by_age("gap_kl/staleness_")),
+        chart("Idle", {"sampler": "sampler_idle", "trainer": "trainer_idle"}, share=True),
+        chart("Groups", {"waiting": "queue", "in flight": "in_flight", "dropped": "dropped_groups"}),
+        chart("Tokens a second", {"sampled": "sampling_tokens_per_s", "trained on": "training_tokens_per_s"}),
+    ]
+
+
+def _finite(value: float | None) -> float:
+    return math.nan if value is None else float(value)

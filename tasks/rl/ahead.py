@@ -1,0 +1,313 @@
+"""Sampling ahead: a thread keeps the sampler full while the trainer works, which takes groups as they become whole.
+
+Stands in for `Sampler` with `rl.staleness` over 0; the rest of a step is the same. The thread runs the one loop that
+interleaves generation with code; problems are drawn when there is a row free for them. Another thread grades.
+"""
+
+import shutil
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.rl.buffer import Buffer
+from tasks.rl.experience import Graded, score
+from tasks.rl.journal import JOURNAL_FILE
+from tasks.rl.metrics import PhaseClock
+from tasks.rl.problems import Problem
+from tasks.rl.state import Progress
+from tasks.shared.config import GenerationConfig, RlStage
+from tasks.shared.generation.interleave import RolloutPolicy, RolloutRequest, Unwanted, rollout_each
+from tasks.shared.generation.protocol import Generator
+from tasks.shared.learning.distributed import from_first_rank
+from tasks.shared.learning.reward_function import RewardFunction
+from tasks.shared.sandbox import Interpreter
+from tasks.shared.stage import Value
+from tasks.shared.traces.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class _Stopped(Exception):
+    """Ends the loop of the sampling thread."""
+
+
+class Ahead:
+    """The sampler of an asynchronous round, in the first rank. Close it."""
+
+    def __init__(
+        self,
+        config: RlStage,
+        policy: RolloutPolicy,
+        *,
+        problems: Sequence[Problem],
+        generator: Generator,
+        interpreter: Interpreter | None,
+        tokenizer: "PreTrainedTokenizerBase",
+        seed: int,
+        judge: RewardFunction | None,
+        directory: Path,
+        progress: Progress,
+        last_step: int,
+    ) -> None:
+        """`directory` holds journal and groups, in which the round goes on that `progress` tells of."""
+        self._config = config
+        self._judge = judge
+        self._rollout = (generator, interpreter, tokenizer, policy)
+        self._buffer = Buffer(
+            directory,
+            config.rl,
+            problems,
+            seed=seed,
+            data_seed=progress.data_seed,
+            first_draw=max(progress.drawn, progress.first_step * config.rl.prompts_per_step),
+            last_step=last_step,
+        )
+        self._steps = [progress.step]  # done before the weights of each version were made
+        self._slots = num_rows(config.generation)
+        self._changed = threading.Condition()  # held for everything below
+        self._queue: deque[RolloutRequest] = deque()
+        self._alive: dict[str, RolloutRequest] = {}
+        self._unwanted: deque[str] = deque()  # alive, of draws that were dropped
+        self._rows = _Level()  # how many are alive
+        self._num_tokens = 0  # sampled since the last step
+        self._paused = False
+        self._stopping = False
+        self._num_dropped = len(self._buffer.journal.account.dropped)  # up to the last step
+        self._error: BaseException | None = None
+        self._thread: threading.Thread | None = None
+        self._grader = ThreadPoolExecutor(1, "grader")
+
+    @property
+    def drawn(self) -> int:
+        """Problems drawn so far, over all rounds."""
+        return self._buffer.next_draw
+
+    def collect(self, step: int, data_seed: int, clock: PhaseClock) -> list[Graded]:
+        """The graded groups that the step after `step` steps trains on; waits until there are enough."""
+        with clock("sample"):
+            graded = self._buffer.taken(step) or self._wait_for(step)
+        return from_first_rank(graded)
+
+    def _wait_for(self, step: int) -> list[Graded]:
+        with self._changed:
+            if self._thread is None:
+                self._queue.extend(self._buffer.reopen(step))
+                self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
+                self._thread.start()
+            while (graded := self._buffer.take(step)) is None:
+                self._let_go()
+                self._wait()
+            self._let_go()
+            return graded
+
+    def _let_go(self) -> None:
+        """What was dropped leaves room."""
+        self._queue = deque(request for request in self._queue if self._buffer.wants(request.draw))
+        self._unwanted.extend(
+            name
+            for name, request in self._alive.items()
+            if not self._buffer.wants(request.draw) and name not in self._unwanted
+        )
+        self._changed.notify_all()
+
+    def sync(self, step: int, push: Callable[[], None]) -> None:
+        """Give the sampler the weights after `step` steps: at once, or when nothing runs any more."""
+        with self._changed:
+            self._paused = not self._config.rl.update_in_flight
+            while self._paused and self._rows.value:
+                self._wait()
+            self._steps.append(step)
+        push()
+        with self._changed:
+            self._buffer.end_step()
+            self._paused = False
+            self._changed.notify_all()
+
+    def saved(self, step: int) -> None:
+        """The state after `step` steps is on the disk."""
+        with self._changed:
+            self._buffer.forget(step)
+
+    def measured(self, clock: PhaseClock) -> dict[str, Value]:
+        """What the clock says since the last step.
+
+        queue: groups that wait; in_flight: draws whose group is not whole; dropped_groups: draws; sampler_rows: mean of
+        the trajectories that are alive; sampler_idle: share of the time without one; trainer_idle: share of the step
+        in which it waited for groups.
+        """
+        with self._changed:
+            rows, idle, seconds = self._rows.since()
+            tokens, self._num_tokens = self._num_tokens, 0
+            before, self._num_dropped = self._num_dropped, len(self._buffer.journal.account.dropped)
+            return {
+                "queue": self._buffer.num_waiting,
+                "in_flight": self._buffer.num_in_flight,
+                "dropped_groups": self._num_dropped - before,
+                "sampler_rows": round(rows, 2),
+                "sampler_idle": round(idle, 4),
+                "trainer_idle": round(clock.seconds["sample"] / sum(clock.seconds.values()), 4),
+                "sampling_tokens_per_s": round(tokens / seconds, 1),
+            }
+
+    def publish(self, directory: Path) -> None:
+        """The round is over: what is open is dropped, and the journal put into `directory`."""
+        with self._changed:
+            self._buffer.end()
+            shutil.copyfile(self._buffer.journal.path, directory / JOURNAL_FILE)
+
+    def close(self) -> None:
+        """End the threads."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join()
+        self._grader.shutdown(cancel_futures=True)
+
+    def _wait(self) -> None:
+        """Wait for a change; raises what ended a thread."""
+        if self._error is None:
+            self._changed.wait()
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        """The sampling thread."""
+        generator, interpreter, tokenizer, policy = self._rollout
+        try:
+            for request, trajectory in rollout_each(
+                self._requests(), generator, interpreter, tokenizer, policy
+            ):
+                self._take(request, trajectory)
+        except _Stopped:
+            pass
+        except BaseException as error:  # noqa: BLE001  whatever it is, the trainer's thread raises it
+            self._fail(error)
+
+    def _requests(self) -> Iterator[RolloutRequest | Unwanted | None]:
+        while True:
+            yield self._next_request()
+
+    def _next_request(self) -> RolloutRequest | Unwanted | None:
+        """What a free row samples; None where none is free or nothing is to be sampled, and some are alive."""
+        with self._changed:
+            while not self._stopping:
+                if self._unwanted:
+                    name = self._unwanted.popleft()
+                    if self._end_row(name):
+                        return Unwanted(name)
+                    continue
+                if not self._paused and self._rows.value < self._slots:
+                    if not self._queue and self._buffer.may_draw(self._steps[-1]):
+                        self._queue.extend(self._buffer.draw(self._steps[-1]))
+                    if self._queue:
+                        request = self._queue.popleft()
+                        self._alive[request.name] = request
+                        self._rows.change(1)
+                        return request
+                if self._rows.value:
+                    return None
+                self._changed.wait()
+            raise _Stopped
+
+    def _take(self, request: RolloutRequest, trajectory: Trajectory) -> None:
+        """A trajectory has ended; its group, if that is whole now, is graded."""
+        with self._changed:
+            self._end_row(request.name)
+            self._num_tokens += trajectory.num_sampled
+            dated = tuple((self._steps[version], count) for version, count in trajectory.versions)
+            group = self._buffer.add(request.draw, replace(trajectory, versions=dated))
+        if group:
+            self._grader.submit(self._grade, request.draw, group)
+
+    def _end_row(self, name: str) -> bool:
+        """A row is free; False if it was before."""
+        if self._alive.pop(name, None) is None:
+            return False
+        self._rows.change(-1)
+        self._changed.notify_all()
+        return True
+
+    def _grade(self, draw: int, group: list[Trajectory]) -> None:
+        """In the grader's thread."""
+        try:
+            graded = score(group, [self._buffer.problem(draw)], self._config, self._judge)
+            self._buffer.write(draw, graded)
+        except BaseException as error:  # noqa: BLE001  whatever it is, the trainer's thread raises it
+            self._fail(error)
+            return
+        with self._changed:
+            self._buffer.keep(draw, graded)
+            self._changed.notify_all()
+
+    def _fail(self, error: BaseException) -> None:
+        with self._changed:
+            self._error = error
+            self._changed.notify_all()
+
+
+class AheadFollower:
+    """The same in every other rank: it is told what the first has taken, and gathers weights with it."""
+
+    drawn = 0
+
+    def collect(self, step: int, data_seed: int, clock: PhaseClock) -> list[Graded]:
+        """What the first rank has taken."""
+        with clock("sample"):
+            return from_first_rank([])
+
+    def sync(self, step: int, push: Callable[[], None]) -> None:
+        """Gather with the first rank."""
+        push()
+
+    def saved(self, step: int) -> None:
+        """Nothing is kept here."""
+
+    def measured(self, clock: PhaseClock) -> dict[str, Value]:
+        """The first rank measures."""
+        return {}
+
+    def publish(self, directory: Path) -> None:
+        """The first rank publishes."""
+
+    def close(self) -> None:
+        """No thread runs here."""
+
+
+class _Level:
+    """A number over time: its mean, and the share of the time in which it was 0."""
+
+    def __init__(self) -> None:
+        self.value = 0
+        self._started = self._last = time.monotonic()
+        self._area = self._at_zero = 0.0
+
+    def change(self, by: int) -> None:
+        """The number changes now."""
+        now = time.monotonic()
+        self._area += self.value * (now - self._last)
+        self._at_zero += (now - self._last) * (self.value == 0)
+        self._last = now
+        self.value += by
+
+    def since(self) -> tuple[float, float, float]:
+        """Mean, share at 0 and seconds since the last call, or since it was made."""
+        self.change(0)
+        seconds = self._last - self._started
+        found = self._area / seconds, self._at_zero / seconds, seconds
+        self._started, self._area, self._at_zero = self._last, 0.0, 0.0
+        return found
+
+
+def num_rows(generation: GenerationConfig) -> int:
+    """Trajectories that are alive at once: as many as the engines decode side by side."""
+    if generation.placement != "pool":
+        return generation.max_sequences
+    pool = generation.pool
+    return generation.max_sequences * (len(pool.addresses) or pool.servers * max(1, pool.nodes))

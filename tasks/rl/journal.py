@@ -1,0 +1,104 @@
+"""What became of every prompt that an asynchronous round drew: written down before anything follows from it.
+
+An append-only file of JSON lines, on the disk (fsync) when `write` returns. A draw, a problem with all its samples, is
+in flight until its group is whole, waits until a step takes it or it is dropped, and is never in two of these. A round
+that is killed at any moment goes on with what stands here: steps after its last saved state train on the same groups
+again, groups that are whole wait as before, and what was in flight is asked anew.
+"""
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+JOURNAL_FILE = "journal.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """One draw: which problem, and at which step (done before it) its samples were asked for, last."""
+
+    problem_id: str
+    begun: int
+
+
+@dataclass(slots=True)
+class Account:
+    """Where every draw stands; draws are numbered through all rounds."""
+
+    drawn: dict[int, Drawn] = field(default_factory=dict)
+    whole: set[int] = field(default_factory=set)  # graded and kept, taken or not
+    taken: dict[int, list[int]] = field(default_factory=dict)  # by step, from 1: what it trains on, in order
+    dropped: dict[int, str] = field(default_factory=dict)  # with the reason
+
+    @property
+    def open(self) -> list[int]:
+        """Draws that no step has taken and that are not dropped, in their order."""
+        ended = {draw for draws in self.taken.values() for draw in draws} | self.dropped.keys()
+        return [draw for draw in self.drawn if draw not in ended]
+
+    def enter(self, event: dict[str, Any]) -> None:
+        """Take up one line. AssertionError for one that does not follow from what stands there."""
+        kind = event["event"]
+        if kind == "taken":
+            assert set(event["draws"]) <= set(self.open) & self.whole, event
+            assert event["step"] not in self.taken, event
+            self.taken[event["step"]] = event["draws"]
+            return
+        draw = event["draw"]
+        assert (kind == "drawn") == (draw not in self.drawn), event
+        if kind in ("drawn", "asked"):
+            problem_id = event["problem"] if kind == "drawn" else self.drawn[draw].problem_id
+            self.drawn[draw] = Drawn(problem_id, event["begun"])
+        elif kind == "whole":
+            assert draw not in self.whole, event
+            self.whole.add(draw)
+        else:
+            assert kind == "dropped" and draw in self.open, event
+            self.dropped[draw] = event["reason"]
+
+
+class Journal:
+    """The file and what stands in it."""
+
+    def __init__(self, path: Path) -> None:
+        """Open it where it was left; a line that a kill cut short is cut off: nothing had followed from it."""
+        self.path = path
+        self.account = Account()
+        content = path.read_bytes() if path.is_file() else b""
+        whole = content[: content.rfind(b"\n") + 1]
+        if len(whole) < len(content):
+            os.truncate(path, len(whole))
+        for line in whole.splitlines():
+            self.account.enter(json.loads(line))
+
+    def draw(self, draw: int, problem_id: str, begun: int) -> None:
+        """A problem is drawn and its samples are asked for."""
+        self._write({"event": "drawn", "draw": draw, "problem": problem_id, "begun": begun})
+
+    def ask_again(self, draw: int, begun: int) -> None:
+        """What was in flight when the round was killed is asked anew."""
+        self._write({"event": "asked", "draw": draw, "begun": begun})
+
+    def make_whole(self, draw: int) -> None:
+        """The group of a draw is graded and kept on the disk."""
+        self._write({"event": "whole", "draw": draw})
+
+    def take(self, step: int, draws: list[int]) -> None:
+        """Step `step`, from 1, trains on these groups in this order."""
+        self._write({"event": "taken", "step": step, "draws": draws})
+
+    def drop(self, draw: int, reason: str) -> None:
+        """A draw is never trained on."""
+        self._write({"event": "dropped", "draw": draw, "reason": reason})
+
+    def _write(self, event: dict[str, Any]) -> None:
+        self.account.enter(event)
+        line = json.dumps(event).encode() + b"\n"
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            assert os.write(descriptor, line) == len(line), "a short write to a file"
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

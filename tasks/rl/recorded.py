@@ -1,0 +1,42 @@
+"""A round trained again from the record of one: its rollouts say what each step was trained on, and in which order.
+
+Given as input `record`, nothing is sampled; on one rank the weights are the same to the bit.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tasks.rl.experience import Graded
+from tasks.rl.metrics import PhaseClock
+from tasks.rl.rollouts import read_step
+from tasks.shared.stage import Value
+
+
+class Recorded:
+    """The trajectories of a rollouts artifact, step by step."""
+
+    drawn = 0
+
+    def __init__(self, record: Path) -> None:
+        self._record = record
+
+    def collect(self, step: int, data_seed: int, clock: PhaseClock) -> list[Graded]:
+        """What the step after `step` steps was trained on."""
+        with clock("sample"):
+            return read_step(self._record, step + 1)
+
+    def sync(self, step: int, push: Callable[[], None]) -> None:
+        """Nobody samples with the weights."""
+
+    def saved(self, step: int) -> None:
+        """The record stays."""
+
+    def measured(self, clock: PhaseClock) -> dict[str, Value]:
+        """Nothing was sampled."""
+        return {}
+
+    def publish(self, directory: Path) -> None:
+        """The record has it."""
+
+    def close(self) -> None:
+        """Nothing runs."""

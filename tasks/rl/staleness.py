@@ -1,0 +1,51 @@
+"""How old what a step learns from is: the age of every token, and what sampler and trainer say of it by age.
+
+An age is a number of RL steps: those done before the step that learns, less those done before the weights were made
+that sampled the token.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tasks.shared.learning.losses import k3
+from tasks.shared.stage import Value
+from tasks.shared.traces.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    import torch
+
+
+def token_ages(trajectory: Trajectory, step: int) -> np.ndarray:
+    """(R,) ages, with `step` steps done; 0 for tokens that the policy did not sample, or whose version is unknown."""
+    ages = np.zeros(len(trajectory.response_ids), dtype=np.int64)
+    if trajectory.versions:
+        versions, counts = zip(*trajectory.versions, strict=True)
+        ages[np.array(trajectory.sampled)] = step - np.repeat(versions, counts)
+    return ages
+
+
+def sums_by_age(log_importance: "torch.Tensor", ages: "torch.Tensor", bound: int) -> np.ndarray:
+    """(3, bound + 1): number of tokens, sum of |trainer - sampler| log-probs and of the k3 estimate of
+    KL(sampler || trainer), by age. log_importance (n,) is ln trainer - ln sampler, ages (n,) from 0 to `bound`."""
+    age = ages.long().cpu().numpy()
+    sums = [np.ones(len(age)), log_importance.abs().cpu().numpy(), k3(log_importance).cpu().numpy()]
+    return np.stack([np.bincount(age, weights, minlength=bound + 1) for weights in sums])
+
+
+def staleness_metrics(
+    step: int, trajectories: Sequence[Trajectory], sums: np.ndarray | None, bound: int
+) -> dict[str, Value]:
+    """staleness/<age>: trajectories that were begun so many steps before theirs, with `step` steps done; of tokens in
+    the loss by their own age, tokens/, gap_mean/ and gap_kl/staleness_<age>. Empty where nothing is older (bound 0)."""
+    if not bound:
+        return {}
+    begun = [step - t.oldest_version for t in trajectories if t.oldest_version is not None]
+    metrics: dict[str, Value] = {f"staleness/{age}": begun.count(age) for age in range(bound + 1)}
+    for age in range(bound + 1):
+        tokens, gap, kl = sums[:, age] if sums is not None else (0.0, 0.0, 0.0)
+        metrics[f"tokens/staleness_{age}"] = int(tokens)
+        metrics[f"gap_mean/staleness_{age}"] = float(gap / tokens) if tokens else None
+        metrics[f"gap_kl/staleness_{age}"] = float(kl / tokens) if tokens else None
+    return metrics

@@ -1,0 +1,154 @@
+"""An engine in a process of its own: it samples on while this process trains (`generation.placement = "beside"`).
+
+The process (`beside_process.py`) ends with this one, however that ends. Messages go one way in the order in which they
+are sent, pieces and answers come back on a connection each: `step` and `extend` may be one thread's, weights and scores
+another's.
+"""
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable, Sequence
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks.shared.config import GenerationConfig, ModelConfig
+from tasks.shared.generation.pool.weights import buckets
+from tasks.shared.generation.protocol import Piece, Sampling
+
+if TYPE_CHECKING:
+    import torch
+
+STEP_S = 0.005  # how long a step waits for a piece: code that has run meanwhile waits for the step
+END_S = 10.0
+PROCESS = "tasks.shared.generation.beside_process"
+
+
+class BesideGenerator:
+    """A `Generator` that `NamesDifferences`. Close it."""
+
+    def __init__(self, config: GenerationConfig, model_config: ModelConfig, checkpoint: Path) -> None:
+        """Start the process with the checkpoint's weights. ValueError, with the remedy, if the engine cannot run."""
+        self._pieces, pieces = Pipe(duplex=False)
+        self._answers, answers = Pipe(duplex=False)
+        requests, self._requests = Pipe(duplex=False)
+        theirs = (requests, pieces, answers)
+        numbers = [str(connection.fileno()) for connection in theirs]
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", PROCESS, *numbers],
+            pass_fds=[connection.fileno() for connection in theirs],
+            stdin=subprocess.DEVNULL,
+            stdout=sys.stderr.fileno(),  # this process's own stdout carries the stage's events
+        )
+        for connection in theirs:
+            connection.close()
+        self._sending = threading.Lock()
+        self._running: set[str] = set()
+        self._ask("start", config, model_config, checkpoint)
+
+    def add(
+        self,
+        request_id: str,
+        ids: Sequence[int],
+        *,
+        sampling: Sampling,
+        seed: int,
+        stop: str | None,
+        max_new_tokens: int,
+    ) -> None:
+        """Queue a request, see `Generator.add`; a refusal is raised by a later `step`."""
+        self._running.add(request_id)
+        options = {"sampling": sampling, "seed": seed, "stop": stop, "max_new_tokens": max_new_tokens}
+        self._send("add", request_id, list(ids), options)
+
+    def extend(self, request_id: str, ids: Sequence[int], *, stop: str | None, max_new_tokens: int) -> None:
+        """Append feedback ids and go on, see `Generator.extend`."""
+        self._running.add(request_id)
+        self._send("extend", request_id, list(ids), {"stop": stop, "max_new_tokens": max_new_tokens})
+
+    def release(self, request_id: str) -> None:
+        """Forget a finished request."""
+        self._send("release", request_id)
+
+    def cancel(self, request_id: str) -> None:
+        """Forget a request, whatever it is at; a piece of it that is on its way is dropped."""
+        self._running.discard(request_id)
+        self._send("cancel", request_id)
+
+    @property
+    def num_running(self) -> int:
+        """Requests queued or decoding."""
+        return len(self._running)
+
+    def step(self) -> list[Piece]:
+        """The pieces that ended; waits a moment for one. Raises what the engine raised."""
+        found: list[Piece] = []
+        timeout = STEP_S if self._running else 0.0
+        while self._pieces.poll(timeout):
+            found += self._received(self._pieces)
+            timeout = 0.0
+        wanted = [piece for piece in found if piece.request_id in self._running]
+        self._running.difference_update(piece.request_id for piece in wanted)
+        return wanted
+
+    def load_weights(self, weights: "Iterable[tuple[str, torch.Tensor]]") -> None:
+        """Take over the trainer's parameters; requests that run go on with them."""
+        self._send_weights(weights)
+        self._ask("load")
+
+    def differing(self, weights: "Iterable[tuple[str, torch.Tensor]]") -> list[str]:
+        """Names of tensors that are not what `load_weights(weights)` would leave."""
+        self._send_weights(weights)
+        names: list[str] = self._ask("differing")
+        return names
+
+    def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Log-prob of every token given those before it, by the engine's own weights."""
+        scores: list[list[float]] = self._ask("score", [list(ids) for ids in sequences])
+        return scores
+
+    def close(self) -> None:
+        """End the process."""
+        for connection in (self._requests, self._pieces, self._answers):
+            connection.close()
+        try:
+            self._process.wait(END_S)
+        except subprocess.TimeoutExpired:  # in the middle of a long pass
+            self._process.kill()
+            self._process.wait()
+
+    def _send_weights(self, weights: "Iterable[tuple[str, torch.Tensor]]") -> None:
+        from safetensors.torch import save
+
+        for group in buckets(weights, "cpu"):
+            self._send("weights", save(group))
+
+    def _send(self, name: str, *arguments: Any) -> None:
+        try:
+            with self._sending:
+                self._requests.send((name, *arguments))
+        except OSError as error:
+            raise self._death() from error
+
+    def _ask(self, name: str, *arguments: Any) -> Any:
+        self._send(name, *arguments)
+        return self._received(self._answers)
+
+    def _received(self, connection: "Connection[Any, Any]") -> Any:
+        """What came; raised if it is an error."""
+        try:
+            found = connection.recv()
+        except EOFError as error:
+            raise self._death() from error
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def _death(self) -> BaseException:
+        """Killed from outside ends the stage as if that had been; else the process has told why."""
+        code = self._process.wait()
+        if code < 0:
+            return SystemExit(128 - code)
+        return RuntimeError(f"the sampler's process ended with status {code}; its traceback is above")

@@ -1,0 +1,78 @@
+"""Asynchronous rounds with the real parts: kills lose nothing, and the record gives the same weights to the bit."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tasks.shared.artifacts import ArtifactRef, Store
+from tasks.shared.stage import StageRequest
+from tests.integration.ahead_world import (
+    STALENESS,
+    ahead_request,
+    check_account,
+    killed_until_it_ends,
+    steps_of,
+)
+from tests.integration.rl_world import make_request, make_store
+from tests.integration.test_rl_round import FAST, in_process, outputs_of
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("ahead")
+
+
+@pytest.fixture(scope="module")
+def inputs(root: Path) -> dict[str, ArtifactRef]:
+    return make_store(root)
+
+
+def weights(root: Path, outputs: dict[str, ArtifactRef]) -> bytes:
+    return (Store(str(root / "store")).fetch(outputs["checkpoint"]) / "model.safetensors").read_bytes()
+
+
+def again(root: Path, request: StageRequest, outputs: dict[str, ArtifactRef]) -> bytes:
+    """The weights of the same round trained from its record, without a sampler."""
+    scratch = f"{request.scratch}-again"
+    changed = {"inputs": request.inputs | {"record": outputs["rollouts"]}, "scratch": scratch}
+    return weights(root, in_process(request.model_copy(update=changed)).outputs)
+
+
+def test_killed_twice_every_prompt_is_accounted_for_and_the_record_gives_the_same_weights(
+    root: Path, inputs: dict[str, ArtifactRef]
+) -> None:
+    """The weights are those of a round that trains once on each step of the record, though steps were done again."""
+    directory, request = root / "killed", ahead_request(root, inputs, "killed")
+    hits = killed_until_it_ends(directory, request, kills=2, seed=5)
+    assert hits.total() == 2
+    counts = check_account(root, directory, steps=5)
+    assert counts["drawn"] == counts["trained"] + counts["dropped"] and counts["trained"] == 10
+    outputs = outputs_of(directory)
+    assert again(root, request, outputs) == weights(root, outputs)
+    rollouts = Store(str(root / "store")).fetch(outputs["rollouts"])
+    for line in steps_of(rollouts, "metrics.jsonl"):
+        assert sum(line[f"staleness/{age}"] for age in range(STALENESS + 1)) == line["trajectories"]
+        assert line["tokens/staleness_0"] == 0 or line["gap_mean/staleness_0"] < 1e-4 or line["step"] > 1
+        assert line["probe_gap"] < 1e-4
+    timing = steps_of(rollouts, "circumstances/timing.jsonl")
+    assert all(0 <= line["sampler_idle"] <= 1 and 0 <= line["trainer_idle"] <= 1 for line in timing)
+
+
+def test_without_updates_in_flight_a_trajectory_is_of_one_version(
+    root: Path, inputs: dict[str, ArtifactRef]
+) -> None:
+    request = ahead_request(root, inputs, "drained", staleness=1, update_in_flight=False, steps_per_round=3)
+    outputs = in_process(request).outputs
+    rows = pd.read_parquet(Store(str(root / "store")).fetch(outputs["rollouts"]) / "train.parquet")
+    assert rows.versions.map(len).eq(1).all()
+    assert (rows.step - 1 - rows.versions.map(lambda versions: versions[0]["step"])).isin([0, 1]).all()
+
+
+def test_the_step_of_a_synchronous_round_is_the_same_from_its_record(
+    root: Path, inputs: dict[str, ArtifactRef]
+) -> None:
+    """With PPO, whose critic learns from the rewards themselves: staleness 0 and a record share every bit."""
+    request = make_request(root, inputs, "sync", **FAST, algorithm="ppo", failed_code_penalty=0.1)
+    outputs = in_process(request).outputs
+    assert again(root, request, outputs) == weights(root, outputs)

@@ -1,0 +1,68 @@
+"""The engine in a process of its own: the samples of the one inside, weights under running requests, its end."""
+
+import os
+import signal
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tasks.shared.checkpoints import load_tokenizer, save_checkpoint
+from tasks.shared.config import GenerationConfig, ModelConfig
+from tasks.shared.generation.beside import BesideGenerator
+from tasks.shared.generation.engines import make_generator
+from tasks.shared.generation.protocol import Generator, Piece, Sampling
+from tests.unit.generation.tiny import tiny_model, tiny_tokenizer
+
+MODEL = ModelConfig(source="path", path="/unused", dtype="float32")
+CONFIG = GenerationConfig(engine="transformers", placement="beside", max_sequences=2)
+MANY = 900  # tokens: long enough that weights come in their midst
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory, tokenizer = tmp_path_factory.mktemp("checkpoint"), tiny_tokenizer()
+    save_checkpoint(tiny_model(len(tokenizer)), tokenizer, directory)
+    return directory
+
+
+def until_ended(generator: Generator) -> list[Piece]:
+    pieces = []
+    while generator.num_running:
+        pieces += generator.step()
+    return pieces
+
+
+def test_samples_and_scores_are_those_of_the_engine_inside(checkpoint: Path) -> None:
+    tokenizer = load_tokenizer(checkpoint)
+    ids = tokenizer.encode("print(1 + 2)")
+    found = []
+    with closing(BesideGenerator(CONFIG, MODEL, checkpoint)) as beside:
+        for generator in (make_generator(CONFIG, MODEL, checkpoint, tokenizer), beside):
+            generator.add("a", ids, sampling=Sampling(), seed=5, stop=None, max_new_tokens=4)
+            first = until_ended(generator)
+            generator.extend("a", [7, 8], stop=None, max_new_tokens=3)
+            found.append((first, until_ended(generator), generator.score([ids])))
+            generator.release("a")
+        assert found[0] == found[1]
+        beside.add("long", ids, sampling=Sampling(), seed=0, stop=None, max_new_tokens=10**6)
+        with pytest.raises(ValueError, match="more than the model's 1024 positions"):
+            until_ended(beside)
+
+
+def test_weights_come_in_the_midst_of_a_request_which_tells_what_sampled_it(checkpoint: Path) -> None:
+    other = tiny_model(len(tiny_tokenizer()), seed=1)
+    with closing(BesideGenerator(CONFIG, MODEL, checkpoint)) as beside:
+        for seed in range(2):
+            beside.add(str(seed), [5, 6], sampling=Sampling(), seed=seed, stop=None, max_new_tokens=MANY)
+        beside.load_weights(other.named_parameters())
+        assert beside.differing(other.named_parameters()) == []
+        pieces = until_ended(beside)
+        for piece in pieces:
+            assert sum(count for _, count in piece.versions) == len(piece.ids)
+            assert [version for version, _ in piece.versions] in ([0, 1], [1])
+        process = beside._process
+        os.kill(process.pid, signal.SIGKILL)
+        with pytest.raises(SystemExit) as ended:
+            beside.score([[1, 2]])
+        assert ended.value.code == 128 + signal.SIGKILL  # as a shell tells of it: the stage was not at fault
