@@ -131,7 +131,7 @@ def test_killed_at_any_line_each_draw_is_trained_once_or_dropped_with_a_reason(
                     file.write('{"event": "dropped", "dr')
     buffer.end()
     account = Journal(buffer.journal.path).account
-    assert kills > 2 and not account.open
+    assert kills > 1 and not account.open
     uses = Counter(draw for draws in account.taken.values() for draw in draws)
     assert set(uses.values()) == {1} and not uses.keys() & account.dropped.keys()
     assert uses.keys() | account.dropped.keys() == account.drawn.keys() == set(range(buffer.next_draw))
@@ -165,7 +165,7 @@ def play(
             taken = buffer.take(step)
         if taken is not None:
             step += 1
-            trained[step] = list(dict.fromkeys(row.trajectory.problem_id for row in taken))
+            trained[step] = [row.trajectory.problem_id for row in taken if row.trajectory.sample == 0]
             buffer.end_step()
             if step % 2 == 0:
                 last = step
