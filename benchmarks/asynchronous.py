@@ -11,6 +11,7 @@ each, the colocated step both. Writes benchmarks/results/asynchronous.md; about 
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -49,10 +50,10 @@ TAIL = 5.0  # p99 over median of the response lengths
 MODEL = ModelConfig(source="tiny", dtype="float32")
 SHAPE = TinyModel(hidden_size=128, layers=4)
 SECONDS = (0.03, 0.1, 0.3, 1.0)  # that a program takes
-NUM_PROBLEMS, TRACES, TEACHING = 48, 1500, 500
-MOST_CALLS, MOST_TOKENS = 3, 640
-FILLER = "It is so. "
-GOES_ON = 0.96  # chance of another sentence after each
+NUM_PROBLEMS, TRACES, TEACHING, TAUGHT_AT_ONCE = 48, 1500, 300, 8
+MOST_CALLS, MOST_TOKENS = 3, 900
+# One answer of a dozen has many more sentences than the others: which kind it is, and of each how many, is chance.
+SHORT, LONG, LONG_SHARE = ("It is so. ", 6), ("And more. ", 100), 0.08
 PROMPTS, SAMPLES = 8, 8
 WARM, COOL = 3, 3  # steps at the ends of a round that are not counted
 
@@ -84,7 +85,8 @@ def trace(number: int, rng: np.random.Generator) -> str:
     """An answer: programs, then sentences for as long as chance has it; right or wrong by chance."""
     program = f"import time\ntime.sleep({SECONDS[number % len(SECONDS)]})\nprint(1)"
     call = f"<code>\n```python\n{program}\n```\n</code>\n<interpreter>\n1\n</interpreter>\n"
-    sentences = FILLER * int(rng.geometric(1 - GOES_ON))
+    sentence, mean = LONG if rng.random() < LONG_SHARE else SHORT
+    sentences = sentence * int(rng.geometric(1 / mean))
     return (
         call * (1 + number % MOST_CALLS) + sentences + f"<answer>\n\\boxed{{{rng.integers(1, 3)}}}\n</answer>"
     )
@@ -107,7 +109,7 @@ def teach(directory: Path) -> None:
     use_packed_attention(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     for _ in range(TEACHING):
-        taught = [sequences[i] for i in rng.choice(len(sequences), 12, replace=False)]
+        taught = [sequences[i] for i in rng.choice(len(sequences), TAUGHT_AT_ONCE, replace=False)]
         [row] = pack(taught, sum(len(sequence.ids) for sequence in taught))
         loss = -token_logprobs(model, row).sum() / row.num_targets
         loss.backward()
@@ -117,13 +119,15 @@ def teach(directory: Path) -> None:
     save_checkpoint(model, tokenizer, directory)
 
 
-def publish(root: Path) -> dict[str, ArtifactRef]:
-    """The taught checkpoint and the problems, in a store under `root`."""
+def publish(root: Path, world: Path) -> dict[str, ArtifactRef]:
+    """The checkpoint in `world`, taught if it is not there, and the problems, in a store under `root`."""
     store = Store(str(root / "store"))
     provenance = Provenance(stage="benchmark", config={}, seed=0, inputs={})
     inputs = {}
     with store.staging("checkpoint") as directory:
-        teach(directory)
+        if not (world / "config.json").is_file():
+            teach(world)
+        shutil.copytree(world, directory, dirs_exist_ok=True)
         inputs["checkpoint"] = store.publish("checkpoint", directory, provenance, {})
     rows = [
         {"id": f"p/{i}", "problem": problem(i), "answer": "1", "source": "benchmark", "family": ""}
@@ -280,13 +284,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--steps", type=int, default=14, help="of a round")
+    parser.add_argument("--world", type=Path, help="folder that keeps the taught model for the next time")
     arguments = parser.parse_args()
     laps: dict[str, list[Lap]] = {side.name: [] for side in SIDES}
     loads = [os.getloadavg()[0]]
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)
         torch.set_num_threads(1)
-        inputs = publish(root)
+        inputs = publish(root, arguments.world or root / "taught")
         for turn in range(arguments.turns):
             for side in SIDES:
                 laps[side.name].append(
