@@ -8,7 +8,7 @@ import shutil
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from tasks.rl.metrics import PhaseClock
 from tasks.rl.problems import Problem
 from tasks.rl.state import Progress
 from tasks.shared.config import GenerationConfig, RlStage
-from tasks.shared.generation.interleave import RolloutPolicy, RolloutRequest, Unwanted, rollout_each
+from tasks.shared.generation.interleave import Interleaver, RolloutPolicy, RolloutRequest
 from tasks.shared.generation.protocol import Generator
 from tasks.shared.learning.distributed import from_first_rank
 from tasks.shared.learning.reward_function import RewardFunction
@@ -33,8 +33,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-class _Stopped(Exception):
-    """Ends the loop of the sampling thread."""
+LOOK_S = 0.05  # how long the loop waits for code before it looks for what else there is to do
 
 
 class Ahead:
@@ -72,7 +71,7 @@ class Ahead:
         self._slots = num_rows(config.generation)
         self._changed = threading.Condition()  # held for everything below
         self._queue: deque[RolloutRequest] = deque()
-        self._alive: dict[str, RolloutRequest] = {}
+        self._alive: dict[str, int] = {}  # requests that were handed out, with their draw
         self._unwanted: deque[str] = deque()  # alive, of draws that were dropped
         self._rows = _Level()  # how many are alive
         self._num_tokens = 0  # sampled since the last step
@@ -108,12 +107,9 @@ class Ahead:
 
     def _let_go(self) -> None:
         """What was dropped leaves room."""
-        self._queue = deque(request for request in self._queue if self._buffer.wants(request.draw))
-        self._unwanted.extend(
-            name
-            for name, request in self._alive.items()
-            if not self._buffer.wants(request.draw) and name not in self._unwanted
-        )
+        wants = self._buffer.wants
+        self._queue = deque(request for request in self._queue if wants(int(request.problem_id)))
+        self._unwanted = deque(name for name, draw in self._alive.items() if not wants(draw))
         self._changed.notify_all()
 
     def sync(self, step: int, push: Callable[[], None]) -> None:
@@ -179,52 +175,46 @@ class Ahead:
 
     def _run(self) -> None:
         """The sampling thread."""
-        generator, interpreter, tokenizer, policy = self._rollout
         try:
-            for request, trajectory in rollout_each(
-                self._requests(), generator, interpreter, tokenizer, policy
-            ):
-                self._take(request, trajectory)
-        except _Stopped:
-            pass
+            interleaver = Interleaver(*self._rollout, patience_s=LOOK_S)
+            while self._hand_out(interleaver):
+                for trajectory in interleaver.step():
+                    self._take(trajectory)
         except BaseException as error:  # noqa: BLE001  whatever it is, the trainer's thread raises it
             self._fail(error)
 
-    def _requests(self) -> Iterator[RolloutRequest | Unwanted | None]:
-        while True:
-            yield self._next_request()
-
-    def _next_request(self) -> RolloutRequest | Unwanted | None:
-        """What a free row samples; None where none is free or nothing is to be sampled, and some are alive."""
+    def _hand_out(self, interleaver: Interleaver) -> bool:
+        """Let go of what nobody wants, start what free rows sample; waits while nothing is alive. False: it is over."""
         with self._changed:
             while not self._stopping:
-                if self._unwanted:
+                while self._unwanted:
                     name = self._unwanted.popleft()
                     if self._end_row(name):
-                        return Unwanted(name)
-                    continue
-                if not self._paused and self._rows.value < self._slots:
+                        interleaver.drop(name)
+                while not self._paused and self._rows.value < self._slots:
                     if not self._queue and self._buffer.may_draw(self._steps[-1]):
                         self._queue.extend(self._buffer.draw(self._steps[-1]))
-                    if self._queue:
-                        request = self._queue.popleft()
-                        self._alive[request.name] = request
-                        self._rows.change(1)
-                        return request
-                if self._rows.value:
-                    return None
+                    if not self._queue:
+                        break
+                    request = self._queue.popleft()
+                    self._alive[request.id] = int(request.problem_id)
+                    self._rows.change(1)
+                    interleaver.add(request)
+                if interleaver.num_alive:
+                    return True
                 self._changed.wait()
-            raise _Stopped
+            return False
 
-    def _take(self, request: RolloutRequest, trajectory: Trajectory) -> None:
+    def _take(self, trajectory: Trajectory) -> None:
         """A trajectory has ended; its group, if that is whole now, is graded."""
+        draw = trajectory.problem_id  # so it was asked for
         with self._changed:
-            self._end_row(request.name)
+            self._end_row(f"{draw}/{trajectory.sample}")
             self._num_tokens += trajectory.num_sampled
             dated = tuple((self._steps[version], count) for version, count in trajectory.versions)
-            group = self._buffer.add(request.draw, replace(trajectory, versions=dated))
+            group = self._buffer.add(replace(trajectory, versions=dated))
         if group:
-            self._grader.submit(self._grade, request.draw, group)
+            self._grader.submit(self._grade, int(draw), group)
 
     def _end_row(self, name: str) -> bool:
         """A row is free; False if it was before."""

@@ -91,12 +91,13 @@ class Buffer:
         """Whether a draw is in flight."""
         return draw in self._in_flight
 
-    def add(self, draw: int, trajectory: Trajectory) -> list[Trajectory]:
+    def add(self, trajectory: Trajectory) -> list[Trajectory]:
         """Take up a trajectory; all of its group if it was the last one of a draw that is not dropped, else none."""
+        draw = int(trajectory.problem_id)
         if draw not in self._in_flight:
             return []
         group = self._in_flight[draw]
-        group.append(trajectory)
+        group.append(replace(trajectory, problem_id=self.problem(draw).id))
         return group if len(group) == self._num_samples else []
 
     def write(self, draw: int, group: Sequence[Graded]) -> None:
@@ -172,11 +173,12 @@ class Buffer:
         return self._config.resample_attempts == 1 or num_teaching(group) > 0
 
     def _requests(self, draw: int) -> list[RolloutRequest]:
+        """Named by the draw: one problem may be drawn twice."""
         step, place = divmod(draw, self._config.prompts_per_step)
         problem = self.problem(draw)
         return [
             RolloutRequest(
-                problem.id, sample, problem.prompt_ids, sample_seed(self._seed, step, place, sample), draw
+                str(draw), sample, problem.prompt_ids, sample_seed(self._seed, step, place, sample)
             )
             for sample in range(self._num_samples)
         ]

@@ -72,10 +72,10 @@ class BesideGenerator:
         """Forget a finished request."""
         self._send("release", request_id)
 
-    def cancel(self, request_id: str) -> None:
+    def abort(self, request_id: str) -> None:
         """Forget a request, whatever it is at; a piece of it that is on its way is dropped."""
         self._running.discard(request_id)
-        self._send("cancel", request_id)
+        self._send("abort", request_id)
 
     @property
     def num_running(self) -> int:

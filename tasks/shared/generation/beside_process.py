@@ -78,8 +78,8 @@ class Served:
                 self._pieces.send(error)
         elif name == "release":
             self._engine.release(*arguments)
-        elif name == "cancel":
-            self._engine.cancel(*arguments)
+        elif name == "abort":
+            self._engine.abort(*arguments)
         elif name == "weights":
             self._weights.append(arguments[0])
         else:

@@ -140,7 +140,7 @@ class TransformersGenerator:
         return request.ids if request.decoding else ()
 
     def abort(self, request_id: str) -> None:
-        """Forget a request, whatever becomes of it."""
+        """Forget a request, see `Aborts`."""
         request = self._requests[request_id]
         if request.decoding:
             self._park(request, "length")
@@ -162,11 +162,7 @@ class TransformersGenerator:
         return pieces
 
     def load_weights(self, weights: "Iterable[tuple[str, torch.Tensor]]") -> None:
-        """Take over the trainer's parameters by name, tied tensors included.
-
-        Living requests go on with them over what older weights have computed, as vLLM's do that keeps its requests:
-        each token's log-prob is that of what it was drawn from.
-        """
+        """Take over the trainer's parameters by name; living requests go on over what older ones have computed."""
         for request in self._requests.values():
             request.close_version(self.version)
         load_by_name(self._model, weights)
@@ -292,8 +288,8 @@ class TransformersGenerator:
         self._num_decoding -= 1
         self._live[request.slot] = 0
         request.close_version(self.version)
-        ids, logprobs, versions = tuple(request.ids), tuple(request.logprobs), tuple(request.versions)
-        return Piece(request.request_id, ids, logprobs, reason, versions)  # type: ignore[arg-type]
+        made = tuple(request.ids), tuple(request.logprobs), reason, tuple(request.versions)
+        return Piece(request.request_id, *made)  # type: ignore[arg-type]
 
     def _compact(self) -> int:
         """Rows to compute: up to the last decoding slot, after moving rows down if too many would be idle."""

@@ -70,9 +70,6 @@ class ScriptedGenerator:
     def release(self, request_id: str) -> None:
         del self._requests[request_id]
 
-    def cancel(self, request_id: str) -> None:
-        del self._requests[request_id]
-
     @property
     def num_running(self) -> int:
         return sum(request.running for request in self._requests.values())

@@ -4,19 +4,12 @@ The same loop with the real sandbox: tests/integration/test_rollout_sandbox.py.
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import replace
 
 import pytest
 
-from tasks.shared.generation.interleave import (
-    RolloutPolicy,
-    RolloutRequest,
-    Unwanted,
-    rollout,
-    rollout_each,
-)
+from tasks.shared.generation.interleave import RolloutPolicy, RolloutRequest, rollout
 from tasks.shared.generation.protocol import Sampling
 from tasks.shared.grading import GradeReason, grade
 from tasks.shared.sandbox import ExecutionResult, Status
@@ -316,26 +309,3 @@ def test_a_session_lives_as_long_as_its_trajectory() -> None:
     assert interpreter.sessions == ["session-0", "session-0"]
     assert not interpreter.open_sessions
     assert len(trajectory.calls) == 2
-
-
-def test_requests_are_drawn_as_they_come_and_unwanted_ones_are_let_go_at_any_moment() -> None:
-    """One waits for its program and one decodes when they are not wanted any more; another draw of one goes on."""
-    scripts = {"p/0": BLOCK + ANSWER, "q/0": ANSWER * 20, "p/0#1": ANSWER}
-    first, second = requests_for({"p/0": "", "q/0": ""})
-    again = replace(first, draw=1)
-    interpreter = ScriptedInterpreter(three)
-    generator = ScriptedGenerator(TOKENIZER, scripts)
-
-    def come() -> Iterator[RolloutRequest | Unwanted | None]:
-        yield first
-        yield second
-        while not interpreter.programs:
-            yield None
-        yield again
-        yield Unwanted("p/0")
-        yield Unwanted("q/0")
-
-    rules = policy(delivery="scheduled", schedule_steps=1000)  # the feedback would come in a thousand steps
-    found = list(rollout_each(come(), generator, interpreter, TOKENIZER, rules))  # type: ignore[arg-type]
-    assert [(request, trajectory.text) for request, trajectory in found] == [(again, ANSWER)]
-    assert generator.num_running == 0

@@ -101,14 +101,14 @@ def test_a_later_turn_goes_where_the_first_one_was_whatever_its_load() -> None:
         finish(generator)
 
 
-def test_a_cancelled_request_leaves_room_whether_it_ran_or_waited() -> None:
+def test_an_aborted_request_leaves_room_whether_it_ran_or_waited() -> None:
     with servers(1) as (one,), pool_of([one], slots=2) as generator:
         generator.wait()
         one.open.clear()
         add(generator, 4)
         until(lambda: len(one.asked) == 2)
-        generator.cancel("0")
-        generator.cancel("3")
+        generator.abort("0")
+        generator.abort("3")
         until(lambda: len(one.asked) == 3)  # the third request runs where the first one did
         one.open.set()
         assert finish(generator).keys() == {"1", "2"}

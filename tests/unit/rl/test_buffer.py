@@ -57,19 +57,20 @@ def graded(made: Trajectory, outcome: float) -> Graded:
 def finish(buffer: Buffer, requests: list[RolloutRequest], step: int, equal: bool = False) -> None:
     """All samples of one draw come back, one of them wrong, or none."""
     for request in requests:
-        group = buffer.add(request.draw, trajectory(request, step))
+        group = buffer.add(trajectory(request, step))
     rows = [graded(made, 1.0 if equal or made.sample else -1.0) for made in group]
-    buffer.write(request.draw, rows)
-    buffer.keep(request.draw, rows)
+    draw = int(requests[0].problem_id)
+    buffer.write(draw, rows)
+    buffer.keep(draw, rows)
 
 
 def test_problems_and_seeds_are_those_of_synchronous_steps(tmp_path: Path) -> None:
     buffer = open_buffer(tmp_path)
     drawn = [buffer.draw(0) for _ in range(4)]
     expected = [problem for step in range(2) for problem in draw_problems(PROBLEMS, SIZE, step, 2)]
-    assert [requests[0].problem_id for requests in drawn] == [problem.id for problem in expected]
+    assert [buffer.problem(int(requests[0].problem_id)) for requests in drawn] == expected
     assert len({request.seed for requests in drawn for request in requests}) == 8
-    assert len({request.name for requests in drawn for request in requests}) == 8
+    assert len({request.id for requests in drawn for request in requests}) == 8
 
 
 def test_no_more_is_drawn_than_steps_can_take_in_time(tmp_path: Path) -> None:
@@ -95,10 +96,11 @@ def test_the_oldest_go_first_and_what_is_too_old_is_dropped_with_its_reason(tmp_
     finish(buffer, second, 0)
     taken = buffer.take(0)
     assert taken is not None and [row.group for row in taken] == [0, 0, 1, 1]
-    assert [row.trajectory.problem_id for row in taken[::2]] == [first[0].problem_id, second[0].problem_id]
+    drawn = [buffer.problem(int(requests[0].problem_id)).id for requests in (first, second)]
+    assert [row.trajectory.problem_id for row in taken[::2]] == drawn
     assert buffer.take(3) is None  # the third was begun two steps before, and one is not enough
     assert buffer.journal.account.dropped == {0: "stale: begun after step 0, not whole at step 4"}
-    assert buffer.add(0, trajectory(slow[0], 0)) == []  # it comes too late
+    assert buffer.add(trajectory(slow[0], 0)) == []  # it comes too late
     assert buffer.take(4) is None
     assert buffer.journal.account.dropped[3] == "stale: begun after step 1, waited until step 5"
 
@@ -160,7 +162,7 @@ def play(
                 flying.append(buffer.draw(step))
             elif flying and moments.random() < 0.7:
                 requests = flying.pop(moments.randrange(len(flying)))
-                if requests[0].draw not in buffer.journal.account.dropped:
+                if int(requests[0].problem_id) not in buffer.journal.account.dropped:
                     finish(buffer, requests, step)
             taken = buffer.take(step)
         if taken is not None:
