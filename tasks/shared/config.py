@@ -16,6 +16,7 @@ from tasks.shared.generation_config import PoolConfig as PoolConfig
 from tasks.shared.sandbox.records import PRELOAD
 from tasks.shared.section import Section
 from tasks.shared.serving_config import ServeConfig as ServeConfig
+from tasks.shared.staleness_config import require_beside
 from tasks.shared.synthesis_config import SynthesizeConfig as SynthesizeConfig
 from tasks.shared.training_config import CriticConfig as CriticConfig
 from tasks.shared.training_config import MetricsSink as MetricsSink
@@ -197,21 +198,7 @@ def _require_sampler(generation: GenerationConfig, rl: RlConfig) -> None:
         raise ValueError(
             f"rl.sleep_sampler = true needs generation.engine = 'vllm', not '{generation.engine}'; set it to false"
         )
-    if rl.staleness and generation.placement == "inside":
-        raise ValueError(
-            f"rl.staleness = {rl.staleness} needs a sampler beside the trainer: set generation.placement to "
-            f"'{'pool' if generation.engine == 'vllm' else 'beside'}', or rl.staleness to 0"
-        )
-    if rl.staleness and generation.placement == "beside" and rl.evaluate_every_steps:
-        raise ValueError(
-            "rl.evaluate_every_steps with rl.staleness needs servers that two ask at once: set generation.placement to "
-            "'pool', or rl.evaluate_every_steps to 0"
-        )
-    if generation.placement == "beside" and rl.optimizer.ranks > 1:
-        raise ValueError(
-            f"generation.placement = 'beside' is of one rank, and rl.optimizer.ranks = {rl.optimizer.ranks}; set "
-            "generation.placement to 'inside', or sample with vLLM and 'pool'"
-        )
+    require_beside(generation, rl)
     if generation.placement != "pool":
         return
     if rl.sleep_sampler:
