@@ -8,6 +8,7 @@ It is also the record of the round: `read_step` gives back what a step was train
 """
 
 import os
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -112,9 +113,9 @@ def graded_of(row: Mapping[str, Any]) -> Graded:
         problem_id=row["problem_id"],
         sample=row["sample"],
         prompt_ids=tuple(row["prompt_ids"]),
-        response_ids=tuple(row["response_ids"]),
-        sampled=tuple(row["sampled"]),
-        logprobs=tuple(row["logprobs"]),
+        response_ids=array("i", row["response_ids"]),
+        sampled=array("b", row["sampled"]),
+        logprobs=array("f", row["logprobs"]),
         calls=tuple(CodeCall(**call, seconds=s) for call, s in zip(row["calls"], seconds, strict=True)),
         finish=FinishReason(row["finish"]),
         text=row["text"],
