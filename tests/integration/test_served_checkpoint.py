@@ -84,7 +84,7 @@ def test_a_served_checkpoint_teaches_synthesize(tmp_path: Path) -> None:
     """Live, turn by turn and by prefill: the code runs in the stage's sandbox, every trace holds."""
     own = tmp_path / "own.j2"
     own.write_text("{{ problem }}")
-    call, answer = CALL.replace("6 * 7", "23 * 17 + 5"), ANSWER.replace("42", "396")
+    call, answer = CALL.replace("6 * 7", "sum([23] * 17) + 5"), ANSWER.replace("42", "396")
     with scripted_with(Continuing(call, answer), small_stage()) as resident, served(resident) as address:
         request = make_request(
             tmp_path,

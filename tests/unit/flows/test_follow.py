@@ -22,7 +22,8 @@ def stage(name: str, state: State, seconds: float = 3.0) -> TaskRun:
 def test_lines_when_something_changes_and_every_half_minute(tmp_path: Path) -> None:
     shown, now = io.StringIO(), [0.0]
     lines = Lines(Console(file=shown, width=80), tmp_path, clock=lambda: now[0])
-    run = FlowRun(flow_id=uuid4(), name="demo", state=Running(), total_run_time=timedelta(seconds=65))
+    taken = timedelta(seconds=65)
+    run = FlowRun(flow_id=uuid4(), name="demo", state=Running(), state_name="Running", total_run_time=taken)
 
     def show(*stages: TaskRun) -> list[str]:
         before = len(shown.getvalue())
