@@ -16,7 +16,7 @@ KILLS ?= 20
 OUTAGE ?= 20
 export TIRFLOW_HOME ?= $(CURDIR)/.tirflow
 
-.PHONY: demo test test-drills test-gpu drills test-browser base-image images test-containers test-containers-vllm drill-docker test-compose test-cluster cluster-up cluster-down bench-containers bench-sandbox bench-generation bench-pool bench-rl bench-sft bench-memory bench-gpu setup-trl smol-base test-smol tokenizers test-tokenizers lint types check up down env deploy run venv lock cuda-locks check-cuda-locks clean setup-vllm test-vllm plan
+.PHONY: demo test test-drills test-gpu drills test-browser base-image images test-containers test-containers-vllm drill-docker test-compose test-cluster cluster-up cluster-down bench-containers bench-sandbox bench-generation bench-pool bench-rl bench-sft bench-lora bench-memory bench-gpu setup-trl smol-base test-smol tokenizers test-tokenizers lint types check up down env deploy run venv lock cuda-locks check-cuda-locks clean setup-vllm test-vllm plan
 
 demo: venv ## train/tiny from an empty machine to its scores; run again, it reuses what exists
 	@$(BIN)/python -m flows.local demo
@@ -99,6 +99,9 @@ bench-rl: venv setup-trl ## an RL step with live code against TRL's; minutes
 
 bench-sft: venv setup-trl ## SFT against TRL's SFTTrainer with packing; minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.sft
+
+bench-lora: venv setup-trl smol-base ## LoRA against every weight and against TRL's LoRA, on SmolLM2-135M; minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.lora
 
 bench-memory: venv ## peak memory of a step by samples and by token budget; minutes
 	$(BIN)/python -m benchmarks.memory
