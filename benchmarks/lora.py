@@ -31,8 +31,8 @@ SAME = 1e-4  # losses of one step, in nats
 ALIKE = """\
 Alike: weights, adapter and its first factors (rank {rank}, alpha {alpha}, every linear layer of the body), traces of
 each step, loss on the assistant's own tokens, AdamW with the same rate, decay and clipping, float32. Not alike: tirflow
-attends sequence by sequence and computes the head where there is a target; TRL attends through a block mask, computes the
-head everywhere, and entropy and accuracy beside it.
+attends sequence by sequence and computes the head where there is a target; TRL attends through a block mask, computes
+the head everywhere, and entropy and accuracy beside it.
 """
 
 
