@@ -209,3 +209,10 @@ def test_a_recorded_recipe_outlives_keys_that_were_taken_out() -> None:
 def test_the_command_tells_a_mistake_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert [main([]), main(["nope.toml"])] == [2, 2]
     assert capsys.readouterr().err.count("\n") == 2
+
+
+def test_a_section_that_a_recorded_recipe_has_off_is_switched_on():
+    recorded = load_recipe("tiny").model_dump(mode="json")
+    assert recorded["sft"]["optimizer"]["lora"] is None
+    changed = resolve_recorded(recorded, {"sft.optimizer.lora": {"rank": 4, "alpha": 8}}, "old", "sft")
+    assert changed.sft.optimizer.lora is not None and changed.sft.optimizer.lora.rank == 4
