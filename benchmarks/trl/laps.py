@@ -7,6 +7,7 @@ next turn. Turns are lines on stdin, laps JSON lines on what was stdout; anythin
 
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -40,6 +41,7 @@ class Track:
         lap = {
             "wall_s": time.perf_counter() - self._started,
             "cpu_s": time.process_time() - self._used,
+            "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,  # since the process began
             **figures,
         }
         self._reports.write(json.dumps(lap) + "\n")

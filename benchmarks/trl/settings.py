@@ -17,6 +17,7 @@ BETAS = (0.9, 0.95)
 WEIGHT_DECAY = 0.1
 MAX_GRAD_NORM = 1.0
 SFT_STEPS = 300  # of the schedule
+LORA_RANK, LORA_ALPHA = 16, 32
 
 # What TRL's two configurations share: float32 on the CPU, a log line each step and nothing saved or sent.
 TRL_ARGUMENTS = {

@@ -1,6 +1,6 @@
-"""The step of stage `sft`, packing included, a lap each; started by benchmarks/sft.py.
+"""The step of stage `sft`, packing included, a lap each; started by benchmarks/sft.py and benchmarks/lora.py.
 
-python -m benchmarks.trl.sft_ours <checkpoint> <sequences.parquet> <seed>
+python -m benchmarks.trl.sft_ours <checkpoint> <sequences.parquet> <seed> [tokens a step] [lora]
 """
 
 import sys
@@ -17,10 +17,12 @@ from tasks.shared.learning.engine import TrainingEngine
 def main() -> None:
     """Train for as long as turns come."""
     track = Track()
-    checkpoint, sequences, seed = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-    engine = TrainingEngine(load_model(checkpoint, MODEL), sft_optimizer(), total_steps=settings.SFT_STEPS)
-    for step in sft_steps(read_sequences(sequences), settings.SFT_STEPS, seed):
-        record = train_step(engine, step, settings.TOKENS_PER_STEP)
+    checkpoint, sequences, seed, *more = sys.argv[1:]
+    tokens = int(more[0]) if more else settings.TOKENS_PER_STEP
+    optimizer = sft_optimizer(lora="lora" in more)
+    engine = TrainingEngine(load_model(Path(checkpoint), MODEL), optimizer, total_steps=settings.SFT_STEPS)
+    for step in sft_steps(read_sequences(Path(sequences)), settings.SFT_STEPS, int(seed), tokens):
+        record = train_step(engine, step, tokens)
         track.lap(tokens=record.tokens, loss=record.loss)
 
 

@@ -1,10 +1,10 @@
-"""TRL's SFTTrainer, a lap each optimizer step; started by benchmarks/sft.py.
+"""TRL's SFTTrainer, a lap each optimizer step; started by benchmarks/sft.py and benchmarks/lora.py.
 
-    .venv-trl/bin/python -m benchmarks.trl.sft_trl <checkpoint> <sequences.parquet | rows.parquet>
+    .venv-trl/bin/python -m benchmarks.trl.sft_trl <checkpoint> <sequences.parquet | rows.parquet> [adapter]
 
 Runs in TRL's own environment. Sequences come tokenized, with the same tokens in the loss as on the other side, and are
 packed, ordered and scheduled by TRL. Rows (`world.write_rows`) are packed already: TRL takes them one a step, in their
-order and at their rates.
+order and at their rates. With an adapter, PEFT's files, it trains that one alone.
 """
 
 import sys
@@ -60,7 +60,7 @@ class PlannedTrainer(SFTTrainer):
         last = len(self.rates) - 1
         self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer or self.optimizer,
-            lambda step: self.rates[min(step, last)] / settings.SFT_LEARNING_RATE,
+            lambda step: self.rates[min(step, last)] / self.args.learning_rate,
         )
         return self.lr_scheduler
 
@@ -90,12 +90,17 @@ def configuration(output_dir: str, packed: bool) -> SFTConfig:
 def main() -> None:
     """Train for as long as turns come."""
     track = Track()
-    checkpoint, path = sys.argv[1], sys.argv[2]
+    checkpoint, path, *adapter = sys.argv[1:]
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype="float32")
+    if adapter:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, adapter[0], is_trainable=True)
     with tempfile.TemporaryDirectory() as output_dir:
         data = Dataset.from_parquet(path, cache_dir=output_dir)
         packed = "seq_lengths" in data.column_names
         trainer = (PlannedTrainer if packed else SFTTrainer)(
-            model=AutoModelForCausalLM.from_pretrained(checkpoint, dtype="float32"),
+            model=model,
             processing_class=AutoTokenizer.from_pretrained(checkpoint),
             args=configuration(output_dir, packed),
             train_dataset=data.remove_columns("learning_rate") if packed else data,

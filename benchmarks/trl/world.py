@@ -31,6 +31,7 @@ from tasks.shared.learning.engine import TrainingEngine, learning_rate_at
 from tasks.shared.learning.packing import TrainSequence
 from tasks.shared.traces.dialect import DIALECTS
 from tasks.shared.traces.encoding import encode_trace
+from tasks.shared.training_config import LoraConfig
 
 MODEL = ModelConfig(source="tiny", dtype="float32")
 NUM_TRACES = 4000
@@ -82,10 +83,12 @@ def read_sequences(path: Path) -> list[TrainSequence]:
     ]
 
 
-def write_rows(sequences: Sequence[TrainSequence], path: Path, seed: int) -> None:
+def write_rows(
+    sequences: Sequence[TrainSequence], path: Path, seed: int, tokens: int = settings.TOKENS_PER_STEP
+) -> None:
     """The steps of `sft_steps` as rows in TRL's terms: ids, labels, each sequence's length, and the step's rate."""
     rows = []
-    for number, step in enumerate(sft_steps(sequences, settings.SFT_STEPS, seed)):
+    for number, step in enumerate(sft_steps(sequences, settings.SFT_STEPS, seed, tokens)):
         rows.append(
             {
                 "input_ids": np.concatenate([sequence.ids for sequence in step]),
@@ -101,8 +104,8 @@ def _labels(sequence: TrainSequence) -> np.ndarray:
     return np.where(sequence.trained, sequence.ids, IGNORED)
 
 
-def sft_optimizer() -> OptimizerConfig:
-    """The tiny recipe's, for both sides."""
+def sft_optimizer(lora: bool = False) -> OptimizerConfig:
+    """The tiny recipe's, for both sides; of every weight, or of adapters."""
     return OptimizerConfig(
         learning_rate=settings.SFT_LEARNING_RATE,
         warmup_steps=settings.WARM_UP_STEPS,
@@ -111,15 +114,16 @@ def sft_optimizer() -> OptimizerConfig:
         betas=settings.BETAS,
         max_grad_norm=settings.MAX_GRAD_NORM,
         zero_stage=0,
+        lora=LoraConfig(rank=settings.LORA_RANK, alpha=settings.LORA_ALPHA) if lora else None,
     )
 
 
-def sft_steps(sequences: Sequence[TrainSequence], count: int, seed: int) -> list[list[TrainSequence]]:
-    """The sequences of each of `count` optimizer steps."""
+def sft_steps(
+    sequences: Sequence[TrainSequence], count: int, seed: int, tokens: int = settings.TOKENS_PER_STEP
+) -> list[list[TrainSequence]]:
+    """The sequences of each of `count` optimizer steps of at most `tokens` tokens."""
     lengths = [len(sequence.ids) for sequence in sequences]
-    steps = plan_steps(
-        lengths, epochs=1000, tokens_per_step=settings.TOKENS_PER_STEP, max_steps=count, seed=seed
-    )
+    steps = plan_steps(lengths, epochs=1000, tokens_per_step=tokens, max_steps=count, seed=seed)
     return [[sequences[index] for index in step] for step in steps]
 
 

@@ -176,7 +176,9 @@ def _unknown_keys(tree: Mapping[str, Any]) -> list[tuple[int | str, ...]]:
 def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:
     *parents, leaf = dotted.split(".")
     for parent in parents:
-        tree = tree.setdefault(parent, {})
+        if tree.get(parent) is None:  # a section that is off, as `lora` in a recorded recipe
+            tree[parent] = {}
+        tree = tree[parent]
         if not isinstance(tree, dict):
             raise ValueError(f"override '{dotted}': '{parent}' is a value, not a section; use section.key")
     tree[leaf] = value

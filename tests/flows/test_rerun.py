@@ -154,6 +154,22 @@ def test_problem_files_are_evaluated_through_the_same_deployment(
     assert set(samples["answer"]) == {"5", "12"}
 
 
+def test_a_schedule_by_rounds_changes_what_each_round_may_do(prefect: Prefect, killed: int) -> None:
+    """Everything before RL is the run's; only the rounds differ."""
+    short = {"generation": {"max_response_tokens": 16}, "traces": {"max_calls": 1}}
+    run = prefect.run("train/tiny_lengths", run="lengths", overrides=OVERRIDES | {"rl.rounds": [short, {}]})
+    stages = prefect.stages(run)
+    assert [stages[label] for label in ("sft", "rl-1", "rl-2")] == ["Cached", "Completed", "Completed"]
+    record = prefect.record("lengths")
+    longest = []
+    for number in (1, 2):
+        rollouts = prefect.store.fetch(record.output(f"rl-{number}", "rollouts"))
+        table = pandas.read_parquet(rollouts / "train.parquet")
+        assert set(table["step"]) == {number}
+        longest.append(int(table["response_ids"].map(len).max()))
+    assert longest == [16, OVERRIDES["generation.max_response_tokens"]]
+
+
 def test_the_nightly_evaluation_has_runs_scheduled(prefect: Prefect, killed: int) -> None:
     deployment = prefect.filter("deployments", {"deployments": {"name": {"any_": ["nightly"]}}})[0]
     body = {

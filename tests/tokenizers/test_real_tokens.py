@@ -6,6 +6,7 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from tasks.shared.environment import home
+from tasks.shared.traces.turns import stop_ids, turn_end
 from tests.unit.traces.token_cases import *  # noqa: F403 - its tests, with the tokenizers below
 
 
@@ -21,3 +22,13 @@ def load(name: str) -> PreTrainedTokenizerBase:
 def tokenizer(request: pytest.FixtureRequest) -> PreTrainedTokenizerBase:
     """One for the whole module: its vocabulary is searched for stop strings once."""
     return load(request.param)
+
+
+def test_a_base_model_ends_at_both_of_its_tokens() -> None:
+    """A base Qwen's tokenizer differs from its chat models' in `eos_token`; the template is the same."""
+    base = load("qwen3")
+    assert base.eos_token == "<|im_end|>"
+    base.eos_token = "<|endoftext|>"
+    of_text, of_turn = base.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"])
+    assert stop_ids(base) == {of_text, of_turn}
+    assert turn_end(base) == (of_turn,)  # what SFT teaches

@@ -204,3 +204,10 @@ def test_a_recorded_recipe_outlives_keys_that_were_taken_out() -> None:
         resolve_recorded(recorded, {}, "old", "rl")
     with pytest.raises(ValueError, match=r"run 'old'.*key 'evaluate.samples_per_problem'"):
         resolve_recorded(recorded | {"evaluate": {"samples_per_problem": 0}}, {}, "old", "evaluate")
+
+
+def test_a_section_that_a_recorded_recipe_has_off_is_switched_on():
+    recorded = load_recipe("tiny").model_dump(mode="json")
+    assert recorded["sft"]["optimizer"]["lora"] is None
+    changed = resolve_recorded(recorded, {"sft.optimizer.lora": {"rank": 4, "alpha": 8}}, "old", "sft")
+    assert changed.sft.optimizer.lora is not None and changed.sft.optimizer.lora.rank == 4

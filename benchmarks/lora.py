@@ -1,0 +1,125 @@
+"""LoRA against training every weight, and against TRL's LoRA on the same steps: tokens per second, memory, loss.
+
+    make bench-lora
+
+SmolLM2-135M-Instruct on traces of the tiny world, step by step in turn in one run, one thread each. TRL is given the
+adapter that tirflow starts with, the same traces at each step, and its rate. Memory is the most that each process held,
+libraries included. Writes benchmarks/results/lora.md; about 8 minutes. Exit code 1 where the losses lie apart, or where
+LoRA saves nothing.
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks.record import headline, markdown_table, surroundings, write_page
+from benchmarks.trl import settings
+from benchmarks.trl.laps import TRL_PYTHON, Racer, median, race, trl_version
+from benchmarks.trl.world import MODEL, NUM_TRACES, make_sequences, sft_optimizer, write_rows, write_sequences
+from data.problems import Split, generate
+from tasks.shared.artifacts import ArtifactRef
+from tasks.shared.checkpoints import load_model, load_tokenizer
+from tasks.shared.environment import home
+from tasks.shared.learning.adapter import adapter_weights, add_adapters, save_adapter
+
+MODEL_DIR = home() / "models" / "smollm2-135m-instruct"
+TOKENS = 512  # a step: one row
+WARM_UP = 1
+SAME = 1e-4  # losses of one step, in nats
+
+ALIKE = """\
+Alike: weights, adapter and its first factors (rank {rank}, alpha {alpha}, every linear layer of the body), traces of
+each step, loss on the assistant's own tokens, AdamW with the same rate, decay and clipping, float32. Not alike: tirflow
+attends sequence by sequence and computes the head where there is a target; TRL attends through a block mask, computes
+the head everywhere, and entropy and accuracy beside it.
+"""
+
+
+def make_racers(root: Path, trl_python: Path) -> list[Racer]:
+    """Write traces and the adapter; start every weight, adapters, and TRL's adapters."""
+    sequences, rows, adapter = root / "train.parquet", root / "rows.parquet", root / "adapter"
+    traces = make_sequences(load_tokenizer(MODEL_DIR), generate(Split.TRAIN, NUM_TRACES, seed=0))
+    write_sequences(traces, sequences)
+    write_rows(traces, rows, seed=0, tokens=TOKENS)
+    lora, model = sft_optimizer(lora=True).lora, load_model(MODEL_DIR, MODEL)
+    assert lora is not None
+    add_adapters(model, lora)
+    adapter.mkdir()
+    base = ArtifactRef(kind="checkpoint", location=str(MODEL_DIR), digest="0" * 64)
+    save_adapter({name: factor.detach() for name, factor in adapter_weights(model)}, lora, base, adapter)
+
+    def racer(name: str, python: str, module: str, *arguments: str) -> Racer:
+        return Racer(name, [python, "-m", f"benchmarks.trl.{module}", str(MODEL_DIR), *arguments])
+
+    ours = (sys.executable, "sft_ours", str(sequences), "0", str(TOKENS))
+    return [
+        racer("tirflow, every weight", *ours),
+        racer("tirflow, LoRA", *ours, "lora"),
+        racer("TRL, LoRA", str(trl_python), "sft_trl", str(rows), str(adapter)),
+    ]
+
+
+def write(racers: list[Racer], version: str) -> bool:
+    """benchmarks/results/lora.md; whether the losses agree and LoRA takes less memory."""
+    full, ours, theirs = racers
+    apart = max(abs(a["loss"] - b["loss"]) for a, b in zip(ours.laps, theirs.laps, strict=True))
+    speed = {racer.name: median(racer, "tokens", per="cpu_s") for racer in racers}
+    memory = {racer.name: max(lap["peak_mib"] for lap in racer.laps) for racer in racers}
+    rows = [
+        [
+            racer.name,
+            f"{median(racer, 'tokens', per='wall_s'):.1f}",
+            f"{speed[racer.name]:.1f}",
+            f"{memory[racer.name]:,.0f}",
+            *(f"{lap['loss']:.4f}" for lap in racer.laps[:: max(1, len(racer.laps) // 4)]),
+        ]
+        for racer in racers
+    ]
+    shown = range(0, len(ours.laps), max(1, len(ours.laps) // 4))
+    header = [
+        "system",
+        "tokens/s",
+        "tokens/CPU-s",
+        "peak MiB",
+        *(f"loss, step {WARM_UP + i + 1}" for i in shown),
+    ]
+    lines = [
+        "# LoRA: against every weight, and against TRL's",
+        "",
+        headline(
+            surroundings(), f"TRL {version}", f"medians of {len(ours.laps)} steps of each, taken in turn"
+        ),
+        f"`make bench-lora`. SmolLM2-135M-Instruct, steps of at most {TOKENS} tokens. Per second of processor time "
+        f"LoRA trains {speed[ours.name] / speed[full.name]:.2f} times the tokens of training every weight, and "
+        f"{speed[ours.name] / speed[theirs.name]:.2f} times those of TRL's LoRA; at its peak it takes "
+        f"{memory[full.name] - memory[ours.name]:,.0f} MiB less than every weight. On the same steps its loss differs "
+        f"from TRL's by {apart:.1e} at most.",
+        "",
+        *markdown_table(header, rows),
+        "",
+        ALIKE.format(rank=settings.LORA_RANK, alpha=settings.LORA_ALPHA).rstrip(),
+    ]
+    write_page("lora", lines)
+    return apart < SAME and memory[ours.name] < memory[full.name]
+
+
+def main() -> int:
+    """Measure, write, and fail where it falls short."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--trl-python", type=Path, default=TRL_PYTHON)
+    arguments = parser.parse_args()
+    version = trl_version(arguments.trl_python)
+    if not MODEL_DIR.is_dir():
+        raise SystemExit(f"{MODEL_DIR} is missing: make smol-base")
+    with tempfile.TemporaryDirectory() as root:
+        racers = make_racers(Path(root), arguments.trl_python)
+        race(racers, arguments.rounds, WARM_UP)
+    return 0 if write(racers, version) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
