@@ -43,6 +43,7 @@ def small(reward: Path) -> dict[str, Any]:
         "rl.reward": f"{reward}:score",
         "rl.kl_coefficient": 0.01,
         "rl.optimizer.lora": LORA,
+        "rl.optimizer.learning_rate": 1e-3,
         "evaluate.checkpoints": ["rl"],
     }
 
@@ -63,5 +64,5 @@ def test_a_pretrained_model_goes_through_every_stage(prefect: Prefect, tmp_path:
         assert len(metrics) == steps
         assert all(line["grad_norm"] > 0 for line in metrics)
     assert all(0 < line["probe_gap"] < EXACT and line["updates"] == 1 for line in metrics)
-    require_base_and_adapter(store, policy, sft["checkpoint"])
+    require_base_and_adapter(store, policy, sft["checkpoint"], rounding=5e-3)  # its logits reach 36
     assert store.manifest(evaluation["evaluation"]).metrics["held_out/problems"] == 4

@@ -26,8 +26,13 @@ def lora_round(root: Path, inputs: dict[str, ArtifactRef], name: str, status: in
     return {"message": events[-1]["message"]} if status else rl.outputs_of(root / name)
 
 
-def require_base_and_adapter(store: Store, outputs: dict[str, ArtifactRef], base: ArtifactRef) -> None:
-    """The checkpoint is what PEFT makes of base and adapter; the adapter names its base and descends from it."""
+def require_base_and_adapter(
+    store: Store, outputs: dict[str, ArtifactRef], base: ArtifactRef, rounding: float = 1e-4
+) -> None:
+    """The checkpoint is what PEFT makes of base and adapter; the adapter names its base and descends from it.
+
+    `rounding`: of logits, which grows with them.
+    """
     merged = load_model(store.fetch(outputs["checkpoint"]), MODEL)
     load_tokenizer(store.fetch(outputs["checkpoint"]))
     opened = PeftModel.from_pretrained(load_model(store.fetch(base), MODEL), store.fetch(outputs["adapter"]))
@@ -38,7 +43,7 @@ def require_base_and_adapter(store: Store, outputs: dict[str, ArtifactRef], base
         moved = (
             merged(input_ids=ids).logits - load_model(store.fetch(base), MODEL)(input_ids=ids).logits
         ).abs()
-    assert difference < 1e-4 < moved.max()
+    assert difference < rounding < moved.max()
     assert base.digest in {
         entry.digest for entry in store.manifest(outputs["adapter"]).provenance.inputs.values()
     }
