@@ -17,7 +17,7 @@ KILLS ?= 20
 OUTAGE ?= 20
 export TIRFLOW_HOME ?= $(CURDIR)/.tirflow
 
-.PHONY: demo test test-drills test-gpu drills test-browser base-image images test-containers test-containers-vllm drill-docker test-compose test-cluster bench-containers bench-sandbox bench-generation bench-pool bench-serve bench-rl bench-async bench-sft bench-lora bench-memory bench-gpu bench-simulate setup-trl smol-base test-smol tokenizers test-tokenizers lint types check venv lock cuda-locks check-cuda-locks clean setup-vllm test-vllm
+.PHONY: demo test test-long test-drills test-gpu drills test-browser base-image images test-containers test-containers-vllm drill-docker test-compose test-cluster bench-containers bench-sandbox bench-generation bench-pool bench-serve bench-rl bench-async bench-sft bench-lora bench-memory bench-gpu bench-simulate setup-trl smol-base test-smol tokenizers test-tokenizers lint types check venv lock cuda-locks check-cuda-locks clean setup-vllm test-vllm
 
 demo: venv ## train/tiny from an empty machine to its scores; run again, it reuses what exists
 	@$(BIN)/tirflow demo
@@ -43,6 +43,10 @@ test-tokenizers: tokenizers ## every dialect with the tokenizers of real models
 
 test-smol: smol-base ## a pretrained model of 135 M parameters through every stage, two steps of each: 3 minutes
 	$(BIN)/python -m pytest -q -m smol tests/flows/test_smol.py
+
+test-long: venv setup-vllm ## what takes minutes and is near to what make test and test-vllm show; the drills' own: make drills
+	$(BIN)/python -m pytest -q -m long tests/flows tests/integration tests/unit || test $$? -eq 5 # none is marked
+	$(VLLM_BIN)/python -m pytest -q -m long tests/vllm
 
 test-vllm: venv setup-vllm ## train/tiny_vllm end to end; the vLLM engine; RL rounds on one and two ranks: 10 minutes
 	$(VLLM_BIN)/python -m pytest -q tests/vllm; status=$$?; \

@@ -82,13 +82,12 @@ def steps(checkpoint: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("ranks", "zero_stage", "pool"),
     [
-        (1, 0, None),
-        (2, 2, None),
-        (2, 3, None),
-        (1, 0, {"tensor_parallel": 2}),
-        (2, 3, {"servers": 2}),
+        pytest.param(1, 0, None, id="one", marks=pytest.mark.long),
+        pytest.param(2, 2, None, id="two-zero2", marks=pytest.mark.long),
+        pytest.param(2, 3, None, id="two-zero3"),
+        pytest.param(1, 0, {"tensor_parallel": 2}, id="pool-tensor-parallel"),
+        pytest.param(2, 3, {"servers": 2}, id="two-zero3-pool-of-two"),
     ],
-    ids=["one", "two-zero2", "two-zero3", "pool-tensor-parallel", "two-zero3-pool-of-two"],
 )
 def test_a_round_samples_with_the_weights_it_trains(
     root: Path, inputs: dict[str, ArtifactRef], ranks: int, zero_stage: int, pool: dict[str, Any] | None
