@@ -232,6 +232,7 @@ def test_a_wrong_token_is_told(addresses, checkpoint, monkeypatch):
         sample(generator)
 
 
+@pytest.mark.long  # an asynchronous round shows it too: test_rl_ahead.py
 def test_a_server_that_was_killed_is_started_again_and_asked_again(checkpoint, tmp_path):
     """A pool of the stage's own: the samples are those of a run in which nobody died, the weights the last pushed."""
     config = GenerationConfig(placement="pool", pool=PoolConfig(restarts=1), **LIMITS)

@@ -20,7 +20,7 @@ from tasks.shared.stage import POOL, Meeting, StageRequest, StageResult
 from tests.cluster.network import Host, network
 from tests.integration.rl_world import make_request, make_store
 
-pytestmark = pytest.mark.timeout(3600)
+pytestmark = [pytest.mark.timeout(3600), pytest.mark.long]
 
 EXACT = 1e-4
 STEPS = 4
