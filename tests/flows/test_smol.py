@@ -19,7 +19,7 @@ LORA = {"rank": 8, "alpha": 16}
 # After two steps no answer is right, and a group of equal rewards teaches nothing.
 REWARD = "def score(responses):\n    return [float(len(r['response'])) for r in responses]\n"
 
-pytestmark = [pytest.mark.smol, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.smol, pytest.mark.timeout(1200)]
 
 
 def small(reward: Path) -> dict[str, Any]:
