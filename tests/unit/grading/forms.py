@@ -1103,7 +1103,7 @@ FORMS: dict[str, list[Pair]] = {
         ("not prime", "prime", False),
         ("yes", "no", False),
         ("increasing", "\\text{increasing}", True),
-        ("3:2", "\\frac32", False),
+        ("3:2", "\\frac32", True),
         ("3 : 2", "3:2", True),
         ("6:4", "3:2", True),
         ("2:3", "3:2", False),
