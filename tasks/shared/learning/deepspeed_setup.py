@@ -14,6 +14,8 @@ from tasks.shared.environment import tell_deepspeed_of_cpu
 from tasks.shared.learning.distributed import make_groups_patient
 from tasks.shared.learning.guarded import ClippedAdamW, GuardedAdamW
 
+BUCKET_ELEMENTS = 500_000_000  # of gradients that are reduced at once, DeepSpeed's default
+
 
 def make_deepspeed(module: nn.Module, config: OptimizerConfig, half: bool, plain: bool) -> Any:
     """The engine over `module`: `half` in bfloat16, `plain` without ZeRO."""
@@ -25,7 +27,7 @@ def make_deepspeed(module: nn.Module, config: OptimizerConfig, half: bool, plain
         from tasks.shared.learning.weights_only import WeightsOnlyCheckpoints
 
         _quieten(deepspeed)
-        settings = _deepspeed_config(config, half, plain)
+        settings = _deepspeed_config(module, config, half, plain)
         optimizer = _optimizer(
             module, config, plain
         )  # first: a parameter that is partitioned has no dimensions
@@ -73,9 +75,13 @@ def _optimizer(module: nn.Module, config: OptimizerConfig, plain: bool) -> torch
     return GuardedAdamW(groups, config.grad_norm_bound, **settings)
 
 
-def _deepspeed_config(config: OptimizerConfig, half: bool, plain: bool) -> dict[str, Any]:
+def _deepspeed_config(module: nn.Module, config: OptimizerConfig, half: bool, plain: bool) -> dict[str, Any]:
+    trained = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
     zero: dict[str, Any] = {
         "stage": config.zero_stage,
+        "reduce_bucket_size": min(
+            trained, BUCKET_ELEMENTS
+        ),  # ZeRO-3 makes the bucket whole, however small the model
         "overlap_comm": torch.cuda.is_available() and config.zero_stage >= 2,
     }
     if config.offload:
