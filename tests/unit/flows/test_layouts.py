@@ -92,11 +92,13 @@ def test_the_command_says_what_it_chose_and_on_what_the_seconds_rest(
     wanted = ["plan", "retool", "--gpus", "16", "--gpu", "h200", "--mean-tokens", "6000"]
     assert main(wanted) == 0
     shown = " ".join(capsys.readouterr().out.split())  # a narrow terminal breaks lines
-    assert "inside, offload sets: " in shown and "rl.optimizer.offload=True" in shown
+    assert "pool 8 + 8, tensor parallel 4, offload sets: " in shown and "rl.optimizer.offload=True" in shown
     assert "mean 6,000" in shown and "published 375 s" in shown
     assert main([*wanted, "--json"]) == 0
     written = json.loads(capsys.readouterr().out)
-    assert written["layout"] == "inside, offload" and written["gpu"] == int(find_gpu("h200").memory_gib * GIB)
+    assert written["layout"] == "pool 8 + 8, tensor parallel 4, offload" and written["gpu"] == int(
+        find_gpu("h200").memory_gib * GIB
+    )
     assert {row["layout"] for row in written["layouts"] if row["refusal"]} >= {"inside"}
     assert main([*wanted[:5], "nothing"]) == 2
     assert "gpus.toml: no GPU 'nothing'" in capsys.readouterr().err
