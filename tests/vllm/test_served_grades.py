@@ -31,6 +31,7 @@ CODE = re.compile(r"<code>\n```python\n(.*?)\n```\n</code>$", re.DOTALL)
 BOX = re.compile(r"\\boxed\{([^{}]*)\}")
 
 
+@pytest.mark.long
 def test_the_stage_and_a_served_model_grade_alike(tmp_path: Path) -> None:
     """The model, taught in seconds, writes code for half of its answers and guesses the others."""
     inputs = {"checkpoint": make_store(tmp_path, hidden=128)["checkpoint"]}
