@@ -131,9 +131,9 @@ def test_bad_gradient_is_left_out(
     weights: list[torch.Tensor] = []
     real = RlRound._sync
 
-    def sync(this_round: RlRound) -> None:
+    def sync(this_round: RlRound, step: int) -> None:
         weights.append(torch.cat([value.flatten().clone() for _, value in this_round.engine.weights()]))
-        real(this_round)
+        real(this_round, step)
 
     monkeypatch.setattr(RlRound, "_sync", sync)
     harm_loss(monkeypatch, factor)

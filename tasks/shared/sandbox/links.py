@@ -42,7 +42,9 @@ class Child:
         self.signal(signal.SIGKILL)
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal. To one that has just ended by itself it does nothing: `on_end` follows."""
+        """Send a signal. To one that has ended by itself or was closed it does nothing."""
+        if self.pidfd < 0:
+            return
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.pidfd, number)
 
@@ -54,6 +56,7 @@ class Child:
         """Let go of the descriptors."""
         self.channel.close()
         os.close(self.pidfd)
+        self.pidfd = -1
 
 
 @dataclass(eq=False, slots=True)
