@@ -8,7 +8,6 @@ import datasets
 import pandas
 import pytest
 
-from tasks.evaluate import problems as evaluate_problems
 from tasks.prepare.main import run
 from tasks.rl import problems as rl_problems
 from tasks.sft.traces import read_training_set
@@ -22,6 +21,7 @@ from tasks.shared.config import (
     TinyModel,
     TracesConfig,
 )
+from tasks.shared.evaluation import problems as evaluate_problems
 from tasks.shared.stage import StageContext, StageRequest, StageResult
 from tasks.shared.tables import read_table
 from tasks.shared.traces.dialect import DIALECTS
