@@ -1,11 +1,24 @@
-"""Fixtures with real parts: a small disk (tmpfs), an S3 server (moto), a temporary Prefect server."""
+"""Fixtures with real parts: a small disk (tmpfs), an S3 server (moto); how the tests are shared out to processes."""
 
 import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """By files, and all that needs a Prefect server to one process: it is started once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class OneServer(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "tests/flows" if nodeid.startswith("tests/flows/") else super()._split_scope(nodeid)
+
+    return OneServer(config, log)
 
 
 @pytest.fixture

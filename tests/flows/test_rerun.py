@@ -1,17 +1,31 @@
-"""The pipeline on a real server with real stages: killed, run again, stages by themselves, forced, scheduled.
+"""The pipeline on a real server with real stages: killed, run again beside a collection, planned, forced, scheduled.
 
 One run is carried through the tests of this file in order: each takes up where the one before it left the store.
 """
 
+import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import pandas
 import pytest
 
+from flows import cluster
+from flows.deployments import ROOT
+from flows.work_plan import StagePlan, plan_work
+from tasks.shared.artifacts import ArtifactRef, Provenance, Store
 from tasks.shared.artifacts.lineage import lineage
+from tasks.shared.collection import Policy, collect
+from tasks.shared.recipes import load_recipe
 from tests.flows.conftest import Prefect, as_json, small, until
 
 RUN = "drill"
@@ -38,8 +52,41 @@ def killed(prefect: Prefect) -> int:
     return step()
 
 
+def make_rubbish(store: Store) -> ArtifactRef:
+    """An artifact that no run knows."""
+    with store.staging("rubbish") as directory:
+        (directory / "content").write_text("nobody wants it")
+        return store.publish("rubbish", directory, Provenance("test", {}, 0, {}))
+
+
+@contextmanager
+def collected_all_the_while(store: Store) -> Iterator[Counter[str]]:
+    """Within the block the store is collected; how often."""
+    finished, count = threading.Event(), Counter[str]()
+
+    def sweep() -> None:
+        while not finished.wait(0.2):
+            collect(store, Policy(youngest=timedelta(0)), delete=True)
+            count["collections"] += 1
+
+    sweeper = threading.Thread(target=sweep)
+    sweeper.start()
+    try:
+        yield count
+    finally:
+        finished.set()
+        sweeper.join()
+
+
 def test_the_next_run_reuses_what_finished_and_resumes_what_was_killed(prefect: Prefect, killed: int) -> None:
-    again = prefect.run("train/tiny", run=RUN, overrides=OVERRIDES)
+    """A collection beside it, five a second, that spares nothing for its youth takes only what nobody wants."""
+    rubbish = make_rubbish(prefect.store)
+    with collected_all_the_while(prefect.store) as collections:
+        again = prefect.run("train/tiny", run=RUN, overrides=OVERRIDES)
+    assert collections.total() > 20 and not prefect.store.exists(rubbish)
+    for stage in prefect.record(RUN).stages.values():
+        for ref in (*stage.inputs.values(), *stage.outputs.values()):
+            prefect.store.fetch(ref)
     states = prefect.stages(again)
     assert {states["prepare"], states["synthesize"]} == {"Cached"}
     assert {states[label] for label in ("sft", "rl-1", "evaluate-rl", "report")} == {"Completed"}
@@ -198,3 +245,54 @@ def test_a_mistake_in_a_recipe_fails_before_anything_starts(prefect: Prefect) ->
     assert "unknown key 'sft.max_step'; did you mean 'max_steps'?" in failed["state"]["message"]
     assert prefect.stages(failed) == {}
     assert not os.path.exists(prefect.home / "logs" / "mistake")
+
+
+@pytest.fixture
+def at_home(prefect: Prefect, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The store's place; this process plans as one on the cluster's host would."""
+    for name, value in cluster.settings(prefect.home, prefect.cluster.port).items():
+        monkeypatch.setenv(name, value)
+    return str(prefect.home / "store")
+
+
+def plan(store: str, **changes: object) -> dict[str, StagePlan]:
+    """The plan of the run's recipe with these changes, by stage."""
+    changed = OVERRIDES | {name.replace("__", "."): value for name, value in changes.items()}
+    return {made.label: made for made in plan_work(load_recipe("tiny", changed), RUN, store)}
+
+
+def test_what_is_done_is_cached_and_a_change_reruns_what_depends_on_it(at_home: str, killed: int) -> None:
+    assert {made.state for made in plan(at_home).values()} == {"cached"}
+    changed = plan(at_home, rl__optimizer__learning_rate=1e-3)
+    assert [made.state for made in changed.values()] == ["cached"] * 3 + ["will run"] * 3
+    assert changed["rl-1"].reasons == ["rl.optimizer.learning_rate: 0.0003 -> 0.001"]
+    assert changed["evaluate-rl"].reasons == ["input 'checkpoint' is another"]
+    more = plan(at_home, rl__rounds=2)
+    assert more["rl-1"].reasons == ["rl.rounds: 1 -> 2"] and more["rl-2"].reasons == ["new in this run"]
+
+
+def test_missing_inputs_and_files_are_named(prefect: Prefect, at_home: str, killed: int) -> None:
+    source = {"name": "own", "source": "file", "path": "/nowhere/own.jsonl"}
+    planned = plan(at_home, data__evaluation=[source])
+    assert planned["prepare"] == StagePlan("prepare", "missing input", ["no file /nowhere/own.jsonl"])
+    assert planned["rl-1"].state == "will run"
+
+
+def test_the_command(prefect: Prefect, killed: int, tmp_path: Path) -> None:
+    """Another seed: everything runs, and the command says why; the record is as it was."""
+    before = prefect.record(RUN)
+    environment = os.environ | cluster.settings(prefect.home, prefect.cluster.port)
+    command = [sys.executable, "-m", "flows.cli", "plan", "tiny", "--run", RUN, "--json", "--set", "seed=5"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT)
+    stages = {made["label"]: made for made in json.loads(done.stdout)["stages"]}
+    assert done.returncode == 0 and "seed" in stages["prepare"]["reasons"][-1]
+    assert stages["evaluate-base"]["reasons"] == ["new in this run"]
+    assert prefect.record(RUN) == before
+
+
+def test_an_artifact_that_is_gone_is_made_again(prefect: Prefect, at_home: str, killed: int) -> None:
+    """Last with this run: it takes the checkpoint away."""
+    prefect.store.remove(prefect.record(RUN).output("sft", "checkpoint").location)
+    planned = plan(at_home)
+    assert planned["sft"].reasons == ["its outputs are gone from the store"]
+    assert planned["rl-1"].state == "will run" and planned["synthesize"].state == "cached"

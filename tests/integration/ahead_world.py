@@ -14,8 +14,9 @@ import psutil
 from tasks.rl.journal import Journal
 from tasks.shared.artifacts import ArtifactRef, Store
 from tasks.shared.stage import StageRequest
+from tests.integration.processes import StageProcess
 from tests.integration.rl_world import make_request
-from tests.integration.test_rl_round import outputs_of, start
+from tests.integration.test_rl_round import outputs_of
 
 STALENESS = 2
 
@@ -35,7 +36,7 @@ def killed_until_it_ends(directory: Path, request: StageRequest, kills: int, see
     moments, hits = random.Random(seed), Counter[str]()
     journal = Path(request.scratch) / "ahead" / "journal.jsonl"
     while hits.total() < kills:
-        process = start(directory, request)
+        process = StageProcess(directory, request)
         lines = _num_lines(journal) + moments.randrange(1, 8)
         stage = psutil.Process(process.pid)
         while process.poll() is None and _num_lines(journal) < lines:
@@ -49,7 +50,7 @@ def killed_until_it_ends(directory: Path, request: StageRequest, kills: int, see
             hits[name] += 1
         expected = (-signal.SIGKILL, 128 + signal.SIGKILL)
         assert process.wait(60) in expected, (directory / "stderr.txt").read_text()[-3000:]
-    process = start(directory, request)
+    process = StageProcess(directory, request)
     out, _ = process.communicate(timeout=600)
     assert process.returncode == 0, out[-2000:] + (directory / "stderr.txt").read_text()[-3000:]
     return hits

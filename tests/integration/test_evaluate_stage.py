@@ -1,10 +1,7 @@
 """The evaluate stage by hand, as the launcher starts it: resumed after SIGKILL, equal samples from an equal seed."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -22,31 +19,20 @@ from tasks.shared.reporting.evaluated import read_evaluated
 from tasks.shared.reporting.samples import read_samples
 from tasks.shared.stage import StageContext, StageRequest, StageResult
 from tests.integration.evaluation_world import SAMPLES, SETS, evaluate_request, evaluate_stage
+from tests.integration.processes import StageProcess
 from tests.unit.generation.scripted import ScriptedGenerator
 from tests.unit.generation.tiny import tiny_tokenizer
 from tests.unit.reporting.making import make_sample
 
-ROOT = Path(__file__).resolve().parents[2]
 TOTAL = sum(SETS.values()) * SAMPLES
 
 
-def start(request: StageRequest, stage: str = "evaluate") -> subprocess.Popen[str]:
+def start(request: StageRequest) -> StageProcess:
     """The stage as a process of its own."""
-    path = Path(request.scratch) / "request.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(request.model_dump_json())
-    return subprocess.Popen(
-        [sys.executable, "-m", f"tasks.{stage}.main", str(path)],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    return StageProcess(Path(request.scratch), request)
 
 
-def finish(
-    process: subprocess.Popen[str], request: StageRequest
-) -> tuple[StageResult, list[dict[str, object]]]:
+def finish(process: StageProcess, request: StageRequest) -> tuple[StageResult, list[dict[str, object]]]:
     """Its result and its events."""
     output, _ = process.communicate(timeout=900)
     assert process.returncode == 0, output[-2000:]

@@ -163,7 +163,7 @@ def test_a_whole_run(tmp_path: Path) -> None:
     inputs |= {"traces": publish_traces(store), "sft": publish_sft(store)}
     inputs |= {"rollouts_1": publish_rollouts(store, 0.25), "rollouts_2": publish_rollouts(store, 0.75)}
     request = report_request(tmp_path, inputs)
-    result, _ = finish(start(request, "report"), request)
+    result, _ = finish(start(request), request)
     directory = store.fetch(result.outputs["report"])
     html = (directory / "report.html").read_text()
     summary = json.loads((directory / "summary.json").read_text())
@@ -204,7 +204,7 @@ def test_it_says_when_accuracy_is_about_zero_and_when_code_ran_unsafely(tmp_path
         "evaluation_sft": publish_evaluation(store, none_right[1]),
     }
     request = report_request(tmp_path, inputs, allow_unsafe=True)
-    result, _ = finish(start(request, "report"), request)
+    result, _ = finish(start(request), request)
     html = (store.fetch(result.outputs["report"]) / "report.html").read_text()
     assert "Accuracy on held_out is about zero" in html
     assert "ran WITHOUT isolation" in html.split('id="scores"')[0]
@@ -214,7 +214,7 @@ def test_a_report_needs_an_evaluation(tmp_path: Path) -> None:
     """One line that names what to give."""
     store = Store(str(tmp_path / "store"))
     request = report_request(tmp_path, {"traces": publish_traces(store)})
-    process = start(request, "report")
+    process = start(request)
     output, _ = process.communicate(timeout=600)
     assert process.returncode == 2
     assert "give evaluation_base" in json.loads(output.splitlines()[-1])["message"]

@@ -1,10 +1,7 @@
 """Evaluation while a round trains, the best checkpoint beside the last, and both after a kill."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ from tasks.shared.artifacts import ArtifactRef, Provenance, Store
 from tasks.shared.config import RlStage
 from tasks.shared.stage import StageContext, StageRequest, StageResult
 from tests.integration.evaluation_world import fill_sets, publish
+from tests.integration.processes import StageProcess
 from tests.integration.rl_world import make_request, make_store
 
 SETTINGS: dict[str, Any] = {
@@ -86,16 +84,7 @@ def test_a_killed_round_ends_with_the_same_curve_and_the_same_best(
 ) -> None:
     """Killed after the second step with no state saved yet: the evaluation there, and its weights, come again."""
     request = request_of(root, inputs, "killed")
-    directory = Path(request.scratch)
-    directory.mkdir()
-    (directory / "request.json").write_text(request.model_dump_json())
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tasks.rl.main", str(directory / "request.json")],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert process.stdout is not None
+    process = StageProcess(Path(request.scratch), request)
     for line in process.stdout:
         event = json.loads(line)
         if event["event"] == "log" and event["message"].startswith("evaluation after step 2"):

@@ -8,10 +8,10 @@ from benchmarks.sandbox_soak import run
 
 
 def test_soak_answers_everything_and_leaves_nothing() -> None:
-    report: dict[str, Any] = run(num_programs=1500, seed=3)
-    assert sum(report["statuses"].values()) == 1500
-    assert report["killed"] == 3
-    assert report["health"]["restarts"] >= 3
+    report: dict[str, Any] = run(num_programs=600, seed=3)
+    assert sum(report["statuses"].values()) == 600
+    assert report["killed"] == 1
+    assert report["health"]["restarts"] >= 1
     assert report["health"]["statuses"]["sandbox_failure"] == 0
     before, after = report["held"]["before"], report["held"]["after"]
     for name in ("processes", "server_descriptors", "worker_descriptors", "mounts"):

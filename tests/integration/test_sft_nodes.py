@@ -29,6 +29,7 @@ def result_of(root: Path) -> StageResult:
     return StageResult.model_validate_json((root / "result.json").read_text())
 
 
+@pytest.mark.long  # the containers' suite has it with the hosts in containers
 def test_two_hosts_do_the_steps_of_one(tmp_path: Path) -> None:
     whole = make_request(tmp_path, zero_stage=2)
     assert start(tmp_path / "whole", whole).wait() == 0

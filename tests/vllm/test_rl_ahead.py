@@ -8,8 +8,9 @@ import psutil
 import pytest
 
 from tests.integration.ahead_world import ahead_request, check_account, steps_of
+from tests.integration.processes import StageProcess
 from tests.integration.rl_world import make_store
-from tests.integration.test_rl_round import fetch, outputs_of, start
+from tests.integration.test_rl_round import fetch, outputs_of
 from tests.vllm.test_rl_vllm import EXACT, GENERATION
 
 STEPS = 4
@@ -22,7 +23,7 @@ def test_a_server_killed_while_weights_go_to_running_requests(tmp_path: Path) ->
     request = ahead_request(tmp_path, inputs, "round", steps_per_round=STEPS, probe_bound=EXACT)
     request.config["generation"] = GENERATION | {"placement": "pool", "pool": {"servers": 2}}
     directory = tmp_path / "round"
-    process = start(directory, request)
+    process = StageProcess(directory, request)
     assert process.stdout is not None
     next(line for line in process.stdout if json.loads(line)["event"] == "progress")
     servers = [
