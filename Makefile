@@ -49,7 +49,7 @@ test-long: venv setup-vllm ## what takes minutes and is near to what make test a
 	$(VLLM_BIN)/python -m pytest -q -m long tests/vllm
 
 test-vllm: venv setup-vllm ## train/tiny_vllm end to end; the vLLM engine; RL rounds on one and two ranks: 10 minutes
-	$(VLLM_BIN)/python -m pytest -q tests/vllm; status=$$?; \
+	$(VLLM_BIN)/python -m pytest -q --durations=5 tests/vllm; status=$$?; \
 		$(BIN)/python -m pytest -q -m vllm tests/flows/test_tiny_vllm.py && exit $$status
 
 base-image: ## Debian with Python by debootstrap (root), where there is no registry to pull a base image from
@@ -60,8 +60,8 @@ images: venv ## make images ROLES="rl inference"; see images/README.md
 	@PYTHONPATH=. $(BIN)/python images/build.py $(ROLES) --base-image $(BASE_IMAGE) --accelerator $(ACCELERATOR)
 
 test-containers: ROLES = sandbox train
-test-containers: images ## attacks, the whole pipeline, nodes in containers, secrets in layers; needs a Docker engine
-	$(BIN)/python -m pytest -q -m "not vllm" tests/containers tests/drills/test_image_secrets.py
+test-containers: images ## attacks, the whole pipeline, nodes in containers; LONG=1: secrets in layers too; needs a Docker engine
+	$(BIN)/python -m pytest -q -m "not vllm$(if $(LONG),, and not long)" --durations=5 tests/containers tests/drills/test_image_secrets.py
 
 test-containers-vllm: ROLES = sandbox rl inference
 test-containers-vllm: images ## stages that sample with vLLM, in their containers; needs a Docker engine

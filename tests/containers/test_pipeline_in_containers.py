@@ -1,4 +1,4 @@
-"""`train/tiny` wholly in containers, and once more as processes: the same data, the same numbers to tolerance."""
+"""`train/tiny` wholly in containers; once more as processes, the same numbers to tolerance."""
 
 import os
 import subprocess
@@ -17,37 +17,41 @@ FLOW = "from flows.pipeline import train; train('tiny', run={run!r}, overrides={
 
 
 @pytest.fixture(scope="module")
-def records(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, RunRecord]]:
-    """The records of the same recipe under each backend, in one store."""
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home with a Prefect server."""
     home = tmp_path_factory.mktemp("pipeline")
     home.chmod(0o755)  # stages of a launcher that is root run as an ordinary user
     running = cluster.start(home, owned=True)
     try:
-        environment = os.environ | cluster.settings(home, running.port)
-        for backend in ("docker", "process"):
-            command = [sys.executable, "-c", FLOW.format(run=backend, overrides=small())]
-            subprocess.run(command, env=environment | {"TIRFLOW_BACKEND": backend}, check=True)
-        yield {name: _read(home, name) for name in ("docker", "process")}
+        yield home
     finally:
         cluster.stop(running)
 
 
-def _read(home: Path, run: str) -> RunRecord:
-    return RunRecords(str(home / "store")).read(run)
+@pytest.fixture(scope="module")
+def in_containers(home: Path) -> RunRecord:
+    """The record of the pipeline whose stages ran in containers."""
+    return _run(home, "docker")
 
 
-def test_both_made_the_same_data(records: dict[str, RunRecord]) -> None:
-    for label, name in (
-        ("prepare", "checkpoint"),
-        ("prepare", "problems"),
-        ("prepare", "evaluation_sets"),
-        ("synthesize", "traces"),
-    ):
-        assert records["docker"].output(label, name).digest == records["process"].output(label, name).digest
+def _run(home: Path, backend: str) -> RunRecord:
+    running = cluster.find(home)
+    assert running is not None
+    environment = os.environ | cluster.settings(home, running.port) | {"TIRFLOW_BACKEND": backend}
+    command = [sys.executable, "-c", FLOW.format(run=backend, overrides=small())]
+    subprocess.run(command, env=environment, check=True)
+    return RunRecords(str(home / "store")).read(backend)
 
 
-def test_both_learned_and_scored_the_same(records: dict[str, RunRecord]) -> None:
-    docker, process = records["docker"].stages, records["process"].stages
+def test_a_pipeline_ends(in_containers: RunRecord) -> None:
+    """test_docker_backend.py shows that its data is that of the process backend."""
+    assert list(in_containers.stages) == ["prepare", "synthesize", "sft", "rl-1", "evaluate-rl", "report"]
+    assert in_containers.stages["evaluate-rl"].metrics["held_out/problems"] == 3
+
+
+@pytest.mark.long
+def test_processes_learn_and_score_the_same(home: Path, in_containers: RunRecord) -> None:
+    docker, process = in_containers.stages, _run(home, "process").stages
     assert list(docker) == list(process)
     assert docker["sft"].metrics["loss"] == pytest.approx(process["sft"].metrics["loss"], abs=1e-3)
     for label, key in (("rl-1", "reward"), ("rl-1", "accuracy"), ("evaluate-rl", "held_out/accuracy")):

@@ -1,6 +1,6 @@
 """A drill on secrets in images: canaries in the environment of their build, searched for in every layer.
 
-make test-containers            # with a Docker engine and the images of `make images`
+make test-containers LONG=1     # with a Docker engine and the images of `make images`
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from tasks.shared.environment import SINK_VARIABLES, STORE_SECRETS
 from tests.drills.index_server import serve_wheels
 from tests.drills.test_secrets import OTHERS
 
-pytestmark = [pytest.mark.containers, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.containers, pytest.mark.long, pytest.mark.timeout(1800)]
 
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "canary-image-6d2f"  # in every canary

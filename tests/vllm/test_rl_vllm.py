@@ -84,9 +84,9 @@ def steps(checkpoint: Path) -> list[dict[str, Any]]:
     [
         pytest.param(1, 0, None, id="one", marks=pytest.mark.long),
         pytest.param(2, 2, None, id="two-zero2", marks=pytest.mark.long),
-        pytest.param(2, 3, None, id="two-zero3"),
+        pytest.param(2, 3, None, id="two-zero3", marks=pytest.mark.long),  # tiny_vllm has two ranks
         pytest.param(1, 0, {"tensor_parallel": 2}, id="pool-tensor-parallel"),
-        pytest.param(2, 3, {"servers": 2}, id="two-zero3-pool-of-two"),
+        pytest.param(2, 3, {"servers": 2}, id="two-zero3-pool-of-two", marks=pytest.mark.long),
     ],
 )
 def test_a_round_samples_with_the_weights_it_trains(
