@@ -25,6 +25,8 @@ BYTES_PER_LOGIT = 28
 FORWARD_BYTES_PER_LOGIT = 14
 PROMPT_BYTES_PER_LOGIT = 10
 PROBED_SEQUENCES, PROBED_TOKENS = 4, 2048
+# A weight in four bits with its share of the scales: 8 bits for 64 weights, 32 bits for 256 scales (arXiv 2305.14314).
+NF4_BYTES = 1 / 2 + 1 / 64 + 4 / (64 * 256)
 # Tokens of one step of vLLM's on a GPU of 70 GiB or more, and what its CUDA graphs take: an allowance. They stay while
 # it sleeps, which frees weights and cache alone.
 SCHEDULED_TOKENS = 16384
@@ -82,6 +84,19 @@ def adapter_parameters(shape: ModelShape, config: OptimizerConfig) -> int:
         return 0
     widths = [sum(shape.linear_layers[name]) for name in _adapted(shape, config)]
     return shape.layers * config.lora.rank * sum(widths)
+
+
+def frozen_bytes(shape: ModelShape, config: OptimizerConfig, size: int) -> int:
+    """The weights under adapters; in four bits all but embedding, norms, biases and head. 0 without adapters."""
+    if config.lora is None:
+        return 0
+    packed = shape.layers * sum(_weights(shape).values()) if config.lora.base == "nf4" else 0
+    return size * (shape.num_parameters - packed) + round(NF4_BYTES * packed)
+
+
+def _weights(shape: ModelShape) -> dict[str, int]:
+    """Of each linear layer of one layer."""
+    return {name: inputs * outputs for name, (inputs, outputs) in shape.linear_layers.items()}
 
 
 def trained_parameters(shape: ModelShape, config: OptimizerConfig) -> int:
@@ -200,12 +215,15 @@ def training_memory(
     size = element_size(dtype)
     trained = trained_parameters(shape, config)
     base = shape.num_parameters if config.lora is not None else 0
-    weights, gradients, optimizer, host = training_states(trained, size, config, ranks, size * base)
+    frozen = frozen_bytes(shape, config, size)
+    weights, gradients, optimizer, host = training_states(trained, size, config, ranks, frozen)
     kept = activations(shape, row_tokens, size, config.gradient_checkpointing)
     if config.lora is not None:
         # Each adapter keeps what its first factor gives; with checkpointing, one layer's at a time.
         layers = 1 if config.gradient_checkpointing else shape.layers
         kept += layers * row_tokens * size * config.lora.rank * len(_adapted(shape, config))
+        if config.lora.base == "nf4":
+            kept += size * max(_weights(shape).values())  # the layer that is unpacked
     memory = Memory(
         weights=weights,
         gradients=gradients,

@@ -22,6 +22,9 @@ class LoraConfig(Section):
     alpha: int = Field(64, ge=1)  # an adapter counts alpha / rank times
     # names of linear layers, as q_proj; all-linear: each of the body's
     targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    # the frozen weights: as loaded, or the body's linear layers in four bits (QLoRA, arXiv 2305.14314), which needs
+    # the package bitsandbytes
+    base: Literal["as_loaded", "nf4"] = "as_loaded"
 
     @field_validator("targets")
     @classmethod
@@ -61,6 +64,15 @@ class OptimizerConfig(Section):
     def _offload_has_shards(self) -> Self:
         if self.offload and self.zero_stage == 0:
             raise ValueError("optimizer.offload = true needs zero_stage 1, 2 or 3: set optimizer.zero_stage")
+        return self
+
+    @model_validator(mode="after")
+    def _four_bits_are_not_sharded(self) -> Self:
+        if self.zero_stage == 3 and self.lora is not None and self.lora.base == "nf4":
+            raise ValueError(
+                "optimizer.lora.base = 'nf4' with zero_stage = 3: DeepSpeed cannot cut packed weights over ranks; set "
+                "optimizer.zero_stage to 0, 1 or 2, or lora.base to 'as_loaded'"
+            )
         return self
 
     @model_validator(mode="after")

@@ -19,9 +19,11 @@ LORA = {"rank": 4, "alpha": 16}
 ROUND = {**rl.FAST, "kl_coefficient": 0.1, "drop_equal_rewards": False}
 
 
-def lora_round(root: Path, inputs: dict[str, ArtifactRef], name: str, status: int = 0) -> dict[str, Any]:
+def lora_round(
+    root: Path, inputs: dict[str, ArtifactRef], name: str, status: int = 0, base: str = "as_loaded"
+) -> dict[str, Any]:
     """A round of three steps with adapters; its outputs, or the message with which it was refused."""
-    optimizer = OPTIMIZER.model_dump() | {"lora": LORA, "learning_rate": 1e-2}
+    optimizer = OPTIMIZER.model_dump() | {"lora": LORA | {"base": base}, "learning_rate": 1e-2}
     events = rl.run(root / name, make_request(root, inputs, name, optimizer=optimizer, **ROUND), status)
     return {"message": events[-1]["message"]} if status else rl.outputs_of(root / name)
 
@@ -78,3 +80,16 @@ def test_rounds_train_one_adapter_over_one_base(tmp_path: Path) -> None:
     second = lora_round(tmp_path, {**carried, "reference": base}, "second")
     require_base_and_adapter(store, second, base)
     assert {base, first["trainer_state"]} <= lineage(store, second["adapter"]).keys()
+
+
+@pytest.mark.long
+def test_a_round_over_a_base_in_four_bits_samples_from_what_it_trains(tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes", reason="QLoRA was not tested: pip install bitsandbytes")
+    made = lora_round(tmp_path, make_store(tmp_path), "packed", base="nf4")
+    store = Store(str(tmp_path / "store"))
+    metrics = rl.lines(store.fetch(made["checkpoint"]) / "metrics.jsonl")
+    assert metrics[0]["kl_reference"] == pytest.approx(0, abs=1e-6) and metrics[-1]["kl_reference"] > 1e-6
+    assert max(line["probe_gap"] for line in metrics) < 1e-4
+    said = store.manifest(made["checkpoint"]).provenance.config["rl"]["optimizer"]["lora"]
+    assert said["base"] == "nf4"
+    assert load_model(store.fetch(made["checkpoint"]), MODEL).dtype == torch.float32

@@ -21,6 +21,7 @@ GRACE_S = 10.0
 MAX_LINE_CHARS = 1 << 20
 # Versions that a stage's numbers can depend on.
 LIBRARIES = (
+    "bitsandbytes",
     "datasets",
     "deepspeed",
     "math-verify",
@@ -136,6 +137,17 @@ def versions_in(python: Path) -> str:
     return asked.stdout.strip()
 
 
+def require_four_bits(config: Mapping[str, Any], versions: str) -> None:
+    """ValueError, one line, if adapters are to have a base in four bits and `versions` has no bitsandbytes."""
+    for section in ("sft", "rl"):
+        lora = ((config.get(section) or {}).get("optimizer") or {}).get("lora") or {}
+        if lora.get("base") == "nf4" and "bitsandbytes -" in versions:
+            raise ValueError(
+                f"{section}.optimizer.lora.base = 'nf4' needs the package bitsandbytes, and the interpreter of this "
+                "stage has none: pip install bitsandbytes, or take the key out"
+            )
+
+
 class ProcessBackend:
     """Stages as subprocesses of this one."""
 
@@ -145,7 +157,9 @@ class ProcessBackend:
 
     def identity(self, stage: str, config: Mapping[str, Any]) -> str:
         """Python and library versions of the interpreter that runs the stage; see `Backend.identity`."""
-        return versions_in(interpreter_for(config))
+        versions = versions_in(interpreter_for(config))
+        require_four_bits(config, versions)
+        return versions
 
     def find(self, request_path: Path, log_path: Path) -> None:
         """None: a guard leaves nothing behind."""

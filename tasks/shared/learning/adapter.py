@@ -3,7 +3,8 @@
     W' = W + (alpha / rank) B A        A (rank, in) random, B (out, rank) 0 at the start; W stays as it is
 
 PEFT puts the adapters into the model in place, so that it stays the Transformers model that trainer, head and check
-know. Without the adapters the model is its base: the reference of a KL term without a second model.
+know. Without the adapters the model is its base: the reference of a KL term without a second model. With a base in four
+bits (four_bits.py) W is what they unpack to, here as in training.
 """
 
 import json
@@ -18,6 +19,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from tasks.shared.artifacts import ArtifactRef
+from tasks.shared.learning.four_bits import FourBitLinear, pack_linear_layers
 from tasks.shared.training_config import LoraConfig
 
 NAME = "default"  # PEFT's, of the one adapter
@@ -29,18 +31,21 @@ SEED = 0  # of the random factors: an adapter starts alike in every process
 def add_adapters(model: PreTrainedModel, config: LoraConfig) -> None:
     """Freeze `model` and put trainable adapters into it; it computes as before until they have learned.
 
-    Raises ValueError for targets that the model does not have.
+    With `base` = nf4 its linear layers are packed first, and it computes as what they unpack to. Raises ValueError for
+    targets that the model does not have, and for nf4 without bitsandbytes.
     """
     from peft import inject_adapter_in_model
 
     model.requires_grad_(False)
+    if config.base == "nf4":
+        pack_linear_layers(model)
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(SEED)
             inject_adapter_in_model(_peft_config(config), model)
     except ValueError as error:
         linear = sorted(
-            {name.rpartition(".")[2] for name, m in model.named_modules() if type(m) is nn.Linear}
+            {name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, nn.Linear)}
         )
         raise ValueError(
             f"optimizer.lora.targets = {config.targets}: model type '{model.config.model_type}' has no such layers; "
@@ -77,12 +82,16 @@ def full_weights(model: PreTrainedModel) -> Iterator[FullWeight]:
         if any(factor in name for factor in FACTORS):
             continue
         layer, adapted, rest = name.partition(BASE_LAYER)
+        owner = model.get_submodule(name.rpartition(".")[0])
+        whole: Callable[[], torch.Tensor] = parameter.detach
+        if isinstance(owner, FourBitLinear) and parameter is owner.weight:
+            whole = owner.whole
         if adapted and rest == "weight":
             module = model.get_submodule(layer)
             factors = _factors(module)
-            yield FullWeight(f"{layer}.{rest}", [parameter, *factors], partial(_sum, parameter, module))
+            yield FullWeight(f"{layer}.{rest}", [parameter, *factors], partial(_sum, whole, module))
         else:
-            yield FullWeight(f"{layer}.{rest}" if adapted else name, [parameter], parameter.detach)
+            yield FullWeight(f"{layer}.{rest}" if adapted else name, [parameter], whole)
 
 
 def adapter_weights(model: PreTrainedModel) -> Iterator[tuple[str, nn.Parameter]]:
@@ -147,8 +156,9 @@ def _factors(module: nn.Module) -> list[nn.Parameter]:
 
 
 @torch.no_grad()
-def _sum(weight: nn.Parameter, module: nn.Module) -> torch.Tensor:
-    """W + (alpha / rank) B A, added up in float32, in the precision of W."""
+def _sum(base: Callable[[], torch.Tensor], module: nn.Module) -> torch.Tensor:
+    """W + (alpha / rank) B A, added up in float32, in the precision of W, which `base` gives."""
+    weight = base()
     first, second = _factors(module)
     product = module.scaling[NAME] * (second.float() @ first.float())  # type: ignore[index]
     if module.fan_in_fan_out:  # GPT-2's layers have their weights transposed

@@ -52,3 +52,19 @@ def test_a_missing_or_broken_interpreter_stops_a_run_before_it_starts(
     monkeypatch.setenv("TIRFLOW_VLLM_PYTHON", str(broken))
     with pytest.raises(ValueError, match=r"does not run \(no libc\); set it up again: make setup-vllm"):
         require_surroundings(Run("demo", recipe, store=str(tmp_path)))
+
+
+def test_a_base_in_four_bits_without_bitsandbytes_stops_a_run_before_it_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = load_recipe("tiny", {"generation.engine": "vllm", "rl.optimizer.lora": {"base": "nf4"}})
+    run = Run("demo", recipe, store=str(tmp_path))
+    (tmp_path / "with").mkdir()
+    python = an_interpreter(tmp_path / "with", 'echo "python 9; bitsandbytes 0.50.2"')
+    monkeypatch.setenv("TIRFLOW_VLLM_PYTHON", str(python))
+    require_surroundings(run)
+    monkeypatch.setenv("TIRFLOW_VLLM_PYTHON", str(an_interpreter(tmp_path, 'echo "bitsandbytes -; numpy 2"')))
+    with pytest.raises(
+        ValueError, match=r"rl\.optimizer\.lora\.base = 'nf4' needs the package bitsandbytes, .*$"
+    ):
+        require_surroundings(run)

@@ -171,6 +171,17 @@ def test_adapters_take_gradients_and_optimizer_of_their_own_alone() -> None:
     assert lora.gradients + lora.optimizer < 0.03 * (full.gradients + full.optimizer)
 
 
+def test_a_base_in_four_bits_takes_what_bitsandbytes_would() -> None:
+    """QLoRA (arXiv 2305.14314), section 3: double quantisation takes the scales from 0.5 to 0.127 bits a weight."""
+    key = {"rl.optimizer.lora.base": "nf4"}
+    packed, loaded = (phases_of("torl_1_5b_lora", 1, H100, given)["rl update"] for given in (key, {}))
+    shape = load_models()["Qwen/Qwen2.5-Math-1.5B"].shape
+    linear = shape.layers * sum(inputs * outputs for inputs, outputs in shape.linear_layers.values())
+    assert loaded.weights - packed.weights == pytest.approx(linear * (16 - 4.127) / 8, rel=1e-4)
+    assert (packed.gradients, packed.optimizer) == (loaded.gradients, loaded.optimizer)
+    assert packed.activations - loaded.activations == 2 * max(i * o for i, o in shape.linear_layers.values())
+
+
 def test_checkpointing_keeps_a_state_a_layer_and_one_layer_whole() -> None:
     shape = load_models()["Qwen/Qwen2.5-Math-7B"].shape
     layer = layer_activations(shape, 1000, 2)
