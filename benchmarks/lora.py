@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.record import headline, markdown_table, surroundings, write_page
 from benchmarks.trl import settings
 from benchmarks.trl.laps import TRL_PYTHON, Racer, median, race, trl_version
-from benchmarks.trl.world import MODEL, NUM_TRACES, make_sequences, sft_optimizer, write_rows, write_sequences
+from benchmarks.trl.world import MODEL, make_sequences, sft_optimizer, write_rows, write_sequences
 from data.problems import Split, generate
 from tasks.shared.artifacts import ArtifactRef
 from tasks.shared.checkpoints import load_model, load_tokenizer
@@ -24,7 +24,8 @@ from tasks.shared.environment import home
 from tasks.shared.learning.adapter import adapter_weights, add_adapters, save_adapter
 
 MODEL_DIR = home() / "models" / "smollm2-135m-instruct"
-TOKENS = 512  # a step: one row
+NUM_TRACES = 400
+TOKENS = 256  # a step: one row of a trace or two; 512 took 16 minutes a round on a busy machine
 WARM_UP = 1
 SAME = 1e-4  # losses of one step, in nats
 
@@ -36,12 +37,12 @@ the head everywhere, and entropy and accuracy beside it.
 """
 
 
-def make_racers(root: Path, trl_python: Path) -> list[Racer]:
+def make_racers(root: Path, trl_python: Path, tokens: int) -> list[Racer]:
     """Write traces and the adapter; start every weight, adapters, and TRL's adapters."""
     sequences, rows, adapter = root / "train.parquet", root / "rows.parquet", root / "adapter"
-    traces = make_sequences(load_tokenizer(MODEL_DIR), generate(Split.TRAIN, NUM_TRACES, seed=0))
+    traces = make_sequences(load_tokenizer(MODEL_DIR), generate(Split.TRAIN, NUM_TRACES, seed=0), NUM_TRACES)
     write_sequences(traces, sequences)
-    write_rows(traces, rows, seed=0, tokens=TOKENS)
+    write_rows(traces, rows, seed=0, tokens=tokens)
     lora, model = sft_optimizer(lora=True).lora, load_model(MODEL_DIR, MODEL)
     assert lora is not None
     add_adapters(model, lora)
@@ -52,7 +53,7 @@ def make_racers(root: Path, trl_python: Path) -> list[Racer]:
     def racer(name: str, python: str, module: str, *arguments: str) -> Racer:
         return Racer(name, [python, "-m", f"benchmarks.trl.{module}", str(MODEL_DIR), *arguments])
 
-    ours = (sys.executable, "sft_ours", str(sequences), "0", str(TOKENS))
+    ours = (sys.executable, "sft_ours", str(sequences), "0", str(tokens))
     return [
         racer("tirflow, every weight", *ours),
         racer("tirflow, LoRA", *ours, "lora"),
@@ -60,7 +61,7 @@ def make_racers(root: Path, trl_python: Path) -> list[Racer]:
     ]
 
 
-def write(racers: list[Racer], version: str) -> bool:
+def write(racers: list[Racer], version: str, tokens: int) -> bool:
     """benchmarks/results/lora.md; whether the losses agree and LoRA takes less memory."""
     full, ours, theirs = racers
     apart = max(abs(a["loss"] - b["loss"]) for a, b in zip(ours.laps, theirs.laps, strict=True))
@@ -90,7 +91,7 @@ def write(racers: list[Racer], version: str) -> bool:
         headline(
             surroundings(), f"TRL {version}", f"medians of {len(ours.laps)} steps of each, taken in turn"
         ),
-        f"`make bench-lora`. SmolLM2-135M-Instruct, steps of at most {TOKENS} tokens. Per second of processor time "
+        f"`make bench-lora`. SmolLM2-135M-Instruct, steps of at most {tokens} tokens. Per second of processor time "
         f"LoRA trains {speed[ours.name] / speed[full.name]:.2f} times the tokens of training every weight, and "
         f"{speed[ours.name] / speed[theirs.name]:.2f} times those of TRL's LoRA; at its peak it takes "
         f"{memory[full.name] - memory[ours.name]:,.0f} MiB less than every weight. On the same steps its loss differs "
@@ -109,16 +110,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--tokens", type=int, default=TOKENS, help="of a step, at most")
     parser.add_argument("--trl-python", type=Path, default=TRL_PYTHON)
     arguments = parser.parse_args()
     version = trl_version(arguments.trl_python)
     if not MODEL_DIR.is_dir():
         raise SystemExit(f"{MODEL_DIR} is missing: make smol-base")
     with tempfile.TemporaryDirectory() as root:
-        racers = make_racers(Path(root), arguments.trl_python)
+        racers = make_racers(Path(root), arguments.trl_python, arguments.tokens)
         race(racers, arguments.rounds, WARM_UP)
-    return 0 if write(racers, version) else 1
+    return 0 if write(racers, version, arguments.tokens) else 1
 
 
 if __name__ == "__main__":

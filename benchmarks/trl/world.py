@@ -55,10 +55,12 @@ def write_trace(problem: Problem, rng: random.Random) -> str:
     return "".join([*blocks, rng.choice(CODE_CLOSINGS), "\n", dialect.write_answer(answer)])
 
 
-def make_sequences(tokenizer: PreTrainedTokenizerBase, problems: Sequence[Problem]) -> list[TrainSequence]:
-    """NUM_TRACES traces as trainers get them: ids, and the loss on the assistant's own tokens alone."""
+def make_sequences(
+    tokenizer: PreTrainedTokenizerBase, problems: Sequence[Problem], count: int = NUM_TRACES
+) -> list[TrainSequence]:
+    """`count` traces as trainers get them: ids, and the loss on the assistant's own tokens alone."""
     rng, sequences = random.Random(0), []
-    for problem in islice(cycle(problems), NUM_TRACES):
+    for problem in islice(cycle(problems), count):
         encoded = encode_trace(
             tokenizer, DIALECTS["retool"], problem.problem, write_trace(problem, rng), instructed=False
         )
