@@ -23,7 +23,6 @@ from tasks.rl.state import Progress
 from tasks.shared.config import GenerationConfig, RlStage
 from tasks.shared.generation.interleave import Interleaver, RolloutPolicy, RolloutRequest
 from tasks.shared.generation.protocol import Generator
-from tasks.shared.learning.distributed import from_first_rank
 from tasks.shared.learning.reward_function import RewardFunction
 from tasks.shared.sandbox import Interpreter
 from tasks.shared.stage import Value
@@ -90,8 +89,7 @@ class Ahead:
     def collect(self, step: int, data_seed: int, clock: PhaseClock) -> list[Graded]:
         """The graded groups that the step after `step` steps trains on; waits until there are enough."""
         with clock("sample"):
-            graded = self._buffer.taken(step) or self._wait_for(step)
-        return from_first_rank(graded)
+            return self._buffer.taken(step) or self._wait_for(step)
 
     def _wait_for(self, step: int) -> list[Graded]:
         with self._changed:
@@ -243,14 +241,13 @@ class Ahead:
 
 
 class AheadFollower:
-    """The same in every other rank: it is told what the first has taken, and gathers weights with it."""
+    """The same in every other rank: it is dealt its rows of what the first has taken, and gathers weights with it."""
 
     drawn = 0
 
     def collect(self, step: int, data_seed: int, clock: PhaseClock) -> list[Graded]:
-        """What the first rank has taken."""
-        with clock("sample"):
-            return from_first_rank([])
+        """The first rank has taken it."""
+        return []
 
     def sync(self, step: int, push: Callable[[], None]) -> None:
         """Gather with the first rank."""

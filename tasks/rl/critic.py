@@ -7,10 +7,10 @@ import numpy as np
 import torch
 
 from tasks.rl.experience import Experience
-from tasks.rl.update import mini_batches_of, train_sequence
+from tasks.rl.update import mini_batches_of, of_response, train_sequence
 from tasks.shared.config import RlConfig
 from tasks.shared.learning.critic import CriticEngine, explained_variance, gae, value_loss, whiten
-from tasks.shared.learning.distributed import gather_from_ranks, sum_over_ranks
+from tasks.shared.learning.distributed import from_first_rank, gather_to_first_rank, sum_over_ranks
 from tasks.shared.learning.packing import PackedBatch, TrainSequence
 from tasks.shared.stage import Value
 from tasks.shared.traces.trajectory import Trajectory
@@ -59,7 +59,7 @@ class CriticUpdate:
                 _with_extras(t, value=evaluated.values[i], returned=evaluated.returns[i])
                 for t, i in zip(trajectories, part, strict=True)
             ]
-            denominator = sum(t.num_sampled for t in trajectories)
+            denominator = from_first_rank(sum(t.num_sampled for t in trajectories))
             loss = 0.0
             for row in self._rows(sequences):
                 share = self._loss(row.to(self._engine.device), denominator)
@@ -86,22 +86,23 @@ class CriticUpdate:
         )
 
     def _values(self, experience: Experience) -> list[np.ndarray]:
-        """(R,) values of each trajectory, 0 where not sampled; each rank computes its share."""
+        """(R,) values of each trajectory, 0 where not sampled, in the first rank; each computes its share."""
         chosen = np.flatnonzero(~experience.outage)
         found: list[tuple[int, np.ndarray]] = []
         with torch.no_grad():
             for row in self._rows([_with_extras(experience.graded[i].trajectory) for i in chosen]):
                 parts = row.split(self._engine.values(row).cpu())  # by all ranks, as ZeRO-3 needs
                 if row.num_targets:  # a row that fills in for a rank without sequences has none
-                    found += [(int(chosen[place]), values.double().numpy()) for place, values in parts]
+                    found += [(place, values.double().numpy()) for place, values in parts]
         result = [np.zeros(len(row.trajectory.response_ids)) for row in experience.graded]
-        for index, values in gather_from_ranks(found):
+        for place, values in gather_to_first_rank(found):
+            index = chosen[place]
             result[index] = values[len(experience.graded[index].trajectory.prompt_ids) :]
         return result
 
     def _rows(self, sequences: Sequence[TrainSequence]) -> list[PackedBatch]:
         """This rank's packed rows."""
-        return self._engine.rows(sequences, self._config.tokens_per_micro_batch)
+        return self._engine.dealt_rows(sequences, self._config.tokens_per_micro_batch)
 
 
 def with_advantages(experience: Experience, evaluated: Values, whitened: bool) -> Experience:
@@ -111,7 +112,7 @@ def with_advantages(experience: Experience, evaluated: Values, whitened: bool) -
     """
     masks = [np.array(row.trajectory.sampled, dtype=bool) for row in experience.graded]
     tokens = list(evaluated.advantages)
-    if whitened:
+    if whitened and tokens:
         valid = (~experience.outage & ~experience.dropped).tolist()
         tokens = whiten(tokens, [mask & kept for mask, kept in zip(masks, valid, strict=True)])
     means = [values[mask].mean() if mask.any() else 0.0 for values, mask in zip(tokens, masks, strict=True)]
@@ -121,8 +122,8 @@ def with_advantages(experience: Experience, evaluated: Values, whitened: bool) -
 def _with_extras(trajectory: Trajectory, **extras: np.ndarray) -> TrainSequence:
     """A trajectory whose `extras` are given for the response alone."""
     sequence = train_sequence(trajectory, 0.0, 0.0)
-    prompt = np.zeros(len(trajectory.prompt_ids))
-    named = {name: np.concatenate([prompt, values]) for name, values in extras.items()}
+    num_prompt = len(trajectory.prompt_ids)
+    named = {name: of_response(values, num_prompt) for name, values in extras.items()}
     return TrainSequence(sequence.ids, sequence.trained, named)
 
 

@@ -37,7 +37,7 @@ class Graded:
 
 @dataclass(frozen=True, slots=True)
 class Experience:
-    """The trajectories of one step, N of them, in the order of group and sample."""
+    """The trajectories of one step, N of them, in the order of group and sample. In other ranks than the first N is 0."""
 
     graded: tuple[Graded, ...]
     outage: np.ndarray  # (N,) bool: the sandbox failed under it
@@ -120,8 +120,8 @@ def build_experience(
     rewards = np.array([row.reward for row in graded])
     outcomes = np.array([row.outcome for row in graded])
     groups = np.array([row.group for row in graded])
-    outage = np.array([is_outage(row.trajectory) for row in graded])
-    void = np.array([has_void_turn(row.trajectory, dialect, decode) for row in graded]) & ~outage
+    outage = np.array([is_outage(row.trajectory) for row in graded], dtype=bool)
+    void = np.array([has_void_turn(row.trajectory, dialect, decode) for row in graded], dtype=bool) & ~outage
     kept = ~outage
     if config.rl.resample_on_correct:
         kept = _resampled(graded, groups, kept, config, seed)

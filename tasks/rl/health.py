@@ -11,6 +11,12 @@ from tasks.shared.stage import TrainingStopped
 MOST_OUTAGES = 0.5  # of a step's trajectories; more, and the sandbox is ill
 
 
+def require_experience(experience: Experience, step: int, config: RlConfig) -> None:
+    """TrainingStopped where what was sampled for a step cannot be learned from."""
+    require_a_sandbox(experience, step)
+    require_something_to_learn(experience, step, config)
+
+
 def require_a_sandbox(experience: Experience, step: int) -> None:
     """TrainingStopped if the sandbox failed under most trajectories."""
     outages, total = int(experience.outage.sum()), len(experience.outage)

@@ -9,6 +9,7 @@ from pathlib import Path
 from tasks.rl.experience import Graded
 from tasks.rl.metrics import PhaseClock
 from tasks.rl.rollouts import read_step
+from tasks.shared.environment import rank
 from tasks.shared.stage import Value
 
 
@@ -23,7 +24,7 @@ class Recorded:
     def collect(self, step: int, data_seed: int, clock: PhaseClock) -> list[Graded]:
         """What the step after `step` steps was trained on."""
         with clock("sample"):
-            return read_step(self._record, step + 1)
+            return read_step(self._record, step + 1) if rank() == 0 else []
 
     def sync(self, step: int, push: Callable[[], None]) -> None:
         """Nobody samples with the weights."""

@@ -9,7 +9,7 @@ from tasks.rl.ahead import Ahead, AheadFollower
 from tasks.rl.critic import CriticUpdate, with_advantages
 from tasks.rl.curve import Curve
 from tasks.rl.experience import build_experience
-from tasks.rl.health import require_a_sandbox, require_entropy, require_something_to_learn
+from tasks.rl.health import require_entropy, require_experience
 from tasks.rl.metrics import PhaseClock, learning_metrics, timing_metrics
 from tasks.rl.probe import MAX_PROBED, Gap, bound_of, probe
 from tasks.rl.problems import Problem, sample_seed
@@ -24,6 +24,7 @@ from tasks.shared.environment import rank, world_size
 from tasks.shared.generation.interleave import RolloutPolicy
 from tasks.shared.generation.protocol import Generator, Sampling, Sleeps
 from tasks.shared.learning.critic import CriticEngine
+from tasks.shared.learning.distributed import from_first_rank, stopped_together
 from tasks.shared.learning.engine import TrainingEngine
 from tasks.shared.learning.reward_function import RewardFunction
 from tasks.shared.sandbox import Interpreter
@@ -161,8 +162,7 @@ class RlRound:
                 self._generator.sleep()
         with clock("advantages"):
             experience = build_experience(graded, self._config, self._decode, self._seed(RESAMPLE_PLACE))
-        require_a_sandbox(experience, step + 1)
-        require_something_to_learn(experience, step + 1, rl)
+        stopped_together(lambda: require_experience(experience, step + 1, rl))
         critic_metrics: dict[str, Value] = {}
         if self._critic_update is not None:
             with clock("values"):
@@ -182,11 +182,11 @@ class RlRound:
         with clock("probe"):
             some = [row.trajectory for row in experience.graded[:MAX_PROBED]]
             whole = [[*trajectory.prompt_ids, *trajectory.response_ids] for trajectory in some]
-            gap = self._probe(whole)
+            gap = self._probe(from_first_rank(whole))
         self.progress = replace(self.progress, step=step + 1, drawn=self.sampler.drawn)
-        metrics = learning_metrics(self.progress.step, self.progress.round, experience, result, gap)
-        metrics |= staleness_metrics(step, [row.trajectory for row in graded], result.by_age, rl.staleness)
         if self._records is not None:
+            metrics = learning_metrics(self.progress.step, self.progress.round, experience, result, gap)
+            metrics |= staleness_metrics(step, [row.trajectory for row in graded], result.by_age, rl.staleness)
             with clock("log"):
                 self._records.keep(self.progress, experience)
             health = self._interpreter.health() if self._interpreter else None

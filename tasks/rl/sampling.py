@@ -18,7 +18,7 @@ from tasks.shared.config import RlStage
 from tasks.shared.environment import rank, world_size
 from tasks.shared.generation.interleave import RolloutPolicy, RolloutRequest, rollout
 from tasks.shared.generation.protocol import Generator
-from tasks.shared.learning.distributed import gather_from_ranks
+from tasks.shared.learning.distributed import from_first_rank, gather_to_first_rank
 from tasks.shared.learning.filters import is_outage, teaches
 from tasks.shared.learning.reward_function import RewardFunction
 from tasks.shared.sandbox import Interpreter
@@ -30,14 +30,17 @@ if TYPE_CHECKING:
 
 
 class Experiences(Protocol):
-    """Where a round's trajectories come from; every rank has one, and gets all of them. Close it."""
+    """Where a round's trajectories come from; every rank has one, and the first gets all of them. Close it."""
 
     @property
     def drawn(self) -> int:
         """Problems drawn ahead so far, over all rounds; 0 where the step is the cursor."""
 
     def collect(self, step: int, data_seed: int, clock: PhaseClock) -> list[Graded]:
-        """The graded trajectories of the step after `step` steps, in the order of group and sample."""
+        """The graded trajectories of the step after `step` steps, in the order of group and sample.
+
+        In the first rank, which deals them out; none in the others.
+        """
 
     def sync(self, step: int, push: Callable[[], None]) -> None:
         """Let the sampler have the weights after `step` steps, by `push`."""
@@ -97,8 +100,10 @@ class Sampler:
                 mine = self._sample(wanted, first, step)
             with clock("score"):
                 graded += _of_all_ranks(score(mine, tried, self._config, self._judge))
-            lacking = rl.prompts_per_step - num_teaching(graded)
-            if attempt == rl.resample_attempts or not lacking:
+            if attempt == rl.resample_attempts:
+                break
+            lacking = from_first_rank(rl.prompts_per_step - num_teaching(graded))
+            if not lacking:
                 break
             wanted = draw_others(self._problems, lacking, tried, step, attempt, data_seed)
             if not wanted:
@@ -145,12 +150,12 @@ class Sampler:
 
 
 def _of_all_ranks(mine: Sequence[Graded]) -> list[Graded]:
-    """Everyone's, in the order of group and sample.
+    """Everyone's, in the order of group and sample; in the first rank.
 
     Each is graded in one rank alone: what a grade may take is limited in seconds, so that two ranks can differ, and
     ranks with other rewards would take other numbers of steps.
     """
-    return sorted(gather_from_ranks(mine), key=lambda row: (row.group, row.trajectory.sample))
+    return sorted(gather_to_first_rank(mine), key=lambda row: (row.group, row.trajectory.sample))
 
 
 def num_teaching(graded: Sequence[Graded]) -> int:

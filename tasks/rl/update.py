@@ -11,7 +11,7 @@ import torch
 from tasks.rl.experience import Experience
 from tasks.rl.staleness import sums_by_age, token_ages
 from tasks.shared.config import RlConfig
-from tasks.shared.learning.distributed import max_over_ranks, sum_over_ranks
+from tasks.shared.learning.distributed import from_first_rank, max_over_ranks, sum_over_ranks
 from tasks.shared.learning.engine import TrainingEngine
 from tasks.shared.learning.logprobs import token_logprobs
 from tasks.shared.learning.losses import (
@@ -39,7 +39,7 @@ class UpdateResult:
     learning_rate: float
     num_updates: int  # optimizer steps: 0 if nothing was in the loss, or while the critic warms up
     num_skipped: int  # mini-batches left out because of their gradient
-    tokens: int  # all tokens that went through the trainer, prompts and feedback included
+    tokens: int  # all that went through the trainer, prompts and feedback included; in the first rank
     by_age: np.ndarray | None = None  # `sums_by_age` of what was in the loss, with rl.staleness
 
 
@@ -75,7 +75,7 @@ class PolicyUpdate:
 
         `step`: RL steps done before, from which ages count.
 
-        Every rank holds the same experience and takes its share of the rows, so that one rank and several agree.
+        The first rank has the experience and deals the rows out, so that one rank and several agree.
         Without `learn` the sums are computed and the policy stays as it is.
         """
         chosen = np.flatnonzero(experience.in_loss)
@@ -122,7 +122,7 @@ class PolicyUpdate:
             train_sequence(t, advantages[i], weight, token_ages(t, step) if self._config.staleness else None)
             for t, i, weight in zip(trajectories, part, weights, strict=True)
         ]
-        rows = self._engine.rows(sequences, self._config.tokens_per_micro_batch)
+        rows = self._engine.dealt_rows(sequences, self._config.tokens_per_micro_batch)
         if keep_old:
             with torch.no_grad():
                 for row in rows:
@@ -158,10 +158,14 @@ class PolicyUpdate:
 
 
 def mini_batches_of(chosen: np.ndarray, count: int, seed: int) -> list[np.ndarray]:
-    """The chosen rows in `count` parts of nearly the same size, empty ones left out, in an order drawn from `seed`."""
+    """The chosen rows in `count` parts of nearly the same size, empty ones left out, in an order drawn from `seed`.
+
+    The first rank chooses; the others, which have no rows, get as many empty parts.
+    """
     if count > 1:
         chosen = np.random.Generator(np.random.Philox(seed)).permutation(chosen)
-    return [part for part in np.array_split(chosen, count) if len(part)]
+    parts = [part for part in np.array_split(chosen, count) if len(part)]
+    return parts + [chosen] * (from_first_rank(len(parts)) - len(parts))
 
 
 def train_sequence(
@@ -172,18 +176,22 @@ def train_sequence(
     `advantage` is one number for the whole response, or (R,); `ages` (R,) are carried along.
     """
     num_prompt, num_response = len(trajectory.prompt_ids), len(trajectory.response_ids)
-    length = num_prompt + num_response
-    aged = {} if ages is None else {"age": np.append(np.zeros(num_prompt), ages)}
+    named = {"sampler": trajectory.logprobs, "advantage": np.broadcast_to(advantage, num_response)}
+    if ages is not None:
+        named["age"] = ages
     return TrainSequence(
-        ids=np.append(trajectory.prompt_ids, trajectory.response_ids).astype(np.int64),
+        ids=np.append(trajectory.prompt_ids, trajectory.response_ids).astype(np.int32),
         trained=np.append(np.zeros(num_prompt, dtype=bool), np.array(trajectory.sampled, dtype=bool)),
         extras={
-            "sampler": np.append(np.zeros(num_prompt), trajectory.logprobs),
-            "advantage": np.append(np.zeros(num_prompt), np.broadcast_to(advantage, num_response)),
-            "weight": np.full(length, weight),
-            **aged,
+            "weight": np.full(num_prompt + num_response, weight, np.float32),
+            **{name: of_response(values, num_prompt) for name, values in named.items()},
         },
     )
+
+
+def of_response(values: Sequence[float] | np.ndarray, num_prompt: int) -> np.ndarray:
+    """(P + R,) float32: values (R,) of a response, 0 for the tokens of its prompt."""
+    return np.append(np.zeros(num_prompt, np.float32), np.asarray(values, dtype=np.float32))
 
 
 def _total(parts: Sequence[PolicySums]) -> PolicySums:

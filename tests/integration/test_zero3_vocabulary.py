@@ -13,7 +13,10 @@ from tests.integration.zero3_world import VOCABULARY, measure
 
 @pytest.mark.timeout(400)
 def test_two_ranks_with_other_numbers_of_targets_compute_what_one_does(tmp_path: Path) -> None:
-    """SFT, policy, critic and probe, rows without a target among them; the order of modules stays known throughout."""
+    """SFT, policy, critic and probe, rows without a target among them; the order of modules stays known throughout.
+
+    The second rank has no trajectories, and gets the rows that it would have cut itself.
+    """
     out = tmp_path / "found.json"
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     ranks = subprocess.run(
@@ -34,4 +37,5 @@ def test_two_ranks_with_other_numbers_of_targets_compute_what_one_does(tmp_path:
     assert two["in_memory"] == one["in_memory"] > VOCABULARY, (
         "one copy of the model on a host, not one a rank"
     )
+    assert two["dealt"] == one["dealt"] == 4
     assert two["sft_traced"] and two["traced"] == one["traced"] == [True, True]

@@ -5,6 +5,7 @@ torchrun --nproc-per-node=2 -m tests.integration.zero3_world OUT.json
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -23,7 +24,7 @@ from tasks.shared.learning import logprobs
 from tasks.shared.learning.critic import CriticEngine
 from tasks.shared.learning.distributed import sum_over_ranks
 from tasks.shared.learning.engine import Engine, TrainingEngine
-from tasks.shared.learning.packing import TrainSequence, pack
+from tasks.shared.learning.packing import PackedBatch, TrainSequence, pack
 from tasks.shared.traces.trajectory import FinishReason, Trajectory
 from tests.unit.generation.tiny import tiny_model
 
@@ -45,7 +46,7 @@ def measure() -> dict[str, Any]:
     update = PolicyUpdate(policy, RL, None, max_response_tokens=ROW)
     critic_update = CriticUpdate(critic, RL)
     for rewards in ([1, -1, 1, -1, 1], [1]):  # of one trajectory a second rank has none
-        experience = experience_of(rewards)
+        experience = experience_of(rewards if rank() == 0 else [])
         evaluated = critic_update.evaluate(experience)
         experience = with_advantages(experience, evaluated, whitened=False)
         found.setdefault("values", []).append([float(np.abs(values).sum()) for values in evaluated.values])
@@ -60,6 +61,10 @@ def measure() -> dict[str, Any]:
     found["in_memory"] = sum_over_ranks(
         sum(tensor.numel() for tensor in state.values())
     )  # on the host, of all ranks
+    last = sft_steps()[2]
+    dealt = policy.dealt_rows(last if rank() == 0 else [], ROW)
+    assert ids_of(dealt) == ids_of(policy.rows(last, ROW)), "another rank's rows, or others than all would cut"
+    found["dealt"] = sum_over_ranks(len(ids_of(dealt)))
     found["traced"] = [traced(policy), traced(critic)]
     return found
 
@@ -96,6 +101,11 @@ def experience_of(rewards: list[int]) -> Experience:
         graded.append(Graded(trajectory, 0, "", reward > 0, "", float(reward), float(reward)))
     none = np.zeros(len(rewards), dtype=bool)
     return Experience(tuple(graded), none, none, ~none, np.zeros(len(rewards)), none)
+
+
+def ids_of(rows: Iterable[PackedBatch]) -> list[list[int]]:
+    """The ids of the sequences that are trained on in these rows."""
+    return [ids.tolist() for row in rows for _, ids in row.split(row.ids) if row.num_targets]
 
 
 def scorer(engine: TrainingEngine) -> SimpleNamespace:

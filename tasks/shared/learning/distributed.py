@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -98,6 +98,37 @@ def gather_from_ranks(items: Sequence[Item]) -> list[Item]:
     gathered: list[list[Item]] = [[] for _ in range(dist.get_world_size())]
     dist.all_gather_object(gathered, list(items))
     return [item for part in gathered for item in part]
+
+
+def gather_to_first_rank(items: Sequence[Item]) -> list[Item]:
+    """The items of all ranks, in the order of ranks, in the first; none in the others. Pickled: our own records only."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return list(items)
+    gathered: list[list[Item]] | None = [[]] * dist.get_world_size() if dist.get_rank() == 0 else None
+    dist.gather_object(list(items), gathered)
+    return [item for part in gathered or () for item in part]
+
+
+def deal_to_ranks(items: Sequence[Item]) -> Item:
+    """The first rank's item number r in rank r; what the others give is ignored. Pickled: our own records only."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        [item] = items
+        return item
+    dealt: list[Any] = [None]
+    dist.scatter_object_list(dealt, list(items) if dist.get_rank() == 0 else None)
+    return dealt[0]
+
+
+def stopped_together(check: Callable[[], None]) -> None:
+    """Run `check` in the first rank, which alone knows what is to be checked; its TrainingStopped is raised in all."""
+    stopped: TrainingStopped | None = None
+    if rank() == 0:
+        try:
+            check()
+        except TrainingStopped as error:
+            stopped = error
+    if (told := from_first_rank(stopped)) is not None:
+        raise told
 
 
 def from_first_rank(item: Item) -> Item:

@@ -34,10 +34,10 @@ from tasks.shared.learning.adapter import (
     without_adapters,
 )
 from tasks.shared.learning.deepspeed_setup import make_deepspeed, stdout_to_stderr
-from tasks.shared.learning.distributed import start_process_group
+from tasks.shared.learning.distributed import deal_to_ranks, from_first_rank, start_process_group
 from tasks.shared.learning.guarded import is_bad
 from tasks.shared.learning.logprobs import TokenHead, TokenScores, token_scores, use_packed_attention
-from tasks.shared.learning.packing import PackedBatch, TrainSequence, pack
+from tasks.shared.learning.packing import PackedBatch, TrainSequence, lay_out, make_row, pack
 from tasks.shared.learning.saved import add_sums, checkpoints_in, is_whole, keep_alone, require_files
 from tasks.shared.own_forward import (
     eager_attention,
@@ -109,6 +109,18 @@ class Engine:
     def rows(self, sequences: Sequence[TrainSequence], row_tokens: int) -> list[PackedBatch]:
         """This rank's packed rows; every rank has equally many."""
         return pack(sequences, row_tokens, world_size(), self._one_a_row)[rank() :: world_size()]
+
+    def dealt_rows(self, sequences: Sequence[TrainSequence], row_tokens: int) -> list[PackedBatch]:
+        """This rank's packed rows of what the first rank has, which are those of `rows`; others give nothing.
+
+        No rank has more than its own rows, the first but one deal of them at a time.
+        """
+        lengths, ranks = [len(sequence.ids) for sequence in sequences], world_size()
+        plans = lay_out(lengths, row_tokens, ranks, self._one_a_row) if rank() == 0 else []
+        return [
+            deal_to_ranks([make_row(sequences, plan) for plan in plans[first : first + ranks]])
+            for first in range(0, from_first_rank(len(plans)), ranks)
+        ]
 
     def backward(self, loss: torch.Tensor) -> None:
         """Add the gradient of this micro-batch's share of the loss, a scalar already divided by the denominator."""

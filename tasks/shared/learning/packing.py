@@ -72,38 +72,53 @@ class PackedBatch:
 def pack(
     sequences: Sequence[TrainSequence], row_tokens: int, ranks: int = 1, one_a_row: bool = False
 ) -> list[PackedBatch]:
-    """Rows of at most `row_tokens` tokens that hold every sequence once; their number is a multiple of `ranks`.
+    """Rows of at most `row_tokens` tokens that hold every sequence once, as `lay_out` has them."""
+    rows = lay_out([len(sequence.ids) for sequence in sequences], row_tokens, ranks, one_a_row)
+    return [make_row(sequences, row) for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class RowPlan:
+    """Which sequences are packed end to end."""
+
+    sequences: tuple[int, ...]  # indices in row order
+    blank: bool = False  # it fills in for a rank without sequences: no token is a target
+
+
+def lay_out(
+    lengths: Sequence[int], row_tokens: int, ranks: int = 1, one_a_row: bool = False
+) -> list[RowPlan]:
+    """The rows of sequences of so many tokens; their number is a multiple of `ranks`.
 
     Longest first into the emptiest row (deterministic), or each into a row of its own. Rank r takes `rows[r::ranks]`:
     all ranks run equally many forward passes, which ZeRO needs; where there are fewer sequences than ranks, a row
     without targets fills in.
     Raises ValueError for a sequence longer than a row.
     """
-    if not sequences:
+    if not lengths:
         return []
-    longest = max(len(sequence.ids) for sequence in sequences)
+    longest = max(lengths)
     if longest > row_tokens:
         raise ValueError(
             f"a sequence of {longest} tokens does not fit tokens_per_micro_batch = {row_tokens}; raise that"
         )
-    order = sorted(range(len(sequences)), key=lambda i: (-len(sequences[i].ids), i))
-    total = sum(len(sequence.ids) for sequence in sequences)
-    num_rows = len(sequences) if one_a_row else -(-total // row_tokens)
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    num_rows = len(lengths) if one_a_row else -(-sum(lengths) // row_tokens)
     num_rows += -num_rows % ranks
-    while (rows := _spread(order, sequences, num_rows, row_tokens)) is None:
+    while (rows := _spread(order, lengths, num_rows, row_tokens)) is None:
         num_rows += ranks
-    return [_row(sequences, row) if row else _row(sequences, order[-1:], blank=True) for row in rows]
+    return [RowPlan(tuple(row)) if row else RowPlan((order[-1],), blank=True) for row in rows]
 
 
 def _spread(
-    order: Sequence[int], sequences: Sequence[TrainSequence], num_rows: int, row_tokens: int
+    order: Sequence[int], lengths: Sequence[int], num_rows: int, row_tokens: int
 ) -> list[list[int]] | None:
     """Sequence indices a row, each put into the emptiest row; None if one does not fit."""
     rows: list[list[int]] = [[] for _ in range(num_rows)]
     fill = [(0, row) for row in range(num_rows)]
     for index in order:
         used, row = heapq.heappop(fill)
-        used += len(sequences[index].ids)
+        used += lengths[index]
         if used > row_tokens:
             return None
         rows[row].append(index)
@@ -111,8 +126,9 @@ def _spread(
     return rows
 
 
-def _row(sequences: Sequence[TrainSequence], indices: Sequence[int], blank: bool = False) -> PackedBatch:
-    chosen = [sequences[index] for index in indices]
+def make_row(sequences: Sequence[TrainSequence], plan: RowPlan) -> PackedBatch:
+    """The packed row that is planned."""
+    chosen = [sequences[index] for index in plan.sequences]
     lengths = tuple(len(sequence.ids) for sequence in chosen)
     positions = np.concatenate([np.arange(length) for length in lengths])
     trained = np.concatenate([sequence.trained for sequence in chosen]).astype(bool)
@@ -124,8 +140,8 @@ def _row(sequences: Sequence[TrainSequence], indices: Sequence[int], blank: bool
         ids=torch.from_numpy(np.concatenate([sequence.ids for sequence in chosen]).astype(np.int64))[None],
         position_ids=torch.from_numpy(positions.astype(np.int64))[None],
         segment_ids=torch.from_numpy(np.repeat(np.arange(1, len(lengths) + 1), lengths))[None],
-        targets=torch.from_numpy(trained & (positions > 0) & (not blank))[None],
+        targets=torch.from_numpy(trained & (positions > 0) & (not plan.blank))[None],
         extras={name: torch.from_numpy(values)[None] for name, values in extras.items()},
         lengths=lengths,
-        sequences=tuple(indices),
+        sequences=plan.sequences,
     )
