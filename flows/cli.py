@@ -104,7 +104,9 @@ def plan(
     as_written: Annotated[
         bool, typer.Option("--as-written", help="The recipe as it is, no other layout.")
     ] = False,
-    staleness: Annotated[int, typer.Option(help="Above 0: by asynchronous steps.")] = 0,
+    staleness: Annotated[
+        int | None, typer.Option(help="In place of the recipe's rl.staleness; above 0: asynchronous steps.")
+    ] = None,
     mean_tokens: Annotated[float, typer.Option(help="Of a response; else a third of the largest.")] = 0.0,
     tail: Annotated[float, typer.Option(help="99th percentile of responses over their median.")] = 5.0,
     call_seconds: Annotated[float, typer.Option(help="Of a call of the interpreter.")] = 1.0,

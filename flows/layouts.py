@@ -79,6 +79,7 @@ class Plan:
     saved: list[Saved]
     host: int  # bytes of host memory that training takes on the fullest host
     steps: int  # of RL, over all rounds
+    staleness: int  # above 0: steps are asynchronous
     seconds: StepSeconds | None  # None: no kind of GPU was named
 
     @property
@@ -90,6 +91,12 @@ class Plan:
             else "inside"
         )
         return where + (", offload" if self.offload else "")
+
+    @property
+    def step_s(self) -> float:
+        """Seconds of a step, of a plan for a kind of GPU."""
+        assert self.seconds is not None
+        return self.seconds.asynchronous if self.staleness else self.seconds.synchronous
 
     def fits(self, phase: Phase) -> bool:
         """Whether a GPU holds the phase, and vLLM's share what it needs of it."""
@@ -159,6 +166,7 @@ def make_plan(
         saved=saved_states(recipe, shape),
         host=max(phase.host for phase in phases) * min(ranks, GPUS_A_HOST),
         steps=rl.num_rounds * rl.steps_per_round,
+        staleness=rl.staleness,
         seconds=_seconds(recipe, shape, gpus, kind, work, held) if kind and work else None,
     )
 
@@ -218,17 +226,24 @@ def work_of(recipe: Recipe, mean_tokens: float = 0.0, tail: float = 5.0, call_s:
 
 
 def choose(
-    recipe: Recipe, gpus: int, gpu: int, kind: Gpu, work: Work, given: Mapping[str, Any], staleness: int = 0
+    recipe: Recipe,
+    gpus: int,
+    gpu: int,
+    kind: Gpu,
+    work: Work,
+    given: Mapping[str, Any],
+    staleness: int | None = None,
 ) -> list[Plan]:
     """Every layout's plan, the one to take first: of those that fit the quickest, of equal ones the least changed.
 
+    Pools have `staleness`, the recipe's where that is None; inside the trainer's GPUs steps are synchronous.
     Layouts that set a `given` key otherwise are left out. ValueError if GPUs make no whole hosts.
     """
     if recipe.generation.pool.addresses:  # servers of others: nothing to choose
         return [make_plan(recipe, gpus, gpu, kind, work)]
     tree = recipe.model_dump(mode="json")
     plans = []
-    for layout in _layouts(recipe, gpus):
+    for layout in _layouts(recipe, gpus, recipe.rl.staleness if staleness is None else staleness):
         if UTILIZATION in given:
             layout.pop(UTILIZATION, None)
         if any(layout.get(key, value) != value for key, value in given.items()):
@@ -241,7 +256,7 @@ def choose(
         plans.append(make_plan(changed, gpus, gpu, kind, work, changes))
     if not plans:
         raise ValueError(f"{recipe.name}: no layout of {gpus} GPUs has {', '.join(given)}; take --set out")
-    return sorted(plans, key=lambda plan: _rank(plan, staleness))
+    return sorted(plans, key=_rank)
 
 
 def _sft_lacks(recipe: Recipe, gpus: int, gpu: int) -> bool:
@@ -251,20 +266,17 @@ def _sft_lacks(recipe: Recipe, gpus: int, gpu: int) -> bool:
     return sft_phase(recipe, find_shape(recipe.model), gpus).memory.total > gpu
 
 
-def _rank(plan: Plan, staleness: int) -> tuple[bool, float, int]:
+def _rank(plan: Plan) -> tuple[bool, float, int]:
     """What layouts are sorted by; those that do not fit, by how much is lacking."""
     if plan.refusal() is not None:
         lacking = max(
             phase.memory.total - plan.gpu + max(0, phase.memory.sampler - plan.share) for phase in plan.phases
         )
         return True, lacking, len(plan.changes)
-    assert plan.seconds is not None
-    side_by_side = staleness and plan.sampling_gpus
-    seconds = plan.seconds.asynchronous if side_by_side else plan.seconds.synchronous
-    return False, round(seconds), len(plan.changes)
+    return False, round(plan.step_s), len(plan.changes)
 
 
-def _layouts(recipe: Recipe, gpus: int) -> list[dict[str, Any]]:
+def _layouts(recipe: Recipe, gpus: int, staleness: int) -> list[dict[str, Any]]:
     """Overrides for every layout that is tried."""
     if gpus > GPUS_A_HOST and gpus % GPUS_A_HOST:
         raise ValueError(
@@ -284,11 +296,17 @@ def _layouts(recipe: Recipe, gpus: int) -> list[dict[str, Any]]:
                 "generation.placement": "inside",
                 **{f"generation.pool.{key}": value for key, value in default.items()},
                 "rl.sleep_sampler": vllm,
+                "rl.staleness": 0,
+                "rl.update_in_flight": False,
                 "rl.optimizer.ranks": gpus,
                 "rl.optimizer.nodes": hosts,
             }
         )
         if vllm:
+            trained |= {
+                "rl.staleness": staleness,
+                "rl.update_in_flight": recipe.rl.update_in_flight and bool(staleness),
+            }
             found += [{**trained, **pool} for pool in _pools(recipe, gpus, hosts)]
     return found
 

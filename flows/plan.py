@@ -5,7 +5,8 @@
     tirflow plan tiny --run demo                          # what it would do under a run's name: flows/work_plan.py
 
 Chooses the quickest layout that fits (flows/layouts.py), and prints what it sets otherwise than the recipe; with
---as-written the recipe is taken as it is, every GPU a rank but those of its pool. Prints tables, or JSON; exit code 2
+--as-written the recipe is taken as it is, every GPU a rank but those of its pool. A recipe of rl.staleness, or the
+option, is planned by asynchronous steps. Prints tables, or JSON; exit code 2
 and one line if no layout fits, an input is missing or the recipe is wrong.
 """
 
@@ -38,14 +39,15 @@ def tell(
     as_json: bool,
     kind: str = "",
     as_written: bool = False,
-    staleness: int = 0,
+    staleness: int | None = None,
     mean_tokens: float = 0.0,
     tail: float = 5.0,
     call_seconds: float = 1.0,
 ) -> int:
     """Print the plan of a recipe with `changes` (key=value each); the exit code, 2 where it cannot be carried out."""
     given = dict(read_override(text) for text in changes)
-    resolved = load_recipe(recipe, given)
+    fixed = {"rl.staleness": staleness} if as_written and staleness is not None else {}
+    resolved = load_recipe(recipe, given | fixed)
     if run:
         from flows.work_plan import tell as tell_work  # Prefect takes seconds to import
 
@@ -147,7 +149,7 @@ def _layout_table(plans: Sequence[Plan]) -> Table:
     for plan in plans[:SHOWN_LAYOUTS]:
         seconds, times = plan.seconds, _times(plan)
         assert seconds is not None
-        hours = seconds.synchronous * plan.steps * plan.gpus / 3600
+        hours = plan.step_s * plan.steps * plan.gpus / 3600
         table.add_row(
             plan.name,
             "[green]yes[/]" if plan.refusal() is None else "[red]no[/]",

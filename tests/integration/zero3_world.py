@@ -63,7 +63,9 @@ def measure() -> dict[str, Any]:
     )  # on the host, of all ranks
     last = sft_steps()[2]
     dealt = policy.dealt_rows(last if rank() == 0 else [], ROW)
-    assert ids_of(dealt) == ids_of(policy.rows(last, ROW)), "another rank's rows, or others than all would cut"
+    assert ids_of(dealt) == ids_of(policy.rows(last, ROW)), (
+        "another rank's rows, or others than all would cut"
+    )
     found["dealt"] = sum_over_ranks(len(ids_of(dealt)))
     found["traced"] = [traced(policy), traced(critic)]
     return found

@@ -15,7 +15,7 @@ H100, H200 = int(79.6 * GIB), int(139.8 * GIB)
 
 
 def chosen(
-    name: str, gpus: int, gpu: int, given: dict[str, Any] | None = None, staleness: int = 0
+    name: str, gpus: int, gpu: int, given: dict[str, Any] | None = None, staleness: int | None = None
 ) -> list[Plan]:
     recipe = load_recipe(name, given)
     return choose(recipe, gpus, gpu, gpu_of_memory(gpu / GIB), work_of(recipe), given or {}, staleness)
@@ -73,6 +73,24 @@ def test_a_pool_pays_where_its_steps_may_overlap_and_costs_gpus_where_not() -> N
     assert together.sampling_gpus == 0, "on-policy one half of the GPUs would wait for the other"
     assert apart.sampling_gpus and together.seconds and apart.seconds
     assert apart.seconds.asynchronous < together.seconds.synchronous < apart.seconds.synchronous
+    assert apart.changes["rl.staleness"] == 1 and apart.step_s == apart.seconds.asynchronous
+
+
+def test_a_recipe_of_asynchronous_steps_is_planned_by_them_and_inside_by_synchronous_ones() -> None:
+    written = {
+        "generation.placement": "pool",
+        "rl.sleep_sampler": False,
+        "rl.staleness": 2,
+        "rl.update_in_flight": True,
+    }
+    recipe = load_recipe("retool_7b", written)
+    kind, work = gpu_of_memory(H100 / GIB), work_of(recipe)
+    plans = choose(recipe, 8, H100, kind, work, {})
+    assert plans[0].sampling_gpus and plans[0].staleness == 2
+    assert not {"rl.staleness", "rl.update_in_flight"} & plans[0].changes.keys()
+    inside = [plan for plan in plans if not plan.sampling_gpus]
+    assert inside and all(plan.changes["rl.staleness"] == 0 for plan in inside)
+    assert all(plan.staleness == 0 for plan in choose(recipe, 8, H100, kind, work, {}, staleness=0))
 
 
 def test_what_is_given_holds_for_every_layout() -> None:
