@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 from tasks.rl.best import Point
 from tasks.rl.records import JsonLines
+from tasks.rl.sampling import is_mine
 from tasks.rl.state import Progress
 from tasks.shared.config import EvaluateConfig, EvaluateStage, RlStage
-from tasks.shared.environment import rank, world_size
+from tasks.shared.environment import rank
 from tasks.shared.estimates import Outcome, avg_at_k
 from tasks.shared.evaluation.problems import Problem, Wanted, read_problems, wanted_samples
 from tasks.shared.evaluation.sampling import Sampler, take_all
@@ -46,6 +47,7 @@ class Evaluation:
         config = context.config
         self._every = config.rl.evaluate_every_steps
         self._last_step = progress.first_step + config.rl.steps_per_round
+        self._generation = config.generation
         beside = isinstance(generator, AsksBeside)
         if isinstance(generator, AsksBeside):
             generator = generator.beside("evaluation")
@@ -83,7 +85,7 @@ class Evaluation:
     def begin(self, progress: Progress) -> Point | None:
         """Sample the weights of now: the point, or None where that goes on beside what follows."""
         if self._thread is None:
-            share = [want for place, want in enumerate(self._wanted) if place % world_size() == rank()]
+            share = [want for place, want in enumerate(self._wanted) if is_mine(self._generation, place)]
             return self._point(progress, gather_from_ranks(self._take(share)))
         if rank() == 0:
             self._running = progress, self._thread.submit(self._take, self._wanted)

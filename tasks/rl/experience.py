@@ -37,7 +37,7 @@ class Graded:
 
 @dataclass(frozen=True, slots=True)
 class Experience:
-    """The trajectories of one step, N of them, in the order of group and sample. In other ranks than the first N is 0."""
+    """The N trajectories of one step, in the order of group and sample; N is 0 in other ranks than the first."""
 
     graded: tuple[Graded, ...]
     outage: np.ndarray  # (N,) bool: the sandbox failed under it

@@ -186,7 +186,9 @@ class RlRound:
         self.progress = replace(self.progress, step=step + 1, drawn=self.sampler.drawn)
         if self._records is not None:
             metrics = learning_metrics(self.progress.step, self.progress.round, experience, result, gap)
-            metrics |= staleness_metrics(step, [row.trajectory for row in graded], result.by_age, rl.staleness)
+            metrics |= staleness_metrics(
+                step, [row.trajectory for row in graded], result.by_age, rl.staleness
+            )
             with clock("log"):
                 self._records.keep(self.progress, experience)
             health = self._interpreter.health() if self._interpreter else None

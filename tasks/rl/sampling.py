@@ -14,7 +14,7 @@ import numpy as np
 from tasks.rl.experience import Graded, score
 from tasks.rl.metrics import PhaseClock
 from tasks.rl.problems import Problem, draw_others, draw_problems, sample_seed
-from tasks.shared.config import RlStage
+from tasks.shared.config import GenerationConfig, RlStage
 from tasks.shared.environment import rank, world_size
 from tasks.shared.generation.interleave import RolloutPolicy, RolloutRequest, rollout
 from tasks.shared.generation.protocol import Generator
@@ -137,16 +137,17 @@ class Sampler:
             )
             for place, problem in enumerate(problems, first)
             for sample in range(num_samples)
-            if self._is_mine(place)
+            if is_mine(self._config.generation, place)
         ]
         trajectories = rollout(requests, self._generator, self._interpreter, self._tokenizer, self._policy)
         return [replace(t, versions=((step, t.num_sampled),)) for t in trajectories]
 
-    def _is_mine(self, place: int) -> bool:
-        """Whether this rank samples a group: each has an engine of its own, of a pool the first asks for all."""
-        if self._config.generation.placement == "pool":
-            return rank() == 0
+
+def is_mine(generation: GenerationConfig, place: int) -> bool:
+    """Whether this rank samples number `place`: inside each has an engine; of others the first asks for all."""
+    if generation.placement == "inside":
         return place % world_size() == rank()
+    return rank() == 0
 
 
 def _of_all_ranks(mine: Sequence[Graded]) -> list[Graded]:

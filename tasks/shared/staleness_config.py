@@ -5,7 +5,7 @@ from tasks.shared.training_config import RlConfig
 
 
 def require_beside(generation: GenerationConfig, rl: RlConfig) -> None:
-    """ValueError where the sampler cannot go on beside the trainer, or has too many to sample for."""
+    """ValueError where the sampler cannot go on beside the trainer, or would be asked by two at once."""
     if rl.staleness and generation.placement == "inside":
         raise ValueError(
             f"rl.staleness = {rl.staleness} needs a sampler beside the trainer: set generation.placement to "
@@ -15,9 +15,4 @@ def require_beside(generation: GenerationConfig, rl: RlConfig) -> None:
         raise ValueError(
             "rl.evaluate_every_steps with rl.staleness needs servers that two ask at once: set generation.placement to "
             "'pool', or rl.evaluate_every_steps to 0"
-        )
-    if generation.placement == "beside" and rl.optimizer.ranks > 1:
-        raise ValueError(
-            f"generation.placement = 'beside' is of one rank, and rl.optimizer.ranks = {rl.optimizer.ranks}; set "
-            "generation.placement to 'inside', or sample with vLLM and 'pool'"
         )

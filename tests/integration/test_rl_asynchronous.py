@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
+from safetensors.torch import load
 
 from tasks.shared.artifacts import ArtifactRef, Store
 from tasks.shared.stage import StageRequest
@@ -14,8 +16,8 @@ from tests.integration.ahead_world import (
     killed_until_it_ends,
     steps_of,
 )
-from tests.integration.rl_world import make_request, make_store
-from tests.integration.test_rl_round import FAST, in_process, outputs_of
+from tests.integration.rl_world import OPTIMIZER, make_request, make_store
+from tests.integration.test_rl_round import FAST, in_process, outputs_of, run
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +70,21 @@ def test_without_updates_in_flight_a_trajectory_is_of_one_version(
     rows = pd.read_parquet(Store(str(root / "store")).fetch(outputs["rollouts"]) / "train.parquet")
     assert rows.versions.map(len).eq(1).all()
     assert (rows.step - 1 - rows.versions.map(lambda versions: versions[0]["step"])).isin([0, 1]).all()
+
+
+def test_two_ranks_train_on_what_one_samples_ahead(root: Path, inputs: dict[str, ArtifactRef]) -> None:
+    """ZeRO-2; the first rank has the sampler. One rank trains the same from the record."""
+    optimizer = OPTIMIZER.model_copy(update={"ranks": 2, "zero_stage": 2})
+    request = ahead_request(root, inputs, "two", steps_per_round=3, optimizer=optimizer.model_dump())
+    directory = root / "two"
+    run(directory, request)
+    outputs = outputs_of(directory)
+    assert check_account(root, directory, steps=3)["trained"] == 6
+    config = request.config | {"rl": request.config["rl"] | {"optimizer": OPTIMIZER.model_dump()}}
+    alone = load(again(root, request.model_copy(update={"config": config}), outputs))
+    found = load(weights(root, outputs))
+    for name, tensor in alone.items():
+        assert torch.allclose(tensor, found[name], atol=2e-5), name
 
 
 def test_the_step_of_a_synchronous_round_is_the_same_from_its_record(

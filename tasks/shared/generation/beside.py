@@ -2,7 +2,7 @@
 
 The process (`beside_process.py`) ends with this one, however that ends. Messages go one way in the order in which they
 are sent, pieces and answers come back on a connection each: `step` and `extend` may be one thread's, weights and scores
-another's.
+another's. Only the first rank of a trainer asks; the others have a `Follower`.
 """
 
 import subprocess
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from tasks.shared.config import GenerationConfig, ModelConfig
 from tasks.shared.generation.pool.weights import buckets
 from tasks.shared.generation.protocol import Piece, Sampling
+from tasks.shared.learning.distributed import from_first_rank
 
 if TYPE_CHECKING:
     import torch
@@ -102,12 +103,12 @@ class BesideGenerator:
         """Names of tensors that are not what `load_weights(weights)` would leave."""
         self._send_weights(weights)
         names: list[str] = self._ask("differing")
-        return names
+        return from_first_rank(names)
 
     def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         """Log-prob of every token given those before it, by the engine's own weights."""
         scores: list[list[float]] = self._ask("score", [list(ids) for ids in sequences])
-        return scores
+        return from_first_rank(scores)
 
     def close(self) -> None:
         """End the process."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.shared.config import GenerationConfig, ModelConfig
+from tasks.shared.environment import rank
 from tasks.shared.generation.protocol import Generator
 from tasks.shared.generation_config import PoolConfig
 from tasks.shared.traces.turns import stop_ids_of
@@ -33,7 +34,7 @@ def open_generator(
 ) -> Iterator[Generator]:
     """What a stage samples with: an engine in its process, in one beside it, or a pool of servers.
 
-    What was started for it ends with the block.
+    What was started for it, by the first of several ranks alone, ends with the block.
 
     `scratch` holds the servers' logs; hosts of the `meeting` that only sample have servers too; the first
     `num_training` GPUs or cores of this host are the trainer's. A stage that trains nothing (0) samples on every GPU
@@ -45,7 +46,11 @@ def open_generator(
     config = config if num_training else on_every_gpu(config, len(gpus_of_host()))
     if config.placement == "beside":
         from tasks.shared.generation.beside import BesideGenerator
+        from tasks.shared.generation.follower import Follower
 
+        if rank() > 0:
+            yield Follower()
+            return
         with closing(BesideGenerator(config, model_config, checkpoint)) as beside:
             yield beside
         return

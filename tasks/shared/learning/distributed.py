@@ -101,7 +101,7 @@ def gather_from_ranks(items: Sequence[Item]) -> list[Item]:
 
 
 def gather_to_first_rank(items: Sequence[Item]) -> list[Item]:
-    """The items of all ranks, in the order of ranks, in the first; none in the others. Pickled: our own records only."""
+    """The items of all ranks, in their order, in the first; none in the others. Pickled: our own records only."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return list(items)
     gathered: list[list[Item]] | None = [[]] * dist.get_world_size() if dist.get_rank() == 0 else None

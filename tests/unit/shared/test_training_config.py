@@ -74,10 +74,6 @@ def test_only_vllm_can_sleep() -> None:
         ),
         ({"rl.update_in_flight": True}, r"with rl\.staleness = 0: nothing is in flight"),
         (
-            {"generation.placement": "beside", "rl.optimizer.ranks": 2},
-            r"'beside' is of one rank, and rl\.optimizer\.ranks = 2",
-        ),
-        (
             {"generation.placement": "beside", "generation.engine": "vllm"},
             r"'beside' is of generation\.engine = 'transformers'; vLLM's is 'pool'",
         ),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import aiohttp
 
+from tasks.shared.generation.follower import Follower
 from tasks.shared.generation.pool.client import Completion, open_session
 from tasks.shared.generation.pool.members import Ask, Member, Pool
 from tasks.shared.generation.pool.nccl import NcclTransfer
@@ -322,59 +323,15 @@ class PoolGenerator(Asker):
             self._waiting.discard(future)
 
 
-class PoolFollower(Generator):
-    """The pool in a rank that asks nothing of it: takes part in the gathering of weights, and hears of the scores."""
+class PoolFollower(Follower):
+    """The pool in a rank that asks nothing of it."""
 
     def beside(self, name: str) -> Generator:
         """Asks as little."""
         return self
 
-    def add(
-        self,
-        request_id: str,
-        ids: Sequence[int],
-        *,
-        sampling: Sampling,
-        seed: int,
-        stop: str | None,
-        max_new_tokens: int,
-    ) -> None:
-        """Not here."""
-        raise AssertionError("the first rank asks the pool for all")
-
-    def extend(self, request_id: str, ids: Sequence[int], *, stop: str | None, max_new_tokens: int) -> None:
-        """Not here."""
-        raise AssertionError("the first rank asks the pool for all")
-
-    def release(self, request_id: str) -> None:
-        """Not here."""
-        raise AssertionError("the first rank asks the pool for all")
-
-    @property
-    def num_running(self) -> int:
-        """None run here."""
-        return 0
-
-    def step(self) -> list[Piece]:
-        """None run here."""
-        return []
-
-    def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
-        """What the first rank heard."""
-        return from_first_rank([[0.0]])
-
-    def load_weights(self, weights: "Iterable[tuple[str, torch.Tensor]]") -> None:
-        """Gather with the others."""
-        for _ in weights:
-            pass
-
     def disagreeing(self) -> list[str]:
         """What the first rank heard."""
-        return from_first_rank([""])
-
-    def differing(self, weights: "Iterable[tuple[str, torch.Tensor]]") -> list[str]:
-        """What the first rank heard."""
-        self.load_weights(weights)
         return from_first_rank([""])
 
 
