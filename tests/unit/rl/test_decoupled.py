@@ -26,7 +26,7 @@ class OneDistribution:
         self.theta = torch.randn(VOCABULARY, generator=generator, requires_grad=True)
         self.history = [self.theta.tolist()]
 
-    def rows(self, sequences: list[TrainSequence], row_tokens: int) -> list[PackedBatch]:
+    def dealt_rows(self, sequences: list[TrainSequence], row_tokens: int) -> list[PackedBatch]:
         return pack(sequences, row_tokens)
 
     def token_logprobs(self, row: PackedBatch, temperature: float) -> torch.Tensor:
