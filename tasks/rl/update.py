@@ -176,7 +176,10 @@ def train_sequence(
     `advantage` is one number for the whole response, or (R,); `ages` (R,) are carried along.
     """
     num_prompt, num_response = len(trajectory.prompt_ids), len(trajectory.response_ids)
-    named = {"sampler": trajectory.logprobs, "advantage": np.broadcast_to(advantage, num_response)}
+    named: dict[str, Sequence[float] | np.ndarray] = {
+        "sampler": trajectory.logprobs,
+        "advantage": np.broadcast_to(advantage, num_response),
+    }
     if ages is not None:
         named["age"] = ages
     return TrainSequence(
