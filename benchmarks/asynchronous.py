@@ -51,10 +51,10 @@ MODEL = ModelConfig(source="tiny", dtype="float32")
 SHAPE = TinyModel(hidden_size=128, layers=4)
 SECONDS = (0.03, 0.1, 0.3, 1.0)  # that a program takes
 NUM_PROBLEMS, TRACES, TEACHING, TAUGHT_AT_ONCE = 48, 1500, 300, 8
-MOST_CALLS, MOST_TOKENS = 3, 900
+MOST_CALLS, MOST_TOKENS = 3, 700
 # One answer of a dozen has many more sentences than the others: which kind it is, and of each how many, is chance.
 SHORT, LONG, LONG_SHARE = ("It is so. ", 6), ("And more. ", 100), 0.08
-PROMPTS, SAMPLES = 8, 8
+PROMPTS, SAMPLES, ROWS = 8, 8, 16  # a quarter of a step's trajectories is sampled side by side
 WARM, COOL = 3, 3  # steps at the ends of a round that are not counted
 
 
@@ -150,11 +150,12 @@ def make_request(
         generation=GenerationConfig(
             engine="transformers",
             placement=side.placement,  # type: ignore[arg-type]
-            max_sequences=PROMPTS * SAMPLES,
+            max_sequences=ROWS,
             max_prompt_tokens=64,
             max_response_tokens=MOST_TOKENS,
         ),
         rl=RlConfig(
+            algorithm="ppo",  # as ReTool trains: a critic learns beside the policy
             rounds=1,
             steps_per_round=steps,
             prompts_per_step=PROMPTS,
@@ -257,7 +258,7 @@ def page(laps: dict[str, list[Lap]], loads: list[float]) -> tuple[list[str], boo
     lines += ["", *markdown_table(["ratio of a turn's medians", "median [quartiles]"], ratios), ""]
     lines += [
         f"Response tokens: median {median:.0f}, p99 {p99:.0f}, {p99 / median:.1f} times that (at least {TAIL:.0f}). "
-        f"{PROMPTS} x {SAMPLES} trajectories a step; sampled and trained are tokens. "
+        f"PPO; {PROMPTS} x {SAMPLES} trajectories a step, {ROWS} side by side; sampled and trained are tokens. "
         f"Weights go to running requests. Bar: {BAR} over staleness 0."
     ]
     return lines, held and p99 / median >= TAIL
