@@ -4,8 +4,9 @@
 
 A tiny model is taught to answer with one to three programs that take 30 ms to 1 s, and then to go on for as long as
 chance has it: lengths with a long tail. Each side is the stage `rl` as it is, several rounds in turn, so that noise of
-the machine falls on all alike; its first and last steps are not counted. Each process has a thread of torch; the
-colocated step has the second core for programs. Writes benchmarks/results/asynchronous.md; about 15 minutes. Exit code 1 below the bar.
+the machine falls on all alike; its first and last steps are not counted. Each process has a thread of torch. The
+colocated step answers programs on a schedule, for equal bits from equal seeds, and so waits for slow ones. Writes benchmarks/results/asynchronous.md; 25 minutes. Exit code 1
+below the bar.
 """
 
 import argparse
@@ -69,7 +70,7 @@ class Side:
 
 
 SIDES = (
-    Side("colocated", "inside", 0, 1),  # with two threads of torch it was two to three times slower
+    Side("colocated", "inside", 0, 1),  # no faster with two threads
     Side("staleness 0", "beside", 0, 1),
     Side("staleness 1", "beside", 1, 1),
     Side("staleness 2", "beside", 2, 1),
