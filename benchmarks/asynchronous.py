@@ -5,8 +5,9 @@
 A tiny model is taught to answer with one to three programs that take 30 ms to 1 s, and then to go on for as long as
 chance has it: lengths with a long tail. Each side is the stage `rl` as it is, several rounds in turn, so that noise of
 the machine falls on all alike; its first and last steps are not counted. Each process has a thread of torch. The
-colocated step answers programs on a schedule, for equal bits from equal seeds, and so waits for slow ones. Writes benchmarks/results/asynchronous.md; 25 minutes. Exit code 1
-below the bar.
+colocated step answers programs on a schedule, for equal bits from equal seeds, and so waits for slow ones.
+
+Writes benchmarks/results/asynchronous.md; 25 minutes. Exit code 1 below the bar.
 """
 
 import argparse
@@ -243,7 +244,7 @@ def page(laps: dict[str, list[Lap]], loads: list[float]) -> tuple[list[str], boo
     about = headline(
         surroundings(), f"{torch.__version__} of torch", f"load {min(loads):.1f} to {max(loads):.1f}"
     )
-    lines = ["# Asynchronous RL", "", about, "", *__doc__.split("\n\n")[2].splitlines()[:4], ""]
+    lines = ["# Asynchronous RL", "", about, "", *__doc__.split("\n\n")[2].splitlines(), ""]
     lines += markdown_table(
         [
             "",
