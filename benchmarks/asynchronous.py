@@ -1,6 +1,6 @@
 """Steps an hour with a sampler beside the trainer, at staleness 0, 1 and 2, and of the colocated step.
 
-    make bench-async
+    make bench-asynchronous
 
 A tiny model is taught to answer with one to three programs that take 30 ms to 1 s, and then to go on for as long as
 chance has it: lengths with a long tail. Each side is the stage `rl` as it is, several rounds in turn, so that noise of

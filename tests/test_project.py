@@ -192,6 +192,29 @@ def test_no_machine_paths_or_unfinished_work_in_the_tree() -> None:
             assert found is None or path == Path(__file__), f"{name}: {found.group() if found else ''}"
 
 
+def test_make_targets_that_are_named_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    rules = {
+        name for names in re.findall(r"^([a-z][a-z -]*):", makefile, re.MULTILINE) for name in names.split()
+    }
+    suites = {f"test-{path.name}" for path in (ROOT / "tests").iterdir() if path.is_dir()}
+    measured = {f"bench-{path.stem}" for path in (ROOT / "benchmarks").glob("*.py")}
+    known = rules | suites | measured | {"setup-vllm", "setup-trl"}
+    patterns = ["*.py", "*.md", "*.toml", "*.yaml", ".ci/run", ":!CHANGELOG.md"]
+    files = subprocess.run(
+        ["git", "ls-files", *patterns], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+    # in backticks, as a step of CI, or anywhere where the name alone tells that it is one
+    said = re.compile(
+        r"`make ([a-z][a-z-]*)|^(?:step|beside) .*make ([a-z-]+)|\bmake ((?:test|bench|setup|smol)-[a-z-]+)",
+        re.MULTILINE,
+    )
+    for name in files:
+        for found in said.finditer((ROOT / name).read_text()):
+            target = next(filter(None, found.groups()))
+            assert target in known or found[0].endswith("-"), f"{name}: make {target}"
+
+
 def test_images_named_in_their_readme_exist() -> None:
     readme = ROOT / "images" / "README.md"
     named = set(re.findall(r"`images/([\w./-]+)`", readme.read_text())) if readme.exists() else set()

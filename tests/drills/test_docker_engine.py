@@ -1,6 +1,6 @@
 """Drills on the Docker engine: killed or stopped while a stage runs in its container, and started again.
 
-make drill-docker            # root, dockerd and the images of `make images`; where no other engine runs
+make test-docker            # root, dockerd and the images of `make images`; where no other engine runs
 """
 
 import signal
