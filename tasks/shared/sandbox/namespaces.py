@@ -47,7 +47,8 @@ def build_root(readable: tuple[str, ...]) -> None:
         _bind(path, descriptor)
         os.close(descriptor)
     os.close(processes)
-    os.mkdir(_ROOT + "/tmp", 0o755)  # where programs look before they write: as in a container, it is there
+    # where programs look before they write: as in a container, it is there; what is readable may lie below it
+    os.makedirs(_ROOT + "/tmp", 0o755, exist_ok=True)
     os.mkdir(_ROOT + SCRATCH, 0o755)
     kernel.mount(
         "tmpfs",
