@@ -26,9 +26,15 @@ def bootstrap(
     into: str = "",
     force: bool = False,
 ) -> dict[str, ArtifactRef]:
-    """Start from a checkpoint of `run`; the outcome is noted under `into`, by default `<run>-bootstrap`.
+    """Sample the training problems with a checkpoint, keep what is right, train on it; round after round.
 
-    Each round samples the training problems with the policy of the round before and goes on training it.
+    Args:
+        run: the run whose recipe and inputs are taken.
+        checkpoint: which of the run's to start from.
+        rounds: each goes on with the checkpoint of the one before.
+        overrides: keys of the recipe and their values, such as {"sft.max_steps": 50}.
+        into: name under which the outcome is noted; `<run>-bootstrap` by default.
+        force: execute although the same work has been done.
     """
     changes = {"synthesize.mode": "bootstrap"} | (overrides or {})
     job, record = rerun(

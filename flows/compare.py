@@ -20,7 +20,13 @@ from tasks.shared.stage import StageResult
 
 @flow(name="compare", flow_run_name="compare-{before}-{after}")
 def compare(before: str, after: str, into: str = "comparisons") -> ArtifactRef:
-    """Compare two evaluations, each named as <run>/<name> (base, sft, rl, promoted-<day>); the report's reference."""
+    """Compare two evaluations in pairs: difference, interval, sign test, and a report.
+
+    Args:
+        before: an evaluation, <run>/<name>; names are base, sft, rl, promoted-<day>.
+        after: the other one.
+        into: name under which the report is noted.
+    """
     records = RunRecords(store_uri())
     evaluations = {name: find_evaluation(records, name) for name in (before, after)}
     if len(evaluations) < 2:

@@ -17,6 +17,7 @@ from prefect.logging import get_run_logger
 
 from flows.compare import comparison
 from flows.night_page import Tonight, publish_night
+from flows.start import named_after
 from flows.tagged import Subject, subjects
 from tasks.evaluate.task import evaluate
 from tasks.launch import Run
@@ -41,7 +42,7 @@ class NightFailed(RuntimeError):
     """A checkpoint got worse, or could not be evaluated."""
 
 
-@flow(name="nightly")
+@flow(name="nightly", flow_run_name=named_after("day"))
 def nightly(
     runs: list[str] | None = None,
     days: int = 7,
@@ -49,10 +50,16 @@ def nightly(
     fresh_samples: bool = False,
     force: bool = False,
 ) -> dict[str, ArtifactRef]:
-    """Evaluate every tag and the latest checkpoint of `runs` (by default those that changed in the last `days` days).
+    """Evaluate every tag and the latest checkpoint of recent runs, and compare with earlier nights.
 
-    `day`: the ISO date it counts as, today by default. A subject that has this night already is evaluated again only
-    with `force`. Fails with NightFailed, after everything is published, on a significant drop or a failed evaluation.
+    Fails with NightFailed, after everything is published, on a significant drop or a failed evaluation.
+
+    Args:
+        runs: runs whose latest checkpoint is evaluated; by default those that changed lately.
+        days: how lately, in days.
+        day: the ISO date it counts as; today by default.
+        fresh_samples: draw other samples than last night.
+        force: evaluate again what has this night already.
     """
     tonight = Tonight(_day(day))
     found, tonight.failures = subjects(store_uri(), runs, days, tonight.day)

@@ -34,10 +34,16 @@ def promote(
     tag: str = PROMOTED,
     threshold: float = 0.0,
 ) -> ArtifactRef:
-    """Give `tag` to a checkpoint of `run`, unless the gate refuses: then the flow run fails and the tag stays.
+    """Give a tag to a checkpoint, unless the gate refuses: then the flow run fails and the tag stays.
 
-    Refused where on any set the paired 95 % interval (candidate minus holder of the tag, as shares) lies wholly below
-    `threshold`: -0.02 allows a loss of two points. Both sides are evaluated alike, on the candidate's sets.
+    Both sides are evaluated alike, on the candidate's sets.
+
+    Args:
+        run: the run that made the checkpoint.
+        checkpoint: which of the run's.
+        tag: what it is called from then on.
+        threshold: refused where on any set the paired 95 % interval (candidate minus holder of the tag, as shares)
+            lies wholly below it; -0.02 allows a loss of two points.
     """
     records, tags = RunRecords(store_uri()), Tags(store_uri())
     record, holder = records.read(run), tags.current(tag)

@@ -39,7 +39,15 @@ EVALUATION_SETS: Inputs = {"evaluation_sets": ("prepare", "evaluation_sets")}
 def prepare(
     run: str = "", recipe: str = "", overrides: Overrides | None = None, into: str = "", force: bool = False
 ) -> Refs:
-    """Base model and problem sets."""
+    """Base model and problem sets.
+
+    Args:
+        run: the run whose recipe and inputs are taken.
+        recipe: begin a new run with this recipe instead.
+        overrides: keys of the recipe and their values, such as {"sft.max_steps": 50}.
+        into: name under which the outcome is noted; `<run>-changed` where overrides change something.
+        force: execute although the same work has been done.
+    """
     job, _ = rerun(("prepare",), run, recipe, overrides or {}, into, force)
     prepared = tasks.prepare.task.prepare(job)
     return {
@@ -60,10 +68,18 @@ def synthesize(
     into: str = "",
     force: bool = False,
 ) -> Refs:
-    """Verified traces. `responses`: a run whose teacher's answers are taken, so that only what is missing is asked.
+    """Traces of a teacher, every code block verified.
 
-    `pass_rates` says how hard each problem is: `<run>/rl-<number>`, the rollouts of that round, or `<run>/<name>`, an
-    evaluation of the training problems.
+    Args:
+        run: the run whose recipe and inputs are taken.
+        recipe: begin a new run with this recipe instead.
+        overrides: keys of the recipe and their values, such as {"sft.max_steps": 50}.
+        inputs: references in place of single inputs.
+        responses: a run whose teacher's answers are taken, so that only what is missing is asked.
+        pass_rates: how hard each problem is: `<run>/rl-<number>`, the rollouts of that round, or `<run>/<name>`, an
+            evaluation of the training problems.
+        into: name under which the outcome is noted; `<run>-changed` where overrides change something.
+        force: execute although the same work has been done.
     """
     job, record = rerun(("synthesize",), run, recipe, overrides or {}, into, force)
     wanted = PROBLEMS | EVALUATION_SETS
@@ -94,7 +110,16 @@ def sft(
     into: str = "",
     force: bool = False,
 ) -> Refs:
-    """A checkpoint tuned on traces."""
+    """A checkpoint tuned on traces.
+
+    Args:
+        run: the run whose recipe and inputs are taken.
+        recipe: begin a new run with this recipe instead.
+        overrides: keys of the recipe and their values, such as {"sft.max_steps": 50}.
+        inputs: references in place of single inputs.
+        into: name under which the outcome is noted; `<run>-changed` where overrides change something.
+        force: execute although the same work has been done.
+    """
     job, record = rerun(("sft",), run, recipe, overrides or {}, into, force)
     wanted: Inputs = {"checkpoint": ("prepare", "checkpoint"), "traces": ("synthesize", "traces")}
     taken = take(record, wanted, inputs or {})
@@ -111,7 +136,17 @@ def rl(
     into: str = "",
     force: bool = False,
 ) -> Refs:
-    """One RL round, counted from 1, from where the round before it ended."""
+    """One RL round, from where the round before it ended.
+
+    Args:
+        run: the run whose recipe and inputs are taken.
+        number: of the round, from 1.
+        recipe: begin a new run with this recipe instead.
+        overrides: keys of the recipe and their values, such as {"sft.max_steps": 50}.
+        inputs: references in place of single inputs.
+        into: name under which the outcome is noted; `<run>-changed` where overrides change something.
+        force: execute although the same work has been done.
+    """
     job, record = rerun(("rl",), run, recipe, overrides or {}, into, force)
     policy = (f"rl-{number - 1}", "checkpoint") if number > 1 else _cold_start(record)
     wanted: Inputs = {"checkpoint": policy, **PROBLEMS}
@@ -143,7 +178,18 @@ def evaluate(
     into: str = "",
     force: bool = False,
 ) -> Refs:
-    """Scores of one checkpoint; `problems`: files (problem, answer) in place of the recipe's sets."""
+    """Scores of one checkpoint, with intervals.
+
+    Args:
+        run: the run whose recipe and inputs are taken.
+        checkpoint: which of the run's.
+        problems: files with columns problem and answer, by absolute path, in place of the recipe's sets.
+        recipe: begin a new run with this recipe instead.
+        overrides: keys of the recipe and their values, such as {"sft.max_steps": 50}.
+        inputs: references in place of single inputs.
+        into: name under which the outcome is noted; `<run>-changed` where overrides change something.
+        force: execute although the same work has been done.
+    """
     changes = (overrides or {}) | ({"data.evaluation": _sources(problems)} if problems else {})
     worked = ("prepare", "evaluate") if problems else ("evaluate",)
     job, record = rerun(worked, run, recipe, changes, into, force)
@@ -159,7 +205,14 @@ def evaluate(
 
 @flow(name="report", flow_run_name="report-{run}")
 def report(run: str = "", overrides: Overrides | None = None, into: str = "", force: bool = False) -> Refs:
-    """The report of what a run has finished so far."""
+    """The report of what a run has finished so far.
+
+    Args:
+        run: the run whose recipe and inputs are taken.
+        overrides: keys of the recipe and their values, such as {"sft.max_steps": 50}.
+        into: name under which the outcome is noted; `<run>-changed` where overrides change something.
+        force: execute although the same work has been done.
+    """
     job, record = rerun(("report",), run, "", overrides or {}, into, force)
     made: Refs = {}
     for label, stage in record.stages.items():

@@ -1,9 +1,11 @@
 """How a flow begins: the recipe checked before anything starts, and the run's record opened or read."""
 
+from collections.abc import Callable
 from typing import Any
 
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
+from prefect.runtime import flow_run as this_run
 
 from tasks.launch import Run, require_surroundings
 from tasks.shared.artifacts import ArtifactRef
@@ -13,6 +15,16 @@ from tasks.shared.recipes import key_by_key, load_recipe, resolve_recorded
 from tasks.shared.runs import RunRecord, RunRecords
 
 Inputs = dict[str, tuple[str, str]]  # input -> (label of the stage that made it, name of its output)
+
+
+def named_after(*parameters: str) -> Callable[[], str]:
+    """What a flow run is called: its flow, and those of these parameters that were given."""
+
+    def name() -> str:
+        given = [str(this_run.parameters.get(parameter) or "") for parameter in parameters]
+        return "-".join(filter(None, [this_run.flow_name, *given]))
+
+    return name
 
 
 def start(recipe: str, run: str, overrides: dict[str, Any], force: bool) -> Run:
