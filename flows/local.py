@@ -17,8 +17,10 @@ from tasks.shared.artifacts import Store
 from tasks.shared.environment import home, prefect_api_url, store_uri
 from tasks.shared.runs import RunRecords
 from tasks.shared.stage import Value
+from tasks.shared.tags import PROMOTED, Tags
 
 DEMO_DEPLOYMENT, DEMO_RUN = "train/tiny", "demo"
+DEMO_QUESTION = "What remainder does 53^641 leave when divided by 391?"
 
 
 def up() -> int:
@@ -70,20 +72,40 @@ def run(deployment: str, parameters: list[str]) -> int:
 
 
 def demo() -> int:
-    """The demo: server and worker, deployments, `train/tiny` followed to its scores; ends what it started."""
+    """The demo: server and worker, `train/tiny` followed to its scores, its policy `promoted`; ends what it started."""
     console = Console()
     with console.status("starting Prefect server and worker, deploying prefect.yaml"):
         running = cluster.start(home(), owned=True)
     ours = cluster.is_ours(running)
     try:
         console.print(f"Prefect: {running.ui_url}   home: {home()}", soft_wrap=True)
-        return _run_and_follow(running.api_url, DEMO_DEPLOYMENT, {"run": DEMO_RUN}, console, "make demo")
+        code = _run_and_follow(running.api_url, DEMO_DEPLOYMENT, {"run": DEMO_RUN}, console, "make demo")
+        code = code or _promote(running.api_url, console)
     finally:
         if ours:
             cluster.stop(running)
             console.print(
-                "server and worker ended; `tirflow up` starts them to stay (runs and report are kept)"
+                "server and worker ended; `tirflow up` starts them to stay (runs and report are kept)",
+                soft_wrap=True,
             )
+    if not code:
+        console.print(f'ask it: tirflow ask {PROMOTED} "{DEMO_QUESTION}"', soft_wrap=True)
+    return code
+
+
+def _promote(api_url: str, console: Console) -> int:
+    """Give the demo's policy the tag `promoted` where it has not got it; the exit code."""
+    from flows.tagged import latest_label
+
+    record, holder = RunRecords(store_uri()).read(DEMO_RUN), Tags(store_uri()).current(PROMOTED)
+    if holder is None or holder.checkpoint != record.checkpoint(latest_label(record) or "prepare"):
+        flow_run = start_run(api_url, "promote/promote", {"run": DEMO_RUN})
+        logs = home() / "logs" / DEMO_RUN
+        outcome = follow(api_url, flow_run, logs, console)
+        if outcome.state != "COMPLETED":
+            console.print(failure(outcome, logs, "make demo"), soft_wrap=True)
+            return 1
+    return 0
 
 
 def _run_and_follow(
