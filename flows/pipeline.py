@@ -8,7 +8,7 @@ from typing import Any
 from prefect import flow
 
 from flows.publish import publish_report
-from flows.start import start
+from flows.start import named_after, start
 from tasks.evaluate.task import evaluate
 from tasks.launch import Run
 from tasks.prepare.task import prepare
@@ -20,12 +20,23 @@ from tasks.shared.stage import StageResult
 from tasks.synthesize.task import synthesize
 
 
-@flow(name="train", flow_run_name="train-{recipe}-{run}")
+@flow(name="train", flow_run_name=named_after("recipe", "run"))
 def train(
     recipe: str = "tiny", run: str = "", overrides: dict[str, Any] | None = None, force: bool = False
 ) -> dict[str, ArtifactRef]:
-    """Run a recipe; stages whose work has been done are taken as they are, unless `force`."""
+    """Base model to SFT to RL with scores and a report; stages whose work has been done are taken as they are.
+
+    Args:
+        recipe: one of `tirflow recipes`, or a file.
+        run: name of the run, by default the recipe's; a name that exists goes on with it.
+        overrides: keys of the recipe and their values, such as {"sft.max_steps": 50}.
+        force: execute every stage although its work has been done.
+    """
     job = start(recipe, run, overrides or {}, force)
+    if job.recipe.evaluate.endpoint.is_asked:
+        raise ValueError(
+            "evaluate.endpoint serves one checkpoint and train evaluates several: set it for evaluate/local"
+        )
     made, told = stages(job)
     publish_report(job, told)
     return made

@@ -158,6 +158,10 @@ def test_entrypoints_import_and_take_their_parameters() -> None:
         module, _, function = entry["entrypoint"].rpartition(".")
         flow = getattr(importlib.import_module(module), function)
         assert set(entry.get("parameters", {})) <= set(flow.parameters.properties)
+        unsaid = [
+            name for name, schema in flow.parameters.properties.items() if not schema.get("description")
+        ]
+        assert not unsaid, f"{entry['entrypoint']}: its docstring does not say what {unsaid} are"
         names.add(f"{flow.name}/{entry['name']}")
         assert flow.name == function, "deploy -n matches the function's name"
     assert {f"{stage}/local" for stage in STAGES} <= names

@@ -6,14 +6,16 @@ Resumable per problem and sample: finished samples lie in the scratch directory 
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
+from tasks.evaluate.endpoint import EndpointSampler
 from tasks.evaluate.journal import Journal
 from tasks.evaluate.surroundings import surroundings
 from tasks.shared.checkpoints import load_tokenizer
 from tasks.shared.config import EvaluateStage
+from tasks.shared.endpoint.responses import ResponseLog
 from tasks.shared.evaluation.problems import Wanted, read_problems, wanted_samples
 from tasks.shared.evaluation.sampling import Sampler, take_all
 from tasks.shared.generation.engines import open_generator, sample_for_others
@@ -96,8 +98,7 @@ def _sample(
 ) -> list[Sample]:
     """Take the missing samples into the journal; those that stay void are returned."""
     config = context.config
-    checkpoint = context.input("checkpoint")
-    tokenizer = load_tokenizer(checkpoint)
+    tokenizer = load_tokenizer(context.input("checkpoint"))
     num_correct = 0
     reported = 0.0
 
@@ -109,6 +110,22 @@ def _sample(
             reported = time.monotonic()
             context.progress(len(journal), total, correct=num_correct)
 
+    if config.evaluate.endpoint.is_asked:
+        served = EndpointSampler(config, tokenizer, ResponseLog(context.scratch / "responses"))
+        void = take_all(served, missing, keep)
+    else:
+        void = _sample_here(context, missing, keep)
+    journal.flush()
+    context.progress(len(journal), total, correct=num_correct, void=len(void))
+    return void
+
+
+def _sample_here(
+    context: StageContext[EvaluateStage], missing: Sequence[Wanted], keep: Callable[[Sample], None]
+) -> list[Sample]:
+    """With an engine and a sandbox of this process."""
+    config, checkpoint = context.config, context.input("checkpoint")
+    tokenizer = load_tokenizer(checkpoint)
     with ExitStack() as stack:
         interpreter: Interpreter | None = None
         if config.traces.max_calls and config.traces.dialect != "text":
@@ -123,10 +140,7 @@ def _sample(
                 meeting=context.request.meeting,
             )
         )
-        void = take_all(Sampler(config, generator, interpreter, tokenizer), missing, keep)
-    journal.flush()
-    context.progress(len(journal), total, correct=num_correct, void=len(void))
-    return void
+        return take_all(Sampler(config, generator, interpreter, tokenizer), missing, keep)
 
 
 def _require_few_void(void: Sequence[Sample], total: int) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from tasks.serve.parts import Output, Part, Parts, Words
 from tasks.shared.grading import last_box
+from tasks.shared.traces.told import Told
 from tasks.shared.traces.trajectory import FinishReason, Trajectory
 
 
@@ -17,6 +18,7 @@ class Reply:
     parts: Parts
     in_text: bool  # outputs are part of the text, else in the field alone
     trajectory: Trajectory | None = None
+    tells_all: bool = False  # the trajectory itself goes with it
 
     @property
     def ended(self) -> bool:
@@ -127,7 +129,9 @@ class Form:
 
     def _choice(self, number: int, reply: Reply) -> dict[str, Any]:
         choice: dict[str, Any] = {"index": number, "finish_reason": reply.finish, "logprobs": None}
-        beside = {"interpreter": reply.interpreter(), "answer": reply.answer}
+        beside: dict[str, Any] = {"interpreter": reply.interpreter(), "answer": reply.answer}
+        if reply.tells_all and reply.trajectory is not None:
+            beside["trajectory"] = Told.of(reply.trajectory).model_dump(mode="json")
         if self._chat:
             return choice | {"message": {"role": "assistant", "content": reply.content} | beside}
         return choice | {"text": reply.content} | beside

@@ -84,6 +84,7 @@ class Asked(BaseModel):
     stream_options: StreamOptions = StreamOptions()
     # in place of the recipe's serve.interpreter; none: the model alone, its blocks do not run
     interpreter: Literal["text", "field", "none"] | None = None
+    return_trajectory: bool = False  # every token with its log-prob, and every call: for evaluations
 
     @field_validator("stop", mode="before")
     @classmethod
@@ -100,6 +101,8 @@ class Asked(BaseModel):
         for name, nothing in NOT_OFFERED.items():
             if (given := (self.model_extra or {}).get(name)) not in nothing:
                 raise ValueError(f"{name} = {given!r} is not offered by this server; leave it out")
+        if self.return_trajectory and (self.stream or self.stop):
+            raise ValueError("return_trajectory is of whole replies: leave out stream and stop")
         if "" in self.stop:
             raise ValueError("stop: an empty string would end every answer at once; leave it out")
         return self

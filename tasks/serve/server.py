@@ -173,7 +173,7 @@ class Service:
         requests = self._requests(asked, prompts)
         in_text = (asked.interpreter or self._limits.interpreter) != "field"
         decode, stops = self._resident.decode, tuple(asked.stop)
-        replies = [Reply(Parts(decode, stops), in_text) for _ in requests]
+        replies = [Reply(Parts(decode, stops), in_text, tells_all=asked.return_trajectory) for _ in requests]
         prompt_tokens = sum(map(len, prompts))
         if asked.stream:
             chunks = self._stream(asked, requests, replies, form, prompt_tokens)

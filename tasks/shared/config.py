@@ -11,6 +11,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from tasks.shared.endpoint_config import ServedModel
 from tasks.shared.generation_config import GenerationConfig as GenerationConfig
 from tasks.shared.generation_config import PoolConfig as PoolConfig
 from tasks.shared.sandbox.records import PRELOAD
@@ -174,6 +175,7 @@ class EvaluateConfig(Section):
     max_calls: int | None = Field(None, ge=0)  # None: traces.max_calls
     max_response_tokens: int | None = Field(None, ge=1)  # None: generation.max_response_tokens
     checkpoints: tuple[Literal["base", "sft", "rl"], ...] = ("base", "sft", "rl")
+    endpoint: ServedModel = ServedModel()  # asked in place of an engine of the stage's own
 
 
 class ReportConfig(Section):

@@ -132,7 +132,7 @@ def _named(names: tuple[str, ...]) -> dict[str, str]:
 
 
 def named_keys(config: Mapping[str, Any]) -> list[str]:
-    """The variables that a stage's configuration names as keys: of a teacher's and a judge's endpoint, of a pool."""
+    """The variables that a stage's configuration names as keys: of endpoints, of a pool."""
     return [name for name, _ in _keys_in(config)]
 
 
@@ -142,6 +142,8 @@ def _keys_in(config: Mapping[str, Any]) -> list[tuple[str, str]]:
     named = [
         (section.get(who, {}).get("key_variable", ""), f"synthesize.{who}.key_variable") for who in ASKERS
     ]
+    served = (config.get("evaluate") or {}).get("endpoint") or {}
+    named.append((served.get("key_variable", ""), "evaluate.endpoint.key_variable"))
     pool = (config.get("generation") or {}).get("pool") or {}
     named.append((pool.get("key_variable", ""), "generation.pool.key_variable"))
     named.append(((config.get("rl") or {}).get("reward_key_variable", ""), "rl.reward_key_variable"))

@@ -11,16 +11,16 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from tasks.shared.config import SynthesizeStage
+from tasks.shared.endpoint.responses import ResponseLog
 from tasks.shared.generation.engines import sample_for_others
 from tasks.shared.interpreter import make_interpreter
 from tasks.shared.scratch import claim
 from tasks.shared.stage import StageContext, StageResult, stage_main
 from tasks.synthesize.execution import BlockRunner
 from tasks.synthesize.inputs import evaluation_problems, read_wanted
-from tasks.synthesize.publish import publish
+from tasks.synthesize.publish import publish, publish_responses
 from tasks.synthesize.selection import Judge, References, evaluation_grams, read_pass_rates, select
 from tasks.synthesize.teachers.prompting import Wanted
-from tasks.synthesize.teachers.responses import ResponseLog, publish_responses
 from tasks.synthesize.teachers.teacher import Teacher, make_teacher, teacher_weights
 from tasks.synthesize.traces import Checked, Reason, WrittenTrace
 from tasks.synthesize.verify import Rules, settle, verify

@@ -8,10 +8,13 @@ where the digest does not depend on it.
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
-from tasks.shared.artifacts import CIRCUMSTANCES
+from tasks.shared.artifacts import CIRCUMSTANCES, ArtifactRef
 from tasks.shared.config import SynthesizeStage
+from tasks.shared.endpoint.responses import ResponseLog
+from tasks.shared.endpoint_config import EndpointConfig
 from tasks.shared.stage import StageContext, StageResult, Value
 from tasks.shared.tables import write_card, write_table
 from tasks.shared.traces.dialect import dialect_of
@@ -20,6 +23,7 @@ from tasks.synthesize.funnel import funnel_of
 from tasks.synthesize.rows import seconds_rows, seconds_schema, trace_row, trace_schema
 from tasks.synthesize.traces import Checked
 
+PUBLISHED_NAME = "responses.jsonl.gz"
 SECONDS_FILE = f"{CIRCUMSTANCES}/seconds.parquet"
 Context = StageContext[SynthesizeStage]
 
@@ -52,6 +56,32 @@ def publish(context: Context, checked: Sequence[Checked]) -> StageResult:
         f"traces: {funnel['accepted']} of {funnel['written']} accepted; rejected: {funnel['rejected']}"
     )
     return StageResult(outputs={"traces": output.ref}, metrics=metrics)
+
+
+def publish_responses(context: Context, log: ResponseLog) -> ArtifactRef:
+    """Everything that a model said for these traces, and what each problem took, as the artifact `responses`."""
+    import pyarrow
+
+    rows = []
+    for (asker, problem_id), (count, usage) in log.usage_by_problem().items():
+        endpoint: EndpointConfig = getattr(context.config.synthesize, asker)
+        money = round(usage.money(endpoint.prompt_price, endpoint.completion_price), 6)
+        row = {"asker": asker, "problem_id": problem_id, "responses": count, **asdict(usage), "money": money}
+        rows.append(row)
+    numbers = dict.fromkeys(("responses", "prompt_tokens", "completion_tokens"), pyarrow.int64())
+    names = dict.fromkeys(("asker", "problem_id"), pyarrow.string())
+    schema = pyarrow.schema(names | numbers | {"money": pyarrow.float64()})
+    with context.output("responses", {"responses": len(log)}) as output:
+        log.write(output.directory / PUBLISHED_NAME)
+        write_table(output.directory / "usage.parquet", rows, schema)
+        tables = {"default": PUBLISHED_NAME, "usage": "usage.parquet"}
+        write_card(
+            output.directory,
+            tables,
+            "Raw responses of a teacher and a judge; `usage` is what each problem took.",
+        )
+    assert output.ref is not None
+    return output.ref
 
 
 def _metrics(funnel: dict[str, Any], seconds: Sequence[float]) -> dict[str, Value]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from tasks.shared.config import EvaluateStage
 from tasks.shared.evaluation.problems import Problem, Wanted
@@ -24,7 +24,7 @@ ATTEMPTS = 3  # in all, for a sample that comes back void
 
 @dataclass(frozen=True, slots=True)
 class Sampler:
-    """What samples are taken with."""
+    """Takes samples with an engine and a sandbox of this process."""
 
     config: EvaluateStage
     generator: Generator
@@ -34,7 +34,7 @@ class Sampler:
     def take(self, wanted: Sequence[Wanted]) -> Iterator[Sample]:
         """Every wanted sample, graded, as it finishes; void ones among them."""
         by_request = {f"{want.problem.set}/{want.problem.id}": want.problem for want in wanted}
-        prompts = self._prompts(by_request)
+        prompts = encoded_prompts(self.config, self.tokenizer, by_request)
         requests = (
             RolloutRequest(
                 name := f"{want.problem.set}/{want.problem.id}", want.sample, prompts[name], want.seed
@@ -49,7 +49,8 @@ class Sampler:
 
     def require_prompts(self, problems: Sequence[Problem]) -> None:
         """ValueError that names the longest prompt if it does not fit: before anything is sampled."""
-        self._prompts({f"{problem.set}/{problem.id}": problem for problem in problems})
+        named = {f"{problem.set}/{problem.id}": problem for problem in problems}
+        encoded_prompts(self.config, self.tokenizer, named)
 
     def policy(self) -> RolloutPolicy:
         """How this evaluation samples. With the Transformers engine equal seeds give equal samples, bit for bit."""
@@ -57,26 +58,36 @@ class Sampler:
         sampling = Sampling(config.evaluate.temperature, config.evaluate.top_p)
         return RolloutPolicy.of(config.traces, config.sandbox, config.generation, sampling)
 
-    def _prompts(self, problems: Mapping[str, Problem]) -> dict[str, tuple[int, ...]]:
-        """The prompt's ids of each problem; ValueError that names the longest if it does not fit."""
-        traces, most = self.config.traces, self.config.generation.max_prompt_tokens
-        dialect = dialect_of(traces, self.config.sandbox.preload)
-        instructed, plain = traces.prompt == "instructed", traces.prompt == "plain"
-        prompts = {
-            name: encode_prompt(self.tokenizer, dialect, problem.problem, instructed, problem.system, plain)
-            for name, problem in problems.items()
-        }
-        longest = max(prompts, key=lambda name: len(prompts[name]))
-        if len(prompts[longest]) > most:
-            raise ValueError(
-                f"problem {problems[longest].id}: its prompt has {len(prompts[longest])} tokens, more than "
-                f"generation.max_prompt_tokens = {most}; raise it (this is the longest prompt)"
-            )
-        return prompts
+
+def encoded_prompts(
+    config: EvaluateStage, tokenizer: "PreTrainedTokenizerBase", problems: Mapping[str, Problem]
+) -> dict[str, tuple[int, ...]]:
+    """The prompt's ids of each problem; ValueError that names the longest if it does not fit."""
+    traces, most = config.traces, config.generation.max_prompt_tokens
+    dialect = dialect_of(traces, config.sandbox.preload)
+    instructed, plain = traces.prompt == "instructed", traces.prompt == "plain"
+    prompts = {
+        name: encode_prompt(tokenizer, dialect, problem.problem, instructed, problem.system, plain)
+        for name, problem in problems.items()
+    }
+    longest = max(prompts, key=lambda name: len(prompts[name]))
+    if len(prompts[longest]) > most:
+        raise ValueError(
+            f"problem {problems[longest].id}: its prompt has {len(prompts[longest])} tokens, more than "
+            f"generation.max_prompt_tokens = {most}; raise it (this is the longest prompt)"
+        )
+    return prompts
+
+
+class Takes(Protocol):
+    """Whatever samples are taken with."""
+
+    def take(self, wanted: Sequence[Wanted]) -> Iterator[Sample]:
+        """Every wanted sample, graded, as it finishes; void ones among them."""
 
 
 def take_all(
-    sampler: Sampler, wanted: Sequence[Wanted], keep: Callable[[Sample], None], attempts: int = ATTEMPTS
+    sampler: Takes, wanted: Sequence[Wanted], keep: Callable[[Sample], None], attempts: int = ATTEMPTS
 ) -> list[Sample]:
     """Take every wanted sample and `keep` each valid one; what is still void after all attempts is returned."""
     missing = {want.key: want for want in wanted}

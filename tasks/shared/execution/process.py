@@ -114,7 +114,8 @@ def start_guarded(
 
 def interpreter_for(config: Mapping[str, Any]) -> Path:
     """The Python that a stage with this configuration needs. ValueError, one line, if it is not there."""
-    if (config.get("generation") or {}).get("engine") != "vllm":
+    served = ((config.get("evaluate") or {}).get("endpoint") or {}).get("model")
+    if served or (config.get("generation") or {}).get("engine") != "vllm":
         return Path(sys.executable)
     python = vllm_python()
     if not os.access(python, os.X_OK):

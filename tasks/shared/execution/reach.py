@@ -27,6 +27,8 @@ def needs_network(request: StageRequest) -> bool:
         return True
     if ((config.get("generation") or {}).get("pool") or {}).get("addresses"):
         return True
+    if ((config.get("evaluate") or {}).get("endpoint") or {}).get("base_url"):
+        return True
     if request.stage == "prepare":
         data = config["data"]
         sources = [

@@ -18,16 +18,9 @@ from tasks.shared.generation.protocol import Aborts, Follows, Generator, HasRoom
 from tasks.shared.sandbox import Status
 from tasks.shared.traces.dialect import Dialect, dialect_of
 from tasks.shared.traces.encoding import encode_feedback
+from tasks.shared.traces.finished import finished
 from tasks.shared.traces.observation import observe
-from tasks.shared.traces.own_words import own_words
-from tasks.shared.traces.trajectory import (
-    NOTICE,
-    CodeCall,
-    FinishReason,
-    Trajectory,
-    TrajectoryBuilder,
-    turns_between,
-)
+from tasks.shared.traces.trajectory import NOTICE, CodeCall, FinishReason, Trajectory, TrajectoryBuilder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -372,22 +365,7 @@ class Interleaver:
         if self._admission is not None:
             self._admission.ended(len(ids))
         assert len(ids) <= live.budget, "the response outgrew its budget"
-        words = ids[:-1] if reason is FinishReason.EOS else ids
-        text, calls = self._decode(words), live.builder.calls
-
-        def place(token: int) -> int:
-            return len(self._decode(ids[:token]))
-
-        shown = tuple((place(call.turn_end), place(call.feedback_end)) for call in calls)
-        turns, dialect = turns_between(text, shown), self._policy.dialect
-        is_cut = reason is FinishReason.LENGTH
-        return replace(
-            live.builder.finish(reason, text, own_words(turns)),
-            shown=shown,
-            unrecognised=sum(map(dialect.unrecognised, turns[:-1])) + dialect.unrecognised(turns[-1], is_cut),
-            self_written=sum(map(dialect.self_written, turns)),
-            wrote_code=any(block.is_whole for turn in turns for block in dialect.blocks(turn)),
-        )
+        return finished(live.builder, reason, self._decode, self._policy.dialect)
 
     def _decode(self, ids: Iterable[int]) -> str:
         text = self._tokenizer.decode(

@@ -36,10 +36,15 @@ class Evaluated:
 
 def protocol_of(config: EvaluateStage) -> dict[str, Any]:
     """How samples are taken, as a summary says it."""
-    return config.evaluate.model_dump(mode="json") | {
+    endpoint = config.evaluate.endpoint
+    served = (
+        {"endpoint": {"model": endpoint.model, "base_url": endpoint.base_url}} if endpoint.is_asked else {}
+    )
+    return config.evaluate.model_dump(mode="json", exclude={"endpoint"}) | {
         "dialect": config.traces.dialect,
         "max_calls": config.traces.max_calls,
         "max_response_tokens": config.generation.max_response_tokens,
+        **served,
     }
 
 

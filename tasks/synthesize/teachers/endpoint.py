@@ -13,16 +13,16 @@ from itertools import count, cycle, groupby
 from typing import Any
 
 from tasks.shared.config import SynthesizeStage
+from tasks.shared.endpoint.client import AttemptFailed, EndpointClient
+from tasks.shared.endpoint.completion import Choice, Completion
+from tasks.shared.endpoint.limits import BudgetSpent, FailureShare
+from tasks.shared.endpoint.responses import ResponseLog
 from tasks.shared.sandbox import Status
 from tasks.shared.traces.call_forms import Block
 from tasks.shared.traces.dialect import Dialect
 from tasks.shared.traces.tool_form import TOOL_SCHEMA
 from tasks.synthesize.execution import BlockRunner
-from tasks.synthesize.teachers.client import AttemptFailed, EndpointClient
-from tasks.synthesize.teachers.completion import Choice, Completion
-from tasks.synthesize.teachers.limits import BudgetSpent, FailureShare
 from tasks.synthesize.teachers.prompting import Prompting, Wanted, derived_seed
-from tasks.synthesize.teachers.responses import ResponseLog
 from tasks.synthesize.teachers.tool_turns import ToolTurn, require_usable
 from tasks.synthesize.traces import Reason, Verdict, WrittenTrace
 from tasks.synthesize.verify import Rules
@@ -81,7 +81,7 @@ class EndpointTeacher:
         """As many conversations at a time as the recipe says; None at the end."""
         requests = iter(_requests(wanted, self._config.samples_per_request))
         try:
-            async with EndpointClient(self._config, "teacher", self._log) as client:
+            async with EndpointClient(self._config, "synthesize.teacher", self._log) as client:
                 workers = [self._work(client, requests, finished) for _ in range(self._config.concurrency)]
                 await asyncio.gather(*workers)
                 self.metrics |= _metrics(client)

@@ -9,11 +9,11 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from data.prompts import render_prompt
+from tasks.shared.endpoint.client import AttemptFailed, EndpointClient
+from tasks.shared.endpoint.limits import BudgetSpent, FailureShare
+from tasks.shared.endpoint.responses import ResponseLog
 from tasks.shared.synthesis_config import JudgeConfig
 from tasks.synthesize.selection import Vote
-from tasks.synthesize.teachers.client import AttemptFailed, EndpointClient
-from tasks.synthesize.teachers.limits import BudgetSpent, FailureShare
-from tasks.synthesize.teachers.responses import ResponseLog
 from tasks.synthesize.traces import Problem
 
 OBJECT = re.compile(r"\{[^{}]*\}")
@@ -32,7 +32,7 @@ class EndpointJudge:
     def __init__(self, config: JudgeConfig, log: ResponseLog) -> None:
         """ValueError if the key that the recipe names is not set."""
         self._config = config
-        self._client = EndpointClient(config, "judge", log)
+        self._client = EndpointClient(config, "synthesize.judge", log)
         self._share = FailureShare(config, "judge")
         self._slots = asyncio.Semaphore(config.concurrency)
         self._loop = asyncio.new_event_loop()

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+from tasks.shared.endpoint.client import AttemptFailed
+from tasks.shared.endpoint.completion import Choice, ToolCall
 from tasks.shared.traces.tool_form import BrokenCallError, ToolForm, read_arguments
-from tasks.synthesize.teachers.client import AttemptFailed
-from tasks.synthesize.teachers.completion import Choice, ToolCall
 
 FORM = ToolForm()
 Message = dict[str, Any]

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from tasks.shared.config import GenerationConfig, ModelConfig, SandboxConfig, SynthesizeStage, TracesConfig
+from tasks.shared.endpoint.responses import ResponseKey, ResponseLog
 from tasks.shared.synthesis_config import SynthesizeConfig
 from tasks.synthesize.teachers.engine import EngineTeacher, Weights
 from tasks.synthesize.teachers.prompting import Wanted
-from tasks.synthesize.teachers.responses import ResponseKey, ResponseLog
 from tasks.synthesize.traces import Problem
 from tasks.synthesize.verify import Rules
 from tests.unit.synthesize.in_process import InProcessRunner

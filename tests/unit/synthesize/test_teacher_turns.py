@@ -2,10 +2,10 @@
 
 import pytest
 
+from tasks.shared.endpoint.client import AttemptFailed
+from tasks.shared.endpoint.completion import Choice, Message
 from tasks.shared.traces.dialect import DIALECTS
 from tasks.synthesize.selection import Vote
-from tasks.synthesize.teachers.client import AttemptFailed
-from tasks.synthesize.teachers.completion import Choice, Message
 from tasks.synthesize.teachers.endpoint import read_words
 from tasks.synthesize.teachers.judge import read_vote
 

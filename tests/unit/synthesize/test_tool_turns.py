@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from tasks.shared.config import SandboxConfig, SynthesizeConfig, SynthesizeStage, TracesConfig
+from tasks.shared.endpoint.client import AttemptFailed
+from tasks.shared.endpoint.completion import Completion
+from tasks.shared.endpoint.responses import ResponseLog
 from tasks.shared.traces.tool_form import TOOL_SCHEMA
-from tasks.synthesize.teachers.client import AttemptFailed
-from tasks.synthesize.teachers.completion import Completion
 from tasks.synthesize.teachers.endpoint import EndpointTeacher, Turn
 from tasks.synthesize.teachers.prompting import Wanted
-from tasks.synthesize.teachers.responses import ResponseLog
 from tasks.synthesize.traces import Problem, WrittenTrace
 from tasks.synthesize.verify import Rules, verify
 from tests.unit.synthesize.in_process import InProcessRunner

@@ -6,6 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel, Field, field_validator
 
+from tasks.shared.traces.told import Told
+
 # How endpoints say that a token limit cut the turn short: OpenAI's word, and Anthropic's, Mistral's and Google's.
 CUT_SHORT = frozenset({"length", "max_tokens", "model_length", "max_output_tokens"})
 TEXT_PARTS = frozenset({"text", "output_text"})
@@ -61,6 +63,8 @@ class Message(BaseModel):
     tool_calls: list[ToolCall] | None = None
     # thoughts, where the endpoint keeps them apart
     reasoning_content: str | None = None
+    # every token and call, from a server of `tirflow serve` that was asked for it
+    trajectory: Told | None = None
 
     @field_validator("content", mode="before")
     @classmethod

@@ -3,8 +3,8 @@
 import asyncio
 import time
 
-from tasks.shared.synthesis_config import EndpointConfig
-from tasks.synthesize.teachers.completion import Usage
+from tasks.shared.endpoint.completion import Usage
+from tasks.shared.endpoint_config import EndpointAccess, EndpointConfig
 
 BURST_S = 1.0
 FEWEST_JUDGED = 20  # the share of failures is taken of at least so many
@@ -63,7 +63,7 @@ class BudgetSpent(Exception):
 class Budget:
     """Tokens and money that may be spent. A request sets aside the most it can cost, so the budget is never passed."""
 
-    def __init__(self, config: EndpointConfig, spent: Usage) -> None:
+    def __init__(self, config: EndpointAccess, spent: Usage) -> None:
         """`spent`: by processes of this run that were killed."""
         self._config = config
         self.spent = spent

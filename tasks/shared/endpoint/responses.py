@@ -15,16 +15,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.shared.artifacts import ArtifactRef
-from tasks.shared.config import SynthesizeStage
-from tasks.shared.stage import StageContext
-from tasks.shared.synthesis_config import EndpointConfig
-from tasks.shared.tables import write_card, write_table
-from tasks.synthesize.teachers.completion import Usage
+from tasks.shared.endpoint.completion import Usage
 
 CHUNK_BYTES = 1 << 16
 GZIP_MEMBER = 31  # zlib's window bits for a gzip header
-PUBLISHED_NAME = "responses.jsonl.gz"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -133,32 +127,6 @@ class ResponseLog:
             raise ValueError(
                 f"{path}: damaged ({error}); take the file away: its responses are asked for again"
             ) from None
-
-
-def publish_responses(context: StageContext[SynthesizeStage], log: ResponseLog) -> ArtifactRef:
-    """Everything that a model said for these traces, and what each problem took, as the artifact `responses`."""
-    import pyarrow
-
-    rows = []
-    for (asker, problem_id), (count, usage) in log.usage_by_problem().items():
-        endpoint: EndpointConfig = getattr(context.config.synthesize, asker)
-        money = round(usage.money(endpoint.prompt_price, endpoint.completion_price), 6)
-        row = {"asker": asker, "problem_id": problem_id, "responses": count, **asdict(usage), "money": money}
-        rows.append(row)
-    numbers = dict.fromkeys(("responses", "prompt_tokens", "completion_tokens"), pyarrow.int64())
-    names = dict.fromkeys(("asker", "problem_id"), pyarrow.string())
-    schema = pyarrow.schema(names | numbers | {"money": pyarrow.float64()})
-    with context.output("responses", {"responses": len(log)}) as output:
-        log.write(output.directory / PUBLISHED_NAME)
-        write_table(output.directory / "usage.parquet", rows, schema)
-        tables = {"default": PUBLISHED_NAME, "usage": "usage.parquet"}
-        write_card(
-            output.directory,
-            tables,
-            "Raw responses of a teacher and a judge; `usage` is what each problem took.",
-        )
-    assert output.ref is not None
-    return output.ref
 
 
 def _compressed(key: ResponseKey, body: str, usage: Usage) -> bytes:

@@ -21,11 +21,11 @@ from pydantic_core import from_json, to_json
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 from tenacity.wait import wait_random_exponential
 
+from tasks.shared.endpoint.completion import Completion, Usage
+from tasks.shared.endpoint.limits import Budget, TokenBucket
+from tasks.shared.endpoint.responses import ResponseKey, ResponseLog
+from tasks.shared.endpoint_config import EndpointAccess
 from tasks.shared.environment import named_key
-from tasks.shared.synthesis_config import EndpointConfig
-from tasks.synthesize.teachers.completion import Completion, Usage
-from tasks.synthesize.teachers.limits import Budget, TokenBucket
-from tasks.synthesize.teachers.responses import ResponseKey, ResponseLog
 
 MAX_BODY_BYTES = 64 << 20
 MAX_FAILED_BYTES = 64 << 10  # of an answer that is none
@@ -58,11 +58,12 @@ class AttemptFailed(Exception):
 class EndpointClient:
     """Asks one endpoint. Use as an asynchronous context manager, within one event loop."""
 
-    def __init__(self, config: EndpointConfig, asker: str, log: ResponseLog) -> None:
-        """`asker`: `config`'s name in the section `synthesize`. ValueError if the key that it names is not set."""
+    def __init__(self, config: EndpointAccess, section: str, log: ResponseLog) -> None:
+        """`section`: `config`'s, like `synthesize.teacher`. ValueError if the key that it names is not set."""
         self._config = config
-        self._asker = asker
-        self._key = key = named_key(config.key_variable, f"synthesize.{asker}.key_variable")
+        self._section = section
+        self._asker = asker = section.rpartition(".")[2]
+        self._key = key = named_key(config.key_variable, f"{section}.key_variable")
         self._log = log
         self._requests = TokenBucket(config.requests_per_minute)
         self._tokens = TokenBucket(config.tokens_per_minute)
@@ -178,12 +179,12 @@ class EndpointClient:
         if 300 <= code < 400:
             return EndpointRefused(
                 f"{self._config.base_url} answers {code} and points to {failure.headers.get('location', 'nowhere')}; "
-                f"set base_url in synthesize.{self._asker} to where the model is served"
+                f"set base_url in {self._section} to where the model is served"
             )
         if code in REFUSED:
             return EndpointRefused(
                 f"{self._config.base_url} answers {code} for model '{self._config.model}': {said}; "
-                f"correct base_url, model or key_variable in synthesize.{self._asker}"
+                f"correct base_url, model or key_variable in {self._section}"
             )
         retry_after = _seconds(failure.headers.get("retry-after", ""))
         return AttemptFailed(f"http_{code}", said, code in AGAIN or code >= 500, retry_after)

@@ -1,0 +1,144 @@
+"""An evaluation through `tirflow serve`: the samples, grades and scores of the stage's own."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.evaluate.endpoint import EndpointSampler
+from tasks.evaluate.main import run
+from tasks.serve.request import ServeRequest
+from tasks.serve.resident import open_resident
+from tasks.shared.artifacts import Store
+from tasks.shared.config import EvaluateStage, ServeConfig
+from tasks.shared.endpoint.responses import ResponseLog
+from tasks.shared.environment import named_keys
+from tasks.shared.evaluation.problems import Problem, wanted_samples
+from tasks.shared.evaluation.sampling import Sampler
+from tasks.shared.execution.reach import needs_network
+from tasks.shared.reporting.samples import Sample, read_samples
+from tasks.shared.stage import StageContext, StageRequest
+from tests.integration.evaluation_world import evaluate_request
+from tests.integration.teacher_server import serve
+from tests.unit.generation.scripted import ScriptedGenerator
+from tests.unit.serve.scripted_world import (
+    ANSWER,
+    CALL,
+    TOKENIZER,
+    BySample,
+    scripted,
+    served,
+    small_stage,
+)
+
+SAMPLES = 4
+SCRIPTS = [CALL + ANSWER, ANSWER, ANSWER.replace("42", "41"), CALL.replace("6 * 7", "1 / 0") + CALL + ANSWER]
+PROBLEMS = [Problem("sums", str(i), f"What is {i} plus {42 - i}?", "42") for i in range(3)]
+
+
+def asks(stage: EvaluateStage, address: str, **endpoint: Any) -> EvaluateStage:
+    """The stage with a server in place of its engine."""
+    changed = {"endpoint": {"model": "m", "base_url": f"{address}/v1", "max_wait_s": 0.1} | endpoint}
+    evaluate = type(stage.evaluate).model_validate(stage.evaluate.model_dump() | changed)
+    return stage.model_copy(update={"evaluate": evaluate})
+
+
+def evaluated(request: StageRequest) -> tuple[list[Sample], dict[str, Any]]:
+    """Samples and summary of the stage, run here."""
+    config, store = EvaluateStage.model_validate(request.config), Store(request.store)
+    result = run(StageContext(request, config, store, Path(request.scratch)))
+    directory = store.fetch(result.outputs["evaluation"])
+    return read_samples(directory), json.loads((directory / "summary.json").read_text())
+
+
+def as_said(sample: Sample) -> Sample:
+    """A sample without what varies with the batch or the clock."""
+    calls = tuple(replace(call, seconds=0.0) for call in sample.calls)
+    return replace(sample, logprobs=(), calls=calls, response_ids=tuple(sample.response_ids), sampled=())
+
+
+def test_a_served_checkpoint_scores_as_the_stage_itself(tmp_path: Path) -> None:
+    """All samples but very few: batches of other shapes move log-probs by 1e-7."""
+    request = evaluate_request(tmp_path, samples_per_problem=SAMPLES)
+    own, summary = evaluated(request)
+    stage = EvaluateStage.model_validate(request.config)
+    checkpoint = Store(request.store).fetch(request.inputs["checkpoint"])
+    to_serve = ServeRequest(
+        name="m", checkpoint=checkpoint, config=stage, serve=ServeConfig(), scratch=tmp_path
+    )
+    with open_resident(to_serve) as resident, served(resident) as address:
+        config = asks(stage, address).model_dump(mode="json")
+        there, told = evaluated(
+            request.model_copy(update={"config": config, "scratch": str(tmp_path / "other")})
+        )
+    alike = sum(as_said(a) == as_said(b) for a, b in zip(own, there, strict=True))
+    assert alike >= len(own) - 1 and len({sample.text for sample in own}) > len(own) // 2
+    scores = [
+        {name: (numbers["accuracy"], numbers["interval"]) for name, numbers in one["sets"].items()}
+        for one in (summary, told)
+    ]
+    assert scores[0] == scores[1]
+    assert told["protocol"].pop("endpoint") == {"model": "m", "base_url": f"{address}/v1"}
+    assert told["protocol"] == summary["protocol"]
+
+
+def test_programs_run_at_the_server_and_are_graded_here(tmp_path: Path) -> None:
+    """Calls, outputs, masks, grades: those of a sampler with the same model in its own process."""
+    stage = small_stage()
+    wanted = list(wanted_samples(PROBLEMS, len(SCRIPTS), seed=7))
+    with scripted(SCRIPTS, stage) as resident:
+        generator = ScriptedGenerator(TOKENIZER, BySample(SCRIPTS))
+        own = {s.key: s for s in Sampler(stage, generator, resident.interpreter, TOKENIZER).take(wanted)}
+
+    there: list[Sample] = []
+    for number, script in enumerate(SCRIPTS):  # each sample is a request: its script is a server's first
+        with scripted([script], stage) as resident, served(resident) as address:
+            sampler = EndpointSampler(asks(stage, address), TOKENIZER, ResponseLog(tmp_path / str(number)))
+            there += sampler.take([want for want in wanted if want.sample == number])
+    assert len(there) == len(own) and {sample.correct for sample in there} == {True, False}
+    assert sum(bool(sample.calls) for sample in there) == 2 * len(PROBLEMS)
+    for sample in there:
+        mine = own[sample.key]
+        assert as_said(sample) == as_said(mine)
+        assert tuple(sample.sampled) == tuple(mine.sampled) and tuple(sample.logprobs) == tuple(mine.logprobs)
+
+
+def test_a_server_of_something_else_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another recipe, other limits, another key, no server of ours, none at all."""
+    stage = small_stage()
+    wanted = list(wanted_samples(PROBLEMS, 1, seed=7))
+    monkeypatch.setenv("SERVED_KEY", "k")
+
+    def refusal(config: EvaluateStage, name: str) -> str:
+        with pytest.raises(ValueError) as refused:
+            list(EndpointSampler(config, TOKENIZER, ResponseLog(tmp_path / name)).take(wanted))
+        said = str(refused.value)
+        assert "\n" not in said
+        return said
+
+    with scripted(SCRIPTS[:1], stage) as resident, served(resident, key="k") as address:
+        asking = asks(stage, address, key_variable="SERVED_KEY")
+        assert "SERVED_KEY" in named_keys(asking.model_dump(mode="json"))
+        traces = stage.traces.model_copy(update={"prompt": "plain"})
+        assert "another prompt" in refusal(asking.model_copy(update={"traces": traces}), "prompt")
+        traces = stage.traces.model_copy(update={"max_calls": 0})
+        assert "gives 1 calls where" in refusal(asking.model_copy(update={"traces": traces}), "calls")
+        assert "correct base_url, model or key_variable in evaluate.endpoint" in refusal(
+            asks(stage, address), "key"
+        )
+    assert "see to the server and run again" in refusal(asks(stage, address, max_attempts=2), "gone")
+    with serve() as other:
+        there = asks(stage, other.base_url.removesuffix("/v1"), model="teacher-1")
+        assert "tells no trajectory" in refusal(there, "other")
+    with pytest.raises(ValueError, match=r"evaluate\.endpoint\.model is empty"):
+        asks(stage, address, model="")
+
+
+def test_a_stage_that_asks_a_server_has_a_network_and_the_key(tmp_path: Path) -> None:
+    request = evaluate_request(tmp_path)
+    asking = asks(EvaluateStage.model_validate(request.config), "http://host:1").model_dump(mode="json")
+    assert needs_network(request.model_copy(update={"config": asking})) and not needs_network(request)
