@@ -1,6 +1,7 @@
 """An evaluation through `tirflow serve`: the samples, grades and scores of the stage's own."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from tasks.shared.artifacts import Store
 from tasks.shared.config import EvaluateStage, ServeConfig
 from tasks.shared.endpoint.responses import ResponseLog
 from tasks.shared.environment import named_keys
-from tasks.shared.evaluation.problems import Problem, wanted_samples
+from tasks.shared.evaluation.problems import Problem, Wanted, wanted_samples
 from tasks.shared.evaluation.sampling import Sampler
 from tasks.shared.execution.reach import needs_network
 from tasks.shared.reporting.samples import Sample, read_samples
@@ -113,7 +114,7 @@ def test_a_server_of_something_else_is_told_in_one_line(
     wanted = list(wanted_samples(PROBLEMS, 1, seed=7))
     monkeypatch.setenv("SERVED_KEY", "k")
 
-    def refusal(config: EvaluateStage, name: str) -> str:
+    def refusal(config: EvaluateStage, name: str, wanted: Sequence[Wanted] = wanted) -> str:
         with pytest.raises(ValueError) as refused:
             list(EndpointSampler(config, TOKENIZER, ResponseLog(tmp_path / name)).take(wanted))
         said = str(refused.value)
@@ -133,7 +134,8 @@ def test_a_server_of_something_else_is_told_in_one_line(
     assert "see to the server and run again" in refusal(asks(stage, address, max_attempts=2), "gone")
     with serve() as other:
         there = asks(stage, other.base_url.removesuffix("/v1"), model="teacher-1")
-        assert "tells no trajectory" in refusal(there, "other")
+        known = Problem("sums", "0", "Case any. What is 12 * 34 + 5?", "413")
+        assert "tells no trajectory" in refusal(there, "other", list(wanted_samples([known], 1, seed=7)))
     with pytest.raises(ValueError, match=r"evaluate\.endpoint\.model is empty"):
         asks(stage, address, model="")
 
