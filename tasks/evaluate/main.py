@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from tasks.evaluate.endpoint import EndpointSampler
 from tasks.evaluate.journal import Journal
 from tasks.evaluate.surroundings import surroundings
 from tasks.shared.checkpoints import load_tokenizer
@@ -111,6 +110,8 @@ def _sample(
             context.progress(len(journal), total, correct=num_correct)
 
     if config.evaluate.endpoint.is_asked:
+        from tasks.evaluate.endpoint import EndpointSampler  # the API's client takes a second to import
+
         served = EndpointSampler(config, tokenizer, ResponseLog(context.scratch / "responses"))
         void = take_all(served, missing, keep)
     else:
