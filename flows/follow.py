@@ -4,6 +4,7 @@ In a terminal a picture that changes; elsewhere a line whenever a stage ends, an
 """
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,6 +31,9 @@ from tasks.shared.execution.execute import Event, parse_event
 POLL_S = 0.5
 LINE_S = 30.0  # between two lines for those who see no terminal
 TAIL_BYTES = 64 * 1024
+FRAME = re.compile(
+    r"^(?:Task|Flow) run encountered an exception:? (?:\w+: )?"
+)  # what Prefect puts before a reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +74,18 @@ def follow(api_url: str, flow_run: UUID, logs: Path, console: Console) -> Outcom
     if not console.is_terminal:
         console.print(_picture(run, stages, logs))
     failed = tuple(
-        (stage.name, (stage.state.message or "").strip())
+        (stage.name, reason_of(stage))
         for stage in stages
         if stage.state is not None and (stage.state.is_failed() or stage.state.is_crashed())
     )
     seconds = run.total_run_time.total_seconds()
-    return Outcome(run.state.type.value, (run.state.message or "").strip(), seconds, failed)
+    return Outcome(run.state.type.value, reason_of(run), seconds, failed)
+
+
+def reason_of(run: FlowRun | TaskRun) -> str:
+    """What a state's message says, in the words of whoever raised it; "" for none."""
+    said = (run.state.message or "") if run.state is not None else ""
+    return FRAME.sub("", said.strip())
 
 
 @contextmanager
@@ -156,7 +166,7 @@ def _row(stage: TaskRun, logs: Path) -> tuple[Text, ProgressBar | Text, Text]:
     if state.is_completed():
         return name, Text(f"done in {_seconds(stage):.1f} s", style="green"), Text(numbers)
     if state.is_final():
-        return name, Text(stage.state_name or "", style="red"), Text(state.message or "")
+        return name, Text(stage.state_name or "", style="red"), Text(reason_of(stage))
     total = float(progress.get("total", 0)) or None
     bar = ProgressBar(total, float(progress.get("step", 0)), width=24)
     return name, bar, Text(f"{_seconds(stage):.0f} s  {numbers}")

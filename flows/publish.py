@@ -17,8 +17,6 @@ def publish_report(run: Run, result: StageResult) -> None:
     """Publish the table of scores and a page with the report's place and every stage's artifacts."""
     key = artifact_key(run.name)
     record = RunRecords(run.store).read(run.name)
-    if rows := scores_of(record):
-        create_table_artifact(rows, key=f"{key}-scores", description=f"Scores of run {run.name}")
     store = Store(run.store)
     lines = [f"# Run {run.name}", "", f"Report: `{store.describe(result.outputs['report'])}/report.html`", ""]
     lines += ["| stage | artifact | place | seconds |", "|---|---|---|---|"]
@@ -26,6 +24,8 @@ def publish_report(run: Run, result: StageResult) -> None:
         for name, ref in stage.outputs.items():
             lines.append(f"| {label} | {name} | `{store.describe(ref)}` | {stage.seconds:.1f} |")
     create_markdown_artifact("\n".join(lines), key=f"{key}-run", description=f"Artifacts of run {run.name}")
+    if rows := scores_of(record):  # last: Prefect shows the newest first
+        create_table_artifact(rows, key=f"{key}-scores", description=f"Scores of run {run.name}")
 
 
 def scores_of(record: RunRecord) -> list[Row]:

@@ -39,7 +39,8 @@ def test_lines_when_something_changes_and_every_half_minute(tmp_path: Path) -> N
     now[0] = LINE_S
     assert show(prepared, training) == ["    65 s  sft  40 of 200, 3 s  loss 0.5"]
     assert show(prepared, training) == []
-    assert show(prepared, stage("sft", Failed(message="no room"))) == ["    65 s  sft  Failed  no room"]
+    failed = Failed(message="Task run encountered an exception StageFailed: no room")
+    assert show(prepared, stage("sft", failed)) == ["    65 s  sft  Failed  no room"]
     now[0] = 3 * LINE_S
     assert show() == ["    65 s    Running"]
 
