@@ -18,6 +18,7 @@ from tasks.serve.parts import Grown, Parts
 from tasks.serve.printing import Printer
 from tasks.serve.request import ServeRequest
 from tasks.serve.resident import Resident, open_resident
+from tasks.shared.environment import quieten_engines
 from tasks.shared.generation.interleave import RolloutRequest
 from tasks.shared.grading import last_box, pooled
 from tasks.shared.traces.trajectory import FinishReason, Trajectory
@@ -25,6 +26,7 @@ from tasks.shared.traces.trajectory import FinishReason, Trajectory
 
 def ask(request: ServeRequest, console: Console | None = None) -> int:
     """Answer the question of `request`, or one after the other from the terminal; the exit code."""
+    quieten_engines()
     console = console or Console()
     with console.status(f"loading {request.name}"):
         opened = open_resident(request)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -343,6 +344,12 @@ def visible_gpus() -> list[str]:
 def become_only_rank() -> None:
     """Set `LOCAL_RANK` as a launcher would: DeepSpeed asks for it even where there is none."""
     os.environ.setdefault("LOCAL_RANK", "0")
+
+
+def quieten_engines() -> None:
+    """For a conversation in a terminal: vLLM says errors alone, unless `VLLM_LOGGING_LEVEL` says otherwise."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    warnings.filterwarnings("ignore", category=FutureWarning)
 
 
 def tell_deepspeed_of_cpu() -> None:
