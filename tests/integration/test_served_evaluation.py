@@ -124,8 +124,9 @@ def test_a_server_of_something_else_is_told_in_one_line(
     with scripted(SCRIPTS[:1], stage) as resident, served(resident, key="k") as address:
         asking = asks(stage, address, key_variable="SERVED_KEY")
         assert "SERVED_KEY" in named_keys(asking.model_dump(mode="json"))
-        traces = stage.traces.model_copy(update={"prompt": "plain"})
-        assert "another prompt" in refusal(asking.model_copy(update={"traces": traces}), "prompt")
+        changed: dict[str, Any] = {"traces": stage.traces.model_copy(update={"prompt": "plain"})}
+        changed["generation"] = stage.generation.model_copy(update={"max_prompt_tokens": 1000})
+        assert "another prompt" in refusal(asking.model_copy(update=changed), "prompt")
         traces = stage.traces.model_copy(update={"max_calls": 0})
         assert "gives 1 calls where" in refusal(asking.model_copy(update={"traces": traces}), "calls")
         assert "correct base_url, model or key_variable in evaluate.endpoint" in refusal(
