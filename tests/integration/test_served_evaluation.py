@@ -112,7 +112,7 @@ def test_a_server_of_something_else_is_told_in_one_line(
     """Another recipe, other limits, another key, no server of ours, none at all."""
     stage = small_stage()
     wanted = list(wanted_samples(PROBLEMS, 1, seed=7))
-    monkeypatch.setenv("SERVED_KEY", "k")
+    monkeypatch.setenv("SERVED_KEY", "a-key")
 
     def refusal(config: EvaluateStage, name: str, wanted: Sequence[Wanted] = wanted) -> str:
         with pytest.raises(ValueError) as refused:
@@ -121,7 +121,7 @@ def test_a_server_of_something_else_is_told_in_one_line(
         assert "\n" not in said
         return said
 
-    with scripted(SCRIPTS[:1], stage) as resident, served(resident, key="k") as address:
+    with scripted(SCRIPTS[:1], stage) as resident, served(resident, key="a-key") as address:
         asking = asks(stage, address, key_variable="SERVED_KEY")
         assert "SERVED_KEY" in named_keys(asking.model_dump(mode="json"))
         changed: dict[str, Any] = {"traces": stage.traces.model_copy(update={"prompt": "plain"})}
