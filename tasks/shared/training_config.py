@@ -13,6 +13,8 @@ from tasks.shared.section import Section
 
 REWARD = re.compile(r"(?:/.+|\w+(?:\.\w+)*):[A-Za-z_]\w*")
 MetricsSink = Literal["tensorboard", "wandb", "mlflow"]
+Objective = Literal["clip", "gspo", "cispo"]
+Reduction = Literal["token", "sequence", "constant"]
 
 
 class LoraConfig(Section):
@@ -141,10 +143,10 @@ class RlConfig(Section):
     critic: CriticConfig = CriticConfig()  # of "ppo" alone
     # clip: PPO's; gspo: ratio and clip of the whole sequence (arXiv 2507.18071; there clip_low 3e-4, clip_high 4e-4,
     # reduction "sequence"); cispo: the clipped ratio weighs the gradient and stops none (arXiv 2506.13585)
-    objective: Literal["clip", "gspo", "cispo"] = "clip"
+    objective: Objective = "clip"
     # token: every sampled token of the batch weighs the same (DAPO); sequence: every trajectory (GRPO);
     # constant: divided by the largest number of tokens there could be, whatever was sampled (Dr.GRPO)
-    reduction: Literal["token", "sequence", "constant"] = "token"
+    reduction: Reduction = "token"
     clip_low: float = Field(0.2, gt=0, lt=1)
     clip_high: float = Field(0.28, gt=0)  # clip-higher (DAPO)
     dual_clip: float = Field(

@@ -7,13 +7,11 @@ losses of micro-batches and ranks add up to the loss of the step however it is c
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 
-Reduction = Literal["token", "sequence", "constant"]
-Objective = Literal["clip", "gspo", "cispo"]
+from tasks.shared.training_config import Objective, Reduction
 
 MOST_LOG_RATIO = 20.0  # of one token; beyond it exp() means nothing (verl)
 MOST_SEQUENCE_LOG_RATIO = 10.0  # of a sequence's geometric mean, from above (verl)

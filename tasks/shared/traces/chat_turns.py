@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
 
-from tasks.shared.traces.tool_form import ARGUMENT, TOOL, TOOL_SCHEMA, ToolForm
+from tasks.shared.traces.tool_form import ARGUMENT, TOOL, TOOLS, ToolForm
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -50,10 +50,10 @@ class ChatTurns:
     def conversation(self, message: str, system: str) -> tuple[list[Message], list[Message] | None]:
         """The messages of a prompt and the tools that the template is given."""
         if not self.lists_tools:
-            schema = json.dumps(TOOL_SCHEMA["function"])
+            schema = "\n".join(json.dumps(tool["function"]) for tool in TOOLS)
             told = SYSTEM.format(schema=schema, opening=FORM.opening, stop=FORM.stop, call=FORM.write("..."))
             system = f"{system}\n\n{told}" if system else told
-        return conversation(message, system), [TOOL_SCHEMA] if self.lists_tools else None
+        return conversation(message, system), TOOLS if self.lists_tools else None
 
     def encode_result(self, tokenizer: "PreTrainedTokenizerBase", content: str) -> list[int]:
         """Ids from the end of the call to where the assistant goes on; control tokens are the template's alone."""
@@ -100,9 +100,9 @@ class _Refused(Exception):
 def _learn(tokenizer: "PreTrainedTokenizerBase") -> ChatTurns:
     if not tokenizer.chat_template:
         raise _Refused("there is none")
-    bare, told = (_render(tokenizer, [_user("Q")], tools, goes_on=True) for tools in (None, [TOOL_SCHEMA]))
+    bare, told = (_render(tokenizer, [_user("Q")], tools, goes_on=True) for tools in (None, TOOLS))
     lists_tools = bare != told
-    tools = [TOOL_SCHEMA] if lists_tools else None
+    tools = TOOLS if lists_tools else None
     opened = told if lists_tools else bare
     asking = [_user("Q"), _asking(lists_tools)]
     asked = _render(tokenizer, asking, tools, goes_on=False)

@@ -25,6 +25,8 @@ TOOL_SCHEMA: dict[str, Any] = {
         },
     },
 }
+TOOLS = [TOOL_SCHEMA]
+"""What a model is told of: every tool that `read_arguments` takes calls of."""
 STRING = re.compile(r'"(?:\\.|[^"\\\n])*"?')  # of JSON; one that is not closed ends with its line
 VALUE = re.compile(rf'"{ARGUMENT}"\s*:\s*"((?:\\.|[^"\\])*)"', re.DOTALL)
 MOST_SAID = 40  # characters of a wrong name that a notice repeats

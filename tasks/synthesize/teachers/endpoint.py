@@ -20,7 +20,7 @@ from tasks.shared.endpoint.responses import ResponseLog
 from tasks.shared.sandbox import Status
 from tasks.shared.traces.call_forms import Block
 from tasks.shared.traces.dialect import Dialect
-from tasks.shared.traces.tool_form import TOOL_SCHEMA
+from tasks.shared.traces.tool_form import TOOLS
 from tasks.synthesize.execution import BlockRunner
 from tasks.synthesize.teachers.prompting import Prompting, Wanted, derived_seed
 from tasks.synthesize.teachers.tool_turns import ToolTurn, require_usable
@@ -249,7 +249,7 @@ class EndpointTeacher:
         }
         stop = self._stop(turn)
         if self._by_tools:
-            payload["tools"] = [TOOL_SCHEMA]
+            payload["tools"] = TOOLS
             payload["tool_choice"] = "none" if stop is None else "auto"
         elif stop is not None and config.send_stop:
             payload["stop"] = [stop]
