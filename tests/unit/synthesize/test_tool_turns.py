@@ -11,7 +11,7 @@ from tasks.shared.config import SandboxConfig, SynthesizeConfig, SynthesizeStage
 from tasks.shared.endpoint.client import AttemptFailed
 from tasks.shared.endpoint.completion import Completion
 from tasks.shared.endpoint.responses import ResponseLog
-from tasks.shared.traces.tool_form import TOOL_SCHEMA
+from tasks.shared.traces.tool_form import TOOLS
 from tasks.synthesize.teachers.endpoint import EndpointTeacher, Turn
 from tasks.synthesize.teachers.prompting import Wanted
 from tasks.synthesize.traces import Problem, WrittenTrace
@@ -90,7 +90,7 @@ def test_calls_run_and_their_results_go_back_as_tool_turns(tmp_path):
     )
     assert verify(WrittenTrace("p/0", WANT.problem, trace), rules, InProcessRunner()).accepted
     first, second = client.payloads
-    assert first["tools"] == [TOOL_SCHEMA] and first["tool_choice"] == "auto" and "stop" not in first
+    assert first["tools"] == TOOLS and first["tool_choice"] == "auto" and "stop" not in first
     user, assistant, result = first["messages"]
     assert user["role"] == "user"
     assert assistant["content"] == "Let me add."

@@ -6,7 +6,7 @@ from transformers import PreTrainedTokenizerFast
 from tasks.shared.traces.chat_turns import ChatTurns, chat_turns
 from tasks.shared.traces.dialect import DIALECTS
 from tasks.shared.traces.encoding import encode_prompt
-from tasks.shared.traces.tool_form import TOOL_SCHEMA
+from tasks.shared.traces import tool_form
 from tests.unit.generation.tiny import TEMPLATE, tiny_tokenizer
 
 HERMES = DIALECTS["hermes"]
@@ -34,7 +34,7 @@ def test_a_template_that_knows_tools_writes_them_itself() -> None:
     assert turns == ChatTurns(before, after, lists_tools=True)
     messages, tools = turns.conversation("Q", "Be brief.")
     assert [m["role"] for m in messages] == ["system", "user"]
-    assert tools == [TOOL_SCHEMA]
+    assert tools == tool_form.TOOLS
 
 
 def test_a_template_that_knows_none_is_told_in_the_system_message() -> None:
