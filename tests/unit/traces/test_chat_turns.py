@@ -3,10 +3,10 @@
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from tasks.shared.traces import tool_form
 from tasks.shared.traces.chat_turns import ChatTurns, chat_turns
 from tasks.shared.traces.dialect import DIALECTS
 from tasks.shared.traces.encoding import encode_prompt
-from tasks.shared.traces import tool_form
 from tests.unit.generation.tiny import TEMPLATE, tiny_tokenizer
 
 HERMES = DIALECTS["hermes"]
