@@ -4,7 +4,7 @@
 
 SmolLM2-135M-Instruct on traces of the tiny world, step by step in turn in one run, one thread each. TRL is given the
 adapter that tirflow starts with, the same traces at each step, and its rate. Memory is the most that each process held,
-libraries included. Writes benchmarks/results/lora.md; about 4 minutes. Exit code 1 where the losses lie apart, or where
+libraries included. Writes benchmarks/results/lora.md; 2 to 5 minutes. Exit code 1 where the losses lie apart, or where
 LoRA saves nothing.
 """
 
