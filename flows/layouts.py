@@ -68,6 +68,7 @@ class Plan:
     sampling_gpus: int  # of a pool; 0: every GPU trains and samples
     tensor_parallel: int
     offload: bool
+    offload_while_sampling: bool
     parameters: int
     phases: list[Phase]
     share: int  # bytes of a GPU that vLLM may take while it is awake
@@ -90,7 +91,8 @@ class Plan:
             if self.sampling_gpus
             else "inside"
         )
-        return where + (", offload" if self.offload else "")
+        moved = ", offload while sampling" if self.offload_while_sampling else ""
+        return where + (", offload" if self.offload else moved)
 
     @property
     def step_s(self) -> float:
@@ -155,6 +157,7 @@ def make_plan(
         sampling_gpus=sampling_gpus,
         tensor_parallel=tensor_parallel(recipe),
         offload=rl.optimizer.offload,
+        offload_while_sampling=rl.offload_while_sampling,
         parameters=shape.num_parameters,
         phases=phases,
         share=int(generation.gpu_memory_utilization * gpu) if held is not None else gpu,
@@ -205,6 +208,7 @@ def _seconds(
             checkpointing=optimizer.gradient_checkpointing,
             adapters=optimizer.lora is not None,
             offload=optimizer.offload,
+            offload_while_sampling=rl.offload_while_sampling,
         ),
         element_size(recipe.model.dtype),
     )
@@ -289,7 +293,7 @@ def _layouts(recipe: Recipe, gpus: int, staleness: int) -> list[dict[str, Any]]:
     default = PoolConfig().model_dump(mode="json")
     found: list[dict[str, Any]] = []
     for offload in offloads:
-        trained = {**stages, "rl.optimizer.offload": offload}
+        trained = {**stages, "rl.optimizer.offload": offload, "rl.offload_while_sampling": False}
         found.append(
             {
                 **trained,
@@ -308,6 +312,10 @@ def _layouts(recipe: Recipe, gpus: int, staleness: int) -> list[dict[str, Any]]:
                 "rl.update_in_flight": recipe.rl.update_in_flight and bool(staleness),
             }
             found += [{**trained, **pool} for pool in _pools(recipe, gpus, hosts)]
+    if (
+        vllm and recipe.rl.optimizer.zero_stage == 3
+    ):  # the last one: of equal ones the one that moves less goes first
+        found.append({**found[0], "rl.offload_while_sampling": True})
     return found
 
 

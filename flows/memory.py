@@ -249,14 +249,15 @@ def rl_phases(recipe: Recipe, shape: ModelShape, ranks: int, gpu: int) -> list[P
 
     With a pool the `ranks` have GPUs of their own, and its servers others: `pool sample`, `pool probe`.
     At the start the sampler is awake and the trainer comes onto the GPU: under stage 3 a parameter at a time, twice
-    with its slices. The trainer stays while the others sample and probe.
+    with its slices. The trainer stays while the others sample and probe; with `rl.offload_while_sampling` the sampler
+    sleeps at the start, and then all but weights is in the host's memory while it is awake.
     """
     rl, size = recipe.rl, element_size(recipe.model.dtype)
     step, host = training_memory(shape, recipe.model.dtype, rl.optimizer, ranks, rl.tokens_per_micro_batch)
-    critic = 0
+    critic = critic_weights = 0
     if rl.algorithm == "ppo":
         *states, critic_host = training_states(critic_parameters(shape), size, rl.optimizer, ranks)
-        critic, host = sum(states), host + critic_host
+        critic, critic_weights, host = sum(states), states[0], host + critic_host
     trainer = {
         "weights": step.weights,
         "gradients": step.gradients,
@@ -283,9 +284,16 @@ def rl_phases(recipe: Recipe, shape: ModelShape, ranks: int, gpu: int) -> list[P
             *(Phase(name, memory) for name, memory in servers.items()),
         ]
     asleep = GRAPHS if rl.sleep_sampler else awake
-    start = Memory(**trainer, sampler=awake, buffers=2 * size * shape.head_parameters)
-    sample = Memory(**trainer, sampler=awake, buffers=step.buffers)
-    update = replace(sample, sampler=asleep, activations=step.activations, logits=step.logits)
+    stays = trainer | (
+        {"gradients": 0, "optimizer": 0, "critic": critic_weights} if rl.offload_while_sampling else {}
+    )
+    host += sum(trainer.values()) - sum(stays.values())
+    at_start = asleep if rl.offload_while_sampling else awake
+    start = Memory(**trainer, sampler=at_start, buffers=2 * size * shape.head_parameters)
+    sample = Memory(**stays, sampler=awake, buffers=step.buffers)
+    update = Memory(
+        **trainer, sampler=asleep, buffers=step.buffers, activations=step.activations, logits=step.logits
+    )
     probe = replace(sample, activations=forward[0], logits=max(forward[1], prompt_logits))
     named = {"rl start": start, "rl sample": sample, "rl update": update, "rl probe": probe}
     return [Phase(name, memory, host) for name, memory in named.items()]

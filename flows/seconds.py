@@ -91,6 +91,7 @@ class Trainer:
     checkpointing: bool = True
     adapters: bool = False  # the weights' own gradients are not computed
     offload: bool = False
+    offload_while_sampling: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +223,7 @@ def training_seconds(
 
     An update is a forward pass, a backward one of twice its products (once, where adapters are trained), and with
     checkpointing another forward. Offloaded, the optimizer reads and writes 28 bytes a parameter in the host's memory,
-    and 6 go over PCIe.
+    and 6 go over PCIe; offloaded while sampling, 16 go there and back once a step.
     """
     lengths = work.lengths(256) + work.prompt_tokens
     tokens = work.trajectories * float(lengths.mean())
@@ -241,6 +242,8 @@ def training_seconds(
         update += (
             trainer.updates * shape.num_parameters * (28 / hosts / HOST_MEMORY + 6 / trainer.ranks / PCIE)
         )
+    if trainer.offload_while_sampling:
+        update += 2 * 16 * shape.num_parameters / trainer.ranks / PCIE
     return trainer.forward_passes * max(one_pass, gather), trainer.models * update
 
 

@@ -25,7 +25,7 @@ from tasks.shared.generation.interleave import RolloutPolicy
 from tasks.shared.generation.protocol import Generator, Sampling, Sleeps
 from tasks.shared.learning.critic import CriticEngine
 from tasks.shared.learning.distributed import from_first_rank, stopped_together
-from tasks.shared.learning.engine import TrainingEngine
+from tasks.shared.learning.engine import Engine, TrainingEngine
 from tasks.shared.learning.reward_function import RewardFunction
 from tasks.shared.sandbox import Interpreter
 from tasks.shared.scratch import claim
@@ -62,6 +62,8 @@ class RlRound:
         self._interpreter = interpreter
         rl = context.config.rl
         policy_steps, critic_steps = _optimizer_steps(rl)
+        if rl.offload_while_sampling:
+            self._sleep()  # the trainer comes onto the device whole
         # One model at a time is whole in the host's memory.
         self.engine = TrainingEngine(load_model(), rl.optimizer, total_steps=policy_steps)
         self.critic: CriticEngine | None = None
@@ -156,10 +158,11 @@ class RlRound:
             with clock("evaluate"):
                 self.curve.at(self.progress)
         graded = self.sampler.collect(step, self.progress.data_seed, clock)
-        if rl.sleep_sampler:
-            assert isinstance(self._generator, Sleeps)  # the recipe's engine is vLLM
+        if rl.sleep_sampler or rl.offload_while_sampling:
             with clock("sleep"):
-                self._generator.sleep()
+                self._sleep()
+                for engine in self._offloaded():
+                    engine.states.take_back()
         with clock("advantages"):
             experience = build_experience(graded, self._config, self._decode, self._seed(RESAMPLE_PLACE))
         stopped_together(lambda: require_experience(experience, step + 1, rl))
@@ -198,8 +201,22 @@ class RlRound:
     def _seed(self, place: int) -> int:
         return sample_seed(self._context.request.seed, self.progress.step, place, 0)
 
+    def _sleep(self) -> None:
+        """The sampler's memory is the trainer's until the next weights, if the recipe says so."""
+        if self._config.rl.sleep_sampler and self._generator is not None:
+            assert isinstance(self._generator, Sleeps)  # the recipe's engine is vLLM
+            self._generator.sleep()
+
+    def _offloaded(self) -> list[Engine]:
+        """Whose states give way to the sampler while that is awake."""
+        if not self._config.rl.offload_while_sampling:
+            return []
+        return [self.engine, *([self.critic] if self.critic is not None else [])]
+
     def _sync(self, step: int) -> None:
         """Give the sampler the weights after `step` steps."""
+        for engine in self._offloaded():
+            engine.states.put_away()
         if (generator := self._generator) is not None:
             self.sampler.sync(step, lambda: generator.load_weights(self.engine.weights()))
 

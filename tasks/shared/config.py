@@ -109,6 +109,10 @@ def _require_sampler(generation: GenerationConfig, rl: RlConfig) -> None:
         raise ValueError(
             "rl.sleep_sampler = true is of an engine inside the trainer; a pool has GPUs of its own: set it to false"
         )
+    if rl.offload_while_sampling:
+        raise ValueError(
+            "rl.offload_while_sampling = true is for a sampler on the trainer's GPUs, not for a pool: set it to false"
+        )
     if rl.optimizer.nodes > 1 and not (generation.pool.nodes or generation.pool.addresses):
         raise ValueError(
             f"rl.optimizer.nodes = {rl.optimizer.nodes} with generation.placement = 'pool' needs hosts that sample: "

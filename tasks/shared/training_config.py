@@ -194,6 +194,9 @@ class RlConfig(Section):
     # vLLM beside the trainer on a GPU: asleep from the last sample of a step to the weight sync, its memory the
     # trainer's. The CPU build goes through the same calls and frees nothing.
     sleep_sampler: bool = False
+    # the other way round, under ZeRO-3: what optimizer steps alone use (master weights, moments, gradients) is in the
+    # host's memory while the sampler is awake
+    offload_while_sampling: bool = False
     min_entropy: float = Field(0.0, ge=0)  # nats a sampled token; below it the policy has collapsed; 0 is off
     on_empty_step: Literal["skip", "stop"] = "skip"  # a step whose filters left nothing to learn from
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -243,6 +246,16 @@ class RlConfig(Section):
         if self.keep == "best" and not self.evaluate_every_steps:
             raise ValueError(
                 "rl.keep = 'best' needs evaluations to choose by: set rl.evaluate_every_steps to 1 or more"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _there_is_something_to_offload(self) -> Self:
+        optimizer = self.optimizer
+        if self.offload_while_sampling and (optimizer.zero_stage != 3 or optimizer.offload or self.staleness):
+            raise ValueError(
+                "rl.offload_while_sampling needs rl.optimizer.zero_stage = 3, rl.optimizer.offload = false (it keeps "
+                "the states in the host's memory for good) and rl.staleness = 0; set it to false, or those"
             )
         return self
 

@@ -90,7 +90,11 @@ def test_two_ranks_train_on_what_one_samples_ahead(root: Path, inputs: dict[str,
 def test_the_step_of_a_synchronous_round_is_the_same_from_its_record(
     root: Path, inputs: dict[str, ArtifactRef]
 ) -> None:
-    """With PPO, whose critic learns from the rewards themselves: staleness 0 and a record share every bit."""
-    request = make_request(root, inputs, "sync", **FAST, algorithm="ppo", failed_code_penalty=0.1)
-    outputs = in_process(request).outputs
-    assert again(root, request, outputs) == weights(root, outputs)
+    """With PPO, whose critic learns from the rewards themselves: staleness 0 and a record share every bit.
+
+    While it sampled, the states of both models' optimizers were put away.
+    """
+    optimizer = OPTIMIZER.model_copy(update={"zero_stage": 3})
+    settings = {**FAST, "algorithm": "ppo", "failed_code_penalty": 0.1, "optimizer": optimizer}
+    outputs = in_process(make_request(root, inputs, "sync", **settings, offload_while_sampling=True)).outputs
+    assert again(root, make_request(root, inputs, "sync", **settings), outputs) == weights(root, outputs)

@@ -38,6 +38,7 @@ from tasks.shared.learning.distributed import deal_to_ranks, from_first_rank, st
 from tasks.shared.learning.guarded import is_bad
 from tasks.shared.learning.logprobs import TokenHead, TokenScores, token_scores, use_packed_attention
 from tasks.shared.learning.packing import PackedBatch, TrainSequence, lay_out, make_row, pack
+from tasks.shared.learning.put_away import StepStates
 from tasks.shared.learning.saved import add_sums, checkpoints_in, is_whole, keep_alone, require_files
 from tasks.shared.own_forward import (
     eager_attention,
@@ -100,6 +101,7 @@ class Engine:
         self._plain = config.zero_stage == 0
         self._deepspeed = make_deepspeed(module, config, half, self._plain)
         self.device: torch.device = self._deepspeed.device
+        self.states = StepStates(self._deepspeed)
 
     @property
     def learning_rate(self) -> float:

@@ -23,8 +23,13 @@ def chosen(
 
 def test_retool_fits_16_gpus_of_141_gib_where_as_written_it_does_not() -> None:
     assert "rl start" in str(make_plan(load_recipe("retool"), 16, H200).refusal())
-    plan = chosen("retool", 16, H200)[0]
-    assert plan.refusal() is None
+    plans = chosen("retool", 16, H200)
+    assert {plan.name: plan.refusal() is None for plan in plans if not plan.sampling_gpus} == {
+        "inside": False,
+        "inside, offload": True,
+        "inside, offload while sampling": True,
+    }
+    plan = plans[0]
     assert (plan.sampling_gpus, plan.offload) == (0, True)
     assert plan.changes == {
         "sft.optimizer.ranks": 16,

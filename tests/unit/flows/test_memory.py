@@ -258,6 +258,22 @@ def test_a_sampler_that_sleeps_leaves_its_memory_to_the_update() -> None:
     assert found[False].total - found[True].total == found[False].sampler - GRAPHS > 0
 
 
+def test_states_that_are_put_away_leave_their_memory_to_the_sampler() -> None:
+    """A 32nd of 32B: 12 bytes of optimizer and 4 of gradients a weight, and the critic's; weights stay."""
+    overrides = {"rl.offload_while_sampling": True}
+    there, away = phases_of("retool", 32, H200), phases_of("retool", 32, H200, overrides)
+    for phase in ("rl sample", "rl probe"):
+        assert away[phase].gradients == away[phase].optimizer == 0
+        assert (
+            away[phase].weights == there[phase].weights and 0 < away[phase].critic < there[phase].critic / 8
+        )
+    assert away["rl start"].sampler == GRAPHS and away["rl update"] == there["rl update"]
+    moved = there["rl sample"].total - away["rl sample"].total
+    hosts = [make_plan(load_recipe("retool", some), 32, H200).host for some in ({}, overrides)]
+    assert hosts[1] - hosts[0] == 8 * moved
+    assert moved > 30 * load_models()["Qwen/Qwen2.5-32B-Instruct"].shape.num_parameters / 32
+
+
 def phases_of(recipe: str, gpus: int, gpu: int, overrides: dict[str, Any] | None = None) -> dict[str, Memory]:
     plan = make_plan(load_recipe(recipe, overrides), gpus, gpu)
     return {phase.name: phase.memory for phase in plan.phases}

@@ -115,6 +115,35 @@ def test_resuming_gives_the_same_bits(zero_stage: Zero, dtype: torch.dtype, tmp_
         assert saved_files(engine, tmp_path / "whole") == saved_files(resumed, tmp_path / "resumed")
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_states_that_were_put_away_come_back_to_the_bit(dtype: torch.dtype, tmp_path: Path) -> None:
+    """Between steps master weights and moments lie elsewhere, where they are saved from and resumed."""
+    stays, moves = make_engine(3, dtype), make_engine(3, dtype)
+    for step in range(4):
+        assert engine_step(moves, step, row_tokens=64) == engine_step(stays, step, row_tokens=64)
+        states = moves._deepspeed.basic_optimizer.state
+        held = [*states, *(state[name] for state in states.values() for name in ("exp_avg", "exp_avg_sq"))]
+        before, values = [tensor.data_ptr() for tensor in held], [tensor.clone() for tensor in held]
+        moves.states.put_away()
+        moves.states.put_away()
+        if step == 0:
+            assert all(tensor.data_ptr() != place for tensor, place in zip(held, before, strict=True))
+            num_weights = sum(p.numel() for p in tiny_model(VOCABULARY).parameters())
+            assert sum(tensor.nbytes for tensor in held) == 12 * num_weights
+        assert all(torch.equal(tensor, value) for tensor, value in zip(held, values, strict=True))
+        if step == 1:
+            moves.save(tmp_path, {"cursor": 2})
+        moves.states.take_back()
+    resumed = make_engine(3, dtype)
+    resumed.resume(tmp_path)
+    for step in (2, 3):
+        engine_step(resumed, step, row_tokens=64)
+    expected = weights_of(stays)
+    for engine in (moves, resumed):
+        found = weights_of(engine)
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
 def saved_files(engine: TrainingEngine, directory: Path) -> dict[str, str]:
     """sha256 of each file of a state."""
     assert engine.save(directory, {"step": 4})

@@ -61,6 +61,12 @@ def test_only_vllm_can_sleep() -> None:
         load_recipe("tiny", {"rl.sleep_sampler": True})
 
 
+def test_what_is_put_away_while_sampling_is_zero_3_s() -> None:
+    with pytest.raises(ValueError, match=r"rl\.offload_while_sampling needs rl\.optimizer\.zero_stage = 3"):
+        load_recipe("retool", {"rl.offload_while_sampling": True, "rl.optimizer.offload": True})
+    assert load_recipe("retool", {"rl.offload_while_sampling": True}).rl.offload_while_sampling
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

@@ -1,0 +1,53 @@
+"""What optimizer steps alone use, in the host's memory while a sampler has the device. ZeRO-3.
+
+DeepSpeed's `offload_states` moves the gradients. Of master weights and moments it asks that its own FusedAdam made
+them, and would write its copies into saved states; so they are moved here, as there: the tensors stay, their data goes.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+
+class StepStates:
+    """The states of one DeepSpeed engine. Away they can be saved, and nothing else."""
+
+    def __init__(self, deepspeed_engine: Any) -> None:
+        self._deepspeed = deepspeed_engine
+        self._host: dict[
+            int, torch.Tensor
+        ] = {}  # by the tensor that it is of; kept: pinning takes longer than copying
+        self._away = False
+
+    def put_away(self) -> None:
+        """Free the device of master weights, moments and gradients; does nothing if that was done."""
+        from deepspeed.runtime.zero.offload_config import OffloadStateTypeEnum as Kind
+
+        if self._away:
+            return
+        on_gpu = torch.cuda.is_available()
+        for tensor in self._tensors():
+            if id(tensor) not in self._host:
+                self._host[id(tensor)] = torch.empty_like(tensor, device="cpu", pin_memory=on_gpu)
+            tensor.data = self._host[id(tensor)].copy_(tensor.data)
+        # The last one, for it gives what is free now back to the device.
+        self._deepspeed.offload_states(
+            include=[Kind.lp_grads, Kind.contiguous_grad_buffer], pin_memory=on_gpu
+        )
+        self._away = True
+
+    def take_back(self) -> None:
+        """Bring them back to the device; does nothing if they are there."""
+        if not self._away:
+            return
+        for tensor in self._tensors():
+            tensor.data = tensor.data.to(self._deepspeed.device)
+        self._deepspeed.reload_states()
+        self._away = False
+
+    def _tensors(self) -> Iterator[torch.Tensor]:
+        """Master weights, which ZeRO-3 keeps apart from the model's, and the moments of each."""
+        for master, state in self._deepspeed.basic_optimizer.state.items():
+            yield master
+            yield from (value for value in state.values() if torch.is_tensor(value) and value.dim())
