@@ -159,7 +159,9 @@ def asked(address: str, known: dict[str, str], seconds: float) -> Lap:
     assert found["asked"] == len(found["replies"]), "a request was lost"
     wrong = [(problem, text) for problem, text in found["replies"] if text != known[problem]]
     problem, text = wrong[0] if wrong else ("", "")
-    assert not wrong, f"{len(wrong)} replies are not those of their problems: {text!r}, not {known[problem]!r}"
+    assert not wrong, (
+        f"{len(wrong)} replies are not those of their problems: {text!r}, not {known[problem]!r}"
+    )
     return Lap(found["tokens"], found["seconds"])
 
 
