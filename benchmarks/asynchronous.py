@@ -30,7 +30,6 @@ import torch
 from benchmarks.record import headline, markdown_table, surroundings, write_page
 from tasks.prepare.tiny_model import make_tiny_checkpoint
 from tasks.shared.artifacts import ArtifactRef, Provenance, Store
-from tasks.shared.checkpoints import load_model, load_tokenizer, save_checkpoint
 from tasks.shared.config import (
     GenerationConfig,
     ModelConfig,
@@ -41,9 +40,10 @@ from tasks.shared.config import (
     TinyModel,
     TracesConfig,
 )
+from tasks.shared.contract.stage import StageRequest, StageResult
+from tasks.shared.learning.checkpoints import load_model, load_tokenizer, save_checkpoint
 from tasks.shared.learning.logprobs import token_logprobs, use_packed_attention
 from tasks.shared.learning.packing import TrainSequence, pack
-from tasks.shared.stage import StageRequest, StageResult
 from tasks.shared.traces.dialect import DIALECTS
 from tasks.shared.traces.encoding import encode_trace
 

@@ -23,17 +23,17 @@ from typing import Any, TypeVar
 
 import httpx
 
-from flows import cluster
-from flows.follow import start_run
+from flows.commands.follow import start_run
+from flows.server import cluster
+from tasks.launch.backends.backend import Backend
+from tasks.launch.backends.docker import DockerBackend
+from tasks.launch.backends.execute import execute
+from tasks.launch.backends.process import ProcessBackend
 from tasks.launch.keys import derive_seed
 from tasks.shared.artifacts import ArtifactRef, Provenance, Store
-from tasks.shared.execution.addresses import free_port
-from tasks.shared.execution.backend import Backend
-from tasks.shared.execution.docker import DockerBackend
-from tasks.shared.execution.execute import execute
-from tasks.shared.execution.process import ProcessBackend
-from tasks.shared.recipes import load_recipe
-from tasks.shared.stage import StageRequest
+from tasks.shared.config.recipes import load_recipe
+from tasks.shared.contract.addresses import free_port
+from tasks.shared.contract.stage import StageRequest
 
 Result = TypeVar("Result")
 ROOT = Path(__file__).resolve().parents[1]

@@ -23,13 +23,13 @@ from transformers import PreTrainedTokenizerBase
 
 from benchmarks.record import RESULTS, headline, markdown_table, surroundings, write_page
 from benchmarks.taught import DIALECT, LEADS, MODEL, MOST_CALLS, problem, teach
-from tasks.shared.checkpoints import load_tokenizer
 from tasks.shared.config import GenerationConfig, SandboxConfig, TracesConfig
 from tasks.shared.generation.engines import make_generator
 from tasks.shared.generation.interleave import RolloutPolicy, RolloutRequest, rollout
 from tasks.shared.generation.protocol import Generator, Sampling
-from tasks.shared.interpreter import make_interpreter
+from tasks.shared.learning.checkpoints import load_tokenizer
 from tasks.shared.sandbox import Interpreter
+from tasks.shared.tools.interpreter import make_interpreter
 from tasks.shared.traces.encoding import encode_prompt
 
 SLOTS, RESPONSE_TOKENS = 128, 280

@@ -20,9 +20,9 @@ from benchmarks.trl.laps import TRL_PYTHON, Racer, median, race, trl_version
 from benchmarks.trl.world import MODEL, make_sequences, sft_optimizer, write_rows, write_sequences
 from data.problems import Split, generate
 from tasks.shared.artifacts import ArtifactRef
-from tasks.shared.checkpoints import load_model, load_tokenizer
-from tasks.shared.environment import home
+from tasks.shared.contract.environment import home
 from tasks.shared.learning.adapter import adapter_weights, add_adapters, save_adapter
+from tasks.shared.learning.checkpoints import load_model, load_tokenizer
 
 MODEL_DIR = home() / "models" / "smollm2-135m-instruct"
 NUM_TRACES = 400

@@ -23,7 +23,6 @@ import msgspec
 from benchmarks.random_work import make_qwen2
 from benchmarks.record import headline, markdown_table, surroundings, write_page
 from tasks.prepare.tiny_model import make_tiny_checkpoint
-from tasks.shared.checkpoints import load_tokenizer, save_checkpoint
 from tasks.shared.config import (
     GenerationConfig,
     ModelConfig,
@@ -39,6 +38,7 @@ from tasks.shared.generation.pool.members import Member
 from tasks.shared.generation.pool.server import plan_servers, stop_all
 from tasks.shared.generation.protocol import Sampling
 from tasks.shared.generation.vllm_options import engine_options, sampling_options
+from tasks.shared.learning.checkpoints import load_tokenizer, save_checkpoint
 
 MODEL = ModelConfig(source="tiny", dtype="float32")
 ROWS, TOKENS = 256, 160  # of the client's part

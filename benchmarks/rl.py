@@ -26,7 +26,7 @@ from tasks.shared.config import (
     SandboxConfig,
     TracesConfig,
 )
-from tasks.shared.stage import StageRequest
+from tasks.shared.contract.stage import StageRequest
 
 BAR = 2.0
 TRL_MICRO_BATCH = 32  # trajectories of one forward pass; all 128 at once were no faster

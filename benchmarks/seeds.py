@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks.shared.artifacts import Store
-from tasks.shared.environment import store_uri
-from tasks.shared.runs import RunRecords
+from tasks.shared.contract.environment import store_uri
+from tasks.shared.runs.record import RunRecords
 
 CHECKPOINTS = ("base", "sft", "rl")
 

@@ -33,7 +33,6 @@ from tasks.serve.request import ServeRequest
 from tasks.serve.resident import Resident, open_resident
 from tasks.serve.serve import Server, listening_socket
 from tasks.serve.server import make_app
-from tasks.shared.checkpoints import load_tokenizer
 from tasks.shared.config import (
     EvaluateConfig,
     EvaluateStage,
@@ -45,6 +44,7 @@ from tasks.shared.config import (
 from tasks.shared.generation.engines import make_generator
 from tasks.shared.generation.interleave import RolloutPolicy, RolloutRequest, rollout
 from tasks.shared.generation.protocol import Generator, Sampling
+from tasks.shared.learning.checkpoints import load_tokenizer
 
 CLIENTS, RESPONSE_TOKENS = 64, 192
 BAR = 0.9

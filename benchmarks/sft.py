@@ -20,7 +20,7 @@ from benchmarks.trl import settings
 from benchmarks.trl.laps import TRL_PYTHON, Racer, median, race, trl_version
 from benchmarks.trl.world import NUM_TRACES, make_base, make_sequences, write_rows, write_sequences
 from data.problems import Split, generate
-from tasks.shared.checkpoints import load_tokenizer
+from tasks.shared.learning.checkpoints import load_tokenizer
 
 BAR = 1.2
 WARM_UP = 2

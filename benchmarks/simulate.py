@@ -3,8 +3,8 @@
     make bench-simulate        # benchmarks/results/simulate.md
 
 Events are the ends of pieces of responses. An engine decodes its rows side by side; how long its steps take, and the
-trainer's, comes from the arithmetic behind `tirflow plan` (flows/seconds.py). A row leaves its engine while its program
-runs. A step trains on whole groups, the oldest first, and waits for those that the next step might not train on any
+trainer's, comes from the arithmetic behind `tirflow plan` (flows/planning/seconds.py). A row leaves its engine while its
+program runs. A step trains on whole groups, the oldest first, and waits for those that the next step might not train on any
 more; at most (staleness + 1) steps' groups are begun and not trained. Staleness 0 stands there twice: on all GPUs in
 turn (inside), and with GPUs apart. The page begins with steps that were measured, and how far off they come out.
 """
@@ -22,9 +22,9 @@ import numpy as np
 from benchmarks.record import headline, markdown_table, surroundings, write_page
 from data.gpus import Gpu, find_gpu
 from data.models import ModelShape, find_model
-from flows.memory import GIB, cache_bytes_per_token
-from flows.published import PATH, estimates
-from flows.seconds import BESIDES_S, Engines, Pace, StepSeconds, Trainer, Work, step_seconds
+from flows.planning.memory import GIB, cache_bytes_per_token
+from flows.planning.published import PATH, estimates
+from flows.planning.seconds import BESIDES_S, Engines, Pace, StepSeconds, Trainer, Work, step_seconds
 
 GPUS = (8, 32, 128, 512, 1024)
 STALENESS = (0, 1, 2, 4)

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from tasks.prepare.tiny_model import make_tiny_checkpoint
-from tasks.shared.checkpoints import load_model, load_tokenizer, save_checkpoint
 from tasks.shared.config import ModelConfig, TinyModel
+from tasks.shared.learning.checkpoints import load_model, load_tokenizer, save_checkpoint
 from tasks.shared.learning.logprobs import token_logprobs, use_packed_attention
 from tasks.shared.learning.packing import TrainSequence, pack
 from tasks.shared.traces.dialect import DIALECTS

@@ -13,8 +13,8 @@ from prefect.client.orchestration import get_client
 from prefect.events.actions import CallWebhook
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 
-from flows.cluster import require_server
-from tasks.shared.environment import prefect_api_url
+from flows.server.cluster import require_server
+from tasks.shared.contract.environment import prefect_api_url
 from tasks.shared.reporting.nights import EVENT
 
 BLOCK, AUTOMATION = "tirflow-regression", "tirflow-regression"

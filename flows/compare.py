@@ -12,10 +12,10 @@ from tasks.launch import Run
 from tasks.report.task import report
 from tasks.shared.artifacts import ArtifactRef, Store
 from tasks.shared.config import ReportConfig
-from tasks.shared.environment import store_uri
-from tasks.shared.recipes import resolve_recorded
-from tasks.shared.runs import RunRecords
-from tasks.shared.stage import StageResult
+from tasks.shared.config.recipes import resolve_recorded
+from tasks.shared.contract.environment import store_uri
+from tasks.shared.contract.stage import StageResult
+from tasks.shared.runs.record import RunRecords
 
 
 @flow(name="compare", flow_run_name="compare-{before}-{after}")

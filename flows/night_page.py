@@ -12,7 +12,7 @@ from tasks.shared.estimates import compare
 from tasks.shared.reporting.charts import curve_image
 from tasks.shared.reporting.nights import Drop, Pair, scores_of_night, trends
 from tasks.shared.reporting.nights import Night as Score
-from tasks.shared.tags import Night
+from tasks.shared.runs.tags import Night
 
 
 @dataclass(slots=True)

@@ -21,9 +21,9 @@ from flows.start import named_after
 from flows.tagged import Subject, subjects
 from tasks.evaluate.task import evaluate
 from tasks.launch import Run
+from tasks.launch.backends.execute import StageFailed
 from tasks.shared.artifacts import ArtifactRef, Store
-from tasks.shared.environment import store_uri
-from tasks.shared.execution.execute import StageFailed
+from tasks.shared.contract.environment import store_uri
 from tasks.shared.reporting.evaluated import (
     protocol_difference,
     read_evaluated,
@@ -31,8 +31,8 @@ from tasks.shared.reporting.evaluated import (
     unexpected_change,
 )
 from tasks.shared.reporting.nights import Drop, regression_event, significant_drops
-from tasks.shared.runs import RunRecords
-from tasks.shared.tags import Night, Nights
+from tasks.shared.runs.record import RunRecords
+from tasks.shared.runs.tags import Night, Nights
 
 RECORD = "nightly"  # the run under whose name the nights' evaluations and reports are noted
 SHOWN = 60  # nights in a trend

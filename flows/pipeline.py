@@ -16,7 +16,7 @@ from tasks.report.task import report
 from tasks.rl.task import rl
 from tasks.sft.task import sft
 from tasks.shared.artifacts import ArtifactRef
-from tasks.shared.stage import StageResult
+from tasks.shared.contract.stage import StageResult
 from tasks.synthesize.task import synthesize
 
 

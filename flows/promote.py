@@ -14,11 +14,11 @@ from flows.tagged import latest_label, recipe_of
 from tasks.evaluate.task import evaluate
 from tasks.launch import Run
 from tasks.shared.artifacts import ArtifactRef, Store
-from tasks.shared.environment import store_uri
+from tasks.shared.contract.environment import store_uri
 from tasks.shared.reporting.evaluated import read_evaluated, shared_sets
 from tasks.shared.reporting.nights import promotion_gate
-from tasks.shared.runs import RunRecord, RunRecords
-from tasks.shared.tags import PROMOTED, Tagged, Tags
+from tasks.shared.runs.record import RunRecord, RunRecords
+from tasks.shared.runs.tags import PROMOTED, Tagged, Tags
 
 STAGE_NAMES = {"prepare": "base", "sft": "sft", "rl": "rl"}  # what the checkpoint of a stage is called
 

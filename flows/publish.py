@@ -7,8 +7,8 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from tasks.launch import Run
 from tasks.shared.artifacts import Store
-from tasks.shared.runs import RunRecord, RunRecords
-from tasks.shared.stage import StageResult
+from tasks.shared.contract.stage import StageResult
+from tasks.shared.runs.record import RunRecord, RunRecords
 
 Row = dict[str, Any]
 

@@ -20,11 +20,11 @@ from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectNotFound
 from upath import UPath
 
-from flows.cluster import require_server
-from flows.deployments import deploy, read_deployments
+from flows.server.cluster import require_server
+from flows.server.deployments import deploy, read_deployments
 from tasks.shared.artifacts.outage import told_as_outage
 from tasks.shared.config import STAGE_CONFIGS
-from tasks.shared.environment import inherited_environment, prefect_api_url, store_uri
+from tasks.shared.contract.environment import inherited_environment, prefect_api_url, store_uri
 
 CONTROL, STAGES = "control", "gpu"
 QUEUES = {

@@ -25,8 +25,8 @@ from flows.publish import publish_report
 from flows.start import Inputs, rerun, take
 from tasks.launch import Run
 from tasks.shared.artifacts import ArtifactRef
-from tasks.shared.raw_rows import PACKED, READERS
-from tasks.shared.runs import RunRecord, RunRecords
+from tasks.shared.rows.raw import PACKED, READERS
+from tasks.shared.runs.record import RunRecord, RunRecords
 
 Refs = dict[str, ArtifactRef]
 Overrides = dict[str, Any]

@@ -9,10 +9,10 @@ from prefect.runtime import flow_run as this_run
 
 from tasks.launch import Run, require_surroundings
 from tasks.shared.artifacts import ArtifactRef
-from tasks.shared.documents import check_name
-from tasks.shared.environment import store_uri
-from tasks.shared.recipes import key_by_key, load_recipe, resolve_recorded
-from tasks.shared.runs import RunRecord, RunRecords
+from tasks.shared.config.recipes import key_by_key, load_recipe, resolve_recorded
+from tasks.shared.contract.documents import check_name
+from tasks.shared.contract.environment import store_uri
+from tasks.shared.runs.record import RunRecord, RunRecords
 
 Inputs = dict[str, tuple[str, str]]  # input -> (label of the stage that made it, name of its output)
 

@@ -7,9 +7,9 @@ from functools import partial
 
 from tasks.shared.artifacts import ArtifactRef
 from tasks.shared.config import Recipe
-from tasks.shared.recipes import resolve_recorded
-from tasks.shared.runs import RunRecord, RunRecords
-from tasks.shared.tags import LATEST, Tags
+from tasks.shared.config.recipes import resolve_recorded
+from tasks.shared.runs.record import RunRecord, RunRecords
+from tasks.shared.runs.tags import LATEST, Tags
 
 
 @dataclass(frozen=True, slots=True)

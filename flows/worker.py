@@ -5,8 +5,8 @@ from uuid import UUID
 from prefect import flow
 
 from tasks.launch import StageOrder, carry_out, join
-from tasks.shared.environment import store_uri
-from tasks.shared.stage import StageRequest, StageResult
+from tasks.shared.contract.environment import store_uri
+from tasks.shared.contract.stage import StageRequest, StageResult
 
 
 @flow(name="stage")

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.shared.config import STAGE_CONFIGS
-from tasks.shared.environment import home
-from tasks.shared.execution.code_digest import code_digest
+from tasks.shared.contract.code_digest import code_digest
+from tasks.shared.contract.environment import home
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ROOT / "images"

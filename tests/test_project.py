@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from tasks.shared.config import STAGE_CONFIGS
-from tasks.shared.recipes import RECIPES_DIR, load_recipe
+from tasks.shared.config.recipes import RECIPES_DIR, load_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("flows", "tasks", "data")
@@ -113,9 +113,9 @@ def test_flows_tasks_and_configuration_load_without_heavy_libraries() -> None:
     light += [
         "tasks.launch",
         "tasks.shared.config",
-        "tasks.shared.stage",
+        "tasks.shared.contract.stage",
         "tasks.shared.artifacts",
-        "tasks.shared.recipes",
+        "tasks.shared.config.recipes",
     ]
     assert len([name for name in light if name.endswith(".task")]) == len(STAGES)
     _import_without(light, HEAVY)
@@ -169,12 +169,12 @@ def test_entrypoints_import_and_take_their_parameters() -> None:
 
 
 def test_only_environment_py_reads_the_environment() -> None:
-    allowed = {"tasks.shared.environment"}
+    allowed = {"tasks.shared.contract.environment"}
     for module, path in MODULES.items():
         if module in allowed or is_below(module, "tasks.shared.sandbox"):
             continue
         found = re.search(r"\bos\.(environ|getenv|putenv)\b", path.read_text())
-        assert found is None, f"{module} reads the environment; do it in tasks/shared/environment.py"
+        assert found is None, f"{module} reads the environment; do it in tasks/shared/contract/environment.py"
 
 
 def test_module_docstrings_and_sizes() -> None:

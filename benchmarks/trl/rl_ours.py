@@ -12,7 +12,7 @@ from benchmarks.trl.laps import Track
 from tasks.rl.main import run
 from tasks.shared.artifacts import Store
 from tasks.shared.config import RlStage
-from tasks.shared.stage import StageContext, StageRequest, Value
+from tasks.shared.contract.stage import StageContext, StageRequest, Value
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from benchmarks.trl import settings
 from benchmarks.trl.laps import Track
 from benchmarks.trl.world import MODEL, read_sequences, sft_optimizer, sft_steps
 from tasks.sft.training import train_step
-from tasks.shared.checkpoints import load_model
+from tasks.shared.learning.checkpoints import load_model
 from tasks.shared.learning.engine import TrainingEngine
 
 

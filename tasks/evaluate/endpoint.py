@@ -9,12 +9,12 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tasks.shared.config import EvaluateStage
-from tasks.shared.endpoint.client import AttemptFailed, EndpointClient
-from tasks.shared.endpoint.completion import Completion
-from tasks.shared.endpoint.limits import BudgetSpent
-from tasks.shared.endpoint.responses import ResponseLog
 from tasks.shared.evaluation.problems import Wanted
 from tasks.shared.evaluation.sampling import encoded_prompts, graded
+from tasks.shared.generation.endpoint.client import AttemptFailed, EndpointClient
+from tasks.shared.generation.endpoint.completion import Completion
+from tasks.shared.generation.endpoint.limits import BudgetSpent
+from tasks.shared.generation.endpoint.responses import ResponseLog
 from tasks.shared.reporting.offsets import token_ends
 from tasks.shared.reporting.samples import Sample
 from tasks.shared.traces.dialect import dialect_of

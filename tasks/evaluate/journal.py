@@ -8,8 +8,8 @@ import os
 import time
 from pathlib import Path
 
+from tasks.shared.contract.scratch import claim
 from tasks.shared.reporting.samples import Sample, read_samples, write_samples
-from tasks.shared.scratch import claim
 
 SampleKey = tuple[str, str, int]  # set, problem id, sample
 

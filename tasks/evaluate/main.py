@@ -12,19 +12,19 @@ from typing import Any
 
 from tasks.evaluate.journal import Journal
 from tasks.evaluate.surroundings import surroundings
-from tasks.shared.checkpoints import load_tokenizer
 from tasks.shared.config import EvaluateStage
-from tasks.shared.endpoint.responses import ResponseLog
+from tasks.shared.contract.stage import StageContext, StageResult, Value, stage_main
 from tasks.shared.evaluation.problems import Wanted, read_problems, wanted_samples
 from tasks.shared.evaluation.sampling import Sampler, take_all
+from tasks.shared.generation.endpoint.responses import ResponseLog
 from tasks.shared.generation.engines import open_generator, sample_for_others
-from tasks.shared.interpreter import make_interpreter
+from tasks.shared.learning.checkpoints import load_tokenizer
 from tasks.shared.reporting.evaluated import protocol_of, write_evaluation
 from tasks.shared.reporting.samples import SAMPLES_FILE, Sample
 from tasks.shared.reporting.summary import summarize
+from tasks.shared.rows.tables import write_card
 from tasks.shared.sandbox import Interpreter
-from tasks.shared.stage import StageContext, StageResult, Value, stage_main
-from tasks.shared.tables import write_card
+from tasks.shared.tools.interpreter import make_interpreter
 
 MOST_VOID = 0.01  # of all samples; more, and the sandbox is ill: nothing is published
 

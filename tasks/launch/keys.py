@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.shared.artifacts import ArtifactRef
-from tasks.shared.execution.code_digest import code_digest
+from tasks.shared.contract.code_digest import code_digest
 
 
 def derive_seed(seed: int, label: str) -> int:

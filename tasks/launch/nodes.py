@@ -21,13 +21,13 @@ from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
 from prefect.states import Cancelling, State
 
-from tasks.launch.backends import make_backend, num_nodes, num_samplers
+from tasks.launch.backends.choose import make_backend, num_nodes, num_samplers
+from tasks.launch.backends.execute import StageFailed, StageLost, StageStopped, execute
 from tasks.launch.progress import ProgressReport
 from tasks.launch.state import RunState
-from tasks.shared.environment import home, prefect_api_url, shared_directory, stage_address
-from tasks.shared.execution.addresses import address_towards, free_port
-from tasks.shared.execution.execute import StageFailed, StageLost, StageStopped, execute
-from tasks.shared.stage import POOL, Meeting, StageRequest
+from tasks.shared.contract.addresses import address_towards, free_port
+from tasks.shared.contract.environment import home, prefect_api_url, shared_directory, stage_address
+from tasks.shared.contract.stage import POOL, Meeting, StageRequest
 
 DEPLOYMENT, QUEUE = "node/gpu", "nodes"
 GATHER_S = 3600.0  # how long the first host waits for the others with its slot taken

@@ -19,7 +19,9 @@ from prefect.states import State
 from pydantic import BaseModel, ConfigDict
 from upath import UPath
 
-from tasks.launch.backends import make_backend, num_nodes
+from tasks.launch.backends.backend import Backend
+from tasks.launch.backends.choose import make_backend, num_nodes
+from tasks.launch.backends.execute import StageFailed, StageLost, execute
 from tasks.launch.keys import derive_seed, key_parts, work_key
 from tasks.launch.nodes import gathered
 from tasks.launch.progress import ProgressReport
@@ -29,12 +31,10 @@ from tasks.shared.artifacts import ArtifactRef, Store
 from tasks.shared.artifacts.outage import told_as_outage
 from tasks.shared.artifacts.places import is_elsewhere
 from tasks.shared.config import STAGE_CONFIGS, Recipe
-from tasks.shared.environment import chosen_backend, home, require_keys, shared_directory, store_uri
-from tasks.shared.execution.backend import Backend
-from tasks.shared.execution.execute import StageFailed, StageLost, execute
-from tasks.shared.leases import Leases
-from tasks.shared.runs import RunRecords, StageRecord
-from tasks.shared.stage import StageRequest, StageResult
+from tasks.shared.contract.environment import chosen_backend, home, require_keys, shared_directory, store_uri
+from tasks.shared.contract.stage import StageRequest, StageResult
+from tasks.shared.runs.leases import Leases
+from tasks.shared.runs.record import RunRecords, StageRecord
 
 RETRY_DELAYS_S = [5.0, 30.0]  # after an outage; a stage that failed by itself is not tried again
 

@@ -24,9 +24,9 @@ from prefect.deployments import run_deployment
 from prefect.logging import get_run_logger
 from prefect.states import Cancelling, State
 
+from tasks.launch.backends.execute import StageFailed, StageLost
 from tasks.launch.state import RunState
-from tasks.shared.environment import stage_queue
-from tasks.shared.execution.execute import StageFailed, StageLost
+from tasks.shared.contract.environment import stage_queue
 
 DEPLOYMENT = "stage/gpu"
 ATTEMPTS = 3  # on as many hosts, each lost in turn

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from tasks.prepare.template_date import fix_date
 from tasks.prepare.tiny_model import make_tiny_checkpoint
-from tasks.shared.checkpoint_files import PICKLES, require_files, require_sound_weights
-from tasks.shared.checkpoints import clean_generation_config, load_tokenizer
 from tasks.shared.config import ModelConfig
+from tasks.shared.learning.checkpoint_files import PICKLES, require_files, require_sound_weights
+from tasks.shared.learning.checkpoints import clean_generation_config, load_tokenizer
 from tasks.shared.traces.turns import stop_ids_of
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tasks.prepare.rows import ProblemRow
-from tasks.shared.ngrams import ngrams
+from tasks.shared.rows.ngrams import ngrams
 
 
 @dataclass(frozen=True, slots=True)

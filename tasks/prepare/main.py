@@ -14,8 +14,8 @@ from tasks.prepare.problem_sets import ProblemSet, read_problem_set, rows_digest
 from tasks.prepare.rows import ProblemRow
 from tasks.shared.artifacts import ArtifactRef
 from tasks.shared.config import PrepareStage
-from tasks.shared.stage import StageContext, StageResult, Value, stage_main
-from tasks.shared.tables import write_card, write_table
+from tasks.shared.contract.stage import StageContext, StageResult, Value, stage_main
+from tasks.shared.rows.tables import write_card, write_table
 
 Context = StageContext[PrepareStage]
 PROBLEM_COLUMNS = ("id", "problem", "answer", "source", "family")

@@ -13,7 +13,7 @@ from data.problems import Split, generate
 from data.registry import PublicProblemSet, find_problem_set
 from tasks.prepare.rows import Columns, ProblemRow, check_rows
 from tasks.shared.config import ProblemSource
-from tasks.shared.raw_rows import RawRows, file_rows, hub_rows
+from tasks.shared.rows.raw import RawRows, file_rows, hub_rows
 
 MADE_DEFAULT_LIMIT = 200
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.shared.row_values import answer_at, id_at, name_at, problem_at
+from tasks.shared.rows.values import answer_at, id_at, name_at, problem_at
 
 INTEGER = re.compile(r"([+-]?[0-9]+)(?:\.0*)?")
 THOUSANDS = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?:[,.]|$))")

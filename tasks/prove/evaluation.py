@@ -15,10 +15,10 @@ from tasks.prove.facts import evaluate_config
 from tasks.prove.findings import GRADE, MISSING, STATED, UNDECIDED, Difference, Row, short
 from tasks.prove.programs import run_again
 from tasks.shared.artifacts import ArtifactRef
-from tasks.shared.checkpoints import load_tokenizer
 from tasks.shared.config import EvaluateStage
 from tasks.shared.evaluation.problems import Problem, read_problems, wanted_samples
 from tasks.shared.grading import grade
+from tasks.shared.learning.checkpoints import load_tokenizer
 from tasks.shared.reporting.evaluated import SUMMARY_FILE, protocol_of
 from tasks.shared.reporting.samples import Sample, read_samples
 from tasks.shared.reporting.summary import summarize

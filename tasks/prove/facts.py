@@ -6,15 +6,15 @@ from tasks.prepare.problem_sets import rows_digest
 from tasks.prepare.rows import ProblemRow
 from tasks.report.inputs import ReportInputs, read_inputs
 from tasks.report.main import build_page, summarize
+from tasks.report.page import render
 from tasks.shared.artifacts import ArtifactRef, Manifest, Store
 from tasks.shared.artifacts.lineage import lineage
 from tasks.shared.config import EvaluateStage, ReportConfig, ReportStage
+from tasks.shared.contract.stage import StageContext, StageRequest
 from tasks.shared.evaluation.problems import Problem, read_problems
-from tasks.shared.ngrams import ngrams
 from tasks.shared.reporting.evaluated import Evaluated, protocol_of, read_evaluated
-from tasks.shared.reporting.page import render
-from tasks.shared.stage import StageContext, StageRequest
-from tasks.shared.tables import read_table
+from tasks.shared.rows.ngrams import ngrams
+from tasks.shared.rows.tables import read_table
 
 SEEDS = "first 8 bytes, little-endian, of sha256('<seed>\\0<set>\\0<problem>\\0<sample>'), shifted right by one bit"
 

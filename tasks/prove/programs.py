@@ -19,10 +19,10 @@ from tasks.prove.findings import (
 )
 from tasks.prove.replay import not_as_recorded, replay
 from tasks.shared.config import EvaluateStage, SandboxConfig
-from tasks.shared.interpreter import make_interpreter
 from tasks.shared.reporting.samples import Sample
 from tasks.shared.sandbox import Interpreter, Status
 from tasks.shared.sandbox.records import PRELOAD
+from tasks.shared.tools.interpreter import make_interpreter
 from tasks.shared.traces.observation import observe
 from tasks.shared.traces.trajectory import CodeCall, Trajectory
 from tasks.synthesize.execution import run_blocks

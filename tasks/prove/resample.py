@@ -13,12 +13,12 @@ from tasks.prove.evaluation import config_of, samples_of
 from tasks.prove.evidence import Evidence
 from tasks.prove.findings import CHANGED, MISSING, MODEL, ROUNDING, SANDBOX, Difference, Row
 from tasks.prove.programs import isolated
-from tasks.shared.checkpoints import load_tokenizer
 from tasks.shared.evaluation.problems import read_problems, wanted_samples
 from tasks.shared.evaluation.sampling import Sampler, take_all
 from tasks.shared.generation.engines import make_generator
-from tasks.shared.interpreter import make_interpreter
+from tasks.shared.learning.checkpoints import load_tokenizer
 from tasks.shared.reporting.samples import Sample
+from tasks.shared.tools.interpreter import make_interpreter
 
 AGREE = 1e-3  # nats: how far log-probs of equal weights may lie apart on two machines
 

@@ -11,10 +11,10 @@ from markupsafe import Markup
 
 from data.papers import Papers
 from tasks.report.inputs import EvaluationInput
+from tasks.report.page import Table
 from tasks.report.rollouts import RlStep
 from tasks.report.scores import TONES, percent
 from tasks.shared.reporting.charts import Line, curve
-from tasks.shared.reporting.page import Table
 
 MEASURES: tuple[tuple[str, str, bool], ...] = (  # field, label, as per cent
     ("response_tokens", "response length, tokens", False),

@@ -13,10 +13,10 @@ from tasks.report.rejected import read_rejected
 from tasks.report.rollouts import RlStep, read_round
 from tasks.shared.artifacts import Manifest
 from tasks.shared.config import ReportStage
+from tasks.shared.contract.stage import StageContext
 from tasks.shared.reporting.evaluated import Evaluated, read_evaluated
 from tasks.shared.reporting.nights import Night, scores_of_night
 from tasks.shared.reporting.samples import Sample, read_samples
-from tasks.shared.stage import StageContext
 from tasks.shared.traces.dialect import dialect_of
 
 DAY = len("2026-11-01")

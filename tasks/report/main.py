@@ -11,6 +11,7 @@ from typing import Any
 from data.papers import load_papers
 from tasks.report.behaviour import behaviour_tables
 from tasks.report.inputs import ReportInputs, read_inputs
+from tasks.report.page import Page, Table, render
 from tasks.report.scores import comparisons, set_sections
 from tasks.report.sections import (
     cost_table,
@@ -21,9 +22,8 @@ from tasks.report.sections import (
 )
 from tasks.report.synthesis import synthesis_tables
 from tasks.shared.config import ReportStage
+from tasks.shared.contract.stage import StageContext, StageResult, Value, stage_main
 from tasks.shared.reporting.evaluated import protocol_difference, unexpected_change
-from tasks.shared.reporting.page import Page, Table, render
-from tasks.shared.stage import StageContext, StageResult, Value, stage_main
 
 # headline metrics of training -> what they count
 LEFT_OUT = {

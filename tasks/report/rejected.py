@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.shared.reporting.samples import Sample
-from tasks.shared.tables import read_table
+from tasks.shared.rows.tables import read_table
 from tasks.shared.traces.dialect import Dialect, Segment, TraceFormatError
 from tasks.shared.traces.trajectory import NOTICE, CodeCall, FinishReason
 

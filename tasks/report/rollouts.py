@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 
 from tasks.shared.artifacts import ArtifactRef, Store
-from tasks.shared.checkpoints import load_tokenizer
+from tasks.shared.learning.checkpoints import load_tokenizer
 from tasks.shared.reporting.behaviour import Behaviour, measure
 from tasks.shared.reporting.offsets import token_ends
 from tasks.shared.reporting.samples import SECONDS_FILE, Sample
-from tasks.shared.tables import read_table
+from tasks.shared.rows.tables import read_table
 from tasks.shared.traces.dialect import DIALECTS
 from tasks.shared.traces.trajectory import CodeCall, FinishReason
 

@@ -7,9 +7,9 @@ from typing import Any
 from markupsafe import Markup
 
 from tasks.report.inputs import EvaluationInput
+from tasks.report.page import Cell, SetSection
 from tasks.shared.estimates import Comparison, Evaluation, compare, needed_samples
 from tasks.shared.reporting.charts import Line, Whisker, curve, whiskers
-from tasks.shared.reporting.page import Cell, SetSection
 from tasks.shared.reporting.samples import Sample
 from tasks.shared.reporting.summary import as_evaluation
 

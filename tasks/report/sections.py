@@ -9,10 +9,10 @@ from data.papers import Papers
 from tasks.report.asynchronous import asynchronous_curves
 from tasks.report.behaviour import checkpoint_curves, step_curves
 from tasks.report.inputs import EvaluationInput, ReportInputs
+from tasks.report.page import Strip, Table
 from tasks.report.synthesis import funnel_chart
 from tasks.shared.reporting.charts import Line, curve
 from tasks.shared.reporting.nights import trends
-from tasks.shared.reporting.page import Strip, Table
 from tasks.shared.reporting.samples import Sample
 
 

@@ -4,9 +4,9 @@ from typing import Any
 
 from markupsafe import Markup
 
+from tasks.report.bars import FunnelStep, funnel
+from tasks.report.page import Table
 from tasks.report.scores import percent
-from tasks.shared.reporting.bars import FunnelStep, funnel
-from tasks.shared.reporting.page import Table
 
 Funnel = dict[str, Any]  # funnel.json of a `traces` artifact
 NUMBERS = frozenset({2, 3})

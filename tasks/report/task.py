@@ -2,7 +2,7 @@
 
 from tasks.launch import Run, run_stage
 from tasks.shared.artifacts import ArtifactRef
-from tasks.shared.stage import StageResult
+from tasks.shared.contract.stage import StageResult
 
 
 def report(run: Run, inputs: dict[str, ArtifactRef], name: str = "") -> StageResult:

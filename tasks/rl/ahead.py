@@ -21,11 +21,11 @@ from tasks.rl.metrics import PhaseClock
 from tasks.rl.problems import Problem
 from tasks.rl.state import Progress
 from tasks.shared.config import GenerationConfig, RlStage
+from tasks.shared.contract.stage import Value
 from tasks.shared.generation.interleave import Interleaver, RolloutPolicy, RolloutRequest
 from tasks.shared.generation.protocol import Generator
 from tasks.shared.learning.reward_function import RewardFunction
 from tasks.shared.sandbox import Interpreter
-from tasks.shared.stage import Value
 from tasks.shared.traces.trajectory import Trajectory
 
 if TYPE_CHECKING:

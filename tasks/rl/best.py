@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tasks.shared.scratch import claim
+from tasks.shared.contract.scratch import claim
 
 Point = dict[str, Any]
 

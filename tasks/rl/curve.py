@@ -7,14 +7,14 @@ from tasks.rl.best import BestWeights, Point, best_of
 from tasks.rl.evaluation import Evaluation
 from tasks.rl.records import RoundRecords
 from tasks.rl.state import Progress
-from tasks.shared.checkpoints import load_tokenizer, save_checkpoint
 from tasks.shared.config import RlStage
-from tasks.shared.environment import rank, world_size
+from tasks.shared.contract.environment import rank, world_size
+from tasks.shared.contract.stage import StageContext
 from tasks.shared.generation.protocol import Generator
+from tasks.shared.learning.checkpoints import load_tokenizer, save_checkpoint
 from tasks.shared.learning.distributed import from_first_rank
 from tasks.shared.learning.engine import TrainingEngine
 from tasks.shared.sandbox import Interpreter
-from tasks.shared.stage import StageContext
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -15,7 +15,8 @@ from tasks.rl.records import JsonLines
 from tasks.rl.sampling import is_mine
 from tasks.rl.state import Progress
 from tasks.shared.config import EvaluateConfig, EvaluateStage, RlStage
-from tasks.shared.environment import rank
+from tasks.shared.contract.environment import rank
+from tasks.shared.contract.stage import StageContext
 from tasks.shared.estimates import Outcome, avg_at_k
 from tasks.shared.evaluation.problems import Problem, Wanted, read_problems, wanted_samples
 from tasks.shared.evaluation.sampling import Sampler, take_all
@@ -23,7 +24,6 @@ from tasks.shared.generation.protocol import AsksBeside, Generator
 from tasks.shared.learning.distributed import gather_from_ranks
 from tasks.shared.reporting.samples import Sample
 from tasks.shared.sandbox import Interpreter
-from tasks.shared.stage import StageContext
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -5,19 +5,19 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tasks.rl.problems import Problem
-from tasks.shared.config import RlStage
-from tasks.shared.grading import grade
-from tasks.shared.learning.advantages import advantages
-from tasks.shared.learning.filters import has_void_turn, is_outage, teaches
-from tasks.shared.learning.resampling import (
+from tasks.rl.objective.advantages import advantages
+from tasks.rl.objective.filters import has_void_turn, is_outage, teaches
+from tasks.rl.objective.resampling import (
     code_penalty,
     count_answers,
     format_penalty,
     resample_on_correct,
 )
+from tasks.rl.objective.rewards import outcome_of, reward
+from tasks.rl.problems import Problem
+from tasks.shared.config import RlStage
+from tasks.shared.grading import grade
 from tasks.shared.learning.reward_function import Response, RewardFunction
-from tasks.shared.learning.rewards import outcome_of, reward
 from tasks.shared.traces.dialect import dialect_of
 from tasks.shared.traces.trajectory import FinishReason, Trajectory
 

@@ -6,7 +6,7 @@ A step that lacks it stops the round before its state is saved: the round goes o
 from tasks.rl.experience import Experience
 from tasks.rl.update import UpdateResult
 from tasks.shared.config import RlConfig
-from tasks.shared.stage import TrainingStopped
+from tasks.shared.contract.stage import TrainingStopped
 
 MOST_OUTAGES = 0.5  # of a step's trajectories; more, and the sandbox is ill
 

@@ -1,9 +1,9 @@
 """Whether the artifacts that a round is given fit together, and which of them its policy is read from."""
 
 from tasks.shared.artifacts import ArtifactRef
-from tasks.shared.checkpoints import has_experts
 from tasks.shared.config import RlStage
-from tasks.shared.stage import StageContext
+from tasks.shared.contract.stage import StageContext
+from tasks.shared.learning.checkpoints import has_experts
 
 
 def require_one_round(context: StageContext[RlStage]) -> None:

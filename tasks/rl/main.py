@@ -23,16 +23,16 @@ from tasks.rl.inputs import read_base, require_no_experts, require_one_round
 from tasks.rl.problems import read_problems, require_problems
 from tasks.rl.round import RlRound
 from tasks.shared.artifacts import CIRCUMSTANCES, ArtifactRef
-from tasks.shared.checkpoints import load_model, load_tokenizer, save_checkpoint
 from tasks.shared.config import RlStage
-from tasks.shared.environment import under_launcher
+from tasks.shared.contract.environment import under_launcher
+from tasks.shared.contract.stage import StageContext, StageResult, Value, stage_main
 from tasks.shared.generation.engines import open_generator, sample_for_others
-from tasks.shared.interpreter import make_interpreter
 from tasks.shared.learning.adapter import save_adapter
+from tasks.shared.learning.checkpoints import load_model, load_tokenizer, save_checkpoint
 from tasks.shared.learning.distributed import leave_to_first_rank, run_on_ranks, start_process_group
 from tasks.shared.learning.logprobs import use_packed_attention
 from tasks.shared.learning.reward_function import RewardFunction
-from tasks.shared.stage import StageContext, StageResult, Value, stage_main
+from tasks.shared.tools.interpreter import make_interpreter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -10,7 +10,7 @@ import numpy as np
 from tasks.rl.experience import Experience
 from tasks.rl.probe import Gap
 from tasks.rl.update import UpdateResult, named_sums
-from tasks.shared.stage import Value
+from tasks.shared.contract.stage import Value
 from tasks.shared.traces.trajectory import FinishReason
 
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from tasks.shared.contract.stage import TrainingStopped
 from tasks.shared.generation.protocol import Generator, HasCopies, NamesDifferences
 from tasks.shared.learning.distributed import gather_from_ranks, max_over_ranks
 from tasks.shared.learning.engine import TrainingEngine
 from tasks.shared.learning.packing import TrainSequence
-from tasks.shared.stage import TrainingStopped
 
 MAX_PROBED = 4  # sequences
 # Of each, from its start: vLLM computes the logits of all tokens of a sequence at once, beside its share of the GPU.

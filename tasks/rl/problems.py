@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tasks.shared.config import GenerationConfig, TracesConfig
-from tasks.shared.tables import read_table
+from tasks.shared.rows.tables import read_table
 from tasks.shared.traces.dialect import dialect_of
 from tasks.shared.traces.encoding import encode_prompt
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from tasks.rl.experience import Graded
 from tasks.rl.metrics import PhaseClock
 from tasks.rl.rollouts import read_step
-from tasks.shared.environment import rank
-from tasks.shared.stage import Value
+from tasks.shared.contract.environment import rank
+from tasks.shared.contract.stage import Value
 
 
 class Recorded:

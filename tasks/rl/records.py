@@ -14,10 +14,10 @@ from tasks.rl.experience import Experience
 from tasks.rl.rollouts import RolloutShards
 from tasks.rl.state import Progress
 from tasks.shared.config import RlStage
-from tasks.shared.environment import home, world_size
+from tasks.shared.contract.environment import home, world_size
+from tasks.shared.contract.scratch import claim
+from tasks.shared.contract.stage import StageContext, Value
 from tasks.shared.learning.sinks import open_sinks
-from tasks.shared.scratch import claim
-from tasks.shared.stage import StageContext, Value
 
 SHOWN = (
     "reward",

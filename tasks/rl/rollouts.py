@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from tasks.rl.experience import Experience, Graded
 from tasks.shared.reporting.samples import CALL, SECONDS, SECONDS_FILE, SHOWN
-from tasks.shared.tables import read_table, write_card, write_table
+from tasks.shared.rows.tables import read_table, write_card, write_table
 from tasks.shared.traces.own_words import own_words
 from tasks.shared.traces.trajectory import CodeCall, FinishReason, Trajectory, turns_between
 

@@ -11,6 +11,7 @@ from tasks.rl.curve import Curve
 from tasks.rl.experience import build_experience
 from tasks.rl.health import require_entropy, require_experience
 from tasks.rl.metrics import PhaseClock, learning_metrics, timing_metrics
+from tasks.rl.objective.critic import CriticEngine
 from tasks.rl.probe import MAX_PROBED, Gap, bound_of, probe
 from tasks.rl.problems import Problem, sample_seed
 from tasks.rl.recorded import Recorded
@@ -20,16 +21,15 @@ from tasks.rl.staleness import staleness_metrics
 from tasks.rl.state import Progress, SavedStates, take_over
 from tasks.rl.update import PolicyUpdate
 from tasks.shared.config import OptimizerConfig, RlConfig, RlStage
-from tasks.shared.environment import rank, world_size
+from tasks.shared.contract.environment import rank, world_size
+from tasks.shared.contract.scratch import claim
+from tasks.shared.contract.stage import StageContext, Value
 from tasks.shared.generation.interleave import RolloutPolicy
 from tasks.shared.generation.protocol import Generator, Sampling, Sleeps
-from tasks.shared.learning.critic import CriticEngine
 from tasks.shared.learning.distributed import from_first_rank, stopped_together
 from tasks.shared.learning.engine import Engine, TrainingEngine
 from tasks.shared.learning.reward_function import RewardFunction
 from tasks.shared.sandbox import Interpreter
-from tasks.shared.scratch import claim
-from tasks.shared.stage import StageContext, Value
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -13,16 +13,16 @@ import numpy as np
 
 from tasks.rl.experience import Graded, score
 from tasks.rl.metrics import PhaseClock
+from tasks.rl.objective.filters import is_outage, teaches
 from tasks.rl.problems import Problem, draw_others, draw_problems, sample_seed
 from tasks.shared.config import GenerationConfig, RlStage
-from tasks.shared.environment import rank, world_size
+from tasks.shared.contract.environment import rank, world_size
+from tasks.shared.contract.stage import Value
 from tasks.shared.generation.interleave import RolloutPolicy, RolloutRequest, rollout
 from tasks.shared.generation.protocol import Generator
 from tasks.shared.learning.distributed import from_first_rank, gather_to_first_rank
-from tasks.shared.learning.filters import is_outage, teaches
 from tasks.shared.learning.reward_function import RewardFunction
 from tasks.shared.sandbox import Interpreter
-from tasks.shared.stage import Value
 from tasks.shared.traces.trajectory import Trajectory
 
 if TYPE_CHECKING:

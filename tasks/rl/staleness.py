@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tasks.shared.learning.losses import k3
-from tasks.shared.stage import Value
+from tasks.rl.objective.losses import k3
+from tasks.shared.contract.stage import Value
 from tasks.shared.traces.trajectory import Trajectory
 
 if TYPE_CHECKING:

@@ -9,12 +9,12 @@ import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tasks.shared.environment import rank
-from tasks.shared.learning.critic import CriticEngine
+from tasks.rl.objective.critic import CriticEngine
+from tasks.shared.contract.environment import rank
+from tasks.shared.contract.scratch import require_same
 from tasks.shared.learning.distributed import barrier
 from tasks.shared.learning.engine import TrainingEngine
 from tasks.shared.learning.saved import checkpoints_in
-from tasks.shared.scratch import require_same
 
 CRITIC = "critic"  # folder of the critic's part in a saved state
 

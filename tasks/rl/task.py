@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 
 from tasks.launch import Run, run_stage
 from tasks.shared.artifacts import ArtifactRef
+from tasks.shared.config.recipes import round_recipe
 from tasks.shared.learning.reward_function import source_of
-from tasks.shared.recipes import round_recipe
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from tasks.serve.parts import Grown, Parts
 from tasks.serve.printing import Printer
 from tasks.serve.request import ServeRequest
 from tasks.serve.resident import Resident, open_resident
-from tasks.shared.environment import quieten_engines
+from tasks.shared.contract.environment import quieten_engines
 from tasks.shared.generation.interleave import RolloutRequest
 from tasks.shared.grading import last_box, pooled
 from tasks.shared.traces.trajectory import FinishReason, Trajectory

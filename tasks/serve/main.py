@@ -1,4 +1,4 @@
-"""`ask` and `serve` in the environment that the recipe's engine needs; `flows/serving.py` starts it.
+"""`ask` and `serve` in the environment that the recipe's engine needs; `flows/commands/serving.py` starts it.
 
 python -m tasks.serve.main ask | serve request.json
 """

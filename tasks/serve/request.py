@@ -1,4 +1,4 @@
-"""What is served: a checkpoint, how it samples, and the limits. Written by `flows/serving.py`, read by `main.py`."""
+"""What is served: a checkpoint, how it samples, and the limits. Written by `serving.py` of the command line."""
 
 from pathlib import Path
 

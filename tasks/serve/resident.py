@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 from tasks.serve.conversation import Prompts
 from tasks.serve.parts import Grown
 from tasks.serve.request import ServeRequest
-from tasks.shared.checkpoints import load_tokenizer
-from tasks.shared.environment import tell_deepspeed_of_cpu
+from tasks.shared.contract.environment import tell_deepspeed_of_cpu
 from tasks.shared.generation.engines import open_generator
 from tasks.shared.generation.interleave import Interleaver, RolloutPolicy, RolloutRequest
 from tasks.shared.generation.protocol import Generator, Sampling
-from tasks.shared.interpreter import make_interpreter
+from tasks.shared.learning.checkpoints import load_tokenizer
+from tasks.shared.tools.interpreter import make_interpreter
 from tasks.shared.traces.trajectory import Trajectory
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import uvicorn
 from tasks.serve.request import ServeRequest
 from tasks.serve.resident import Resident, open_resident
 from tasks.serve.server import make_app
-from tasks.shared.environment import serve_key
+from tasks.shared.contract.environment import serve_key
 
 LOOK_S = 0.5
 LOOPBACK = ("127.0.0.1", "localhost", "::1")

@@ -15,12 +15,12 @@ from tasks.sft.traces import read_training_set
 from tasks.sft.training import StepRecord, Trainer
 from tasks.sft.validation import VALIDATION_FILE, held_out
 from tasks.shared.artifacts import ArtifactRef
-from tasks.shared.checkpoints import load_model, load_tokenizer, save_checkpoint
 from tasks.shared.config import SftStage
-from tasks.shared.environment import under_launcher
+from tasks.shared.contract.environment import under_launcher
+from tasks.shared.contract.stage import StageContext, StageResult, Value, stage_main
 from tasks.shared.learning.adapter import save_adapter
+from tasks.shared.learning.checkpoints import load_model, load_tokenizer, save_checkpoint
 from tasks.shared.learning.distributed import leave_to_first_rank, run_on_ranks, start_process_group
-from tasks.shared.stage import StageContext, StageResult, Value, stage_main
 
 
 def run(context: StageContext[SftStage]) -> StageResult:

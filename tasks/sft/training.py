@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from tasks.sft.validation import ValidationFile, validate
 from tasks.shared.config import SftConfig, SftStage
-from tasks.shared.environment import home, rank, world_size
+from tasks.shared.contract.environment import home, rank, world_size
+from tasks.shared.contract.scratch import require_same
+from tasks.shared.contract.stage import StageContext
 from tasks.shared.learning.distributed import sum_over_ranks
 from tasks.shared.learning.engine import TrainingEngine
 from tasks.shared.learning.packing import TrainSequence
 from tasks.shared.learning.sinks import MetricsSinks, open_sinks
-from tasks.shared.scratch import require_same
-from tasks.shared.stage import StageContext
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tasks.shared.config import SynthesizeStage
-from tasks.shared.ngrams import ngrams
-from tasks.shared.raw_rows import RawRows, file_rows, hub_rows
-from tasks.shared.row_values import answer_at, name_at, problem_at, text_at
-from tasks.shared.stage import StageContext
-from tasks.shared.synthesis_config import TextSource
-from tasks.shared.tables import read_table
+from tasks.shared.config.synthesis import TextSource
+from tasks.shared.contract.stage import StageContext
+from tasks.shared.rows.ngrams import ngrams
+from tasks.shared.rows.raw import RawRows, file_rows, hub_rows
+from tasks.shared.rows.tables import read_table
+from tasks.shared.rows.values import answer_at, name_at, problem_at, text_at
 from tasks.synthesize.teachers.prompting import Wanted
 from tasks.synthesize.traces import Problem
 

@@ -11,11 +11,11 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from tasks.shared.config import SynthesizeStage
-from tasks.shared.endpoint.responses import ResponseLog
+from tasks.shared.contract.scratch import claim
+from tasks.shared.contract.stage import StageContext, StageResult, stage_main
+from tasks.shared.generation.endpoint.responses import ResponseLog
 from tasks.shared.generation.engines import sample_for_others
-from tasks.shared.interpreter import make_interpreter
-from tasks.shared.scratch import claim
-from tasks.shared.stage import StageContext, StageResult, stage_main
+from tasks.shared.tools.interpreter import make_interpreter
 from tasks.synthesize.execution import BlockRunner
 from tasks.synthesize.inputs import evaluation_problems, read_wanted
 from tasks.synthesize.publish import publish, publish_responses

@@ -13,10 +13,10 @@ from typing import Any
 
 from tasks.shared.artifacts import CIRCUMSTANCES, ArtifactRef
 from tasks.shared.config import SynthesizeStage
-from tasks.shared.endpoint.responses import ResponseLog
-from tasks.shared.endpoint_config import EndpointConfig
-from tasks.shared.stage import StageContext, StageResult, Value
-from tasks.shared.tables import write_card, write_table
+from tasks.shared.config.endpoint import EndpointConfig
+from tasks.shared.contract.stage import StageContext, StageResult, Value
+from tasks.shared.generation.endpoint.responses import ResponseLog
+from tasks.shared.rows.tables import write_card, write_table
 from tasks.shared.traces.dialect import dialect_of
 from tasks.synthesize.card import TABLES, describe
 from tasks.synthesize.funnel import funnel_of

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from tasks.shared.config import SandboxConfig, SynthesizeConfig, SynthesizeStage, TracesConfig
+from tasks.shared.config.selection import VerificationConfig
 from tasks.shared.grading import last_box
-from tasks.shared.interpreter import make_interpreter
-from tasks.shared.raw_rows import file_rows
-from tasks.shared.row_values import answer_at
-from tasks.shared.selection_config import VerificationConfig
-from tasks.shared.tables import read_table, write_table
+from tasks.shared.rows.raw import file_rows
+from tasks.shared.rows.tables import read_table, write_table
+from tasks.shared.rows.values import answer_at
+from tasks.shared.tools.interpreter import make_interpreter
 from tasks.shared.traces.dialect import DIALECTS
 from tasks.synthesize.funnel import funnel_of
 from tasks.synthesize.traces import Problem, WrittenTrace

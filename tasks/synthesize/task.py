@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tasks.launch import Run, run_stage
 from tasks.shared.artifacts import ArtifactRef
-from tasks.shared.runs import RunRecords
+from tasks.shared.runs.record import RunRecords
 
 
 def synthesize(

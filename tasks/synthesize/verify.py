@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, Self
 
 from tasks.shared.config import SynthesizeStage
+from tasks.shared.config.selection import VerificationConfig
 from tasks.shared.grading import grade
-from tasks.shared.interpreter import limits_of
 from tasks.shared.sandbox import ExecutionResult, Limits, Status
-from tasks.shared.selection_config import VerificationConfig
+from tasks.shared.tools.interpreter import limits_of
 from tasks.shared.traces.call_forms import Block
 from tasks.shared.traces.dialect import Dialect, Segment, TraceFormatError, dialect_of
 from tasks.shared.traces.observation import STOPPED, observe

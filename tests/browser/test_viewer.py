@@ -12,9 +12,9 @@ import pytest
 from data.papers import load_papers
 from tasks.report.behaviour import behaviour_tables, checkpoint_curves
 from tasks.report.inputs import EvaluationInput
+from tasks.report.page import Page, render
 from tasks.report.scores import set_sections
 from tasks.report.sections import strips
-from tasks.shared.reporting.page import Page, render
 from tasks.shared.reporting.samples import Sample
 from tasks.shared.reporting.summary import summarize
 from tests.browser.chromium import Chromium

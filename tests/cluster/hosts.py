@@ -16,8 +16,8 @@ from pathlib import Path
 
 import httpx
 
-from flows import cluster
-from flows.deployments import ROOT
+from flows.server import cluster
+from flows.server.deployments import ROOT
 from tests.cluster.network import HERE, NETWORK, Host, network
 from tests.cluster.waiting import until
 

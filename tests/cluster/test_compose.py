@@ -15,9 +15,9 @@ import docker
 import httpx
 import pytest
 
-from flows.deployments import ROOT
-from flows.follow import start_run
-from tasks.shared.runs import RunRecords
+from flows.commands.follow import start_run
+from flows.server.deployments import ROOT
+from tasks.shared.runs.record import RunRecords
 from tests.cluster.waiting import until
 from tests.flows.conftest import FINAL_STATES, small
 

@@ -14,9 +14,9 @@ from uuid import UUID
 import httpx
 import pytest
 
-from flows.follow import start_run
+from flows.commands.follow import start_run
 from tasks.shared.artifacts import Store
-from tasks.shared.runs import RunRecord, RunRecords
+from tasks.shared.runs.record import RunRecord, RunRecords
 from tests.cluster.hosts import API, Site, is_online, site
 from tests.cluster.network import Host
 from tests.cluster.waiting import until

@@ -12,21 +12,21 @@ import docker
 import pytest
 from docker.models.containers import Container
 
+from tasks.launch.backends.container import SCRATCH_LABEL, name_of
+from tasks.launch.backends.docker import DockerBackend
+from tasks.launch.backends.execute import execute
 from tasks.launch.keys import derive_seed
 from tasks.shared.artifacts import ArtifactRef
-from tasks.shared.execution.container import SCRATCH_LABEL, name_of
-from tasks.shared.execution.docker import DockerBackend
-from tasks.shared.execution.execute import execute
-from tasks.shared.recipes import load_recipe
-from tasks.shared.stage import StageRequest
+from tasks.shared.config.recipes import load_recipe
+from tasks.shared.contract.stage import StageRequest
 from tests.flows.conftest import small
 
 LAUNCHER = """
 import sys
 from pathlib import Path
-from tasks.shared.execution.docker import DockerBackend
-from tasks.shared.execution.execute import execute
-from tasks.shared.stage import StageRequest
+from tasks.launch.backends.docker import DockerBackend
+from tasks.launch.backends.execute import execute
+from tasks.shared.contract.stage import StageRequest
 request = StageRequest.model_validate_json(Path(sys.argv[1]).read_text())
 execute(request, DockerBackend(), Path(sys.argv[1] + ".log"), lambda event: None)
 """

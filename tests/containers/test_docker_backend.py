@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tasks.shared.execution.container import private_directory
-from tasks.shared.execution.docker import DockerBackend
-from tasks.shared.execution.execute import StageFailed, StageLost, StageStopped, execute
-from tasks.shared.execution.process import ProcessBackend
-from tasks.shared.recipes import load_recipe
-from tasks.shared.stage import StageRequest
+from tasks.launch.backends.container import private_directory
+from tasks.launch.backends.docker import DockerBackend
+from tasks.launch.backends.execute import StageFailed, StageLost, StageStopped, execute
+from tasks.launch.backends.process import ProcessBackend
+from tasks.shared.config.recipes import load_recipe
+from tasks.shared.contract.stage import StageRequest
 from tests.containers.conftest import World, until
 
 # Run inside a stage's container, beside the stage.

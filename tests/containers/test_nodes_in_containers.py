@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.shared.stage import StageRequest, StageResult
+from tasks.shared.contract.stage import StageRequest, StageResult
 from tests.containers.conftest import World
 from tests.integration.sft_nodes import require_same_training, saved_parts, spread
 from tests.integration.sft_world import make_request

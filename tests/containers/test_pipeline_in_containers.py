@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from flows import cluster
-from tasks.shared.runs import RunRecord, RunRecords
+from flows.server import cluster
+from tasks.shared.runs.record import RunRecord, RunRecords
 from tests.flows.conftest import small
 
 pytestmark = pytest.mark.timeout(900)  # a server and two pipelines

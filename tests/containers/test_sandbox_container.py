@@ -13,7 +13,7 @@ import docker
 import pytest
 from docker.models.containers import Container
 
-from tasks.shared.execution.sandbox_container import sandbox_options, wait_until_ready
+from tasks.launch.backends.sandbox_container import sandbox_options, wait_until_ready
 from tasks.shared.sandbox import ExecutionResult, Interpreter, Status
 from tests.integration.sandbox_attacks import ATTACKS, Attack
 from tests.integration.sandbox_modes import SETTINGS

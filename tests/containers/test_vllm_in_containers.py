@@ -11,11 +11,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from tasks.launch.backends.docker import DockerBackend
+from tasks.launch.backends.execute import execute
 from tasks.shared.artifacts import ArtifactRef, Store
-from tasks.shared.execution.docker import DockerBackend
-from tasks.shared.execution.execute import execute
-from tasks.shared.recipes import load_recipe
-from tasks.shared.stage import StageRequest
+from tasks.shared.config.recipes import load_recipe
+from tasks.shared.contract.stage import StageRequest
 from tests.containers.conftest import World
 from tests.integration.evaluation_world import fill_sets, publish
 from tests.integration.rl_world import NUM_PROBLEMS, make_store

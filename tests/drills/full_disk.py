@@ -21,8 +21,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from tasks.shared.artifacts import Store
+from tasks.shared.contract.stage import StageRequest, StageResult, stage_main
 from tasks.shared.reporting.samples import SAMPLES_FILE
-from tasks.shared.stage import StageRequest, StageResult, stage_main
 
 DISK = ctypes.CDLL(None)  # the shim, which is loaded already
 ALL = -1

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import psutil
 
-from tasks.shared.stage import stage_main
+from tasks.shared.contract.stage import stage_main
 from tests.drills.full_disk import Drill
 
 GONE_WITHIN_S = 20.0

@@ -16,7 +16,7 @@ import docker
 import pytest
 from docker.errors import DockerException
 
-from tasks.shared.execution.container import SCRATCH_LABEL
+from tasks.launch.backends.container import SCRATCH_LABEL
 
 START_S = 180.0  # one that was killed first ends the containers it finds
 STOP_S = 60.0

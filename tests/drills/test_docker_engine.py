@@ -13,10 +13,10 @@ import docker
 import psutil
 import pytest
 
-from tasks.shared.execution.container import SCRATCH_LABEL, private_directory
-from tasks.shared.execution.docker import DockerBackend
-from tasks.shared.execution.execute import Event, StageLost, execute
-from tasks.shared.stage import StageRequest
+from tasks.launch.backends.container import SCRATCH_LABEL, private_directory
+from tasks.launch.backends.docker import DockerBackend
+from tasks.launch.backends.execute import Event, StageLost, execute
+from tasks.shared.contract.stage import StageRequest
 from tests.drills.own_docker import OwnDocker, own_docker
 from tests.flows.conftest import until
 from tests.integration import rl_world, sft_world

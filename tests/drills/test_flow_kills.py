@@ -12,7 +12,7 @@ import httpx
 import psutil
 import pytest
 
-from flows import cluster
+from flows.server import cluster
 from tests.drills import table
 from tests.flows.conftest import FINAL_STATES, Prefect, small, until
 

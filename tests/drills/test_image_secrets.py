@@ -19,7 +19,7 @@ import docker
 import pytest
 
 from images.build import ROLES, packages_name
-from tasks.shared.environment import SINK_VARIABLES, STORE_SECRETS
+from tasks.shared.contract.environment import SINK_VARIABLES, STORE_SECRETS
 from tests.drills.index_server import serve_wheels
 from tests.drills.test_secrets import OTHERS
 

@@ -13,8 +13,8 @@ import pytest
 from tasks.rl.main import run
 from tasks.shared.artifacts import Store
 from tasks.shared.config import RlStage
+from tasks.shared.contract.stage import StageContext
 from tasks.shared.estimates.intervals import t_quantile
-from tasks.shared.stage import StageContext
 from tests.integration.rl_world import make_request, make_store
 
 STEPS_A_ROUND = 10

@@ -17,7 +17,7 @@ import pytest
 
 from tasks.shared.artifacts import ArtifactError, ArtifactRef, Provenance, Store
 from tasks.shared.artifacts.lineage import lineage
-from tasks.shared.runs import RunRecords, StageRecord
+from tasks.shared.runs.record import RunRecords, StageRecord
 from tests.drills import worlds
 
 PROVENANCE = Provenance(stage="drill", config={}, seed=0, inputs={})

@@ -20,8 +20,8 @@ from tasks.rl.round import RlRound
 from tasks.sft.main import run as run_sft
 from tasks.shared.artifacts import ArtifactRef, Store
 from tasks.shared.config import STAGE_CONFIGS, ReportStage
+from tasks.shared.contract.stage import StageContext, StageRequest, StageResult, TrainingStopped
 from tasks.shared.generation.transformers_engine import TransformersGenerator
-from tasks.shared.stage import StageContext, StageRequest, StageResult, TrainingStopped
 from tests.drills import worlds
 from tests.integration import sft_world
 from tests.integration.rl_world import OPTIMIZER, make_request, make_store

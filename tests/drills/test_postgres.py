@@ -13,9 +13,9 @@ import httpx
 import psutil
 import pytest
 
-from flows.follow import start_run
+from flows.commands.follow import start_run
 from tasks.shared.artifacts import Store
-from tasks.shared.runs import RunRecords
+from tasks.shared.runs.record import RunRecords
 from tests.cluster.hosts import API, DATABASE_PORT, Site, daemon, site
 from tests.cluster.waiting import until
 from tests.flows.conftest import FINAL_STATES, small

@@ -10,9 +10,9 @@ from prefect.blocks.system import Secret
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from tasks.shared.environment import SINK_VARIABLES, STORE_SECRETS
-from tasks.shared.execution.execute import execute
-from tasks.shared.execution.process import ProcessBackend
+from tasks.launch.backends.execute import execute
+from tasks.launch.backends.process import ProcessBackend
+from tasks.shared.contract.environment import SINK_VARIABLES, STORE_SECRETS
 from tasks.shared.sandbox import Interpreter, Limits, SandboxSettings
 from tests.flows.conftest import Prefect, prefect, small
 from tests.integration.synthesis_world import KEPT_ALIKE, make_request

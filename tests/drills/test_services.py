@@ -22,7 +22,7 @@ import psutil
 import pytest
 
 from tasks.shared.artifacts import Store
-from tasks.shared.endpoint.responses import ResponseLog
+from tasks.shared.generation.endpoint.responses import ResponseLog
 from tasks.shared.sandbox import Interpreter, Limits, SandboxSettings, Status
 from tests.flows.conftest import Prefect, prefect, small, until
 from tests.integration.synthesis_world import finish, make_request, run_here, start

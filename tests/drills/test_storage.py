@@ -14,7 +14,7 @@ import pytest
 from tasks.rl.main import run as run_rl
 from tasks.shared.artifacts import ArtifactError, Store
 from tasks.shared.config import STAGE_CONFIGS
-from tasks.shared.stage import StageContext, StageRequest, StageResult
+from tasks.shared.contract.stage import StageContext, StageRequest, StageResult
 from tests.drills import worlds
 
 HERE = Path(__file__).parent

@@ -8,8 +8,8 @@ from typing import Any
 from tasks.evaluate.main import run as run_evaluate
 from tasks.shared.artifacts import Store
 from tasks.shared.config import EvaluateStage
-from tasks.shared.recipes import load_recipe
-from tasks.shared.stage import StageContext, StageRequest
+from tasks.shared.config.recipes import load_recipe
+from tasks.shared.contract.stage import StageContext, StageRequest
 from tests.integration import evaluation_world, rl_world, sft_world
 
 SETS = {"name": "held_out", "source": "tiny", "split": "held_out", "limit": 3}

@@ -15,11 +15,11 @@ import httpx
 import psutil
 import pytest
 
-from flows import cluster
-from flows.follow import start_run
+from flows.commands.follow import start_run
+from flows.server import cluster
+from tasks.launch.backends.execute import parse_event
 from tasks.shared.artifacts import Store
-from tasks.shared.execution.execute import parse_event
-from tasks.shared.runs import RunRecord, RunRecords
+from tasks.shared.runs.record import RunRecord, RunRecords
 
 RUN_TIMEOUT_S = 900.0  # a busy SQLite has stalled a server for a minute
 FINAL_STATES = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
@@ -94,7 +94,7 @@ class Prefect:
         """The process of a running stage of this home."""
         for process in psutil.process_iter(["cmdline"]):
             command = process.info["cmdline"] or []
-            is_stage = f"tasks.{stage}.main" in command and "tasks.shared.execution.guard" not in command
+            is_stage = f"tasks.{stage}.main" in command and "tasks.shared.contract.guard" not in command
             if is_stage and command[-1].startswith(str(self.home)):
                 return process
         return None

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import cluster
+from flows.server import cluster
 from tests.flows.conftest import Prefect
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.schedules import CronSchedule
 
-from flows import cluster, deployments
+from flows.server import cluster, deployments
 from tests.flows.conftest import Prefect
 
 NAME = "nightly/moved"

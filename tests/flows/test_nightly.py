@@ -16,16 +16,16 @@ from typing import Any
 
 import pytest
 
-from flows import cluster
 from flows.compare import find_evaluation
-from flows.deployments import ROOT
+from flows.server import cluster
+from flows.server.deployments import ROOT
 from tasks.prepare.tiny_model import make_tiny_checkpoint
 from tasks.shared.artifacts import ArtifactRef, Provenance
-from tasks.shared.recipes import load_recipe
+from tasks.shared.config.recipes import load_recipe
 from tasks.shared.reporting.evaluated import write_evaluation
 from tasks.shared.reporting.summary import summarize
-from tasks.shared.runs import RunRecords, StageRecord
-from tasks.shared.tags import Night, Nights, Tags
+from tasks.shared.runs.record import RunRecords, StageRecord
+from tasks.shared.runs.tags import Night, Nights, Tags
 from tests.flows.conftest import Prefect, small, until
 from tests.integration.evaluation_world import SHAPE, fill_sets, publish
 from tests.unit.reporting.making import make_sample

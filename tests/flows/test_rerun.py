@@ -19,13 +19,13 @@ from pathlib import Path
 import pandas
 import pytest
 
-from flows import cluster
-from flows.deployments import ROOT
-from flows.work_plan import StagePlan, plan_work
+from flows.planning.work_plan import StagePlan, plan_work
+from flows.server import cluster
+from flows.server.deployments import ROOT
 from tasks.shared.artifacts import ArtifactRef, Provenance, Store
 from tasks.shared.artifacts.lineage import lineage
-from tasks.shared.collection import Policy, collect
-from tasks.shared.recipes import load_recipe
+from tasks.shared.config.recipes import load_recipe
+from tasks.shared.runs.collection import Policy, collect
 from tests.flows.conftest import Prefect, as_json, small, until
 
 RUN = "drill"
@@ -282,7 +282,18 @@ def test_the_command(prefect: Prefect, killed: int, tmp_path: Path) -> None:
     """Another seed: everything runs, and the command says why; the record is as it was."""
     before = prefect.record(RUN)
     environment = os.environ | cluster.settings(prefect.home, prefect.cluster.port)
-    command = [sys.executable, "-m", "flows.cli", "plan", "tiny", "--run", RUN, "--json", "--set", "seed=5"]
+    command = [
+        sys.executable,
+        "-m",
+        "flows.commands.cli",
+        "plan",
+        "tiny",
+        "--run",
+        RUN,
+        "--json",
+        "--set",
+        "seed=5",
+    ]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT)
     stages = {made["label"]: made for made in json.loads(done.stdout)["stages"]}
     assert done.returncode == 0 and "seed" in stages["prepare"]["reasons"][-1]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tasks.shared.environment import home
+from tasks.shared.contract.environment import home
 from tests.flows.conftest import Prefect
 from tests.integration.test_lora_stages import require_base_and_adapter
 

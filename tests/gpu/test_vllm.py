@@ -7,8 +7,8 @@ import torch
 
 from tasks.prepare.tiny_model import make_tiny_checkpoint
 from tasks.rl.probe import BOUNDS, probe
-from tasks.shared.checkpoints import load_model, load_tokenizer
 from tasks.shared.config import GenerationConfig, ModelConfig, OptimizerConfig, TinyModel
+from tasks.shared.learning.checkpoints import load_model, load_tokenizer
 from tasks.shared.learning.engine import TrainingEngine
 
 pytest.importorskip("vllm", reason="vLLM is not installed here")

@@ -13,7 +13,7 @@ import psutil
 
 from tasks.rl.journal import Journal
 from tasks.shared.artifacts import ArtifactRef, Store
-from tasks.shared.stage import StageRequest
+from tasks.shared.contract.stage import StageRequest
 from tests.integration.processes import StageProcess
 from tests.integration.rl_world import make_request
 from tests.integration.test_rl_round import outputs_of

@@ -9,15 +9,15 @@ import pyarrow as pa
 
 from tasks.prepare.tiny_model import make_tiny_checkpoint
 from tasks.shared.artifacts import ArtifactRef, Provenance, Store
-from tasks.shared.checkpoints import load_tokenizer
 from tasks.shared.config import EvaluateStage, SandboxConfig
 from tasks.shared.evaluation.problems import Problem, read_problems, wanted_samples
 from tasks.shared.evaluation.sampling import Sampler
-from tasks.shared.interpreter import make_interpreter
+from tasks.shared.learning.checkpoints import load_tokenizer
 from tasks.shared.reporting.evaluated import protocol_of, write_evaluation
 from tasks.shared.reporting.samples import Sample
 from tasks.shared.reporting.summary import summarize
-from tasks.shared.tables import write_table
+from tasks.shared.rows.tables import write_table
+from tasks.shared.tools.interpreter import make_interpreter
 from tests.integration.evaluation_world import SHAPE, evaluate_stage, fill_sets
 from tests.unit.generation.scripted import ScriptedGenerator
 

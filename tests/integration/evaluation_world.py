@@ -16,8 +16,8 @@ from tasks.shared.config import (
     TinyModel,
     TracesConfig,
 )
-from tasks.shared.stage import StageRequest
-from tasks.shared.tables import write_table
+from tasks.shared.contract.stage import StageRequest
+from tasks.shared.rows.tables import write_table
 
 SHAPE = TinyModel(hidden_size=64, layers=2, intermediate_size=128, vocabulary=512)
 SETS = {"held_out": 6, "other": 3}

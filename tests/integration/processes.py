@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from tasks.shared.stage import StageRequest, stage_main
+from tasks.shared.contract.stage import StageRequest, stage_main
 
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["tasks.rl.main", "tasks.sft.main", "tasks.evaluate.main", __name__])

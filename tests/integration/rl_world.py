@@ -12,7 +12,6 @@ import pandas as pd
 import torch
 
 from tasks.shared.artifacts import ArtifactRef, Provenance, Store
-from tasks.shared.checkpoints import save_checkpoint
 from tasks.shared.config import (
     GenerationConfig,
     ModelConfig,
@@ -22,9 +21,10 @@ from tasks.shared.config import (
     SandboxConfig,
     TracesConfig,
 )
+from tasks.shared.contract.stage import StageRequest
+from tasks.shared.learning.checkpoints import save_checkpoint
 from tasks.shared.learning.logprobs import token_logprobs, use_packed_attention
 from tasks.shared.learning.packing import TrainSequence, pack
-from tasks.shared.stage import StageRequest
 from tasks.shared.traces.dialect import DIALECTS
 from tasks.shared.traces.encoding import encode_trace
 from tests.unit.generation.tiny import tiny_model, tiny_tokenizer

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from tasks.shared.artifacts import Store
-from tasks.shared.execution.addresses import free_port
-from tasks.shared.stage import Meeting, StageRequest, StageResult
+from tasks.shared.contract.addresses import free_port
+from tasks.shared.contract.stage import Meeting, StageRequest, StageResult
 
 ADDRESS = "127.0.0.1"
 

@@ -10,7 +10,7 @@ from data.families import ALL_FAMILIES
 from tasks.prepare.tiny_model import make_tiny_checkpoint
 from tasks.shared.artifacts import ArtifactRef, Provenance, Store
 from tasks.shared.config import ModelConfig, OptimizerConfig, SftConfig, SftStage, TinyModel, TracesConfig
-from tasks.shared.stage import StageRequest
+from tasks.shared.contract.stage import StageRequest
 from tasks.shared.traces.dialect import DIALECTS
 
 SHAPE = TinyModel(hidden_size=64, layers=2, intermediate_size=128, vocabulary=512)

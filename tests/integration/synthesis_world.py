@@ -10,8 +10,8 @@ import pyarrow as pa
 
 from tasks.shared.artifacts import ArtifactRef, Provenance, Store
 from tasks.shared.config import SandboxConfig, SynthesizeConfig, SynthesizeStage, TracesConfig
-from tasks.shared.stage import StageContext, StageRequest, StageResult
-from tasks.shared.tables import write_table
+from tasks.shared.contract.stage import StageContext, StageRequest, StageResult
+from tasks.shared.rows.tables import write_table
 from tasks.synthesize.main import run
 
 COLUMNS = ("id", "problem", "answer", "source", "family")

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from tasks.launch.backends.execute import StageFailed, execute
+from tasks.launch.backends.process import ProcessBackend
 from tasks.shared.artifacts import ArtifactRef, Provenance, Store
-from tasks.shared.execution.execute import StageFailed, execute
-from tasks.shared.execution.process import ProcessBackend
-from tasks.shared.recipes import load_recipe
-from tasks.shared.stage import StageRequest, StageResult
+from tasks.shared.config.recipes import load_recipe
+from tasks.shared.contract.stage import StageRequest, StageResult
 
 HELD_OUT = {"name": "held_out", "source": "tiny", "split": "held_out", "limit": 5}
 
@@ -215,7 +215,7 @@ def test_a_disk_that_is_full_during_publication(tmp_path: Path, small_disk: Path
 def test_a_server_that_is_not_running(tmp_path: Path, command: list[str]) -> None:
     environment = os.environ | {"TIRFLOW_HOME": str(tmp_path), "PREFECT_API_URL": "http://127.0.0.1:9/api"}
     result = subprocess.run(
-        [sys.executable, "-m", "flows.cli", *command],
+        [sys.executable, "-m", "flows.commands.cli", *command],
         env=environment,
         capture_output=True,
         text=True,

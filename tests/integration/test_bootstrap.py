@@ -13,8 +13,8 @@ import pandas
 import pytest
 
 from tasks.shared.artifacts import ArtifactRef, Store
+from tasks.shared.contract.stage import StageRequest, StageResult
 from tasks.shared.estimates import Outcome, compare
-from tasks.shared.stage import StageRequest, StageResult
 from tests.integration.evaluation_world import fill_sets, publish
 from tests.integration.rl_world import MODEL, NUM_PROBLEMS, make_store
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli import main
+from flows.commands.cli import main
 from tasks.prove.archive import unpack
 from tasks.prove.certify import certify
 from tasks.prove.check import certificate_digest, check, check_artifacts, check_facts, check_files

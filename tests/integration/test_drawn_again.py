@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.prove import share_of
+from flows.commands.prove import share_of
 from tasks.evaluate.main import run
 from tasks.prepare.tiny_model import make_tiny_checkpoint
 from tasks.prove.certify import certify
@@ -13,7 +13,7 @@ from tasks.prove.findings import CHANGED, MODEL
 from tasks.prove.resample import sample_again
 from tasks.shared.artifacts import Store
 from tasks.shared.config import EvaluateStage
-from tasks.shared.stage import StageContext
+from tasks.shared.contract.stage import StageContext
 from tests.integration.evaluation_world import SHAPE, evaluate_request
 
 

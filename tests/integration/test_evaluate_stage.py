@@ -12,12 +12,12 @@ from tasks.evaluate.journal import Journal
 from tasks.evaluate.main import run
 from tasks.shared.artifacts import ArtifactRef, Store
 from tasks.shared.config import EvaluateStage
+from tasks.shared.contract.stage import StageContext, StageRequest, StageResult
 from tasks.shared.evaluation.problems import Problem, wanted_samples
 from tasks.shared.evaluation.sampling import Sampler
-from tasks.shared.interpreter import make_interpreter
 from tasks.shared.reporting.evaluated import read_evaluated
 from tasks.shared.reporting.samples import read_samples
-from tasks.shared.stage import StageContext, StageRequest, StageResult
+from tasks.shared.tools.interpreter import make_interpreter
 from tests.integration.evaluation_world import SAMPLES, SETS, evaluate_request, evaluate_stage
 from tests.integration.processes import StageProcess
 from tests.unit.generation.scripted import ScriptedGenerator

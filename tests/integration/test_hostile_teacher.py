@@ -10,7 +10,7 @@ import pandas
 import pytest
 
 from tasks.shared.artifacts import ArtifactRef, Store
-from tasks.shared.endpoint.responses import ResponseLog
+from tasks.shared.generation.endpoint.responses import ResponseLog
 from tests.integration.synthesis_world import finish, make_request, run_here, start
 from tests.integration.teacher_server import serve
 

@@ -9,7 +9,7 @@ from peft import PeftModel
 
 from tasks.shared.artifacts import ArtifactRef, Store
 from tasks.shared.artifacts.lineage import lineage
-from tasks.shared.checkpoints import load_model, load_tokenizer
+from tasks.shared.learning.checkpoints import load_model, load_tokenizer
 from tests.integration import test_rl_round as rl
 from tests.integration import test_sft_stage as sft
 from tests.integration.rl_world import MODEL, OPTIMIZER, make_request, make_store

@@ -9,12 +9,12 @@ from transformers import AutoModelForCausalLM
 
 from tasks.evaluate.main import run
 from tasks.shared.artifacts import ArtifactRef, Store
-from tasks.shared.checkpoints import load_tokenizer
 from tasks.shared.config import EvaluateStage
-from tasks.shared.recipes import load_recipe
+from tasks.shared.config.recipes import load_recipe
+from tasks.shared.contract.stage import StageContext, StageRequest
+from tasks.shared.learning.checkpoints import load_tokenizer
 from tasks.shared.reporting.evaluated import read_evaluated
 from tasks.shared.reporting.samples import Sample, read_samples
-from tasks.shared.stage import StageContext, StageRequest
 from tasks.shared.traces.dialect import DIALECTS
 from tasks.shared.traces.encoding import encode_prompt
 from tests.integration.evaluation_world import fill_sets, publish

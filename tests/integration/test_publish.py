@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from huggingface_hub import DatasetCard, ModelCard
 
-from flows.cli import main
+from flows.commands.cli import main
 from tasks.publish.recipe_file import recipe_toml
 from tasks.shared.artifacts import ArtifactRef, Provenance, Store
-from tasks.shared.recipes import load_recipe
+from tasks.shared.config.recipes import load_recipe
 from tests.integration.certificate_world import (
     STEADY,
     certificate_stage,

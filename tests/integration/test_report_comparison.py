@@ -9,10 +9,10 @@ import pytest
 from tasks.report.main import run
 from tasks.shared.artifacts import ArtifactRef, Provenance, Store
 from tasks.shared.config import ReportConfig, ReportStage
+from tasks.shared.contract.stage import StageContext
 from tasks.shared.reporting.evaluated import read_evaluated, shared_sets, unexpected_change, write_evaluation
 from tasks.shared.reporting.samples import Sample
 from tasks.shared.reporting.summary import summarize
-from tasks.shared.stage import StageContext
 from tests.integration.evaluation_world import report_request
 from tests.unit.reporting.making import make_evaluation
 

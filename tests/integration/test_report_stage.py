@@ -10,17 +10,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.prepare.tiny_model import make_tiny_checkpoint
+from tasks.report.embedding import trace, trace_index
 from tasks.report.inputs import read_inputs
 from tasks.rl.rollouts import SCHEMA
 from tasks.shared.artifacts import ArtifactRef, Store
-from tasks.shared.checkpoints import load_tokenizer
 from tasks.shared.config import ReportStage
-from tasks.shared.reporting.embedding import trace, trace_index
+from tasks.shared.contract.stage import StageContext
+from tasks.shared.learning.checkpoints import load_tokenizer
 from tasks.shared.reporting.evaluated import write_evaluation
 from tasks.shared.reporting.samples import SECONDS, SECONDS_FILE, Sample
 from tasks.shared.reporting.summary import summarize
-from tasks.shared.stage import StageContext
-from tasks.shared.tables import write_table
+from tasks.shared.rows.tables import write_table
 from tests.integration.evaluation_world import SHAPE, publish, report_request
 from tests.integration.test_evaluate_stage import finish, start
 from tests.unit.reporting.making import make_evaluation

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load
 
 from tasks.shared.artifacts import ArtifactRef, Store
-from tasks.shared.stage import StageRequest
+from tasks.shared.contract.stage import StageRequest
 from tests.integration.ahead_world import (
     STALENESS,
     ahead_request,

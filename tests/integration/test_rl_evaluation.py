@@ -10,7 +10,7 @@ import pytest
 from tasks.rl.main import run as run_stage
 from tasks.shared.artifacts import ArtifactRef, Provenance, Store
 from tasks.shared.config import RlStage
-from tasks.shared.stage import StageContext, StageRequest, StageResult
+from tasks.shared.contract.stage import StageContext, StageRequest, StageResult
 from tests.integration.evaluation_world import fill_sets, publish
 from tests.integration.processes import StageProcess
 from tests.integration.rl_world import make_request, make_store

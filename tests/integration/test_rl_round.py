@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from tasks.rl.main import run as run_stage
 from tasks.shared.artifacts import ArtifactRef, Store
 from tasks.shared.config import RlStage
-from tasks.shared.stage import StageContext, StageRequest, StageResult
+from tasks.shared.contract.stage import StageContext, StageRequest, StageResult
 from tests.integration.processes import StageProcess
 from tests.integration.rl_world import OPTIMIZER, make_request, make_store
 

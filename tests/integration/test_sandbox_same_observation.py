@@ -10,11 +10,11 @@ import pytest
 
 from tasks.rl.round import rollout_policy
 from tasks.shared.config import EvaluateStage, RlStage, SynthesizeStage
+from tasks.shared.config.recipes import load_recipe
 from tasks.shared.evaluation.sampling import Sampler
 from tasks.shared.generation.interleave import RolloutPolicy, RolloutRequest, rollout
-from tasks.shared.interpreter import make_interpreter
-from tasks.shared.recipes import load_recipe
 from tasks.shared.sandbox import Interpreter
+from tasks.shared.tools.interpreter import make_interpreter
 from tasks.shared.traces.observation import observe
 from tasks.synthesize.execution import run_blocks
 from tests.unit.generation.scripted import ScriptedGenerator

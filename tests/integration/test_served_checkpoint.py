@@ -15,18 +15,18 @@ import openai
 import pandas
 import pytest
 
-from flows.cli import main
+from flows.commands.cli import main
 from tasks.prepare.tiny_model import make_tiny_checkpoint
 from tasks.serve.request import ServeRequest
 from tasks.serve.resident import open_resident
 from tasks.shared.artifacts import Provenance, Store
-from tasks.shared.checkpoints import load_tokenizer
 from tasks.shared.config import ServeConfig
+from tasks.shared.config.recipes import load_recipe
 from tasks.shared.evaluation.problems import Problem, wanted_samples
 from tasks.shared.evaluation.sampling import Sampler
 from tasks.shared.generation.engines import make_generator
-from tasks.shared.recipes import load_recipe
-from tasks.shared.runs import RunRecords, StageRecord
+from tasks.shared.learning.checkpoints import load_tokenizer
+from tasks.shared.runs.record import RunRecords, StageRecord
 from tests.integration.evaluation_world import SHAPE, evaluate_stage
 from tests.integration.synthesis_world import make_request, run_here
 from tests.unit.serve.scripted_world import ANSWER, CALL, Continuing, scripted_with, served, small_stage
@@ -141,7 +141,7 @@ def test_a_server_of_a_runs_stage_ends_after_its_last_reply(checkpoint: Path, tm
     )
     records.add("demo", "sft", record)
     environment = os.environ | {"TIRFLOW_HOME": str(tmp_path), "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, "-m", "flows.cli", "serve", "demo/sft", "--port", "0"]
+    command = [sys.executable, "-m", "flows.commands.cli", "serve", "demo/sft", "--port", "0"]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     line = ""

@@ -10,17 +10,17 @@ import pytest
 
 from tasks.evaluate.endpoint import EndpointSampler
 from tasks.evaluate.main import run
+from tasks.launch.backends.reach import needs_network
 from tasks.serve.request import ServeRequest
 from tasks.serve.resident import open_resident
 from tasks.shared.artifacts import Store
 from tasks.shared.config import EvaluateStage, ServeConfig
-from tasks.shared.endpoint.responses import ResponseLog
-from tasks.shared.environment import named_keys
+from tasks.shared.contract.environment import named_keys
+from tasks.shared.contract.stage import StageContext, StageRequest
 from tasks.shared.evaluation.problems import Problem, Wanted, wanted_samples
 from tasks.shared.evaluation.sampling import Sampler
-from tasks.shared.execution.reach import needs_network
+from tasks.shared.generation.endpoint.responses import ResponseLog
 from tasks.shared.reporting.samples import Sample, read_samples
-from tasks.shared.stage import StageContext, StageRequest
 from tests.integration.evaluation_world import evaluate_request
 from tests.integration.teacher_server import serve
 from tests.unit.generation.scripted import ScriptedGenerator

@@ -9,7 +9,7 @@ import pytest
 from tasks.sft.main import run
 from tasks.shared.artifacts import Store
 from tasks.shared.config import SftStage
-from tasks.shared.stage import StageContext, StageRequest
+from tasks.shared.contract.stage import StageContext, StageRequest
 from tests.integration.sft_world import make_request
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.shared.execution.addresses import address_towards, interface_of
-from tasks.shared.stage import StageRequest, StageResult
+from tasks.shared.contract.addresses import address_towards, interface_of
+from tasks.shared.contract.stage import StageRequest, StageResult
 from tests.integration.sft_nodes import ADDRESS, require_same_training, saved_parts, spread
 from tests.integration.sft_world import make_request
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from tasks.shared.artifacts import Store
-from tasks.shared.checkpoints import load_model, load_tokenizer
 from tasks.shared.config import ModelConfig
-from tasks.shared.stage import StageRequest, StageResult
+from tasks.shared.contract.stage import StageRequest, StageResult
+from tasks.shared.learning.checkpoints import load_model, load_tokenizer
 from tests.integration.processes import StageProcess
 from tests.integration.sft_world import make_request, make_traces
 

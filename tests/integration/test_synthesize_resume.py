@@ -14,8 +14,8 @@ from pathlib import Path
 import pandas
 
 from tasks.shared.artifacts import Store
-from tasks.shared.endpoint.responses import ResponseLog
-from tasks.shared.stage import StageRequest
+from tasks.shared.contract.stage import StageRequest
+from tasks.shared.generation.endpoint.responses import ResponseLog
 from tests.integration.synthesis_world import make_request, run_here
 from tests.integration.teacher_server import TeacherServer, serve
 

@@ -24,9 +24,9 @@ from tasks.shared.config import (
     TinyModel,
     TracesConfig,
 )
+from tasks.shared.config.selection import SelectionConfig
+from tasks.shared.contract.stage import StageRequest, StageResult
 from tasks.shared.sandbox import Interpreter, SandboxSettings
-from tasks.shared.selection_config import SelectionConfig
-from tasks.shared.stage import StageRequest, StageResult
 from tasks.shared.traces.dialect import DIALECTS
 from tasks.synthesize.teachers.script import ScriptTeacher
 from tasks.synthesize.traces import Fault, Problem

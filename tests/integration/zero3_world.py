@@ -15,13 +15,13 @@ import torch
 
 from tasks.rl.critic import CriticUpdate, with_advantages
 from tasks.rl.experience import Experience, Graded
+from tasks.rl.objective.critic import CriticEngine
 from tasks.rl.probe import probe
 from tasks.rl.update import PolicyUpdate
 from tasks.sft.training import train_step
 from tasks.shared.config import OptimizerConfig, RlConfig
-from tasks.shared.environment import rank
+from tasks.shared.contract.environment import rank
 from tasks.shared.learning import logprobs
-from tasks.shared.learning.critic import CriticEngine
 from tasks.shared.learning.distributed import sum_over_ranks
 from tasks.shared.learning.engine import Engine, TrainingEngine
 from tasks.shared.learning.packing import PackedBatch, TrainSequence, pack

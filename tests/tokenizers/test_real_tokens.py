@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from tasks.shared.environment import home
+from tasks.shared.contract.environment import home
 from tasks.shared.traces.turns import stop_ids, turn_end
 from tests.unit.traces.token_cases import *  # noqa: F403 - its tests, with the tokenizers below
 

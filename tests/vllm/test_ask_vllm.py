@@ -33,7 +33,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str
 def command(
     what: str, directory: Path, checkpoint: tuple[Path, dict[str, Any]], placement: Literal["inside", "pool"]
 ) -> list[str]:
-    """The command line that `flows/serving.py` becomes."""
+    """The command line that `flows/commands/serving.py` becomes."""
     path, config = checkpoint
     generation = GenerationConfig(
         engine="vllm",

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from tasks.shared.execution.addresses import free_port
-from tasks.shared.stage import POOL, Meeting, StageRequest, StageResult
+from tasks.shared.contract.addresses import free_port
+from tasks.shared.contract.stage import POOL, Meeting, StageRequest, StageResult
 from tests.cluster.network import Host, network
 from tests.integration.rl_world import make_request, make_store
 

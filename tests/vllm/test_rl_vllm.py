@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from tasks.shared.artifacts import ArtifactRef, Store
-from tasks.shared.stage import StageRequest, StageResult
+from tasks.shared.contract.stage import StageRequest, StageResult
 from tests.integration.rl_world import OPTIMIZER, make_request, make_store
 
 EXACT = 1e-4  # float32: sampler and trainer on the same ids

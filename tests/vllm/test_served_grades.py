@@ -19,9 +19,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from tasks.shared.artifacts import ArtifactRef, Store
 from tasks.shared.config import EvaluateStage
+from tasks.shared.contract.stage import StageRequest, StageResult
 from tasks.shared.evaluation.problems import Problem, read_problems, wanted_samples
 from tasks.shared.reporting.samples import Sample, read_samples
-from tasks.shared.stage import StageRequest, StageResult
 from tests.integration.evaluation_world import fill_sets, publish
 from tests.integration.rl_world import MODEL, make_store
 from tests.vllm.serving import serve

@@ -12,7 +12,7 @@ import pytest
 
 from tasks.shared.artifacts import ArtifactRef, Store
 from tasks.shared.config import GenerationConfig, SynthesizeConfig, SynthesizeStage
-from tasks.shared.stage import StageRequest, StageResult
+from tasks.shared.contract.stage import StageRequest, StageResult
 from tests.integration.rl_world import MODEL, NUM_PROBLEMS, make_store
 from tests.integration.synthesis_world import make_request, run_here
 from tests.vllm.serving import serve

@@ -31,8 +31,8 @@ from tasks.shared.artifacts.manifest import (
     scan,
 )
 from tasks.shared.artifacts.places import LocalPlace, ObjectPlace, Place, is_elsewhere
-from tasks.shared.environment import cache_limit_bytes, home
-from tasks.shared.full_disk import IN_STORE, told_as_full_disk
+from tasks.shared.contract.environment import cache_limit_bytes, home
+from tasks.shared.contract.full_disk import IN_STORE, told_as_full_disk
 
 
 class Store:

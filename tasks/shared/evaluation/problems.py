@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.shared.tables import read_table
+from tasks.shared.rows.tables import read_table
 
 
 @dataclass(frozen=True, slots=True)

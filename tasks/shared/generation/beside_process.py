@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-from tasks.shared.checkpoints import load_tokenizer
 from tasks.shared.generation.engines import make_embedded
 from tasks.shared.generation.transformers_engine import TransformersGenerator
+from tasks.shared.learning.checkpoints import load_tokenizer
 
 Message = tuple[Any, ...]
 

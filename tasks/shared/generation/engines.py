@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.shared.config import GenerationConfig, ModelConfig
-from tasks.shared.environment import rank
+from tasks.shared.config.generation import PoolConfig
+from tasks.shared.contract.environment import rank
 from tasks.shared.generation.protocol import Generator
-from tasks.shared.generation_config import PoolConfig
 from tasks.shared.traces.turns import stop_ids_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from tasks.shared.contract.stage import Meeting, StageContext, StageResult
     from tasks.shared.generation.transformers_engine import TransformersGenerator
-    from tasks.shared.stage import Meeting, StageContext, StageResult
 
 
 @contextmanager
@@ -68,8 +68,8 @@ def sample_for_others(
     context: "StageContext[Any]", config: GenerationConfig, model_config: ModelConfig, checkpoint: Path
 ) -> "StageResult":
     """The whole part of a host that only samples: servers with this checkpoint until the first host is done."""
+    from tasks.shared.contract.stage import StageResult
     from tasks.shared.generation.pool.hosts import keep_servers
-    from tasks.shared.stage import StageResult
 
     assert context.request.meeting is not None
     logs = Path(context.request.scratch) / "servers"
@@ -113,8 +113,8 @@ def make_embedded(
     """The Transformers engine in this process, on the GPU if there is one. ValueError if it cannot run the model."""
     import torch
 
-    from tasks.shared.checkpoints import load_model
     from tasks.shared.generation.transformers_engine import TransformersGenerator
+    from tasks.shared.learning.checkpoints import load_model
 
     _leave_cores_to_the_sandbox()
     model = load_model(checkpoint, model_config)

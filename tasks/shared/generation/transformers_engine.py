@@ -25,7 +25,7 @@ from tasks.shared.generation.slots import (
 )
 from tasks.shared.generation.stops import StopFinder
 from tasks.shared.generation.weights import differing_names, load_by_name
-from tasks.shared.own_forward import (
+from tasks.shared.learning.own_forward import (
     SHORT,
     eager_attention,
     has_recurrent_state,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.shared.config import GenerationConfig, ModelConfig
-from tasks.shared.environment import configure_vllm, world_size
+from tasks.shared.contract.environment import configure_vllm, world_size
 from tasks.shared.generation.admission import Room
 from tasks.shared.generation.protocol import Piece, Sampling
 from tasks.shared.generation.vllm_options import CPU_CACHE_GIB, engine_options, reason_of, sampling_options

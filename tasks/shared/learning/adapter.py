@@ -19,8 +19,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from tasks.shared.artifacts import ArtifactRef
+from tasks.shared.config.training import LoraConfig
 from tasks.shared.learning.four_bits import FourBitLinear, pack_linear_layers
-from tasks.shared.training_config import LoraConfig
 
 NAME = "default"  # PEFT's, of the one adapter
 BASE_LAYER = ".base_layer."

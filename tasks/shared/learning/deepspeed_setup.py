@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from tasks.shared.config import OptimizerConfig
-from tasks.shared.environment import tell_deepspeed_of_cpu
+from tasks.shared.contract.environment import tell_deepspeed_of_cpu
 from tasks.shared.learning.distributed import make_groups_patient
 from tasks.shared.learning.guarded import ClippedAdamW, GuardedAdamW
 

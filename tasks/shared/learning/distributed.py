@@ -22,9 +22,15 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from tasks.shared.environment import become_only_rank, rank, ranks_environment, under_launcher, world_size
-from tasks.shared.execution.addresses import address_towards, interface_of
-from tasks.shared.stage import Meeting, StageContext, StageResult, TrainingStopped, emit
+from tasks.shared.contract.addresses import address_towards, interface_of
+from tasks.shared.contract.environment import (
+    become_only_rank,
+    rank,
+    ranks_environment,
+    under_launcher,
+    world_size,
+)
+from tasks.shared.contract.stage import Meeting, StageContext, StageResult, TrainingStopped, emit
 
 Item = TypeVar("Item")
 # How torchrun tells of a rank that a signal ended.

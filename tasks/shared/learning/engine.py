@@ -24,7 +24,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from tasks.shared.config import OptimizerConfig
-from tasks.shared.environment import rank, world_size
+from tasks.shared.contract.environment import rank, world_size
+from tasks.shared.contract.stage import TrainingStopped
 from tasks.shared.learning.adapter import (
     FullWeight,
     adapter_weights,
@@ -37,17 +38,16 @@ from tasks.shared.learning.deepspeed_setup import make_deepspeed, stdout_to_stde
 from tasks.shared.learning.distributed import deal_to_ranks, from_first_rank, start_process_group
 from tasks.shared.learning.guarded import is_bad
 from tasks.shared.learning.logprobs import TokenHead, TokenScores, token_scores, use_packed_attention
-from tasks.shared.learning.packing import PackedBatch, TrainSequence, lay_out, make_row, pack
-from tasks.shared.learning.put_away import StepStates
-from tasks.shared.learning.saved import add_sums, checkpoints_in, is_whole, keep_alone, require_files
-from tasks.shared.own_forward import (
+from tasks.shared.learning.own_forward import (
     eager_attention,
     has_recurrent_state,
     plain_logprobs,
     require_own_forward,
     sample_sequences,
 )
-from tasks.shared.stage import TrainingStopped
+from tasks.shared.learning.packing import PackedBatch, TrainSequence, lay_out, make_row, pack
+from tasks.shared.learning.put_away import StepStates
+from tasks.shared.learning.saved import add_sums, checkpoints_in, is_whole, keep_alone, require_files
 
 GATHERED_BYTES = 1 << 30  # whole tensors on the device beside the shards, while weights are handed over
 

@@ -13,7 +13,7 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from tasks.shared.environment import named_key
+from tasks.shared.contract.environment import named_key
 
 LAST_CHARS = 2000
 QUESTION = """\

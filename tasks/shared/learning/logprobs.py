@@ -14,10 +14,10 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from tasks.shared.learning.own_forward import has_recurrent_state
 from tasks.shared.learning.own_head import own_logits
 from tasks.shared.learning.packed_attention import ATTENTION, packed_row, register_packed_attention
 from tasks.shared.learning.packing import PackedBatch
-from tasks.shared.own_forward import has_recurrent_state
 
 # Logits held at once, in elements: 0.5 GB in float32. Rows that need more recompute their logits in the backward pass.
 MAX_LOGITS = 2**27

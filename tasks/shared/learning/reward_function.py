@@ -21,10 +21,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from tasks.shared.environment import reward_environment
+from tasks.shared.config.training import RlConfig
+from tasks.shared.contract.environment import reward_environment
+from tasks.shared.contract.stage import TrainingStopped
 from tasks.shared.learning import reward_process
-from tasks.shared.stage import TrainingStopped
-from tasks.shared.training_config import RlConfig
 
 Response = dict[str, Any]
 START_SECONDS = 120.0  # imports of the module

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tasks.shared.config import MetricsSink
-from tasks.shared.stage import Value
+from tasks.shared.contract.stage import Value
 
 PROJECT = "tirflow"
 

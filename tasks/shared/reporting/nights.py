@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tasks.shared.artifacts import Manifest
-from tasks.shared.differences import differences
+from tasks.shared.config.differences import differences
 from tasks.shared.estimates import Comparison, Evaluation, compare
 from tasks.shared.reporting.charts import Line
 

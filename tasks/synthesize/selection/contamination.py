@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from tasks.shared.ngrams import ngrams
+from tasks.shared.rows.ngrams import ngrams
 
 
 def evaluation_grams(problems: Iterable[tuple[str, str]], n: int) -> dict[str, str]:

@@ -7,8 +7,8 @@ from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
-from tasks.shared.selection_config import SelectionConfig
-from tasks.shared.tables import read_table
+from tasks.shared.config.selection import SelectionConfig
+from tasks.shared.rows.tables import read_table
 from tasks.shared.traces.trajectory import FinishReason
 from tasks.synthesize.traces import Problem, Reason
 

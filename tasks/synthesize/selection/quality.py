@@ -8,7 +8,7 @@ import re
 import unicodedata
 from dataclasses import replace
 
-from tasks.shared.selection_config import SelectionConfig
+from tasks.shared.config.selection import SelectionConfig
 from tasks.synthesize.selection.code_work import code_work
 from tasks.synthesize.selection.own_text import OwnText
 from tasks.synthesize.traces import Reason, Verdict, WrittenTrace

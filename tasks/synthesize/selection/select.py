@@ -7,7 +7,7 @@ give an equal selection.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from tasks.shared.selection_config import SelectionConfig
+from tasks.shared.config.selection import SelectionConfig
 from tasks.shared.traces.dialect import Dialect
 from tasks.synthesize.selection.balance import balance
 from tasks.synthesize.selection.contamination import shared_gram

@@ -13,10 +13,10 @@ from itertools import count, cycle, groupby
 from typing import Any
 
 from tasks.shared.config import SynthesizeStage
-from tasks.shared.endpoint.client import AttemptFailed, EndpointClient
-from tasks.shared.endpoint.completion import Choice, Completion
-from tasks.shared.endpoint.limits import BudgetSpent, FailureShare
-from tasks.shared.endpoint.responses import ResponseLog
+from tasks.shared.generation.endpoint.client import AttemptFailed, EndpointClient
+from tasks.shared.generation.endpoint.completion import Choice, Completion
+from tasks.shared.generation.endpoint.limits import BudgetSpent, FailureShare
+from tasks.shared.generation.endpoint.responses import ResponseLog
 from tasks.shared.sandbox import Status
 from tasks.shared.traces.call_forms import Block
 from tasks.shared.traces.dialect import Dialect

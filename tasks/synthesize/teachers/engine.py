@@ -11,14 +11,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.shared.checkpoints import load_tokenizer
 from tasks.shared.config import SynthesizeStage
-from tasks.shared.endpoint.completion import Choice, Completion, Message, TokenCounts, Usage
-from tasks.shared.endpoint.responses import ResponseKey, ResponseLog
+from tasks.shared.contract.stage import Meeting
+from tasks.shared.generation.endpoint.completion import Choice, Completion, Message, TokenCounts, Usage
+from tasks.shared.generation.endpoint.responses import ResponseKey, ResponseLog
 from tasks.shared.generation.engines import open_generator
 from tasks.shared.generation.interleave import RolloutPolicy, RolloutRequest, delivery_of, rollout
 from tasks.shared.generation.protocol import Sampling
-from tasks.shared.stage import Meeting
+from tasks.shared.learning.checkpoints import load_tokenizer
 from tasks.shared.traces.encoding import encode_message, encode_prompt, written_trace
 from tasks.shared.traces.trajectory import FinishReason, Trajectory
 from tasks.synthesize.teachers.prompting import Prompting, Wanted, derived_seed

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from tasks.shared.config import SynthesizeStage
-from tasks.shared.endpoint.responses import ResponseLog
-from tasks.shared.stage import StageContext
+from tasks.shared.contract.stage import StageContext
+from tasks.shared.generation.endpoint.responses import ResponseLog
 from tasks.synthesize.teachers.prompting import Wanted
 from tasks.synthesize.teachers.script import ScriptTeacher
 from tasks.synthesize.traces import WrittenTrace

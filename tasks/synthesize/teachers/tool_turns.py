@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from tasks.shared.endpoint.client import AttemptFailed
-from tasks.shared.endpoint.completion import Choice, ToolCall
+from tasks.shared.generation.endpoint.client import AttemptFailed
+from tasks.shared.generation.endpoint.completion import Choice, ToolCall
 from tasks.shared.traces.tool_form import BrokenCallError, ToolForm, read_arguments
 
 FORM = ToolForm()

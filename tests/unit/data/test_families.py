@@ -16,7 +16,7 @@ from data.families import (
     Family,
 )
 from data.problems import Split, generate
-from tasks.shared.ngrams import ngrams
+from tasks.shared.rows.ngrams import ngrams
 
 NUM_SAMPLES = 300
 WORDS = WORD_FAMILIES + HELD_OUT_WORD_FAMILIES

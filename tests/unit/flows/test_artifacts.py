@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from flows.cli import main
+from flows.commands.cli import main
 from tasks.shared.artifacts import ArtifactRef, Provenance, Store
-from tests.unit.shared.test_collection import World
+from tests.unit.runs.test_collection import World
 
 Answers = tuple[int, Any]
 
@@ -108,8 +108,8 @@ def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str], world: World)
 def test_what_the_command_imports_is_light() -> None:
     """Without Prefect and torch: a listing is there at once, and the help sooner."""
     for module, heavy in (
-        ("flows.artifacts", "prefect torch"),
-        ("flows.cli", "prefect torch numpy upath"),
+        ("flows.commands.artifacts", "prefect torch"),
+        ("flows.commands.cli", "prefect torch numpy upath"),
     ):
         script = f"import {module}, sys; print([n for n in {heavy.split()} if n in sys.modules])"
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

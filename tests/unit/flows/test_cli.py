@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli import app, main
+from flows.commands.cli import app, main
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,8 +10,8 @@ from prefect.client.schemas.objects import FlowRun, TaskRun
 from prefect.states import Completed, Failed, Running, State
 from rich.console import Console
 
-from flows.follow import LINE_S, Lines, Outcome
-from flows.local import failure
+from flows.commands.follow import LINE_S, Lines, Outcome
+from flows.commands.local import failure
 
 
 def stage(name: str, state: State, seconds: float = 3.0) -> TaskRun:

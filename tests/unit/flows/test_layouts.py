@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from data.gpus import find_gpu, gpu_of_memory
-from flows.cli import main
-from flows.layouts import Plan, choose, make_plan, work_of
-from flows.memory import GIB, GRAPHS
-from tasks.shared.recipes import load_recipe
+from flows.commands.cli import main
+from flows.planning.layouts import Plan, choose, make_plan, work_of
+from flows.planning.memory import GIB, GRAPHS
+from tasks.shared.config.recipes import load_recipe
 
 H100, H200 = int(79.6 * GIB), int(139.8 * GIB)
 

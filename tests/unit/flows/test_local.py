@@ -2,7 +2,7 @@
 
 import pytest
 
-from flows.local import read_parameters, record_name
+from flows.commands.local import read_parameters, record_name
 from flows.stages import _sources
 from tasks.shared.config import ProblemSource
 

@@ -19,9 +19,9 @@ from transformers import (
 )
 
 from data.models import ModelShape, load_models
-from flows.cli import main
-from flows.layouts import make_plan
-from flows.memory import (
+from flows.commands.cli import main
+from flows.planning.layouts import make_plan
+from flows.planning.memory import (
     GIB,
     GRAPHS,
     Memory,
@@ -34,13 +34,13 @@ from flows.memory import (
     saved_state,
     training_states,
 )
-from flows.shapes import shape_of
+from flows.planning.shapes import shape_of
 from tasks.rl.probe import MAX_PROBED_TOKENS
 from tasks.shared.config import OptimizerConfig
+from tasks.shared.config.recipes import load_recipe
 from tasks.shared.learning.engine import TrainingEngine
 from tasks.shared.learning.logprobs import target_states, use_packed_attention
 from tasks.shared.learning.packing import TrainSequence, pack
-from tasks.shared.recipes import load_recipe
 
 H100, H200 = int(79.6 * GIB), int(139.8 * GIB)  # what the driver leaves of 80 and 141 GB
 SMALL = ModelShape(

@@ -11,12 +11,12 @@ from flows.night_page import Tonight
 from flows.nightly import SHOWN, NightFailed, _compare, _earlier, _shown_nights, nightly
 from flows.tagged import Subject
 from tasks.shared.artifacts import ArtifactRef, Provenance, Store
-from tasks.shared.recipes import load_recipe
+from tasks.shared.config.recipes import load_recipe
 from tasks.shared.reporting.evaluated import write_evaluation
 from tasks.shared.reporting.nights import significant_drops
 from tasks.shared.reporting.summary import summarize
-from tasks.shared.runs import RunRecords, StageRecord
-from tasks.shared.tags import Night, Nights, Tagged, Tags
+from tasks.shared.runs.record import RunRecords, StageRecord
+from tasks.shared.runs.tags import Night, Nights, Tagged, Tags
 from tests.unit.reporting.making import make_sample
 
 RETOOL = {"samples_per_problem": 2, "temperature": 1.0, "max_calls": None}

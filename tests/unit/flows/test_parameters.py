@@ -7,7 +7,7 @@ from prefect.flows import Flow
 from prefect.utilities.callables import parameter_schema
 
 from flows.bootstrap import bootstrap
-from flows.parameters import check_parameters
+from flows.commands.parameters import check_parameters
 from flows.pipeline import train
 from flows.stages import evaluate
 

@@ -8,8 +8,8 @@ import pytest
 
 from data.gpus import find_gpu
 from data.models import load_models
-from flows.published import PATH, deviations, estimates
-from flows.seconds import Engines, Trainer, Work, forward_flops, sampling_seconds, training_seconds
+from flows.planning.published import PATH, deviations, estimates
+from flows.planning.seconds import Engines, Trainer, Work, forward_flops, sampling_seconds, training_seconds
 
 SHAPE = load_models()["Qwen/Qwen2.5-7B-Instruct"].shape
 H20 = find_gpu("h20")

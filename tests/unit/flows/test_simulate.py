@@ -7,7 +7,7 @@ import pytest
 from benchmarks.simulate import Simulation, World
 from data.gpus import find_gpu
 from data.models import find_model
-from flows.seconds import Engines, Pace, Work, sampling_seconds
+from flows.planning.seconds import Engines, Pace, Work, sampling_seconds
 
 SHAPE, GPU = find_model("Qwen/Qwen2.5-7B-Instruct").shape, find_gpu("h200")
 WORK = Work(trajectories=64, mean_tokens=1000, most_tokens=4096)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows.deployments import ROOT
+from flows.server.deployments import ROOT
 from flows.site import make_bucket, placed
 from tasks.shared.artifacts import Provenance, Store
 from tasks.shared.config import STAGE_CONFIGS

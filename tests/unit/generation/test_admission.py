@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
+from tasks.shared.config.generation import GenerationConfig
 from tasks.shared.generation import engines
 from tasks.shared.generation.admission import Admission, Room
 from tasks.shared.generation.engines import on_every_gpu, open_generator
 from tasks.shared.generation.interleave import RolloutPolicy, RolloutRequest, rollout
 from tasks.shared.generation.protocol import Piece, Sampling
-from tasks.shared.generation_config import GenerationConfig
 from tasks.shared.sandbox import ExecutionResult, Status
 from tasks.shared.traces.dialect import DIALECTS
 from tests.unit.generation.scripted import ScriptedGenerator

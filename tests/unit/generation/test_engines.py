@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks.shared.checkpoints import load_tokenizer, save_checkpoint
 from tasks.shared.config import GenerationConfig, ModelConfig
 from tasks.shared.generation.engines import make_generator
+from tasks.shared.learning.checkpoints import load_tokenizer, save_checkpoint
 from tests.unit.generation.tiny import tiny_model, tiny_tokenizer
 
 MODEL = ModelConfig(source="path", path="/unused", dtype="float32")

@@ -7,8 +7,8 @@ import pytest
 import s3fs
 
 from tasks.launch.run import _keep_log
-from tasks.shared.execution.addresses import free_port
-from tasks.shared.stage import StageRequest
+from tasks.shared.contract.addresses import free_port
+from tasks.shared.contract.stage import StageRequest
 
 
 def request(store: str, tmp_path: Path) -> StageRequest:

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from tasks.launch import Run, require_surroundings
-from tasks.launch.backends import num_nodes, num_samplers
+from tasks.launch.backends.choose import num_nodes, num_samplers
 from tasks.shared.config import STAGE_CONFIGS
-from tasks.shared.recipes import load_recipe
+from tasks.shared.config.recipes import load_recipe
 
 SPREAD = {"sft.optimizer.ranks": 4, "sft.optimizer.nodes": 2}
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tasks.shared.checkpoints import load_model, load_tokenizer, save_checkpoint
 from tasks.shared.config import ModelConfig
+from tasks.shared.learning.checkpoints import load_model, load_tokenizer, save_checkpoint
 from tasks.shared.learning.logprobs import use_packed_attention
 from tests.unit.generation.tiny import tiny_model, tiny_tokenizer
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from tasks.shared.config import OptimizerConfig
+from tasks.shared.contract.stage import TrainingStopped
 from tasks.shared.learning.distributed import LONGEST_WAIT
 from tasks.shared.learning.engine import PackedModel, TrainingEngine, learning_rate_at
 from tasks.shared.learning.logprobs import token_logprobs
 from tasks.shared.learning.packing import TrainSequence, pack
 from tasks.shared.learning.saved import ALL_SUMS, add_sums, sums_of
-from tasks.shared.stage import TrainingStopped
 from tests.unit.generation.tiny import tiny_model
 from tests.unit.learning.sequences import random_sequences
 

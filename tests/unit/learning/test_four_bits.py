@@ -14,11 +14,11 @@ from transformers import PreTrainedModel
 
 from tasks.shared.artifacts import ArtifactRef
 from tasks.shared.config import OptimizerConfig
+from tasks.shared.config.training import LoraConfig
 from tasks.shared.generation.weights import load_by_name
 from tasks.shared.learning.adapter import SEED, add_adapters, save_adapter
 from tasks.shared.learning.logprobs import token_logprobs
 from tasks.shared.learning.packing import pack
-from tasks.shared.training_config import LoraConfig
 from tests.unit.generation.architectures import make_model
 from tests.unit.generation.tiny import tiny_model
 from tests.unit.learning.test_lora import VOCABULARY, engine_step, make_engine, sequences_of

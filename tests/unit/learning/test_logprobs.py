@@ -9,8 +9,8 @@ from tasks.shared.config import OptimizerConfig
 from tasks.shared.learning import logprobs
 from tasks.shared.learning.engine import TrainingEngine
 from tasks.shared.learning.logprobs import token_logprobs, token_scores, use_packed_attention
+from tasks.shared.learning.own_forward import eager_attention
 from tasks.shared.learning.packing import TrainSequence, pack
-from tasks.shared.own_forward import eager_attention
 from tests.unit.generation.architectures import ARCHITECTURES, RECURRENT, make_model
 from tests.unit.generation.tiny import tiny_model
 from tests.unit.learning.sequences import random_sequences

@@ -12,12 +12,12 @@ from transformers import PreTrainedModel
 
 from tasks.shared.artifacts import ArtifactRef
 from tasks.shared.config import OptimizerConfig
+from tasks.shared.config.training import LoraConfig
 from tasks.shared.generation.weights import load_by_name
 from tasks.shared.learning.adapter import SEED, save_adapter
 from tasks.shared.learning.engine import TrainingEngine
 from tasks.shared.learning.logprobs import token_logprobs
 from tasks.shared.learning.packing import TrainSequence, pack
-from tasks.shared.training_config import LoraConfig
 from tests.unit.generation.architectures import make_model
 from tests.unit.generation.tiny import tiny_model
 from tests.unit.learning.sequences import random_sequences

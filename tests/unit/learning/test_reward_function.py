@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from tasks.launch.keys import key_parts, work_key
-from tasks.shared.environment import named_keys
+from tasks.shared.config.recipes import load_recipe
+from tasks.shared.config.training import RlConfig
+from tasks.shared.contract.environment import named_keys
+from tasks.shared.contract.stage import TrainingStopped
 from tasks.shared.learning.reward_function import RewardFunction, source_of
-from tasks.shared.recipes import load_recipe
-from tasks.shared.stage import TrainingStopped
-from tasks.shared.training_config import RlConfig
 from tests.integration.teacher_server import TeacherServer, serve
 
 SOURCE = """

@@ -2,7 +2,7 @@
 
 from tasks.prepare.decontaminate import decontaminate
 from tasks.prepare.rows import ProblemRow
-from tasks.shared.ngrams import ngrams, words
+from tasks.shared.rows.ngrams import ngrams, words
 
 
 def row(row_id: str, problem: str) -> ProblemRow:

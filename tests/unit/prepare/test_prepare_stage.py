@@ -21,9 +21,9 @@ from tasks.shared.config import (
     TinyModel,
     TracesConfig,
 )
+from tasks.shared.contract.stage import StageContext, StageRequest, StageResult
 from tasks.shared.evaluation import problems as evaluate_problems
-from tasks.shared.stage import StageContext, StageRequest, StageResult
-from tasks.shared.tables import read_table
+from tasks.shared.rows.tables import read_table
 from tasks.shared.traces.dialect import DIALECTS
 from tasks.synthesize.rows import trace_row
 from tasks.synthesize.traces import Problem as SynthesisProblem

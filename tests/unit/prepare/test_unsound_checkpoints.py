@@ -15,8 +15,8 @@ from transformers.utils import chat_template_utils
 
 from tasks.prepare.base_model import place_base_model
 from tasks.rl import main as rl
-from tasks.shared.checkpoints import has_experts, load_model, load_tokenizer, save_checkpoint
 from tasks.shared.config import ModelConfig
+from tasks.shared.learning.checkpoints import has_experts, load_model, load_tokenizer, save_checkpoint
 from tests.unit.generation.tiny import tiny_model, tiny_tokenizer
 
 LOADED = ModelConfig(source="tiny", dtype="float32")

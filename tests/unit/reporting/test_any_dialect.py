@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tasks.report.embedding import CODE, OUTPUT, UNRUN, WORDS, segments
 from tasks.shared.evaluation.problems import Problem
 from tasks.shared.evaluation.sampling import graded
 from tasks.shared.reporting.behaviour import measure
-from tasks.shared.reporting.embedding import CODE, OUTPUT, UNRUN, WORDS, segments
 from tasks.shared.reporting.offsets import token_ends
 from tasks.shared.reporting.samples import Sample, read_samples, write_samples
 from tasks.shared.reporting.summary import purposes

@@ -9,10 +9,10 @@ import torch
 from tasks.rl.critic import CriticUpdate, Values, with_advantages
 from tasks.rl.experience import Experience, Graded
 from tasks.rl.metrics import learning_metrics
+from tasks.rl.objective.critic import CriticEngine
 from tasks.rl.probe import Gap
 from tasks.rl.update import PolicyUpdate
 from tasks.shared.config import CriticConfig, OptimizerConfig, RlConfig
-from tasks.shared.learning.critic import CriticEngine
 from tasks.shared.learning.engine import TrainingEngine
 from tasks.shared.traces.trajectory import FinishReason, Trajectory
 from tests.unit.generation.tiny import tiny_model

@@ -17,7 +17,7 @@ from tasks.serve.server import make_app
 from tasks.shared.config import EvaluateStage, ServeConfig
 from tasks.shared.generation.interleave import RolloutPolicy
 from tasks.shared.generation.protocol import Sampling
-from tasks.shared.interpreter import make_interpreter
+from tasks.shared.tools.interpreter import make_interpreter
 from tests.integration.evaluation_world import evaluate_stage
 from tests.unit.generation.scripted import ScriptedGenerator
 from tests.unit.generation.tiny import tiny_tokenizer

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from tasks.shared.config import GenerationConfig, ModelConfig, SandboxConfig, SynthesizeStage, TracesConfig
-from tasks.shared.endpoint.responses import ResponseKey, ResponseLog
-from tasks.shared.synthesis_config import SynthesizeConfig
+from tasks.shared.config.synthesis import SynthesizeConfig
+from tasks.shared.generation.endpoint.responses import ResponseKey, ResponseLog
 from tasks.synthesize.teachers.engine import EngineTeacher, Weights
 from tasks.synthesize.teachers.prompting import Wanted
 from tasks.synthesize.traces import Problem

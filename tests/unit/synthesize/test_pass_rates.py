@@ -12,10 +12,10 @@ from tasks.rl.experience import build_experience, score
 from tasks.rl.problems import Problem
 from tasks.rl.rollouts import RolloutShards
 from tasks.shared.artifacts import ArtifactRef
-from tasks.shared.recipes import load_recipe
+from tasks.shared.config.recipes import load_recipe
+from tasks.shared.contract.stage import StageResult
 from tasks.shared.reporting.samples import write_samples
-from tasks.shared.runs import RunRecords, StageRecord
-from tasks.shared.stage import StageResult
+from tasks.shared.runs.record import RunRecords, StageRecord
 from tasks.shared.traces.trajectory import FinishReason
 from tasks.synthesize.selection import read_pass_rates
 from tests.unit.reporting.making import make_sample

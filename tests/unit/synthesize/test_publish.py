@@ -10,7 +10,7 @@ import pytest
 
 from tasks.shared.artifacts import Store
 from tasks.shared.config import SandboxConfig, SynthesizeConfig, SynthesizeStage, TracesConfig
-from tasks.shared.stage import StageContext, StageRequest
+from tasks.shared.contract.stage import StageContext, StageRequest
 from tasks.synthesize.publish import publish
 from tasks.synthesize.traces import Checked, Problem, Reason, Verdict, WrittenTrace
 

@@ -7,7 +7,7 @@ import sys
 import pandas
 import pytest
 
-from tasks.shared.selection_config import VerificationConfig
+from tasks.shared.config.selection import VerificationConfig
 from tasks.shared.traces.dialect import DIALECTS
 from tasks.synthesize.retool_rows import canonical, check, export_row, import_row
 

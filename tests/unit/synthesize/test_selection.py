@@ -9,8 +9,8 @@ from pydantic import ValidationError
 
 from data.problems import Split, generate
 from tasks.shared.config import SynthesizeStage
-from tasks.shared.recipes import load_recipe
-from tasks.shared.selection_config import SelectionConfig
+from tasks.shared.config.recipes import load_recipe
+from tasks.shared.config.selection import SelectionConfig
 from tasks.shared.traces.dialect import DIALECTS
 from tasks.synthesize.selection import References, Vote, evaluation_grams, select
 from tasks.synthesize.selection.balance import shares

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from tasks.shared.selection_config import SelectionConfig, VerificationConfig
+from tasks.shared.config.selection import SelectionConfig, VerificationConfig
 from tasks.shared.traces.dialect import DIALECTS
 from tasks.synthesize.selection import References, evaluation_grams, select
 from tasks.synthesize.traces import Reason

@@ -2,8 +2,8 @@
 
 import pytest
 
-from tasks.shared.endpoint.client import AttemptFailed
-from tasks.shared.endpoint.completion import Choice, Message
+from tasks.shared.generation.endpoint.client import AttemptFailed
+from tasks.shared.generation.endpoint.completion import Choice, Message
 from tasks.shared.traces.dialect import DIALECTS
 from tasks.synthesize.selection import Vote
 from tasks.synthesize.teachers.endpoint import read_words

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from tasks.shared.config import SandboxConfig, SynthesizeConfig, SynthesizeStage, TracesConfig
-from tasks.shared.endpoint.client import AttemptFailed
-from tasks.shared.endpoint.completion import Completion
-from tasks.shared.endpoint.responses import ResponseLog
+from tasks.shared.generation.endpoint.client import AttemptFailed
+from tasks.shared.generation.endpoint.completion import Completion
+from tasks.shared.generation.endpoint.responses import ResponseLog
 from tasks.shared.traces.tool_form import TOOLS
 from tasks.synthesize.teachers.endpoint import EndpointTeacher, Turn
 from tasks.synthesize.teachers.prompting import Wanted

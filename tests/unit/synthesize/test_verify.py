@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
+from tasks.shared.config.selection import VerificationConfig
 from tasks.shared.sandbox import ExecutionResult, Status
-from tasks.shared.selection_config import VerificationConfig
 from tasks.synthesize.recorded import agree
 from tasks.synthesize.traces import Problem, Reason, WrittenTrace
 from tasks.synthesize.verify import settle, verify

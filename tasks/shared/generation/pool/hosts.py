@@ -14,11 +14,11 @@ from uuid import uuid4
 import torch
 
 from tasks.shared.config import GenerationConfig, ModelConfig
-from tasks.shared.documents import write_whole
-from tasks.shared.execution.addresses import address_towards
+from tasks.shared.contract.addresses import address_towards
+from tasks.shared.contract.documents import write_whole
+from tasks.shared.contract.stage import POOL, Meeting, emit
 from tasks.shared.generation.pool.server import ServerProcess, plan_servers, stop_all
 from tasks.shared.generation.vllm_options import engine_options
-from tasks.shared.stage import POOL, Meeting, emit
 
 TOKEN_FILE, DONE_FILE = "token", "done"
 POLL_S = 0.5

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from tasks.shared.execution.addresses import free_port
+from tasks.shared.contract.addresses import free_port
 from tasks.shared.generation.pool.members import Member, Pool
 from tasks.shared.generation.pool.weights import BUCKET_BYTES, Call, buckets
 

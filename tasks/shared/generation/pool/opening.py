@@ -9,15 +9,15 @@ from urllib.parse import urlsplit
 import torch
 
 from tasks.shared.config import GenerationConfig, ModelConfig
-from tasks.shared.environment import named_key, rank
-from tasks.shared.execution.addresses import address_towards
+from tasks.shared.contract.addresses import address_towards
+from tasks.shared.contract.environment import named_key, rank
+from tasks.shared.contract.stage import POOL, Meeting
 from tasks.shared.generation.pool.generator import PoolFollower, PoolGenerator
 from tasks.shared.generation.pool.hosts import AnnouncedServer, dismiss, invite
 from tasks.shared.generation.pool.members import Member
 from tasks.shared.generation.pool.server import ServerProcess, plan_servers, stop_all, uses_nccl
 from tasks.shared.generation.protocol import Generator
 from tasks.shared.generation.vllm_options import engine_options
-from tasks.shared.stage import POOL, Meeting
 
 LOOPBACK = "127.0.0.1"
 

@@ -12,10 +12,10 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from tasks.shared.environment import pool_token, server_environment
+from tasks.shared.config.recipes import load_recipe
+from tasks.shared.contract.environment import pool_token, server_environment
 from tasks.shared.generation.pool.server import NCCL, server_command
 from tasks.shared.generation.vllm_options import CPU_CACHE_GIB, engine_options
-from tasks.shared.recipes import load_recipe
 
 
 def main(arguments: list[str]) -> NoReturn:

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tasks.shared.config import PoolConfig
-from tasks.shared.environment import server_environment, visible_gpus
-from tasks.shared.execution.addresses import free_port
-from tasks.shared.execution.process import RunningProcess, start_guarded
+from tasks.shared.contract.addresses import free_port
+from tasks.shared.contract.environment import server_environment, visible_gpus
+from tasks.shared.contract.guarded import RunningProcess, start_guarded
 from tasks.shared.generation.vllm_options import CPU_CACHE_GIB
 
 PACKAGE = "tasks.shared.generation.pool"

@@ -1,0 +1,1 @@
+"""The command `tirflow`, a module for each group of subcommands."""

@@ -1,0 +1,202 @@
+"""Follow a deployment run: its stages as they finish, the running one's progress and numbers.
+
+In a terminal a picture that changes; elsewhere a line whenever a stage ends, and at least every 30 s.
+"""
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.objects import FlowRun, TaskRun
+from prefect.client.schemas.sorting import TaskRunSort
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Cancelling
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from flows.commands.parameters import check_parameters
+from tasks.launch.backends.execute import Event, parse_event
+
+POLL_S = 0.5
+LINE_S = 30.0  # between two lines for those who see no terminal
+TAIL_BYTES = 64 * 1024
+FRAME = re.compile(
+    r"^(?:Task|Flow) run encountered an exception:? (?:\w+: )?"
+)  # what Prefect puts before a reason
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a flow run ended."""
+
+    state: str  # COMPLETED, FAILED, ...
+    message: str
+    seconds: float  # from its start to its end, as the server counts
+    failed: tuple[tuple[str, str], ...] = ()  # stages that failed, and why
+
+
+def start_run(api_url: str, deployment: str, parameters: dict[str, Any]) -> UUID:
+    """What `prefect deployment run <deployment>` does: create a run.
+
+    ValueError, one line, if there is no such deployment or it does not take these parameters.
+    """
+    with SyncPrefectClient(api_url) as client:
+        try:
+            found = client.read_deployment_by_name(deployment)
+        except ObjectNotFound:
+            raise ValueError(
+                f"deployment '{deployment}': not on {api_url}; `tirflow deploy` brings what prefect.yaml names"
+            ) from None
+        check_parameters(deployment, found.parameter_openapi_schema or {}, parameters)
+        return client.create_flow_run_from_deployment(found.id, parameters=parameters).id
+
+
+def follow(api_url: str, flow_run: UUID, logs: Path, console: Console) -> Outcome:
+    """Show the run until it has ended. `logs`: the folder of the stages' logs of this run."""
+    with SyncPrefectClient(api_url) as client, _shown(console, logs) as show:
+        while True:
+            run, stages = client.read_flow_run(flow_run), _stages(client, flow_run)
+            show(run, stages)
+            if run.state is not None and run.state.is_final():
+                break
+            time.sleep(POLL_S)
+    if not console.is_terminal:
+        console.print(_picture(run, stages, logs))
+    failed = tuple(
+        (stage.name, reason_of(stage))
+        for stage in stages
+        if stage.state is not None and (stage.state.is_failed() or stage.state.is_crashed())
+    )
+    seconds = run.total_run_time.total_seconds()
+    return Outcome(run.state.type.value, reason_of(run), seconds, failed)
+
+
+def reason_of(run: FlowRun | TaskRun) -> str:
+    """What a state's message says, in the words of whoever raised it; "" for none."""
+    said = (run.state.message or "") if run.state is not None else ""
+    return FRAME.sub("", said.strip())
+
+
+@contextmanager
+def _shown(console: Console, logs: Path) -> Iterator[Callable[[FlowRun, list[TaskRun]], None]]:
+    """What shows a run as it is now: a picture in a terminal, else lines."""
+    if not console.is_terminal:
+        yield Lines(console, logs).show
+        return
+    with Live(console=console, refresh_per_second=4) as live:
+        yield lambda run, stages: live.update(_picture(run, stages, logs))
+
+
+class Lines:
+    """A run in lines: each stage as it begins and ends, and every `LINE_S` seconds how far the running ones are."""
+
+    def __init__(self, console: Console, logs: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console = console
+        self._logs = logs
+        self._clock = clock
+        self._known: dict[str, str] = {}  # stage -> its state when it was last told
+        self._told = clock()
+
+    def show(self, run: FlowRun, stages: list[TaskRun]) -> None:
+        """Tell what is new, and what goes on where nothing was told for long."""
+        new = [stage for stage in stages if self._known.get(stage.name) != (stage.state_name or "")]
+        running = [stage for stage in stages if stage.state is not None and not stage.state.is_final()]
+        if not new and self._clock() - self._told < LINE_S:
+            return
+        self._known = {stage.name: stage.state_name or "" for stage in stages}
+        self._told = self._clock()
+        for stage in new or running:
+            self._print(run, stage.name, _words(stage, self._logs))
+        if not new and not running:
+            self._print(run, "", run.state_name or "")
+
+    def _print(self, run: FlowRun, name: str, said: str) -> None:
+        line = f"{_seconds(run):6.0f} s  {name}  {said}".rstrip()
+        self._console.print(Text(line), soft_wrap=True)
+
+
+def _words(stage: TaskRun, logs: Path) -> str:
+    """A stage in a line: how it ended, or how far it is with its latest numbers."""
+    _, where, numbers = _row(stage, logs)
+    if isinstance(where, Text):
+        return f"{where.plain}  {numbers.plain}".strip()
+    progress = last_progress(logs / f"{stage.name}.log")
+    far = f"{progress['step']} of {progress['total']}" if progress else stage.state_name or ""
+    return f"{far}, {numbers.plain}"
+
+
+def cancel(api_url: str, flow_run: UUID) -> None:
+    """Ask the run to end; its worker ends it, and the stage with it."""
+    with SyncPrefectClient(api_url) as client:
+        client.set_flow_run_state(flow_run, Cancelling())
+
+
+def _stages(client: SyncPrefectClient, flow_run: UUID) -> list[TaskRun]:
+    """The run's stages in the order in which they began."""
+    mine = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run]))
+    return client.read_task_runs(flow_run_filter=mine, sort=TaskRunSort.EXPECTED_START_TIME_ASC)
+
+
+def _picture(run: FlowRun, stages: list[TaskRun], logs: Path) -> Group:
+    table = Table(box=None, padding=(0, 1), show_header=False)
+    for stage in stages:
+        table.add_row(*_row(stage, logs))
+    title = Text(f"{run.name}: {run.state_name}  {_seconds(run):.0f} s")
+    return Group(title, table)
+
+
+def _row(stage: TaskRun, logs: Path) -> tuple[Text, ProgressBar | Text, Text]:
+    """A stage: its name, how far it is, and its latest numbers (or how it ended)."""
+    name, state = Text(stage.name), stage.state
+    if state is None or stage.state_name == "Cached":
+        return name, Text("done before" if state else "", style="cyan"), Text("")
+    progress = last_progress(logs / f"{stage.name}.log") or {}
+    numbers = "  ".join(f"{key} {_short(value)}" for key, value in progress.get("metrics", {}).items())
+    if state.is_completed():
+        return name, Text(f"done in {_seconds(stage):.1f} s", style="green"), Text(numbers)
+    if state.is_final():
+        return name, Text(stage.state_name or "", style="red"), Text(reason_of(stage))
+    total = float(progress.get("total", 0)) or None
+    bar = ProgressBar(total, float(progress.get("step", 0)), width=24)
+    return name, bar, Text(f"{_seconds(stage):.0f} s  {numbers}")
+
+
+def _seconds(run: FlowRun | TaskRun) -> float:
+    return (run.total_run_time or run.estimated_run_time).total_seconds()
+
+
+def last_progress(log_path: Path) -> Event | None:
+    """The last progress event of a stage's log since its last start, None if there is none."""
+    if not log_path.is_file():
+        return None
+    with log_path.open("rb") as log:
+        log.seek(max(0, log_path.stat().st_size - TAIL_BYTES))
+        lines = log.read().decode(errors="replace").splitlines()
+    for line in reversed(lines):
+        event = parse_event(line)
+        if event and event["event"] == "progress":
+            return event
+        if event and event["event"] == "start":
+            return None
+    return None
+
+
+def _short(value: object) -> str:
+    return (
+        f"{value:.3g}"
+        if isinstance(value, float)
+        else json.dumps(value)
+        if isinstance(value, bool)
+        else str(value)
+    )

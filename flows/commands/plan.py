@@ -1,0 +1,195 @@
+"""Before anything runs: on which GPUs a recipe samples and trains, what that takes on each, and how long a step is.
+
+    tirflow plan retool --gpus 32 --memory-gib 139.8 [--gpu h200] [--set generation.max_sequences=128] [--json]
+    tirflow plan retool --gpus 32 --memory-gib 139.8 --as-written
+    tirflow plan tiny --run demo                          # what it would do under a run's name: work_plan.py
+
+Chooses the quickest layout that fits (`layouts.py`), and prints what it sets otherwise than the recipe; with
+--as-written the recipe is taken as it is, every GPU a rank but those of its pool. A recipe of rl.staleness, or the
+option, is planned by asynchronous steps. Prints tables, or JSON; exit code 2
+and one line if no layout fits, an input is missing or the recipe is wrong.
+"""
+
+import json
+import sys
+import tomllib
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from data.gpus import Gpu, find_gpu, gpu_of_memory
+from flows.planning.layouts import Plan, choose, gib, make_plan, work_of
+from flows.planning.memory import GIB, Memory
+from flows.planning.published import deviations
+from flows.planning.seconds import Work, assumptions
+from tasks.shared.config.recipes import load_recipe
+
+SHOWN_LAYOUTS = 8
+
+
+def tell(
+    recipe: str,
+    run: str,
+    gpus: int,
+    memory_gib: float,
+    changes: list[str],
+    as_json: bool,
+    kind: str = "",
+    as_written: bool = False,
+    staleness: int | None = None,
+    mean_tokens: float = 0.0,
+    tail: float = 5.0,
+    call_seconds: float = 1.0,
+) -> int:
+    """Print the plan of a recipe with `changes` (key=value each); the exit code, 2 where it cannot be carried out."""
+    given = dict(read_override(text) for text in changes)
+    fixed = {"rl.staleness": staleness} if as_written and staleness is not None else {}
+    resolved = load_recipe(recipe, given | fixed)
+    if run:
+        from flows.planning.work_plan import tell as tell_work  # Prefect takes seconds to import
+
+        return tell_work(resolved, run, as_json)
+    gpu, memory = _gpu(gpus, memory_gib, kind)
+    work = work_of(resolved, mean_tokens, tail, call_seconds)
+    if as_written:
+        plans = [make_plan(resolved, gpus, memory, gpu, work)]
+    else:
+        plans = choose(resolved, gpus, memory, gpu, work, given, staleness)
+    refusal = plans[0].refusal()
+    if as_json:
+        layouts = [
+            {"layout": plan.name, "changes": plan.changes, "refusal": plan.refusal()} | _times(plan)
+            for plan in plans
+        ]
+        written = _as_json(plans[0]) | {"refusal": refusal, "layouts": layouts}
+        sys.stdout.write(json.dumps(written | {"assumptions": dict(assumptions(work, gpu))}, indent=2) + "\n")
+    else:
+        _show(plans, work, gpu, Console())
+    if refusal is not None:
+        sys.stderr.write(refusal + "\n")
+        return 2
+    return 0
+
+
+def _gpu(gpus: int, memory_gib: float, kind: str) -> tuple[Gpu, int]:
+    """The kind of GPU and the usable bytes of one; each gives the other where it alone is named."""
+    if gpus < 1 or memory_gib < 0 or not (memory_gib or kind):
+        raise ValueError("plan: give --run NAME, or --gpus and --memory-gib (or --gpu), both above 0")
+    gpu = find_gpu(kind) if kind else gpu_of_memory(memory_gib)
+    return gpu, int((memory_gib or gpu.memory_gib) * GIB)
+
+
+def read_override(text: str) -> tuple[str, Any]:
+    """`key=value`; the value as TOML has it, text without quotes where it is none."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"--set '{text}': write key=value")
+    try:
+        return key, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key, value
+
+
+def _as_json(plan: Plan) -> dict[str, Any]:
+    tree = asdict(plan)
+    for phase, written in zip(plan.phases, tree["phases"], strict=True):
+        written["memory"]["total"] = phase.memory.total
+    return tree | {"layout": plan.name} | _times(plan)
+
+
+def _times(plan: Plan) -> dict[str, float | None]:
+    """Seconds of a step; the asynchronous one where sampler and trainer have GPUs of their own."""
+    assert plan.seconds is not None
+    apart = round(plan.seconds.asynchronous, 1) if plan.sampling_gpus else None
+    return {"synchronous_s": round(plan.seconds.synchronous, 1), "asynchronous_s": apart}
+
+
+def _show(plans: Sequence[Plan], work: Work, kind: Gpu, console: Console) -> None:
+    plan = plans[0]
+    console.print(
+        f"{plan.recipe}: {plan.parameters / 1e6:,.1f} M parameters, {plan.gpus} GPUs of {gib(plan.gpu)} GiB"
+    )
+    console.print(_layout_table(plans))
+    if plan.changes:
+        console.print(
+            f"{plan.name} sets: " + " ".join(f"{key}={value}" for key, value in plan.changes.items())
+        )
+    console.print(_memory_table(plan))
+    if plan.host:
+        console.print(
+            f"Host memory: {gib(plan.host)} GiB on each host that trains, for the offloaded optimizer"
+        )
+    if plan.sft_tokens_per_step:
+        console.print(f"SFT step: {plan.sft_tokens_per_step:,} tokens")
+    console.print(
+        f"RL step: {plan.trajectories_per_step:,} trajectories, at most {plan.tokens_per_step:,} tokens, "
+        f"{plan.rows_per_rank:,} micro-batches on each GPU that trains"
+    )
+    for saved in plan.saved:
+        console.print(
+            f"{saved.stage} writes {saved.size / 1e9:,.0f} GB to resume from every {saved.every_steps} steps, "
+            f"{saved.size / plan.gpus / 1e9:,.1f} GB a GPU; twice that must find room"
+        )
+    if plan.sampling is not None:
+        console.print(
+            f"vLLM on each GPU that samples: {plan.sampling.bytes_per_token / 1024:.0f} KiB of keys and values a "
+            f"token, {plan.sampling.sequences} sequences of the largest length at once in each engine"
+        )
+    console.print(_assumption_table(work, kind))
+
+
+def _layout_table(plans: Sequence[Plan]) -> Table:
+    """The best layouts, and those that do not fit only while there is room."""
+    table = Table(title="Layouts, the one taken first; seconds are estimates")
+    for name in ("layout", "fits", "sample s", "train s", "step s", "asynchronous s", "GPU hours of RL"):
+        table.add_column(name, justify="left" if name == "layout" else "right")
+    for plan in plans[:SHOWN_LAYOUTS]:
+        seconds, times = plan.seconds, _times(plan)
+        assert seconds is not None
+        hours = plan.step_s * plan.steps * plan.gpus / 3600
+        table.add_row(
+            plan.name,
+            "[green]yes[/]" if plan.refusal() is None else "[red]no[/]",
+            f"{seconds.sample:,.0f}",
+            f"{seconds.train:,.0f}",
+            f"{seconds.synchronous:,.0f}",
+            f"{times['asynchronous_s']:,.0f}" if plan.sampling_gpus else "",
+            f"{hours:,.0f}",
+        )
+    return table
+
+
+def _memory_table(plan: Plan) -> Table:
+    used = [
+        field.name
+        for field in fields(Memory)
+        if any(getattr(phase.memory, field.name) for phase in plan.phases)
+    ]
+    table = Table()
+    table.add_column("GiB on each")
+    for phase in plan.phases:
+        table.add_column(phase.name, justify="right")
+    for name in used:
+        table.add_row(name, *(gib(getattr(phase.memory, name)) for phase in plan.phases))
+    table.add_section()
+    table.add_row("total", *(gib(phase.memory.total) for phase in plan.phases))
+    table.add_row("fits", *("[green]yes[/]" if plan.fits(p) else "[red]no[/]" for p in plan.phases))
+    return table
+
+
+def _assumption_table(work: Work, kind: Gpu) -> Table:
+    """What the seconds rest on, and how far off they are where a step was published."""
+    table = Table(
+        title="Seconds assume (options: --mean-tokens, --tail, --call-seconds, --gpu)", show_header=False
+    )
+    for name, value in assumptions(work, kind):
+        table.add_row(name, value)
+    for found in deviations():
+        table.add_row(
+            found.name,
+            f"published {found.published:.0f} s, this estimate {found.estimated:.0f} ({found.share:+.0%})",
+        )
+    return table

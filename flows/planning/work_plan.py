@@ -1,0 +1,154 @@
+"""What a recipe would do under a run's name: which stages are done, which will run and why, which miss an input.
+
+    tirflow plan tiny --run demo [--set rl.rounds=3] [--json]
+
+The pipeline itself is walked with a planner that answers in place of execution, so the plan asks for what a run would
+ask for. Nothing is written.
+"""
+
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from prefect.filesystems import LocalFileSystem
+from prefect.results import ResultStore
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from flows.pipeline import stages
+from tasks.launch.run import Run, StageOrder, describe_work, result_storage
+from tasks.shared.artifacts import ArtifactRef, Store
+from tasks.shared.config import Recipe
+from tasks.shared.config.differences import differences
+from tasks.shared.contract.documents import check_name
+from tasks.shared.contract.environment import store_uri
+from tasks.shared.contract.stage import StageResult
+from tasks.shared.runs.record import RunRecord, RunRecords
+
+State = Literal["cached", "will run", "missing input"]
+COLOURS = {"cached": "green", "will run": "yellow", "missing input": "red"}
+
+
+@dataclass(frozen=True, slots=True)
+class StagePlan:
+    """What will become of one stage."""
+
+    label: str
+    state: State
+    reasons: list[str]  # why it will run, or what is missing
+
+
+class Pending(dict[str, ArtifactRef]):
+    """Outputs of a stage that will run: any that is asked for, under a reference of its own."""
+
+    def __init__(self, label: str) -> None:
+        super().__init__()
+        self._label = label
+
+    def __missing__(self, name: str) -> ArtifactRef:
+        digest = hashlib.sha256(f"{self._label}/{name}".encode()).hexdigest()
+        self[name] = ArtifactRef("pending", digest, f"pending/{digest[:16]}-{digest[:8]}")
+        return self[name]
+
+
+@dataclass(slots=True)
+class Planner:
+    """Answers for stages; collects what will become of each."""
+
+    store: Store
+    record: RunRecord | None  # what the run has done so far
+    plans: list[StagePlan] = field(default_factory=list)
+    _pending: dict[str, str] = field(default_factory=dict)  # digest -> label of the stage it waits for
+
+    def __call__(self, order: StageOrder) -> StageResult:
+        """The result of the same work if there is one, else a result whose outputs are pending."""
+        waits = {name: ref for name, ref in order.inputs.items() if ref.kind == "pending"}
+        missing = [
+            f"input '{name}': {ref.location} is not in {self.store.root}"
+            for name, ref in order.inputs.items()
+            if name not in waits and not self.store.exists(ref)
+        ]
+        missing += [f"no file {path}" for path in order.files if not path.exists()]
+        try:
+            work = describe_work(order, self.store.root)
+        except ValueError as error:
+            return self._answer(order, "missing input", [*missing, str(error)])
+        if missing:
+            return self._answer(order, "missing input", missing)
+        done = None if waits else remembered(self.store.root, work.key)
+        if done and all(self.store.exists(ref) for ref in done.outputs.values()):
+            self.plans.append(StagePlan(order.label, "cached", []))
+            return done
+        reasons = ["its outputs are gone from the store"] if done else self._why(order.label, work.parts)
+        return self._answer(order, "will run", reasons)
+
+    def _answer(self, order: StageOrder, state: State, reasons: list[str]) -> StageResult:
+        self.plans.append(StagePlan(order.label, state, reasons))
+        return StageResult.model_construct(outputs=Pending(order.label), metrics={}, seconds=0.0)
+
+    def _why(self, label: str, parts: dict[str, Any]) -> list[str]:
+        """What the key is made of now and was not when the run did this stage."""
+        before = self.record.stages.get(label) if self.record else None
+        if before is None:
+            return ["new in this run"]
+        changed = differences(_by_name(before.made_of), _by_name(parts))
+        return [_told(line) for line in changed] or ["finished work is not remembered here (TIRFLOW_HOME)"]
+
+
+def _by_name(parts: dict[str, Any]) -> dict[str, Any]:
+    """The parts with the surroundings, `python 3.11.7 x86_64; numpy 2.4.0; ...`, taken apart."""
+    listed = [part.partition(" ") for part in parts.get("surroundings", "").split("; ")]
+    return parts | {"surroundings": {name: version for name, _, version in listed}}
+
+
+def _told(difference: str) -> str:
+    """A difference of a key's parts in the words of who changed it."""
+    part = difference.partition(":")[0].partition(".")[0]
+    named = {"code": "its sources changed", "files": "a local file it reads changed"}
+    if part == "inputs":
+        return f"input '{difference.partition(':')[0].removeprefix('inputs.')}' is another"
+    return named.get(part, difference.removeprefix("config."))
+
+
+def remembered(store: str, key: str) -> StageResult | None:
+    """What Prefect remembers under a work's key; None for work that was not done."""
+    storage = result_storage(store)
+    block = storage if not hasattr(storage, "is_dir") else LocalFileSystem(basepath=str(storage))
+    results = ResultStore(result_storage=block)
+    if not results.exists(key):
+        return None
+    return StageResult.model_validate(results.read(key).result, from_attributes=True)
+
+
+def plan_work(recipe: Recipe, run: str, store: str) -> list[StagePlan]:
+    """The plan of a recipe under a run's name, in the order of the pipeline."""
+    records = RunRecords(store)
+    record = records.read(run) if check_name(run) in records.names() else None
+    planner = Planner(Store(store), record)
+    stages(Run(run, recipe, store=store, planner=planner))
+    return planner.plans
+
+
+def tell(recipe: Recipe, run: str, as_json: bool) -> int:
+    """Print the plan; exit code 2 if an input is missing. ValueError for a name or record that is none."""
+    plans = plan_work(recipe, run, store_uri())
+    if as_json:
+        content = {"run": run, "stages": [asdict(plan) for plan in plans]}
+        sys.stdout.write(json.dumps(content, indent=1) + "\n")
+    else:
+        _show(plans, Console())
+    return 2 if any(plan.state == "missing input" for plan in plans) else 0
+
+
+def _show(plans: Sequence[StagePlan], console: Console) -> None:
+    table = Table(box=None, padding=(0, 1))
+    for column in ("stage", "", "why"):
+        table.add_column(column, overflow="fold")
+    for plan in plans:
+        state = f"[{COLOURS[plan.state]}]{plan.state}[/]"
+        table.add_row(plan.label, state, escape("\n".join(plan.reasons)))
+    console.print(table)

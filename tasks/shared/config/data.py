@@ -1,0 +1,112 @@
+"""What a recipe starts from: the sections `model` and `data` of the configuration tree.
+
+Both are checked before anything is fetched; paths are absolute, since stages run in directories of their own.
+"""
+
+from datetime import date
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from tasks.shared.config.section import Section
+
+
+def _require_absolute(key: str, path: str) -> None:
+    """ValueError for a relative path: stages and workers run in directories of their own."""
+    if path and "://" not in path and not Path(path).is_absolute():
+        raise ValueError(f"{key} = '{path}' is relative; give an absolute path")
+
+
+class TinyModel(Section):
+    """Shape of the randomly initialised Qwen2-architecture model that `prepare` makes (source = "tiny")."""
+
+    hidden_size: int = Field(128, ge=1)
+    layers: int = Field(4, ge=1)
+    heads: int = Field(4, ge=1)
+    key_value_heads: int = Field(2, ge=1)
+    intermediate_size: int = Field(352, ge=1)
+    vocabulary: int = Field(640, ge=1)
+    max_positions: int = Field(1024, ge=1)
+
+
+class ModelConfig(Section):
+    """The base model: a hub id with a pinned revision, a local `save_pretrained` directory, or one made here."""
+
+    source: Literal["hub", "path", "tiny"] = "hub"
+    id: str = ""
+    revision: str = ""  # a commit hash; branches move, so `prepare` refuses them
+    path: str = ""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    attention: Literal["sdpa", "flash_attention_2", "eager"] = "sdpa"
+    # YYYY-MM-DD, where the chat template writes today's date; empty: the day on which `prepare` runs
+    template_date: str = Field("", pattern=r"^(\d{4}-\d{2}-\d{2})?$")
+    tiny: TinyModel = TinyModel()
+
+    @model_validator(mode="after")
+    def _source_is_complete(self) -> Self:
+        if self.source == "hub" and not (self.id and self.revision):
+            raise ValueError("model.source = 'hub' needs model.id and model.revision (a commit hash)")
+        try:
+            date.fromisoformat(self.template_date or "2026-01-01")
+        except ValueError as error:
+            raise ValueError(f"model.template_date = '{self.template_date}': {error}") from error
+        if self.source == "path" and not self.path:
+            raise ValueError("model.source = 'path' needs model.path, a save_pretrained directory")
+        _require_absolute("model.path", self.path)
+        return self
+
+
+class ProblemSource(Section):
+    """One problem set: from the registry in `data/`, a hub dataset, local files, or the tiny world."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")  # names files and metrics
+    source: Literal[
+        "registry", "hub", "file", "tiny", "words"
+    ]  # the last two are made here, see data/families
+    id: str = ""  # registry name or hub dataset id
+    revision: str = ""
+    subset: str = ""
+    split: str = "train"  # of a folder too; worlds made here: train | held_out | held_out_family
+    path: str = ""  # JSONL, JSON, CSV or parquet, also packed (.gz, .bz2, .xz), or a folder of such files
+    problem_column: str = "problem"
+    answer_column: str = "answer"
+    answer: Literal["integer", "expression"] = "integer"  # integer: 0 to 999, as in AIME
+    several_answers: Literal["refuse", "set"] = "refuse"  # in one row; set: an answer must name all of them
+    limit: int | None = Field(None, ge=1)  # the first of them; worlds made here: how many are made
+
+    @model_validator(mode="after")
+    def _source_is_complete(self) -> Self:
+        if self.source == "file" and not self.path:
+            raise ValueError(f"problem set '{self.name}': source = 'file' needs path")
+        _require_absolute(f"problem set '{self.name}': path", self.path)
+        if self.source == "hub" and not (self.id and self.revision):
+            raise ValueError(
+                f"problem set '{self.name}': source = 'hub' needs id and revision (a commit hash)"
+            )
+        if self.source == "registry" and not self.id:
+            raise ValueError(
+                f"problem set '{self.name}': source = 'registry' needs id, a name in data/registry.toml"
+            )
+        if self.source in ("tiny", "words") and self.split not in ("train", "held_out", "held_out_family"):
+            raise ValueError(
+                f"problem set '{self.name}': split = '{self.split}' is not in the {self.source} world; "
+                "use train, held_out or held_out_family"
+            )
+        return self
+
+
+class DataConfig(Section):
+    """Problem sets of the recipe and how training is kept clear of evaluation."""
+
+    train: tuple[ProblemSource, ...] = Field(min_length=1)
+    evaluation: tuple[ProblemSource, ...] = Field(min_length=1)
+    decontaminate_ngram: int = Field(8, ge=1)  # words of normalised text (rStar2, open-r1)
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Self:
+        names = [source.name for source in (*self.train, *self.evaluation)]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"data: problem set name {twice[0]!r} is used twice; rename one")
+        return self

@@ -1,0 +1,1 @@
+"""What holds between a stage and whoever starts it: request and result, environment, scratch, guard, code digest."""

@@ -1,0 +1,357 @@
+"""Every environment variable that tirflow reads, in one place."""
+
+import json
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# What a stage process is given of its launcher's environment; everything else (Prefect's settings and keys, other
+# tokens) stays behind.
+STAGE_VARIABLES = (
+    "PATH",
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "TMPDIR",
+    "VIRTUAL_ENV",
+    "LD_LIBRARY_PATH",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "REQUESTS_CA_BUNDLE",
+    "HTTPS_PROXY",
+    "HTTP_PROXY",
+    "NO_PROXY",
+    "HF_HOME",
+    "HF_ENDPOINT",
+    "HF_HUB_OFFLINE",
+    "CUDA_VISIBLE_DEVICES",
+    "OMP_NUM_THREADS",
+    "DS_ACCELERATOR",
+    "VLLM_CACHE_ROOT",
+    "TIRFLOW_HOME",
+    "TIRFLOW_STORE",
+    "TIRFLOW_CACHE_GIB",
+)
+# Besides, whatever begins so: how a site's network is used is known there alone.
+STAGE_PREFIX = "NCCL_"
+# What of them means something inside a container, whose paths and devices are its own.
+CONTAINER_VARIABLES = (
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "HTTPS_PROXY",
+    "HTTP_PROXY",
+    "NO_PROXY",
+    "HF_ENDPOINT",
+    "OMP_NUM_THREADS",
+    "DS_ACCELERATOR",
+    "TIRFLOW_STORE",
+    "TIRFLOW_CACHE_GIB",
+)
+# Secrets go only where they are needed: the store's keys to every stage when the store is an object store.
+STORE_SECRETS = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_ENDPOINT_URL",
+    "AWS_DEFAULT_REGION",
+    "AWS_PROFILE",
+    "GOOGLE_APPLICATION_CREDENTIALS",
+)
+# Read by the packages themselves, where a recipe's `sinks` names them.
+SINK_VARIABLES = (
+    "WANDB_API_KEY",
+    "WANDB_BASE_URL",
+    "WANDB_ENTITY",
+    "WANDB_MODE",
+    "MLFLOW_TRACKING_URI",
+    "MLFLOW_TRACKING_TOKEN",
+    "MLFLOW_TRACKING_USERNAME",
+    "MLFLOW_TRACKING_PASSWORD",
+)
+ASKERS = ("teacher", "judge")  # sections of `synthesize` that may name a key of their own
+STAGE_SECRETS = {
+    "prepare": ("HF_TOKEN",),
+    "synthesize": ("TIRFLOW_SANDBOX_TOKEN_FILE",),
+    "sft": SINK_VARIABLES,
+    "rl": ("TIRFLOW_SANDBOX_TOKEN_FILE", *SINK_VARIABLES),
+    "evaluate": ("TIRFLOW_SANDBOX_TOKEN_FILE",),
+}
+
+
+def home() -> Path:
+    """`TIRFLOW_HOME`: where store, scratch and the local Prefect server live; `.tirflow` in the working directory."""
+    return Path(os.environ.get("TIRFLOW_HOME", ".tirflow")).resolve()
+
+
+def store_uri() -> str:
+    """`TIRFLOW_STORE`: the artifact store, a directory or an fsspec URI; `<home>/store`."""
+    store = os.environ.get("TIRFLOW_STORE", str(home() / "store"))
+    return store if "://" in store else str(Path(store).resolve())  # stages run in other directories
+
+
+def stage_environment(stage: str, config: Mapping[str, Any] | None = None) -> dict[str, str]:
+    """The environment of a stage process: an allow-list, and the secrets that this stage needs with this `config`.
+
+    One thread unless the launcher's environment says otherwise, as torchrun has it: tiny kernels gain nothing from a
+    second one and spin against whatever else runs on the machine (seen: a tenth of the speed).
+    """
+    return _own_environment(STAGE_VARIABLES) | stage_secrets(stage, config or {})
+
+
+def container_environment() -> dict[str, str]:
+    """The environment of a stage in a container; secrets come as a file, which `docker inspect` does not show."""
+    return _own_environment(CONTAINER_VARIABLES)
+
+
+def stage_secrets(stage: str, config: Mapping[str, Any]) -> dict[str, str]:
+    """The secrets of this process's environment that a stage needs with this `config`."""
+    names = [*STAGE_SECRETS.get(stage, ()), *named_keys(config)]
+    names += STORE_SECRETS if "://" in store_uri() else ()
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def load_secrets() -> None:
+    """Take the secrets in the file that `TIRFLOW_SECRETS_FILE` names, a JSON object, into the environment."""
+    path = os.environ.pop("TIRFLOW_SECRETS_FILE", "")
+    if path:
+        os.environ.update(json.loads(Path(path).read_text()))
+
+
+def _own_environment(names: tuple[str, ...]) -> dict[str, str]:
+    """The named variables, one thread by default, and where stages find this home."""
+    return {"OMP_NUM_THREADS": "1"} | _named(names) | {"TIRFLOW_HOME": str(home()), "PYTHONUNBUFFERED": "1"}
+
+
+def _named(names: tuple[str, ...]) -> dict[str, str]:
+    """Those of these variables that are set, and NCCL's."""
+    return {name: text for name, text in os.environ.items() if name in names or name.startswith(STAGE_PREFIX)}
+
+
+def named_keys(config: Mapping[str, Any]) -> list[str]:
+    """The variables that a stage's configuration names as keys: of endpoints, of a pool."""
+    return [name for name, _ in _keys_in(config)]
+
+
+def _keys_in(config: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Each variable that is named, and the setting that names it."""
+    section = config.get("synthesize") or {}
+    named = [
+        (section.get(who, {}).get("key_variable", ""), f"synthesize.{who}.key_variable") for who in ASKERS
+    ]
+    served = (config.get("evaluate") or {}).get("endpoint") or {}
+    named.append((served.get("key_variable", ""), "evaluate.endpoint.key_variable"))
+    pool = (config.get("generation") or {}).get("pool") or {}
+    named.append((pool.get("key_variable", ""), "generation.pool.key_variable"))
+    named.append(((config.get("rl") or {}).get("reward_key_variable", ""), "rl.reward_key_variable"))
+    return [(name, setting) for name, setting in named if name]
+
+
+def named_key(name: str, setting: str) -> str:
+    """The value of the key that a `setting` names, "" for no name. Never log it. ValueError if it is not set."""
+    if name and not os.environ.get(name):
+        raise ValueError(
+            f"{name} is not set, and {setting} names it: export {name}=... before the worker starts"
+        )
+    return os.environ[name] if name else ""
+
+
+def require_keys(config: Mapping[str, Any]) -> None:
+    """ValueError, with the remedy, if a key that a stage's configuration names is not set."""
+    for name, setting in _keys_in(config):
+        named_key(name, setting)
+
+
+def hub_token() -> str:
+    """`HF_TOKEN`: with which things are published on a hub. Never log it. ValueError if it is not set."""
+    if not os.environ.get("HF_TOKEN"):
+        raise ValueError(
+            "HF_TOKEN is not set: export HF_TOKEN=..., a token with write access; or try --dry-run"
+        )
+    return os.environ["HF_TOKEN"]
+
+
+def hub_endpoint() -> str:
+    """`HF_ENDPOINT`: the hub that things are published on."""
+    return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+
+
+def inherited_environment() -> dict[str, str]:
+    """Everything: for Prefect's own server, worker and commands."""
+    return dict(os.environ)
+
+
+def prefect_api_url() -> str | None:
+    """`PREFECT_API_URL`: the Prefect server that flows and deployments talk to."""
+    return os.environ.get("PREFECT_API_URL")
+
+
+def chosen_backend() -> str:
+    """`TIRFLOW_BACKEND`: where stages run, process (default), docker or workers."""
+    return os.environ.get("TIRFLOW_BACKEND", "process")
+
+
+def cache_limit_bytes() -> int:
+    """`TIRFLOW_CACHE_GIB`: how much of an object store's artifacts a host keeps copies of; 500."""
+    return int(float(os.environ.get("TIRFLOW_CACHE_GIB", "500")) * 2**30)
+
+
+def stage_queue() -> str | None:
+    """`TIRFLOW_STAGE_QUEUE`: the queue of the stage pool that stages are ordered in; None: its default."""
+    return os.environ.get("TIRFLOW_STAGE_QUEUE")
+
+
+@dataclass(frozen=True, slots=True)
+class DockerSettings:
+    """How stages run in containers on this host."""
+
+    images: str  # what the images' names begin with
+    gpus: str  # their ids, comma-separated; empty: all, where the image is a CUDA build
+    memory: str  # of a stage's container, as Docker writes it (64g); empty: no limit
+    shared_memory: str  # size of /dev/shm, which NCCL and data loaders use
+    network: str  # of stages that need one
+
+
+def docker_settings() -> DockerSettings:
+    """`TIRFLOW_IMAGES`, `TIRFLOW_GPUS`, `TIRFLOW_STAGE_MEMORY`, `TIRFLOW_STAGE_SHM` and `TIRFLOW_STAGE_NETWORK`."""
+    return DockerSettings(
+        images=os.environ.get("TIRFLOW_IMAGES", "tirflow-"),
+        gpus=os.environ.get("TIRFLOW_GPUS", ""),
+        memory=os.environ.get("TIRFLOW_STAGE_MEMORY", ""),
+        shared_memory=os.environ.get("TIRFLOW_STAGE_SHM", "16g"),
+        network=os.environ.get("TIRFLOW_STAGE_NETWORK", "bridge"),
+    )
+
+
+def vllm_python() -> Path:
+    """`TIRFLOW_VLLM_PYTHON`: the interpreter of stages that sample with vLLM; by default that of `make setup-vllm`."""
+    root = Path(__file__).resolve().parents[3]
+    return Path(os.environ.get("TIRFLOW_VLLM_PYTHON", root / ".venv-vllm" / "bin" / "python"))
+
+
+def serve_key() -> str:
+    """`TIRFLOW_API_KEY`: what clients of `tirflow serve` must send; "" for none. Never log it."""
+    return os.environ.get("TIRFLOW_API_KEY", "")
+
+
+def reward_environment(key_variable: str) -> dict[str, str]:
+    """The environment of a reward function's process: no secret but the one that the recipe names."""
+    named = {key_variable: named_key(key_variable, "rl.reward_key_variable")} if key_variable else {}
+    return {name: os.environ[name] for name in STAGE_VARIABLES if name in os.environ} | named
+
+
+def sandbox_address() -> str:
+    """`TIRFLOW_SANDBOX_ADDRESS`: the interpreter beside this stage's container, where the recipe names none."""
+    return os.environ.get("TIRFLOW_SANDBOX_ADDRESS", "")
+
+
+def image_digest() -> str:
+    """`TIRFLOW_IMAGE`: the digest of the image that this stage runs in; empty outside a container."""
+    return os.environ.get("TIRFLOW_IMAGE", "")
+
+
+def sandbox_token_file() -> str:
+    """`TIRFLOW_SANDBOX_TOKEN_FILE`: the file that holds the token of a sandbox server reached over TCP; else empty."""
+    return os.environ.get("TIRFLOW_SANDBOX_TOKEN_FILE", "")
+
+
+def shared_directory() -> Path:
+    """`TIRFLOW_SHARED`: a directory that all GPU hosts see; stages over several of them keep their checkpoints there.
+
+    ValueError if it is not set or not there.
+    """
+    named = os.environ.get("TIRFLOW_SHARED", "")
+    if not named or not Path(named).is_dir():
+        raise ValueError(
+            f"several hosts (optimizer.nodes, generation.pool.nodes): TIRFLOW_SHARED = '{named}' must be a directory "
+            "that all GPU hosts share"
+        )
+    return Path(named).resolve()
+
+
+def stage_address() -> str:
+    """`TIRFLOW_ADDRESS`: where other hosts reach this one; empty: as the Prefect server does."""
+    return os.environ.get("TIRFLOW_ADDRESS", "")
+
+
+def ranks_environment(interface: str) -> dict[str, str]:
+    """The environment of ranks, which is that of their stage; `interface`: which network they talk over, "" for any."""
+    names = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+    return (dict.fromkeys(names, interface) if interface else {}) | dict(os.environ)
+
+
+def world_size() -> int:
+    """`WORLD_SIZE` as a launcher of ranks sets it; 1 without one."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def rank() -> int:
+    """`RANK` as a launcher of ranks sets it; 0 without one."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def under_launcher() -> bool:
+    """True inside a rank that torchrun or the DeepSpeed launcher started."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def configure_vllm(cpu_cache_gib: int) -> None:
+    """Set what vLLM reads when it is imported: engine in this process, no usage reports, warnings only.
+
+    The engine core must live in this process so that weights go over as tensors, without a file or a socket.
+    """
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(cpu_cache_gib))
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+
+
+def server_environment(cpu_cache_gib: int, token: str, devices: str, cores: str) -> dict[str, str]:
+    """The environment of a server of the pool: no secret but its own `token`.
+
+    `devices`: its GPUs, comma-separated; `cores`: those of each of its workers, as vLLM writes them; "" where there
+    are GPUs.
+    """
+    return (
+        _named(STAGE_VARIABLES)
+        | {
+            "VLLM_SERVER_DEV_MODE": "1",  # pause, weights and checksums; `RequireToken` stands before them
+            "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", str(cpu_cache_gib)),
+            "VLLM_NO_USAGE_STATS": "1",
+            "VLLM_LOGGING_LEVEL": "WARNING",
+            "TIRFLOW_POOL_TOKEN": token,
+            "PYTHONUNBUFFERED": "1",
+        }
+        | ({"CUDA_VISIBLE_DEVICES": devices} if devices else {})
+        | ({"VLLM_CPU_OMP_THREADS_BIND": cores} if cores else {})
+    )
+
+
+def pool_token() -> str:
+    """`TIRFLOW_POOL_TOKEN`: what a server of the pool asks of whoever talks to it. Never log it."""
+    return os.environ.get("TIRFLOW_POOL_TOKEN", "")
+
+
+def visible_gpus() -> list[str]:
+    """`CUDA_VISIBLE_DEVICES`: the ids of the GPUs that this process may use; empty: all of the host."""
+    return [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+
+
+def become_only_rank() -> None:
+    """Set `LOCAL_RANK` as a launcher would: DeepSpeed asks for it even where there is none."""
+    os.environ.setdefault("LOCAL_RANK", "0")
+
+
+def quieten_engines() -> None:
+    """For a conversation in a terminal: vLLM says errors alone, unless `VLLM_LOGGING_LEVEL` says otherwise."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+
+
+def tell_deepspeed_of_cpu() -> None:
+    """Set `DS_ACCELERATOR`, which DeepSpeed reads when it is imported: it then spares itself a search and a warning."""
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")

@@ -1,0 +1,89 @@
+"""A subprocess under a guard (`guard.py`), which ends it with all it started when this process ends."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Literal
+
+GRACE_S = 10.0
+MAX_LINE_CHARS = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a stage ended."""
+
+    code: int  # 128 + n if signal n ended it
+    # what its surroundings say; lost: they do not know it any more, away: they do not answer
+    cause: Literal["", "out_of_memory", "lost", "away"] = ""
+
+
+class RunningProcess:
+    """A subprocess under a guard and the lifeline that keeps it alive."""
+
+    def __init__(self, process: subprocess.Popen[str], lifeline: int) -> None:
+        self._process = process
+        self._lifeline: int | None = lifeline
+
+    def lines(self) -> Iterator[str]:
+        """Its stdout line by line; a line longer than 1 Mi characters comes in pieces."""
+        assert self._process.stdout is not None
+        while line := self._process.stdout.readline(MAX_LINE_CHARS):
+            yield line.rstrip("\n")
+
+    def ended(self) -> bool:
+        """True once it has ended."""
+        return self._process.poll() is not None
+
+    def wait(self) -> Exit:
+        """How it ended."""
+        code = self._process.wait()
+        return Exit(128 - code if code < 0 else code)
+
+    def stop(self) -> None:
+        """Close the lifeline: the guard ends the stage. A guard that does not finish is killed with the group."""
+        lifeline, self._lifeline = self._lifeline, None
+        if lifeline is None:
+            return
+        os.close(lifeline)
+        try:
+            self._process.wait(GRACE_S + 5)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+
+def start_guarded(
+    command: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    cwd: Path,
+    stdout: int | IO[bytes],
+    stderr: int | IO[bytes],
+    grace_s: float = GRACE_S,
+    keep_open: tuple[int, ...] = (),
+) -> RunningProcess:
+    """Start a command under a guard, which ends it with all it started when this process ends, however that is.
+
+    `keep_open`: descriptors that it inherits.
+    """
+    reader, writer = os.pipe()
+    guard = ["-m", "tasks.shared.contract.guard", str(reader), str(grace_s), "--"]
+    process = subprocess.Popen(
+        [sys.executable, *guard, *command],
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=stderr,
+        env=dict(env),
+        cwd=cwd,
+        pass_fds=(reader, *keep_open),
+        start_new_session=True,
+        text=True,
+        errors="replace",
+    )
+    os.close(reader)
+    return RunningProcess(process, writer)

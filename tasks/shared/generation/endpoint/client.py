@@ -1,0 +1,260 @@
+"""Ask an OpenAI-compatible endpoint: paced, within the budget, again where that can help, every response kept.
+
+What the endpoint says is not trusted: a body has a largest size and a deadline, and the key is taken out of whatever
+is kept or shown. A request that was in flight when the stage was killed has the same `Idempotency-Key` when it is sent
+again, so that an endpoint that knows the header answers without charging for it twice.
+"""
+
+import asyncio
+import hashlib
+import json
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import httpx2
+import openai
+from pydantic_core import from_json, to_json
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
+from tenacity.wait import wait_random_exponential
+
+from tasks.shared.config.endpoint import EndpointAccess
+from tasks.shared.contract.environment import named_key
+from tasks.shared.generation.endpoint.completion import Completion, Usage
+from tasks.shared.generation.endpoint.limits import Budget, TokenBucket
+from tasks.shared.generation.endpoint.responses import ResponseKey, ResponseLog
+
+MAX_BODY_BYTES = 64 << 20
+MAX_FAILED_BYTES = 64 << 10  # of an answer that is none
+SAID_CHARS = 300
+AGAIN = frozenset({408, 409, 425, 429})  # and every 5xx
+REFUSED = frozenset({401, 403, 404})  # key, rights, address or model: no request will fare better
+MESSAGE_TOKENS = 128  # a chat template's own, at most, for each message
+
+
+class EndpointRefused(ValueError):
+    """The endpoint will not serve this recipe; the message says what it said."""
+
+
+@dataclass(eq=False, slots=True)
+class AttemptFailed(Exception):
+    """One attempt gave no usable response."""
+
+    # "http_429", "timeout", "connection", "invalid_response", "error", "too_large", "other_model", "empty"
+    kind: str
+    # what the endpoint said, in one line
+    said: str
+    may_pass: bool
+    # what the endpoint asks to wait
+    retry_after_s: float | None = None
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.said}"
+
+
+class EndpointClient:
+    """Asks one endpoint. Use as an asynchronous context manager, within one event loop."""
+
+    def __init__(self, config: EndpointAccess, section: str, log: ResponseLog) -> None:
+        """`section`: `config`'s, like `synthesize.teacher`. ValueError if the key that it names is not set."""
+        self._config = config
+        self._section = section
+        self._asker = asker = section.rpartition(".")[2]
+        self._key = key = named_key(config.key_variable, f"{section}.key_variable")
+        self._log = log
+        self._requests = TokenBucket(config.requests_per_minute)
+        self._tokens = TokenBucket(config.tokens_per_minute)
+        self._client = openai.AsyncOpenAI(
+            api_key=key or "none",
+            base_url=config.base_url,
+            max_retries=0,
+            timeout=config.timeout_s,
+            default_headers={"Accept-Encoding": "identity"},
+            http_client=openai.DefaultAsyncHttpxClient(
+                follow_redirects=False, event_hooks={"response": [_stop_at_failure]}
+            ),
+        )
+        self.budget = Budget(config, log.spent(asker))
+        self.num_asked = 0  # requests answered now; the others came from the log
+        self.failed_attempts: Counter[str] = Counter()
+
+    async def __aenter__(self) -> "EndpointClient":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """End its connections."""
+        await self._client.close()
+
+    async def ask(self, problem_id: str, sample: int, turn: int, payload: Mapping[str, Any]) -> Completion:
+        """The answer to one request, from the log if it was ever given.
+
+        Raises AttemptFailed after the last attempt, BudgetSpent before the first, EndpointRefused.
+        """
+        request = hashlib.sha256(json.dumps(payload, sort_keys=True).encode()).hexdigest()[:32]
+        key = ResponseKey(self._asker, problem_id, sample, turn, request)
+        kept = self._log.find(key)
+        if kept is not None:
+            return self._usable(Completion.model_validate_json(kept))
+        most = _most(payload)
+        await self.budget.reserve(most)
+        used = Usage()
+        try:
+            body = await self._attempt_until_it_passes(key, payload)
+            completion = Completion.model_validate_json(body)
+            used = completion.counted(most)
+            await asyncio.to_thread(self._log.append, key, body, used)
+            self.num_asked += 1
+        finally:
+            await self.budget.settle(most, used)
+        self._tokens.charge(used.tokens)
+        return self._usable(completion)
+
+    async def _attempt_until_it_passes(self, key: ResponseKey, payload: Mapping[str, Any]) -> str:
+        retrying = AsyncRetrying(
+            retry=retry_if_exception(lambda error: isinstance(error, AttemptFailed) and error.may_pass),
+            stop=stop_after_attempt(self._config.max_attempts),
+            wait=self._wait,
+            reraise=True,
+        )
+        async for attempt in retrying:
+            with attempt:
+                await self._requests.take(1)
+                await self._tokens.take(0)
+                number = attempt.retry_state.attempt_number
+                name = hashlib.sha256(f"{key}/{number}".encode()).hexdigest()[:32]
+                try:
+                    return await self._send(payload, {"Idempotency-Key": name})
+                except AttemptFailed as failed:
+                    self.failed_attempts[failed.kind] += 1
+                    if failed.retry_after_s:
+                        self._requests.pause(min(failed.retry_after_s, self._config.max_wait_s))
+                    raise
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _send(self, payload: Mapping[str, Any], headers: Mapping[str, str]) -> str:
+        """One attempt: a body that reads as a completion. Raises AttemptFailed, EndpointRefused."""
+        create = self._client.chat.completions.with_streaming_response.create
+        body = bytearray()
+        try:
+            async with (
+                asyncio.timeout(self._config.timeout_s),
+                create(**payload, extra_headers=headers) as response,
+            ):
+                async for part in response.iter_bytes():
+                    body += part
+                    if len(body) > MAX_BODY_BYTES:
+                        raise AttemptFailed("too_large", f"a body of over {MAX_BODY_BYTES} bytes", False)
+        except (TimeoutError, openai.APITimeoutError, httpx2.TimeoutException):
+            raise AttemptFailed("timeout", f"no response within {self._config.timeout_s:g} s", True) from None
+        except _Failure as failure:
+            raise self._status(failure) from None
+        except (openai.APIConnectionError, httpx2.HTTPError) as error:
+            raise AttemptFailed("connection", self._said(str(error.__cause__ or error)), True) from None
+        text = body.decode(errors="replace")
+        try:
+            text = to_json(self._without_key(from_json(text))).decode()  # the key may be spelled with escapes
+            completion = Completion.model_validate_json(text)
+        except ValueError:
+            raise AttemptFailed("invalid_response", self._said(text), True) from None
+        if completion.has_failed:
+            raise AttemptFailed("error", self._said(text), True)
+        return text
+
+    def _without_key(self, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {self._without_key(name): self._without_key(inner) for name, inner in value.items()}
+        if isinstance(value, list):
+            return [self._without_key(inner) for inner in value]
+        return value.replace(self._key, "***") if self._key and isinstance(value, str) else value
+
+    def _status(self, failure: "_Failure") -> Exception:
+        code = failure.status
+        said = self._said(failure.text)
+        if 300 <= code < 400:
+            return EndpointRefused(
+                f"{self._config.base_url} answers {code} and points to {failure.headers.get('location', 'nowhere')}; "
+                f"set base_url in {self._section} to where the model is served"
+            )
+        if code in REFUSED:
+            return EndpointRefused(
+                f"{self._config.base_url} answers {code} for model '{self._config.model}': {said}; "
+                f"correct base_url, model or key_variable in {self._section}"
+            )
+        retry_after = _seconds(failure.headers.get("retry-after", ""))
+        return AttemptFailed(f"http_{code}", said, code in AGAIN or code >= 500, retry_after)
+
+    def _usable(self, completion: Completion) -> Completion:
+        """The completion, if the model that was asked gave it and it has a choice. Raises AttemptFailed."""
+        answered = (completion.model or "").lower()
+        names = [name.lower() for name in (self._config.model, *self._config.aliases)]
+        if answered and not any(name in answered or answered in name for name in names):
+            said = f"'{self._said(answered)}' answered for '{names[0]}'"
+            raise AttemptFailed("other_model", f"{said}; if it is the same model, add it to aliases", False)
+        if not completion.choices:
+            raise AttemptFailed("empty", "a response without a choice", False)
+        return completion
+
+    def _wait(self, state: RetryCallState) -> float:
+        """Seconds before the next attempt: what the endpoint asks for, with jitter on top, or an exponential draw."""
+        assert state.outcome is not None
+        failed = state.outcome.exception()
+        asked = failed.retry_after_s if isinstance(failed, AttemptFailed) else None
+        longest = self._config.max_wait_s
+        jitter = float(wait_random_exponential(multiplier=min(0.5, longest), max=longest)(state))
+        return jitter if asked is None else min(asked + min(jitter, 1.0), longest)
+
+    def _said(self, text: str) -> str:
+        """One line of what the endpoint said, without the key."""
+        line = " ".join((text.replace(self._key, "***") if self._key else text).split())
+        return line[:SAID_CHARS] or "nothing"
+
+
+@dataclass(eq=False, slots=True)
+class _Failure(Exception):
+    """An answer other than 2xx, and the beginning of what it said."""
+
+    status: int
+    headers: httpx2.Headers
+    text: str
+
+
+async def _stop_at_failure(response: httpx2.Response) -> None:
+    """Raises _Failure: the client itself would take all of the body into memory, whatever its size."""
+    if response.is_success:
+        return
+    body = bytearray()
+    async for part in response.aiter_raw():
+        body += part
+        if len(body) >= MAX_FAILED_BYTES:
+            break
+    text = bytes(body[:MAX_FAILED_BYTES]).decode(errors="replace")
+    raise _Failure(response.status_code, response.headers, text)
+
+
+def _most(payload: Mapping[str, Any]) -> Usage:
+    """The most that a request can cost: a token is a byte at least."""
+    messages = payload["messages"]
+    limit = payload.get("max_tokens") or payload["max_completion_tokens"]
+    prompt = sum(len(message["content"].encode()) + MESSAGE_TOKENS for message in messages)
+    tools = [payload.get("tools"), *(message.get("tool_calls") for message in messages)]
+    prompt += sum(len(json.dumps(part)) for part in tools if part)
+    return Usage(prompt, payload.get("n", 1) * limit)
+
+
+def _seconds(retry_after: str) -> float | None:
+    """What a Retry-After header asks for, in seconds or until a date; None without one that can be read."""
+    try:
+        return max(0.0, float(retry_after))
+    except ValueError:
+        pass
+    try:
+        until = parsedate_to_datetime(retry_after)
+    except ValueError:
+        return None
+    return max(0.0, until.timestamp() - time.time())

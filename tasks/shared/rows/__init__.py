@@ -1,0 +1,1 @@
+"""Rows of problems and traces as they come from others, and the tables that stages write."""

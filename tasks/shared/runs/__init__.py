@@ -1,0 +1,1 @@
+"""What a store remembers of runs: their records, tags, leases, and what nothing wants any more."""

@@ -1,0 +1,132 @@
+"""Which artifacts are still wanted, and the removal of the others.
+
+Wanted is what runs, tags, nights and pins name, what stages that run now are made from or make, and whatever wanted
+artifacts were made from, so that lineage stays whole. Trainer states are large and many: a run keeps its last ones and
+the best.
+"""
+
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from tasks.shared.artifacts import ArtifactError, ArtifactRef, Manifest, Store
+from tasks.shared.runs.leases import Leases
+from tasks.shared.runs.record import RunRecord, RunRecords
+from tasks.shared.runs.tags import Nights, Pins, Tags
+
+TRAINER_STATE = "trainer_state"
+BEST_BY = "accuracy"  # headline metric of an RL round, over its last steps
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What is kept besides what is named."""
+
+    trainer_states: int = 1  # the last so many of each run; the best round's is kept in any case
+    youngest: timedelta = timedelta(hours=24)  # what is younger is nobody's rubbish yet
+
+
+@dataclass(frozen=True, slots=True)
+class Unwanted:
+    """An artifact that nothing names."""
+
+    location: str
+    size: int  # bytes
+    created: str  # ISO 8601, UTC; "" for a damaged one
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """What a collection has found."""
+
+    wanted: dict[str, list[str]]  # location -> who wants it
+    young: list[str]  # locations that nothing names, too young to go
+    damaged: dict[str, str]  # location -> what is wrong; never removed by a collection
+    unwanted: list[Unwanted]  # removed, unless it was a dry run
+
+
+def collect(store: Store, policy: Policy, delete: bool = False) -> Collection:
+    """Find what nothing wants, and remove it if told.
+
+    While it runs no record changes and no stage begins, so nothing becomes wanted behind its back; a stage that
+    finishes meanwhile notes its outputs afterwards and finds out if one of them is gone.
+    """
+    records, leases = RunRecords(store.root), Leases(store.root)
+    with ExitStack() as stack:
+        stack.enter_context(records.locked())
+        stack.enter_context(leases.locked())
+        manifests, damaged = _read_all(store)
+        wanted = wanted_locations(store.root, manifests, policy)
+        limit = (datetime.now(UTC) - policy.youngest).isoformat(timespec="seconds")
+        others = [manifest for location, manifest in manifests.items() if location not in wanted]
+        young = [manifest.location for manifest in others if manifest.created > limit]
+        unwanted = [
+            Unwanted(manifest.location, sum(entry.size for entry in manifest.files), manifest.created)
+            for manifest in others
+            if manifest.created <= limit
+        ]
+        if delete:
+            for artifact in unwanted:
+                store.remove(artifact.location)
+    return Collection(wanted, young, damaged, unwanted)
+
+
+def wanted_locations(store: str, manifests: dict[str, Manifest], policy: Policy) -> dict[str, list[str]]:
+    """Location -> who wants it, for everything that is not to be removed."""
+    wanted: dict[str, list[str]] = {}
+
+    def want(refs: Iterable[ArtifactRef], who: str) -> None:
+        for ref in refs:
+            wanted.setdefault(ref.location, []).append(who)
+
+    records = RunRecords(store)
+    for run in records.names():
+        want(_of_run(records.read(run), policy.trainer_states), f"run {run}")
+    tags, nights = Tags(store), Nights(store)
+    for tag in tags.names():
+        held = tags.current(tag)
+        assert held is not None, tag
+        want((held.checkpoint, held.evaluation_sets, held.evaluation), f"tag {tag}")
+    for subject in nights.names():
+        want((night.evaluation for night in nights.of(subject)), f"nights of {subject}")
+    for name, pin in Pins(store).all().items():
+        want((pin.artifact,), f"pin {name}")
+    for lease in Leases(store).living():
+        made = [manifest.location for manifest in manifests.values() if manifest.created >= lease.since]
+        for location in (*lease.locations, *made):
+            wanted.setdefault(location, []).append(f"running: {lease.holder}")
+    waiting = list(wanted)
+    while waiting:
+        location = waiting.pop()
+        manifest = manifests.get(location)
+        for parent in manifest.provenance.inputs.values() if manifest else ():
+            if parent.location not in wanted and parent.kind != TRAINER_STATE:
+                wanted[parent.location] = [f"made into {location}"]
+                waiting.append(parent.location)
+    return wanted
+
+
+def _of_run(record: RunRecord, trainer_states: int) -> list[ArtifactRef]:
+    """What a run wants: inputs and outputs of its stages, of the trainer states the last ones and the best."""
+    refs = [
+        ref
+        for stage in record.stages.values()
+        for ref in (*stage.inputs.values(), *stage.outputs.values())
+        if ref.kind != TRAINER_STATE
+    ]
+    rounds = [stage for stage in record.stages.values() if TRAINER_STATE in stage.outputs]  # in their order
+    kept = rounds[len(rounds) - min(trainer_states, len(rounds)) :]
+    kept += sorted(rounds, key=lambda stage: float(stage.metrics.get(BEST_BY) or 0.0))[-1:]
+    return refs + [stage.outputs[TRAINER_STATE] for stage in kept]
+
+
+def _read_all(store: Store) -> tuple[dict[str, Manifest], dict[str, str]]:
+    manifests: dict[str, Manifest] = {}
+    damaged: dict[str, str] = {}
+    for location in store.locations():
+        try:
+            manifests[location] = store.read(location)
+        except ArtifactError as error:
+            damaged[location] = str(error)
+    return manifests, damaged

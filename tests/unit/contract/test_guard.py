@@ -1,0 +1,111 @@
+"""The guard: exit codes, and nothing of a stage left when it ends, is stopped, or loses its launcher."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+GUARD = [sys.executable, "-m", "tasks.shared.contract.guard"]
+# Notes its own pid and that of a child in a session of its own, then sleeps.
+SPREADING = """
+import os, signal, subprocess, sys, time
+if sys.argv[2] == "stubborn":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+child = subprocess.Popen(["sleep", "600"], start_new_session=True)
+open(sys.argv[1] + ".tmp", "w").write(f"{os.getpid()} {child.pid}")
+os.rename(sys.argv[1] + ".tmp", sys.argv[1])
+time.sleep(0 if sys.argv[2] == "leave" else 600)
+"""
+
+
+def run_guard(code: str) -> int:
+    """The guard's exit code for a Python program."""
+    reader, writer = os.pipe()
+    try:
+        return subprocess.run(
+            [*GUARD, str(reader), "1", "--", sys.executable, "-c", code], pass_fds=(reader,)
+        ).returncode
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def wait_for(condition: Callable[[], bool], timeout_s: float = 120.0) -> None:
+    """Until the condition holds; AssertionError after the timeout."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+def gone(pid: int) -> bool:
+    """True if no such process lives (a zombie does not)."""
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def start_spreading(tmp_path: Path, how: str) -> tuple[subprocess.Popen[bytes], int, Path]:
+    """A guard over a program that has a child in another session; the process, the lifeline, the note of pids."""
+    note = tmp_path / "pids"
+    reader, writer = os.pipe()
+    command = [*GUARD, str(reader), "1", "--", sys.executable, "-c", SPREADING, str(note), how]
+    process = subprocess.Popen(command, pass_fds=(reader,), start_new_session=True)
+    os.close(reader)
+    wait_for(note.exists)
+    return process, writer, note
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [("pass", 0), ("raise SystemExit(3)", 3), ("import os; os.kill(os.getpid(), 9)", 137)],
+)
+def test_exit_codes_and_signals_are_passed_on(code: str, expected: int) -> None:
+    assert run_guard(code) == expected
+
+
+@pytest.mark.parametrize("how", ["plain", "stubborn"])
+def test_closing_the_lifeline_ends_everything(tmp_path: Path, how: str) -> None:
+    process, lifeline, note = start_spreading(tmp_path, how)
+    pids = [int(pid) for pid in note.read_text().split()]
+    os.close(lifeline)
+    assert process.wait(timeout=60) == 128 + (signal.SIGKILL if how == "stubborn" else signal.SIGTERM)
+    assert all(gone(pid) for pid in pids)
+
+
+def test_what_a_stage_leaves_behind_is_killed_when_it_ends(tmp_path: Path) -> None:
+    process, lifeline, note = start_spreading(tmp_path, "leave")
+    assert process.wait(timeout=60) == 0
+    os.close(lifeline)
+    assert all(gone(int(pid)) for pid in note.read_text().split())
+
+
+def test_a_launcher_killed_by_sigkill_takes_the_stage_with_it(tmp_path: Path) -> None:
+    note = tmp_path / "pids"
+    launcher = (
+        "import os, subprocess, sys, time\n"
+        "reader, writer = os.pipe()\n"
+        f"command = {GUARD!r} + [str(reader), '1', '--', sys.executable, '-c', {SPREADING!r}, {str(note)!r}, 'plain']\n"
+        "subprocess.Popen(command, pass_fds=(reader,), start_new_session=True)\n"
+        "time.sleep(600)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", launcher])
+    wait_for(note.exists)
+    pids = [int(pid) for pid in note.read_text().split()]
+    process.kill()
+    process.wait()
+    wait_for(lambda: all(gone(pid) for pid in pids))
+
+
+def test_a_guard_killed_by_sigkill_takes_the_stage_with_it(tmp_path: Path) -> None:
+    process, lifeline, note = start_spreading(tmp_path, "plain")
+    stage, child = (int(pid) for pid in note.read_text().split())
+    process.kill()
+    process.wait()
+    wait_for(lambda: gone(stage))
+    os.close(lifeline)
+    os.kill(child, signal.SIGKILL)  # the one thing that only a living guard cleans up

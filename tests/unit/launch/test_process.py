@@ -1,0 +1,70 @@
+"""Which interpreter runs a stage, and what the process backend says of it."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from tasks.launch import Run, require_surroundings
+from tasks.launch.backends.process import ProcessBackend
+from tasks.shared.config.recipes import load_recipe
+
+VLLM = {"generation": {"engine": "vllm"}}
+EMBEDDED = {"generation": {"engine": "transformers"}}
+
+
+def an_interpreter(directory: Path, body: str) -> Path:
+    python = directory / "python"
+    python.write_text(f"#!/bin/sh\n{body}\n")
+    python.chmod(0o755)
+    return python
+
+
+def program(tmp_path: Path, config: object) -> str:
+    request = tmp_path / "request.json"
+    request.write_text(json.dumps({"config": config}))
+    return ProcessBackend().command("rl", request)[0]
+
+
+def test_a_stage_that_samples_with_vllm_has_its_own_interpreter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = an_interpreter(tmp_path, 'echo "python 9; torch 8"')
+    monkeypatch.setenv("TIRFLOW_VLLM_PYTHON", str(python))
+    assert program(tmp_path, VLLM) == str(python)
+    assert program(tmp_path, EMBEDDED) == program(tmp_path, {"sft": {}}) == sys.executable
+    backend = ProcessBackend()
+    assert backend.identity("rl", VLLM) == "python 9; torch 8"
+    assert f"torch {__import__('torch').__version__}" in backend.identity("rl", EMBEDDED)
+    assert "prefect" not in backend.identity("rl", EMBEDDED)
+
+
+def test_a_missing_or_broken_interpreter_stops_a_run_before_it_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TIRFLOW_VLLM_PYTHON", str(tmp_path / "nowhere"))
+    recipe = load_recipe("tiny", {"generation.engine": "vllm"})
+    with pytest.raises(ValueError, match=r"there is no .*nowhere: make setup-vllm .*'transformers'$"):
+        require_surroundings(Run("demo", recipe, store=str(tmp_path)))
+    require_surroundings(Run("demo", load_recipe("tiny"), store=str(tmp_path)))
+    broken = an_interpreter(tmp_path, "echo no libc >&2; exit 127")
+    monkeypatch.setenv("TIRFLOW_VLLM_PYTHON", str(broken))
+    with pytest.raises(ValueError, match=r"does not run \(no libc\); set it up again: make setup-vllm"):
+        require_surroundings(Run("demo", recipe, store=str(tmp_path)))
+
+
+def test_a_base_in_four_bits_without_bitsandbytes_stops_a_run_before_it_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = load_recipe("tiny", {"generation.engine": "vllm", "rl.optimizer.lora": {"base": "nf4"}})
+    run = Run("demo", recipe, store=str(tmp_path))
+    (tmp_path / "with").mkdir()
+    python = an_interpreter(tmp_path / "with", 'echo "python 9; bitsandbytes 0.50.2"')
+    monkeypatch.setenv("TIRFLOW_VLLM_PYTHON", str(python))
+    require_surroundings(run)
+    monkeypatch.setenv("TIRFLOW_VLLM_PYTHON", str(an_interpreter(tmp_path, 'echo "bitsandbytes -; numpy 2"')))
+    with pytest.raises(
+        ValueError, match=r"rl\.optimizer\.lora\.base = 'nf4' needs the package bitsandbytes, .*$"
+    ):
+        require_surroundings(run)
