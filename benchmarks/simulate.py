@@ -3,10 +3,11 @@
     make bench-simulate        # benchmarks/results/simulate.md
 
 Events are the ends of pieces of responses. An engine decodes its rows side by side; how long its steps take, and the
-trainer's, comes from the arithmetic behind `tirflow plan` (flows/planning/seconds.py). A row leaves its engine while its
-program runs. A step trains on whole groups, the oldest first, and waits for those that the next step might not train on any
-more; at most (staleness + 1) steps' groups are begun and not trained. Staleness 0 stands there twice: on all GPUs in
-turn (inside), and with GPUs apart. The page begins with steps that were measured, and how far off they come out.
+trainer's, comes from the arithmetic behind `tirflow plan` (flows/planning/seconds.py). A row leaves its engine while
+its program runs. A step trains on whole groups, the oldest first, and waits for those that the next step might not
+train on any more; at most (staleness + 1) steps' groups are begun and not trained. Staleness 0 stands there twice: on
+all GPUs in turn (inside), and with GPUs apart. The page begins with steps that were measured, and how far off they
+come out.
 """
 
 import argparse

@@ -90,6 +90,18 @@ def test_layers(module: str) -> None:
             assert allowed, f"{module} imports {name}: the sandbox's image holds the standard library alone"
 
 
+def test_every_shared_module_has_a_room() -> None:
+    loose = [path.name for path in (ROOT / "tasks" / "shared").glob("*.py")]
+    assert loose == ["__init__.py"], "what stages share lies in a package, see docs/architecture.md"
+
+
+def test_the_map_names_every_room() -> None:
+    rooms = {path.parent.name for path in (ROOT / "tasks" / "shared").glob("*/__init__.py")}
+    for place in ("docs/architecture.md", "tasks/shared/__init__.py"):
+        text = (ROOT / place).read_text()
+        assert not [room for room in sorted(rooms) if not re.search(rf"(^|`){room}\b", text, re.M)], place
+
+
 def test_no_import_cycles() -> None:
     graph = {
         module: {n for n in imports(path, everywhere=False) if n in MODULES}

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tasks.shared.execution import docker
+from tasks.launch.backends import docker
 
 from tasks.launch.backends.docker import role_of
 from tasks.launch.backends.reach import mounts_of, needs_network, user_of_stages
