@@ -328,6 +328,7 @@ def server_environment(cpu_cache_gib: int, token: str, devices: str, cores: str)
         }
         | ({"CUDA_VISIBLE_DEVICES": devices} if devices else {})
         | ({"VLLM_CPU_OMP_THREADS_BIND": cores} if cores else {})
+        | ({"OMP_NUM_THREADS": str(cores.count(",") + 1)} if cores and "|" not in cores else {})
     )
 
 

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tasks.launch.backends import docker
 
+from tasks.launch.backends import docker
 from tasks.launch.backends.docker import role_of
 from tasks.launch.backends.reach import mounts_of, needs_network, user_of_stages
 from tasks.shared.config.recipes import load_recipe

@@ -23,6 +23,9 @@ PACKAGE = "tasks.shared.generation.pool"
 LAST_LINES = 3
 ERROR = re.compile(r"^(\(\w+ pid=\d+\) )?[\w.]*(Error|Exception)\b")  # as a traceback ends
 NCCL = '{"backend": "nccl"}'  # vLLM's weight_transfer_config
+# The engine's loop computes itself. vLLM would give a worker on the CPU a process of its own even where it is alone;
+# the two then wait for each other by spinning, which takes two cores and starves whoever asks on a small machine.
+ONE_PROCESS = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 
 
 class PoolFailed(ValueError):
@@ -168,6 +171,7 @@ def plan_servers(
         "tensor_parallel_size": config.tensor_parallel,
         "quantization": None if config.quantization == "none" else config.quantization,
         "weight_transfer_config": NCCL if uses_nccl(config) else None,
+        "distributed_executor_backend": None if gpus or config.tensor_parallel > 1 else ONE_PROCESS,
     }
     servers = []
     for number in range(config.servers):
