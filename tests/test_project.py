@@ -189,6 +189,13 @@ def test_only_environment_py_reads_the_environment() -> None:
         assert found is None, f"{module} reads the environment; do it in tasks/shared/contract/environment.py"
 
 
+def test_only_text_ids_py_encodes() -> None:
+    """A tokenizer is shared by threads, and a call of `encode` changes it."""
+    for module, path in MODULES.items():
+        encodes = "tokenizer.encode(" in path.read_text()
+        assert not encodes or module == "tasks.shared.traces.text_ids", f"{module}: call text_ids"
+
+
 def test_module_docstrings_and_sizes() -> None:
     for module, path in MODULES.items():
         text = path.read_text()

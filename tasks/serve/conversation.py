@@ -9,6 +9,7 @@ from jinja2 import TemplateError
 from tasks.shared.config import EvaluateStage
 from tasks.shared.traces.dialect import Dialect, TraceFormatError, dialect_of
 from tasks.shared.traces.encoding import encode_feedback, encode_prompt, encode_words
+from tasks.shared.traces.text_ids import text_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -70,10 +71,7 @@ class Prompts:
 
         ValueError: none, ids that are no tokens, or more than the recipe allows.
         """
-        given = (
-            self._tokenizer.encode(prompt, add_special_tokens=False) if isinstance(prompt, str) else prompt
-        )
-        ids = tuple(given)
+        ids = tuple(text_ids(self._tokenizer, prompt) if isinstance(prompt, str) else prompt)
         if not all(0 <= i < len(self._tokenizer) for i in ids):
             raise ValueError(f"the prompt has ids that are no tokens: 0 to {len(self._tokenizer) - 1} are")
         if not 0 < len(ids) <= self._most:
@@ -95,7 +93,7 @@ class Prompts:
         except TemplateError as error:
             raise ValueError(f"the chat template cannot write this conversation ({error})") from None
         assert isinstance(text, str)
-        return tuple(self._tokenizer.encode(text, add_special_tokens=False))
+        return tuple(text_ids(self._tokenizer, text))
 
     def _begun(self, text: str) -> tuple[int, ...]:
         """The ids of what the assistant has said, and of outputs in it, as a rollout appends them."""

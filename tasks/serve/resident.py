@@ -76,9 +76,9 @@ class Resident:
 
     def ask(self, request: RolloutRequest, listen: Listener, follows: bool) -> None:
         """Sample; `listen` hears of it as it grows (if it `follows`) and once it has ended, or an error."""
-        if self.failed is not None:
-            raise self.failed
         self._orders.put(_Asked(request, listen, follows))
+        if self.failed is not None:  # looked at last: nobody is left to read the order
+            raise self.failed
 
     def drop(self, request_id: str) -> None:
         """Nobody listens any more."""

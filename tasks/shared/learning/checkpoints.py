@@ -18,6 +18,7 @@ from tasks.shared.learning.checkpoint_files import (
     refuse_pointers,
     require_files,
 )
+from tasks.shared.traces.text_ids import text_ids
 from tasks.shared.traces.turns import stop_ids, turn_end
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def load_tokenizer(checkpoint: Path) -> "PreTrainedTokenizerBase":
     except Exception as error:  # of a foreign tokenizer's file: the library raises bare Exceptions too
         said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"{checkpoint}: its tokenizer cannot be opened ({said}); save it again") from error
-    if not tokenizer.encode(SENTENCE, add_special_tokens=False):
+    if not text_ids(tokenizer, SENTENCE):
         raise ValueError(
             f"{checkpoint}: its tokenizer makes no token of '{SENTENCE}'; its files are incomplete, save it again"
         )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
 
+from tasks.shared.traces.text_ids import text_ids
 from tasks.shared.traces.tool_form import ARGUMENT, TOOL, TOOLS, ToolForm
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class ChatTurns:
                 assert isinstance(token, int)
                 ids.append(token)
             elif piece:
-                ids += tokenizer.encode(piece, add_special_tokens=False, split_special_tokens=True)
+                ids += text_ids(tokenizer, piece, spelled_out=True)
         return ids
 
 

@@ -13,6 +13,7 @@ from jinja2 import TemplateError
 from tasks.shared.traces.chat_turns import chat_turns, conversation
 from tasks.shared.traces.dialect import Dialect
 from tasks.shared.traces.plain import plain_prompt
+from tasks.shared.traces.text_ids import text_ids
 from tasks.shared.traces.trajectory import turns_between
 from tasks.shared.traces.turns import turn_end
 
@@ -43,7 +44,7 @@ def encode_prompt(
     tokenizer has no chat template, or one without system messages where there is one.
     """
     if plain:
-        return tuple(tokenizer.encode(plain_prompt(dialect, problem, system), add_special_tokens=True))
+        return tuple(text_ids(tokenizer, plain_prompt(dialect, problem, system), opened=True))
     return encode_message(tokenizer, dialect, dialect.prompt(problem, instructed), system)
 
 
@@ -73,12 +74,13 @@ def encode_message(
             f"tokenizer {tokenizer.name_or_path}: its chat template takes no system message ({error}); "
             "take those of the problems out, or put them into the problems' text"
         ) from None
-    return tuple(tokenizer.encode(text, add_special_tokens=False))
+    assert isinstance(text, str)
+    return tuple(text_ids(tokenizer, text))
 
 
 def encode_words(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
     """Ids of what a program printed or a teacher wrote: `<|im_end|>` in it is spelled out, and ends no turn."""
-    return list(tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+    return text_ids(tokenizer, text, spelled_out=True)
 
 
 def encode_feedback(tokenizer: "PreTrainedTokenizerBase", dialect: Dialect, feedback: str) -> list[int]:

@@ -7,6 +7,8 @@ may name more. SFT teaches what the template writes; each id that any of the thr
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tasks.shared.traces.text_ids import text_ids
+
 if TYPE_CHECKING:
     from transformers import GenerationConfig as TransformersGenerationConfig
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -30,7 +32,7 @@ def turn_end(tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
         ) from error
     assert isinstance(text, str)
     _, written, after = text.rpartition(MESSAGE)
-    ids = tokenizer.encode(after, add_special_tokens=False) if written else []
+    ids = text_ids(tokenizer, after) if written else []
     marks = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
     for place, token in enumerate(ids):
         if token in marks:

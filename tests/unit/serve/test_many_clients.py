@@ -1,0 +1,221 @@
+"""Many clients at once, who stream, go away, stop early and lose programs: every reply is that of its own request."""
+
+import asyncio
+import json
+import random
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+
+from tasks.serve.conversation import Message, Prompts
+from tasks.serve.resident import Resident
+from tasks.shared.generation.interleave import RolloutPolicy
+from tasks.shared.generation.protocol import Sampling
+from tasks.shared.sandbox.records import ExecutionResult, Status, sandbox_failure
+from tests.unit.generation.scripted import ScriptedGenerator
+from tests.unit.generation.tiny import tiny_tokenizer
+from tests.unit.serve.scripted_world import served, small_stage
+
+TOKENIZER = tiny_tokenizer()
+CONTROL = set(TOKENIZER.all_special_ids)
+REQUESTS, CLIENTS = 1000, 48
+
+
+def asked(number: int) -> str:
+    """The question of a request."""
+    return f"Question {number}"
+
+
+def call(number: int, sample: int) -> str:
+    """What a sample writes before its output."""
+    return f"{number}, {sample}.\n<code>\n```python\nprint({number}, {sample})\n```\n</code>"
+
+
+def shown(number: int, sample: int) -> str:
+    """The output; there is a control token in it."""
+    return f"\n<interpreter>\n{number} {sample} <|end|>\n</interpreter>\n"
+
+
+def answer(number: int, sample: int) -> str:
+    """What it writes then."""
+    return f"<answer>\n\\boxed{{{number}}} {sample}\n</answer>"
+
+
+class Knows(ScriptedGenerator):
+    """Answers the questions that it knows by their very ids; shows what it says meanwhile, and can be stopped."""
+
+    def __init__(self, known: dict[tuple[int, ...], int]) -> None:
+        super().__init__(TOKENIZER, {})
+        self._known = known
+
+    def add(self, request_id: str, ids: Sequence[int], **how: Any) -> None:
+        """As a generator."""
+        number, sample = self._known.get(tuple(ids)), int(request_id.rpartition("/")[2])
+        says = "This prompt is nobody's." if number is None else call(number, sample) + answer(number, sample)
+        self._scripts = {request_id: says}
+        super().add(request_id, ids, **how)
+
+    def extend(self, request_id: str, ids: Sequence[int], **how: Any) -> None:
+        """AssertionError where an output brings a control token."""
+        assert not CONTROL & set(ids), "a program's output was read as a control token"
+        super().extend(request_id, ids, **how)
+
+    def sampled(self, request_id: str) -> Sequence[int]:
+        """As one that `Follows`."""
+        request = self._requests[request_id]
+        return request.said if request.running else ()
+
+    def abort(self, request_id: str) -> None:
+        """As one that `Aborts`."""
+        self.release(request_id)
+
+    @property
+    def alive(self) -> int:
+        """Requests that it holds."""
+        return len(self._requests)
+
+
+class Failing:
+    """An interpreter that needs a moment; it fails under every eighth program the first time it is given."""
+
+    def __init__(self) -> None:
+        self._given: set[str] = set()
+
+    def submit(self, code: str, session: str | None = None) -> "Future[ExecutionResult]":
+        """What `print` would print, and a control token."""
+        future: Future[ExecutionResult] = Future()
+        numbers = code.strip().removeprefix("print(").removesuffix(")").replace(",", "")
+        told = ExecutionResult(Status.OK, f"{numbers} <|end|>\n", "", "", 0.001, 1.0)
+        if fails(int(numbers.split()[0])) and code not in self._given:
+            told = sandbox_failure("lost", 1)
+        self._given.add(code)
+        threading.Timer(0.001 * random.random(), future.set_result, [told]).start()
+        return future
+
+    def health(self) -> dict[str, Any]:
+        """No figures."""
+        return {}
+
+
+def fails(number: int) -> bool:
+    """Whether the sandbox fails under the program, once."""
+    return number % 8 == 0
+
+
+@contextmanager
+def often_switching() -> Iterator[None]:
+    """Threads take turns a hundred times as often."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(before / 100)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
+
+
+async def whole(client: httpx.AsyncClient, number: int, samples: int, **more: Any) -> list[dict[str, Any]]:
+    """The messages of a reply."""
+    body = {"model": "m", "messages": [{"role": "user", "content": asked(number)}], "n": samples} | more
+    reply = (await client.post("/v1/chat/completions", json=body)).json()
+    assert "choices" in reply, reply
+    return [choice["message"] for choice in reply["choices"]]
+
+
+async def streamed(client: httpx.AsyncClient, number: int, samples: int, leaves_after: int) -> list[str]:
+    """What was said of each sample, up to the event at which the client leaves."""
+    said = [""] * samples
+    body = {
+        "model": "m",
+        "messages": [{"role": "user", "content": asked(number)}],
+        "n": samples,
+        "stream": True,
+    }
+    async with client.stream("POST", "/v1/chat/completions", json=body) as reply:
+        events = 0
+        async for line in reply.aiter_lines():
+            events += 1
+            if events > leaves_after or line == "data: [DONE]":
+                break
+            if not line:
+                continue
+            told = json.loads(line.removeprefix("data: "))
+            if "error" in told:  # what was shown cannot be taken back
+                assert fails(number) and told["error"]["code"] == "sandbox"
+                break
+            for choice in told["choices"]:
+                said[choice["index"]] += choice["delta"].get("content") or ""
+    return said
+
+
+async def one(client: httpx.AsyncClient, number: int) -> None:
+    """A request of the kind that its number says, and its reply. AssertionError where it is another's."""
+    samples = 1 + number % 3
+    wanted = [call(number, i) + shown(number, i) + answer(number, i) for i in range(samples)]
+    kind = number % 7
+    if kind < 2:
+        messages = await whole(client, number, samples)
+        assert [message["content"] for message in messages] == wanted
+        assert [message["answer"] for message in messages] == [str(number)] * samples
+    elif kind == 2:
+        messages = await whole(client, number, samples, interpreter="field")
+        assert [message["content"] for message in messages] == [
+            text.replace(shown(number, i), "") for i, text in enumerate(wanted)
+        ]
+    elif kind == 3 and not fails(number):
+        messages = await whole(client, number, samples, stop=["boxed"])
+        assert [message["content"] for message in messages] == [
+            text[: text.index("boxed")] for text in wanted
+        ]
+    elif kind == 4:
+        leaving = asyncio.create_task(whole(client, number, samples))
+        await asyncio.wait({leaving}, timeout=0.05 * random.random())
+        leaving.cancel()
+    else:
+        leaves_after = 2 + number % 20 if kind == 5 else sys.maxsize
+        said = await streamed(client, number, samples, leaves_after)
+        assert all(text.startswith(part) for part, text in zip(said, wanted, strict=True))
+        assert kind == 5 or fails(number) or said == wanted
+
+
+async def everyone(address: str) -> None:
+    """All requests, from so many clients."""
+    numbers = iter(range(REQUESTS))
+
+    async def work() -> None:
+        async with httpx.AsyncClient(base_url=address, timeout=60) as client:
+            for number in numbers:
+                await one(client, number)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(CLIENTS):
+            group.create_task(work())
+
+
+def alive(address: str) -> int:
+    """Samples that the server counts."""
+    lines = httpx.get(f"{address}/metrics").text.splitlines()
+    return int(float(next(line for line in lines if line.startswith("tirflow_samples_alive ")).split()[1]))
+
+
+def test_every_reply_is_that_of_its_own_request() -> None:
+    stage = small_stage(max_sequences=256)
+    known = {Prompts(TOKENIZER, stage).of([Message("user", asked(n))]): n for n in range(REQUESTS)}
+    generator, interpreter = Knows(known), Failing()
+    policy = RolloutPolicy.of(stage.traces, stage.sandbox, stage.generation, Sampling())
+    resident = Resident(generator, interpreter, TOKENIZER, policy, Prompts(TOKENIZER, stage), 1024)
+    try:
+        with often_switching(), served(resident, max_queue=10_000) as address:
+            asyncio.run(everyone(address))
+            deadline = time.monotonic() + 10  # those who left are missed within a second
+            while (left := alive(address)) and time.monotonic() < deadline:
+                time.sleep(0.1)
+    finally:
+        resident.close()
+    assert isinstance(resident.failed, ConnectionAbortedError), "the engine failed"
+    assert (left, generator.alive) == (0, 0), "samples of clients who left are still there"
