@@ -4,8 +4,8 @@
 
 Client: a tiny model, whose server samples more than any real one: 256 rows through
 `PoolGenerator`, and through a bare load generator that posts the same bodies and throws the answers away. Servers: a
-random model of 60 M parameters, whose decoding is what takes the time, as an evaluation samples it, on one server and
-on two, each on a core of its own. What is compared runs in turn, so that noise of the machine falls on all alike; a
+random model of SmolLM2-135M's body, whose decoding is what takes the time, as an evaluation samples it, on one server
+and on two, each on a core of its own. What is compared runs in turn, so that noise of the machine falls on all alike; a
 ratio is taken within its round. Writes benchmarks/results/pool.md; about 10 minutes on two idle cores.
 """
 
@@ -89,7 +89,7 @@ def server_rounds(root: Path, rounds: int) -> list[float]:
     """Samples a second of two servers over one's, round by round."""
     make_tiny_checkpoint(TinyModel(), 0, root / "tiny")
     model = make_qwen2(
-        hidden=640, layers=12, heads=10, key_value_heads=2, intermediate=2048, vocabulary=640, positions=1024
+        hidden=576, layers=30, heads=9, key_value_heads=3, intermediate=1536, vocabulary=640, positions=1024
     )
     save_checkpoint(model, load_tokenizer(root / "tiny"), root / "larger")
     ratios = []
