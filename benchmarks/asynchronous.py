@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from benchmarks.record import headline, markdown_table, surroundings, write_page
+from benchmarks.record import environment_versions, headline, markdown_table, write_page
 from tasks.prepare.tiny_model import make_tiny_checkpoint
 from tasks.shared.artifacts import ArtifactRef, Provenance, Store
 from tasks.shared.config import (
@@ -242,7 +242,7 @@ def page(laps: dict[str, list[Lap]], loads: list[float]) -> tuple[list[str], boo
     lengths = [length for made in laps.values() for lap in made for length in lap.lengths]
     median, p99 = np.percentile(lengths, [50, 99])
     about = headline(
-        surroundings(), f"{torch.__version__} of torch", f"load {min(loads):.1f} to {max(loads):.1f}"
+        environment_versions(), f"{torch.__version__} of torch", f"load {min(loads):.1f} to {max(loads):.1f}"
     )
     lines = ["# Asynchronous RL", "", about, "", *__doc__.split("\n\n")[2].splitlines(), ""]
     lines += markdown_table(

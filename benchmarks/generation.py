@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from benchmarks.record import RESULTS, headline, markdown_table, surroundings, write_page
+from benchmarks.record import RESULTS, environment_versions, headline, markdown_table, write_page
 from benchmarks.taught import DIALECT, LEADS, MODEL, MOST_CALLS, problem, teach
 from tasks.shared.config import GenerationConfig, SandboxConfig, TracesConfig
 from tasks.shared.generation.engines import make_generator
@@ -203,7 +203,7 @@ def write(engine: str, tables: dict[str, dict[str, dict[str, float]]], rounds: i
     """Put this engine's tables into generation.json, and what that holds now into generation.md."""
     path = RESULTS / "generation.json"
     record = json.loads(path.read_text()) if path.is_file() else {}
-    record[engine] = {"about": surroundings() | {"rounds": rounds}, "tables": tables}
+    record[engine] = {"about": environment_versions() | {"rounds": rounds}, "tables": tables}
     path.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
     lines = ["# Sampling with live code", ""]
     lines += [

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 
 from benchmarks.random_work import make_qwen2, random_experience, random_sequences
-from benchmarks.record import headline, markdown_table, surroundings, write_page
+from benchmarks.record import environment_versions, headline, markdown_table, write_page
 from tasks.rl.update import PolicyUpdate
 from tasks.sft.training import train_step
 from tasks.shared.config import OptimizerConfig, RlConfig
@@ -176,7 +176,7 @@ def write(phases: list[Figures], peak: float, steps: int) -> None:
     lines = [
         "# Training a 1.5 B-parameter model on one GPU",
         "",
-        headline(surroundings(), f"torch {torch.__version__}", f"medians of {steps} steps"),
+        headline(environment_versions(), f"torch {torch.__version__}", f"medians of {steps} steps"),
         f"`make bench-gpu`. Qwen2.5-1.5B's shape, random weights, bfloat16, ZeRO 1, no gradient checkpointing; peak "
         f"taken as {peak:g} TFLOP/s (bar of SFT: {BAR:.0%}). What is computed again does not count.",
         "",

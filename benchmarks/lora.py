@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.record import headline, markdown_table, surroundings, write_page
+from benchmarks.record import environment_versions, headline, markdown_table, write_page
 from benchmarks.trl import settings
 from benchmarks.trl.laps import TRL_PYTHON, Racer, median, race, trl_version
 from benchmarks.trl.world import MODEL, make_sequences, sft_optimizer, write_rows, write_sequences
@@ -93,7 +93,7 @@ def write(racers: list[Racer], version: str, tokens: int) -> bool:
         "# LoRA: against every weight, and against TRL's",
         "",
         headline(
-            surroundings(),
+            environment_versions(),
             f"TRL {version}",
             f"medians of {len(ours.laps)} steps of each, taken in turn",
             f"load average {os.getloadavg()[1]:.1f}",

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.record import headline, markdown_table, surroundings, write_page
+from benchmarks.record import environment_versions, headline, markdown_table, write_page
 
 MOST_GROWTH = 1.15  # from 1x to 16x the samples
 LENGTH = 128  # tokens of a sequence
@@ -144,7 +144,7 @@ def write(by_samples: dict[str, list[float]], by_budget: dict[str, list[float]])
     lines = [
         "# Peak memory of a step",
         "",
-        headline(surroundings(), "each size in a process of its own"),
+        headline(environment_versions(), "each size in a process of its own"),
         "`make bench-memory`. MiB at the peak, beyond what stays resident between steps. A Qwen2-shaped model of "
         f"{SHAPE['layers']} layers, {SHAPE['hidden']} wide, float32; sequences of {LENGTH} tokens. The allocator gives "
         "freed memory back at once (`MALLOC_MMAP_THRESHOLD_=65536`): by default glibc keeps holes in its heap on top.",

@@ -21,7 +21,7 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.random_work import make_qwen2
-from benchmarks.record import headline, markdown_table, surroundings, write_page
+from benchmarks.record import environment_versions, headline, markdown_table, write_page
 from tasks.prepare.tiny_model import make_tiny_checkpoint
 from tasks.shared.config import (
     GenerationConfig,
@@ -62,7 +62,7 @@ def main() -> None:
     about = (
         f"the client's part: {ROWS} rows of at most {TOKENS} tokens, {statistics.median(rates):.0f} tokens/s"
     )
-    lines = ["# The pool of samplers", "", headline(surroundings(), about), ""]
+    lines = ["# The pool of samplers", "", headline(environment_versions(), about), ""]
     write_page("pool", lines + markdown_table(["ratio", "median and quartiles", "wanted at least"], rows))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 RESULTS = Path(__file__).parent / "results"
 
 
-def surroundings() -> dict[str, str]:
+def environment_versions() -> dict[str, str]:
     """Date, commit (marked where the tree differs from it) and processor; the GPU, or that none was seen."""
     return {
         "date": datetime.date.today().isoformat(),

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.record import headline, markdown_table, surroundings, write_page
+from benchmarks.record import environment_versions, headline, markdown_table, write_page
 from benchmarks.trl import settings
 from benchmarks.trl.laps import TRL_PYTHON, Racer, median, race, trl_version
 from benchmarks.trl.world import MODEL
@@ -143,7 +143,9 @@ def write(racers: list[Racer], rounds: int, version: str) -> float:
     lines = [
         "# An RL step with live code against TRL",
         "",
-        headline(surroundings(), f"TRL {version}", f"medians of {rounds} steps of each, taken in turn"),
+        headline(
+            environment_versions(), f"TRL {version}", f"medians of {rounds} steps of each, taken in turn"
+        ),
         f"`make bench-rl`. A step is {speed_up:.2f} times as fast as TRL's (bar: {BAR:g}), sampling "
         f"{sampling:.2f} times.",
         "",

@@ -26,7 +26,7 @@ import openai
 import torch
 import uvicorn
 
-from benchmarks.record import headline, markdown_table, surroundings, write_page
+from benchmarks.record import environment_versions, headline, markdown_table, write_page
 from benchmarks.taught import LEADS, MODEL, MOST_CALLS, PROGRAMS, problem, teach
 from tasks.serve.conversation import Message
 from tasks.serve.request import ServeRequest
@@ -200,7 +200,7 @@ def write(laps: dict[str, list[Lap]], seconds: float) -> None:
     lines = [
         "# A server under 64 clients",
         "",
-        headline(surroundings(), f"{len(ratios)} laps each, {seconds:g} s of clients in all"),
+        headline(environment_versions(), f"{len(ratios)} laps each, {seconds:g} s of clients in all"),
         "",
         *markdown_table(["", "tokens/s", "tokens"], rows),
         "",

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.record import headline, markdown_table, surroundings, write_page
+from benchmarks.record import environment_versions, headline, markdown_table, write_page
 from benchmarks.trl import settings
 from benchmarks.trl.laps import TRL_PYTHON, Racer, median, race, trl_version
 from benchmarks.trl.world import NUM_TRACES, make_base, make_sequences, write_rows, write_sequences
@@ -92,7 +92,9 @@ def write(racers: list[Racer], version: str) -> bool:
         "# SFT against TRL's SFTTrainer",
         "",
         headline(
-            surroundings(), f"TRL {version}", f"medians of {len(ours.laps)} steps of each, taken in turn"
+            environment_versions(),
+            f"TRL {version}",
+            f"medians of {len(ours.laps)} steps of each, taken in turn",
         ),
         f"`make bench-sft`. {speed_up:.2f} times the tokens per second of TRL with its packing (bar: {BAR:g}), "
         f"{speed[ours.name] / speed[same_steps.name]:.2f} times those of TRL on the same steps.",

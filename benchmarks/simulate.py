@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from benchmarks.record import headline, markdown_table, surroundings, write_page
+from benchmarks.record import environment_versions, headline, markdown_table, write_page
 from data.gpus import Gpu, find_gpu
 from data.models import ModelShape, find_model
 from flows.planning.memory import GIB, cache_bytes_per_token
@@ -311,7 +311,7 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     shape, gpu = find_model(options.model).shape, find_gpu(options.gpu)
     work = Work(options.trajectories, options.mean_tokens, options.most_tokens)
-    lines = ["# Staleness from 8 to 1,024 GPUs, simulated", "", headline(surroundings())]
+    lines = ["# Staleness from 8 to 1,024 GPUs, simulated", "", headline(environment_versions())]
     lines += [f"`python -m benchmarks.simulate {' '.join(arguments)}`".replace(" `", "`"), ""]
     measured = [
         (words, f"{seconds:.0f}", f"{simulated:.0f}", f"{simulated / seconds - 1:+.0%}")

@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from benchmarks.record import headline, markdown_table, surroundings, write_page
+from benchmarks.record import environment_versions, headline, markdown_table, write_page
 from benchmarks.sandbox_server import sandbox_server
 from tasks.shared.sandbox import Interpreter, SandboxClient, SandboxSettings
 from tasks.synthesize.traces import WrittenTrace
@@ -101,7 +101,7 @@ def main() -> int:
         ("bar", f"{BAR}"),
     ]
     settings = (f"{arguments.rounds} rounds", f"{arguments.concurrency} in flight")
-    about = headline(surroundings(), *settings, f"load average {os.getloadavg()[0]:.0f}")
+    about = headline(environment_versions(), *settings, f"load average {os.getloadavg()[0]:.0f}")
     page = ["# Verification", "", about, "", *markdown_table(("", "blocks a second"), rows)]
     if arguments.dry:
         print("\n".join(page))

@@ -7,7 +7,7 @@ from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
 from prefect.runtime import flow_run as this_run
 
-from tasks.launch import Run, require_surroundings
+from tasks.launch import Run, require_runnable
 from tasks.shared.artifacts import ArtifactRef
 from tasks.shared.config.recipes import key_by_key, load_recipe, resolve_recorded
 from tasks.shared.contract.documents import check_name
@@ -31,7 +31,7 @@ def start(recipe: str, run: str, overrides: dict[str, Any], force: bool) -> Run:
     """Begin a run of a whole recipe, or go on with the run of that name. ValueError for a mistake in the recipe."""
     resolved = load_recipe(recipe, _with_deployments_own(overrides))
     job = Run(check_name(run or resolved.name), resolved, force)
-    require_surroundings(job)
+    require_runnable(job)
     RunRecords(job.store).begin(job.name, resolved.model_dump(mode="json"))
     return job
 

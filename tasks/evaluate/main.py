@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
+from tasks.evaluate.environment_versions import environment_versions
 from tasks.evaluate.journal import Journal
-from tasks.evaluate.surroundings import surroundings
 from tasks.shared.config import EvaluateStage
 from tasks.shared.contract.stage import StageContext, StageResult, Value, stage_main
 from tasks.shared.evaluation.problems import Wanted, read_problems, wanted_samples
@@ -54,15 +54,15 @@ def run(context: StageContext[EvaluateStage]) -> StageResult:
         "protocol": protocol_of(config),
         "allow_unsafe": config.sandbox.allow_unsafe,
     }
-    circumstances = {
+    volatile = {
         "sampling_seconds": round(seconds, 3),
         "sampled_now": len(missing),
         # Samples taken in several attempts shared their batches with others: a matrix product may round otherwise.
-        "surroundings": surroundings() | {"taken_before": str(len(wanted) - len(missing))},
+        "surroundings": environment_versions() | {"taken_before": str(len(wanted) - len(missing))},
     }
     metrics = headline(summary)
     with context.output("evaluation", metrics) as output:
-        write_evaluation(output.directory, ordered, summary, circumstances)
+        write_evaluation(output.directory, ordered, summary, volatile)
         write_card(output.directory, {"default": SAMPLES_FILE}, "Graded samples of one checkpoint.")
     assert output.ref is not None
     return StageResult(outputs={"evaluation": output.ref}, metrics=metrics)

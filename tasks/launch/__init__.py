@@ -6,7 +6,7 @@ workers, which hands it to the deployment `stage/gpu`).
 
 from tasks.launch.keys import derive_seed, work_key
 from tasks.launch.nodes import join
-from tasks.launch.run import Run, StageOrder, carry_out, require_surroundings, run_stage
+from tasks.launch.run import Run, StageOrder, carry_out, require_runnable, run_stage
 
 __all__ = [
     "Run",
@@ -14,7 +14,7 @@ __all__ = [
     "carry_out",
     "derive_seed",
     "join",
-    "require_surroundings",
+    "require_runnable",
     "run_stage",
     "work_key",
 ]

@@ -19,14 +19,14 @@ def key_parts(
     config: dict[str, Any],
     inputs: dict[str, ArtifactRef],
     seed: int,
-    surroundings: str,
+    environment_versions: str,
     files: tuple[Path, ...] = (),
 ) -> dict[str, Any]:
     """Everything that the outcome of a stage depends on, as JSON has it."""
     return {
         "stage": stage,
         "code": code_digest(stage),
-        "surroundings": surroundings,
+        "surroundings": environment_versions,
         "config": config,
         "inputs": {name: [ref.kind, ref.digest] for name, ref in inputs.items()},
         "seed": seed,

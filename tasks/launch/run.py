@@ -115,8 +115,8 @@ def describe_work(order: StageOrder, store: str) -> Work:
     config = recipe.for_stage(order.stage).model_dump(mode="json")
     seed = derive_seed(recipe.seed, order.seed_label)
     backend = make_backend()
-    surroundings = backend.identity(order.stage, config)
-    parts = key_parts(order.stage, config, order.inputs, seed, surroundings, order.files)
+    environment_versions = backend.identity(order.stage, config)
+    parts = key_parts(order.stage, config, order.inputs, seed, environment_versions, order.files)
     key = work_key(parts)
     request = StageRequest(
         stage=order.stage,
@@ -181,7 +181,7 @@ def _note(order: StageOrder, work: Work, result: StageResult) -> None:
     RunRecords(work.request.store).add(order.run, order.label, record)
 
 
-def require_surroundings(run: Run) -> None:
+def require_runnable(run: Run) -> None:
     """Refuse, before anything starts, a run of which some stage could not; ValueError, one line, with the remedy."""
     if chosen_backend() == "workers":
         return  # what their hosts have is for them to say

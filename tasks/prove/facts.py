@@ -54,7 +54,7 @@ def facts(store: Store, evaluations: dict[str, ArtifactRef], name: str) -> dict[
         ],
         "lineage": [_ancestor(ref, manifest) for ref, manifest in ancestors.items()],
         "code": made.code,
-        "versions": evaluated.circumstances["surroundings"],
+        "versions": evaluated.volatile["surroundings"],
     }
 
 

@@ -12,7 +12,7 @@ from tasks.prove.facts import evaluate_config
 from tasks.publish.cards import dataset_card, model_card
 from tasks.publish.recipe_file import recipe_toml
 from tasks.publish.story import story_of
-from tasks.shared.artifacts import CIRCUMSTANCES, ArtifactRef, Manifest, Store
+from tasks.shared.artifacts import VOLATILE, ArtifactRef, Manifest, Store
 from tasks.shared.artifacts.lineage import made_from
 
 MODELS, DATASETS = ("checkpoint", "adapter"), ("traces", "rollouts")
@@ -111,7 +111,7 @@ def _dataset(store: Store, ref: ArtifactRef, wanted: Wanted, scratch: Path) -> d
 
 
 def _is_circumstance(path: str) -> bool:
-    return path.startswith(f"{CIRCUMSTANCES}/")
+    return path.startswith(f"{VOLATILE}/")
 
 
 def _merged(store: Store, adapter: Manifest) -> Manifest:

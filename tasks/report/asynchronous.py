@@ -8,10 +8,10 @@ from typing import Any
 
 from markupsafe import Markup
 
-from tasks.shared.artifacts import CIRCUMSTANCES
+from tasks.shared.artifacts import VOLATILE
 from tasks.shared.reporting.charts import Line, curve
 
-FILES = ("metrics.jsonl", f"{CIRCUMSTANCES}/timing.jsonl")
+FILES = ("metrics.jsonl", f"{VOLATILE}/timing.jsonl")
 AGES = "staleness/"  # begins the metrics of which an asynchronous step has one for each age
 
 

@@ -83,9 +83,7 @@ def cost_table(evaluations: Sequence[EvaluationInput]) -> Table:
     for evaluation in evaluations:
         for name, values in evaluation.summary["sets"].items():
             tool = sum(call.seconds for s in evaluation.samples if s.set == name for call in s.calls)
-            sampling = (
-                evaluation.evaluated.circumstances["sampling_seconds"] if evaluation.evaluated else None
-            )
+            sampling = evaluation.evaluated.volatile["sampling_seconds"] if evaluation.evaluated else None
             variance = values["variance"]
             rows.append(
                 [

@@ -22,7 +22,7 @@ from tasks.rl.evaluation import EVALUATION_FILE
 from tasks.rl.inputs import read_base, require_no_experts, require_one_round
 from tasks.rl.problems import read_problems, require_problems
 from tasks.rl.round import RlRound
-from tasks.shared.artifacts import CIRCUMSTANCES, ArtifactRef
+from tasks.shared.artifacts import VOLATILE, ArtifactRef
 from tasks.shared.config import RlStage
 from tasks.shared.contract.environment import under_launcher
 from tasks.shared.contract.stage import StageContext, StageResult, Value, stage_main
@@ -47,7 +47,7 @@ HEADLINE = (
     "entropy",
     "gap_max",
 )
-TIMING_FILE = f"{CIRCUMSTANCES}/timing.jsonl"
+TIMING_FILE = f"{VOLATILE}/timing.jsonl"
 RECENT = 5  # steps whose mean is the headline: one step is noisy
 
 

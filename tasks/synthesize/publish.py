@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from tasks.shared.artifacts import CIRCUMSTANCES, ArtifactRef
+from tasks.shared.artifacts import VOLATILE, ArtifactRef
 from tasks.shared.config import SynthesizeStage
 from tasks.shared.config.endpoint import EndpointConfig
 from tasks.shared.contract.stage import StageContext, StageResult, Value
@@ -24,7 +24,7 @@ from tasks.synthesize.rows import seconds_rows, seconds_schema, trace_row, trace
 from tasks.synthesize.traces import Checked
 
 PUBLISHED_NAME = "responses.jsonl.gz"
-SECONDS_FILE = f"{CIRCUMSTANCES}/seconds.parquet"
+SECONDS_FILE = f"{VOLATILE}/seconds.parquet"
 Context = StageContext[SynthesizeStage]
 
 
@@ -49,7 +49,7 @@ def publish(context: Context, checked: Sequence[Checked]) -> StageResult:
         write_table(output.directory / TABLES["rejected"], rejected, trace_schema())
         (output.directory / "funnel.json").write_text(json.dumps(funnel, indent=1), encoding="utf-8")
         write_card(output.directory, TABLES, describe(config, funnel, teachers))
-        (output.directory / CIRCUMSTANCES).mkdir()
+        (output.directory / VOLATILE).mkdir()
         write_table(output.directory / SECONDS_FILE, seconds, seconds_schema())
     assert output.ref is not None
     context.log(

@@ -1,7 +1,7 @@
 """Traces as rows of a dataset: chat messages and dialect text, spans, what ran, who wrote it, scores.
 
 Seconds are not among the columns: they depend on the clock, and equal traces must give equal bytes. They are rows of
-a table of their own, one a block, among the circumstances.
+a table of their own, one a block, among the volatile files.
 """
 
 from collections.abc import Iterable, Iterator

@@ -91,11 +91,11 @@ def publish_evaluation(
     """The samples as an evaluation whose summary follows from them, whatever they say."""
     config = certificate_stage()
     summary = {"sets": {"sums": summarize(samples)}, "protocol": protocol_of(config), "allow_unsafe": False}
-    circumstances = {"sampling_seconds": 1.0, "sampled_now": len(samples), "surroundings": {"python": "3.11"}}
+    volatile = {"sampling_seconds": 1.0, "sampled_now": len(samples), "surroundings": {"python": "3.11"}}
     return _publish(
         store,
         "evaluation",
-        lambda path: write_evaluation(path, samples, summary, circumstances),
+        lambda path: write_evaluation(path, samples, summary, volatile),
         inputs,
         config.model_dump(mode="json"),
     )

@@ -50,7 +50,7 @@ def test_killed_and_resumed_is_the_same_evaluation(tmp_path: Path) -> None:
     result, events = finish(start(whole), whole)
     store = Store(whole.store)
     first = read_evaluated(store, result.outputs["evaluation"])
-    assert first.circumstances["sampled_now"] == TOTAL
+    assert first.volatile["sampled_now"] == TOTAL
 
     killed = evaluate_request(tmp_path, "killed")
     process = start(killed)
@@ -64,10 +64,10 @@ def test_killed_and_resumed_is_the_same_evaluation(tmp_path: Path) -> None:
     assert 0 < taken < TOTAL
     resumed, _ = finish(start(killed), killed)
     again = read_evaluated(store, resumed.outputs["evaluation"])
-    assert again.circumstances["sampled_now"] == TOTAL - taken
+    assert again.volatile["sampled_now"] == TOTAL - taken
     one, other = (read_samples(store.fetch(made.outputs["evaluation"])) for made in (result, resumed))
     assert sum(a.response_ids == b.response_ids for a, b in zip(one, other, strict=True)) >= TOTAL - 3
-    assert again.circumstances["surroundings"]["taken_before"] == str(taken)
+    assert again.volatile["surroundings"]["taken_before"] == str(taken)
     assert [event["event"] for event in events][-1] == "result"
 
 

@@ -25,17 +25,17 @@ def publish(
     samples: list[Sample],
     seed: int = 7,
     sets: ArtifactRef = SETS,
-    surroundings: dict[str, str] | None = None,
+    environment_versions: dict[str, str] | None = None,
     **summary: Any,
 ) -> ArtifactRef:
     """An evaluation of `CHECKPOINT` as the stage would have published it."""
     numbers = summarize(samples)
     content = {"sets": {"held_out": numbers}, "allow_unsafe": False} | summary
-    circumstances = {"sampling_seconds": 1.0, "surroundings": surroundings or {}}
+    volatile = {"sampling_seconds": 1.0, "surroundings": environment_versions or {}}
     metrics = {"held_out/accuracy": numbers["accuracy"], "held_out/low": 0.1, "held_out/high": 0.9}
     inputs = {"checkpoint": CHECKPOINT, "evaluation_sets": sets}
     with store.staging("evaluation") as directory:
-        write_evaluation(directory, samples, content, circumstances)
+        write_evaluation(directory, samples, content, volatile)
         return store.publish("evaluation", directory, Provenance("evaluate", {}, seed, inputs), metrics)
 
 
@@ -69,7 +69,7 @@ def test_different_protocols_and_unexplained_samples_are_warned_of(tmp_path: Pat
         publish(
             store,
             make_evaluation(seed, 20, 2, 0.5),
-            surroundings={"torch": version, "threads": "1"},
+            environment_versions={"torch": version, "threads": "1"},
             protocol={"samples_per_problem": 2, "temperature": heat, "top_p": 1.0, "dialect": "retool"},
         )
         for seed, version, heat in ((1, "2.12", 1.0), (2, "2.13", 0.6))

@@ -31,7 +31,7 @@ class Backend(Protocol):
     """Where stages run."""
 
     def identity(self, stage: str, config: Mapping[str, Any]) -> str:
-        """What of the surroundings a stage with this configuration depends on: the versions of libraries.
+        """What of its environment a stage with this configuration depends on: the versions of libraries.
 
         Raises ValueError, one line, if what the configuration needs is not there.
         """

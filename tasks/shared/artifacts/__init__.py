@@ -1,7 +1,7 @@
 """Artifacts: directories with a manifest, published whole or not at all, checked when read."""
 
 from tasks.shared.artifacts.manifest import (
-    CIRCUMSTANCES,
+    VOLATILE,
     ArtifactError,
     ArtifactRef,
     FileEntry,
@@ -10,4 +10,4 @@ from tasks.shared.artifacts.manifest import (
 )
 from tasks.shared.artifacts.store import Store
 
-__all__ = ["CIRCUMSTANCES", "ArtifactError", "ArtifactRef", "FileEntry", "Manifest", "Provenance", "Store"]
+__all__ = ["VOLATILE", "ArtifactError", "ArtifactRef", "FileEntry", "Manifest", "Provenance", "Store"]

@@ -3,7 +3,7 @@
 The digest covers the files, so equal content has an equal digest wherever and whenever it was made; what was measured
 on a clock or depends on the host goes under `circumstances/`, which the digest leaves out. The provenance (stage,
 configuration, seed, code, inputs) is what lets a score be walked back to the problems. The seal covers the manifest
-itself, so that metrics, times and circumstances are not changed unseen either.
+itself, so that metrics, times and volatile files are not changed unseen either.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, StringConstraints, TypeAdapter, ValidationError
 
 MANIFEST_NAME = "manifest.json"
-CIRCUMSTANCES = "circumstances"  # folder of files that equal artifacts may differ in: seconds, versions, host
+VOLATILE = "circumstances"  # folder of files that equal artifacts may differ in: seconds, versions, host
 STRICT = ConfigDict(extra="forbid")  # a key that is not ours is damage, not news
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Kind = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z_]*$")]
@@ -140,10 +140,10 @@ def remedy(where: str) -> str:
 
 
 def content_digest(files: tuple[FileEntry, ...]) -> str:
-    """sha256 over path, size and hash of every file in order, circumstances left out, as hex."""
+    """sha256 over path, size and hash of every file in order, volatile ones left out, as hex."""
     digest = hashlib.sha256()
     for entry in files:
-        if not entry.path.startswith(f"{CIRCUMSTANCES}/"):
+        if not entry.path.startswith(f"{VOLATILE}/"):
             digest.update(f"{entry.path}\0{entry.size}\0{entry.sha256}\n".encode())
     return digest.hexdigest()
 

@@ -1,7 +1,7 @@
 """Files to and from an object store: several at a time, large ones in parts, those that are there already left out.
 
 An artifact's location names its content, and an object appears whole or not at all: a file of the right size under the
-right name was put there by an earlier attempt. Circumstances are no part of the content, so their objects' names hold
+right name was put there by an earlier attempt. Volatile files are no part of the content, so their objects' names hold
 their own sha256: hosts that publish equal work at once do not meet there, and the manifest that wins finds its own.
 What is downloaded is checked against its sha256 by whoever reads it.
 """
@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from upath import UPath
 
-from tasks.shared.artifacts.manifest import CIRCUMSTANCES, FileEntry
+from tasks.shared.artifacts.manifest import VOLATILE, FileEntry
 
 Item = TypeVar("Item")
 CONNECTIONS = 8
@@ -44,7 +44,7 @@ def object_name(entry: FileEntry) -> str:
     """Where a file lies below its artifact on an object store."""
     if not _is_circumstance(entry):
         return entry.path
-    return f"{CIRCUMSTANCES}/{entry.sha256[:16]}{entry.path.removeprefix(CIRCUMSTANCES)}"
+    return f"{VOLATILE}/{entry.sha256[:16]}{entry.path.removeprefix(VOLATILE)}"
 
 
 def download(source: UPath, directory: Path, entries: Iterable[FileEntry]) -> None:
@@ -84,13 +84,13 @@ def _has_size(path: UPath, size: int) -> bool:
 
 
 def _is_there(directory: Path, entry: FileEntry) -> bool:
-    """True if an earlier attempt has downloaded the file; of circumstances the size does not tell."""
+    """True if an earlier attempt has downloaded the file; of volatile files the size does not tell."""
     path = directory / entry.path
     return path.is_file() and path.stat().st_size == entry.size and not _is_circumstance(entry)
 
 
 def _is_circumstance(entry: FileEntry) -> bool:
-    return entry.path.startswith(f"{CIRCUMSTANCES}/")
+    return entry.path.startswith(f"{VOLATILE}/")
 
 
 def _partial(path: Path) -> Path:

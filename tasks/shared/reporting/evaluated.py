@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from tasks.shared.artifacts import CIRCUMSTANCES, ArtifactRef, Manifest, Store
+from tasks.shared.artifacts import VOLATILE, ArtifactRef, Manifest, Store
 from tasks.shared.config import EvaluateStage
 from tasks.shared.estimates import Evaluation, Outcome
 from tasks.shared.reporting.nights import what_changed
@@ -21,7 +21,7 @@ from tasks.shared.traces.trajectory import FinishReason
 COLUMNS = ["set", "problem_id", "finish", "correct", "predicted"]
 # what of a protocol makes two scores comparable
 SAMPLED_AS = ("dialect", "max_calls", "max_response_tokens", "samples_per_problem", "temperature", "top_p")
-SUMMARY_FILE, RUN_FILE = "summary.json", f"{CIRCUMSTANCES}/run.json"
+SUMMARY_FILE, RUN_FILE = "summary.json", f"{VOLATILE}/run.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Evaluated:
 
     manifest: Manifest
     summary: Mapping[str, Any]
-    circumstances: Mapping[str, Any]  # sampling_seconds, sampled_now, surroundings
+    volatile: Mapping[str, Any]  # sampling_seconds, sampled_now, surroundings
     sets: Mapping[str, Evaluation]  # outcomes that are not void, by problem
 
 
@@ -49,12 +49,12 @@ def protocol_of(config: EvaluateStage) -> dict[str, Any]:
 
 
 def write_evaluation(
-    directory: Path, samples: Sequence[Sample], summary: Mapping[str, Any], circumstances: Mapping[str, Any]
+    directory: Path, samples: Sequence[Sample], summary: Mapping[str, Any], volatile: Mapping[str, Any]
 ) -> None:
     """Write the files of an evaluation into `directory`."""
     write_samples(directory, samples)
     (directory / SUMMARY_FILE).write_text(json.dumps(summary, indent=1))
-    (directory / RUN_FILE).write_text(json.dumps(circumstances, indent=1))
+    (directory / RUN_FILE).write_text(json.dumps(volatile, indent=1))
 
 
 def read_evaluated(store: Store, ref: ArtifactRef) -> Evaluated:
@@ -67,8 +67,8 @@ def read_evaluated(store: Store, ref: ArtifactRef) -> Evaluated:
         if row["finish"] != FinishReason.SANDBOX_FAILURE.value:
             outcome = Outcome(row["correct"], row["predicted"])
             sets.setdefault(row["set"], {}).setdefault(row["problem_id"], []).append(outcome)
-    summary, circumstances = (json.loads((directory / name).read_text()) for name in (SUMMARY_FILE, RUN_FILE))
-    return Evaluated(store.manifest(ref), summary, circumstances, sets)
+    summary, volatile = (json.loads((directory / name).read_text()) for name in (SUMMARY_FILE, RUN_FILE))
+    return Evaluated(store.manifest(ref), summary, volatile, sets)
 
 
 def shared_sets(before: Evaluated, after: Evaluated) -> list[tuple[str, Evaluation, Evaluation]]:
@@ -100,7 +100,7 @@ def protocol_difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> 
 def unexpected_change(before: Evaluated, after: Evaluated) -> str | None:
     """Why the same checkpoint with the same seed gave other samples, in one line; None if it did not, or was not asked.
 
-    Names every difference of the two manifests and of the surroundings that both noted.
+    Names every difference of the two manifests and of the environment versions that both noted.
     """
     if before.manifest.provenance.seed != after.manifest.provenance.seed or any(
         _input(before.manifest, name) != _input(after.manifest, name) or not _input(after.manifest, name)
@@ -117,8 +117,8 @@ def unexpected_change(before: Evaluated, after: Evaluated) -> str | None:
     reasons = what_changed(
         before.manifest,
         after.manifest,
-        before.circumstances["surroundings"],
-        after.circumstances["surroundings"],
+        before.volatile["surroundings"],
+        after.volatile["surroundings"],
     )
     changed = (
         "; ".join(reasons) or "nothing that is recorded: suspect the hardware or a nondeterministic engine"

@@ -164,13 +164,13 @@ def _line(tag: str, nights: Sequence[Night], days: Mapping[str, int], tone: int)
 def what_changed(
     before: Manifest,
     after: Manifest,
-    surroundings_before: Mapping[str, str] | None = None,
-    surroundings_after: Mapping[str, str] | None = None,
+    versions_before: Mapping[str, str] | None = None,
+    versions_after: Mapping[str, str] | None = None,
 ) -> list[str]:
-    """What differs between the provenance (and surroundings) of two evaluations, a line each; empty if nothing does.
+    """What differs between the provenance (and versions) of two evaluations, a line each; empty if nothing does.
 
     Read where equal seeds gave other samples (`samples_digest`): this is the reason.
     """
-    old = asdict(before.provenance) | {"surroundings": surroundings_before or {}}
-    new = asdict(after.provenance) | {"surroundings": surroundings_after or {}}
+    old = asdict(before.provenance) | {"surroundings": versions_before or {}}
+    new = asdict(after.provenance) | {"surroundings": versions_after or {}}
     return differences(old, new)

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.shared.artifacts import CIRCUMSTANCES
+from tasks.shared.artifacts import VOLATILE
 from tasks.shared.traces.trajectory import CodeCall, FinishReason, turns_between
 
 CALL = pa.struct(
@@ -52,7 +52,7 @@ SCHEMA = pa.schema(
 )
 LATER = ("dialect", "shown", "unrecognised", "self_written")  # columns that older files do not have
 SECONDS = pa.schema([("seconds", pa.list_(pa.float64()))])  # of the calls, a row a sample, in the same order
-SAMPLES_FILE, SECONDS_FILE = "samples.parquet", f"{CIRCUMSTANCES}/seconds.parquet"
+SAMPLES_FILE, SECONDS_FILE = "samples.parquet", f"{VOLATILE}/seconds.parquet"
 
 
 @dataclass(frozen=True, slots=True)

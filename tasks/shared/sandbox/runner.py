@@ -38,7 +38,7 @@ _SEED = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class ChildContext:
     """What a child knows of where it runs."""
 
     warm_bytes: int
@@ -49,10 +49,10 @@ class Surroundings:
     """Whether the kernel counts its threads apart from those of others."""
 
 
-def serve(channel: socket.socket, where: Surroundings) -> NoReturn:
+def serve(channel: socket.socket, context: ChildContext) -> NoReturn:
     """Run what comes over the channel: one program, or the blocks of a session until it is closed."""
     program = types.ModuleType("__main__")
-    sys.addaudithook(refusals.make_hook(os.getcwd(), where.libraries))
+    sys.addaudithook(refusals.make_hook(os.getcwd(), context.libraries))
     blocks = 0
     while True:
         message, descriptors, _, _ = socket.recv_fds(channel, REQUEST.size, 3)
@@ -70,8 +70,8 @@ def serve(channel: socket.socket, where: Surroundings) -> NoReturn:
         if not blocks:
             _prepare(program)
             try:
-                limit_resources(cpu_s, memory, where.warm_bytes, files, file_bytes, stateful)
-                limit_threads(threads, where.has_own_user)
+                limit_resources(cpu_s, memory, context.warm_bytes, files, file_bytes, stateful)
+                limit_threads(threads, context.has_own_user)
             except (OSError, ValueError) as error:
                 channel.send(f"its limits cannot be set: {error}".encode())
                 os._exit(EXIT_ERROR)

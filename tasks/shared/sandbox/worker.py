@@ -260,7 +260,7 @@ class Worker:
             os._exit(runner.EXIT_ERROR)
         try:
             own_user = plan.isolation.mode == "namespaces"
-            runner.serve(wire, runner.Surroundings(plan.warm_bytes, self._libraries, own_user))
+            runner.serve(wire, runner.ChildContext(plan.warm_bytes, self._libraries, own_user))
         finally:
             os._exit(runner.EXIT_ERROR)
 

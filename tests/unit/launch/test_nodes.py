@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tasks.launch import Run, require_surroundings
+from tasks.launch import Run, require_runnable
 from tasks.launch.backends.choose import num_nodes, num_samplers
 from tasks.shared.config import STAGE_CONFIGS
 from tasks.shared.config.recipes import load_recipe
@@ -88,6 +88,6 @@ def test_without_a_directory_that_hosts_share_such_a_run_is_refused_at_its_start
     monkeypatch.setenv("TIRFLOW_SHARED", str(tmp_path / "absent"))
     run = Run("demo", load_recipe("tiny", SPREAD), store=str(tmp_path))
     with pytest.raises(ValueError, match="absent' must be a directory that all GPU hosts share"):
-        require_surroundings(run)
+        require_runnable(run)
     (tmp_path / "absent").mkdir()
-    require_surroundings(run)
+    require_runnable(run)

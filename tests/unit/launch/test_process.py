@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.launch import Run, require_surroundings
+from tasks.launch import Run, require_runnable
 from tasks.launch.backends.process import ProcessBackend
 from tasks.shared.config.recipes import load_recipe
 
@@ -46,12 +46,12 @@ def test_a_missing_or_broken_interpreter_stops_a_run_before_it_starts(
     monkeypatch.setenv("TIRFLOW_VLLM_PYTHON", str(tmp_path / "nowhere"))
     recipe = load_recipe("tiny", {"generation.engine": "vllm"})
     with pytest.raises(ValueError, match=r"there is no .*nowhere: make setup-vllm .*'transformers'$"):
-        require_surroundings(Run("demo", recipe, store=str(tmp_path)))
-    require_surroundings(Run("demo", load_recipe("tiny"), store=str(tmp_path)))
+        require_runnable(Run("demo", recipe, store=str(tmp_path)))
+    require_runnable(Run("demo", load_recipe("tiny"), store=str(tmp_path)))
     broken = an_interpreter(tmp_path, "echo no libc >&2; exit 127")
     monkeypatch.setenv("TIRFLOW_VLLM_PYTHON", str(broken))
     with pytest.raises(ValueError, match=r"does not run \(no libc\); set it up again: make setup-vllm"):
-        require_surroundings(Run("demo", recipe, store=str(tmp_path)))
+        require_runnable(Run("demo", recipe, store=str(tmp_path)))
 
 
 def test_a_base_in_four_bits_without_bitsandbytes_stops_a_run_before_it_starts(
@@ -62,9 +62,9 @@ def test_a_base_in_four_bits_without_bitsandbytes_stops_a_run_before_it_starts(
     (tmp_path / "with").mkdir()
     python = an_interpreter(tmp_path / "with", 'echo "python 9; bitsandbytes 0.50.2"')
     monkeypatch.setenv("TIRFLOW_VLLM_PYTHON", str(python))
-    require_surroundings(run)
+    require_runnable(run)
     monkeypatch.setenv("TIRFLOW_VLLM_PYTHON", str(an_interpreter(tmp_path, 'echo "bitsandbytes -; numpy 2"')))
     with pytest.raises(
         ValueError, match=r"rl\.optimizer\.lora\.base = 'nf4' needs the package bitsandbytes, .*$"
     ):
-        require_surroundings(run)
+        require_runnable(run)

@@ -8,7 +8,7 @@ import torch
 LIBRARIES = ("math-verify", "numpy", "sympy", "tokenizers", "torch", "transformers", "vllm")
 
 
-def surroundings() -> dict[str, str]:
+def environment_versions() -> dict[str, str]:
     """Versions, processor and threads, by name: read where equal seeds gave other samples."""
     found = {"python": platform.python_version(), "machine": platform.machine()}
     for name in LIBRARIES:
