@@ -39,7 +39,7 @@ class EndpointSampler:
         self._dialect = dialect_of(config.traces, config.sandbox.preload)
 
     def take(self, wanted: Sequence[Wanted]) -> Iterator[Sample]:
-        """Every wanted sample, graded, as it finishes; void ones among them.
+        """Every wanted sample, graded, as it finishes; outages among them.
 
         ValueError, one line: the server refuses, keeps failing, or serves something else than this recipe's checkpoint.
         """
@@ -74,7 +74,7 @@ class EndpointSampler:
             taken.put_nowait(None)
 
     async def _ask(self, client: EndpointClient, want: Wanted, prompt: tuple[int, ...]) -> Trajectory:
-        """One sample; a void one where the server's sandbox failed under it."""
+        """One sample; an outage where the server's sandbox failed under it."""
         where = f"{self._config.evaluate.endpoint.base_url}: {_name(want)}, sample {want.sample}"
         try:
             completion = await client.ask(_name(want), want.sample, 0, self._payload(want))

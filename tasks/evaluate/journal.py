@@ -15,7 +15,7 @@ SampleKey = tuple[str, str, int]  # set, problem id, sample
 
 
 class Journal:
-    """Append-only store of finished samples; void ones are not kept, so that they are repeated."""
+    """Append-only store of finished samples; outages are not kept, so that they are repeated."""
 
     def __init__(self, directory: Path, fingerprint: str, size: int = 64, every_s: float = 5.0) -> None:
         """`fingerprint`: of the request. ValueError if the directory holds samples of another."""
@@ -39,7 +39,7 @@ class Journal:
 
     def append(self, sample: Sample) -> None:
         """Keep a finished sample; on disk after `size` samples or `every_s` seconds."""
-        assert not sample.void and sample.key not in self._kept, sample.key
+        assert not sample.outage and sample.key not in self._kept, sample.key
         self._kept[sample.key] = sample
         self._pending.append(sample)
         if len(self._pending) >= self._size or time.monotonic() - self._flushed >= self._every_s:

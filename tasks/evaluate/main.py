@@ -26,7 +26,7 @@ from tasks.shared.rows.tables import write_card
 from tasks.shared.sandbox import Interpreter
 from tasks.shared.tools.interpreter import make_interpreter
 
-MOST_VOID = 0.01  # of all samples; more, and the sandbox is ill: nothing is published
+MOST_OUTAGES = 0.01  # of all samples; more, and the sandbox is ill: nothing is published
 
 
 def run(context: StageContext[EvaluateStage]) -> StageResult:
@@ -44,10 +44,10 @@ def run(context: StageContext[EvaluateStage]) -> StageResult:
         f"evaluation: {len(problems)} problems, {len(wanted)} samples, {len(wanted) - len(missing)} already taken"
     )
     started = time.monotonic()
-    void = _sample(context, journal, missing, len(wanted)) if missing else []
+    outages = _sample(context, journal, missing, len(wanted)) if missing else []
     seconds = time.monotonic() - started
-    _require_few_void(void, len(wanted))
-    kept = {sample.key: sample for sample in [*journal.samples(), *void]}
+    _require_few_outages(outages, len(wanted))
+    kept = {sample.key: sample for sample in [*journal.samples(), *outages]}
     ordered = [kept[want.key] for want in wanted]
     summary = {
         "sets": {name: summarize(samples) for name, samples in _by_set(ordered).items()},
@@ -95,7 +95,7 @@ def _check(config: EvaluateStage) -> None:
 def _sample(
     context: StageContext[EvaluateStage], journal: Journal, missing: Sequence[Wanted], total: int
 ) -> list[Sample]:
-    """Take the missing samples into the journal; those that stay void are returned."""
+    """Take the missing samples into the journal; those that stay outages are returned."""
     config = context.config
     tokenizer = load_tokenizer(context.input("checkpoint"))
     num_correct = 0
@@ -113,15 +113,15 @@ def _sample(
         from tasks.evaluate.endpoint import EndpointSampler  # the API's client takes a second to import
 
         served = EndpointSampler(config, tokenizer, ResponseLog(context.scratch / "responses"))
-        void = take_all(served, missing, keep)
+        outages = take_all(served, missing, keep)
     else:
-        void = _sample_here(context, missing, keep)
+        outages = _sample_in_process(context, missing, keep)
     journal.flush()
-    context.progress(len(journal), total, correct=num_correct, void=len(void))
-    return void
+    context.progress(len(journal), total, correct=num_correct, void=len(outages))
+    return outages
 
 
-def _sample_here(
+def _sample_in_process(
     context: StageContext[EvaluateStage], missing: Sequence[Wanted], keep: Callable[[Sample], None]
 ) -> list[Sample]:
     """With an engine and a sandbox of this process."""
@@ -144,10 +144,10 @@ def _sample_here(
         return take_all(Sampler(config, generator, interpreter, tokenizer), missing, keep)
 
 
-def _require_few_void(void: Sequence[Sample], total: int) -> None:
-    if len(void) > MOST_VOID * total:
+def _require_few_outages(outages: Sequence[Sample], total: int) -> None:
+    if len(outages) > MOST_OUTAGES * total:
         raise RuntimeError(
-            f"evaluation: the sandbox failed under {len(void)} of {total} samples, each tried several times; "
+            f"evaluation: the sandbox failed under {len(outages)} of {total} samples, each tried several times; "
             "see its health in the log, then run the stage again: finished samples are kept"
         )
 

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 from pydantic import ValidationError
 
-from tasks.evaluate.main import MOST_VOID
+from tasks.evaluate.main import MOST_OUTAGES
 from tasks.prove.evidence import Evidence, require_bounded, tree_differences
 from tasks.prove.facts import evaluate_config
 from tasks.prove.findings import GRADE, MISSING, STATED, UNDECIDED, Difference, Row, short
@@ -66,7 +66,7 @@ def check_evaluation(
     integers = {(problem.set, problem.id) for problem in problems if problem.integer}
     regraded = [graded_here(sample, (sample.set, sample.problem_id) in integers) for sample in samples]
     tally.add("grades, given again", len(samples), check_grades(name, samples, regraded))
-    tally.add("void samples", len(samples), check_void(name, samples))
+    tally.add("void samples", len(samples), check_outages(name, samples))
     tally.add("scores and intervals", 1, check_scores(evidence, name, ref, config, regraded))
 
 
@@ -151,7 +151,7 @@ def check_problems(
 
 def graded_here(sample: Sample, integer: bool) -> Sample:
     """The same sample with the grade that it is given here."""
-    if sample.void:
+    if sample.outage:
         return replace(sample, correct=False, reason="void", predicted=None)
     truncated = sample.finish is FinishReason.LENGTH
     verdict = grade(own_words(sample.turns), sample.answer, truncated, integer)
@@ -187,13 +187,15 @@ def check_scores(
     return [replace(difference, where=f"{name}: {difference.where}") for difference in found]
 
 
-def check_void(name: str, samples: list[Sample]) -> list[Difference]:
-    """No more samples are void than a stage lets pass: a void sample is in no estimate."""
-    void = sum(sample.void for sample in samples)
-    if void <= MOST_VOID * len(samples):
+def check_outages(name: str, samples: list[Sample]) -> list[Difference]:
+    """No more samples are outages than a stage lets pass: an outage is in no estimate."""
+    outages = sum(sample.outage for sample in samples)
+    if outages <= MOST_OUTAGES * len(samples):
         return []
     return [
-        Difference(name, STATED, f"{void} of {len(samples)} samples are void; at most {MOST_VOID:.0%} may be")
+        Difference(
+            name, STATED, f"{outages} of {len(samples)} samples are void; at most {MOST_OUTAGES:.0%} may be"
+        )
     ]
 
 

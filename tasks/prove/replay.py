@@ -136,13 +136,13 @@ def replay(
 ) -> Iterator[tuple[Sample, Trajectory, bool]]:
     """Every sample with what comes of it here, and whether its record ends where an engine would end it.
 
-    As they finish; void samples are left out.
+    As they finish; outages are left out.
     """
     generator = Recorded(tokenizer, ends)
     sampling = Sampling(config.evaluate.temperature, config.evaluate.top_p)
     policy = RolloutPolicy.of(config.traces, config.sandbox, config.generation, sampling)
     policy = replace(policy, delivery="ready")  # nothing is sampled, so nothing depends on a schedule
-    valid = [sample for sample in samples if not sample.void]
+    valid = [sample for sample in samples if not sample.outage]
     for start in range(0, len(valid), AT_ONCE):
         batch = {request_id(sample): sample for sample in valid[start : start + AT_ONCE]}
         generator.know(batch.values())

@@ -39,7 +39,7 @@ def sample_again(
         )
     made = evidence.store.manifest(ref).provenance
     rows = [_same_checkpoint(evidence, checkpoint)]
-    valid = [sample for sample in samples_of(evidence, ref, config) if not sample.void]
+    valid = [sample for sample in samples_of(evidence, ref, config) if not sample.outage]
     chosen = random.Random(seed).sample(valid, max(1, round(share * len(valid))))
     recorded = {sample.key: sample for sample in chosen}
     problems = read_problems(evidence.place(made.inputs["evaluation_sets"]))

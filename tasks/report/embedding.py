@@ -18,7 +18,7 @@ from tasks.shared.reporting.written import blocks_by_turn
 
 CHUNK = 100  # traces in one chunk
 WORDS, CODE, OUTPUT, UNRUN = 0, 1, 2, 3  # kinds of segments; OUTPUT is masked out of the loss
-RIGHT, VOID, TRUNCATED, CODE_ERROR, HAS_CODE = 1, 2, 4, 8, 16  # flags of a trace
+RIGHT, OUTAGE, TRUNCATED, CODE_ERROR, HAS_CODE = 1, 2, 4, 8, 16  # flags of a trace
 
 
 def json_in_html(value: Any) -> Markup:
@@ -102,7 +102,7 @@ def flags(sample: Sample) -> int:
     """What the filters of the viewer ask for."""
     return (
         RIGHT * sample.correct
-        | VOID * sample.void
+        | OUTAGE * sample.outage
         | TRUNCATED * (sample.finish.value == "length")
         | CODE_ERROR * any(not call.ran for call in sample.calls)
         | HAS_CODE * bool(sample.calls)

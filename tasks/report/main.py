@@ -12,6 +12,7 @@ from data.papers import load_papers
 from tasks.report.behaviour import behaviour_tables
 from tasks.report.inputs import ReportInputs, read_inputs
 from tasks.report.page import Page, Table, render
+from tasks.report.rollouts import RlStep
 from tasks.report.scores import comparisons, set_sections
 from tasks.report.sections import (
     cost_table,
@@ -82,7 +83,12 @@ def summarize(inputs: ReportInputs) -> dict[str, Any]:
         present = [evaluation for evaluation in inputs.evaluations if name in evaluation.summary["sets"]]
         for before, after, result in comparisons(name, present):
             content["differences"][f"{after}-{before}"] = asdict(result) | {"significant": result.significant}
-    return {"sets": sets, "funnel": inputs.funnel, "rl": [asdict(step) for step in inputs.rl]}
+    return {"sets": sets, "funnel": inputs.funnel, "rl": [_step_record(step) for step in inputs.rl]}
+
+
+def _step_record(step: RlStep) -> dict[str, Any]:
+    """One RL step as data; its outages stand under the published key `void`."""
+    return {"void" if name == "outages" else name: value for name, value in asdict(step).items()}
 
 
 def _protocol(protocol: dict[str, Any], config: ReportStage) -> str:

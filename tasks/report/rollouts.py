@@ -37,7 +37,7 @@ class RlStep:
     reward: float
     accuracy: float
     behaviour: Behaviour
-    void: int  # sandbox failures
+    outages: int  # trajectories under which the sandbox failed
     trajectories: int
 
 
@@ -124,13 +124,13 @@ def _sample(row: Row, problem: Row, dialect: str) -> Sample:
 
 
 def _step(number: int, samples: list[Sample], rows: list[Row]) -> RlStep:
-    valid = [row for row, sample in zip(rows, samples, strict=True) if not sample.void]
+    valid = [row for row, sample in zip(rows, samples, strict=True) if not sample.outage]
     return RlStep(
         step=number,
         reward=_mean([row["reward"] for row in valid]),
         accuracy=_mean([row["correct"] for row in valid]),
         behaviour=measure(samples),
-        void=len(rows) - len(valid),
+        outages=len(rows) - len(valid),
         trajectories=len(rows),
     )
 

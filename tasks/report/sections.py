@@ -143,7 +143,7 @@ def strips(evaluations: Sequence[EvaluationInput]) -> list[tuple[str, str, list[
 
 def _strip(name: str, problem: str, number: int, samples: Sequence[Sample]) -> Strip:
     ordered = sorted(samples, key=lambda sample: sample.sample)
-    letters = "".join("V" if sample.void else "R" if sample.correct else "W" for sample in ordered)
+    letters = "".join("V" if sample.outage else "R" if sample.correct else "W" for sample in ordered)
     return Strip(name, problem, number, letters, f"{letters.count('R')} of {len(letters)} right")
 
 

@@ -41,7 +41,7 @@ class Experience:
 
     graded: tuple[Graded, ...]
     outage: np.ndarray  # (N,) bool: the sandbox failed under it
-    void: np.ndarray  # (N,) bool: a turn without a whole block or an answer
+    void_turn: np.ndarray  # (N,) bool: a turn without a whole block or an answer
     in_loss: np.ndarray  # (N,) bool
     advantages: np.ndarray  # (N,) float64, 0 for outages
     dropped: np.ndarray  # (N,) bool: left by resample-on-correct, out of baseline and loss
@@ -112,7 +112,7 @@ def _grade(trajectory: Trajectory, group: int, problem: Problem, config: RlStage
 def build_experience(
     graded: Sequence[Graded], config: RlStage, decode: Callable[[Sequence[int]], str], seed: int
 ) -> Experience:
-    """Filter, then advantages. Void trajectories leave the loss but count in the baseline; outages leave both.
+    """Filter, then advantages. A void turn leaves the loss but counts in the baseline; an outage leaves both.
 
     `seed` decides what resample-on-correct keeps. With PPO the advantages are 0 until the critic has given its values.
     """
@@ -121,18 +121,20 @@ def build_experience(
     outcomes = np.array([row.outcome for row in graded])
     groups = np.array([row.group for row in graded])
     outage = np.array([is_outage(row.trajectory) for row in graded], dtype=bool)
-    void = np.array([has_void_turn(row.trajectory, dialect, decode) for row in graded], dtype=bool) & ~outage
+    void_turn = (
+        np.array([has_void_turn(row.trajectory, dialect, decode) for row in graded], dtype=bool) & ~outage
+    )
     kept = ~outage
     if config.rl.resample_on_correct:
         kept = _resampled(graded, groups, kept, config, seed)
     in_loss = kept.copy()
     if config.rl.filter_void_turns:
-        in_loss &= ~void
+        in_loss &= ~void_turn
     if config.rl.drop_equal_rewards:
         in_loss &= teaches(outcomes, groups, kept)
     algorithm = config.rl.algorithm
     found = np.zeros(len(graded)) if algorithm == "ppo" else advantages(rewards, groups, kept, algorithm)
-    return Experience(tuple(graded), outage, void, in_loss, found, dropped=~outage & ~kept)
+    return Experience(tuple(graded), outage, void_turn, in_loss, found, dropped=~outage & ~kept)
 
 
 def _resampled(

@@ -37,7 +37,7 @@ def require_something_to_learn(experience: Experience, step: int, config: RlConf
     )
     raise TrainingStopped(
         f"step {step}: the filters left none of {len(experience.graded)} trajectories in the loss ({shown}, "
-        f"{int(experience.void.sum())} void, {int(experience.outage.sum())} outages); take problems of another "
+        f"{int(experience.void_turn.sum())} void, {int(experience.outage.sum())} outages); take problems of another "
         "difficulty, raise rl.samples_per_prompt, or pass over such steps with rl.on_empty_step = 'skip'"
     )
 

@@ -48,7 +48,7 @@ def learning_metrics(
         "self_written_feedback": sum(row.trajectory.self_written for row in kept),
         "notices": sum(not call.executed for row in kept for call in row.trajectory.calls),
         "truncated_ratio": _mean([row.trajectory.finish is FinishReason.LENGTH for row in kept]),
-        "void_ratio": _mean(experience.void[~experience.outage].tolist()),
+        "void_ratio": _mean(experience.void_turn[~experience.outage].tolist()),
         "solved_all": _groups(experience, all),
         "solved_none": _groups(experience, lambda marks: not any(marks)),
         **named_sums(result.sums),

@@ -59,7 +59,7 @@ SCHEMA = pa.schema(
         ("round", pa.int32()),
         ("step", pa.int32()),
         *GRADED,
-        ("void", pa.bool_()),
+        ("void", pa.bool_()),  # a void turn, not an outage
         ("in_loss", pa.bool_()),
         ("advantage", pa.float32()),
     ]
@@ -169,7 +169,7 @@ def _row(round_number: int, step: int, experience: Experience, i: int) -> dict[s
         "round": round_number,
         "step": step,
         **_graded_row(experience.graded[i]),
-        "void": bool(experience.void[i]),
+        "void": bool(experience.void_turn[i]),
         "in_loss": bool(experience.in_loss[i]),
         "advantage": float(experience.advantages[i]),
     }

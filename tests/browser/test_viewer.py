@@ -109,8 +109,8 @@ def test_filters(opened: Chromium) -> None:
     samples = [*make_evaluation(1, 500, 10, 0.1), *make_evaluation(2, 500, 10, 0.5)]
     expected = {
         "right": sum(s.correct for s in samples),
-        "wrong": sum(not s.correct and not s.void for s in samples),
-        "void": sum(s.void for s in samples),
+        "wrong": sum(not s.correct and not s.outage for s in samples),
+        "void": sum(s.outage for s in samples),
         "truncated": 0,
         "code": sum(bool(s.calls) for s in samples),
     }

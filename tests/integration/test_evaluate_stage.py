@@ -112,7 +112,7 @@ def test_code_runs_and_is_graded(tmp_path: Path) -> None:
     with make_interpreter(config.sandbox) as interpreter:
         sampler = Sampler(config, generator, interpreter, tokenizer)
         (sample,) = sampler.take(list(wanted_samples([problem], 1, 0)))
-    assert sample.correct and sample.predicted == "42" and not sample.void
+    assert sample.correct and sample.predicted == "42" and not sample.outage
     assert [call.status for call in sample.calls] == ["error", "ok"]
     assert sample.calls[1].observation == "42" and "NameError" in sample.calls[0].observation
     for call in sample.calls:

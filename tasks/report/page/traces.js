@@ -1,5 +1,5 @@
 // The embedded traces: an index that is read at once, chunks of text that open when they are needed.
-const RIGHT = 1, VOID = 2, TRUNCATED = 4, CODE_ERROR = 8, HAS_CODE = 16;
+const RIGHT = 1, OUTAGE = 2, TRUNCATED = 4, CODE_ERROR = 8, HAS_CODE = 16;
 
 class Traces {
   constructor(index) {
@@ -40,8 +40,8 @@ class Traces {
     if (filter.error && !(flags & CODE_ERROR)) return false;
     switch (filter.verdict) {
       case "right": return (flags & RIGHT) !== 0;
-      case "wrong": return !(flags & RIGHT) && !(flags & VOID);
-      case "void": return (flags & VOID) !== 0;
+      case "wrong": return !(flags & RIGHT) && !(flags & OUTAGE);
+      case "void": return (flags & OUTAGE) !== 0;
       case "truncated": return (flags & TRUNCATED) !== 0;
       case "code": return (flags & HAS_CODE) !== 0;
       case "text": return !(flags & HAS_CODE);
@@ -65,6 +65,6 @@ class Traces {
   }
   verdict(row) {
     const flags = this.index.flags[row];
-    return flags & VOID ? "void" : flags & RIGHT ? "right" : "wrong";
+    return flags & OUTAGE ? "void" : flags & RIGHT ? "right" : "wrong";
   }
 }

@@ -1,6 +1,6 @@
 """avg@k, unbiased pass@k, maj@k and the split of the variance, from graded samples grouped by problem.
 
-Void samples (the sandbox failed) never come here: they are repeated, not counted as wrong.
+Outages (the sandbox failed) never come here: they are repeated, not counted as wrong.
 """
 
 import math

@@ -120,7 +120,7 @@ def estimate(
     """
     if values.size == 0:
         raise ValueError(
-            "an estimate needs at least one problem; every sample of this set is void or missing"
+            "an estimate needs at least one problem; every sample of this set is an outage or missing"
         )
     low, high = bounds
     value, count = float(values.mean()), int(values.size)

@@ -1,4 +1,4 @@
-"""Take samples with live code and grade them; a sample whose sandbox failed is void and taken again."""
+"""Take samples with live code and grade them; a sample whose sandbox failed is an outage and taken again."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from tasks.shared.traces.trajectory import FinishReason, Trajectory
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-ATTEMPTS = 3  # in all, for a sample that comes back void
+ATTEMPTS = 3  # in all, for a sample that comes back as an outage
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Sampler:
     tokenizer: "PreTrainedTokenizerBase"
 
     def take(self, wanted: Sequence[Wanted]) -> Iterator[Sample]:
-        """Every wanted sample, graded, as it finishes; void ones among them."""
+        """Every wanted sample, graded, as it finishes; outages among them."""
         by_request = {f"{want.problem.set}/{want.problem.id}": want.problem for want in wanted}
         prompts = encoded_prompts(self.config, self.tokenizer, by_request)
         requests = (
@@ -83,33 +83,33 @@ class Takes(Protocol):
     """Whatever samples are taken with."""
 
     def take(self, wanted: Sequence[Wanted]) -> Iterator[Sample]:
-        """Every wanted sample, graded, as it finishes; void ones among them."""
+        """Every wanted sample, graded, as it finishes; outages among them."""
 
 
 def take_all(
     sampler: Takes, wanted: Sequence[Wanted], keep: Callable[[Sample], None], attempts: int = ATTEMPTS
 ) -> list[Sample]:
-    """Take every wanted sample and `keep` each valid one; what is still void after all attempts is returned."""
+    """Take every wanted sample and `keep` each valid one; what is still an outage after all attempts is returned."""
     missing = {want.key: want for want in wanted}
-    void: list[Sample] = []
+    outages: list[Sample] = []
     for _ in range(attempts):
-        void = []
+        outages = []
         for sample in sampler.take(list(missing.values())):
-            if sample.void:
-                void.append(sample)
+            if sample.outage:
+                outages.append(sample)
             else:
                 keep(sample)
-        missing = {sample.key: missing[sample.key] for sample in void}
+        missing = {sample.key: missing[sample.key] for sample in outages}
         if not missing:
             break
-    return void
+    return outages
 
 
 def graded(trajectory: Trajectory, problem: Problem, ends: list[int], dialect: str = "retool") -> Sample:
     """The trajectory as a sample with its grade; `ends`: where each token ends in its text."""
-    void = trajectory.finish is FinishReason.SANDBOX_FAILURE
+    outage = trajectory.finish is FinishReason.SANDBOX_FAILURE
     truncated = trajectory.finish is FinishReason.LENGTH
-    verdict = None if void else grade(trajectory.own_words, problem.answer, truncated, problem.integer)
+    verdict = None if outage else grade(trajectory.own_words, problem.answer, truncated, problem.integer)
     return Sample(
         set=problem.set,
         problem_id=problem.id,

@@ -1,6 +1,6 @@
 """How a model uses code: the metrics of ReTool (arXiv 2504.11536) and ToRL (arXiv 2503.23383) as pure functions.
 
-Ratios are None where their denominator is empty. Void samples are left out of all of them.
+Ratios are None where their denominator is empty. Outages are left out of all of them.
 """
 
 from collections.abc import Sequence
@@ -43,8 +43,8 @@ class Behaviour:
 
 
 def measure(samples: Sequence[Sample]) -> Behaviour:
-    """All metrics of the samples that are not void."""
-    valid = [sample for sample in samples if not sample.void]
+    """All metrics of the samples that are no outages."""
+    valid = [sample for sample in samples if not sample.outage]
     executed = [[call for call in sample.calls if call.executed] for sample in valid]
     calls = [call for of_sample in executed for call in of_sample]
     last = [(of_sample[-1], s.correct) for of_sample, s in zip(executed, valid, strict=True) if of_sample]

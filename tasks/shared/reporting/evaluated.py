@@ -31,7 +31,7 @@ class Evaluated:
     manifest: Manifest
     summary: Mapping[str, Any]
     volatile: Mapping[str, Any]  # sampling_seconds, sampled_now, surroundings
-    sets: Mapping[str, Evaluation]  # outcomes that are not void, by problem
+    sets: Mapping[str, Evaluation]  # outcomes without outages, by problem
 
 
 def protocol_of(config: EvaluateStage) -> dict[str, Any]:

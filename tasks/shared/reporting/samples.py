@@ -72,8 +72,8 @@ class Sample:
     token_ends: Sequence[int]  # (R,) characters of `text` that are there after each token
     calls: Sequence[CodeCall]
     finish: FinishReason
-    correct: bool  # False for a void sample, which no estimate counts
-    reason: str  # a GradeReason value, "void" for a void sample
+    correct: bool  # False for an outage, which no estimate counts
+    reason: str  # a GradeReason value, "void" for an outage
     predicted: str | None
     num_tokens: int  # R
     dialect: str = "retool"
@@ -97,7 +97,7 @@ class Sample:
         return [(ends[min(call.turn_end, last)], ends[min(call.feedback_end, last)]) for call in self.calls]
 
     @property
-    def void(self) -> bool:
+    def outage(self) -> bool:
         """The sandbox failed under it: says nothing about the model."""
         return self.finish is FinishReason.SANDBOX_FAILURE
 

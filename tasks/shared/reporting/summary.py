@@ -24,10 +24,10 @@ from tasks.shared.reporting.written import words_between
 
 
 def as_evaluation(samples: Sequence[Sample]) -> Evaluation:
-    """The outcomes of the samples that are not void, by problem."""
+    """The outcomes of the samples that are no outages, by problem."""
     evaluation: dict[str, list[Outcome]] = {}
     for sample in samples:
-        if not sample.void:
+        if not sample.outage:
             evaluation.setdefault(sample.problem_id, []).append(Outcome(sample.correct, sample.predicted))
     return evaluation
 
@@ -43,7 +43,7 @@ def with_pooled_answers(evaluation: Evaluation) -> Evaluation:
 
 
 def summarize(samples: Sequence[Sample]) -> dict[str, Any]:
-    """The summary of the samples of one set. ValueError if every sample is void."""
+    """The summary of the samples of one set. ValueError if every sample is an outage."""
     evaluation = as_evaluation(samples)
     accuracy, votes = avg_at_k(evaluation), with_pooled_answers(evaluation)
     most = min(len(outcomes) for outcomes in evaluation.values())
@@ -52,7 +52,7 @@ def summarize(samples: Sequence[Sample]) -> dict[str, Any]:
         "problems": len(evaluation),
         "samples": sum(len(outcomes) for outcomes in evaluation.values()),
         "samples_per_problem": most,
-        "void": sum(sample.void for sample in samples),
+        "void": sum(sample.outage for sample in samples),
         "accuracy": accuracy.value,
         "interval": [accuracy.interval.low, accuracy.interval.high],
         "bootstrap": [accuracy.bootstrap.low, accuracy.bootstrap.high],

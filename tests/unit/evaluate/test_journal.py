@@ -13,7 +13,7 @@ from tests.unit.reporting.making import make_evaluation, make_sample
 
 def test_what_was_flushed_is_found_again(tmp_path: Path) -> None:
     """Whole shards come back equal; a half-written one is ignored; numbering goes on."""
-    samples = [sample for sample in make_evaluation(0, 6, 4, 0.5) if not sample.void]
+    samples = [sample for sample in make_evaluation(0, 6, 4, 0.5) if not sample.outage]
     journal = Journal(tmp_path, "{}", size=10, every_s=1e9)
     for sample in samples[:15]:
         journal.append(sample)

@@ -48,19 +48,19 @@ class FlakySampler:
 def test_a_void_sample_is_repeated_alone() -> None:
     """One outage: everything is valid in the end, and only the void sample was taken twice."""
     sampler, kept = FlakySampler({"p2": 1}), list[Sample]()
-    void = take_all(sampler, list(wanted_samples(PROBLEMS, 1, 0)), kept.append)
-    assert void == [] and all(sample.correct for sample in kept) and len(kept) == 4
+    outages = take_all(sampler, list(wanted_samples(PROBLEMS, 1, 0)), kept.append)
+    assert outages == [] and all(sample.correct for sample in kept) and len(kept) == 4
     assert sampler.asked[1:] == [[("held_out", "p2", 0)]]
 
 
 def test_a_sample_that_stays_void_is_in_no_estimate() -> None:
     """Not wrong: the accuracy of the others stands."""
     sampler, kept = FlakySampler({"p2": 99}), list[Sample]()
-    void = take_all(sampler, list(wanted_samples(PROBLEMS, 1, 0)), kept.append)
-    assert [sample.key for sample in void] == [("held_out", "p2", 0)] and len(sampler.asked) == 3
-    assert not void[0].correct and void[0].reason == "void"
-    assert avg_at_k(as_evaluation([*kept, *void])).value == 1.0
-    assert (summarize([*kept, *void])["void"], summarize([*kept, *void])["samples"]) == (1, 3)
+    outages = take_all(sampler, list(wanted_samples(PROBLEMS, 1, 0)), kept.append)
+    assert [sample.key for sample in outages] == [("held_out", "p2", 0)] and len(sampler.asked) == 3
+    assert not outages[0].correct and outages[0].reason == "void"
+    assert avg_at_k(as_evaluation([*kept, *outages])).value == 1.0
+    assert (summarize([*kept, *outages])["void"], summarize([*kept, *outages])["samples"]) == (1, 3)
 
 
 @pytest.mark.parametrize("integer", [False, True])

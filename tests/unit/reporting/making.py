@@ -39,8 +39,8 @@ def make_sample(
     text += last
     sampled += [True] * len(last)
     noise = random.Random(text + str(sample))  # log-probs that do not compress
-    void, correct = finish is FinishReason.SANDBOX_FAILURE, predicted == answer
-    reason = "void" if void else "correct" if correct else "wrong" if predicted is not None else "no_box"
+    outage, correct = finish is FinishReason.SANDBOX_FAILURE, predicted == answer
+    reason = "void" if outage else "correct" if correct else "wrong" if predicted is not None else "no_box"
     return Sample(
         set=set_name,
         problem_id=problem_id,
@@ -55,9 +55,9 @@ def make_sample(
         token_ends=list(range(1, len(text) + 1)),
         calls=calls,
         finish=finish,
-        correct=correct and not void,
+        correct=correct and not outage,
         reason=reason,
-        predicted=None if void else predicted,
+        predicted=None if outage else predicted,
         num_tokens=len(text),
     )
 

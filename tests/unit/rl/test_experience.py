@@ -71,7 +71,7 @@ def test_what_is_in_the_loss() -> None:
     config = stage(algorithm="dr_grpo")
     experience = build_experience(score(TRAJECTORIES, PROBLEMS, config), config, decode, seed=1)
     assert experience.in_loss.tolist() == [True, True, False, False, False, False]
-    assert experience.void.tolist() == [False, False, True, False, False, False]
+    assert experience.void_turn.tolist() == [False, False, True, False, False, False]
     assert np.allclose(experience.advantages, [4 / 3, -2 / 3, -2 / 3, 0, 0, 0])
     config = stage(filter_void_turns=False, drop_equal_rewards=False)
     experience = build_experience(score(TRAJECTORIES, PROBLEMS, config), config, decode, seed=1)
@@ -145,7 +145,7 @@ def test_a_block_that_a_notice_answered_is_counted_and_void() -> None:
     told = said("a", 0, "broken[5]\\boxed{5}", feedback="[5]")
     told = replace(told, calls=(replace(told.calls[0], status=NOTICE),), unrecognised=2, self_written=3)
     experience = build_experience(score([told], PROBLEMS, config), config, decode, seed=1)
-    assert experience.void.tolist() == [True]
+    assert experience.void_turn.tolist() == [True]
     sums = PolicySums(10, 0.5, 1, 0.2, 0, 4.0, 0.1, 0.0, 0.05, 2)
     metrics = learning_metrics(3, 1, experience, UpdateResult(sums, 0.7, 1e-4, 1, 0, 99), Gap(0.0, 0.0))
     assert (metrics["unrecognised_blocks"], metrics["self_written_feedback"], metrics["notices"]) == (2, 3, 1)
