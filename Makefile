@@ -60,7 +60,7 @@ test-vllm: venv setup-vllm ## train/tiny_vllm end to end; the vLLM engine; RL ro
 	$(VLLM_BIN)/python -m pytest -q --durations=5 tests/vllm; status=$$?; \
 		$(BIN)/python -m pytest -q -m vllm tests/flows/test_tiny_vllm.py && exit $$status
 
-drills: venv ## make drills KILLS=200 OUTAGE=600: real faults, and their table in docs/reliability.md; an hour
+drills: venv ## make drills KILLS=200 OUTAGE=600: real faults, and their table in docs/reliability_history.md; an hour
 	$(BIN)/python -m pytest -q -m "not containers" tests/drills --kills $(KILLS) --outage $(OUTAGE) --drill-results $(TIRFLOW_HOME)/drills.jsonl; \
 		status=$$?; $(BIN)/python -m tests.drills.table $(TIRFLOW_HOME)/drills.jsonl; exit $$status
 

@@ -1,4 +1,4 @@
-"""Writes what the drills have seen last into the table of docs/reliability.md.
+"""Writes what the drills have seen last into the table of docs/reliability_history.md.
 
     python -m tests.drills.table results.jsonl
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-PAGE = HERE.parents[1] / "docs" / "reliability.md"
+PAGE = HERE.parents[1] / "docs" / "reliability_history.md"
 BEGIN, END = "<!-- drills: begin -->", "<!-- drills: end -->"
 HEAD = "| drill | what it shows | outcome | what was seen | s | date, commit |\n|---|---|---|---|---|---|\n"
 ROW = re.compile(r"^\| \[(?P<name>.+?)\]\(\.\./tests/drills/(?P<file>\w+\.py)\) \|.*$\n", re.MULTILINE)
