@@ -1,4 +1,4 @@
-"""Drills do real harm and check an invariant by machine; each one's outcome becomes a row of docs/reliability_history.md.
+"""Drills do real harm and check an invariant by machine; each outcome is a row of docs/reliability_history.md.
 
 make drills                                      # all of them, then the table
 python -m pytest tests/drills                    # the short ones, as in `make test`
