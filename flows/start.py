@@ -42,8 +42,9 @@ def rerun(
     """Begin single `stages`: with the recipe and the inputs of `run`, or with a recipe for a run that is new.
 
     With overrides the outcome is noted under another name, `into` or `<run>-changed`, so that the record of `run`
-    stays what its recipe gives; what later versions added to recipes or took out of them is no change. Returns the
-    record that inputs are taken from. ValueError if there is none to take.
+    stays what its recipe gives; what later versions added to recipes or took out of them is no change. A record that
+    `into` names keeps what it has of other stages and, where nothing is changed, its recipe. Returns the record that
+    inputs are taken from. ValueError if there is none to take.
     """
     records = RunRecords(store_uri())
     if recipe and run not in records.names():
@@ -59,7 +60,9 @@ def rerun(
         changed = resolved != resolve_recorded(record.recipe, {}, run, *stages)
     name = check_name(into or (f"{run}-changed" if changed else run))
     written = resolved.model_dump(mode="json") if changed else record.recipe
-    records.begin(name, written, record.stages if name != run else None)
+    if into in records.names() and not changed:
+        written = records.read(into).recipe
+    records.begin(name, written, record.stages if name != run else None, keeps=bool(into))
     return Run(name, resolved, force), record
 
 

@@ -84,11 +84,17 @@ class RunRecords:
         """While it is held no run's record changes."""
         return self._documents.locked()
 
-    def begin(self, run: str, recipe: dict[str, Any], stages: dict[str, StageRecord] | None = None) -> None:
+    def begin(
+        self,
+        run: str,
+        recipe: dict[str, Any],
+        stages: dict[str, StageRecord] | None = None,
+        keeps: bool = False,
+    ) -> None:
         """Start a record, or give the existing one this recipe; what finished before stays until it finishes anew.
 
-        `stages`: what to start from in place of nothing; a record of the same recipe keeps its own over them. Rounds
-        beyond those of the recipe are left out, with what was made of them.
+        `stages`: what to start from in place of nothing; a record of the same recipe, or one that `keeps`, keeps its
+        own over them. Rounds beyond those of the recipe are left out, with what was made of them.
         """
 
         def update(content: bytes | None) -> str:
@@ -96,7 +102,7 @@ class RunRecords:
             first = stages
             if first is None:
                 first = kept.stages if kept else {}
-            elif kept and kept.recipe == recipe:
+            elif kept and (keeps or kept.recipe == recipe):
                 first = first | kept.stages
             last = recipe.get("rl", {}).get("rounds")
             for label in [f"rl-{number}" for number in _rounds(first) if last and number > last]:

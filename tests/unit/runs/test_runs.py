@@ -62,6 +62,9 @@ def test_a_record_of_the_same_recipe_keeps_its_own_stages(records: RunRecords) -
     assert records.read("run-changed").stages["evaluate-base"] == other
     records.begin("run-changed", {"seed": 2}, STAGES)
     assert records.read("run-changed").stages == STAGES
+    records.add("run-changed", "evaluate-base", other)
+    records.begin("run-changed", {"seed": 3}, STAGES, keeps=True)
+    assert records.read("run-changed").stages == STAGES | {"evaluate-base": other}
 
 
 def test_why_a_stage_failed_is_told_until_it_finishes(records: RunRecords) -> None:
