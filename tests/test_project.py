@@ -13,6 +13,7 @@ import yaml
 
 from tasks.shared.config import STAGE_CONFIGS
 from tasks.shared.config.recipes import RECIPES_DIR, load_recipe
+from tasks.shared.traces.dialect import DIALECTS
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("flows", "tasks", "data")
@@ -194,6 +195,26 @@ def test_only_text_ids_py_encodes() -> None:
     for module, path in MODULES.items():
         encodes = "tokenizer.encode(" in path.read_text()
         assert not encodes or module == "tasks.shared.traces.text_ids", f"{module}: call text_ids"
+
+
+def test_only_traces_know_the_marks_of_dialects() -> None:
+    """Others ask the `Dialect`; `retool_rows` reads rows as somebody else writes them."""
+    marks = {mark for dialect in DIALECTS.values() for mark in dialect.marks if re.search("[a-z]", mark)}
+    marks.discard("\\boxed{")
+    for module, path in MODULES.items():
+        if is_below(module, "tasks.shared.traces") or module == "tasks.synthesize.retool_rows":
+            continue
+        tree = ast.parse(path.read_text())
+        said = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+        docstring = ast.get_docstring(tree, clean=False)
+        found = [
+            mark
+            for text in said
+            if isinstance(text, str) and text != docstring
+            for mark in marks
+            if mark in text
+        ]
+        assert not found, f"{module} writes {found}: ask the dialect (tasks/shared/traces/dialect.py)"
 
 
 def test_module_docstrings_and_sizes() -> None:

@@ -27,15 +27,17 @@ if TYPE_CHECKING:
     from transformers import Qwen2Tokenizer
 
 END_OF_TEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
-TAGS = (
-    "<code>",
-    "</code>",
-    "<interpreter>",
-    "</interpreter>",
-    "<answer>",
-    "</answer>",
-    "```python",
-    "```output",
+# what holds traces of these dialects together, tags first; a bare fence and the box are made of smaller tokens
+TAGS = tuple(
+    sorted(
+        {
+            mark: None
+            for name in ("retool", "torl")
+            for mark in DIALECTS[name].marks
+            if mark.strip("`") and "\\" not in mark
+        },
+        key=lambda mark: mark.startswith("`"),
+    )
 )
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"

@@ -7,12 +7,7 @@ import numpy as np
 
 from tasks.rl.objective.advantages import advantages
 from tasks.rl.objective.filters import has_void_turn, is_outage, teaches
-from tasks.rl.objective.resampling import (
-    code_penalty,
-    count_answers,
-    format_penalty,
-    resample_on_correct,
-)
+from tasks.rl.objective.resampling import code_penalty, format_penalty, resample_on_correct
 from tasks.rl.objective.rewards import outcome_of, reward
 from tasks.rl.problems import Problem
 from tasks.shared.config import RlStage
@@ -157,7 +152,6 @@ def _penalty(trajectory: Trajectory, config: RlStage) -> float:
     """What weighs against a right answer: failing code and, if the recipe says so, its form."""
     penalty = code_penalty(trajectory.calls)
     if config.rl.resample_format_penalty:
-        tagged = "<answer>" in dialect_of(config.traces).answer_template
-        answers = count_answers(trajectory.own_words, tagged)
+        answers = dialect_of(config.traces).count_answers(trajectory.own_words)
         penalty += format_penalty(answers, len(trajectory.calls) + 1)
     return penalty

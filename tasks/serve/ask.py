@@ -84,7 +84,7 @@ class Asker:
 
     def _follow(self, prompt_ids: tuple[int, ...]) -> Trajectory:
         """Show one sample while it grows; the trajectory."""
-        printer = Printer(self._console)
+        printer = Printer(self._console, self._resident.policy.dialect)
         parts = Parts(self._resident.decode)
         for _, grown in self._sampled(prompt_ids, follows=True):
             for part in parts.take(grown):

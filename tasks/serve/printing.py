@@ -9,19 +9,25 @@ from rich.syntax import Syntax
 from rich.text import Text
 
 from tasks.serve.parts import Output, Part, Runs, Words
+from tasks.shared.traces.dialect import Dialect
 from tasks.shared.traces.trajectory import FinishReason, Trajectory
 
-OPENS = re.compile(r"\s*(```\s*(python|py)\b.*|<tool_call>)\s*$")
-CLOSES = re.compile(r"\s*(```\w*|</code>|</tool_call>)\s*$")
-MARK = re.compile(r"\s*(```.*|</?(code|answer|tool_call|think)>)\s*$")
-MAY_BE_MARK = re.compile(r"\s*[`<]")
+OPENS = r"```\s*(?:python|py)\b.*"
+CLOSES = r"```\w*"
+MARK = r"```.*|</?think>"
 
 
 class Printer:
-    """Prints the parts of one response."""
+    """Prints the parts of one response; what the marks of its dialect enclose is a program."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, dialect: Dialect) -> None:
         self._console = console
+        opening, *others = dialect.form.marks if dialect.form else ("",)
+        self._opens = _line(OPENS, opening)
+        self._closes = _line(CLOSES, *others)
+        self._mark = _line(MARK, *dialect.marks)
+        first = "".join(dict.fromkeys(mark[0] for mark in ("`", "<", *dialect.marks)))
+        self._may_be_mark = re.compile(rf"\s*[{re.escape(first)}]")
         self._syntax = Syntax("", "python", background_color="default")
         self._line = ""  # not printed yet
         self._begun = False  # a part of this line is printed
@@ -57,13 +63,13 @@ class Printer:
         """A line, or a part of one, that the model wrote."""
         self._line += piece
         whole = self._line.endswith("\n")
-        held = self._in_code or (not self._begun and MAY_BE_MARK.match(self._line))
+        held = self._in_code or (not self._begun and self._may_be_mark.match(self._line))
         if held and not whole:
             return
         text, self._line = self._line, ""
         line = text.rstrip("\n")
-        if not self._begun and (MARK.match(line) or (self._in_code and CLOSES.match(line))):
-            self._in_code = bool(OPENS.match(line)) or (self._in_code and not CLOSES.match(line))
+        if not self._begun and (self._mark.match(line) or (self._in_code and self._closes.match(line))):
+            self._in_code = bool(self._opens.match(line)) or (self._in_code and not self._closes.match(line))
             self._console.print(Text(line, style="dim"), soft_wrap=True)
         elif self._in_code:
             self._console.print(self._syntax.highlight(line), end="", soft_wrap=True)
@@ -93,3 +99,9 @@ class Printer:
         if self._status is not None:
             self._status.stop()
             self._status = None
+
+
+def _line(pattern: str, *marks: str) -> re.Pattern[str]:
+    """A line that holds what `pattern` says, or one of the marks, and nothing else."""
+    either = "|".join([pattern, *(re.escape(mark) for mark in marks if mark)])
+    return re.compile(rf"\s*(?:{either})\s*$")

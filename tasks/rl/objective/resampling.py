@@ -4,14 +4,12 @@ An outcome reward alone rewards a right answer that was reached through failing 
 among the right samples, and never among the wrong ones, turns the model from such code without a penalty to be gamed.
 """
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
 
 from tasks.shared.traces.trajectory import CodeCall
 
-ANSWER = re.compile(r"<answer>.*?</answer>", re.DOTALL)
 NO_CODE = 0.5  # the penalty of a right answer without any code
 FLOOR = 0.1  # added to a penalty before it is inverted; the paper leaves open what weighs a penalty of 0
 
@@ -21,14 +19,6 @@ def code_penalty(calls: Sequence[CodeCall]) -> float:
     if not calls:
         return NO_CODE
     return sum(not call.ran for call in calls) / len(calls)
-
-
-def count_answers(words: str, tagged: bool) -> int:
-    """Whole answers in a model's own words: between `<answer>` tags, or boxes; 0 where a tag has no counterpart."""
-    if not tagged:
-        return words.count("\\boxed{")
-    whole = len(ANSWER.findall(words))
-    return whole if words.count("<answer>") == words.count("</answer>") == whole else 0
 
 
 def format_penalty(num_answers: int, num_turns: int) -> float:

@@ -154,6 +154,20 @@ class Dialect:
         said = trace.rpartition("</think>")[2]  # what is thought over is no answer
         return said.count("\\boxed") == 1 and self.answer_block.search(said) is not None
 
+    def count_answers(self, words: str) -> int:
+        """Whole answers in a model's own words: between the tags, or boxes; 0 where a tag has no counterpart."""
+        opening, closing = self._answer_ends
+        if opening == closing:
+            return words.count("\\boxed{")
+        whole = len(re.findall(f"{re.escape(opening)}.*?{re.escape(closing)}", words, re.DOTALL))
+        return whole if words.count(opening) == words.count(closing) == whole else 0
+
+    @property
+    def _answer_ends(self) -> tuple[str, str]:
+        """The first and the last line of an answer: its tags, or twice the box."""
+        lines = self.write_answer("").split("\n")
+        return lines[0], lines[-1]
+
     def notice(self, block: Block) -> str:
         """What a model is shown in place of output after a block that is not whole."""
         assert self.form is not None
@@ -264,7 +278,7 @@ class Dialect:
             return
         if self.form is not None and (tag := self.form.stray(text)):
             raise TraceFormatError(f"'{tag}' where it cannot stand")
-        opening, closing = (self.write_answer("").split("\n")[end] for end in (0, -1))
+        opening, closing = self._answer_ends
         if opening != closing and text.count(opening) != text.count(closing):
             raise TraceFormatError(f"{opening} that is not closed")
 

@@ -22,19 +22,19 @@ def other_answer(answer: str, rng: random.Random) -> str:
     return "999" if draw == answer else draw
 
 
-def forge_output(feedback: str, stdout: str, answer: str, rng: random.Random) -> tuple[str, str]:
-    """Replace the output inside `feedback` by one that was never produced.
+def forge_output(stdout: str, answer: str, rng: random.Random) -> tuple[str, str]:
+    """Replace what a program printed by an output that was never produced.
 
     Half of the forgers believe their own output, half give the right answer all the same.
 
     Returns:
-        The answer that the trace will give, and the forged feedback.
+        The answer that the trace will give, and the forged output.
     """
     real = stdout.strip()
+    assert real, "a program of a family prints its result"
     forged = other_answer(real, rng)
-    assert real and feedback.count(f"\n{real}\n") == 1, feedback
     answer = forged if rng.random() < 0.5 else answer
-    return answer, feedback.replace(f"\n{real}\n", f"\n{forged}\n")
+    return answer, stdout.replace(real, forged)
 
 
 def break_tags(trace: str, dialect: Dialect, rng: random.Random) -> str:

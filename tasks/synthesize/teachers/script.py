@@ -9,7 +9,7 @@ what it wrote costs nothing and is written again to the same letter.
 import random
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from data.families import TRAIN_FAMILIES, WORD_FAMILIES, Family, Params
 from data.wording import (
@@ -152,11 +152,13 @@ class ScriptTeacher:
                 raise RuntimeError(
                     f"the sandbox failed while the teacher wrote for {problem.id}: {result.error_line}"
                 )
-            feedback = self._rules.feedback(block, result)
+            shown = result
             if plan.fault is Fault.FABRICATED_OUTPUT:
-                answer, feedback = forge_output(feedback, result.stdout, answer, rng)
+                answer, forged = forge_output(result.stdout, answer, rng)
+                shown = replace(result, stdout=forged)
             elif plan.fault is Fault.WRONG_PROGRAM:
                 answer = result.stdout.strip()
+            feedback = self._rules.feedback(block, shown)
             parts.append(f"{opening}\n{dialect.write_call(program)}{feedback}")
         if plan.fault is Fault.WRONG_ANSWER:
             answer = other_answer(answer, rng)

@@ -28,7 +28,7 @@ def teacher(rules: Rules, seed: int = 0, **settings: float) -> ScriptTeacher:
     return ScriptTeacher(SynthesizeConfig(**settings), rules, InProcessRunner(), seed)
 
 
-@pytest.mark.parametrize("dialect", ["retool", "torl"])
+@pytest.mark.parametrize("dialect", ["retool", "torl", "hermes"])
 def test_every_bad_trace_is_out_and_every_good_one_kept(dialect, problems, retool):
     rules = replace(retool, dialect=DIALECTS[dialect])
     writer = teacher(rules, code_share=0.7, correction_share=0.3, check_share=0.3, **ALL_FAULTS)
@@ -106,12 +106,12 @@ def test_another_answer_is_never_the_answer():
 
 def test_a_forged_output_replaces_the_real_one_whole():
     for seed in range(50):
-        answer, feedback = forge_output("\n<interpreter>\n17\n</interpreter>\n", "17\n", "17", Random(seed))
-        assert "\n17\n" not in feedback
-        assert answer == "17" or f"\n{answer}\n" in feedback
+        answer, forged = forge_output("17\n", "17", Random(seed))
+        assert forged != "17\n"
+        assert answer == "17" or f"{answer}\n" == forged
 
 
-@pytest.mark.parametrize("name", ["retool", "torl", "text"])
+@pytest.mark.parametrize("name", ["retool", "torl", "hermes", "text"])
 def test_broken_tags_change_the_trace_every_time(name):
     dialect = DIALECTS[name]
     call = dialect.write_call("print(5)") + dialect.feedback("5") if dialect.runs_code else ""
