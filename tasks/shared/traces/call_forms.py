@@ -1,4 +1,4 @@
-"""How a turn asks for a program to be run: the block, and the stop string that ends it.
+"""How a turn requests the execution of a program: the block, and the stop string that ends it.
 
 A form is read leniently (any fence that says Python or nothing, any indentation, blank lines, CRLF) and written in one
 way. A stop string that is part of a program ends no block: `read` is asked at every stop string, in order, and sees
@@ -47,7 +47,7 @@ class Block:
 
     @property
     def is_whole(self) -> bool:
-        """Whether it holds a program with an end, asked to run or not."""
+        """Whether it holds a complete program, requested to run or not."""
         return bool(self.code) and self.fault != UNFINISHED
 
     def moved(self, by: int) -> "Block":
@@ -65,7 +65,7 @@ class CallForm(Protocol):
 
     @property
     def told(self) -> str:
-        """The form in one line of words, for a notice to a model that missed it."""
+        """A one-line description of the form, for the notice to a model that did not follow it."""
 
     @property
     def marks(self) -> tuple[str, ...]:
@@ -81,10 +81,10 @@ class CallForm(Protocol):
         """
 
     def unasked(self, text: str) -> Iterator[Block]:
-        """The programs in `text`, in which `read` finds no block: written, and not asked to run."""
+        """The programs in `text` that the model wrote without requesting to run them; `read` finds no block there."""
 
     def stray(self, text: str) -> str:
-        """What of the form stands in `text`, the words after the last block of a written trace; "" if nothing does."""
+        """Return a stray mark of the form in `text`, the words after a trace's last block; "" if there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +143,7 @@ class TagForm:
             yield Block(start, len(text), first, first, len(text), "", UNFINISHED)
 
     def _unopened(self, text: str, before: str) -> Block | None:
-        """A fence that a closing tag follows without an opening one; other closing tags are words."""
+        """A fence followed by a closing tag without an opening one; any other closing tag is plain text."""
         closing = last_marks(before, 0)
         for fence in fences(before):
             if not fence.names_python:
@@ -157,7 +157,7 @@ class TagForm:
         return None
 
     def _opening(self, before: str) -> int | None:
-        """Where the block opens: at the first opening tag that has no other in words behind it."""
+        """Where the block opens: at the first opening tag without a later one outside the program."""
         start = before.find(self.opening)
         while start >= 0:
             inside = before[start + len(self.opening) :]

@@ -2,8 +2,8 @@
 
 A rollout appends ids and renders nothing again, so it needs two strings of the template: what stands between a call and
 its result (the end of the assistant's turn, the header of the next), and between the result and the assistant's next
-words. A template that would write what was there before otherwise, once the result follows, cannot be appended to and
-is refused with the reason. No table of models is kept.
+words. Some templates render earlier turns differently once a result follows. Nothing can be appended to them, so they
+are refused with the reason. No table of models is kept.
 """
 
 import json
@@ -37,7 +37,7 @@ Message = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class ChatTurns:
-    """How results go in between an assistant's turns.
+    """The strings around a result between two turns of the assistant.
 
     Example, Qwen3: before "<|im_end|>\\n<|im_start|>user\\n<tool_response>\\n", after
     "\\n</tool_response><|im_end|>\\n<|im_start|>assistant\\n".
@@ -57,7 +57,7 @@ class ChatTurns:
         return conversation(message, system), TOOLS if self.lists_tools else None
 
     def encode_result(self, tokenizer: "PreTrainedTokenizerBase", content: str) -> list[int]:
-        """Ids from the end of the call to where the assistant goes on; control tokens are the template's alone."""
+        """Ids from the end of the call to where the assistant continues; only the template writes control tokens."""
         added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
         special = sorted({*added, *tokenizer.all_special_tokens}, key=len, reverse=True)
         cut = re.compile(f"({'|'.join(map(re.escape, special))})")

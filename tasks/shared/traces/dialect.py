@@ -1,10 +1,10 @@
-"""How a trace is written: prompt, code blocks, interpreter output, answer, all decided here and nowhere else.
+"""Defines how a trace is written: prompt, code blocks, interpreter output and answer. No other module decides this.
 
 Three dialects run code: `retool` (tags), `torl` (Markdown fences) and `hermes` (tool calls of chat models); `text` runs
 none (the paper's text-only baseline).
-A dialect's call form (`call_forms.py`) says what ends a turn and which program runs; `feedback` is what is appended.
-Code runs exactly as written. `split` cuts a written trace at the very places where a rollout appends ids, so SFT
-tokenises segment by segment what RL will see. Sources: ReTool (arXiv 2504.11536), ToRL (arXiv 2503.23383).
+A dialect's call form (`call_forms.py`) defines what ends a turn and which program runs; `feedback` is the text appended
+after it. Code runs exactly as written. `split` cuts a written trace where a rollout appends ids, so SFT tokenises the
+same segments as RL. Sources: ReTool (arXiv 2504.11536), ToRL (arXiv 2503.23383).
 """
 
 import re
@@ -23,7 +23,7 @@ from tasks.shared.traces.instructions import (
 from tasks.shared.traces.tool_form import ToolForm
 
 EXAMPLE_CODE, EXAMPLE_OUTPUT = "print(6 * 7)", "42"
-CARRIED = 32  # characters that the token which completes a stop string may have behind it
+CARRIED = 32  # most characters after a stop string within the token that completes it
 
 
 class TraceFormatError(ValueError):
@@ -36,12 +36,12 @@ class Segment:
 
     text: str
     is_feedback: bool  # True: interpreter output, masked out of the loss
-    block: Block | None = None  # the block that this own-words segment ends with, if it ends with one
-    observation: str | None = None  # for feedback: what the interpreter is said to have printed
+    block: Block | None = None  # the block at the end of an own-words segment, if any
+    observation: str | None = None  # for feedback: the interpreter's output
 
     @property
     def code(self) -> str | None:
-        """The program that this segment asks to run, if it asks for one."""
+        """The program that this segment requests to run, if any."""
         return self.block.code if self.block and not self.block.fault else None
 
 
@@ -54,10 +54,10 @@ class Dialect:
     form: CallForm | None  # None: runs no code
     feedback_open: str
     feedback_close: str
-    refused: tuple[str, ...]  # what the words of a written trace cannot hold: the tags of output, or of code
+    refused: tuple[str, ...]  # tags that must not occur in the words of a written trace
     answer_template: str  # how the answer is written, with {answer}
     answer_block: re.Pattern[str]  # the answer at the end of a trace; group 1 is the content of the box
-    max_calls: int | None = None  # after so many calls a block without output is text, as in a rollout
+    max_calls: int | None = None  # after this many calls a block without output is text, as in a rollout
     # a call and its result are turns of the chat template's own (`chat_turns.py`); what a written trace has between
     # them is put into the template's words when it is encoded
     speaks_tools: bool = False
@@ -75,12 +75,12 @@ class Dialect:
 
     @property
     def feedback_mark(self) -> str:
-        """What says in a text that interpreter output follows; "" for a dialect that has none."""
+        """The mark before interpreter output; "" for a dialect without output."""
         return self.feedback_open.strip() or self.stop or ""
 
     @property
     def marks(self) -> tuple[str, ...]:
-        """The tags and fences that a trace is held together by."""
+        """The tags and fences that structure a trace."""
         pieces = [self.feedback_open, self.feedback_close, self.write_answer("")]
         lines = [line.rstrip("}") for piece in pieces for line in piece.split("\n")]
         marks = (*(self.form.marks if self.form else ()), *lines)
@@ -127,7 +127,7 @@ class Dialect:
         return None if block is None or block.fault else block.code
 
     def blocks(self, words: str) -> Iterator[Block]:
-        """Every block in the model's words, in order: those that end a turn, and programs that nothing asks to run."""
+        """Every block in the model's words, in order: those that end a turn, and programs not requested to run."""
         if self.form is None:
             return
         place = 0
@@ -146,12 +146,12 @@ class Dialect:
         return self.form.write(code)
 
     def write_answer(self, answer: str) -> str:
-        """The part of a trace that gives its answer, as `closes_with_answer` reads it."""
+        """The text that states the answer, in the form that `closes_with_answer` reads."""
         return self.answer_template.format(answer=answer)
 
     def closes_with_answer(self, trace: str) -> bool:
-        """Whether a trace ends in one answer, written as this dialect writes it, and gives no other."""
-        said = trace.rpartition("</think>")[2]  # what is thought over is no answer
+        """Whether a trace ends with an answer in this dialect's form and contains no other answer."""
+        said = trace.rpartition("</think>")[2]  # an answer within the thoughts does not count
         return said.count("\\boxed") == 1 and self.answer_block.search(said) is not None
 
     def count_answers(self, words: str) -> int:
@@ -169,25 +169,25 @@ class Dialect:
         return lines[0], lines[-1]
 
     def notice(self, block: Block) -> str:
-        """What a model is shown in place of output after a block that is not whole."""
+        """The notice that a model sees in place of output after an incomplete block."""
         assert self.form is not None
         return f"This block was not run: {block.fault}. {self.form.told}"
 
     def feedback(self, observation: str, remaining_calls: int | None = None, carried: str = "") -> str:
-        """The text appended after a block: its output, and the calls that are left if they are announced.
+        """The text appended after a block: its output and, if announced, the number of calls left.
 
-        `carried`: what the model's last token has behind the stop string. A line of the output that would close it is
-        set in by a blank, so that the output ends where it ends.
+        `carried`: the text after the stop string within the model's last token. An output line equal to the closing
+        mark is indented by a blank, so that it cannot end the output early.
         """
         closing = re.escape(self.feedback_close.strip("\n"))
         observation = re.sub(rf"(?m)^(?={closing}$)", " ", observation)
         notice = "" if remaining_calls is None else f"\nremaining calls: {remaining_calls}"
-        # a bare line break is not written twice: nothing would tell the model's own from the output's
+        # never write a bare line break twice: the model's own could not be told from the output's
         opening = "" if self.feedback_open == "\n" and carried.endswith("\n") else self.feedback_open
         return f"{opening}{observation}{notice}{self.feedback_close}"
 
     def unrecognised(self, turn: str, is_cut: bool = False) -> int:
-        """How many blocks of a turn are meant as such and cannot run; `is_cut`: but for one that tokens ran out in."""
+        """Count the malformed blocks of a turn; with `is_cut`, without the block in which the tokens ran out."""
         faulty = [block for block in self.blocks(turn) if block.fault]
         if is_cut and faulty and self.form is not None:
             end, stop = faulty[-1].end, self.form.stop
@@ -200,7 +200,7 @@ class Dialect:
         return feedback.removeprefix(self.feedback_open).removesuffix(self.feedback_close)
 
     def self_written(self, turn: str) -> int:
-        """How often a turn of the model's own words opens interpreter output, programs aside."""
+        """Count the output marks that the model wrote itself in a turn, outside of programs."""
         if not self.feedback_mark:
             return 0
         asked = self.read(turn)
@@ -210,7 +210,7 @@ class Dialect:
         return words.count(self.feedback_mark)
 
     def outputs(self, text: str) -> Iterator[tuple[int, int]]:
-        """Where output stands in a rollout of which nothing but its text is known."""
+        """The spans of output in the text of a rollout."""
         place = 0
         while (block := self.read(text[place:])) is not None:
             output = self._output_after(text, place + block.end)
@@ -220,7 +220,7 @@ class Dialect:
             place = output[1]
 
     def split(self, trace: str) -> list[Segment]:
-        """Cut a written trace into own words and feedback, in order; joined texts give `trace` again.
+        """Cut a written trace into own words and feedback, in order; the joined texts equal `trace`.
 
         Raises TraceFormatError: unbalanced or misplaced tags, a block without output, output without a block.
         """
@@ -242,7 +242,7 @@ class Dialect:
         return segments
 
     def is_followed_by(self, trace: str) -> bool:
-        """Whether a written trace keeps to the dialect: whole blocks with output each, one answer at the end."""
+        """Whether a written trace follows the dialect: complete blocks, each with output, and one answer at the end."""
         try:
             segments = self.split(trace)
         except TraceFormatError:
@@ -251,7 +251,7 @@ class Dialect:
         return whole and self.closes_with_answer(segments[-1].text)
 
     def _output_after(self, text: str, place: int) -> tuple[int, int] | None:
-        """Where the feedback stands that follows a stop string at once, but for what its last token carries."""
+        """The span of the feedback directly after a stop string and the rest of its token; None without one."""
         opening = re.escape(self.feedback_open)
         found = re.compile(rf"[^\n]{{0,{CARRIED}}}?\s*?({opening})").match(text, place)
         if found is None:
@@ -267,7 +267,7 @@ class Dialect:
         return f"'{self.stop}' without a whole code block before it: {block.fault}"
 
     def _refuse_stray_tags(self, text: str, last: bool) -> None:
-        """TraceFormatError for tags in a turn's words: those of output; in the last turn those of a block too."""
+        """Raise TraceFormatError for output tags in a turn's words, and in the last turn for block tags too."""
         for tag in self.refused:
             place = text.find(tag)
             if place >= 0 and self.stop and self.stop in text[:place][-CARRIED - len(self.stop) :]:
@@ -348,6 +348,6 @@ DIALECTS = {
 
 
 def dialect_of(traces: TracesConfig, preload: Iterable[str] = ()) -> Dialect:
-    """The dialect of a recipe, with its cap of calls; for prompts also with its `sandbox.preload`."""
+    """A recipe's dialect with its call cap; for prompts also with the libraries of `sandbox.preload`."""
     libraries = tuple(name for name in preload if name.partition(".")[0] not in sys.stdlib_module_names)
     return replace(DIALECTS[traces.dialect], max_calls=traces.max_calls, libraries=libraries)

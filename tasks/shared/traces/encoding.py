@@ -1,7 +1,7 @@
 """Text to token ids, once: the prompt of a rollout and the written traces of SFT.
 
 A trace is tokenised segment by segment, cut where a rollout appends ids, so that SFT trains on the id sequences that
-RL will see. The mask says which tokens the model is to learn: its own words and the end of its turn.
+RL will see. The mask marks the tokens that the model learns: its own words and the end of its turn.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ class EncodedTrace:
     """Prompt and response ids of one written trace. Lengths: P prompt, R response."""
 
     prompt_ids: tuple[int, ...]  # (P,)
-    response_ids: tuple[int, ...]  # (R,) ends as the chat template ends a turn, plain text as a sequence
+    response_ids: tuple[int, ...]  # (R,) ends with the template's end of turn, or that of the sequence
     trained: tuple[bool, ...]  # (R,) False on interpreter output and on headers of turns
 
 
@@ -38,7 +38,7 @@ def encode_prompt(
     system: str = "",
     plain: bool = False,
 ) -> tuple[int, ...]:
-    """The prompt's ids, (P,), up to and with the header of the assistant's turn.
+    """The prompt's ids, (P,), including the header of the assistant's turn.
 
     `system`: the problem's own system message. `plain`: text without a chat template. Raises ValueError if the
     tokenizer has no chat template, or one without system messages where there is one.
@@ -51,7 +51,7 @@ def encode_prompt(
 def encode_message(
     tokenizer: "PreTrainedTokenizerBase", dialect: Dialect, message: str, system: str = ""
 ) -> tuple[int, ...]:
-    """As `encode_prompt`, of a whole user message."""
+    """Encode a complete user message, see `encode_prompt`."""
     if not tokenizer.chat_template:
         raise ValueError(
             f"tokenizer {tokenizer.name_or_path}: no chat template; save one with the checkpoint"
@@ -79,12 +79,12 @@ def encode_message(
 
 
 def encode_words(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
-    """Ids of what a program printed or a teacher wrote: `<|im_end|>` in it is spelled out, and ends no turn."""
+    """Ids of program output or a teacher's text. Control tokens in it are encoded as plain text and end no turn."""
     return text_ids(tokenizer, text, spelled_out=True)
 
 
 def encode_feedback(tokenizer: "PreTrainedTokenizerBase", dialect: Dialect, feedback: str) -> list[int]:
-    """Ids of what follows a block: as it is written or, for tool calls, in the turns of the chat template."""
+    """Ids of the feedback after a block: as written or, for tool calls, within the chat template's turns."""
     if not dialect.speaks_tools:
         return encode_words(tokenizer, feedback)
     return chat_turns(tokenizer).encode_result(tokenizer, dialect.content_of(feedback))
@@ -93,7 +93,7 @@ def encode_feedback(tokenizer: "PreTrainedTokenizerBase", dialect: Dialect, feed
 def written_trace(
     tokenizer: "PreTrainedTokenizerBase", dialect: Dialect, text: str, shown: Sequence[Sequence[int]]
 ) -> str:
-    """A rollout as a written trace: its text, but for tool calls without the turns of this one chat template."""
+    """A rollout's text as a written trace; for tool calls, without this chat template's turns."""
     if not dialect.speaks_tools:
         return text
     turns, around = turns_between(text, shown), chat_turns(tokenizer)
@@ -120,14 +120,14 @@ def encode_trace(
     for segment in dialect.split(trace):
         if segment.is_feedback:
             ids = encode_feedback(tokenizer, dialect, segment.text)
-            # of the turns of a chat template the first token ends the assistant's: a rollout forces it, SFT teaches it
+            # the first token of a template's turns ends the assistant's turn: a rollout forces it, SFT teaches it
             ends_turn = dialect.speaks_tools and ids[0] in tokenizer.all_special_ids
             trained += [ends_turn] + [False] * (len(ids) - 1)
         else:
             ids = encode_words(tokenizer, segment.text)
             trained += [True] * len(ids)
         response_ids += ids
-    # Plain text is closed by the end of the sequence: no template writes around it.
+    # Plain text ends with the end of the sequence: no template surrounds it.
     closed_by_template = not plain or tokenizer.eos_token_id is None
     end = turn_end(tokenizer) if closed_by_template else (tokenizer.eos_token_id,)
     response_ids += end

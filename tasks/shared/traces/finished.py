@@ -1,4 +1,4 @@
-"""What a response is read as once its last token is there: its text, places of outputs, own words, blocks."""
+"""Reads a finished response: its text, spans of output, own words and blocks."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -11,7 +11,7 @@ from tasks.shared.traces.trajectory import FinishReason, Trajectory, TrajectoryB
 def finished(
     builder: TrajectoryBuilder, reason: FinishReason, decode: Callable[[Sequence[int]], str], dialect: Dialect
 ) -> Trajectory:
-    """The frozen trajectory; all but ids, mask, log-probs and calls is read from its text."""
+    """The frozen trajectory. Everything except ids, mask, log-probs and calls is derived from its text."""
     ids = builder.response_ids
     text = decode(ids[:-1] if reason is FinishReason.EOS else ids)
 

@@ -1,4 +1,4 @@
-"""What each dialect tells a model. Places to fill: {problem}, {libraries}, {call}, {feedback}, {answer}."""
+"""The instruction of each dialect. Fields: {problem}, {libraries}, {call}, {feedback}, {answer}."""
 
 RETOOL_INSTRUCTION = """\
 Solve the problem below step by step. While you reason you may run Python in an external sandbox.{libraries} Write a \

@@ -1,10 +1,10 @@
-"""What the model is shown of an execution: the one function behind synthesis, RL and evaluation.
+"""The output that a model sees of an execution: one function for synthesis, RL and evaluation.
 
-ReTool feeds back stdout or the whole error message, ToRL the last line of the traceback. A time-out or memory stop is
-told as such, a refusal in the one line that names what was refused, after everything that was printed before it. Where
-the variables of a session are lost with its block, the model is told so there.
-A program that ended well and printed nothing shows its standard error, warnings for example. All together is at most
-the `output_chars` of its limits: what is cut, is cut in the middle and marked.
+ReTool feeds back stdout or the whole error message, ToRL the last line of the traceback. The printed output comes
+first. Then a time-out or a memory limit is reported as such, and a refusal as one line that names what was refused. If
+a session loses its variables with the block, the text says so.
+A program that succeeded and printed nothing shows its standard error, for example warnings. The whole text has at most
+`output_chars` characters; a longer one is cut in the middle, with a mark.
 """
 
 from typing import Literal
@@ -25,7 +25,7 @@ _LINE_CHARS = 120
 
 
 def observe(result: ExecutionResult, error_feedback: Literal["full", "last_line"]) -> str:
-    """The observation text for an execution that reached an end; a sandbox failure has none (AssertionError)."""
+    """The observation text of a finished execution. AssertionError for a sandbox failure, which has none."""
     assert result.status is not Status.SANDBOX_FAILURE, "a sandbox failure is never shown to the model"
     error = result.error if error_feedback == "full" else result.error_line
     if result.status in STOPPED:
@@ -42,7 +42,7 @@ def observe(result: ExecutionResult, error_feedback: Literal["full", "last_line"
 
 
 def _within(shown: str, error: str, limit: int) -> str:
-    """Output and error one below the other, in `limit` characters: the error has half of them, or what is left."""
+    """Output followed by the error, in `limit` characters: the error gets half, or what the output leaves."""
     if not shown or not error:
         return cut_again(shown or error, limit)
     room = max(limit // 2, limit - len(shown) - 1)

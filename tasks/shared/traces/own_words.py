@@ -1,7 +1,7 @@
-"""The model's own words: a response without programs and without what they printed. This is what is graded.
+"""The model's own words: a response without programs and their output. Only these words are graded.
 
-Executed or not makes no difference: a block after the call cap is text, and still a program. Feedback that the model
-wrote itself is taken out too. One pass over the marks of all dialects, so the cost is linear in the text.
+A program is removed whether or not it ran, such as a block after the call cap. Feedback that the model wrote itself is
+removed too. One pass covers the marks of all dialects, so the cost is linear in the text.
 """
 
 import ast
@@ -12,13 +12,13 @@ from collections.abc import Iterable
 from tasks.shared.traces.python_text import LITERAL
 
 MARK = re.compile(r"<(code|interpreter|tool_call|tool_response)>|```[ \t]*([\w+#-]*)[^\n`]*")
-# a fence within a line, as in a string literal, closes no block
+# a fence in the middle of a line, as in a string literal, does not close a block
 CLOSING_FENCE = re.compile(
     r"^[ \t]*(?:(?=```output)|```(?![\w`]))|```(?=[ \t\r]*$|[ \t]*</code>)", re.MULTILINE
 )
 CLOSING_TAG = re.compile("</code>")
 FENCE_IN_CODE = re.compile(r"\s*```[^\n]*")
-# languages of fences whose content is no program: the model states something in them
+# languages of fences that contain statements of the model, not programs
 PROSE_FENCES = {"text", "txt", "plaintext", "latex", "tex", "math", "markdown", "md"}
 
 
@@ -41,7 +41,7 @@ class _Turn:
         while (mark := MARK.search(self._text, place)) is not None:
             end = self._end_of_block(mark)
             kept.append(self._text[place : mark.start()])
-            if end is None:  # the mark opens no program: what it encloses is read as words
+            if end is None:  # the mark opens no program: its content counts as words
                 end = self._end_of_fence(mark.end())[1] if mark[0].startswith("```") else mark.end()
                 end = end if end < len(self._text) else mark.end()
                 kept.append(self._text[mark.start() : end])

@@ -1,7 +1,7 @@
-"""Programs in what a model wrote: fences, string literals, indentation. Knows Python and Markdown, and no dialect.
+"""Finds programs in a model's text: fences, string literals, indentation. Knows Python and Markdown, but no dialect.
 
 A fence or a tag inside a string literal belongs to the program. Literals are found as Python's lexer finds them, but in
-text that need be neither whole nor valid, since a model is read while it writes.
+text that may be incomplete or invalid, because it is read while the model writes.
 """
 
 import re
@@ -68,7 +68,7 @@ def read_fence(text: str, start: int) -> Fence | None:
 
 
 def fences(text: str) -> Iterator[Fence]:
-    """Every place in `text` where a fence may open: where one names Python, and at the start of a line."""
+    """Every place in `text` where a fence may open: at the start of a line, or anywhere if it names Python."""
     for run in MARKS.finditer(text):
         fence = read_fence(text, run.start())
         assert fence is not None
@@ -78,7 +78,7 @@ def fences(text: str) -> Iterator[Fence]:
 
 
 def literal_at(source: str, place: int) -> str:
-    """Which literal of a program that begins where `source` does covers `place`: "string", "comment" or ""."""
+    """The kind of literal that covers `place` in the program `source`: "string", "comment" or "" for none."""
     for literal in LITERAL.finditer(source):
         if literal.start() >= place:
             break
@@ -88,7 +88,7 @@ def literal_at(source: str, place: int) -> str:
 
 
 def closing_marks(text: str, fence: Fence) -> Iterator[re.Match[str]]:
-    """The runs of marks that would close `fence` and stand in no literal of its program."""
+    """The runs of marks that close `fence` and lie outside the literals of its program."""
     hidden = [literal.span() for literal in LITERAL.finditer(text, fence.first)]
     for run in MARKS.finditer(text, fence.first):
         if fence.is_closed_by(run[0]) and not any(start <= run.start() < end for start, end in hidden):
@@ -102,7 +102,7 @@ def last_marks(text: str, first: int) -> re.Match[str] | None:
 
 
 def is_closed_at(text: str, fence: Fence, closing: re.Match[str]) -> bool:
-    """Whether the program of `fence` ends at `closing`: marks that fit, in no string, with none like them before."""
+    """Whether the program of `fence` ends at `closing`: the first matching marks outside of strings."""
     if not fence.is_closed_by(closing[0]):
         return False
     if literal_at(text[fence.first :], closing.start() - fence.first) == "string":
@@ -111,7 +111,7 @@ def is_closed_at(text: str, fence: Fence, closing: re.Match[str]) -> bool:
 
 
 def program_end(text: str, first: int, mark: int) -> int:
-    """Where the program from `first` to a closing mark ends; the line break that sets the mark off is left out."""
+    """Where the program from `first` to a closing mark ends, without the line break before the mark."""
     line = text.rfind("\n", first, mark) + 1
     if line == 0 or text[line:mark].strip():
         return mark
@@ -119,7 +119,7 @@ def program_end(text: str, first: int, mark: int) -> int:
 
 
 def without_indentation(program: str) -> str:
-    """A program as it runs: the indentation of its first line, with which none can begin, is taken off every line."""
+    """Remove the indentation of a program's first line from every line, because no program can start indented."""
     lines = program.split("\n")
     first = next((line for line in lines if line.strip()), "")
     indentation = first[: len(first) - len(first.lstrip())]

@@ -1,4 +1,4 @@
-"""A trajectory on its way from a server to an evaluation: what was sampled and what ran, all else is read from it."""
+"""A trajectory as a server sends it to an evaluation: sampled ids and calls. The rest is derived from them."""
 
 from collections.abc import Sequence
 from typing import Self
@@ -19,7 +19,7 @@ class Told(BaseModel):
 
     @classmethod
     def of(cls, trajectory: Trajectory) -> Self:
-        """What a server tells."""
+        """The message of a server."""
         return cls(
             prompt_ids=list(trajectory.prompt_ids),
             response_ids=list(trajectory.response_ids),
@@ -29,7 +29,7 @@ class Told(BaseModel):
         )
 
     def builder(self, problem_id: str, sample: int, vocabulary: int) -> TrajectoryBuilder:
-        """The trajectory as it was built, token by token. ValueError unless its parts fit together."""
+        """Rebuild the trajectory token by token. ValueError if its parts do not fit together."""
         ids, spans = self.response_ids, [(call.turn_end, call.feedback_end) for call in self.calls]
         ends: Sequence[int] = [0, *(end for span in spans for end in span), len(ids)]
         if not ids or len(self.logprobs) != len(ids) or list(ends) != sorted(ends):

@@ -1,4 +1,4 @@
-"""A call of a tool as chat models write it: JSON between `<tool_call>` tags (Hermes, Qwen2.5, Qwen3).
+"""A tool call as chat models write it: JSON between `<tool_call>` tags (Hermes, Qwen2.5, Qwen3).
 
 The one tool is the interpreter. Code stands in a JSON string, which is read as leniently as JSON allows; its value is
 the program that runs.
@@ -33,11 +33,11 @@ MOST_SAID = 40  # characters of a wrong name that a notice repeats
 
 
 class BrokenCallError(ValueError):
-    """What a call lacks, for the model's eyes: one line."""
+    """What a call lacks, in one line for the model."""
 
 
 def read_call(text: str) -> str:
-    """The code that a call's JSON asks to run. Raises BrokenCallError."""
+    """The code in a call's JSON. Raises BrokenCallError."""
     try:
         call = json.loads(text, strict=False)  # line breaks in strings are meant
     except (ValueError, RecursionError) as error:
@@ -51,7 +51,7 @@ def read_call(text: str) -> str:
 
 
 def read_arguments(name: object, arguments: object) -> str:
-    """The code of a call whose name and arguments are known, the latter as an object or as JSON of one."""
+    """The code of a call with this name and these arguments, given as an object or as JSON."""
     if name != TOOL:
         said = " ".join(str(name)[:MOST_SAID].split())
         raise BrokenCallError(f"there is no tool '{said}', only '{TOOL}'")
@@ -89,7 +89,7 @@ class ToolForm:
         return self.write_raw(TOOL, json.dumps({ARGUMENT: code}, ensure_ascii=False))
 
     def write_raw(self, name: str, arguments: str) -> str:
-        """A call with arguments that are JSON already, or ought to be."""
+        """Write a call whose arguments are JSON text, valid or not."""
         return f'{self.opening}\n{{"name": {json.dumps(name)}, "arguments": {arguments}}}\n{self.stop}'
 
     def read(self, text: str) -> Block | None:
@@ -121,7 +121,7 @@ class ToolForm:
         return self.opening if self.opening in text else ""
 
     def _opening(self, before: str) -> int | None:
-        """Where the call opens: at the first opening tag that has no other behind it, strings of JSON aside."""
+        """Where the call opens: at the first opening tag without a later one outside JSON strings."""
         start = before.find(self.opening)
         while start >= 0:
             inside = before[start + len(self.opening) :]

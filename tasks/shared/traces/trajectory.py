@@ -1,10 +1,10 @@
-"""The record everything turns on: the ids that were sampled are the ids that are trained on.
+"""The central record: training uses exactly the ids that were sampled.
 
-Ids, mask and log-probs of a response are arrays of the standard library (int32, int8, float32): 9 bytes a token in
-memory and on their way from rank to rank, where tuples of Python's numbers took 80 and 14.
+Ids, mask and log-probs of a response are arrays of the standard library (int32, int8, float32). They take 9 bytes a
+token in memory and between ranks; tuples of Python numbers took 80 and 14.
 
-A `TrajectoryBuilder` appends ids once; whether the policy sampled them (`sampled`) and with what log-probability is
-fixed at that moment. Nothing downstream goes through text again, so mask, ids and log-probs cannot come apart.
+A `TrajectoryBuilder` appends ids once, and fixes their mask (`sampled`) and log-probabilities at that moment. No later
+step converts to text and back, so mask, ids and log-probs always match.
 """
 
 from array import array
@@ -19,11 +19,11 @@ class FinishReason(StrEnum):
     EOS = "eos"  # the model closed its turn
     LENGTH = "length"  # the token budget of the whole response is used up
     SANDBOX_FAILURE = (
-        "sandbox_failure"  # the interpreter service failed: not the model's error, leaves the loss
+        "sandbox_failure"  # the interpreter service failed: not the model's error, excluded from the loss
     )
 
 
-NOTICE = "notice"  # the status of a call whose block is not whole: it did not run, the model is told the form
+NOTICE = "notice"  # status of a call with an incomplete block: not run, answered with the correct form
 RAN = frozenset({"ok", "output_cut"})  # sandbox statuses of a program that reached its end without an error
 
 
@@ -34,11 +34,11 @@ class CodeCall:
     Example: response ids 0..39 end in a block; its feedback is ids 40..51: `turn_end=40, feedback_end=52`.
     """
 
-    code: str  # exactly as written by the model, exactly as run; "" where it is not whole
+    code: str  # exactly as the model wrote it and as it ran; "" for an incomplete block
     status: str  # a sandbox Status value, or NOTICE
-    observation: str  # what the model was shown
+    observation: str  # the output shown to the model
     seconds: float  # wall time in the interpreter
-    turn_end: int  # response ids [.., turn_end) were there when the code ran
+    turn_end: int  # response ids [.., turn_end) precede the execution
     feedback_end: int  # response ids [turn_end, feedback_end) are the interpreter's
 
     @property
@@ -54,7 +54,7 @@ class CodeCall:
 
 @dataclass(frozen=True, slots=True)
 class Trajectory:
-    """One sampled response with live code. Lengths: R response tokens, P prompt tokens. Nothing changes its arrays."""
+    """One sampled response with live code. Lengths: R response tokens, P prompt tokens. Its arrays never change."""
 
     problem_id: str
     sample: int  # index among the samples of this problem
@@ -64,19 +64,19 @@ class Trajectory:
     logprobs: Sequence[float]  # (R,) the sampler's log-prob where sampled, 0.0 elsewhere; float32
     calls: tuple[CodeCall, ...]
     finish: FinishReason
-    text: str  # the response decoded, for people; never tokenised again
-    own_words: str  # what the model said in all its turns, without programs and outputs: what is graded
+    text: str  # the decoded response, for people; never tokenised again
+    own_words: str  # the model's words in all turns, without programs and outputs: the graded text
     # [start, end) in characters of `text` that the feedback of each call takes, in order
     shown: tuple[tuple[int, int], ...] = ()
-    unrecognised: int = 0  # blocks that were meant as such and are not written as the dialect reads them
+    unrecognised: int = 0  # malformed blocks: the dialect cannot read them
     self_written: int = 0  # feedback tags that the model wrote itself
     wrote_code: bool = False  # a whole block, run or not
-    # which weights sampled: version and number of sampled tokens, in order; empty where an engine counts none
+    # (weight version, sampled tokens) in order; empty for an engine without versions
     versions: tuple[tuple[int, int], ...] = ()
 
     @property
     def oldest_version(self) -> int | None:
-        """That of the first weights that sampled; None where an engine counts none."""
+        """Version of the first weights that sampled; None for an engine without versions."""
         return min((version for version, _ in self.versions), default=None)
 
     @property
@@ -96,7 +96,7 @@ class Trajectory:
 
 
 def turns_between(text: str, shown: Sequence[Sequence[int]]) -> tuple[str, ...]:
-    """What the model wrote before, between and after its feedbacks: one piece more than there are spans."""
+    """The model's text before, between and after its feedbacks: one piece more than there are spans."""
     starts = [0, *(end for _, end in shown)]
     ends = [*(start for start, _ in shown), len(text)]
     return tuple(text[start:end] for start, end in zip(starts, ends, strict=True))
@@ -118,7 +118,7 @@ class TrajectoryBuilder:
     def append_sampled(
         self, ids: Sequence[int], logprobs: Sequence[float], versions: Sequence[tuple[int, int]] = ()
     ) -> None:
-        """Tokens the policy chose, with the sampler's log-prob of each, and which versions of it chose how many."""
+        """Append sampled tokens, the sampler's log-prob of each, and the weight versions that sampled them."""
         assert len(ids) == len(logprobs), (len(ids), len(logprobs))
         assert not versions or sum(count for _, count in versions) == len(ids), (versions, len(ids))
         for version, count in versions:
@@ -131,11 +131,11 @@ class TrajectoryBuilder:
 
     @property
     def turn_ids(self) -> list[int]:
-        """What was sampled since the last feedback."""
+        """Ids sampled since the last feedback."""
         return self.response_ids[self.calls[-1].feedback_end if self.calls else 0 :]
 
     def append_feedback(self, ids: Sequence[int], call: CodeCall) -> None:
-        """Interpreter tokens after a code block: in the context, never in the loss."""
+        """Append interpreter tokens after a code block: in the context, never in the loss."""
         assert call.turn_end == len(self.response_ids), (call.turn_end, len(self.response_ids))
         assert call.feedback_end == call.turn_end + len(ids), (call.feedback_end, call.turn_end, len(ids))
         self.response_ids += ids
@@ -144,7 +144,7 @@ class TrajectoryBuilder:
         self.calls.append(call)
 
     def finish(self, reason: FinishReason, text: str, own_words: str) -> Trajectory:
-        """The frozen record; checks the invariants that training relies on."""
+        """Return the frozen record after checking the invariants that training relies on."""
         length = len(self.response_ids)
         assert len(self.sampled) == len(self.logprobs) == length
         for call in self.calls:

@@ -1,7 +1,7 @@
-"""Where an assistant's turn ends: what the chat template writes after its message, and every id that stops a sampler.
+"""The end of an assistant's turn: the ids that the chat template writes there, and all ids that stop a sampler.
 
 A base model's `eos_token` is often not what its template writes (`<|endoftext|>`, `<|im_end|>`), and generation_config
-may name more. SFT teaches what the template writes; each id that any of the three names ends a turn.
+may name more. SFT teaches the template's ids. Any id that one of the three names ends a turn.
 """
 
 from pathlib import Path
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from transformers import GenerationConfig as TransformersGenerationConfig
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-MESSAGE = "Indeed, 2"  # of an assistant; what follows it is looked at
+MESSAGE = "Indeed, 2"  # an assistant's message; the text after it is examined
 
 
 def turn_end(tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
-    """The ids that close an assistant's message, up to the first token that no text has; else the end of sequence.
+    """The ids that close an assistant's message, up to the first control token; else the end of sequence.
 
     Raises ValueError: the template cannot be rendered, or nothing ends a turn.
     """
