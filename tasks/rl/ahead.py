@@ -67,6 +67,7 @@ class Ahead:
             last_step=last_step,
         )
         self._steps = [progress.step]  # done before the weights of each version were made
+        self._done = progress.step  # by the trainer
         self._slots = num_rows(config.generation)
         self._changed = threading.Condition()  # held for everything below
         self._queue: deque[RolloutRequest] = deque()
@@ -117,10 +118,18 @@ class Ahead:
             while self._paused and self._rows.value:
                 self._wait()
             self._steps.append(step)
+            self._done = step
         push()
         with self._changed:
             self._buffer.end_step()
             self._paused = False
+            self._changed.notify_all()
+
+    def keep(self, step: int) -> None:
+        """The trainer has done `step` steps; the sampler goes on with the weights it has."""
+        with self._changed:
+            self._done = step
+            self._buffer.end_step()
             self._changed.notify_all()
 
     def saved(self, step: int) -> None:
@@ -190,7 +199,7 @@ class Ahead:
                     if self._end_row(name):
                         interleaver.drop(name)
                 while not self._paused and self._rows.value < self._slots:
-                    if not self._queue and self._buffer.may_draw(self._steps[-1]):
+                    if not self._queue and self._buffer.may_draw(self._done, self._steps[-1]):
                         self._queue.extend(self._buffer.draw(self._steps[-1]))
                     if not self._queue:
                         break
@@ -252,6 +261,9 @@ class AheadFollower:
     def sync(self, step: int, push: Callable[[], None]) -> None:
         """Gather with the first rank."""
         push()
+
+    def keep(self, step: int) -> None:
+        """The first rank keeps them."""
 
     def saved(self, step: int) -> None:
         """Nothing is kept here."""

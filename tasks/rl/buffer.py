@@ -1,8 +1,8 @@
 """The groups between sampler and trainer of an asynchronous round: drawn, in flight, waiting, taken, dropped.
 
 A draw is a problem with all its samples, and its group their trajectories. No more are open than steps can take in
-time: `rl.prompts_per_step` for each of `rl.staleness` + 1 steps, those in training among them (the bound of AReaL,
-arXiv 2505.24298, section 5.1). Not for two threads at once: its owner holds a lock.
+time: `rl.prompts_per_step` for each of the `rl.staleness` + 1 steps from the weights that sample on, those in training
+among them (the bound of AReaL, arXiv 2505.24298, section 5.1). Not for two threads at once: its owner holds a lock.
 """
 
 from collections.abc import Sequence
@@ -56,11 +56,11 @@ class Buffer:
         """Draws whose group is not whole."""
         return len(self._in_flight)
 
-    def may_draw(self, step: int) -> bool:
-        """Whether one more group would be taken in time, with `step` steps done."""
+    def may_draw(self, step: int, begun: int) -> bool:
+        """Whether one more group would be taken in time, with `step` steps done, by the weights after `begun` steps."""
         counted = sum(self._counts(group) for group in self._waiting.values())
         num_open = len(self._in_flight) + counted + self._num_training
-        steps = min(self._config.staleness + 1, self._last_step - step)
+        steps = min(begun + self._config.staleness + 1, self._last_step) - step
         return num_open < steps * self._config.prompts_per_step
 
     def draw(self, step: int) -> list[RolloutRequest]:

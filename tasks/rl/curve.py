@@ -61,6 +61,10 @@ class Curve:
                 )
         self._note(self._evaluation.begin(progress))
 
+    def keeps_weights(self, progress: Progress) -> bool:
+        """Whether the sampler keeps older weights, see `Evaluation.keeps_weights`; the same in every rank."""
+        return from_first_rank(self._evaluation.keeps_weights(progress))
+
     def finish(self) -> None:
         """Wait for an evaluation that runs beside the round."""
         self._note(self._evaluation.finish())

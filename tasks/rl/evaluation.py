@@ -1,15 +1,16 @@
 """Evaluation while a round trains: `rl.evaluate_every_steps` samples evaluation sets at the current weights.
 
-In a pool it runs in a thread of its own beside sampling and update, and is waited for before weights change; a sampler
-that samples ahead is not kept waiting. An engine inside samples between two steps, each rank its share. A point of the
-curve is a line of evaluation.jsonl, with an interval whose unit is the problem; sampled again after a kill if it had
-not ended.
+In a pool or a process beside the trainer it runs in a thread of its own, by weights that the sampler keeps until it has
+ended; the trainer goes on meanwhile, as far as `rl.staleness` allows. An engine inside samples between two steps, each
+rank its share. A point of the curve is a line of evaluation.jsonl, with an interval whose unit is the problem; sampled
+again after a kill if it had not ended.
 """
 
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from tasks.rl.ahead import num_rows
 from tasks.rl.best import Point
 from tasks.rl.records import JsonLines
 from tasks.rl.sampling import is_mine
@@ -46,12 +47,15 @@ class Evaluation:
         """ValueError for sets that are not there, or a prompt that is too long."""
         config = context.config
         self._every = config.rl.evaluate_every_steps
+        self._staleness = config.rl.staleness
         self._last_step = progress.first_step + config.rl.steps_per_round
         self._generation = config.generation
         beside = isinstance(generator, AsksBeside)
         if isinstance(generator, AsksBeside):
             generator = generator.beside("evaluation")
-        self._sampler = Sampler(evaluation_config(config), generator, interpreter, tokenizer)
+        # As many as fill the engine alone: beside a sampler that is as full each gets half of the rows.
+        most_alive = num_rows(config.generation) if beside else None
+        self._sampler = Sampler(evaluation_config(config), generator, interpreter, tokenizer, most_alive)
         problems = _chosen(read_problems(context.input("evaluation_sets")), config.rl.evaluate_sets)
         self._wanted = list(wanted_samples(problems, config.rl.evaluate_samples, context.request.seed))
         self._sampler.require_prompts([want.problem for want in self._wanted])
@@ -81,6 +85,16 @@ class Evaluation:
     def running(self) -> int | None:
         """The step that is evaluated beside the round just now."""
         return self._running[0].step if self._running is not None else None
+
+    def keeps_weights(self, progress: Progress) -> bool:
+        """Whether the sampler keeps the weights it has, those of `progress` being there; in the first rank.
+
+        It does while they are evaluated, but not for an evaluation that is due now, nor once what they sample would be
+        more than `rl.staleness` steps old.
+        """
+        if self._running is None or self._running[1].done():
+            return False
+        return progress.step - self._running[0].step <= self._staleness and not self.is_due(progress)
 
     def begin(self, progress: Progress) -> Point | None:
         """Sample the weights of now: the point, or None where that goes on beside what follows."""

@@ -29,6 +29,9 @@ class Recorded:
     def sync(self, step: int, push: Callable[[], None]) -> None:
         """Nobody samples with the weights."""
 
+    def keep(self, step: int) -> None:
+        """Nobody samples with the weights."""
+
     def saved(self, step: int) -> None:
         """The record stays."""
 

@@ -89,7 +89,7 @@ class RoundRecords:
         """Note a point of the curve, which has a file of its own, in the sinks."""
         step = point["step"]
         assert isinstance(step, int)
-        shown = {name: value for name, value in point.items() if name not in ("step", "round")}
+        shown = {name: value for name, value in point.items() if name != "round"}
         self._sinks.log(step, {f"evaluation/{name}": value for name, value in shown.items()})
         self._context.log(f"evaluation after step {step}: accuracy {point['accuracy']}")
 

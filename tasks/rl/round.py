@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tasks.rl.ahead import Ahead, AheadFollower
 from tasks.rl.critic import CriticUpdate, with_advantages
 from tasks.rl.curve import Curve
-from tasks.rl.experience import build_experience
+from tasks.rl.experience import Experience, build_experience
 from tasks.rl.health import require_entropy, require_experience
 from tasks.rl.metrics import PhaseClock, learning_metrics, timing_metrics
 from tasks.rl.objective.critic import CriticEngine
@@ -75,6 +75,7 @@ class RlRound:
         self.progress = self._start()
         self.sampler = self._make_sampler(judge)
         self._records = RoundRecords(context, self.progress) if rank() == 0 else None
+        self._keeps_weights = False  # the sampler, while they are evaluated
         self.curve: Curve | None = None
         if rl.evaluate_every_steps and generator is not None:
             self.curve = Curve(context, self.engine, generator, interpreter, self.progress, self._records)
@@ -105,14 +106,13 @@ class RlRound:
                 self.curve.finish()
 
     def _steps(self) -> None:
+        """A state that is due while an evaluation runs is saved after it: a killed round has to come by it again."""
+        every, is_due = self._config.rl.checkpoint_every_steps, False
         while self.progress.step < self.last_step:
             self._step()
-            if (
-                self.progress.step % self._config.rl.checkpoint_every_steps == 0
-                or self.progress.step == self.last_step
-            ):
-                if self.curve is not None:
-                    self.curve.finish()
+            is_due |= self.progress.step % every == 0 or self.progress.step == self.last_step
+            if is_due and not self._keeps_weights:
+                is_due = False
                 self.states.save(self.engine, self.critic, self.progress)
                 self.sampler.saved(self.progress.step)
                 if self.curve is not None:
@@ -177,15 +177,7 @@ class RlRound:
             learn = step >= rl.critic.warmup_steps
             result = self._update.update(experience, self._seed(UPDATE_PLACE), learn, step)
         require_entropy(result, step + 1, rl)
-        if self.curve is not None:
-            with clock("evaluate"):
-                self.curve.finish()  # before the weights change under it
-        with clock("sync"):
-            self._sync(step + 1)
-        with clock("probe"):
-            some = [row.trajectory for row in experience.graded[:MAX_PROBED]]
-            whole = [[*trajectory.prompt_ids, *trajectory.response_ids] for trajectory in some]
-            gap = self._probe(from_first_rank(whole))
+        gap = self._renew_sampler(step + 1, experience, clock)
         self.progress = replace(self.progress, step=step + 1, drawn=self.sampler.drawn)
         if self._records is not None:
             metrics = learning_metrics(self.progress.step, self.progress.round, experience, result, gap)
@@ -197,6 +189,22 @@ class RlRound:
             health = self._interpreter.health() if self._interpreter else None
             timing = timing_metrics(clock, experience, result) | self.sampler.measured(clock)
             self._records.log(metrics | critic_metrics, timing, health)
+
+    def _renew_sampler(self, step: int, experience: Experience, clock: PhaseClock) -> Gap | None:
+        """Give the sampler the weights after `step` steps, and probe it; None while older ones are evaluated."""
+        if self.curve is not None:
+            with clock("evaluate"):
+                self._keeps_weights = self.curve.keeps_weights(replace(self.progress, step=step))
+                if self._keeps_weights:
+                    self.sampler.keep(step)
+                    return None
+                self.curve.finish()  # before the weights change under it
+        with clock("sync"):
+            self._sync(step)
+        with clock("probe"):
+            some = [row.trajectory for row in experience.graded[:MAX_PROBED]]
+            whole = [[*trajectory.prompt_ids, *trajectory.response_ids] for trajectory in some]
+            return self._probe(from_first_rank(whole))
 
     def _seed(self, place: int) -> int:
         return sample_seed(self._context.request.seed, self.progress.step, place, 0)

@@ -45,6 +45,9 @@ class Experiences(Protocol):
     def sync(self, step: int, push: Callable[[], None]) -> None:
         """Let the sampler have the weights after `step` steps, by `push`."""
 
+    def keep(self, step: int) -> None:
+        """The trainer has done `step` steps, and the sampler goes on with the weights it has."""
+
     def saved(self, step: int) -> None:
         """The state after `step` steps is on the disk: nothing before it is done again."""
 
@@ -113,6 +116,10 @@ class Sampler:
     def sync(self, step: int, push: Callable[[], None]) -> None:
         """Nothing runs: the weights change."""
         push()
+
+    def keep(self, step: int) -> None:
+        """Not here: each step trains on what the weights before it have sampled."""
+        raise AssertionError("a sampler in turn with the trainer has its weights")
 
     def saved(self, step: int) -> None:
         """Nothing is kept between steps."""

@@ -16,6 +16,7 @@ from tests.integration.ahead_world import (
     killed_until_it_ends,
     steps_of,
 )
+from tests.integration.evaluation_world import fill_sets, publish
 from tests.integration.rl_world import OPTIMIZER, make_request, make_store
 from tests.integration.test_rl_round import FAST, in_process, outputs_of, run
 
@@ -28,6 +29,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def inputs(root: Path) -> dict[str, ArtifactRef]:
     return make_store(root)
+
+
+@pytest.fixture(scope="module")
+def with_sets(root: Path, inputs: dict[str, ArtifactRef]) -> dict[str, ArtifactRef]:
+    rows = {"held_out": [(f"held_out/{i}", f"What is {i}?", "1") for i in range(6)]}
+    sets = publish(Store(str(root / "store")), "evaluation_sets", lambda path: fill_sets(path, rows))
+    return inputs | {"evaluation_sets": sets}
 
 
 def weights(root: Path, outputs: dict[str, ArtifactRef]) -> bytes:
@@ -62,6 +70,37 @@ def test_killed_twice_every_prompt_is_accounted_for_and_the_record_gives_the_sam
     assert all(0 <= line["sampler_idle"] <= 1 and 0 <= line["trainer_idle"] <= 1 for line in timing)
 
 
+def test_the_trainer_goes_on_while_the_sampler_keeps_the_weights_that_are_evaluated(
+    root: Path, with_sets: dict[str, ArtifactRef]
+) -> None:
+    """An evaluation takes longer than the steps that its weights may sample for; it is killed once, and comes again.
+
+    By itself the best checkpoint gives the accuracy that it had beside the trainer: one version sampled all of it.
+    """
+    settings = {"evaluate_every_steps": 4, "evaluate_samples": 32, "checkpoint_every_steps": 1}
+    directory = root / "evaluated"
+    request = ahead_request(root, with_sets, "evaluated", steps_per_round=8, keep="best", **settings)
+    assert killed_until_it_ends(directory, request, kills=1, seed=3).total() == 1
+    counts = check_account(root, directory, steps=8)
+    assert counts["trained"] == 16
+    outputs = outputs_of(directory)
+    rollouts = Store(str(root / "store")).fetch(outputs["rollouts"])
+    metrics = steps_of(rollouts, "metrics.jsonl")
+    kept = [line["step"] for line in metrics if line["probe_gap"] is None]
+    assert kept == [1, 2, 5, 6]  # two steps before their own may what they train on have been begun
+    assert all(line["probe_gap"] < 1e-4 for line in metrics if line["step"] not in kept)
+    points = {point["step"]: point for point in steps_of(rollouts, "evaluation.jsonl")}
+    assert list(points) == [0, 4, 8] and all(point["samples"] == 6 * 32 for point in points.values())
+    best = Store(str(root / "store")).manifest(outputs["best"]).metrics
+    one = {**FAST, **settings, "steps_per_round": 1}
+    alone = in_process(
+        make_request(root, with_sets | {"checkpoint": outputs["best"]}, "alone", **one)
+    ).outputs
+    [first, _] = steps_of(Store(str(root / "store")).fetch(alone["rollouts"]), "evaluation.jsonl")
+    assert first["accuracy"] == pytest.approx(best["accuracy"], abs=1.5 / (6 * 32))
+    assert again(root, request, outputs) == weights(root, outputs)
+
+
 def test_without_updates_in_flight_a_trajectory_is_of_one_version(
     root: Path, inputs: dict[str, ArtifactRef]
 ) -> None:
@@ -72,14 +111,17 @@ def test_without_updates_in_flight_a_trajectory_is_of_one_version(
     assert (rows.step - 1 - rows.versions.map(lambda versions: versions[0]["step"])).isin([0, 1]).all()
 
 
-def test_two_ranks_train_on_what_one_samples_ahead(root: Path, inputs: dict[str, ArtifactRef]) -> None:
-    """ZeRO-2; the first rank has the sampler. One rank trains the same from the record."""
-    optimizer = OPTIMIZER.model_copy(update={"ranks": 2, "zero_stage": 2})
-    request = ahead_request(root, inputs, "two", steps_per_round=3, optimizer=optimizer.model_dump())
+def test_two_ranks_train_on_what_one_samples_ahead(root: Path, with_sets: dict[str, ArtifactRef]) -> None:
+    """ZeRO-2; the first rank has the sampler, and evaluates. One rank trains the same from the record."""
+    optimizer = OPTIMIZER.model_copy(update={"ranks": 2, "zero_stage": 2}).model_dump()
+    settings = {"steps_per_round": 3, "evaluate_every_steps": 2, "optimizer": optimizer}
+    request = ahead_request(root, with_sets, "two", **settings)
     directory = root / "two"
     run(directory, request)
     outputs = outputs_of(directory)
     assert check_account(root, directory, steps=3)["trained"] == 6
+    points = steps_of(Store(str(root / "store")).fetch(outputs["rollouts"]), "evaluation.jsonl")
+    assert [point["step"] for point in points] == [0, 2, 3]
     config = request.config | {"rl": request.config["rl"] | {"optimizer": OPTIMIZER.model_dump()}}
     alone = load(again(root, request.model_copy(update={"config": config}), outputs))
     found = load(weights(root, outputs))

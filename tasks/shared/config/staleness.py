@@ -5,14 +5,9 @@ from tasks.shared.config.training import RlConfig
 
 
 def require_beside(generation: GenerationConfig, rl: RlConfig) -> None:
-    """ValueError where the sampler cannot go on beside the trainer, or would be asked by two at once."""
+    """ValueError where the sampler cannot go on beside the trainer."""
     if rl.staleness and generation.placement == "inside":
         raise ValueError(
             f"rl.staleness = {rl.staleness} needs a sampler beside the trainer: set generation.placement to "
             f"'{'pool' if generation.engine == 'vllm' else 'beside'}', or rl.staleness to 0"
-        )
-    if rl.staleness and generation.placement == "beside" and rl.evaluate_every_steps:
-        raise ValueError(
-            "rl.evaluate_every_steps with rl.staleness needs servers that two ask at once: set generation.placement to "
-            "'pool', or rl.evaluate_every_steps to 0"
         )

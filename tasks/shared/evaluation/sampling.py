@@ -30,6 +30,7 @@ class Sampler:
     generator: Generator
     interpreter: Interpreter | None
     tokenizer: "PreTrainedTokenizerBase"
+    most_alive: int | None = None  # at once, where others sample beside; None: as many as the engine takes
 
     def take(self, wanted: Sequence[Wanted]) -> Iterator[Sample]:
         """Every wanted sample, graded, as it finishes; outages among them."""
@@ -41,7 +42,9 @@ class Sampler:
             )
             for want in wanted
         )
-        trajectories = rollout(requests, self.generator, self.interpreter, self.tokenizer, self.policy())
+        trajectories = rollout(
+            requests, self.generator, self.interpreter, self.tokenizer, self.policy(), self.most_alive
+        )
         for trajectory in trajectories:
             ends = token_ends(self.tokenizer, trajectory.response_ids, trajectory.text)
             problem = by_request[trajectory.problem_id]

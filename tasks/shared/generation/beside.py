@@ -1,14 +1,16 @@
 """An engine in a process of its own: it samples on while this process trains (`generation.placement = "beside"`).
 
 The process (`beside_process.py`) ends with this one, however that ends. Messages go one way in the order in which they
-are sent, pieces and answers come back on a connection each: `step` and `extend` may be one thread's, weights and scores
-another's. Only the first rank of a trainer asks; the others have a `Follower`.
+are sent, pieces and answers come back on a connection each: `step` and `extend` may be one thread's, those of a second
+loop another's, weights and scores a third's. Only the first rank of a trainer asks; the others have a `Follower`.
 """
 
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -27,8 +29,86 @@ END_S = 10.0
 PROCESS = "tasks.shared.generation.beside_process"
 
 
-class BesideGenerator:
-    """A `Generator` that `NamesDifferences`. Close it."""
+class Asker:
+    """The half of a `Generator` that asks: for one loop of rollouts, beside another on the same engine."""
+
+    def __init__(self, send: Callable[..., None], receive: Callable[[float], None], prefix: str = "") -> None:
+        """`send` hands a message to the process; `receive` lets every loop `take` its pieces that came.
+
+        `prefix` sets this loop's requests apart from those of others.
+        """
+        self._send = send
+        self._receive = receive
+        self._prefix = prefix
+        self._running: set[str] = set()
+        self._arrived: deque[Piece] = deque()
+
+    def add(
+        self,
+        request_id: str,
+        ids: Sequence[int],
+        *,
+        sampling: Sampling,
+        seed: int,
+        stop: str | None,
+        max_new_tokens: int,
+    ) -> None:
+        """Queue a request, see `Generator.add`; a refusal is raised by a later `step`."""
+        self._running.add(request_id)
+        options = {"sampling": sampling, "seed": seed, "stop": stop, "max_new_tokens": max_new_tokens}
+        self._send("add", self._prefix + request_id, list(ids), options)
+
+    def extend(self, request_id: str, ids: Sequence[int], *, stop: str | None, max_new_tokens: int) -> None:
+        """Append feedback ids and go on, see `Generator.extend`."""
+        self._running.add(request_id)
+        self._send(
+            "extend", self._prefix + request_id, list(ids), {"stop": stop, "max_new_tokens": max_new_tokens}
+        )
+
+    def release(self, request_id: str) -> None:
+        """Forget a finished request."""
+        self._send("release", self._prefix + request_id)
+
+    def abort(self, request_id: str) -> None:
+        """Forget a request, whatever it is at; a piece of it that is on its way is dropped."""
+        self._running.discard(request_id)
+        self._send("abort", self._prefix + request_id)
+
+    @property
+    def num_running(self) -> int:
+        """Requests queued or decoding."""
+        return len(self._running)
+
+    def step(self) -> list[Piece]:
+        """The pieces that ended; waits a moment for one. Raises what the engine raised."""
+        self._receive(STEP_S if self._running and not self._arrived else 0.0)
+        wanted = []
+        while self._arrived:
+            piece = self._arrived.popleft()
+            if piece.request_id in self._running:  # else it was aborted meanwhile
+                self._running.remove(piece.request_id)
+                wanted.append(piece)
+        return wanted
+
+    def owns(self, piece: Piece) -> bool:
+        """Whether it was asked for here."""
+        return piece.request_id.startswith(self._prefix)
+
+    def take(self, piece: Piece) -> None:
+        """In the thread of any loop: a piece of this one is there."""
+        self._arrived.append(replace(piece, request_id=piece.request_id.removeprefix(self._prefix)))
+
+    def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Not here."""
+        raise AssertionError("a loop beside the engine's own asks for samples alone")
+
+    def load_weights(self, weights: "Iterable[tuple[str, torch.Tensor]]") -> None:
+        """Not here."""
+        raise AssertionError("a loop beside the engine's own asks for samples alone")
+
+
+class BesideGenerator(Asker):
+    """A `Generator` that `NamesDifferences` and `AsksBeside`. Close it."""
 
     def __init__(self, config: GenerationConfig, model_config: ModelConfig, checkpoint: Path) -> None:
         """Start the process with the checkpoint's weights. ValueError, with the remedy, if the engine cannot run."""
@@ -45,54 +125,16 @@ class BesideGenerator:
         )
         for connection in theirs:
             connection.close()
-        self._sending = threading.Lock()
-        self._running: set[str] = set()
+        super().__init__(self._send_message, self._receive_pieces)
+        self._beside: list[Asker] = []
+        self._sending, self._receiving = threading.Lock(), threading.Lock()
         self._ask("start", config, model_config, checkpoint)
 
-    def add(
-        self,
-        request_id: str,
-        ids: Sequence[int],
-        *,
-        sampling: Sampling,
-        seed: int,
-        stop: str | None,
-        max_new_tokens: int,
-    ) -> None:
-        """Queue a request, see `Generator.add`; a refusal is raised by a later `step`."""
-        self._running.add(request_id)
-        options = {"sampling": sampling, "seed": seed, "stop": stop, "max_new_tokens": max_new_tokens}
-        self._send("add", request_id, list(ids), options)
-
-    def extend(self, request_id: str, ids: Sequence[int], *, stop: str | None, max_new_tokens: int) -> None:
-        """Append feedback ids and go on, see `Generator.extend`."""
-        self._running.add(request_id)
-        self._send("extend", request_id, list(ids), {"stop": stop, "max_new_tokens": max_new_tokens})
-
-    def release(self, request_id: str) -> None:
-        """Forget a finished request."""
-        self._send("release", request_id)
-
-    def abort(self, request_id: str) -> None:
-        """Forget a request, whatever it is at; a piece of it that is on its way is dropped."""
-        self._running.discard(request_id)
-        self._send("abort", request_id)
-
-    @property
-    def num_running(self) -> int:
-        """Requests queued or decoding."""
-        return len(self._running)
-
-    def step(self) -> list[Piece]:
-        """The pieces that ended; waits a moment for one. Raises what the engine raised."""
-        found: list[Piece] = []
-        timeout = STEP_S if self._running else 0.0
-        while self._pieces.poll(timeout):
-            found += self._received(self._pieces)
-            timeout = 0.0
-        wanted = [piece for piece in found if piece.request_id in self._running]
-        self._running.difference_update(piece.request_id for piece in wanted)
-        return wanted
+    def beside(self, name: str) -> Asker:
+        """A second loop's way to ask this engine, in another thread than the first one's."""
+        asker = Asker(self._send_message, self._receive_pieces, f"{name}:")
+        self._beside.append(asker)
+        return asker
 
     def load_weights(self, weights: "Iterable[tuple[str, torch.Tensor]]") -> None:
         """Take over the trainer's parameters; requests that run go on with them."""
@@ -126,12 +168,24 @@ class BesideGenerator:
         for group in buckets(weights, "cpu"):
             self._send("weights", save(group))
 
-    def _send(self, name: str, *arguments: Any) -> None:
+    def _send_message(self, name: str, *arguments: Any) -> None:
         try:
             with self._sending:
                 self._requests.send((name, *arguments))
         except OSError as error:
             raise self._death() from error
+
+    def _receive_pieces(self, timeout: float) -> None:
+        """Give the pieces that are there, or come within `timeout`, to whoever asked."""
+        if not self._receiving.acquire(timeout=timeout):
+            return  # another loop is at it, and gives out what comes
+        try:
+            while self._pieces.poll(timeout):
+                for piece in self._received(self._pieces):
+                    next(asker for asker in (*self._beside, self) if asker.owns(piece)).take(piece)
+                timeout = 0.0
+        finally:
+            self._receiving.release()
 
     def _ask(self, name: str, *arguments: Any) -> Any:
         self._send(name, *arguments)

@@ -43,6 +43,10 @@ class Follower(Generator):
         """None run here."""
         return []
 
+    def beside(self, name: str) -> Generator:
+        """Asks as little."""
+        return self
+
     def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         """What the first rank heard."""
         return from_first_rank([[0.0]])

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Literal
 
 from tasks.shared.config import GenerationConfig, SandboxConfig, TracesConfig
@@ -120,16 +120,21 @@ def rollout(
     interpreter: "Interpreter | None",
     tokenizer: "PreTrainedTokenizerBase",
     policy: RolloutPolicy,
+    most_alive: int | None = None,
 ) -> Iterator[Trajectory]:
-    """Sample every request; trajectories come in the order in which they finish.
+    """Sample every request, `most_alive` at once; trajectories come in the order in which they finish.
 
     ValueError: code is to run and there is no interpreter, or a prompt does not fit the engine. A block that the
     sandbox could not run ends its trajectory as SANDBOX_FAILURE; nothing of it is shown to the model.
     """
     interleaver = Interleaver(generator, interpreter, tokenizer, policy)
-    for request in requests:
-        interleaver.add(request)
-    while interleaver.num_alive:
+    waiting = iter(requests)
+    while True:
+        room = None if most_alive is None else most_alive - interleaver.num_alive
+        for request in islice(waiting, room):
+            interleaver.add(request)
+        if not interleaver.num_alive:
+            return
         yield from interleaver.step()
 
 

@@ -103,10 +103,12 @@ class WeightsAndBiases:
         self._run: Any = wandb.init(
             project=PROJECT, name=title, id=name, resume="allow", config=dict(config), dir=str(directory)
         )
+        self._last = 0
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """One W&B step."""
-        self._run.log(dict(metrics), step=step)
+        """One W&B step, the last one for what comes late: an evaluation that ran beside it names its own."""
+        self._last = max(self._last, step)
+        self._run.log(dict(metrics), step=self._last)
 
     def close(self) -> None:
         """Finish the run."""

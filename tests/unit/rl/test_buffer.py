@@ -77,16 +77,17 @@ def test_problems_and_seeds_are_those_of_synchronous_steps(tmp_path: Path) -> No
 def test_no_more_is_drawn_than_steps_can_take_in_time(tmp_path: Path) -> None:
     buffer = open_buffer(tmp_path)
     drawn = []
-    while buffer.may_draw(0):
+    while buffer.may_draw(0, 0):
         drawn.append(buffer.draw(0))
     assert len(drawn) == 3 * SIZE
     for requests in drawn[:SIZE]:
         finish(buffer, requests, 0)
     assert buffer.take(0) is not None
-    assert not buffer.may_draw(0)  # those that train have places until the step is done
+    assert not buffer.may_draw(0, 0)  # those that train have places until the step is done
     buffer.end_step()
-    assert buffer.may_draw(1)
-    assert not buffer.may_draw(LAST_STEP - 2)  # two steps are left for the four that are open
+    assert buffer.may_draw(1, 1)
+    assert not buffer.may_draw(1, 0)  # by older weights: two steps can take it, and four are open
+    assert not buffer.may_draw(LAST_STEP - 2, LAST_STEP - 2)  # two steps are left for the four that are open
 
 
 def test_the_oldest_go_first_and_what_is_too_old_is_dropped_with_its_reason(tmp_path: Path) -> None:
@@ -159,7 +160,7 @@ def play(
             again = buffer.reopen(step)
             flying = [again[i : i + 2] for i in range(0, len(again), 2)]
         if taken is None:
-            if buffer.may_draw(step) and moments.random() < 0.6:
+            if buffer.may_draw(step, step) and moments.random() < 0.6:
                 flying.append(buffer.draw(step))
             elif flying and moments.random() < 0.7:
                 requests = flying.pop(moments.randrange(len(flying)))

@@ -20,7 +20,7 @@ from tasks.shared.generation.pool.client import Completion, open_session
 from tasks.shared.generation.pool.members import Ask, Member, Pool
 from tasks.shared.generation.pool.nccl import NcclTransfer
 from tasks.shared.generation.pool.weights import FileTransfer, Transfer
-from tasks.shared.generation.protocol import Generator, Piece, Sampling
+from tasks.shared.generation.protocol import Piece, Sampling
 from tasks.shared.generation.vllm_options import reason_of, sampling_options
 from tasks.shared.learning.distributed import from_first_rank
 
@@ -325,10 +325,6 @@ class PoolGenerator(Asker):
 
 class PoolFollower(Follower):
     """The pool in a rank that asks nothing of it."""
-
-    def beside(self, name: str) -> Generator:
-        """Asks as little."""
-        return self
 
     def disagreeing(self) -> list[str]:
         """What the first rank heard."""
