@@ -7,7 +7,7 @@ Inputs `checkpoint`, `problems`, from the second round on `trainer_state`, with 
 journal.jsonl), `trainer_state` (with PPO's critic) and with rl.optimizer.lora `adapter`, whose base is `reference` from
 the second round on. With rl.evaluate_every_steps input `evaluation_sets`, and evaluation.jsonl in `rollouts`; with
 rl.keep = "best" output `best`, the best checkpoint of all rounds so far, which is input `best` of the next. With input
-`record`, the rollouts of a round, nothing is sampled: it is trained on them again.
+`record`, the rollouts of a round, nothing is sampled, nor evaluated: it is trained on them again.
 Killed, it resumes from its scratch directory; with rl.optimizer.ranks > 1 it starts itself again under torchrun.
 """
 
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from tasks.rl.curve import Curve
 from tasks.rl.evaluation import EVALUATION_FILE
 from tasks.rl.inputs import read_base, require_no_experts, require_one_round
 from tasks.rl.problems import read_problems, require_problems
@@ -158,15 +159,14 @@ def _publish(
         with context.output("adapter", metrics) as output:
             save_adapter(adapter, lora, read_base(context), output.directory)
         outputs["adapter"] = _ref(output.ref)
-    if context.config.rl.keep == "best":
-        outputs["best"] = _publish_best(context, this_round)
+    if context.config.rl.keep == "best" and this_round.curve is not None:
+        outputs["best"] = _publish_best(context, this_round.curve)
     return StageResult(outputs=outputs, metrics=metrics)
 
 
-def _publish_best(context: StageContext[RlStage], this_round: RlRound) -> ArtifactRef:
+def _publish_best(context: StageContext[RlStage], curve: Curve) -> ArtifactRef:
     """The best checkpoint of this round, or that of the rounds before where it is as good."""
-    assert this_round.curve is not None
-    found, before = this_round.curve.best(), context.request.inputs.get("best")
+    found, before = curve.best(), context.request.inputs.get("best")
     if before is not None:
         accuracy = context.store.manifest(before).metrics["accuracy"]
         assert isinstance(accuracy, int | float)

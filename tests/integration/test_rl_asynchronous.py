@@ -77,9 +77,11 @@ def test_the_trainer_goes_on_while_the_sampler_keeps_the_weights_that_are_evalua
 
     By itself the best checkpoint gives the accuracy that it had beside the trainer: one version sampled all of it.
     """
-    settings = {"evaluate_every_steps": 4, "evaluate_samples": 32, "checkpoint_every_steps": 1}
+    settings = {"evaluate_every_steps": 4, "evaluate_samples": 32, "evaluate_top_p": 1.0}
     directory = root / "evaluated"
-    request = ahead_request(root, with_sets, "evaluated", steps_per_round=8, keep="best", **settings)
+    request = ahead_request(
+        root, with_sets, "evaluated", steps_per_round=8, checkpoint_every_steps=1, keep="best", **settings
+    )
     assert killed_until_it_ends(directory, request, kills=1, seed=3).total() == 1
     counts = check_account(root, directory, steps=8)
     assert counts["trained"] == 16
