@@ -1,8 +1,8 @@
-"""Which rows may be alive at once, where an engine's cache forgets what waits: as many as it holds.
+"""Limits the live rows to those that fit the engine's cache, where the cache evicts waiting rows.
 
-A row whose code runs has no request in vLLM; what was computed of it lies in the prefix cache until others need the
-room. Queued rows would take it at once, and the row that comes back be computed anew: of 200 rows queued 3.07 times
-the needed tokens were computed, of 12 admitted 1.02.
+A row whose code runs has no request in vLLM. Its keys and values stay in the prefix cache until other rows need the
+room. Queued rows would take that room at once, and the returning row would be computed again: with 200 queued rows vLLM
+computed 3.07 times the needed tokens, with 12 admitted rows 1.02 times.
 """
 
 from collections.abc import Iterable
@@ -11,14 +11,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What an engine has room for."""
+    """The capacity of an engine."""
 
     rows: int  # decoded side by side
     tokens: int  # whose keys and values it holds, of all rows together
 
 
 class Admission:
-    """Admits rows by the tokens that they have, or will have in the mean."""
+    """Admits rows by their tokens so far, or by the mean length of finished responses."""
 
     def __init__(self, room: Room, max_response_tokens: int) -> None:
         self._room = room
@@ -27,12 +27,12 @@ class Admission:
         self._tokens = 0  # in the responses that ended
 
     def ended(self, response_tokens: int) -> None:
-        """A row has ended with a response of so many tokens."""
+        """Record the length of a finished response."""
         self._ended += 1
         self._tokens += response_tokens
 
     def allows(self, num_running: int, live: Iterable[tuple[int, int]]) -> bool:
-        """May one more row start? `live`: tokens of prompt and response so far, for it and each that is alive."""
+        """Whether one more row may start. `live`: prompt and response tokens so far, of the new and all live rows."""
         if num_running >= self._room.rows:
             return False
         mean = self._tokens / self._ended if self._ended else self._first_guess

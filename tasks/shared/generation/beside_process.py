@@ -1,4 +1,4 @@
-"""The process of an engine that samples beside its caller: decodes, and does what it is told between two steps.
+"""The process of an engine that samples beside its caller: it decodes, and handles messages between two steps.
 
     python -m tasks.shared.generation.beside_process REQUESTS PIECES ANSWERS
 
@@ -34,7 +34,7 @@ class Served:
         self._engine = self._start()
 
     def _listen(self, requests: "Connection[Any, Any]") -> None:
-        """Take what comes at any time: whoever sends waits for nobody."""
+        """Receive messages at any time, so that a sender never waits."""
         while True:
             try:
                 self._messages.put(requests.recv())
@@ -60,7 +60,7 @@ class Served:
                 self._pieces.send(found)
 
     def _arrived(self, wait: bool) -> Iterator[Message]:
-        """The messages that are there; at least one if it is to wait."""
+        """The messages received so far; waits for at least one if asked to."""
         if wait:
             yield self._messages.get()
         while True:

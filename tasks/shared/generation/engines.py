@@ -32,7 +32,7 @@ def open_generator(
     can_sleep: bool = False,
     followed: bool = False,
 ) -> Iterator[Generator]:
-    """What a stage samples with: an engine in its process, in one beside it, or a pool of servers.
+    """Open a stage's engine: in its process, in a process beside it, or a pool of servers.
 
     What was started for it, by the first of several ranks alone, ends with the block.
 
@@ -78,7 +78,7 @@ def sample_for_others(
 
 
 def on_every_gpu(config: GenerationConfig, gpus: int) -> GenerationConfig:
-    """The same with vLLM on each of `gpus` GPUs, where it was to be inside a process, which has one."""
+    """Use a vLLM server on each of `gpus` GPUs in place of vLLM inside the process, which has one GPU."""
     if config.engine != "vllm" or config.placement != "inside" or gpus < 2:
         return config
     return config.model_copy(update={"placement": "pool", "pool": PoolConfig(servers=gpus)})

@@ -1,8 +1,8 @@
 """Generation interleaved with live code: the one loop behind RL and evaluation, for any `Generator`.
 
 A row samples until its stop string; its block goes to the sandbox as a future and the other rows go on; the feedback
-is appended as ids, and the row goes on, until the end of its turn, the call cap (plain text after it) or the token
-budget, which counts the whole response, feedback included. Ids are only ever appended (`TrajectoryBuilder`).
+is appended as ids, and the row continues, until its turn ends or the token budget is used up. The budget counts the
+whole response with its feedback. After the call cap a block is plain text. Ids are only appended (`TrajectoryBuilder`).
 """
 
 from collections import deque
@@ -36,7 +36,7 @@ class RolloutRequest:
     sample: int  # index among the samples of this problem
     prompt_ids: tuple[int, ...]  # (P,)
     seed: int
-    # of this request alone, where they differ from the policy's; a smaller budget, fewer calls
+    # this request's own sampling, smaller budget and fewer calls, where they differ from the policy's
     sampling: Sampling | None = None
     max_response_tokens: int | None = None
     max_calls: int | None = None
@@ -49,7 +49,7 @@ class RolloutRequest:
 
 @dataclass(frozen=True, slots=True)
 class RolloutPolicy:
-    """How trajectories are sampled and their code is run."""
+    """How to sample trajectories and run their code."""
 
     dialect: Dialect
     max_calls: int  # C; 0: code is text like any other
@@ -58,7 +58,7 @@ class RolloutPolicy:
     stateful: bool  # one interpreter session a trajectory
     sampling: Sampling
     max_response_tokens: int  # of the whole response, feedback included
-    block_notices: bool = True  # a block that is not whole is answered by a notice, and counts as a call
+    block_notices: bool = True  # answer an incomplete block with a notice, and count it as a call
     # When feedback goes in. ready: as soon as it is there. scheduled: exactly `schedule_steps` engine steps after its
     # block, waiting for it if need be, so that equal seeds give equal batches and equal bits. batch: every row samples
     # until its block or its end, then all blocks run, then all go on (what others do; for comparison).
@@ -69,7 +69,7 @@ class RolloutPolicy:
     def of(
         cls, traces: TracesConfig, sandbox: SandboxConfig, generation: GenerationConfig, sampling: Sampling
     ) -> "RolloutPolicy":
-        """A recipe's."""
+        """The policy of a recipe."""
         return cls(
             dialect=dialect_of(traces),
             max_calls=traces.max_calls,
@@ -84,9 +84,9 @@ class RolloutPolicy:
 
 
 def delivery_of(generation: GenerationConfig) -> Literal["ready", "scheduled"]:
-    """How an engine's feedback goes in.
+    """How feedback reaches an engine.
 
-    Batches of vLLM, and of an engine that runs on by itself, differ from run to run anyhow: a schedule gains nothing.
+    A schedule is of no use for vLLM and for an engine outside the process: their batches differ between runs anyway.
     """
     return "scheduled" if (generation.engine, generation.placement) == ("transformers", "inside") else "ready"
 
@@ -99,9 +99,9 @@ class _Live:
     sampling: Sampling
     budget: int  # tokens of the whole response
     calls_left: int
-    dropped: bool = False  # nobody waits for it: it ends where it can
+    dropped: bool = False  # no longer wanted: ends as soon as possible
     session: str | None = None
-    carried: str = ""  # what the last token has behind the stop string of the block that runs
+    carried: str = ""  # text after the stop string within the last token
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +139,7 @@ def rollout(
 
 
 class Interleaver:
-    """Trajectories under way: requests come at any time, each step moves all of them."""
+    """The live trajectories. Requests may come at any time; each step advances all of them."""
 
     def __init__(
         self,
@@ -149,7 +149,7 @@ class Interleaver:
         policy: RolloutPolicy,
         patience_s: float | None = None,
     ) -> None:
-        """`patience_s`: how long a step waits for code where nothing else is to do; None: until some has run.
+        """`patience_s`: how long an idle step waits for code; None: until some code has run.
 
         ValueError: code is to run and there is no interpreter.
         """
@@ -181,7 +181,7 @@ class Interleaver:
         self._waiting.append(request)
 
     def step(self) -> Iterator[Trajectory]:
-        """Step the engine once and deliver feedback; the trajectories that finished, as they do."""
+        """Step the engine once and deliver feedback; yield trajectories as they finish."""
         self._admit()
         for piece in self._generator.step():
             if (finished := self._take(piece)) is not None:
@@ -192,8 +192,9 @@ class Interleaver:
                 yield finished
 
     def so_far(self, request_id: str) -> tuple[list[int], list[CodeCall]]:
-        """Response ids, those of the piece under way included where the engine shows them, and calls; none before
-        it has started.
+        """Response ids and calls so far; empty before the request has started.
+
+        Includes the ids of the unfinished piece if the engine shows them.
         """
         live = self._live.get(request_id)
         if live is None:
@@ -206,7 +207,7 @@ class Interleaver:
         return next((running.code for running in self._running if running.request_id == request_id), None)
 
     def drop(self, request_id: str) -> None:
-        """Nobody waits for this request: it ends at once, or with its piece or block where that cannot be stopped."""
+        """Drop a request: it ends at once, or after its piece or block if that cannot be stopped."""
         self._waiting = deque(request for request in self._waiting if request.id != request_id)
         live = self._live.get(request_id)
         if live is None:
@@ -294,7 +295,7 @@ class Interleaver:
         self._stopped.clear()
 
     def _deliverable(self) -> list[_Running]:
-        """Executions whose feedback goes in now, in the order of their submission; removed from those running."""
+        """Take the executions whose feedback is due now out of those running, in the order of their submission."""
         idle = self._generator.num_running == 0
         if idle and self._stopped:
             self._submit()
@@ -345,7 +346,7 @@ class Interleaver:
         ids = encode_feedback(self._tokenizer, self._policy.dialect, feedback)
         left = live.budget - turn_end - len(ids)
         call = CodeCall(code, status, observation, seconds, turn_end, turn_end)
-        if left < 1:  # the model could not say a word about it
+        if left < 1:  # no room for a token after the feedback
             live.builder.append_feedback((), call)
             return self._finish(request_id, FinishReason.LENGTH)
         live.builder.append_feedback(ids, replace(call, feedback_end=turn_end + len(ids)))
@@ -353,7 +354,7 @@ class Interleaver:
         return None
 
     def _release(self, request_id: str) -> _Live:
-        """The engine forgets a request whose piece it has handed back; so do we."""
+        """Forget a request whose piece was handed back, in the engine and here."""
         self._generator.release(request_id)
         return self._forget(request_id)
 

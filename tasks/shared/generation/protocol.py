@@ -1,6 +1,6 @@
-"""What an engine must offer: add token ids, step, hand back finished pieces with ids and log-probs, load weights.
+"""The interface of an engine: add token ids, step, return finished pieces with ids and log-probs, load weights.
 
-The interleaving loop above it knows no engine. `extend` continues a request after its code ran: the Transformers
+The interleaving loop depends on no particular engine. `extend` continues a request after its code ran: the Transformers
 engine keeps the row's KV cache and forces the ids in; vLLM resubmits the ids and its prefix cache does the rest.
 """
 
@@ -24,7 +24,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What the policy sampled for one request since it was added or last extended."""
+    """The tokens sampled for one request since it was added or last extended."""
 
     request_id: str
     ids: tuple[
@@ -32,7 +32,7 @@ class Piece:
     ]  # (n,) in order, the token that completed the stop string or the end of turn included
     logprobs: tuple[float, ...]  # (n,) under the distribution sampled from
     reason: Literal["stop", "eos", "length"]
-    # version of the weights and how many tokens they sampled, in order; empty: all by those that were loaded last
+    # (weight version, sampled tokens) in order; empty: the weights loaded last sampled all tokens
     versions: tuple[tuple[int, int], ...] = ()
 
 
@@ -49,16 +49,16 @@ class Generator(Protocol):
         stop: str | None,
         max_new_tokens: int,
     ) -> None:
-        """Queue a request; sampling with the same seed and weights gives the same tokens whatever runs beside it."""
+        """Queue a request. The same seed and weights give the same tokens, whatever runs beside it."""
 
     def extend(self, request_id: str, ids: Sequence[int], *, stop: str | None, max_new_tokens: int) -> None:
-        """Append feedback ids to a request that handed back a piece with reason `stop`, and go on sampling."""
+        """Append feedback ids to a request whose piece ended with reason `stop`, and continue sampling."""
 
     def release(self, request_id: str) -> None:
-        """Forget a request that handed back a piece and will not be extended."""
+        """Forget a request whose piece was returned and that will not be extended."""
 
     def step(self) -> list[Piece]:
-        """Decode one token for every running request; the pieces that ended. Empty if nothing ended or runs."""
+        """Decode one token for every running request; return the pieces that ended."""
 
     @property
     def num_running(self) -> int:
@@ -68,37 +68,37 @@ class Generator(Protocol):
         """Take over the trainer's parameters by name, tied tensors included."""
 
     def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
-        """Log-prob of every token given those before it (0.0 for the first), at temperature 1: for the probe."""
+        """Log-prob of every token given the tokens before it (0.0 for the first), at temperature 1: for the probe."""
 
 
 @runtime_checkable
 class HasRoom(Protocol):
-    """An engine whose cache forgets rows that wait for code when others need the room: `admission.py`."""
+    """An engine whose cache evicts rows that wait for code when others need the room: `admission.py`."""
 
     @property
     def room(self) -> Room:
-        """What it has room for."""
+        """Its capacity."""
 
 
 @runtime_checkable
 class Aborts(Protocol):
-    """An engine that can let go of a request at any moment."""
+    """An engine that can abort a request at any moment."""
 
     def abort(self, request_id: str) -> None:
-        """Forget a request, queued, decoding or neither; nothing comes of it any more."""
+        """Forget a request, queued, decoding or waiting; no piece of it is returned any more."""
 
 
 @runtime_checkable
 class Follows(Aborts, Protocol):
-    """One that shows what it samples, too, while it does."""
+    """An engine that shows the tokens of unfinished pieces."""
 
     def sampled(self, request_id: str) -> Sequence[int]:
-        """Ids of the piece that is being sampled; none where a piece was handed back."""
+        """Ids of the unfinished piece; empty once the piece was returned."""
 
 
 @runtime_checkable
 class Sleeps(Protocol):
-    """An engine that can give the device's memory to others while it has nothing to do."""
+    """An engine that can free the device's memory while it is idle."""
 
     def sleep(self) -> None:
         """Drop weights and cache; `load_weights` wakes it."""
@@ -106,10 +106,10 @@ class Sleeps(Protocol):
 
 @runtime_checkable
 class AsksBeside(Protocol):
-    """An engine of several loops, each in a thread of its own."""
+    """An engine that serves several loops, each in its own thread."""
 
     def beside(self, name: str) -> Generator:
-        """A second loop's way to ask; of it `add`, `extend`, `release`, `num_running` and `step` are there."""
+        """A generator for a second loop, with `add`, `extend`, `release`, `num_running` and `step` only."""
 
 
 @runtime_checkable
@@ -117,12 +117,12 @@ class NamesDifferences(Protocol):
     """An engine whose tensors can be compared by name with the trainer's, for the probe's message."""
 
     def differing(self, weights: "Iterable[tuple[str, torch.Tensor]]") -> list[str]:
-        """Names of tensors that are not what `load_weights(weights)` would leave."""
+        """Names of tensors that differ from those after `load_weights(weights)`."""
 
 
 @runtime_checkable
 class HasCopies(Protocol):
-    """An engine of several servers, each with its own copy of the weights: they must all hold the same."""
+    """An engine of several servers, each with its own copy of the weights; all copies must be equal."""
 
     def disagreeing(self) -> list[str]:
-        """Tensors, by server, that are not what the server holds that scored last."""
+        """Tensors, by server, that differ from those of the server that scored last."""

@@ -1,6 +1,6 @@
 """Drawing tokens: every request has its own stream of uniforms, turned into tokens by inverse CDF over the batch.
 
-A request's draws depend on its seed and its own distribution alone, never on what is decoded beside it.
+A request's draws depend only on its seed and its own distribution, never on other requests.
 """
 
 from collections.abc import Iterator, Sequence

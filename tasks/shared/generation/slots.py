@@ -1,8 +1,8 @@
-"""A preallocated KV cache of independent rows ("slots"), the attention that reads it, and what its queries may see.
+"""A preallocated KV cache of independent rows ("slots"), the attention that reads it, and its masks.
 
 Transformers' own caches grow or shift all rows together. Here every row has its own length: keys are written at the
-row's own positions and what lies beyond a row's length is masked, so rows can start, stop, wait for code and go on
-in any order. Grouped-query attention of one new token a row reads the cache in place, without repeating its heads.
+row's own positions and keys beyond its length are masked, so rows can start, stop, wait for code and continue in any
+order. Grouped-query attention of one new token a row reads the cache in place, without repeating its heads.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,7 +24,7 @@ class Places:
     """Where the tokens of a forward pass stand: each row at positions of its own."""
 
     queries: torch.Tensor  # (R, C) positions in the row
-    keys: torch.Tensor  # (L,) 0, 1, ...: each row's keys are looked at up to L
+    keys: torch.Tensor  # (L,) 0, 1, ...: each row's keys are read up to L
     dtype: torch.dtype  # of the masks
 
 
@@ -67,7 +67,7 @@ class SlotCache(Cache):
         )  # where the coming keys go, as rows of (slots*heads*capacity, D)
         self._rows: torch.Tensor | None = None  # None: the first `_num_rows` slots, in place
         self._num_rows = 0
-        self._length = 0  # keys that the coming queries look at, 0: only those of this forward pass
+        self._length = 0  # keys that the coming queries read; 0: only those of this forward pass
 
     def _empty(self, capacity: int) -> torch.Tensor:
         slots, heads, head_dim = self._shape
@@ -100,7 +100,7 @@ class SlotCache(Cache):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write the new keys and values, each (R, heads, C, D), and return what the queries look at."""
+        """Write the new keys and values, each (R, heads, C, D), and return those that the queries read."""
         keys, values = self.keys[layer_idx], self.values[layer_idx]
         head_dim = keys.shape[-1]
         keys.view(-1, head_dim).index_copy_(0, self._targets, key_states.reshape(-1, head_dim))

@@ -1,7 +1,7 @@
 """Finding a stop string in sampled tokens, at the cost of a set lookup for nearly every token.
 
 A token can carry characters before and beyond the stop string, so the text decides, not ids: tokens whose own text
-could complete the stop are found once, and only after one of these is the tail of the turn decoded.
+could complete the stop are found once. Only after such a token is the tail of the turn decoded.
 """
 
 from collections.abc import Sequence

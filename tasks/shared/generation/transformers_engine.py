@@ -2,7 +2,7 @@
 
 A request keeps its slot, and so its KV cache, while its code runs; the other rows go on, and the interpreter's tokens
 are forced in as one chunk when it continues. Requests are admitted into free slots at any step; equal prompts are
-computed once. What a step does depends on the order of calls alone, so equal calls give equal bits.
+computed once. A step depends only on the order of calls, so equal calls give equal bits.
 """
 
 import sys
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 
 IDLE_SHARE = (
     1 / 16
-)  # of the rows of a decode step that may wait for code, and be computed in vain, before rows are moved
-PATIENCE = 4  # decode steps that a chunk waits for company: a pass costs the same for one row as for several
+)  # largest share of a decode step's rows that may be idle, and computed for nothing, before rows are moved
+PATIENCE = 4  # decode steps that a chunk waits for others: a pass costs the same for one row as for several
 
 
 class TransformersGenerator:
@@ -109,7 +109,7 @@ class TransformersGenerator:
         self._waiting.append(request)
 
     def extend(self, request_id: str, ids: Sequence[int], *, stop: str | None, max_new_tokens: int) -> None:
-        """Force `ids` (none is allowed) after what was sampled, and go on sampling."""
+        """Force `ids` (may be empty) after the sampled tokens, and continue sampling."""
         request = self._requests[request_id]
         assert request.slot != FREE and not request.decoding and request.ids, (
             "extended without a piece handed back"
@@ -135,7 +135,7 @@ class TransformersGenerator:
             request.slot = FREE
 
     def sampled(self, request_id: str) -> Sequence[int]:
-        """Ids of the piece that is being sampled, see `Follows`."""
+        """Ids of the unfinished piece, see `Follows`."""
         request = self._requests[request_id]
         return request.ids if request.decoding else ()
 
@@ -155,21 +155,21 @@ class TransformersGenerator:
 
     @torch.inference_mode()
     def step(self) -> list[Piece]:
-        """Compute what is due and one token for every decoding request; the pieces that ended, in slot order."""
+        """Compute due chunks and one token for every decoding request; return the pieces that ended, in slot order."""
         pieces = self._decode() if self._num_decoding else []
         if self._chunk_is_due():
             pieces += self._admit()
         return pieces
 
     def load_weights(self, weights: "Iterable[tuple[str, torch.Tensor]]") -> None:
-        """Take over the trainer's parameters by name; living requests go on over what older ones have computed."""
+        """Take over the trainer's parameters by name; live requests continue on the older weights' KV cache."""
         for request in self._requests.values():
             request.close_version(self.version)
         load_by_name(self._model, weights)
         self.version += 1
 
     def differing(self, weights: "Iterable[tuple[str, torch.Tensor]]") -> list[str]:
-        """Names of tensors that are not what `load_weights(weights)` would leave."""
+        """Names of tensors that differ from those after `load_weights(weights)`."""
         return differing_names(self._model, weights)
 
     @torch.inference_mode()
@@ -306,7 +306,7 @@ class TransformersGenerator:
         return count
 
     def _exchange(self, first: list[int], second: list[int]) -> None:
-        """Exchange what is in the slots `first` with what is in `second`, pair by pair."""
+        """Exchange the contents of the slots `first` and `second`, pair by pair."""
         length = max(request.length for slot in first + second if (request := self._slots[slot]) is not None)
         places = torch.tensor([first, second], device=self._device)
         self._cache.swap_rows(places[0], places[1], length)
@@ -331,7 +331,7 @@ class TransformersGenerator:
         return True
 
     def _admit(self) -> list[Piece]:
-        """Compute the chunks of extended requests, then the prompts of new ones as far as slots are free."""
+        """Compute the chunks of extended requests, then the prompts of new ones while slots are free."""
         pieces = []
         for group in by_length(self._resuming):
             pieces += self._sample_chunks(group, self._forward_chunks(group))
@@ -379,7 +379,7 @@ class TransformersGenerator:
             ids[row, : len(request.forced)] = torch.tensor(request.forced)
         starts = torch.tensor([request.length for request in group], device=self._device)
         longest = max(request.length for request in group) + width
-        self._cache.reserve(longest)  # padding is written too: beyond the row's length, where nothing looks
+        self._cache.reserve(longest)  # padding is written too: beyond the row's length, where nothing reads
         positions = starts[:, None] + torch.arange(width, device=self._device)
         slots = torch.tensor([request.slot for request in group], device=self._device)
         fresh = all(request.length == 0 for request in group)

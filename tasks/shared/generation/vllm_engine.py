@@ -1,9 +1,9 @@
 """The vLLM engine behind the `Generator` protocol: offline, in this process, GPU build or CPU build.
 
-Feedback goes in as ids: an extended request is submitted again with all its ids, and the prefix cache keeps what was
-computed. Weights are taken over in memory, tensor by tensor. vLLM 0.32's CPU build packs a tied output head once and
-leaves it stale on reload (log-probs off by 0.17 and more); `refresh_tied_head` packs it anew. Under a launcher of
-ranks every rank has a whole engine of its own, on its own device.
+Feedback is appended as ids: an extended request is submitted again with all its ids, and the prefix cache keeps its
+earlier computation. Weights are taken over in memory, tensor by tensor. vLLM 0.32's CPU build packs a tied output head
+once and leaves it stale on reload (log-probs off by 0.17 and more); `refresh_tied_head` packs it again. Under a
+launcher of ranks every rank has a whole engine of its own, on its own device.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,7 +31,7 @@ class _Request:
     sampling: Sampling
     seed: int
     turn: int = 0
-    sampled: Sequence[int] = ()  # of the piece under way, where it is followed
+    sampled: Sequence[int] = ()  # of the unfinished piece, if followed
 
 
 class VllmGenerator:
@@ -49,7 +49,7 @@ class VllmGenerator:
         can_sleep: bool = False,
         followed: bool = False,
     ) -> None:
-        """`followed`: it shows what it samples while it does, at some cost a step."""
+        """`followed`: show the tokens of unfinished pieces, at some cost per step."""
         import torch
 
         on_gpu = torch.cuda.is_available()
@@ -66,7 +66,7 @@ class VllmGenerator:
             **options,
             # takes the launcher's ranks as they are and the device of LOCAL_RANK: no tensor parallelism
             distributed_executor_backend="external_launcher" if world_size() > 1 else None,
-            enable_sleep_mode=can_sleep and on_gpu,  # takes an allocator that the CPU build does not have
+            enable_sleep_mode=can_sleep and on_gpu,  # needs an allocator that the CPU build lacks
         )
         self._max_sequences = config.max_sequences
         self._asleep = False
@@ -103,11 +103,11 @@ class VllmGenerator:
         del self._requests[request_id]
 
     def sampled(self, request_id: str) -> Sequence[int]:
-        """Ids of the piece that is being sampled, if the engine was opened to be followed, see `Follows`."""
+        """Ids of the unfinished piece if the engine was opened with `followed`, see `Follows`."""
         return self._requests[request_id].sampled
 
     def abort(self, request_id: str) -> None:
-        """Forget a request, whatever becomes of it."""
+        """Abort a request, see `Aborts`."""
         running = [engine_id for engine_id, mine in self._running.items() if mine == request_id]
         self._engine.abort_request(running)
         for engine_id in running:
@@ -116,7 +116,7 @@ class VllmGenerator:
 
     @property
     def room(self) -> Room:
-        """Its sequences, and the tokens of its cache."""
+        """Its sequences and the tokens of its cache."""
         cache = self._engine.vllm_config.cache_config
         assert cache.num_gpu_blocks, "the engine has not sized its cache"
         return Room(self._max_sequences, cache.num_gpu_blocks * cache.block_size)
@@ -162,14 +162,14 @@ class VllmGenerator:
     def sleep(self) -> None:
         """Drop weights and cache until `load_weights`; the CPU build keeps them, and says so in a warning."""
         assert not self._running, "an engine with running requests cannot sleep"
-        self._llm.sleep(level=2)  # keeps no copy: what comes next are other weights
+        self._llm.sleep(level=2)  # keep no copy: other weights come next
         self._asleep = True
 
     def load_weights(self, weights: "Iterable[tuple[str, torch.Tensor]]") -> None:
         """Take over parameters by checkpoint name, in memory; cached prefixes of the old weights are dropped.
 
-        Wakes an engine that sleeps: first room for the weights, and for the cache once they are there, so that what
-        the trainer gathers to hand them over finds room too.
+        Wakes a sleeping engine: allocates room for the weights first and for the cache after loading, so that the
+        tensors which the trainer gathers fit too.
         """
         assert not self._running, "weights must not change under running requests"
         if self._asleep:
@@ -184,7 +184,7 @@ class VllmGenerator:
         self._llm.reset_prefix_cache()
 
     def differing(self, weights: "Iterable[tuple[str, torch.Tensor]]") -> list[str]:
-        """Names, as vLLM has them (q, k and v are one), of tensors that `load_weights(weights)` changes.
+        """Names, in vLLM's terms (q, k and v are one), of tensors that `load_weights(weights)` changes.
 
         It loads them: the engine holds these weights afterwards. A copy that a kernel packed for itself counts too.
         """
@@ -205,21 +205,21 @@ class VllmGenerator:
                 request.sampling, request.seed, request.turn, stop, max_new_tokens, self._eos_ids
             ),
             output_kind=RequestOutputKind.CUMULATIVE if self._followed else RequestOutputKind.FINAL_ONLY,
-            flat_logprobs=True,  # lists of numbers, not an object and a dictionary for each token
+            flat_logprobs=True,  # lists of numbers instead of an object and a dictionary for each token
         )
         self._engine.add_request(engine_id, {"prompt_token_ids": request.ids}, params)
         self._running[engine_id] = request_id
 
 
 def _of_tokens(flat: "FlatLogprobs", ids: Sequence[int], first: int = 0) -> list[float]:
-    """Log-probs of the tokens at `first` and after it: of each place the first entry is the token's own."""
+    """Log-probs of the tokens from `first` on: the first entry of each place is the token's own."""
     places = flat.start_indices[first:]
     assert [flat.token_ids[place] for place in places] == list(ids), "log-probs of other tokens"
     return [flat.logprobs[place] for place in places]
 
 
 def _free_trainers_cache() -> None:
-    """Give back what torch's allocator keeps for its next tensors: vLLM takes its memory from the driver."""
+    """Free the memory that torch's allocator keeps, because vLLM takes its memory from the driver."""
     import torch
 
     if torch.cuda.is_available():
@@ -227,6 +227,6 @@ def _free_trainers_cache() -> None:
 
 
 def _copies(weights: "Iterable[tuple[str, torch.Tensor]]") -> "Iterator[tuple[str, torch.Tensor]]":
-    """vLLM keeps what it is given until a layer is whole (q, k, v); a gathered ZeRO-3 tensor is gone by then."""
+    """Copy each tensor: vLLM holds it until a layer is complete (q, k, v), longer than ZeRO-3 keeps it gathered."""
     for name, tensor in weights:
         yield name, tensor.detach().clone()

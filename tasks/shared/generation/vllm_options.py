@@ -1,4 +1,4 @@
-"""How vLLM is asked to sample, the same for the engine in this process and for the servers of a pool."""
+"""vLLM's options, the same for the engine in this process and for the servers of a pool."""
 
 import json
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ def engine_options(
         "logprobs_mode": "processed_logprobs",  # under the distribution sampled from
         "disable_log_stats": True,
         "trust_remote_code": False,
-        "generation_config": "vllm",  # sampling is as the recipe says, whatever the checkpoint's defaults are
+        "generation_config": "vllm",  # the recipe decides the sampling, not the checkpoint's defaults
     }
 
 
@@ -59,7 +59,7 @@ def sampling_options(
 
 
 def reason_of(finish_reason: str | None, stop_reason: int | str | None) -> Literal["stop", "eos", "length"]:
-    """vLLM's finish reason in our terms: `stop` with a string is a stop string, with a token id the end of turn."""
+    """Translate vLLM's finish reason: `stop` with a string is a stop string, with a token id the end of turn."""
     if finish_reason == "length":
         return "length"
     assert finish_reason == "stop", f"vLLM ended a request with '{finish_reason}'"

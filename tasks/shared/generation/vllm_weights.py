@@ -1,4 +1,4 @@
-"""What vLLM's worker holds: the packed head of a tied model made anew, and a digest of every tensor.
+"""The weights in vLLM's worker: repacks the head of a tied model, and computes a digest of every tensor.
 
 Functions of the worker's own process, for the engine beside the trainer and for a server of the pool alike.
 """
@@ -23,7 +23,7 @@ def refresh_tied_head(worker: Any) -> None:
 
 
 def fingerprints(worker: Any) -> dict[str, str]:
-    """A digest of every parameter, and of what each packed copy makes of a fixed input: copies cannot be read.
+    """A digest of every parameter, and of each packed copy's output for a fixed input, because copies cannot be read.
 
     The CPU build empties most parameters once they are packed; a copy beside its parameter is named as one.
     """
@@ -40,10 +40,10 @@ def fingerprints(worker: Any) -> dict[str, str]:
 
 
 def digest(tensor: torch.Tensor) -> str:
-    """A checksum of a tensor's bytes and their order, computed where it lies: a step of sampling waits for it.
+    """A checksum of a tensor's bytes and their order, computed on its device, because a sampling step waits for it.
 
     Two sums modulo 2**64 over its elements as integers, one of them weighted by place: a change of one element, or of
-    the order of two, shows in one of them. It finds faults; it does not withstand somebody who wants a collision.
+    the order of two, shows in one of them. It detects faults; it does not resist deliberate collisions.
     """
     width = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
     values = tensor.detach().contiguous().view(width).flatten()

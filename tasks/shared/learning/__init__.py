@@ -1,1 +1,1 @@
-"""What SFT and RL share in learning: packed batches, the DeepSpeed engine, losses and advantages."""
+"""The parts of learning that SFT and RL share: packed batches, the DeepSpeed engine, losses and advantages."""

@@ -1,4 +1,4 @@
-"""LoRA (arXiv 2106.09685): low-rank adapters in a model, the weights that they make together, and the adapters' files.
+"""LoRA (arXiv 2106.09685): low-rank adapters in a model, the merged weights, and the adapters' files.
 
     W' = W + (alpha / rank) B A        A (rank, in) random, B (out, rank) 0 at the start; W stays as it is
 
@@ -29,7 +29,7 @@ SEED = 0  # of the random factors: an adapter starts alike in every process
 
 
 def add_adapters(model: PreTrainedModel, config: LoraConfig) -> None:
-    """Freeze `model` and put trainable adapters into it; it computes as before until they have learned.
+    """Freeze `model` and add trainable adapters to it; its output is unchanged until they are trained.
 
     With `base` = nf4 its linear layers are packed first, and it computes as what they unpack to. Raises ValueError for
     targets that the model does not have, and for nf4 without bitsandbytes.
@@ -54,7 +54,7 @@ def add_adapters(model: PreTrainedModel, config: LoraConfig) -> None:
 
 
 def save_adapters_alone(module: nn.Module) -> None:
-    """Leave the base out of the state of `module`: it lies in a checkpoint of its own.
+    """Exclude the base from the state of `module`: it has its own checkpoint.
 
     DeepSpeed leaves out what is frozen, but not under the second name of a tied weight.
     """
@@ -103,7 +103,7 @@ def adapter_weights(model: PreTrainedModel) -> Iterator[tuple[str, nn.Parameter]
 
 @contextmanager
 def without_adapters(model: PreTrainedModel) -> Iterator[None]:
-    """Within the block the model computes as its base does."""
+    """Within the block the model computes as its base."""
     from peft.tuners.lora import LoraLayer
 
     layers = [module for module in model.modules() if isinstance(module, LoraLayer)]

@@ -1,4 +1,4 @@
-"""What the files of a checkpoint must be before anything is made of them: each mistake is one line of ValueError.
+"""Checks a checkpoint's files before they are used: each mistake is a ValueError of one line.
 
 Only safetensors are taken: a pickle can run code when it is opened.
 """
@@ -21,7 +21,7 @@ EMBEDDING, HEAD = "embed_tokens.weight", "lm_head.weight"
 
 
 def require_files(checkpoint: Path) -> None:
-    """ValueError unless `checkpoint` holds a configuration and all of its weights, in files that are there whole."""
+    """ValueError unless `checkpoint` holds a configuration and all of its weights in complete files."""
     if (checkpoint / "adapter_config.json").is_file():
         base = _json(checkpoint / "adapter_config.json").get("base_model_name_or_path") or "not named"
         raise ValueError(
@@ -43,14 +43,14 @@ def require_files(checkpoint: Path) -> None:
 
 
 def refuse_pointers(checkpoint: Path) -> None:
-    """ValueError for a file of which there is only what Git LFS keeps in its place."""
+    """ValueError for a Git LFS pointer in place of a file."""
     for path in sorted(checkpoint.iterdir()):
         if path.is_file() and _starts_with(path, LFS_POINTER):
             raise ValueError(f"{path}: a Git LFS pointer, not the file; run 'git lfs pull' in {checkpoint}")
 
 
 def require_sound_weights(checkpoint: Path) -> None:
-    """ValueError for a weight that is no finite number, or a tied head that is not its embedding; reads every file."""
+    """ValueError for a weight that is not finite, or a tied head unlike its embedding; reads every file."""
     import torch
     from transformers import AutoConfig
 
@@ -66,7 +66,7 @@ def require_sound_weights(checkpoint: Path) -> None:
 
 
 def has_chat_template(checkpoint: Path) -> bool:
-    """Whether a tokenizer in `checkpoint` knows how a conversation is written."""
+    """Whether a tokenizer in `checkpoint` has a chat template."""
     if any(checkpoint.glob("*.jinja")):
         return True
     path = checkpoint / "tokenizer_config.json"
@@ -74,7 +74,7 @@ def has_chat_template(checkpoint: Path) -> bool:
 
 
 def head_differs(checkpoint: Path) -> str:
-    """The message for a tied head that is not its embedding: which of both is meant cannot be known."""
+    """The message for a tied head unlike its embedding: which of the two is meant is unknown."""
     return (
         f"{checkpoint}: config.json ties the output head to the embedding (tie_word_embeddings), but their weights "
         "differ; set it to false there, or take lm_head.weight out of the file"
@@ -122,7 +122,7 @@ def _starts_with(path: Path, beginning: bytes) -> bool:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """A file's object. ValueError, naming the file, if it is none."""
+    """A file's JSON object. ValueError, naming the file, if it holds none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -1,6 +1,6 @@
 """Checkpoints: `save_pretrained` directories of safetensors and tokenizer, loaded without pickles or remote code.
 
-Transformers and vLLM open what `save_checkpoint` writes. A mistake in a checkpoint is one line of ValueError.
+Transformers and vLLM open the output of `save_checkpoint`. A mistake in a checkpoint is a ValueError of one line.
 """
 
 import copy
@@ -42,7 +42,7 @@ def load_model(checkpoint: Path, config: ModelConfig) -> "PreTrainedModel":
     disable_progress_bar()
     require_files(checkpoint)
     try:
-        with _quiet("transformers"):  # what it would warn of, missing weights, is an error here
+        with _quiet("transformers"):  # missing weights, of which it would only warn, are an error here
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 checkpoint,
                 use_safetensors=True,
@@ -130,8 +130,8 @@ def has_experts(checkpoint: Path) -> bool:
 def clean_generation_config(config: "GenerationConfig", ends: frozenset[int]) -> "GenerationConfig":
     """`config` as `save_pretrained` takes it, with `ends` as the ids that end a turn.
 
-    Sampling defaults that contradict each other would lose a trained model at its very end; recipes name their own, so
-    such a configuration keeps its special tokens alone.
+    Contradictory sampling defaults would make saving fail after the training. Recipes set their own defaults, so such a
+    configuration keeps only its special tokens.
     """
     from transformers import GenerationConfig
 
@@ -146,7 +146,7 @@ def clean_generation_config(config: "GenerationConfig", ends: frozenset[int]) ->
 
 
 def _require_weights(model: "PreTrainedModel", checkpoint: Path) -> None:
-    """ValueError for weights that are no numbers, or a tied head that Transformers left apart from its embedding."""
+    """ValueError for weights that are not finite, or a tied head that Transformers left apart from its embedding."""
     import torch
 
     for name, parameter in model.named_parameters():

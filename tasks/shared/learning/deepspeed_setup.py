@@ -1,4 +1,4 @@
-"""How a module is put under DeepSpeed: its settings, the optimizer, and its words kept off stdout."""
+"""Puts a module under DeepSpeed: its settings, the optimizer, and its output kept off stdout."""
 
 import contextlib
 import logging

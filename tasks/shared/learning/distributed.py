@@ -1,4 +1,4 @@
-"""Ranks: the process group of this process, and a stage run again under torchrun when its recipe asks for several.
+"""Ranks: the process group of this process, and the restart of a stage under torchrun for several ranks.
 
 A stage that wants several ranks calls `run_on_ranks`, which starts the same module under torchrun and passes its
 progress on; inside a rank `under_launcher()` is true and the stage goes straight to its work. Over several hosts each
@@ -33,7 +33,7 @@ from tasks.shared.contract.environment import (
 from tasks.shared.contract.stage import Meeting, StageContext, StageResult, TrainingStopped, emit
 
 Item = TypeVar("Item")
-# How torchrun tells of a rank that a signal ended.
+# How torchrun reports a rank that a signal ended.
 DEATH = re.compile(r"Signal (\d+) \(\w+\) received by PID")
 FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM)
 LAST_WORDS_S = 10.0
@@ -116,7 +116,7 @@ def gather_to_first_rank(items: Sequence[Item]) -> list[Item]:
 
 
 def deal_to_ranks(items: Sequence[Item]) -> Item:
-    """The first rank's item number r in rank r; what the others give is ignored. Pickled: our own records only."""
+    """Give rank r item r of the first rank; the others' items are ignored. Pickled: our own records only."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         [item] = items
         return item
@@ -126,7 +126,7 @@ def deal_to_ranks(items: Sequence[Item]) -> Item:
 
 
 def stopped_together(check: Callable[[], None]) -> None:
-    """Run `check` in the first rank, which alone knows what is to be checked; its TrainingStopped is raised in all."""
+    """Run `check` in the first rank, which alone has the data; raise its TrainingStopped in all ranks."""
     stopped: TrainingStopped | None = None
     if rank() == 0:
         try:
@@ -138,7 +138,7 @@ def stopped_together(check: Callable[[], None]) -> None:
 
 
 def from_first_rank(item: Item) -> Item:
-    """The first rank's item in every rank; what the others give is ignored. Pickled: our own records only."""
+    """The first rank's item in every rank; the others' items are ignored. Pickled: our own records only."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return item
     carried = [item]
@@ -201,7 +201,7 @@ def run_on_ranks(module: str, context: StageContext[Any], ranks: int) -> StageRe
 
 @contextmanager
 def _heard() -> Iterator[tuple[int, list[int]]]:
-    """A descriptor whose text is passed on to stderr, and the signals of which torchrun says there that ranks died."""
+    """A descriptor whose text goes on to stderr, and the signals that ended ranks, as torchrun reports them there."""
     reading, writing = os.pipe()
     deaths: list[int] = []
 
@@ -221,7 +221,7 @@ def _heard() -> Iterator[tuple[int, list[int]]]:
 
 
 def _places(ranks: int, meeting: Meeting | None) -> list[str]:
-    """What torchrun is told of where the ranks are."""
+    """torchrun's arguments for the places of the ranks."""
     if meeting is None or meeting.trainers == 1:
         return ["--standalone", f"--nproc-per-node={ranks}"]
     share = [f"--nproc-per-node={ranks // meeting.trainers}", f"--nnodes={meeting.trainers}"]

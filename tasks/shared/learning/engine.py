@@ -53,7 +53,7 @@ GATHERED_BYTES = 1 << 30  # whole tensors on the device beside the shards, while
 
 
 def learning_rate_at(config: OptimizerConfig, step: int, total_steps: int) -> float:
-    """The rate of optimizer step `step` (from 0): linear warm-up, then constant or a cosine that ends at 0."""
+    """The learning rate of optimizer step `step` (from 0): linear warm-up, then constant or a cosine to 0."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     if config.schedule == "constant":
@@ -89,8 +89,8 @@ class Engine:
         start_process_group()
         use_packed_attention(model)
         self._one_a_row = has_recurrent_state(model)
-        self.num_steps = 0  # optimizer steps done, those included that were left out
-        self.skipped = False  # the last step was left out: its gradient was not finite, or over the bound
+        self.num_steps = 0  # optimizer steps done, skipped ones included
+        self.skipped = False  # the last step was skipped: its gradient was not finite, or over the bound
         self._root = module
         self._config = config
         self._total_steps = total_steps
@@ -113,7 +113,7 @@ class Engine:
         return pack(sequences, row_tokens, world_size(), self._one_a_row)[rank() :: world_size()]
 
     def dealt_rows(self, sequences: Sequence[TrainSequence], row_tokens: int) -> list[PackedBatch]:
-        """This rank's packed rows of what the first rank has, which are those of `rows`; others give nothing.
+        """This rank's packed rows of the first rank's sequences, equal to those of `rows`; the others pass none.
 
         No rank has more than its own rows, the first but one deal of them at a time.
         """
@@ -132,7 +132,7 @@ class Engine:
     def step(self) -> float:
         """Clip, update, forget the gradient; the gradient's norm over all ranks before clipping.
 
-        A gradient that is not finite or over `grad_norm_bound` changes no weight: the step is left out, or
+        A gradient that is not finite or over `grad_norm_bound` changes no weight: the step is skipped, or
         TrainingStopped is raised, as the recipe says.
         """
         for group in self._deepspeed.basic_optimizer.param_groups:
@@ -181,9 +181,9 @@ class Engine:
         return whole
 
     def resume(self, directory: Path) -> dict[str, Any] | None:
-        """Take up the last whole checkpoint in `directory`: the `state` given to `save`, or None if there is none.
+        """Load the last complete checkpoint in `directory`; return the `state` given to `save`, or None without one.
 
-        Nothing in it is run: ValueError for a file that holds more than tensors and numbers, or is damaged.
+        No code in it is run. ValueError for a damaged file, or one that holds more than tensors and numbers.
         """
         found = checkpoints_in(directory)
         if not found:
@@ -230,7 +230,7 @@ class TrainingEngine(Engine):
 
     @torch.no_grad()
     def _both_ways(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probs of the same sequences in packed rows, and each by itself by the model's own pass."""
+        """Log-probs of the same sequences, in packed rows and one by one by the model's own pass."""
         chosen = sample_sequences(self.module.config.get_text_config().vocab_size)
         sequences = [TrainSequence(np.array(ids), np.ones(len(ids), dtype=bool)) for ids in chosen]
         most = sum(len(ids) for ids in chosen)
@@ -307,7 +307,7 @@ def _buckets(weights: Sequence[FullWeight]) -> Iterator[list[FullWeight]]:
 
 
 def _gather_with(head: TokenHead) -> None:
-    """Tell DeepSpeed which weights of other modules it gathers for the head."""
+    """Tell DeepSpeed which weights of other modules to gather for the head."""
     import deepspeed
 
     for parameter in head.weights:

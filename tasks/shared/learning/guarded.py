@@ -1,7 +1,7 @@
-"""AdamW that leaves the weights as they are where the gradient cannot be trusted: not finite, or over a bound.
+"""AdamW that skips the update when the gradient is not finite or over a bound.
 
-Adam divides by what it remembers of earlier gradients, so one exploded gradient spoils many steps after it, clipped or
-not. The norm is that of the whole gradient over all ranks, before clipping.
+Adam divides by its moments of earlier gradients, so one exploded gradient spoils many later steps, clipped or not. The
+norm is that of the whole gradient over all ranks, before clipping.
 """
 
 import math
@@ -18,7 +18,7 @@ def is_bad(grad_norm: float, bound: float) -> bool:
 
 
 class GuardedAdamW(torch.optim.AdamW):
-    """Updates nothing where the norm is bad; the norm is DeepSpeed's, set as `told_norm` once that is there."""
+    """Skips the update when the norm is bad; DeepSpeed's norm is set as `told_norm` once computed."""
 
     def __init__(self, groups: list[dict[str, Any]], bound: float, **settings: Any) -> None:
         super().__init__(groups, **settings)
@@ -32,7 +32,7 @@ class GuardedAdamW(torch.optim.AdamW):
 
 
 class ClippedAdamW(GuardedAdamW):
-    """The same for float32 without ZeRO, where DeepSpeed neither clips nor tells a norm: both are done here."""
+    """The same for float32 without ZeRO: computes the norm and clips, because DeepSpeed does neither there."""
 
     def __init__(
         self, groups: list[dict[str, Any]], bound: float, max_grad_norm: float, **settings: Any

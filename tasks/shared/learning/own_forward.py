@@ -1,9 +1,9 @@
-"""Is what is trained and sampled by what the model itself computes? Asked of every model when it is loaded.
+"""Checks, for every loaded model, that training and sampling compute the same log-probs as the model itself.
 
-Packed rows and decoding by slots go around the model's plain forward pass: a new architecture may do something there
-that they leave out, and log-probs would be wrong without a word. So a few tokens are computed both ways, the plain pass
-with `eager` attention, which leaves nothing out. Windows are cut to `SHORT` tokens meanwhile, in the model and thus in
-both ways: a few tokens then reach beyond a window, whatever its real length.
+Packed rows and decoding by slots bypass the model's plain forward pass. A new architecture may do something there that
+they omit, and log-probs would be silently wrong. So a few tokens are computed both ways, with `eager` attention in the
+plain pass. Meanwhile the model's windows are cut to `SHORT` tokens in both ways, so that a few tokens reach beyond a
+window of any real length.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,12 +19,12 @@ LENGTHS = (27, 3, 14)
 # Layers without a state, whose attention can be confined to a sequence.
 ATTENTION_KINDS = {"full_attention", "sliding_attention", "chunked_attention"}
 WINDOWS = ("sliding_window", "attention_chunk_size")
-# Largest difference of a log-prob: rounding alone, in what the precision of the model leaves of it.
+# Largest difference of a log-prob that rounding alone causes in the model's precision.
 BOUNDS = {torch.float32: 1e-4, torch.bfloat16: 0.25}
 
 
 def has_recurrent_state(model: PreTrainedModel) -> bool:
-    """Whether a layer hands a state from token to token, which cannot be cut where a sequence ends.
+    """Whether a layer passes a state from token to token, which cannot be reset where a sequence ends.
 
     Such a model takes one sequence a row.
     """
@@ -85,7 +85,7 @@ def require_own_forward(
 ) -> None:
     """ValueError, in one line with the remedy, unless `compare` finds two equal sets of log-probs (n,).
 
-    What a foreign architecture makes of being called in this way is its own: any of these errors is a refusal.
+    A foreign architecture may raise anything when called in this way: any of these errors is a refusal.
     """
     kind = model.config.model_type
     try:

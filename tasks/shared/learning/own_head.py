@@ -1,7 +1,7 @@
-"""Logits from last hidden states by the model's own code: what it does to them belongs to its head.
+"""Computes logits from last hidden states with the model's own code, including its scaling of logits.
 
-Granite divides logits, Cohere multiplies them, Gemma caps them softly, each in the forward pass of its causal language
-model. So that pass itself is run, with the given states in place of its body.
+Granite divides logits, Cohere multiplies them, and Gemma caps them softly, each in the forward pass of its causal
+language model. So this module runs that pass, with the given states in place of the body.
 """
 
 import copy
@@ -29,7 +29,7 @@ def own_logits(model: PreTrainedModel, states: torch.Tensor) -> torch.Tensor:
 
 
 class _GivenStates(nn.Module):
-    """Stands for a model's body: what it is given as embeddings are the last hidden states."""
+    """Replaces a model's body: takes the last hidden states as embeddings and returns them."""
 
     def __init__(self, body: nn.Module) -> None:
         super().__init__()

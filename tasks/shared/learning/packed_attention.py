@@ -19,18 +19,18 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 ATTENTION = "packed"
-# Lengths of the sequences in the row that is being computed. A model may drop arguments on the way to its attention
-# (StableLM does), so they cannot travel as one.
+# Lengths of the sequences in the current row. Not an argument, because a model may drop arguments on the way to its
+# attention (StableLM does).
 _LENGTHS: ContextVar[tuple[int, ...] | None] = ContextVar("lengths", default=None)
 
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """What a query of a layer may see within its own sequence, of any of the sequences of a row."""
+    """The keys that a layer's query may see within its own sequence."""
 
     lengths: tuple[int, ...]  # tokens of each sequence, in row order
     allowed: Callable[..., torch.Tensor]  # Transformers' mask function: (batch, head, query, key) to bool
-    reach: int | None  # a query sees no key that lies this far back, or farther; None: all keys before it
+    reach: int | None  # a query sees only keys less than this far back; None: all keys before it
 
 
 def register_packed_attention() -> None:

@@ -22,7 +22,7 @@ class TrainSequence:
     """
 
     ids: np.ndarray  # (n,) int
-    trained: np.ndarray  # (n,) bool: may token i be a target; the first never is, nothing predicts it
+    trained: np.ndarray  # (n,) bool: token i is a target; never the first, which nothing predicts
     extras: Mapping[str, np.ndarray] = field(default_factory=dict)  # (n,) float each, same names in all
 
     def __post_init__(self) -> None:
@@ -72,7 +72,7 @@ class PackedBatch:
 def pack(
     sequences: Sequence[TrainSequence], row_tokens: int, ranks: int = 1, one_a_row: bool = False
 ) -> list[PackedBatch]:
-    """Rows of at most `row_tokens` tokens that hold every sequence once, as `lay_out` has them."""
+    """Rows of at most `row_tokens` tokens that hold every sequence once, in the layout of `lay_out`."""
     rows = lay_out([len(sequence.ids) for sequence in sequences], row_tokens, ranks, one_a_row)
     return [make_row(sequences, row) for row in rows]
 
@@ -82,13 +82,13 @@ class RowPlan:
     """Which sequences are packed end to end."""
 
     sequences: tuple[int, ...]  # indices in row order
-    blank: bool = False  # it fills in for a rank without sequences: no token is a target
+    blank: bool = False  # a filler for a rank without sequences: no token is a target
 
 
 def lay_out(
     lengths: Sequence[int], row_tokens: int, ranks: int = 1, one_a_row: bool = False
 ) -> list[RowPlan]:
-    """The rows of sequences of so many tokens; their number is a multiple of `ranks`.
+    """The rows for sequences of these lengths; their number is a multiple of `ranks`.
 
     Longest first into the emptiest row (deterministic), or each into a row of its own. Rank r takes `rows[r::ranks]`:
     all ranks run equally many forward passes, which ZeRO needs; where there are fewer sequences than ranks, a row

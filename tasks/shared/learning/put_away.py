@@ -1,4 +1,4 @@
-"""What optimizer steps alone use, in the host's memory while a sampler has the device. ZeRO-3.
+"""Moves the optimizer's data to host memory while a sampler uses the device. ZeRO-3 only.
 
 DeepSpeed's `offload_states` moves the gradients. Of master weights and moments it asks that its own FusedAdam made
 them, and would write its copies into saved states; so they are moved here, as there: the tensors stay, their data goes.

@@ -1,11 +1,11 @@
-"""`rl.reward`: what answers are worth, said by a function of the user's in a process of its own.
+"""`rl.reward`: a user's function that scores answers, in its own process.
 
     def reward(responses: list[dict], **reward_arguments) -> list[float]
 
 It is called once a step with all responses that a rank has: dictionaries with `problem_id`, `problem`, `answer` (the
 reference), `response`, `own_words` (without programs and outputs), `correct` (by the built-in grader), `finish`,
 `tokens` and `calls` (`code`, `status`, `output`). `llm_judge.py` is an example. The process has a bound on memory and
-time and, of all secrets, the one that `rl.reward_key_variable` names; whatever befalls it does not befall the trainer.
+time and, of all secrets, only the one that `rl.reward_key_variable` names. Its failure cannot crash the trainer.
 """
 
 import json
@@ -78,7 +78,7 @@ class RewardFunction:
         self._process = None
 
     def __call__(self, responses: Sequence[Response]) -> list[float]:
-        """What each response is worth. TrainingStopped, one line, if the function fails, is slow or gives no numbers.
+        """Score each response. TrainingStopped, one line, if the function fails, is slow or returns no numbers.
 
         The round goes on from its last saved step when it is run again.
         """
@@ -127,7 +127,7 @@ class RewardFunction:
 
 
 def source_of(reward: str) -> Path | None:
-    """The file that a reward function stands in, for the cache key; None for the built-in one or an unknown module."""
+    """The file that defines a reward function, for the cache key; None for the built-in or an unknown module."""
     place = reward.rpartition(":")[0]
     if not place or place.endswith(".py"):
         return Path(place) if place else None

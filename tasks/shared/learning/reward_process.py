@@ -2,7 +2,7 @@
 
     python -P reward_process.py FUNCTION MEMORY_MB ARGUMENTS
 
-What the function prints goes to standard error; the first line that is written says whether it could be loaded.
+The function's output goes to standard error. The first line on standard output says whether it could be loaded.
 """
 
 import importlib

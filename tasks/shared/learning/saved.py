@@ -1,4 +1,4 @@
-"""Checkpoints to resume from: whole once every rank has added the sums of its files; damage is never resumed from.
+"""Checkpoints to resume from: complete once every rank has added its files' checksums; damaged ones are refused.
 
 They lie in a scratch directory for days, and torch reads a tensor with a flipped bit without a word. A rank takes the
 sha256 of what it writes, checks that of what it reads, and waits for no other: at 32B a checkpoint has 900 GB.
@@ -37,14 +37,14 @@ def add_sums(checkpoint: Path, sums: dict[str, str], rank: int, ranks: int) -> N
 
 
 def keep_alone(checkpoint: Path) -> None:
-    """Remove the checkpoints beside a whole one. Several ranks may do so at once."""
+    """Remove all checkpoints except a complete one. Several ranks may do so at once."""
     for path in checkpoint.parent.iterdir():
         if path != checkpoint and path.name.startswith(("step-", "partial-")):
             shutil.rmtree(path, ignore_errors=True)
 
 
 def require_files(checkpoint: Path) -> None:
-    """ValueError, naming the file and the remedy, if one is missing, or there is one that nobody wrote."""
+    """ValueError, naming the file and the remedy, if a file is missing or not listed."""
     written = sums_of(checkpoint).keys()
     found = {path.name for path in checkpoint.glob("*.pt")}
     for name in sorted({name for name in written if name.endswith(".pt")} ^ found):
@@ -52,7 +52,7 @@ def require_files(checkpoint: Path) -> None:
 
 
 def require_unchanged(path: Path) -> None:
-    """ValueError, naming the file and the remedy, if a byte is not as it was written."""
+    """ValueError, naming the file and the remedy, if a byte has changed since it was written."""
     with path.open("rb") as stream:
         sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
     if sums_of(path.parent).get(path.name) != sha256:

@@ -1,4 +1,4 @@
-"""DeepSpeed's checkpoints read without running what is in them: tensors, numbers and three of its own records.
+"""Reads DeepSpeed's checkpoints without running code in them: tensors, numbers and three of its own records.
 
 DeepSpeed unpickles whatever it finds, and a `trainer_state` may come from elsewhere. Imported after DeepSpeed has been
 told of its accelerator.
@@ -51,7 +51,7 @@ class WeightsOnlyCheckpoints(TorchCheckpointEngine):
         self.checked: set[str] = set()
 
     def save(self, state_dict: Any, path: str) -> None:
-        """Write a file to the disk's platter; OSError, where torch's own writer would not say why, if it is full."""
+        """Write a file and flush it to disk. OSError if the disk is full, which torch's own writer would not say."""
         with open(path, "wb") as stream:
             summed: Any = _Summed(stream)  # torch asks for no more than `write`
             torch.save(state_dict, summed)
