@@ -24,7 +24,7 @@ from tasks.synthesize.task import synthesize
 def train(
     recipe: str = "tiny", run: str = "", overrides: dict[str, Any] | None = None, force: bool = False
 ) -> dict[str, ArtifactRef]:
-    """Base model to SFT to RL with scores and a report; stages whose work has been done are taken as they are.
+    """Base model to SFT to RL, with scores and a report; finished stages are reused.
 
     Args:
         recipe: one of `tirflow recipes`, or a file.
@@ -43,7 +43,7 @@ def train(
 
 
 def stages(job: Run) -> tuple[dict[str, ArtifactRef], StageResult]:
-    """Every stage of a run in turn: what was made, and the report of it."""
+    """Run every stage in turn; return the artifacts and the report."""
     plan = job.recipe
     data = prepare(job)
     made: dict[str, ArtifactRef] = {}

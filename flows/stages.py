@@ -2,9 +2,9 @@
 
     prefect deployment run sft/local -p run=demo -p overrides='{"sft.max_steps": 50}'
 
-`run` names whose recipe and inputs are taken; `recipe` starts a new run instead; `overrides` changes recipe keys and
-notes the outcome under `into` (or `<run>-changed`); `inputs` replaces single inputs by references; `force` executes
-the stage although the same work has been done.
+`run` names the run whose recipe and inputs are used; `recipe` starts a new run instead. `overrides` changes recipe keys
+and records the result under `into` (or `<run>-changed`). `inputs` replaces single inputs by references. `force`
+executes the stage again although its result exists.
 """
 
 import re
@@ -229,14 +229,14 @@ def report(run: str = "", overrides: Overrides | None = None, into: str = "", fo
 
 
 def _with_notes(job: Run, record: RunRecord) -> Run:
-    """The run whose report says at its head what has stopped it."""
+    """The run, with the reasons why stages stopped as notes for the report's head."""
     notes = tuple(f"{label} has not finished: {reason}" for label, reason in record.stopped.items())
     told = job.recipe.report.model_copy(update={"notes": job.recipe.report.notes + notes})
     return replace(job, recipe=job.recipe.model_copy(update={"report": told}))
 
 
 def checkpoint_of(record: RunRecord, which: str) -> tuple[str, str]:
-    """Where the checkpoint of that name comes from: for `rl` the last round that finished, the best if it kept that."""
+    """The stage and output of a checkpoint: for `rl` the last finished round, its best checkpoint if it kept one."""
     label = {"base": "prepare", "sft": "sft", "rl": f"rl-{record.last_round or 1}"}[which]
     kept = record.stages[label].outputs if label in record.stages else {}
     return label, "best" if "best" in kept else "checkpoint"
@@ -251,7 +251,7 @@ def _pass_rates(records: RunRecords, name: str) -> ArtifactRef:
 
 
 def _cold_start(record: RunRecord) -> tuple[str, str]:
-    """Where RL starts from."""
+    """The stage and output from which RL starts."""
     return ("sft" if record.recipe.get("cold_start", True) else "prepare"), "checkpoint"
 
 

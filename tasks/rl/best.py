@@ -1,8 +1,8 @@
 """`rl.keep = "best"`: the weights of the best point of the curve, kept until the round publishes them.
 
-Weights are written before their evaluation has ended, since the trainer changes them meanwhile, and thrown away if they
-are not the best. What a resumed round may evaluate again is kept apart from what it may not: the best of the points up
-to the last saved state stays whatever later ones say.
+Weights are written before their evaluation has ended, because the trainer changes them meanwhile, and are removed if
+they are not the best. A resumed round may repeat the evaluations after the last saved state. So the best of the points
+up to that state is kept, whatever later points show.
 """
 
 import shutil
@@ -19,7 +19,7 @@ class BestWeights:
     """Weights of some steps of one round, each in a directory of its own. In the first rank."""
 
     def __init__(self, directory: Path, fingerprint: str, step: int) -> None:
-        """What was written of steps after `step`, which come again, is removed."""
+        """Remove the weights of steps after `step`, because these steps will be repeated."""
         claim(directory, fingerprint, "best weights")
         self._directory = directory
         for path in directory.glob("step-*"):
@@ -36,9 +36,9 @@ class BestWeights:
         partial.rename(self._path(step))
 
     def sort_out(self, points: Sequence[Point], saved: int, running: int | None = None) -> None:
-        """Remove what can be the best no more; `saved`: the step a killed round would go on from.
+        """Remove weights that can no longer be the best; `saved`: the step from which a killed round would resume.
 
-        `running`: the step that is evaluated just now.
+        `running`: the step under evaluation.
         """
         until_saved = best_of([point for point in points if point["step"] <= saved])
         wanted = {point["step"] for point in (until_saved, best_of(points)) if point} | {running}
@@ -47,7 +47,7 @@ class BestWeights:
                 shutil.rmtree(path)
 
     def path_of(self, point: Point) -> Path:
-        """Where the weights of a point lie."""
+        """The path of a point's weights."""
         return self._path(point["step"])
 
     def _path(self, step: int) -> Path:
@@ -59,6 +59,6 @@ def _step_of(path: Path) -> int:
 
 
 def best_of(points: Sequence[Point]) -> Point | None:
-    """The first of those with the highest accuracy; the weights that a run starts from (step 0) are no candidate."""
+    """The first point with the highest accuracy; the run's initial weights (step 0) are excluded."""
     graded = [point for point in points if point["step"] and point["accuracy"] is not None]
     return max(graded, key=lambda point: point["accuracy"], default=None)

@@ -1,4 +1,4 @@
-"""PPO's critic within a step: values of what was sampled, advantages from them, then the critic's own update."""
+"""PPO's critic within a step: values of the trajectories, advantages from them, then the critic's update."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ from tasks.shared.traces.trajectory import Trajectory
 
 @dataclass(frozen=True, slots=True)
 class Values:
-    """What the critic says of each of the N trajectories of a step, (R,) each; all 0 for outages."""
+    """The critic's values for each of the N trajectories of a step, (R,) each; all 0 for outages."""
 
     values: tuple[np.ndarray, ...]
     advantages: tuple[np.ndarray, ...]  # by GAE, before whitening
@@ -26,7 +26,7 @@ class Values:
 
 
 class CriticUpdate:
-    """Values and updates of one critic. It learns from every trajectory but outages: what is right is known of all."""
+    """Values and updates of one critic. It learns from every trajectory except outages, because all have a reward."""
 
     def __init__(self, engine: CriticEngine, config: RlConfig) -> None:
         self._engine = engine

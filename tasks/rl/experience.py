@@ -1,4 +1,4 @@
-"""From trajectories to what the update learns from: graded, filtered, with advantages."""
+"""Turns trajectories into the experience of an update: graded, filtered, with advantages."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -26,8 +26,8 @@ class Graded:
     family: str
     correct: bool
     reason: str  # a GradeReason value, "outage" where the sandbox failed
-    outcome: float  # what the answer is worth by itself; 0 for outages
-    reward: float  # the outcome less penalties
+    outcome: float  # the answer's own score; 0 for outages
+    reward: float  # the outcome minus penalties
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +35,11 @@ class Experience:
     """The N trajectories of one step, in the order of group and sample; N is 0 in other ranks than the first."""
 
     graded: tuple[Graded, ...]
-    outage: np.ndarray  # (N,) bool: the sandbox failed under it
+    outage: np.ndarray  # (N,) bool: the sandbox failed
     void_turn: np.ndarray  # (N,) bool: a turn without a whole block or an answer
     in_loss: np.ndarray  # (N,) bool
     advantages: np.ndarray  # (N,) float64, 0 for outages
-    dropped: np.ndarray  # (N,) bool: left by resample-on-correct, out of baseline and loss
+    dropped: np.ndarray  # (N,) bool: dropped by resample-on-correct, out of baseline and loss
     token_advantages: tuple[np.ndarray, ...] | None = None  # (R,) each, with a critic
 
 
@@ -51,7 +51,7 @@ def score(
 ) -> list[Graded]:
     """Grade and reward each trajectory; in the order of group and sample, whatever order they finished in.
 
-    `judge` says what answers are worth, in place of +1 and -1; outages it is not asked about.
+    `judge` scores answers in place of +1 and -1; it is not asked about outages.
     """
     place = {problem.id: group for group, problem in enumerate(problems)}
     ordered = sorted(trajectories, key=lambda trajectory: (place[trajectory.problem_id], trajectory.sample))
@@ -69,7 +69,7 @@ def score(
 
 
 def _response(row: Graded, problem: Problem) -> Response:
-    """A trajectory as a reward function is told of it."""
+    """A trajectory in the form that a reward function receives."""
     trajectory = row.trajectory
     return {
         "problem_id": problem.id,
@@ -149,7 +149,7 @@ def _resampled(
 
 
 def _penalty(trajectory: Trajectory, config: RlStage) -> float:
-    """What weighs against a right answer: failing code and, if the recipe says so, its form."""
+    """The penalty of a right answer: for failing code and, if the recipe says so, for its form."""
     penalty = code_penalty(trajectory.calls)
     if config.rl.resample_format_penalty:
         answers = dialect_of(config.traces).count_answers(trajectory.own_words)

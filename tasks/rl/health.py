@@ -1,6 +1,6 @@
-"""What a step must have for the round to go on: a sandbox, something to learn from, a policy that still explores.
+"""The conditions for a round to continue: a working sandbox, a learning signal, a policy that still explores.
 
-A step that lacks it stops the round before its state is saved: the round goes on from the last saved step.
+A step that violates one stops the round before its state is saved. The round resumes from the last saved step.
 """
 
 from tasks.rl.experience import Experience
@@ -8,17 +8,17 @@ from tasks.rl.update import UpdateResult
 from tasks.shared.config import RlConfig
 from tasks.shared.contract.stage import TrainingStopped
 
-MOST_OUTAGES = 0.5  # of a step's trajectories; more, and the sandbox is ill
+MOST_OUTAGES = 0.5  # of a step's trajectories; more, and the sandbox is broken
 
 
 def require_experience(experience: Experience, step: int, config: RlConfig) -> None:
-    """TrainingStopped where what was sampled for a step cannot be learned from."""
+    """TrainingStopped if a step's trajectories give nothing to learn."""
     require_a_sandbox(experience, step)
     require_something_to_learn(experience, step, config)
 
 
 def require_a_sandbox(experience: Experience, step: int) -> None:
-    """TrainingStopped if the sandbox failed under most trajectories."""
+    """TrainingStopped if the sandbox failed for most trajectories."""
     outages, total = int(experience.outage.sum()), len(experience.outage)
     if outages > MOST_OUTAGES * total:
         raise TrainingStopped(
@@ -28,7 +28,7 @@ def require_a_sandbox(experience: Experience, step: int) -> None:
 
 
 def require_something_to_learn(experience: Experience, step: int, config: RlConfig) -> None:
-    """TrainingStopped if nothing is in the loss and the recipe does not pass over such steps."""
+    """TrainingStopped if the loss is empty and the recipe does not skip such steps."""
     if config.on_empty_step == "skip" or experience.in_loss.any():
         return
     outcomes = {row.outcome for row in experience.graded}

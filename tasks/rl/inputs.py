@@ -1,4 +1,4 @@
-"""Whether the artifacts that a round is given fit together, and which of them its policy is read from."""
+"""Checks that a round's input artifacts fit together, and chooses the one that holds its policy."""
 
 from tasks.shared.artifacts import ArtifactRef
 from tasks.shared.config import RlStage
@@ -7,7 +7,7 @@ from tasks.shared.learning.checkpoints import has_experts
 
 
 def require_one_round(context: StageContext[RlStage]) -> None:
-    """ValueError unless `checkpoint` is of the round that `trainer_state`, whose weights are trained, is of."""
+    """ValueError unless `checkpoint` and `trainer_state` come from the same round."""
     inputs = context.request.inputs
     if "trainer_state" not in inputs:
         return
@@ -30,7 +30,7 @@ def require_no_experts(context: StageContext[RlStage]) -> None:
 
 
 def read_base(context: StageContext[RlStage]) -> ArtifactRef:
-    """What the policy's weights are read from: the checkpoint, or with adapters the base under them.
+    """The source of the policy's weights: the checkpoint, or with adapters their base.
 
     Adapters of every round have the first round's checkpoint as their base, and as the reference of the KL term; from
     the second round on it is given as 'reference'. Raises ValueError where that is missing, or another.

@@ -1,9 +1,9 @@
-"""What became of every prompt that an asynchronous round drew: written down before anything follows from it.
+"""The write-ahead record of an asynchronous round: every event of a draw is on disk before it takes effect.
 
 An append-only file of JSON lines, on the disk (fsync) when `write` returns. A draw, a problem with all its samples, is
-in flight until its group is whole, waits until a step takes it or it is dropped, and is never in two of these. A round
-that is killed at any moment goes on with what stands here: steps after its last saved state train on the same groups
-again, groups that are whole wait as before, and what was in flight is asked anew.
+in flight until its group is whole. Then it waits until a step takes it or it is dropped. It is never in two of these
+states. A round killed at any moment resumes from this record: steps after its last saved state train on the same
+groups again, whole groups wait as before, and draws in flight are requested again.
 """
 
 import json
@@ -17,7 +17,7 @@ JOURNAL_FILE = "journal.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """One draw: which problem, and at which step (done before it) its samples were asked for, last."""
+    """One draw: its problem, and the number of steps done when its samples were last requested."""
 
     problem_id: str
     begun: int
@@ -25,7 +25,7 @@ class Drawn:
 
 @dataclass(slots=True)
 class Account:
-    """Where every draw stands; draws are numbered through all rounds."""
+    """The state of every draw; draws are numbered through all rounds."""
 
     drawn: dict[int, Drawn] = field(default_factory=dict)
     whole: set[int] = field(default_factory=set)  # graded and kept, taken or not
@@ -39,7 +39,7 @@ class Account:
         return [draw for draw in self.drawn if draw not in ended]
 
     def enter(self, event: dict[str, Any]) -> None:
-        """Take up one line. AssertionError for one that does not follow from what stands there."""
+        """Apply one line. AssertionError for an event that cannot follow the earlier ones."""
         kind = event["event"]
         if kind == "taken":
             assert set(event["draws"]) <= set(self.open) & self.whole, event
@@ -60,10 +60,10 @@ class Account:
 
 
 class Journal:
-    """The file and what stands in it."""
+    """The file and its account."""
 
     def __init__(self, path: Path) -> None:
-        """Open it where it was left; a line that a kill cut short is cut off: nothing had followed from it."""
+        """Open it after its last line. A line cut short by a kill is removed, because nothing had followed from it."""
         self.path = path
         self.account = Account()
         content = path.read_bytes() if path.is_file() else b""
@@ -78,7 +78,7 @@ class Journal:
         self._write({"event": "drawn", "draw": draw, "problem": problem_id, "begun": begun})
 
     def ask_again(self, draw: int, begun: int) -> None:
-        """What was in flight when the round was killed is asked anew."""
+        """Note that a draw in flight at a kill is requested again."""
         self._write({"event": "asked", "draw": draw, "begun": begun})
 
     def make_whole(self, draw: int) -> None:

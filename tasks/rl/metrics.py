@@ -1,4 +1,4 @@
-"""What one step is measured by. Two records: what follows from the request alone, and what the clock says."""
+"""The metrics of a step, in two records: values that follow from the request alone, and measured times."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +22,7 @@ def learning_metrics(
     code_ratio: share with a whole block, run or not, as in evaluation; executed_code_ratio: share with one that ran;
     pass_ratio: share of blocks that ended without an error;
     void_ratio: share with a void turn; response_tokens counts the whole response, sampled_tokens the policy's own.
-    unrecognised_blocks: meant as such and not as the dialect has them; notices: those that were told so;
+    unrecognised_blocks: malformed blocks; notices: those that were answered with a notice;
     self_written_feedback: output tags that the policy wrote itself.
     """
     kept = [row for row, outage in zip(experience.graded, experience.outage, strict=True) if not outage]

@@ -1,4 +1,4 @@
-"""The training problems with their prompts, and which of them each step draws."""
+"""The training problems with their prompts, and the order in which steps draw them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ def read_problems(
     sets: Sequence[str] = (),
     preload: Sequence[str] = (),
 ) -> tuple[list[Problem], int]:
-    """Problems whose prompt fits `generation.max_prompt_tokens`, and how many do not. ValueError if none fits.
+    """The problems whose prompt fits `generation.max_prompt_tokens`, and the number of others. ValueError if none fits.
 
     `sets`: the problem sets that are read, all if none is named. `preload`: libraries that an instruction names.
     """
@@ -76,8 +76,8 @@ def require_problems(problems: Sequence[Problem], count: int) -> None:
 def draw_problems(problems: Sequence[Problem], count: int, step: int, seed: int) -> list[Problem]:
     """The `count` problems of step `step` (from 0, over all rounds): a new order every epoch, none twice in a step.
 
-    Depends on the arguments alone, so the step is the whole data cursor. The remainder of an epoch that fills no step
-    is dropped, another one each time. `require_problems` must hold.
+    Depends only on the arguments, so the step is the whole data cursor. The remainder of an epoch that does not fill a
+    step is dropped; it differs between epochs. `require_problems` must hold.
     """
     steps_per_epoch = len(problems) // count
     assert steps_per_epoch > 0, (len(problems), count)
@@ -102,5 +102,5 @@ def draw_others(
 
 
 def sample_seed(seed: int, step: int, place: int, sample: int) -> int:
-    """The seed of one trajectory: of the run's seed, the step, the problem's place in the step, the sample."""
+    """The seed of one trajectory, from the run's seed, the step, the problem's place in the step and the sample."""
     return int(np.random.SeedSequence([seed, step, place, sample]).generate_state(1, np.uint64)[0])

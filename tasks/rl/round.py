@@ -1,4 +1,4 @@
-"""One RL round: `steps_per_round` steps, each a row of named phases, resumable between any two."""
+"""One RL round: `steps_per_round` steps of named phases, resumable between any two steps."""
 
 from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
@@ -34,7 +34,7 @@ from tasks.shared.sandbox import Interpreter
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-# Places in a step that no problem has: seeds of other draws.
+# Places in a step beyond those of problems: for the seeds of other draws.
 UPDATE_PLACE, RESAMPLE_PLACE = 2**31, 2**31 + 1
 
 
@@ -53,7 +53,7 @@ class RlRound:
         interpreter: Interpreter | None,
         judge: RewardFunction | None = None,
     ) -> None:
-        """Without a generator nothing is sampled: the round is trained again from its input `record`."""
+        """Without a generator the round samples nothing and trains on its input `record` again."""
         self._context = context
         self._config = context.config
         self._tokenizer = tokenizer
@@ -64,7 +64,7 @@ class RlRound:
         policy_steps, critic_steps = _optimizer_steps(rl)
         if rl.offload_while_sampling:
             self._sleep()  # the trainer comes onto the device whole
-        # One model at a time is whole in the host's memory.
+        # Only one model at a time is whole in the host's memory.
         self.engine = TrainingEngine(load_model(), rl.optimizer, total_steps=policy_steps)
         self.critic: CriticEngine | None = None
         if rl.algorithm == "ppo":
@@ -210,13 +210,13 @@ class RlRound:
         return sample_seed(self._context.request.seed, self.progress.step, place, 0)
 
     def _sleep(self) -> None:
-        """The sampler's memory is the trainer's until the next weights, if the recipe says so."""
+        """Free the sampler's memory for the trainer until the next weights, if the recipe says so."""
         if self._config.rl.sleep_sampler and self._generator is not None:
             assert isinstance(self._generator, Sleeps)  # the recipe's engine is vLLM
             self._generator.sleep()
 
     def _offloaded(self) -> list[Engine]:
-        """Whose states give way to the sampler while that is awake."""
+        """The engines whose states are moved away while the sampler is awake."""
         if not self._config.rl.offload_while_sampling:
             return []
         return [self.engine, *([self.critic] if self.critic is not None else [])]
@@ -245,7 +245,7 @@ class RlRound:
 
 
 def rollout_policy(config: RlStage) -> RolloutPolicy:
-    """How a round samples: at the temperature that it learns at."""
+    """A round's rollout policy: it samples at the temperature of its loss."""
     sampling = Sampling(config.rl.temperature, config.rl.top_p)
     return RolloutPolicy.of(config.traces, config.sandbox, config.generation, sampling)
 

@@ -1,4 +1,4 @@
-"""What a round carries over: from step to step past a kill (scratch), from round to round (`trainer_state`).
+"""The state of training: kept in scratch to survive a kill, and handed to the next round as `trainer_state`.
 
 A saved state is a directory with DeepSpeed's checkpoint (weights, optimizer, random state), that of the critic if there
 is one, and with them the step, which is the data cursor, and the seed of the data order.
@@ -21,7 +21,7 @@ CRITIC = "critic"  # folder of the critic's part in a saved state
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a run of rounds stands."""
+    """The progress of a run of rounds."""
 
     round: int  # from 1
     first_step: int  # RL steps done before this round
@@ -39,7 +39,7 @@ class SavedStates:
         self._fingerprint = fingerprint
 
     def save(self, engine: TrainingEngine, critic: CriticEngine | None, progress: Progress) -> None:
-        """Write a state, then drop older ones; whole at any moment it may be killed: the policy's part comes last."""
+        """Write a state, then drop older ones. The policy's part comes last, so a kill never leaves a partial state."""
         target = self._directory / f"{progress.step:06d}"
         if rank() == 0:
             self._drop(keep=self._last_whole())
@@ -61,7 +61,7 @@ class SavedStates:
                 shutil.rmtree(path, ignore_errors=True)
 
     def resume(self, engine: TrainingEngine, critic: CriticEngine | None) -> Progress | None:
-        """Take up the last whole state; None if there is none. ValueError if it belongs to another request."""
+        """Load the last complete state; None without one. ValueError if it belongs to another request."""
         for path in sorted(self._directory.iterdir(), reverse=True):
             state = engine.resume(path)
             if state is None:
@@ -92,7 +92,7 @@ def _resume_critic(critic: CriticEngine | None, directory: Path) -> None:
 
 
 def take_over(engine: TrainingEngine, critic: CriticEngine | None, trainer_state: Path) -> Progress:
-    """Go on from the round before: the progress with which this round starts."""
+    """Continue from the previous round; return the progress with which this round starts."""
     state = engine.resume(trainer_state / "trainer")
     if state is None:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""What Prefect sees of `rl`: one round, from a policy to a better one."""
+"""The Prefect task of `rl`: one round, from a policy to a better one."""
 
 from dataclasses import dataclass, replace
 
@@ -10,7 +10,7 @@ from tasks.shared.learning.reward_function import source_of
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What a round hands to the next."""
+    """The outputs of a round for the next one."""
 
     checkpoint: ArtifactRef
     rollouts: ArtifactRef

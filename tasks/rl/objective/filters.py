@@ -1,4 +1,4 @@
-"""Which trajectories stay out of the loss, and why: outages, void turns, groups that teach nothing."""
+"""Decides which trajectories stay out of the loss: outages, void turns, groups with equal outcomes."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,7 +11,7 @@ from tasks.shared.traces.trajectory import FinishReason, Trajectory
 
 
 def is_outage(trajectory: Trajectory) -> bool:
-    """The sandbox failed under it: no reward means anything, so it leaves baseline and loss."""
+    """Whether the sandbox failed: such a trajectory has no meaningful reward, and leaves baseline and loss."""
     return trajectory.finish is FinishReason.SANDBOX_FAILURE
 
 
@@ -39,7 +39,7 @@ def has_void_turn(trajectory: Trajectory, dialect: Dialect, decode: Callable[[Se
 def teaches(outcomes: np.ndarray, groups: np.ndarray, valid: np.ndarray) -> np.ndarray:
     """(N,) bool: valid rows whose group's valid outcomes are not all equal (DAPO's dynamic sampling, without refill).
 
-    outcomes (N,), groups (N,) int, valid (N,) bool. An outcome is what an answer is worth by itself, before penalties:
+    outcomes (N,), groups (N,) int, valid (N,) bool. An outcome is the answer's own score, before penalties:
     DAPO counts right answers, so that length or failing code alone make no group teach (arXiv 2503.14476, eq. 11).
     """
     keep = np.zeros_like(valid)

@@ -35,6 +35,6 @@ def reward(
     overlong_buffer_tokens: int = 0,
     failed_code_penalty: float = 0.0,
 ) -> float:
-    """What an answer is worth by itself, less the penalties: DAPO's for length, ToRL's for code that fails."""
+    """The answer's own score minus the penalties: DAPO's for length, ToRL's for code that fails."""
     penalty = failed_code_penalty if code_failed(calls) else 0.0
     return outcome - penalty + overlong_penalty(num_tokens, max_tokens, overlong_buffer_tokens)
