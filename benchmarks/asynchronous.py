@@ -106,14 +106,14 @@ def teach(directory: Path) -> None:
             tokenizer, DIALECTS["retool"], problem(number), trace(number, rng), instructed=False
         )
         ids = (known.prompt_ids + known.response_ids)[:MOST_TOKENS]
-        trained = ((False,) * len(known.prompt_ids) + known.trained)[: len(ids)]
-        sequences.append(TrainSequence(np.array(ids), np.array(trained)))
+        loss_mask = ((False,) * len(known.prompt_ids) + known.loss_mask)[: len(ids)]
+        sequences.append(TrainSequence(np.array(ids), np.array(loss_mask)))
     use_packed_attention(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     for _ in range(TEACHING):
         taught = [sequences[i] for i in rng.choice(len(sequences), TAUGHT_AT_ONCE, replace=False)]
         [row] = pack(taught, sum(len(sequence.ids) for sequence in taught))
-        loss = -token_logprobs(model, row).sum() / row.num_targets
+        loss = -token_logprobs(model, row).sum() / row.num_loss_tokens
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

@@ -90,7 +90,7 @@ class Figures:
         return self.flops / self.seconds / (peak_tflops * 1e12)
 
 
-def training_flops(shape: dict[str, int], length: int, num_targets: int) -> float:
+def training_flops(shape: dict[str, int], length: int, num_loss_tokens: int) -> float:
     """FLOPs of forward and backward pass over one causal sequence of `length` tokens; nothing computed again counts.
 
     6 (w n + V H m) + 6 L H n^2: two for each multiply-add, three passes of that size; w the weights of all layers'
@@ -100,7 +100,7 @@ def training_flops(shape: dict[str, int], length: int, num_targets: int) -> floa
     key_value = hidden // shape["heads"] * shape["key_value_heads"]
     weights = layers * hidden * (2 * hidden + 2 * key_value + 3 * shape["intermediate"])
     head = shape["vocabulary"] * hidden
-    return 6.0 * (weights * length + head * num_targets) + 6.0 * layers * hidden * length**2
+    return 6.0 * (weights * length + head * num_loss_tokens) + 6.0 * layers * hidden * length**2
 
 
 def make_engine(size: Size, cuda: bool) -> TrainingEngine:
@@ -116,9 +116,9 @@ def measure_sft(engine: TrainingEngine, size: Size, steps: int) -> Figures:
     """The step of stage `sft`."""
     count = size.rows * size.row_tokens // size.sft_tokens
     sequences = random_sequences(count, size.sft_tokens, size.shape["vocabulary"])
-    targets = int(sequences[0].trained.sum())
+    num_loss_tokens = int(sequences[0].loss_mask.sum())
     seconds, peak = _timed(lambda: train_step(engine, sequences, size.row_tokens), steps)
-    flops = count * training_flops(size.shape, size.sft_tokens, targets)
+    flops = count * training_flops(size.shape, size.sft_tokens, num_loss_tokens)
     return Figures(f"SFT, {size.sft_tokens:,} tokens", count * size.sft_tokens, flops, seconds, peak)
 
 
@@ -128,9 +128,9 @@ def measure_update(engine: TrainingEngine, size: Size, steps: int) -> Figures:
     config = RlConfig(tokens_per_micro_batch=size.row_tokens)
     update = PolicyUpdate(engine, config, None, size.update_tokens)
     experience = random_experience(count, size.update_tokens, size.shape["vocabulary"])
-    targets = experience.graded[0].trajectory.num_sampled
+    num_loss_tokens = experience.graded[0].trajectory.num_sampled
     seconds, peak = _timed(lambda: update.update(experience, seed=0), steps)
-    flops = count * training_flops(size.shape, size.update_tokens, targets)
+    flops = count * training_flops(size.shape, size.update_tokens, num_loss_tokens)
     return Figures(
         f"policy update, {size.update_tokens:,} tokens", count * size.update_tokens, flops, seconds, peak
     )

@@ -54,8 +54,8 @@ def teach(directory: Path, num_tokens: int) -> None:
         known = encode_trace(tokenizer, DIALECT, asked, text, instructed=False)
         assert len(known.response_ids) > num_tokens, "the trace is shorter than the budget"
         ids = (known.prompt_ids + known.response_ids)[: len(known.prompt_ids) + num_tokens]
-        trained = ((False,) * len(known.prompt_ids) + known.trained)[: len(ids)]
-        sequences.append(TrainSequence(np.array(ids), np.array(trained)))
+        loss_mask = ((False,) * len(known.prompt_ids) + known.loss_mask)[: len(ids)]
+        sequences.append(TrainSequence(np.array(ids), np.array(loss_mask)))
     use_packed_attention(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     losses = [torch.inf] * (len(sequences) // TAUGHT_AT_ONCE)
@@ -63,7 +63,7 @@ def teach(directory: Path, num_tokens: int) -> None:
         part = step % len(losses)
         taught = sequences[part :: len(losses)]
         [row] = pack(taught, sum(len(sequence.ids) for sequence in taught))
-        loss = -token_logprobs(model, row).sum() / row.num_targets
+        loss = -token_logprobs(model, row).sum() / row.num_loss_tokens
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

@@ -78,7 +78,7 @@ class BareLoop:
     def step(self, rows: list[PackedBatch], denominator: int) -> None:
         """Forward, backward, update."""
         for row in rows:
-            labels = row.ids.masked_fill(~row.targets, -100)[0, 1:]
+            labels = row.ids.masked_fill(~row.loss_mask, -100)[0, 1:]
             with packed_row(row.lengths):
                 logits = self.model(
                     row.ids, position_ids=row.position_ids, use_cache=False, **self._mask(row)
@@ -111,7 +111,7 @@ def measure(rounds: int) -> Figures:
     for number in range(-2, rounds):  # two rounds to warm up
         sequences = make_step(number + 2)
         rows = pack(sequences, ROW_TOKENS)
-        targets = sum(row.num_targets for row in rows)
+        targets = sum(row.num_loss_tokens for row in rows)
         calls: dict[str, Callable[[], object]] = {
             "bare PyTorch": partial(bare.step, rows, targets),
             "bare PyTorch, block mask": partial(masked.step, rows, targets),

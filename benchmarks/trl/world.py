@@ -64,9 +64,9 @@ def make_sequences(
         encoded = encode_trace(
             tokenizer, DIALECTS["retool"], problem.problem, write_trace(problem, rng), instructed=False
         )
-        trained = (False,) * len(encoded.prompt_ids) + encoded.trained
+        loss_mask = (False,) * len(encoded.prompt_ids) + encoded.loss_mask
         ids = np.array(encoded.prompt_ids + encoded.response_ids)
-        sequences.append(TrainSequence(ids, np.array(trained)))
+        sequences.append(TrainSequence(ids, np.array(loss_mask)))
     return sequences
 
 
@@ -103,7 +103,7 @@ def write_rows(
 
 
 def _labels(sequence: TrainSequence) -> np.ndarray:
-    return np.where(sequence.trained, sequence.ids, IGNORED)
+    return np.where(sequence.loss_mask, sequence.ids, IGNORED)
 
 
 def sft_optimizer(lora: bool = False) -> OptimizerConfig:

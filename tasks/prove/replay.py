@@ -160,7 +160,7 @@ def not_as_recorded(
     """What of a response is not as recorded, programs' outputs aside: a name each."""
     pairs = {
         "ids": (list(sample.response_ids), list(trajectory.response_ids)),
-        "mask": (list(sample.sampled), list(trajectory.sampled)),
+        "mask": (list(sample.sampled), list(trajectory.loss_mask)),
         "text": (sample.text, trajectory.text),
         "finish": (sample.finish, trajectory.finish),
         "number of tokens": (sample.num_tokens, len(trajectory.response_ids)),

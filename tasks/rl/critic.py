@@ -37,11 +37,13 @@ class CriticUpdate:
         values = self._values(experience)
         advantages, returns = [], []
         for row, outage, value in zip(experience.graded, experience.outage, values, strict=True):
-            sampled = np.array(row.trajectory.sampled, dtype=bool)
-            rewards = np.zeros(len(sampled))
+            loss_mask = np.array(row.trajectory.loss_mask, dtype=bool)
+            rewards = np.zeros(len(loss_mask))
             if not outage:
-                rewards[np.flatnonzero(sampled)[-1]] = row.reward
-            pair = gae(rewards, value, sampled & ~outage, self._config.critic.gamma, self._config.critic.lam)
+                rewards[np.flatnonzero(loss_mask)[-1]] = row.reward
+            pair = gae(
+                rewards, value, loss_mask & ~outage, self._config.critic.gamma, self._config.critic.lam
+            )
             advantages.append(pair[0])
             returns.append(pair[1])
         return Values(tuple(values), tuple(advantages), tuple(returns))
@@ -80,7 +82,7 @@ class CriticUpdate:
             self._engine.values(row),
             row.extras["value"],
             row.extras["returned"],
-            row.targets,
+            row.loss_mask,
             denominator,
             self._config.critic.value_clip,
         )
@@ -92,7 +94,7 @@ class CriticUpdate:
         with torch.no_grad():
             for row in self._rows([_with_extras(experience.graded[i].trajectory) for i in chosen]):
                 parts = row.split(self._engine.values(row).cpu())  # by all ranks, as ZeRO-3 needs
-                if row.num_targets:  # a row that fills in for a rank without sequences has none
+                if row.num_loss_tokens:  # a row that fills in for a rank without sequences has none
                     found += [(place, values.double().numpy()) for place, values in parts]
         result = [np.zeros(len(row.trajectory.response_ids)) for row in experience.graded]
         for place, values in gather_to_first_rank(found):
@@ -110,7 +112,7 @@ def with_advantages(experience: Experience, evaluated: Values, whitened: bool) -
 
     Whitened over every row that counts in a baseline, as GRPO's groups are; what is not in the loss is masked there.
     """
-    masks = [np.array(row.trajectory.sampled, dtype=bool) for row in experience.graded]
+    masks = [np.array(row.trajectory.loss_mask, dtype=bool) for row in experience.graded]
     tokens = list(evaluated.advantages)
     if whitened and tokens:
         valid = (~experience.outage & ~experience.dropped).tolist()
@@ -124,13 +126,13 @@ def _with_extras(trajectory: Trajectory, **extras: np.ndarray) -> TrainSequence:
     sequence = train_sequence(trajectory, 0.0, 0.0)
     num_prompt = len(trajectory.prompt_ids)
     named = {name: of_response(values, num_prompt) for name, values in extras.items()}
-    return TrainSequence(sequence.ids, sequence.trained, named)
+    return TrainSequence(sequence.ids, sequence.loss_mask, named)
 
 
 def _of_sampled_tokens(experience: Experience, evaluated: Values) -> dict[str, Value]:
     """How good the values were before the update; None without a sampled token."""
     kept = np.flatnonzero(~experience.outage)
-    masks = {i: np.array(experience.graded[i].trajectory.sampled, dtype=bool) for i in kept}
+    masks = {i: np.array(experience.graded[i].trajectory.loss_mask, dtype=bool) for i in kept}
     values = np.concatenate([evaluated.values[i][masks[i]] for i in kept]) if len(kept) else np.zeros(0)
     returns = np.concatenate([evaluated.returns[i][masks[i]] for i in kept]) if len(kept) else np.zeros(0)
     known = bool(len(values))

@@ -87,7 +87,7 @@ def _trainer_logprobs(
     with torch.no_grad():
         for row in engine.rows(wanted, row_tokens):
             for index, values in row.split(engine.token_logprobs(row).cpu()):
-                if row.num_targets:  # a row that fills in for a rank without sequences has none
+                if row.num_loss_tokens:  # a row that fills in for a rank without sequences has none
                     found[index] = values.double().numpy()
     return dict(gather_from_ranks(list(found.items())))
 

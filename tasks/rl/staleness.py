@@ -22,7 +22,7 @@ def token_ages(trajectory: Trajectory, step: int) -> np.ndarray:
     ages = np.zeros(len(trajectory.response_ids), dtype=np.int64)
     if trajectory.versions:
         versions, counts = zip(*trajectory.versions, strict=True)
-        ages[np.array(trajectory.sampled, dtype=bool)] = step - np.repeat(versions, counts)
+        ages[np.array(trajectory.loss_mask, dtype=bool)] = step - np.repeat(versions, counts)
     return ages
 
 

@@ -145,14 +145,14 @@ class PolicyUpdate:
             sampler_logprobs=row.extras["sampler"],
             advantages=row.extras["advantage"],
             weights=row.extras["weight"],
-            mask=row.targets,
+            loss_mask=row.loss_mask,
             reference_logprobs=reference,
             entropy=scores.entropy,
             segments=row.segment_ids,
         )
         if self._config.staleness:
-            log_importance = (tokens.old_logprobs - tokens.sampler_logprobs)[tokens.mask]
-            ages = row.extras["age"][tokens.mask]
+            log_importance = (tokens.old_logprobs - tokens.sampler_logprobs)[tokens.loss_mask]
+            ages = row.extras["age"][tokens.loss_mask]
             self._by_age += sums_by_age(log_importance.detach(), ages, self._config.staleness)
         return policy_loss(tokens, self._settings)
 
@@ -184,7 +184,7 @@ def train_sequence(
         named["age"] = ages
     return TrainSequence(
         ids=np.append(trajectory.prompt_ids, trajectory.response_ids).astype(np.int32),
-        trained=np.append(np.zeros(num_prompt, dtype=bool), np.array(trajectory.sampled, dtype=bool)),
+        loss_mask=np.append(np.zeros(num_prompt, dtype=bool), np.array(trajectory.loss_mask, dtype=bool)),
         extras={
             "weight": np.full(num_prompt + num_response, weight, np.float32),
             **{name: of_response(values, num_prompt) for name, values in named.items()},

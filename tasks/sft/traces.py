@@ -88,5 +88,5 @@ def _sequence(
     prompt = np.zeros(len(encoded.prompt_ids), dtype=bool)
     return TrainSequence(
         ids=np.array(encoded.prompt_ids + encoded.response_ids, dtype=np.int64),
-        trained=np.concatenate([prompt, np.array(encoded.trained, dtype=bool)]),
+        loss_mask=np.concatenate([prompt, np.array(encoded.loss_mask, dtype=bool)]),
     )

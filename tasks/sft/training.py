@@ -54,7 +54,7 @@ def train_step(engine: TrainingEngine, sequences: Sequence[TrainSequence], row_t
     loss = -sum of log-probs / number of trained tokens, both over the whole step and all ranks.
     """
     # Every rank knows the whole step, so the denominator needs no communication.
-    denominator = sum(int(sequence.trained[1:].sum()) for sequence in sequences)
+    denominator = sum(int(sequence.loss_mask[1:].sum()) for sequence in sequences)
     learning_rate = engine.learning_rate
     loss = 0.0
     for row in engine.rows(sequences, row_tokens):

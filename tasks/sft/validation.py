@@ -55,7 +55,7 @@ def _place(problem: str, seed: int) -> float:
 
 def validate(engine: TrainingEngine, sequences: Sequence[TrainSequence], row_tokens: int) -> ValidationRecord:
     """The loss as in training, over all ranks; no weight changes."""
-    tokens = sum(int(sequence.trained[1:].sum()) for sequence in sequences)
+    tokens = sum(int(sequence.loss_mask[1:].sum()) for sequence in sequences)
     loss = 0.0
     with torch.no_grad():
         for row in engine.rows(sequences, row_tokens):

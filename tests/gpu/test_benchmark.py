@@ -24,7 +24,7 @@ def test_training_flops_are_those_that_torch_counts() -> None:
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         token_logprobs(model, row).sum().backward()
     attention = 6.0 * shape["layers"] * shape["hidden"] * length**2
-    expected = gpu.training_flops(shape, length, row.num_targets) + attention
+    expected = gpu.training_flops(shape, length, row.num_loss_tokens) + attention
     assert counter.get_total_flops() == pytest.approx(expected, rel=0.02)
 
 

@@ -53,14 +53,14 @@ def make_store(root: Path, hidden: int = 64) -> dict[str, ArtifactRef]:
     ]
     sequences = [
         TrainSequence(
-            np.array(t.prompt_ids + t.response_ids), np.array((False,) * len(t.prompt_ids) + t.trained)
+            np.array(t.prompt_ids + t.response_ids), np.array((False,) * len(t.prompt_ids) + t.loss_mask)
         )
         for t in traces
     ]
     [row] = pack(sequences, 100_000)
     optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
     for _ in range(120):
-        loss = -token_logprobs(model, row).sum() / row.num_targets
+        loss = -token_logprobs(model, row).sum() / row.num_loss_tokens
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

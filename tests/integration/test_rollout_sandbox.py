@@ -83,4 +83,4 @@ def test_a_rollout_and_a_written_trace_have_the_same_ids(interpreter: Interprete
     trajectory = sample(retool("print(3)") + ANSWER, interpreter, "retool")
     encoded = encode_trace(TOKENIZER, DIALECTS["retool"], "Q?", trajectory.text, instructed=False)
     assert encoded.response_ids == tuple(trajectory.response_ids)
-    assert encoded.trained == tuple(trajectory.sampled)
+    assert encoded.loss_mask == tuple(trajectory.loss_mask)

@@ -107,7 +107,7 @@ def experience_of(rewards: list[int]) -> Experience:
 
 def ids_of(rows: Iterable[PackedBatch]) -> list[list[int]]:
     """The ids of the sequences that are trained on in these rows."""
-    return [ids.tolist() for row in rows for _, ids in row.split(row.ids) if row.num_targets]
+    return [ids.tolist() for row in rows for _, ids in row.split(row.ids) if row.num_loss_tokens]
 
 
 def scorer(engine: TrainingEngine) -> SimpleNamespace:

@@ -32,7 +32,7 @@ class ValueModel(nn.Module):
         """(B, T) float32 values of the states before each target token; 0 elsewhere."""
         values = self.head(target_states(self.model, batch)).float().squeeze(-1)  # (N,)
         zeros = torch.zeros(batch.ids.shape, device=values.device)
-        return zeros.masked_scatter(batch.targets, values)
+        return zeros.masked_scatter(batch.loss_mask, values)
 
 
 class CriticEngine(Engine):
@@ -48,7 +48,7 @@ class CriticEngine(Engine):
 
 
 def gae(
-    rewards: np.ndarray, values: np.ndarray, sampled: np.ndarray, gamma: float = 1.0, lam: float = 1.0
+    rewards: np.ndarray, values: np.ndarray, loss_mask: np.ndarray, gamma: float = 1.0, lam: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Advantages and returns of one finished trajectory, (R,) each, 0 where not sampled.
 
@@ -58,13 +58,13 @@ def gae(
     Args:
         rewards: (R,) the reward given at each token; the outcome's stands at the last sampled one.
         values: (R,) the critic's values.
-        sampled: (R,) bool, True where the policy chose the token.
+        loss_mask: (R,) bool, True where the policy chose the token.
 
     Raises:
         AssertionError: a reward on a token that was not sampled, which no action would be credited with.
     """
-    assert not rewards[~sampled].any(), "a reward on a token that the policy did not choose"
-    reward, value = rewards[sampled], values[sampled]
+    assert not rewards[~loss_mask].any(), "a reward on a token that the policy did not choose"
+    reward, value = rewards[loss_mask], values[loss_mask]
     delta = reward + gamma * np.append(value[1:], 0.0) - value
     advantage = np.zeros(len(delta))
     following = 0.0
@@ -72,23 +72,23 @@ def gae(
         following = delta[t] + gamma * lam * following
         advantage[t] = following
     advantages, returns = np.zeros(len(rewards)), np.zeros(len(rewards))
-    advantages[sampled] = advantage
-    returns[sampled] = advantage + value
+    advantages[loss_mask] = advantage
+    returns[loss_mask] = advantage + value
     return advantages, returns
 
 
-def whiten(advantages: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Advantages (R_i,) of several trajectories with mean 0 and deviation 1 over the tokens of `masks` (R_i,) together.
+def whiten(advantages: Sequence[np.ndarray], loss_masks: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Advantages (R_i,) of several trajectories with mean 0 and deviation 1 over the tokens of all masks (R_i,).
 
     (A - mean) / (deviation + 1e-8), the deviation over n; 0 outside the masks. As verl does for GAE.
     """
-    chosen = np.concatenate([values[mask] for values, mask in zip(advantages, masks, strict=True)])
+    chosen = np.concatenate([values[mask] for values, mask in zip(advantages, loss_masks, strict=True)])
     if not len(chosen):
         return [np.zeros_like(values) for values in advantages]
     mean, deviation = chosen.mean(), chosen.std() + 1e-8
     return [
         np.where(mask, (values - mean) / deviation, 0.0)
-        for values, mask in zip(advantages, masks, strict=True)
+        for values, mask in zip(advantages, loss_masks, strict=True)
     ]
 
 
@@ -96,11 +96,11 @@ def value_loss(
     values: torch.Tensor,
     old_values: torch.Tensor,
     returns: torch.Tensor,
-    targets: torch.Tensor,
+    loss_mask: torch.Tensor,
     denominator: float,
     clip: float = 0.2,
 ) -> torch.Tensor:
-    """0.5 max((V - R)^2, (clip(V, V_old +- clip) - R)^2), summed over targets (B, T), divided by `denominator`.
+    """0.5 max((V - R)^2, (clip(V, V_old +- clip) - R)^2), summed over `loss_mask` (B, T), divided by `denominator`.
 
     The denominator is the caller's: the target tokens of the whole step over all ranks. Without the second term where
     `clip` is 0.
@@ -109,7 +109,7 @@ def value_loss(
     if clip:
         clipped = torch.clamp(values, old_values - clip, old_values + clip)
         errors = torch.maximum(errors, (clipped - returns) ** 2)
-    return 0.5 * (errors * targets).sum() / denominator
+    return 0.5 * (errors * loss_mask).sum() / denominator
 
 
 def explained_variance(values: np.ndarray, returns: np.ndarray) -> float:

@@ -36,14 +36,14 @@ class PolicyLossSettings:
 
 @dataclass(frozen=True, slots=True)
 class PolicyTokens:
-    """What the loss needs of each token, all (B, T); values where `mask` is False are ignored."""
+    """What the loss needs of each token, all (B, T); values where `loss_mask` is False are ignored."""
 
     logprobs: torch.Tensor  # of the policy that is trained, with gradient
     old_logprobs: torch.Tensor  # of the trainer's policy at the start of the update: the proximal policy
     sampler_logprobs: torch.Tensor  # of the engine when it sampled the token, whatever weights it had by then
     advantages: torch.Tensor
     weights: torch.Tensor  # from `token_weights`
-    mask: torch.Tensor  # bool: sampled tokens in the loss
+    loss_mask: torch.Tensor  # bool: sampled tokens in the loss
     reference_logprobs: torch.Tensor | None = None
     entropy: torch.Tensor | None = None  # nats, with gradient
     segments: torch.Tensor | None = None  # int: which sequence of its row; for `sequence_mask` and GSPO
@@ -146,7 +146,7 @@ def policy_loss(tokens: PolicyTokens, settings: PolicyLossSettings) -> tuple[tor
     k3_t = exp(d) - d - 1 with d = ln pi_ref(t) - ln pi(t) cut to +-20, at most 10. The denominator is in w_t, see
     `token_weights`.
     """
-    mask = tokens.mask
+    mask = tokens.loss_mask
     advantage = tokens.advantages[mask]
     logprob, old, sampler = tokens.logprobs[mask], tokens.old_logprobs[mask], tokens.sampler_logprobs[mask]
     log_ratio = _cut(logprob - old)

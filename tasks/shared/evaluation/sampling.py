@@ -122,7 +122,7 @@ def graded(trajectory: Trajectory, problem: Problem, ends: list[int], dialect: s
         sample=trajectory.sample,
         text=trajectory.text,
         response_ids=tuple(trajectory.response_ids),
-        sampled=tuple(map(bool, trajectory.sampled)),
+        sampled=tuple(map(bool, trajectory.loss_mask)),
         logprobs=tuple(trajectory.logprobs),
         token_ends=ends,
         calls=trajectory.calls,

@@ -24,7 +24,7 @@ MAX_LOGITS = 2**27
 
 
 class TokenScores(NamedTuple):
-    """Per-token results, 0 where `batch.targets` is False."""
+    """Per-token results, 0 where `batch.loss_mask` is False."""
 
     logprobs: torch.Tensor  # (B, T) float32: log-prob of ids[t] given the ids before t in its sequence
     entropy: torch.Tensor | None  # (B, T) float32, in nats: entropy of the distribution that predicts ids[t]
@@ -89,7 +89,7 @@ def token_scores(
     """
     before = target_states(model, batch)  # (N, H)
     head = head or TokenHead(model)
-    logprobs, entropy = head(before, batch.ids[batch.targets], temperature, with_entropy)
+    logprobs, entropy = head(before, batch.ids[batch.loss_mask], temperature, with_entropy)
     return TokenScores(_scatter(batch, logprobs), _scatter(batch, entropy) if with_entropy else None)
 
 
@@ -103,13 +103,13 @@ def target_states(model: PreTrainedModel, batch: PackedBatch) -> torch.Tensor:
             **_attention_arguments(model, batch),
         ).last_hidden_state  # (B, T, H)
     # Token t is predicted at t - 1; targets never start a sequence, so that is in the same sequence.
-    return hidden[:, :-1][batch.targets[:, 1:]]
+    return hidden[:, :-1][batch.loss_mask[:, 1:]]
 
 
 def _scatter(batch: PackedBatch, values: torch.Tensor) -> torch.Tensor:
     """(N,) values of the targets as (B, T), 0 elsewhere."""
     zeros = torch.zeros(batch.ids.shape, dtype=values.dtype, device=values.device)
-    return zeros.masked_scatter(batch.targets, values)
+    return zeros.masked_scatter(batch.loss_mask, values)
 
 
 def use_packed_attention(model: PreTrainedModel) -> None:

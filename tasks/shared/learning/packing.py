@@ -18,15 +18,15 @@ class TrainSequence:
     """One prompt with its response, n tokens, as training sees it.
 
     Example: prompt 5 6, response 7 8 whose second token is the interpreter's: `ids=[5, 6, 7, 8]`,
-    `trained=[False, False, True, False]`.
+    `loss_mask=[False, False, True, False]`.
     """
 
     ids: np.ndarray  # (n,) int
-    trained: np.ndarray  # (n,) bool: token i is a target; never the first, which nothing predicts
+    loss_mask: np.ndarray  # (n,) bool: token i is a target; never the first, which nothing predicts
     extras: Mapping[str, np.ndarray] = field(default_factory=dict)  # (n,) float each, same names in all
 
     def __post_init__(self) -> None:
-        lengths = {len(self.ids), len(self.trained), *(len(values) for values in self.extras.values())}
+        lengths = {len(self.ids), len(self.loss_mask), *(len(values) for values in self.extras.values())}
         assert len(lengths) == 1 and len(self.ids) > 0, f"lengths differ or are 0: {lengths}"
 
 
@@ -37,7 +37,7 @@ class PackedBatch:
     ids: torch.Tensor  # (B, T) int64
     position_ids: torch.Tensor  # (B, T) int64, from 0 in each sequence
     segment_ids: torch.Tensor  # (B, T) int64, 1, 2, ... in row order
-    targets: torch.Tensor  # (B, T) bool: tokens whose log-prob is wanted
+    loss_mask: torch.Tensor  # (B, T) bool: tokens whose log-prob is wanted
     extras: dict[str, torch.Tensor]  # (B, T) float32 each
     lengths: tuple[int, ...]  # tokens of each sequence, in row order
     sequences: tuple[int, ...]  # index of each sequence in the list that was packed
@@ -48,9 +48,9 @@ class PackedBatch:
         return self.ids.numel()
 
     @property
-    def num_targets(self) -> int:
+    def num_loss_tokens(self) -> int:
         """Tokens in the loss."""
-        return int(self.targets.sum())
+        return int(self.loss_mask.sum())
 
     def to(self, device: torch.device) -> "PackedBatch":
         """The same row on `device`."""
@@ -58,7 +58,7 @@ class PackedBatch:
             self.ids.to(device),
             self.position_ids.to(device),
             self.segment_ids.to(device),
-            self.targets.to(device),
+            self.loss_mask.to(device),
             {name: values.to(device) for name, values in self.extras.items()},
             self.lengths,
             self.sequences,
@@ -131,7 +131,7 @@ def make_row(sequences: Sequence[TrainSequence], plan: RowPlan) -> PackedBatch:
     chosen = [sequences[index] for index in plan.sequences]
     lengths = tuple(len(sequence.ids) for sequence in chosen)
     positions = np.concatenate([np.arange(length) for length in lengths])
-    trained = np.concatenate([sequence.trained for sequence in chosen]).astype(bool)
+    loss_mask = np.concatenate([sequence.loss_mask for sequence in chosen]).astype(bool)
     extras = {
         name: np.concatenate([sequence.extras[name] for sequence in chosen]).astype(np.float32)
         for name in chosen[0].extras
@@ -140,7 +140,7 @@ def make_row(sequences: Sequence[TrainSequence], plan: RowPlan) -> PackedBatch:
         ids=torch.from_numpy(np.concatenate([sequence.ids for sequence in chosen]).astype(np.int64))[None],
         position_ids=torch.from_numpy(positions.astype(np.int64))[None],
         segment_ids=torch.from_numpy(np.repeat(np.arange(1, len(lengths) + 1), lengths))[None],
-        targets=torch.from_numpy(trained & (positions > 0) & (not plan.blank))[None],
+        loss_mask=torch.from_numpy(loss_mask & (positions > 0) & (not plan.blank))[None],
         extras={name: torch.from_numpy(values)[None] for name, values in extras.items()},
         lengths=lengths,
         sequences=plan.sequences,

@@ -27,7 +27,7 @@ class EncodedTrace:
 
     prompt_ids: tuple[int, ...]  # (P,)
     response_ids: tuple[int, ...]  # (R,) ends with the template's end of turn, or that of the sequence
-    trained: tuple[bool, ...]  # (R,) False on interpreter output and on headers of turns
+    loss_mask: tuple[bool, ...]  # (R,) False on interpreter output and on headers of turns
 
 
 def encode_prompt(
@@ -116,21 +116,21 @@ def encode_trace(
 ) -> EncodedTrace:
     """Ids and loss mask of a written trace. Raises TraceFormatError if it does not follow the dialect."""
     response_ids: list[int] = []
-    trained: list[bool] = []
+    loss_mask: list[bool] = []
     for segment in dialect.split(trace):
         if segment.is_feedback:
             ids = encode_feedback(tokenizer, dialect, segment.text)
             # the first token of a template's turns ends the assistant's turn: a rollout forces it, SFT teaches it
             ends_turn = dialect.speaks_tools and ids[0] in tokenizer.all_special_ids
-            trained += [ends_turn] + [False] * (len(ids) - 1)
+            loss_mask += [ends_turn] + [False] * (len(ids) - 1)
         else:
             ids = encode_words(tokenizer, segment.text)
-            trained += [True] * len(ids)
+            loss_mask += [True] * len(ids)
         response_ids += ids
     # Plain text ends with the end of the sequence: no template surrounds it.
     closed_by_template = not plain or tokenizer.eos_token_id is None
     end = turn_end(tokenizer) if closed_by_template else (tokenizer.eos_token_id,)
     response_ids += end
-    trained += [True] * len(end)
+    loss_mask += [True] * len(end)
     prompt_ids = encode_prompt(tokenizer, dialect, problem, instructed, system, plain)
-    return EncodedTrace(prompt_ids, tuple(response_ids), tuple(trained))
+    return EncodedTrace(prompt_ids, tuple(response_ids), tuple(loss_mask))

@@ -3,7 +3,7 @@
 Ids, mask and log-probs of a response are arrays of the standard library (int32, int8, float32). They take 9 bytes a
 token in memory and between ranks; tuples of Python numbers took 80 and 14.
 
-A `TrajectoryBuilder` appends ids once, and fixes their mask (`sampled`) and log-probabilities at that moment. No later
+A `TrajectoryBuilder` appends ids once, and fixes their `loss_mask` and log-probabilities at that moment. No later
 step converts to text and back, so mask, ids and log-probs always match.
 """
 
@@ -60,7 +60,7 @@ class Trajectory:
     sample: int  # index among the samples of this problem
     prompt_ids: tuple[int, ...]  # (P,)
     response_ids: Sequence[int]  # (R,) sampled and interpreter tokens in order
-    sampled: Sequence[int]  # (R,) 1 where the policy chose the token, else 0: the loss mask
+    loss_mask: Sequence[int]  # (R,) 1 where the policy chose the token, else 0; published as `sampled`
     logprobs: Sequence[float]  # (R,) the sampler's log-prob where sampled, 0.0 elsewhere; float32
     calls: tuple[CodeCall, ...]
     finish: FinishReason
@@ -82,7 +82,7 @@ class Trajectory:
     @property
     def num_sampled(self) -> int:
         """Tokens the policy chose."""
-        return sum(self.sampled)
+        return sum(self.loss_mask)
 
     @property
     def has_code(self) -> bool:
@@ -110,7 +110,7 @@ class TrajectoryBuilder:
     sample: int
     prompt_ids: tuple[int, ...]
     response_ids: list[int] = field(default_factory=list)
-    sampled: list[bool] = field(default_factory=list)
+    loss_mask: list[bool] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     calls: list[CodeCall] = field(default_factory=list)
     versions: list[tuple[int, int]] = field(default_factory=list)
@@ -126,7 +126,7 @@ class TrajectoryBuilder:
                 count += self.versions.pop()[1]
             self.versions.append((version, count))
         self.response_ids += ids
-        self.sampled += [True] * len(ids)
+        self.loss_mask += [True] * len(ids)
         self.logprobs += logprobs
 
     @property
@@ -139,27 +139,27 @@ class TrajectoryBuilder:
         assert call.turn_end == len(self.response_ids), (call.turn_end, len(self.response_ids))
         assert call.feedback_end == call.turn_end + len(ids), (call.feedback_end, call.turn_end, len(ids))
         self.response_ids += ids
-        self.sampled += [False] * len(ids)
+        self.loss_mask += [False] * len(ids)
         self.logprobs += [0.0] * len(ids)
         self.calls.append(call)
 
     def finish(self, reason: FinishReason, text: str, own_words: str) -> Trajectory:
         """Return the frozen record after checking the invariants that training relies on."""
         length = len(self.response_ids)
-        assert len(self.sampled) == len(self.logprobs) == length
+        assert len(self.loss_mask) == len(self.logprobs) == length
         for call in self.calls:
-            assert not any(self.sampled[call.turn_end : call.feedback_end]), (
+            assert not any(self.loss_mask[call.turn_end : call.feedback_end]), (
                 "interpreter tokens marked as sampled"
             )
         assert all(
-            sampled or logprob == 0.0 for sampled, logprob in zip(self.sampled, self.logprobs, strict=True)
+            in_loss or logprob == 0.0 for in_loss, logprob in zip(self.loss_mask, self.logprobs, strict=True)
         ), "a log-prob on a token that was not sampled"
         return Trajectory(
             self.problem_id,
             self.sample,
             self.prompt_ids,
             array("i", self.response_ids),
-            array("b", self.sampled),
+            array("b", self.loss_mask),
             array("f", self.logprobs),
             tuple(self.calls),
             reason,

@@ -20,7 +20,7 @@ def test_rows_are_the_steps_in_their_order(tmp_path: Path) -> None:
     for (number, row), step in zip(rows.iterrows(), steps, strict=True):
         assert list(row["seq_lengths"]) == [len(sequence.ids) for sequence in step]
         assert np.array_equal(row["input_ids"], np.concatenate([sequence.ids for sequence in step]))
-        trained = np.concatenate([sequence.trained for sequence in step])
+        trained = np.concatenate([sequence.loss_mask for sequence in step])
         assert np.array_equal(row["labels"] != IGNORED, trained)
         assert np.array_equal(row["labels"][trained], row["input_ids"][trained])
         assert row["learning_rate"] == learning_rate_at(sft_optimizer(), int(number), settings.SFT_STEPS)

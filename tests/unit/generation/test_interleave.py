@@ -93,7 +93,7 @@ def three(code: str) -> ExecutionResult:
 def check_record(trajectory: Trajectory) -> None:
     """Log-probs exactly on sampled tokens; feedback spans never sampled, everything else sampled."""
     feedback = {i for call in trajectory.calls for i in range(call.turn_end, call.feedback_end)}
-    for i, (sampled, logprob) in enumerate(zip(trajectory.sampled, trajectory.logprobs, strict=True)):
+    for i, (sampled, logprob) in enumerate(zip(trajectory.loss_mask, trajectory.logprobs, strict=True)):
         assert sampled == (i not in feedback)
         assert logprob == (-0.5 if sampled else 0.0)
 

@@ -11,7 +11,7 @@ def random_sequences(lengths: list[int], vocabulary: int, seed: int = 0) -> list
     return [
         TrainSequence(
             ids=rng.integers(0, vocabulary, length),
-            trained=rng.random(length) < 0.6,
+            loss_mask=rng.random(length) < 0.6,
             extras={"weight": rng.random(length)},
         )
         for length in lengths

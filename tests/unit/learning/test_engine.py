@@ -29,15 +29,15 @@ def sequences_of(step: int) -> list[TrainSequence]:
     return random_sequences([17, 3, 40, 25, 8, 31], VOCABULARY, seed=step)
 
 
-def num_targets(sequences: list[TrainSequence]) -> int:
-    return sum(int(sequence.trained[1:].sum()) for sequence in sequences)
+def num_loss_tokens(sequences: list[TrainSequence]) -> int:
+    return sum(int(sequence.loss_mask[1:].sum()) for sequence in sequences)
 
 
 def engine_step(engine: TrainingEngine, step: int, row_tokens: int) -> tuple[float, float]:
     """One step on the sequences of `step`: (loss, gradient norm)."""
     sequences, loss = sequences_of(step), 0.0
     for row in pack(sequences, row_tokens):
-        share = -engine.token_logprobs(row).sum() / num_targets(sequences)
+        share = -engine.token_logprobs(row).sum() / num_loss_tokens(sequences)
         engine.backward(share)
         loss += float(share.detach())
     return loss, engine.step()
@@ -66,7 +66,7 @@ def torch_reference(num_steps: int) -> tuple[list[tuple[float, float]], dict[str
     for step in range(num_steps):
         sequences = sequences_of(step)
         (row,) = pack(sequences, sum(len(sequence.ids) for sequence in sequences))
-        loss = -token_logprobs(model, row).sum() / num_targets(sequences)
+        loss = -token_logprobs(model, row).sum() / num_loss_tokens(sequences)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
         for group in optimizer.param_groups:
@@ -290,7 +290,7 @@ def test_gradient_checkpointing_saves_memory_and_changes_no_value(zero_stage: Ze
 
         (row,) = pack(sequences_of(0), 124)
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-            share = -engine.token_logprobs(row).sum() / row.num_targets
+            share = -engine.token_logprobs(row).sum() / row.num_loss_tokens
         engine.backward(share)
         results.append((float(share.detach()), engine.step()))
         saved.append(held)

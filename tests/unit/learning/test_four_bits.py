@@ -65,7 +65,7 @@ def peft_reference(bitsandbytes: Any, num_steps: int) -> list[tuple[float, float
     results = []
     for step in range(num_steps):
         (row,) = pack(sequences_of(step), 124)
-        loss = -token_logprobs(wrapped.base_model.model, row).sum() / row.num_targets
+        loss = -token_logprobs(wrapped.base_model.model, row).sum() / row.num_loss_tokens
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(trained, 0.5)
         optimizer.step()

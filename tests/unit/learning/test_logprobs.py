@@ -26,7 +26,7 @@ def alone(
     logits = model(input_ids=torch.from_numpy(sequence.ids)[None]).logits[0].double() / temperature
     values, entropies = torch.zeros(len(sequence.ids)).double(), torch.zeros(len(sequence.ids)).double()
     for t in range(1, len(sequence.ids)):
-        if sequence.trained[t]:
+        if sequence.loss_mask[t]:
             distribution = logits[t - 1].softmax(-1)
             values[t] = distribution[sequence.ids[t]].log()
             entropies[t] = torch.distributions.Categorical(probs=distribution).entropy()

@@ -46,7 +46,7 @@ def make_engine(
 def engine_step(engine: TrainingEngine, step: int) -> tuple[float, float]:
     """One step on the sequences of `step`: (loss, gradient norm)."""
     sequences, loss = sequences_of(step), 0.0
-    targets = sum(int(sequence.trained[1:].sum()) for sequence in sequences)
+    targets = sum(int(sequence.loss_mask[1:].sum()) for sequence in sequences)
     for row in engine.rows(sequences, 64):
         share = -engine.token_logprobs(row).sum() / targets
         engine.backward(share)
@@ -66,7 +66,7 @@ def peft_reference(num_steps: int) -> tuple[list[tuple[float, float]], dict[str,
     for step in range(num_steps):
         sequences = sequences_of(step)
         (row,) = pack(sequences, 124)
-        loss = -token_logprobs(wrapped.base_model.model, row).sum() / row.num_targets
+        loss = -token_logprobs(wrapped.base_model.model, row).sum() / row.num_loss_tokens
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(trained, 0.5)
         optimizer.step()

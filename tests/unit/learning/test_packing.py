@@ -19,8 +19,8 @@ def test_every_sequence_is_packed_once_within_the_budget(lengths: list[int], ran
     packed = [index for row in rows for index in row.sequences]
     num_fillers = len(packed) - len(sequences)  # rows without targets, which only give a rank its turn
     assert set(packed) == set(range(len(sequences))) and 0 <= num_fillers < ranks
-    trained = sum(int(sequence.trained[1:].sum()) for sequence in sequences)
-    assert sum(row.num_targets for row in rows) == trained
+    trained = sum(int(sequence.loss_mask[1:].sum()) for sequence in sequences)
+    assert sum(row.num_loss_tokens for row in rows) == trained
 
 
 def test_split_gives_each_sequence_its_own_tokens() -> None:
@@ -37,7 +37,7 @@ def test_split_gives_each_sequence_its_own_tokens() -> None:
 def test_the_first_token_of_a_sequence_is_never_a_target() -> None:
     sequences = [TrainSequence(np.arange(4), np.ones(4, dtype=bool)) for _ in range(3)]
     (row,) = pack(sequences, row_tokens=12)
-    assert row.targets[0].tolist() == [False, True, True, True] * 3
+    assert row.loss_mask[0].tolist() == [False, True, True, True] * 3
     assert row.segment_ids[0].tolist() == [1] * 4 + [2] * 4 + [3] * 4
 
 
@@ -48,7 +48,7 @@ def test_rows_are_balanced() -> None:
 
 def test_fewer_sequences_than_ranks_leaves_rows_without_targets() -> None:
     rows = pack(random_sequences([6], vocabulary=9), row_tokens=10, ranks=3)
-    assert [row.num_targets > 0 for row in rows] == [True, False, False]
+    assert [row.num_loss_tokens > 0 for row in rows] == [True, False, False]
 
 
 def test_a_sequence_longer_than_a_row_is_refused_with_the_key_to_change() -> None:

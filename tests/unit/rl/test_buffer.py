@@ -188,7 +188,7 @@ def test_a_group_on_the_disk_is_the_group(tmp_path: Path) -> None:
         assert (read.outcome, read.reward, read.group) == (row.outcome, row.reward, row.group)
         for name in (
             "response_ids",
-            "sampled",
+            "loss_mask",
             "logprobs",
             "calls",
             "versions",

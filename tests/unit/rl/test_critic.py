@@ -91,7 +91,7 @@ def test_values_of_packed_rows_are_those_of_each_sequence_alone() -> None:
         (alone,) = pack([sequences[index]], row_tokens=49)
         torch.testing.assert_close(values, critic(alone)[0], rtol=0, atol=1e-5)
         hidden = critic.model(input_ids=alone.ids).last_hidden_state[0]
-        for t in np.flatnonzero(alone.targets[0]):
+        for t in np.flatnonzero(alone.loss_mask[0]):
             assert values[t].item() == pytest.approx((hidden[t - 1] @ critic.head.weight[0]).item(), abs=1e-4)
 
 
@@ -125,10 +125,12 @@ def test_the_critic_learns_what_a_token_tells_and_resumes_to_the_bit(tmp_path: P
     sequences = random_sequences([20] * 12, 97)
     (row,) = pack(sequences, row_tokens=240)
     outcome = torch.tensor([1.0 if sequences[i].ids[0] % 2 else -1.0 for i in row.sequences])
-    returns = outcome.repeat_interleave(20)[None] * row.targets
+    returns = outcome.repeat_interleave(20)[None] * row.loss_mask
 
     def learn(critic: CriticEngine) -> float:
-        loss = value_loss(critic.values(row), torch.zeros(1, 240), returns, row.targets, row.num_targets, 0.0)
+        loss = value_loss(
+            critic.values(row), torch.zeros(1, 240), returns, row.loss_mask, row.num_loss_tokens, 0.0
+        )
         critic.backward(loss)
         critic.step()
         return float(loss.detach())
@@ -137,7 +139,7 @@ def test_the_critic_learns_what_a_token_tells_and_resumes_to_the_bit(tmp_path: P
         learn(engine)
     with torch.no_grad():
         values = engine.values(row)
-    assert explained_variance(values[row.targets].numpy(), returns[row.targets].numpy()) > 0.5
+    assert explained_variance(values[row.loss_mask].numpy(), returns[row.loss_mask].numpy()) > 0.5
     engine.save(tmp_path, {})
     expected = [learn(engine) for _ in range(2)]
     resumed = CriticEngine(tiny_model(97), config, total_steps=60)

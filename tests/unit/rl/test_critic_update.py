@@ -73,7 +73,7 @@ def test_values_are_the_model_s_and_returns_the_outcome() -> None:
         ids = torch.tensor([[*trajectory.prompt_ids, *trajectory.response_ids]])
         with torch.no_grad():
             states = body(input_ids=ids).last_hidden_state[0]
-        for t, sampled in enumerate(trajectory.sampled):
+        for t, sampled in enumerate(trajectory.loss_mask):
             expected = (states[2 + t] @ head).item() if sampled else 0.0
             assert values[t] == pytest.approx(expected, abs=1e-4)
             assert returns[t] == pytest.approx(graded.reward if sampled else 0.0)
@@ -101,7 +101,9 @@ def test_how_rows_are_cut_changes_nothing() -> None:
     metrics = results[0][0]
     values = np.concatenate(evaluated.values)
     returns = np.concatenate(evaluated.returns)
-    sampled = np.concatenate([np.array(g.trajectory.sampled) & (g.reward != 0) for g in experience().graded])
+    sampled = np.concatenate(
+        [np.array(g.trajectory.loss_mask) & (g.reward != 0) for g in experience().graded]
+    )
     errors = (values - returns)[sampled] ** 2
     assert metrics["value_loss"] == pytest.approx(0.5 * errors.mean(), rel=1e-4)
     assert metrics["explained_variance"] == pytest.approx(

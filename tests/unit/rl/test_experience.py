@@ -134,7 +134,7 @@ def test_training_sees_the_sampled_ids_and_mask() -> None:
     trajectory = TRAJECTORIES[2]
     sequence = train_sequence(trajectory, advantage=1.5, weight=0.25)
     assert tuple(sequence.ids) == (*trajectory.prompt_ids, *trajectory.response_ids)
-    assert sequence.trained.tolist() == [False, False, *trajectory.sampled]
+    assert sequence.loss_mask.tolist() == [False, False, *trajectory.loss_mask]
     assert sequence.extras["sampler"].tolist() == [0.0, 0.0, *trajectory.logprobs]
     assert sequence.extras["advantage"].tolist() == [0.0, 0.0] + [1.5] * len(trajectory.response_ids)
     assert set(sequence.extras["weight"]) == {0.25}

@@ -25,7 +25,7 @@ def random_tokens(seed: int, rows: int = 3, length: int = 7) -> PolicyTokens:
         sampler_logprobs=old + normal(0.5),
         advantages=normal(1.5),
         weights=normal(0.1).abs(),
-        mask=torch.rand(rows, length, generator=generator) < 0.6,
+        loss_mask=torch.rand(rows, length, generator=generator) < 0.6,
         reference_logprobs=old + normal(0.3),
         entropy=normal(1.0).abs(),
         segments=torch.randint(1, 3, (1, length), generator=generator).sort().values
@@ -35,7 +35,7 @@ def random_tokens(seed: int, rows: int = 3, length: int = 7) -> PolicyTokens:
 
 def slow_loss(tokens: PolicyTokens, s: PolicyLossSettings) -> tuple[float, dict[str, float]]:
     total, sums = 0.0, dict.fromkeys(["tokens", "clipped", "capped", "gap", "masked"], 0.0)
-    for b, t in np.argwhere(tokens.mask.numpy()):
+    for b, t in np.argwhere(tokens.loss_mask.numpy()):
         logprob, old = tokens.logprobs[b, t].item(), tokens.old_logprobs[b, t].item()
         sampler, advantage = tokens.sampler_logprobs[b, t].item(), tokens.advantages[b, t].item()
         ratio = math.exp(min(max(logprob - old, -20.0), 20.0))
@@ -78,8 +78,8 @@ def slow_mean(tokens: PolicyTokens, b: int, t: int, above: torch.Tensor, below: 
     """Mean of above - below, each cut to +-20, over the tokens in the loss of the sequence of token t of row b."""
     assert tokens.segments is not None
     total, count = 0.0, 0
-    for other in range(tokens.mask.shape[1]):
-        if tokens.mask[b, other] and tokens.segments[b, other] == tokens.segments[b, t]:
+    for other in range(tokens.loss_mask.shape[1]):
+        if tokens.loss_mask[b, other] and tokens.segments[b, other] == tokens.segments[b, t]:
             total += min(max((above[b, other] - below[b, other]).item(), -20.0), 20.0)
             count += 1
     return total / count
@@ -120,7 +120,7 @@ def test_gradient_matches_finite_differences(seed: int, constants: PolicyLossSet
     constants = replace(constants, objective="clip")  # the others hold a factor back from the gradient: below
     tokens = random_tokens(seed, rows=1, length=4)
     loss, _ = policy_loss(tokens, constants)
-    if not loss.requires_grad or not tokens.mask.any():
+    if not loss.requires_grad or not tokens.loss_mask.any():
         return
     (gradient,) = torch.autograd.grad(loss, tokens.logprobs)
     for t in range(4):
@@ -143,7 +143,7 @@ def test_gspos_gradient_is_that_of_the_sequence_s_ratio(seed: int, clip: float) 
     )
     constants = PolicyLossSettings(objective="gspo", clip_low=clip, clip_high=clip, importance_cap=0.0)
     loss, _ = policy_loss(tokens, constants)
-    if not tokens.mask.any():
+    if not tokens.loss_mask.any():
         return
     (gradient,) = torch.autograd.grad(loss, tokens.logprobs)
     for t in range(5):
@@ -161,7 +161,7 @@ def test_cispo_s_gradient_is_weighed_by_the_clipped_ratio_and_never_stopped() ->
     loss, sums = policy_loss(tokens, constants)
     (gradient,) = torch.autograd.grad(loss, tokens.logprobs)
     ratio = (tokens.logprobs.detach() - tokens.old_logprobs).exp().clamp(0.8, 1.28)
-    expected = torch.where(tokens.mask, -tokens.weights * ratio * tokens.advantages, 0.0)
+    expected = torch.where(tokens.loss_mask, -tokens.weights * ratio * tokens.advantages, 0.0)
     assert torch.allclose(gradient, expected) and sums.clipped > 0
 
 
@@ -174,7 +174,7 @@ def test_log_ratios_far_off_stay_finite() -> None:
         sampler_logprobs=old.flip(1),
         advantages=torch.ones(1, 2, dtype=torch.float64),
         weights=torch.ones(1, 2, dtype=torch.float64),
-        mask=torch.ones(1, 2, dtype=torch.bool),
+        loss_mask=torch.ones(1, 2, dtype=torch.bool),
         reference_logprobs=old,
         segments=torch.tensor([[1, 2]]),
     )
@@ -194,7 +194,7 @@ def test_on_policy_gradient_is_the_plain_policy_gradient() -> None:
     )
     loss, sums = policy_loss(tokens, PolicyLossSettings())
     (gradient,) = torch.autograd.grad(loss, on_policy)
-    expected = torch.where(tokens.mask, -tokens.weights * tokens.advantages, 0.0)
+    expected = torch.where(tokens.loss_mask, -tokens.weights * tokens.advantages, 0.0)
     assert torch.allclose(gradient, expected)
     assert sums.clipped == sums.gap == sums.kl_old == 0
 
@@ -202,7 +202,7 @@ def test_on_policy_gradient_is_the_plain_policy_gradient() -> None:
 def test_masked_tokens_do_not_matter() -> None:
     tokens = random_tokens(3)
     spoiled = {
-        name: torch.where(tokens.mask, getattr(tokens, name).detach(), torch.nan)
+        name: torch.where(tokens.loss_mask, getattr(tokens, name).detach(), torch.nan)
         for name in (
             "logprobs",
             "old_logprobs",
@@ -214,7 +214,7 @@ def test_masked_tokens_do_not_matter() -> None:
         )
     }
     spoiled["logprobs"].requires_grad_()
-    again = PolicyTokens(mask=tokens.mask, **spoiled)
+    again = PolicyTokens(loss_mask=tokens.loss_mask, **spoiled)
     assert (
         policy_loss(again, PolicyLossSettings())[0].item()
         == policy_loss(tokens, PolicyLossSettings())[0].item()
@@ -222,7 +222,7 @@ def test_masked_tokens_do_not_matter() -> None:
     loss, _ = policy_loss(again, PolicyLossSettings())
     loss.backward()
     gradient = spoiled["logprobs"].grad
-    assert gradient is not None and (gradient[~tokens.mask] == 0).all()
+    assert gradient is not None and (gradient[~tokens.loss_mask] == 0).all()
 
 
 def test_micro_batches_add_up_to_the_whole() -> None:
@@ -264,7 +264,7 @@ def test_a_sequence_far_from_its_sampler_teaches_nothing() -> None:
         sampler_logprobs=old - torch.tensor([[0.5, 0.0, 0.4, 0.6]], dtype=torch.float64),
         advantages=torch.ones(1, 4, dtype=torch.float64),
         weights=torch.full((1, 4), 0.25, dtype=torch.float64),
-        mask=torch.ones(1, 4, dtype=torch.bool),
+        loss_mask=torch.ones(1, 4, dtype=torch.bool),
         segments=torch.tensor([[1, 1, 2, 2]]),
     )
     loss, sums = policy_loss(tokens, PolicyLossSettings(sequence_mask=math.exp(0.4), importance_cap=0.0))

@@ -24,8 +24,10 @@ def test_prompt_and_interpreter_output_are_masked(tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer()
     write(tmp_path, [{"id": "a", "problem": "What is 1 + 2?", "trace": CODE + FEEDBACK + ANSWER}])
     (sequence,) = read_training_set(tmp_path, CONFIG, tokenizer, max_tokens=1000).sequences
-    own = [int(token) for token, trained in zip(sequence.ids, sequence.trained, strict=True) if trained]
-    rest = [int(token) for token, trained in zip(sequence.ids, sequence.trained, strict=True) if not trained]
+    own = [int(token) for token, trained in zip(sequence.ids, sequence.loss_mask, strict=True) if trained]
+    rest = [
+        int(token) for token, trained in zip(sequence.ids, sequence.loss_mask, strict=True) if not trained
+    ]
     assert tokenizer.decode(own) == CODE + ANSWER + tokenizer.eos_token
     assert tokenizer.decode(rest) == f"<|user|>\nWhat is 1 + 2?<|end|>\n<|assistant|>\n{FEEDBACK}"
 

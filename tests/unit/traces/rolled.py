@@ -89,6 +89,6 @@ def check_encoding(tokenizer: PreTrainedTokenizerBase, dialect: Dialect, traject
     encoded = encode_trace(tokenizer, dialect, PROBLEM.problem, trace, instructed=False)
     assert encoded.response_ids == tuple(trajectory.response_ids)
     ends = {call.turn_end for call in trajectory.calls} if dialect.speaks_tools else set()
-    assert encoded.trained == tuple(
-        bool(drawn) or place in ends for place, drawn in enumerate(trajectory.sampled)
+    assert encoded.loss_mask == tuple(
+        bool(drawn) or place in ends for place, drawn in enumerate(trajectory.loss_mask)
     )

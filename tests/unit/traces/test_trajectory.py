@@ -19,7 +19,7 @@ def test_the_mask_is_fixed_when_ids_are_appended():
     builder.append_sampled([10], [-1.0])
     trajectory = builder.finish(FinishReason.EOS, "text", "text")
     assert tuple(trajectory.response_ids) == (5, 6, 7, 8, 9, 10)
-    assert tuple(trajectory.sampled) == (True, True, False, False, False, True)
+    assert tuple(trajectory.loss_mask) == (True, True, False, False, False, True)
     assert tuple(trajectory.logprobs) == (-0.5, -0.25, 0.0, 0.0, 0.0, -1.0)
     assert trajectory.num_sampled == 3
 
@@ -30,13 +30,13 @@ def test_a_token_takes_nine_bytes_from_rank_to_rank() -> None:
     count = 10_000
     builder.append_sampled(range(1000, 1000 + count), [-n / 7 for n in range(count)])
     trajectory = builder.finish(FinishReason.LENGTH, "", "")
-    held = (trajectory.response_ids, trajectory.sampled, trajectory.logprobs)
+    held = (trajectory.response_ids, trajectory.loss_mask, trajectory.logprobs)
     assert sum(memoryview(values).nbytes for values in held) == 9 * count  # type: ignore[arg-type]
     sent = pickle.dumps(trajectory)
     assert len(sent) / count == pytest.approx(9, abs=0.1)
     assert pickle.loads(sent) == trajectory
     before = replace(
-        trajectory, response_ids=tuple(held[0]), sampled=tuple(map(bool, held[1])), logprobs=tuple(held[2])
+        trajectory, response_ids=tuple(held[0]), loss_mask=tuple(map(bool, held[1])), logprobs=tuple(held[2])
     )
     assert len(pickle.dumps(before)) / count > 12
 
@@ -55,7 +55,7 @@ def test_a_logprob_for_every_sampled_token():
     with pytest.raises(AssertionError):
         builder.append_sampled([5, 6], [-0.5])
     builder.append_sampled([5], [-0.5])
-    builder.sampled[0] = False
+    builder.loss_mask[0] = False
     with pytest.raises(AssertionError, match="not sampled"):
         builder.finish(FinishReason.EOS, "", "")
 

@@ -44,7 +44,7 @@ def test_sft_ends_a_turn_as_the_template_does(template: str, end: str) -> None:
     assert tokenizer.decode(turn_end(tokenizer)) == end
     encoded = encode_trace(tokenizer, DIALECTS["text"], "1 + 1?", "2, then.", instructed=False)
     assert tokenizer.decode(encoded.response_ids) == "2, then." + end
-    assert all(encoded.trained)
+    assert all(encoded.loss_mask)
 
 
 def test_every_id_that_anything_names_ends_a_turn() -> None:
