@@ -1,0 +1,73 @@
+"""A store that version 0.1.0 wrote: its record, evaluation and traces read as they did.
+
+`store_of_0_1_0.tar.gz` is a run of train/tiny in small, without its checkpoints.
+"""
+
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from tasks.report.main import run
+from tasks.shared.artifacts import ArtifactRef, Store
+from tasks.shared.config import STAGE_CONFIGS, ReportStage
+from tasks.shared.config.recipes import resolve_recorded
+from tasks.shared.contract.stage import StageContext
+from tasks.shared.reporting.samples import read_samples
+from tasks.shared.runs.record import RunRecord, RunRecords
+from tests.integration.evaluation_world import report_request
+
+KEPT = {"evaluation", "evaluation_sets", "problems", "rollouts", "traces"}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("old")
+    with tarfile.open(Path(__file__).with_name("store_of_0_1_0.tar.gz")) as archive:
+        archive.extractall(directory / "store", filter="data")
+    return directory
+
+
+@pytest.fixture(scope="module")
+def record(root: Path) -> RunRecord:
+    return RunRecords(str(root / "store")).read("drill")
+
+
+def outputs(record: RunRecord) -> dict[str, ArtifactRef]:
+    found = {name: ref for stage in record.stages.values() for name, ref in stage.outputs.items()}
+    return {name: ref for name, ref in found.items() if name in KEPT}
+
+
+def test_every_byte_is_what_it_was(root: Path, record: RunRecord) -> None:
+    store = Store(str(root / "store"))
+    assert set(outputs(record)) == KEPT
+    for ref in outputs(record).values():
+        assert any(store.fetch(ref).iterdir())
+
+
+def test_every_stage_can_be_run_again_from_its_record(record: RunRecord) -> None:
+    recipe = resolve_recorded(record.recipe, {}, record.run, *STAGE_CONFIGS)
+    for stage in STAGE_CONFIGS:
+        recipe.for_stage(stage)
+    assert record.last_round == 1
+    assert record.checkpoint("rl-1").kind == "checkpoint"
+
+
+def test_its_samples_read(root: Path, record: RunRecord) -> None:
+    samples = read_samples(Store(str(root / "store")).fetch(outputs(record)["evaluation"]))
+    assert len(samples) == 3
+    assert all(sample.response_ids and sample.problem for sample in samples)
+    assert all(sample.text == "" or sample.token_ends[-1] == len(sample.text) for sample in samples)
+
+
+def test_a_report_is_made_of_it(root: Path, record: RunRecord) -> None:
+    made = outputs(record)
+    inputs = {"evaluation_rl": made["evaluation"], "traces": made["traces"]}
+    request = report_request(root, inputs)
+    Path(request.scratch).mkdir()
+    store = Store(request.store)
+    context = StageContext(request, ReportStage(**request.config), store, Path(request.scratch))
+    result = run(context)
+    page = (store.fetch(result.outputs["report"]) / "report.html").read_text()
+    assert "held_out" in page
+    assert "rejected traces" in page
