@@ -22,8 +22,9 @@ export TIRFLOW_HOME ?= $(CURDIR)/.tirflow
 demo: venv ## train/tiny from an empty machine to its scores; run again, it reuses what exists
 	@$(BIN)/tirflow demo
 
+# Three processes on two cores: some wait for the Prefect server or a clock at any time.
 test: venv ## everything that needs neither Docker nor vLLM nor a browser; short drills and GPU tests have their own
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=10 -rs
+	$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder --durations=10 -rs
 
 # A suite of its own: `make test-NAME` runs tests/NAME, or what SUITE says here.
 #   test-drills           the short drills

@@ -58,7 +58,7 @@ def evaluate_stage(**evaluate: Any) -> EvaluateStage:
     return EvaluateStage(
         model=ModelConfig(source="tiny", dtype="float32", tiny=SHAPE),
         traces=TracesConfig(prompt="bare", max_calls=2),
-        sandbox=SandboxConfig(workers=1),
+        sandbox=SandboxConfig(workers=1, preload=("math",)),
         generation=GenerationConfig(
             engine="transformers", max_sequences=8, max_prompt_tokens=64, max_response_tokens=96
         ),

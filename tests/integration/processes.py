@@ -12,10 +12,14 @@ from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from tasks.shared.contract.environment import tell_deepspeed_of_cpu
 from tasks.shared.contract.stage import StageRequest, stage_main
 
-_FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["tasks.rl.main", "tasks.sft.main", "tasks.evaluate.main", __name__])
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(
+    [f"tasks.{stage}.main" for stage in ("prepare", "synthesize", "sft", "rl", "evaluate", "report")]
+    + ["tasks.synthesize.teachers.endpoint", __name__]
+)
 
 
 class StageProcess:
@@ -26,10 +30,10 @@ class StageProcess:
         directory.mkdir(exist_ok=True)
         path = directory / "request.json"
         path.write_text(request.model_dump_json())
-        reading, writing = _FORKS.Pipe(duplex=False)
+        reading, writing = FORKS.Pipe(duplex=False)
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         arguments = (request.stage, path, writing, directory / "stderr.txt", environment)
-        self._process = _FORKS.Process(target=_run, args=arguments)
+        self._process = FORKS.Process(target=_run, args=arguments)
         self._process.start()
         writing.close()
         self.stdout = os.fdopen(os.dup(reading.fileno()), encoding="utf-8")
@@ -73,5 +77,7 @@ def _run(stage: str, path: Path, stdout: Connection, stderr: Path, environment: 
     os.environ.clear()
     os.environ.update(environment)
     torch.set_num_threads(1)
+    if not torch.cuda.is_available():
+        tell_deepspeed_of_cpu()  # imported here for every stage, it would warn on stdout in those that do not train
     sys.argv = [f"tasks.{stage}.main", str(path)]
     raise SystemExit(stage_main(stage, importlib.import_module(sys.argv[0]).run))

@@ -60,7 +60,10 @@ def make_request(
     config = SynthesizeStage(
         traces=TracesConfig(**({"prompt": "bare", "max_calls": 3} | (traces or {}))),
         sandbox=SandboxConfig(
-            **({"workers": 2, "wall_s": 3.0, "cpu_s": 3.0, "memory_mb": 512} | (sandbox or {}))
+            **(
+                {"workers": 2, "wall_s": 3.0, "cpu_s": 3.0, "memory_mb": 512, "preload": ("math",)}
+                | (sandbox or {})
+            )
         ),
         synthesize=SynthesizeConfig(**(settings | synthesize)),
     )

@@ -99,13 +99,10 @@ def test_recipes_that_extend_each_other_in_a_circle(tmp_path: Path) -> None:
             [{"problem": "What is 1 plus 1?", "answer": 2}, {"problem": "What is 2 plus 2?"}],
             ("row 2", "answer"),
         ),
-        ([{"problem": "What is 1 plus 1?", "answer": ""}], ("row 1", "answer")),
-        ([{"problem": "What is 1 plus 1?", "answer": "two"}], ("row 1", "answer", "'two'", "expression")),
-        ([{"problem": "What is 1 plus 1?", "answer": 1000}], ("row 1", "answer", "1000")),
-        ([{"question": "What is 1 plus 1?", "answer": 2}], ("row 1", "problem")),
     ],
 )
 def test_problem_files(tmp_path: Path, rows: list[dict[str, Any]] | None, parts: tuple[str, ...]) -> None:
+    """Every other mistake in a row: tests/unit/prepare/test_rows.py."""
     path = tmp_path / "problems.jsonl"
     if rows is not None:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -228,6 +225,6 @@ def test_a_server_that_is_not_running(tmp_path: Path, command: list[str]) -> Non
 
 
 def test_a_request_that_lacks_an_input(tmp_path: Path) -> None:
-    config = load_recipe("tiny").for_stage("sft").model_dump(mode="json")
-    with pytest.raises(StageFailed, match=r"stage 'sft' needs input '.*'; the request has: none"):
-        run_stage(tmp_path, "sft", config, {}, tmp_path / "store")
+    config = load_recipe("tiny").for_stage("synthesize").model_dump(mode="json")
+    with pytest.raises(StageFailed, match=r"stage 'synthesize' needs input '.*'; the request has: none"):
+        run_stage(tmp_path, "synthesize", config, {}, tmp_path / "store")

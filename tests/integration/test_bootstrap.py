@@ -3,9 +3,6 @@
 The model is taught in seconds to run code, which is right, or to guess, which is wrong, half of the time each.
 """
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,7 @@ from tasks.shared.artifacts import ArtifactRef, Store
 from tasks.shared.contract.stage import StageRequest, StageResult
 from tasks.shared.estimates import Outcome, compare
 from tests.integration.evaluation_world import fill_sets, publish
+from tests.integration.processes import StageProcess
 from tests.integration.rl_world import MODEL, NUM_PROBLEMS, make_store
 
 SAMPLES = 8
@@ -54,11 +52,9 @@ def run_stage(root: Path, stage: str, config: dict[str, Any], inputs: dict[str, 
         store=str(root / "store"),
         scratch=str(scratch),
     )
-    (scratch / "request.json").write_text(request.model_dump_json())
-    command = [sys.executable, "-m", f"tasks.{stage}.main", str(scratch / "request.json")]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    process = StageProcess(scratch, request)
+    out, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, (out + (scratch / "stderr.txt").read_text())[-3000:]
     return StageResult.model_validate_json((scratch / "result.json").read_text())
 
 

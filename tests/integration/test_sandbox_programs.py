@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from tasks.shared.sandbox import Interpreter, Limits, SandboxSettings, SandboxUn
 from tasks.shared.sandbox.client import RequestRefused
 from tasks.shared.traces.observation import observe
 
+quick_to_start = partial(SandboxSettings, workers=1, preload=("math",))
 QUICK = Limits(wall_s=0.5, cpu_s=1.0, memory_mb=128)
 
 
@@ -244,7 +246,7 @@ time.sleep({seconds})
 
 
 def test_threads_of_a_program_of_another_server_do_not_count() -> None:
-    settings = SandboxSettings(workers=1, slots=1, limits=Limits(wall_s=120.0, cpu_s=20.0))
+    settings = quick_to_start(slots=1, limits=Limits(wall_s=120.0, cpu_s=20.0))
     with Interpreter(settings) as one, Interpreter(settings) as other:
         bomb = one.submit(THREADS.format(seconds=5))
         until_running(one)
@@ -266,7 +268,7 @@ def test_health_counts_what_happened(interpreter: Interpreter) -> None:
 
 
 def test_health_can_be_read_after_the_end() -> None:
-    with Interpreter(SandboxSettings(workers=1)) as short:
+    with Interpreter(quick_to_start()) as short:
         short.run("print(1)")
     assert short.health()["executions"] == 1
     with pytest.raises(RuntimeError, match="closed"):
@@ -282,7 +284,7 @@ def until_running(interpreter: Interpreter) -> None:
 
 @pytest.mark.parametrize("victim", ["worker", "zygote"])
 def test_lost_worker_is_replaced_and_its_program_run_again(victim: str) -> None:
-    with Interpreter(SandboxSettings(workers=1, slots=1)) as interpreter:
+    with Interpreter(quick_to_start(slots=1)) as interpreter:
         assert interpreter._server is not None
         server = interpreter._server.pid
         session = interpreter.open_session()
@@ -298,7 +300,7 @@ def test_lost_worker_is_replaced_and_its_program_run_again(victim: str) -> None:
 
 
 def test_lost_session_is_a_failure_of_the_sandbox() -> None:
-    with Interpreter(SandboxSettings(workers=1, slots=1)) as interpreter:
+    with Interpreter(quick_to_start(slots=1)) as interpreter:
         assert interpreter._server is not None
         session = interpreter.open_session()
         interpreter.run("x = 1", session)
@@ -311,7 +313,7 @@ def test_lost_session_is_a_failure_of_the_sandbox() -> None:
 
 
 def test_lost_server_is_started_again() -> None:
-    with Interpreter(SandboxSettings(workers=1)) as interpreter:
+    with Interpreter(quick_to_start()) as interpreter:
         assert interpreter._server is not None
         running = interpreter.submit("import time\ntime.sleep(2)\nprint('done')")
         until_running(interpreter)
@@ -320,7 +322,7 @@ def test_lost_server_is_started_again() -> None:
 
 
 def test_session_does_not_survive_its_server() -> None:
-    with Interpreter(SandboxSettings(workers=1)) as interpreter:
+    with Interpreter(quick_to_start()) as interpreter:
         assert interpreter._server is not None
         session = interpreter.open_session()
         interpreter.run("x = 1", session)
@@ -332,7 +334,7 @@ def test_session_does_not_survive_its_server() -> None:
 
 
 def test_outage_never_raises() -> None:
-    settings = SandboxSettings(workers=1)
+    settings = quick_to_start()
     with Interpreter(settings) as server, Interpreter(settings, address=server._address) as guest:
         session = guest.open_session()
         before = guest.health()
@@ -358,7 +360,7 @@ def test_address_without_server_is_told_at_the_start() -> None:
 
 
 def test_server_that_cannot_come_back_is_a_failure_of_the_sandbox() -> None:
-    with Interpreter(SandboxSettings(workers=1)) as host:
+    with Interpreter(quick_to_start()) as host:
         guest = Interpreter(SandboxSettings(retries=1), address=host._address)
         assert guest.run("print(1)").stdout == "1\n"
         host.close()
@@ -370,7 +372,7 @@ def test_server_that_cannot_come_back_is_a_failure_of_the_sandbox() -> None:
 
 def test_everything_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     code = (
-        "from tasks.shared.sandbox import Interpreter, SandboxSettings\ni = Interpreter(SandboxSettings(workers=1))\n"
+        "from tasks.shared.sandbox import Interpreter, SandboxSettings\ni = Interpreter(SandboxSettings(workers=1, preload=('math',)))\n"
         "f = i.submit('import time; time.sleep(60)')\nprint(i._server.pid, flush=True)\nf.result()"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
@@ -402,7 +404,7 @@ kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
 kernel.install_filter(b"".join(struct.pack("=HBBI", *step) for step in steps))
 from tasks.shared.sandbox import Interpreter, SandboxSettings, SandboxUnavailable
 try:
-    with Interpreter(SandboxSettings(workers=1, allow_unsafe=sys.argv[1] == "unsafe")) as interpreter:
+    with Interpreter(SandboxSettings(workers=1, preload=("math",), allow_unsafe=sys.argv[1] == "unsafe")) as interpreter:
         result = interpreter.run("print(1)")
         try:
             Interpreter(SandboxSettings(), address=interpreter._address)
@@ -434,6 +436,6 @@ def test_allow_unsafe_is_the_only_way_round_and_shows() -> None:
 
 
 def test_stack_that_is_asked_for_is_not_replaced_by_another() -> None:
-    with Interpreter(SandboxSettings(isolation="landlock", workers=1)) as interpreter:
+    with Interpreter(quick_to_start(isolation="landlock")) as interpreter:
         result = interpreter.run("open('file', 'w')")
         assert (result.isolation, result.status) == ("landlock", Status.FORBIDDEN)

@@ -60,7 +60,7 @@ def frame(message: object) -> bytes:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Interpreter]:
-    with Interpreter(SandboxSettings(workers=1)) as running:
+    with Interpreter(SandboxSettings(workers=1, preload=("math",))) as running:
         yield running
 
 

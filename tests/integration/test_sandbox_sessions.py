@@ -16,7 +16,9 @@ import pytest
 from benchmarks.sandbox_soak import descendants
 from tasks.shared.sandbox import Interpreter, Limits, SandboxSettings, Status
 
-SMALL = SandboxSettings(workers=1, slots=1, stateful=True, limits=Limits(wall_s=30.0, cpu_s=30.0))
+SMALL = SandboxSettings(
+    workers=1, slots=1, preload=("math",), stateful=True, limits=Limits(wall_s=30.0, cpu_s=30.0)
+)
 
 
 @pytest.fixture
@@ -127,7 +129,7 @@ MANY = """
 import json
 from tasks.shared.sandbox import Interpreter, SandboxSettings
 from tasks.shared.sandbox.client import RequestRefused
-with Interpreter(SandboxSettings(workers=1, slots=1, stateful=True)) as interpreter:
+with Interpreter(SandboxSettings(workers=1, slots=1, preload=("math",), stateful=True)) as interpreter:
     sessions, refused = [], ""
     while not refused and len(sessions) < 100:
         try:

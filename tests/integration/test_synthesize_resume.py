@@ -3,7 +3,6 @@
 The processes are forked from one that has imported the stage, so that a start takes no seconds; the kills are real.
 """
 
-import multiprocessing
 import os
 import random
 import signal
@@ -16,26 +15,24 @@ import pandas
 from tasks.shared.artifacts import Store
 from tasks.shared.contract.stage import StageRequest
 from tasks.shared.generation.endpoint.responses import ResponseLog
+from tests.integration.processes import FORKS
 from tests.integration.synthesis_world import make_request, run_here
 from tests.integration.teacher_server import TeacherServer, serve
 
 CASES = ["honest", "error_500", "stray_tags"] * 12
 NUM_KILLS = 4
 TEACHER = {"concurrency": 4, "max_wait_s": 0.05}
-STAGE = ["tasks.synthesize.main", "tasks.synthesize.teachers.endpoint", "tests.integration.synthesis_world"]
 Turn = tuple[str, int]  # problem id, number of the turn
 
 
 def test_kills_cost_nothing_and_change_nothing(tmp_path):
-    processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(STAGE)
     draw = random.Random(0)
     kept: set[Turn] = set()
     with serve(delay_s=0.03) as server:
         request = make_request(tmp_path, CASES, server.base_url, teacher=TEACHER)
         for _ in range(NUM_KILLS):
             seen = len(server.asked)
-            stage = processes.Process(target=run_here, args=(request,))
+            stage = FORKS.Process(target=run_here, args=(request,))
             stage.start()
             while len(server.asked) < seen + draw.randrange(8, 20):
                 assert stage.is_alive(), "the stage ended before it was killed"

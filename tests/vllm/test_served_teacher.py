@@ -94,7 +94,10 @@ def test_a_served_model_as_teacher_live_and_bootstrap(world, tmp_path):
         check(request, run_here(request))
 
 
-@pytest.mark.parametrize("placement", ["inside", "pool"])
+@pytest.mark.parametrize(
+    "placement",
+    ["inside", pytest.param("pool", marks=pytest.mark.long)],  # test_pool.py has what a pool samples
+)
 def test_bootstrap_with_vllms_engine(world, placement):
     root, inputs = world
     request = ask(root, inputs, f"engine-{placement}", placement=placement, mode="bootstrap")

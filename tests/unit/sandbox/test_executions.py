@@ -71,7 +71,7 @@ def test_threads_that_wait_for_their_siblings_earn_nothing(
 
 def test_a_block_begins_with_the_times_of_its_child() -> None:
     async def second_block() -> float:
-        broker = Broker(SandboxSettings(workers=1, slots=1, limits=Limits(wall_s=60.0)))
+        broker = Broker(SandboxSettings(workers=1, slots=1, preload=("math",), limits=Limits(wall_s=60.0)))
         broker.workers.start()
         try:
             session = broker.open_session()
