@@ -217,6 +217,20 @@ def test_only_traces_know_the_marks_of_dialects() -> None:
         assert not found, f"{module} writes {found}: ask the dialect (tasks/shared/traces/dialect.py)"
 
 
+def test_one_module_names_the_interpreter() -> None:
+    """Whatever runs calls takes a `Tool`."""
+    for module, path in MODULES.items():
+        named = {name for name in imports(path) if is_below(name, "tasks.shared.sandbox.interpreter")}
+        tree = ast.parse(path.read_text())
+        named |= {
+            node.module
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and "Interpreter" in {alias.name for alias in node.names}
+        }
+        allowed = module == "tasks.shared.tools.interpreter" or is_below(module, "tasks.shared.sandbox")
+        assert allowed or not named, f"{module}: take a Tool (tasks/shared/tools/protocol.py), see open_tool"
+
+
 def test_module_docstrings_and_sizes() -> None:
     for module, path in MODULES.items():
         text = path.read_text()

@@ -23,8 +23,8 @@ from tasks.shared.reporting.evaluated import protocol_of, write_evaluation
 from tasks.shared.reporting.samples import SAMPLES_FILE, Sample
 from tasks.shared.reporting.summary import summarize
 from tasks.shared.rows.tables import write_card
-from tasks.shared.sandbox import Interpreter
-from tasks.shared.tools.interpreter import make_interpreter
+from tasks.shared.tools.interpreter import open_tool
+from tasks.shared.tools.protocol import Tool
 
 MOST_OUTAGES = 0.01  # of all samples; more, and the sandbox is ill: nothing is published
 
@@ -128,9 +128,9 @@ def _sample_in_process(
     config, checkpoint = context.config, context.input("checkpoint")
     tokenizer = load_tokenizer(checkpoint)
     with ExitStack() as stack:
-        interpreter: Interpreter | None = None
+        interpreter: Tool | None = None
         if config.traces.max_calls and config.traces.dialect != "text":
-            interpreter = stack.enter_context(make_interpreter(config.sandbox))
+            interpreter = stack.enter_context(open_tool(config.sandbox))
         generator = stack.enter_context(
             open_generator(
                 config.generation,

@@ -20,9 +20,10 @@ from tasks.prove.findings import (
 from tasks.prove.replay import not_as_recorded, replay
 from tasks.shared.config import EvaluateStage, SandboxConfig
 from tasks.shared.reporting.samples import Sample
-from tasks.shared.sandbox import Interpreter, Status
+from tasks.shared.sandbox import Status
 from tasks.shared.sandbox.records import PRELOAD
-from tasks.shared.tools.interpreter import make_interpreter
+from tasks.shared.tools.interpreter import open_tool
+from tasks.shared.tools.protocol import Tool
 from tasks.shared.traces.observation import observe
 from tasks.shared.traces.trajectory import CodeCall, Trajectory
 from tasks.synthesize.execution import run_blocks
@@ -83,9 +84,9 @@ def run_again(
     config = config.model_copy(update={"sandbox": isolated(config.sandbox)})
     found = Replayed()
     with ExitStack() as stack:
-        interpreter: Interpreter | None = None
+        interpreter: Tool | None = None
         if config.traces.max_calls and config.traces.dialect != "text":
-            interpreter = stack.enter_context(make_interpreter(config.sandbox))
+            interpreter = stack.enter_context(open_tool(config.sandbox))
         for sample, trajectory, is_finished in replay(samples, config, interpreter, tokenizer, ends):
             found.responses += 1
             found.calls += sum(call.executed for call in sample.calls)
@@ -105,7 +106,7 @@ def _programs(
     sample: Sample,
     trajectory: Trajectory,
     config: EvaluateStage,
-    interpreter: Interpreter | None,
+    interpreter: Tool | None,
 ) -> "Sequence[Difference]":
     """The calls of a sample that are not as recorded."""
     found = []
@@ -126,7 +127,7 @@ def _why(
     here: CodeCall,
     sample: Sample,
     config: EvaluateStage,
-    interpreter: Interpreter,
+    interpreter: Tool,
 ) -> str:
     """The kind of a difference; the blocks up to it are run twice more to see what is steady."""
     if here.status == Status.SANDBOX_FAILURE.value:

@@ -15,7 +15,7 @@ from tasks.shared.generation.protocol import Piece, Sampling
 from tasks.shared.generation.stops import StopFinder
 from tasks.shared.reporting.offsets import token_ends
 from tasks.shared.reporting.samples import Sample
-from tasks.shared.sandbox import Interpreter
+from tasks.shared.tools.protocol import Tool
 from tasks.shared.traces.trajectory import Trajectory
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def request_id(sample: Sample) -> str:
 def replay(
     samples: Sequence[Sample],
     config: EvaluateStage,
-    interpreter: Interpreter | None,
+    interpreter: Tool | None,
     tokenizer: "PreTrainedTokenizerBase",
     ends: frozenset[int],
 ) -> Iterator[tuple[Sample, Trajectory, bool]]:

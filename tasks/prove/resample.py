@@ -18,7 +18,7 @@ from tasks.shared.evaluation.sampling import Sampler, take_all
 from tasks.shared.generation.engines import make_generator
 from tasks.shared.learning.checkpoints import load_tokenizer
 from tasks.shared.reporting.samples import Sample
-from tasks.shared.tools.interpreter import make_interpreter
+from tasks.shared.tools.interpreter import open_tool
 
 AGREE = 1e-3  # nats: how far log-probs of equal weights may lie apart on two machines
 
@@ -55,7 +55,7 @@ def sample_again(
         tell(f"{len(drawn)} of {len(wanted)} samples drawn again")
 
     generator = make_generator(config.generation, config.model, checkpoint, tokenizer)
-    with make_interpreter(config.sandbox) as interpreter:
+    with open_tool(config.sandbox) as interpreter:
         take_all(Sampler(config, generator, interpreter, tokenizer), wanted, keep)
     differences = [
         difference

@@ -25,7 +25,7 @@ from tasks.shared.contract.stage import Value
 from tasks.shared.generation.interleave import Interleaver, RolloutPolicy, RolloutRequest
 from tasks.shared.generation.protocol import Generator
 from tasks.shared.learning.reward_function import RewardFunction
-from tasks.shared.sandbox import Interpreter
+from tasks.shared.tools.protocol import Tool
 from tasks.shared.traces.trajectory import Trajectory
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Ahead:
         *,
         problems: Sequence[Problem],
         generator: Generator,
-        interpreter: Interpreter | None,
+        interpreter: Tool | None,
         tokenizer: "PreTrainedTokenizerBase",
         seed: int,
         judge: RewardFunction | None,

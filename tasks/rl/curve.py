@@ -14,7 +14,7 @@ from tasks.shared.generation.protocol import Generator
 from tasks.shared.learning.checkpoints import load_tokenizer, save_checkpoint
 from tasks.shared.learning.distributed import from_first_rank
 from tasks.shared.learning.engine import TrainingEngine
-from tasks.shared.sandbox import Interpreter
+from tasks.shared.tools.protocol import Tool
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -28,7 +28,7 @@ class Curve:
         context: StageContext[RlStage],
         engine: TrainingEngine,
         generator: Generator,
-        interpreter: Interpreter | None,
+        interpreter: Tool | None,
         progress: Progress,
         records: RoundRecords | None,
     ) -> None:

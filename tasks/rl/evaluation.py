@@ -24,7 +24,7 @@ from tasks.shared.evaluation.sampling import Sampler, take_all
 from tasks.shared.generation.protocol import AsksBeside, Generator
 from tasks.shared.learning.distributed import gather_from_ranks
 from tasks.shared.reporting.samples import Sample
-from tasks.shared.sandbox import Interpreter
+from tasks.shared.tools.protocol import Tool
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -40,7 +40,7 @@ class Evaluation:
         self,
         context: StageContext[RlStage],
         generator: Generator,
-        interpreter: Interpreter | None,
+        interpreter: Tool | None,
         tokenizer: "PreTrainedTokenizerBase",
         progress: Progress,
     ) -> None:

@@ -33,7 +33,7 @@ from tasks.shared.learning.checkpoints import load_model, load_tokenizer, save_c
 from tasks.shared.learning.distributed import leave_to_first_rank, run_on_ranks, start_process_group
 from tasks.shared.learning.logprobs import use_packed_attention
 from tasks.shared.learning.reward_function import RewardFunction
-from tasks.shared.tools.interpreter import make_interpreter
+from tasks.shared.tools.interpreter import open_tool
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -96,7 +96,7 @@ def _load(context: StageContext[RlStage], stack: ExitStack) -> RlRound:
     )
     interpreter = None
     if config.traces.max_calls and not is_recorded:
-        interpreter = stack.enter_context(make_interpreter(config.sandbox))
+        interpreter = stack.enter_context(open_tool(config.sandbox))
     generator = None
     if not is_recorded:
         generator = stack.enter_context(

@@ -29,7 +29,7 @@ from tasks.shared.generation.protocol import Generator, Sampling, Sleeps
 from tasks.shared.learning.distributed import from_first_rank, stopped_together
 from tasks.shared.learning.engine import Engine, TrainingEngine
 from tasks.shared.learning.reward_function import RewardFunction
-from tasks.shared.sandbox import Interpreter
+from tasks.shared.tools.protocol import Tool
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -50,7 +50,7 @@ class RlRound:
         tokenizer: "PreTrainedTokenizerBase",
         problems: Sequence[Problem],
         generator: Generator | None,
-        interpreter: Interpreter | None,
+        interpreter: Tool | None,
         judge: RewardFunction | None = None,
     ) -> None:
         """Without a generator the round samples nothing and trains on its input `record` again."""

@@ -22,7 +22,7 @@ from tasks.shared.generation.interleave import RolloutPolicy, RolloutRequest, ro
 from tasks.shared.generation.protocol import Generator
 from tasks.shared.learning.distributed import from_first_rank, gather_to_first_rank
 from tasks.shared.learning.reward_function import RewardFunction
-from tasks.shared.sandbox import Interpreter
+from tasks.shared.tools.protocol import Tool
 from tasks.shared.traces.trajectory import Trajectory
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Sampler:
         *,
         problems: Sequence[Problem],
         generator: Generator,
-        interpreter: Interpreter | None,
+        interpreter: Tool | None,
         tokenizer: "PreTrainedTokenizerBase",
         seed: int,
         judge: RewardFunction | None = None,

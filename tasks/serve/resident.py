@@ -20,13 +20,13 @@ from tasks.shared.generation.engines import open_generator
 from tasks.shared.generation.interleave import Interleaver, RolloutPolicy, RolloutRequest
 from tasks.shared.generation.protocol import Generator, Sampling
 from tasks.shared.learning.checkpoints import load_tokenizer
-from tasks.shared.tools.interpreter import make_interpreter
+from tasks.shared.tools.interpreter import open_tool
 from tasks.shared.traces.trajectory import Trajectory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from tasks.shared.sandbox import Interpreter
+    from tasks.shared.tools.protocol import Tool
 
 PATIENCE_S = 0.01  # that the loop waits for code before it looks for new requests
 SHOW_S = 0.03  # between two looks at what grows
@@ -55,7 +55,7 @@ class Resident:
     def __init__(
         self,
         generator: Generator,
-        interpreter: "Interpreter | None",
+        interpreter: "Tool | None",
         tokenizer: "PreTrainedTokenizerBase",
         policy: RolloutPolicy,
         prompts: Prompts,
@@ -181,7 +181,7 @@ def open_resident(request: ServeRequest) -> Iterator[Resident]:
     with ExitStack() as stack:
         interpreter = None
         if policy.max_calls and policy.dialect.runs_code:
-            interpreter = stack.enter_context(make_interpreter(config.sandbox))
+            interpreter = stack.enter_context(open_tool(config.sandbox))
         generator = stack.enter_context(
             open_generator(
                 config.generation,

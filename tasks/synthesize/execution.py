@@ -1,29 +1,13 @@
 """Run the code blocks of one trace in the sandbox, in order, as a rollout would."""
 
 from collections.abc import Sequence
-from concurrent.futures import Future
-from typing import Protocol
 
 from tasks.shared.sandbox import ExecutionResult, Limits, Status
-
-
-class BlockRunner(Protocol):
-    """The part of `tasks.shared.sandbox.Interpreter` that synthesis uses."""
-
-    def submit(
-        self, code: str, session: str | None = None, limits: Limits | None = None
-    ) -> Future[ExecutionResult]:
-        """Queue a program; `limits` in place of the recipe's."""
-
-    def open_session(self) -> str:
-        """Start a session in which variables live on from block to block."""
-
-    def close_session(self, session: str) -> None:
-        """End a session."""
+from tasks.shared.tools.protocol import Tool
 
 
 def run_blocks(
-    codes: Sequence[str], runner: BlockRunner, stateful: bool, limits: Sequence[Limits | None] = ()
+    codes: Sequence[str], runner: Tool, stateful: bool, limits: Sequence[Limits | None] = ()
 ) -> list[ExecutionResult]:
     """Run blocks and wait for them: each in a fresh interpreter, or one after the other in one session.
 

@@ -15,8 +15,8 @@ from tasks.shared.contract.scratch import claim
 from tasks.shared.contract.stage import StageContext, StageResult, stage_main
 from tasks.shared.generation.endpoint.responses import ResponseLog
 from tasks.shared.generation.engines import sample_for_others
-from tasks.shared.tools.interpreter import make_interpreter
-from tasks.synthesize.execution import BlockRunner
+from tasks.shared.tools.interpreter import open_tool
+from tasks.shared.tools.protocol import Tool
 from tasks.synthesize.inputs import evaluation_problems, read_wanted
 from tasks.synthesize.publish import publish, publish_responses
 from tasks.synthesize.selection import Judge, References, evaluation_grams, read_pass_rates, select
@@ -44,7 +44,7 @@ def run(context: Context) -> StageResult:
     log = _open_log(context)
     if config.synthesize.mode != "script":
         context.log(f"{len(log)} responses of earlier; new ones are kept in {log.directory}")
-    with make_interpreter(config.sandbox) as interpreter:
+    with open_tool(config.sandbox) as interpreter:
         teacher = make_teacher(context, rules, interpreter, log)
         checked = settle(_write_and_verify(context, teacher, rules, interpreter, wanted), rules, interpreter)
     _refuse_outage(checked)
@@ -101,7 +101,7 @@ def _references(context: Context, judge: Judge | None) -> References:
 
 
 def _write_and_verify(
-    context: Context, teacher: Teacher, rules: Rules, runner: BlockRunner, wanted: Sequence[Wanted]
+    context: Context, teacher: Teacher, rules: Rules, runner: Tool, wanted: Sequence[Wanted]
 ) -> list[Checked]:
     """Traces with their verdicts, in the order of `wanted`: verified while the teacher writes on."""
 

@@ -22,7 +22,7 @@ from tasks.shared.grading import last_box
 from tasks.shared.rows.raw import file_rows
 from tasks.shared.rows.tables import read_table, write_table
 from tasks.shared.rows.values import answer_at
-from tasks.shared.tools.interpreter import make_interpreter
+from tasks.shared.tools.interpreter import open_tool
 from tasks.shared.traces.dialect import DIALECTS
 from tasks.synthesize.funnel import funnel_of
 from tasks.synthesize.traces import Problem, WrittenTrace
@@ -93,7 +93,7 @@ def check(traces: list[WrittenTrace], verification: VerificationConfig) -> dict[
     """The funnel of verification over published traces."""
     synthesize = SETTINGS.synthesize.model_copy(update={"verification": verification})
     rules = Rules.of(SETTINGS.model_copy(update={"synthesize": synthesize}))
-    with make_interpreter(SETTINGS.sandbox) as interpreter:
+    with open_tool(SETTINGS.sandbox) as interpreter:
         with ThreadPoolExecutor(2 * SETTINGS.sandbox.workers) as threads:
             verdicts = list(threads.map(lambda written: verify(written, rules, interpreter), traces))
         return funnel_of(settle(list(zip(traces, verdicts, strict=True)), rules, interpreter))

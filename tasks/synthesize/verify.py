@@ -14,11 +14,12 @@ from tasks.shared.config.selection import VerificationConfig
 from tasks.shared.grading import grade
 from tasks.shared.sandbox import ExecutionResult, Limits, Status
 from tasks.shared.tools.interpreter import limits_of
+from tasks.shared.tools.protocol import Tool
 from tasks.shared.traces.call_forms import Block
 from tasks.shared.traces.dialect import Dialect, Segment, TraceFormatError, dialect_of
 from tasks.shared.traces.observation import STOPPED, observe
 from tasks.shared.traces.own_words import own_words
-from tasks.synthesize.execution import BlockRunner, run_blocks
+from tasks.synthesize.execution import run_blocks
 from tasks.synthesize.recorded import agree, contradiction
 from tasks.synthesize.traces import Checked, Reason, Verdict, WrittenTrace
 
@@ -81,7 +82,7 @@ class Rules:
         return [None if STOPPED[Status.TIMEOUT] in feedback.text else longer for feedback in feedbacks]
 
 
-def verify(written: WrittenTrace, rules: Rules, runner: BlockRunner, patient: bool = False) -> Verdict:
+def verify(written: WrittenTrace, rules: Rules, runner: Tool, patient: bool = False) -> Verdict:
     """Check one trace against all rules; runs its code blocks.
 
     `patient`: nothing else runs, and blocks have more time. Without it TIMED_OUT is to be settled, see `settle`.
@@ -106,7 +107,7 @@ def verify(written: WrittenTrace, rules: Rules, runner: BlockRunner, patient: bo
     return _judge(_Run(written, segments, results, rules))
 
 
-def settle(checked: Sequence[Checked], rules: Rules, runner: BlockRunner) -> list[Checked]:
+def settle(checked: Sequence[Checked], rules: Rules, runner: Tool) -> list[Checked]:
     """Verify the traces again that timed out, one at a time: call it when nothing else runs.
 
     On a busy machine a right block can time out; which one does would be chance.

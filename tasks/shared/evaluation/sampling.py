@@ -11,7 +11,7 @@ from tasks.shared.generation.protocol import Generator, Sampling
 from tasks.shared.grading import grade
 from tasks.shared.reporting.offsets import token_ends
 from tasks.shared.reporting.samples import Sample
-from tasks.shared.sandbox import Interpreter
+from tasks.shared.tools.protocol import Tool
 from tasks.shared.traces.dialect import dialect_of
 from tasks.shared.traces.encoding import encode_prompt
 from tasks.shared.traces.trajectory import FinishReason, Trajectory
@@ -28,7 +28,7 @@ class Sampler:
 
     config: EvaluateStage
     generator: Generator
-    interpreter: Interpreter | None
+    interpreter: Tool | None
     tokenizer: "PreTrainedTokenizerBase"
     most_alive: int | None = None  # at once, where others sample beside; None: as many as the engine takes
 

@@ -25,7 +25,8 @@ from tasks.shared.traces.trajectory import NOTICE, CodeCall, FinishReason, Traje
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from tasks.shared.sandbox import ExecutionResult, Interpreter
+    from tasks.shared.sandbox import ExecutionResult
+    from tasks.shared.tools.protocol import Tool
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +118,7 @@ class _Running:
 def rollout(
     requests: Iterable[RolloutRequest],
     generator: Generator,
-    interpreter: "Interpreter | None",
+    interpreter: "Tool | None",
     tokenizer: "PreTrainedTokenizerBase",
     policy: RolloutPolicy,
     most_alive: int | None = None,
@@ -144,7 +145,7 @@ class Interleaver:
     def __init__(
         self,
         generator: Generator,
-        interpreter: "Interpreter | None",
+        interpreter: "Tool | None",
         tokenizer: "PreTrainedTokenizerBase",
         policy: RolloutPolicy,
         patience_s: float | None = None,

@@ -1,13 +1,23 @@
 """The interpreter that a recipe's `[sandbox]` section asks for: started here, or reached at its address."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tasks.shared.config import SandboxConfig
 from tasks.shared.contract.environment import sandbox_address, sandbox_token_file
 from tasks.shared.sandbox import Interpreter, Limits, SandboxSettings
+from tasks.shared.tools.protocol import Tool
 
 START_TIMEOUT_S = 60.0
+
+
+@contextmanager
+def open_tool(config: SandboxConfig) -> Iterator[Tool]:
+    """What answers the calls of a stage's model, until the end of the block. The one place that knows which."""
+    with make_interpreter(config) as interpreter:
+        yield interpreter
 
 
 def make_interpreter(config: SandboxConfig) -> Interpreter:

@@ -1,7 +1,7 @@
 """A tool call as chat models write it: JSON between `<tool_call>` tags (Hermes, Qwen2.5, Qwen3).
 
-The one tool is the interpreter. Code stands in a JSON string, which is read as leniently as JSON allows; its value is
-the program that runs.
+Code for the interpreter stands in a JSON string, which is read as leniently as JSON allows; its value is the program
+that runs. A call of any other tool in `TOOLS` becomes one line (`call_text`).
 """
 
 import json
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from tasks.shared.tools.protocol import arguments_of, call_text
 from tasks.shared.traces.call_forms import UNFINISHED, Block, in_fences
 
 TOOL, ARGUMENT = "python", "code"
@@ -26,7 +27,7 @@ TOOL_SCHEMA: dict[str, Any] = {
     },
 }
 TOOLS = [TOOL_SCHEMA]
-"""What a model is told of: every tool that `read_arguments` takes calls of."""
+"""What a model is told of, the interpreter first: every tool that `read_arguments` takes calls of."""
 STRING = re.compile(r'"(?:\\.|[^"\\\n])*"?')  # of JSON; one that is not closed ends with its line
 VALUE = re.compile(rf'"{ARGUMENT}"\s*:\s*"((?:\\.|[^"\\])*)"', re.DOTALL)
 MOST_SAID = 40  # characters of a wrong name that a notice repeats
@@ -52,14 +53,20 @@ def read_call(text: str) -> str:
 
 def read_arguments(name: object, arguments: object) -> str:
     """The code of a call with this name and these arguments, given as an object or as JSON."""
-    if name != TOOL:
+    names = [tool["function"]["name"] for tool in TOOLS]
+    if name not in names:
         said = " ".join(str(name)[:MOST_SAID].split())
-        raise BrokenCallError(f"there is no tool '{said}', only '{TOOL}'")
+        known = "', '".join(names)
+        raise BrokenCallError(f"there is no tool '{said}', only '{known}'")
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments, strict=False)
         except (ValueError, RecursionError):
             raise BrokenCallError("its arguments are not valid JSON") from None
+    if name != TOOL:
+        if not isinstance(arguments, dict):
+            raise BrokenCallError("its arguments are no JSON object")
+        return call_text(str(name), arguments)
     code = arguments.get(ARGUMENT) if isinstance(arguments, dict) else None
     if not isinstance(code, str) or not code.strip():
         raise BrokenCallError(f"its arguments have no '{ARGUMENT}'")
@@ -86,6 +93,9 @@ class ToolForm:
 
     def write(self, code: str) -> str:
         """See `CallForm.write`."""
+        for name in (tool["function"]["name"] for tool in TOOLS[1:]):
+            if (arguments := arguments_of(code, name)) is not None:
+                return self.write_raw(name, arguments)
         return self.write_raw(TOOL, json.dumps({ARGUMENT: code}, ensure_ascii=False))
 
     def write_raw(self, name: str, arguments: str) -> str:

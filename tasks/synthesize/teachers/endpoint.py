@@ -18,10 +18,10 @@ from tasks.shared.generation.endpoint.completion import Choice, Completion
 from tasks.shared.generation.endpoint.limits import BudgetSpent, FailureShare
 from tasks.shared.generation.endpoint.responses import ResponseLog
 from tasks.shared.sandbox import Status
+from tasks.shared.tools.protocol import Tool
 from tasks.shared.traces.call_forms import Block
 from tasks.shared.traces.dialect import Dialect
 from tasks.shared.traces.tool_form import TOOLS
-from tasks.synthesize.execution import BlockRunner
 from tasks.synthesize.teachers.prompting import Prompting, Wanted, derived_seed
 from tasks.synthesize.teachers.tool_turns import ToolTurn, require_usable
 from tasks.synthesize.traces import Reason, Verdict, WrittenTrace
@@ -49,7 +49,7 @@ class EndpointTeacher:
     """Writes traces by asking an endpoint."""
 
     def __init__(
-        self, config: SynthesizeStage, rules: Rules, runner: BlockRunner, log: ResponseLog, seed: int
+        self, config: SynthesizeStage, rules: Rules, runner: Tool, log: ResponseLog, seed: int
     ) -> None:
         self._config = config.synthesize.teacher
         self._rules = rules

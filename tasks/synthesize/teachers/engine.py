@@ -28,7 +28,7 @@ from tasks.synthesize.verify import Rules
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from tasks.shared.sandbox import Interpreter
+    from tasks.shared.tools.protocol import Tool
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class EngineTeacher:
         self,
         config: SynthesizeStage,
         rules: Rules,
-        interpreter: "Interpreter",
+        interpreter: "Tool",
         log: ResponseLog,
         seed: int,
         weights: Weights,

@@ -23,7 +23,8 @@ from data.wording import (
 )
 from tasks.shared.config import SynthesizeConfig
 from tasks.shared.sandbox import Status
-from tasks.synthesize.execution import BlockRunner, run_blocks
+from tasks.shared.tools.protocol import Tool
+from tasks.synthesize.execution import run_blocks
 from tasks.synthesize.teachers.faults import break_program, break_tags, forge_output, other_answer
 from tasks.synthesize.teachers.prompting import Wanted
 from tasks.synthesize.traces import Fault, Problem, WrittenTrace
@@ -47,7 +48,7 @@ class Plan:
 class ScriptTeacher:
     """Writes traces for problems of the tiny world; the same seed and problem give the same trace."""
 
-    def __init__(self, config: SynthesizeConfig, rules: Rules, runner: BlockRunner, seed: int) -> None:
+    def __init__(self, config: SynthesizeConfig, rules: Rules, runner: Tool, seed: int) -> None:
         self._config = config
         self._rules = rules
         self._runner = runner

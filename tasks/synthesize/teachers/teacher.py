@@ -14,7 +14,7 @@ from tasks.synthesize.traces import WrittenTrace
 from tasks.synthesize.verify import Rules
 
 if TYPE_CHECKING:
-    from tasks.shared.sandbox import Interpreter
+    from tasks.shared.tools.protocol import Tool
     from tasks.synthesize.teachers.engine import Weights
 
 
@@ -29,7 +29,7 @@ class Teacher(Protocol):
 
 
 def make_teacher(
-    context: StageContext[SynthesizeStage], rules: Rules, interpreter: "Interpreter", log: ResponseLog
+    context: StageContext[SynthesizeStage], rules: Rules, interpreter: "Tool", log: ResponseLog
 ) -> Teacher:
     """The teacher of `synthesize.mode` and `synthesize.teacher.backend`."""
     config, seed = context.config, context.request.seed
