@@ -21,7 +21,7 @@ class Papers:
     # by recipe of ours and mark (P: paper, R: released code): values by key
     recipes: dict[str, dict[str, dict[str, Any]]]
 
-    def told(self, metric: str) -> str:
+    def reported(self, metric: str) -> str:
         """All that is reported of a metric of behaviour, in words."""
         numbers = [
             f"{name} {value:.0%}" if value < 1 else f"{name} {value:,.0f}"

@@ -43,13 +43,13 @@ def bootstrap(
     taken = take(record, PROBLEMS | EVALUATION_SETS | {"checkpoint": checkpoint_of(record, checkpoint)}, {})
     policy, sets = taken["checkpoint"], taken["evaluation_sets"]
     evaluations: dict[str, ArtifactRef] = {checkpoint: evaluate(job, checkpoint, policy, sets)}
-    made: dict[str, ArtifactRef] = {}
+    outputs: dict[str, ArtifactRef] = {}
     for number in range(1, rounds + 1):
         label = f"bootstrap_{number}"
         traces = synthesize(job, taken["problems"], sets, policy, label=f"synthesize-{number}")
         policy = sft(job, policy, traces, f"sft-{number}")
         evaluations[label] = evaluate(job, label, policy, sets)
-        made |= {f"traces_{number}": traces, f"checkpoint_{number}": policy}
-    told = comparison(job, f"{job.name}: rounds of own traces", evaluations, "bootstrap")
-    publish_report(job, told)
-    return made | {f"evaluation_{name}": ref for name, ref in evaluations.items()}
+        outputs |= {f"traces_{number}": traces, f"checkpoint_{number}": policy}
+    report_result = comparison(job, f"{job.name}: rounds of own traces", evaluations, "bootstrap")
+    publish_report(job, report_result)
+    return outputs | {f"evaluation_{name}": ref for name, ref in evaluations.items()}

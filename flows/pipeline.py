@@ -37,26 +37,26 @@ def train(
         raise ValueError(
             "evaluate.endpoint serves one checkpoint and train evaluates several: set it for evaluate/local"
         )
-    made, told = stages(job)
-    publish_report(job, told)
-    return made
+    outputs, report_result = stages(job)
+    publish_report(job, report_result)
+    return outputs
 
 
 def stages(job: Run) -> tuple[dict[str, ArtifactRef], StageResult]:
     """Run every stage in turn; return the artifacts and the report."""
     plan = job.recipe
     data = prepare(job)
-    made: dict[str, ArtifactRef] = {}
+    outputs: dict[str, ArtifactRef] = {}
 
     def score(which: str, checkpoint: ArtifactRef) -> None:
         if which in plan.evaluate.checkpoints:
-            made[f"evaluation_{which}"] = evaluate(job, which, checkpoint, data.evaluation_sets)
+            outputs[f"evaluation_{which}"] = evaluate(job, which, checkpoint, data.evaluation_sets)
 
     policy = data.checkpoint
     score("base", policy)
     if plan.cold_start:
-        made["traces"] = synthesize(job, data.problems, data.evaluation_sets)
-        made["sft"] = policy = sft(job, data.checkpoint, made["traces"])
+        outputs["traces"] = synthesize(job, data.problems, data.evaluation_sets)
+        outputs["sft"] = policy = sft(job, data.checkpoint, outputs["traces"])
         score("sft", policy)
 
     reference = policy if plan.rl.kl_coefficient or plan.rl.optimizer.lora else None
@@ -64,9 +64,9 @@ def stages(job: Run) -> tuple[dict[str, ArtifactRef], StageResult]:
     for number in range(1, plan.rl.num_rounds + 1):
         latest = rl(job, number, policy, data.problems, state, reference, data.evaluation_sets, best)
         policy, state, best = latest.checkpoint, latest.trainer_state, latest.best
-        made[f"rollouts_{number}"] = latest.rollouts
+        outputs[f"rollouts_{number}"] = latest.rollouts
     policy = best or policy
     score("rl", policy)
 
-    told = report(job, made)
-    return {**made, "policy": policy}, told
+    report_result = report(job, outputs)
+    return {**outputs, "policy": policy}, report_result

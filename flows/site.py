@@ -22,7 +22,7 @@ from upath import UPath
 
 from flows.server.cluster import require_server
 from flows.server.deployments import deploy, read_deployments
-from tasks.shared.artifacts.outage import told_as_outage
+from tasks.shared.artifacts.outage import reported_as_outage
 from tasks.shared.config import STAGE_CONFIGS
 from tasks.shared.contract.environment import inherited_environment, prefect_api_url, store_uri
 
@@ -63,7 +63,7 @@ def make_bucket(store: str) -> None:
     if not store.startswith("s3://"):
         return
     bucket = store.removeprefix("s3://").partition("/")[0]
-    with told_as_outage(store):
+    with reported_as_outage(store):
         files = UPath(store).fs
         try:
             if not files.exists(bucket):

@@ -214,16 +214,19 @@ def report(run: str = "", overrides: Overrides | None = None, into: str = "", fo
         force: execute although the same work has been done.
     """
     job, record = rerun(("report",), run, "", overrides or {}, into, force)
-    made: Refs = {}
+    outputs: Refs = {}
     for label, stage in record.stages.items():
         if stage.stage == "rl":
-            made[f"rollouts_{label.removeprefix('rl-')}"] = stage.outputs["rollouts"]
+            outputs[f"rollouts_{label.removeprefix('rl-')}"] = stage.outputs["rollouts"]
     for which in ("base", "sft", "rl"):
         if f"evaluate-{which}" in record.stages:
-            made[f"evaluation_{which}"] = record.output(f"evaluate-{which}", "evaluation")
+            outputs[f"evaluation_{which}"] = record.output(f"evaluate-{which}", "evaluation")
     if "sft" in record.stages:
-        made |= {"traces": record.output("synthesize", "traces"), "sft": record.output("sft", "checkpoint")}
-    result = tasks.report.task.report(_with_notes(job, record), made)
+        outputs |= {
+            "traces": record.output("synthesize", "traces"),
+            "sft": record.output("sft", "checkpoint"),
+        }
+    result = tasks.report.task.report(_with_notes(job, record), outputs)
     publish_report(job, result)
     return result.outputs
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flows.commands.prove import find_evaluation, find_made
-from tasks.publish.folder import DATASETS, Wanted, collect
+from tasks.publish.folder import DATASETS, PublicationRequest, collect
 from tasks.publish.hub import RepoType, check_name, upload
 from tasks.shared.artifacts import Store
 from tasks.shared.contract.environment import hub_endpoint, hub_token
@@ -33,7 +33,7 @@ def publish(
         raise ValueError(f"{folder}: there already; move it away or name another folder")
     token = "" if folder else hub_token()
     ref = find_made(store, artifact)
-    wanted = Wanted(
+    wanted = PublicationRequest(
         repo,
         licence,
         find_evaluation(store, evaluation) if evaluation else None,

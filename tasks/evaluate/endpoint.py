@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tasks.shared.config import EvaluateStage
-from tasks.shared.evaluation.problems import Wanted
+from tasks.shared.evaluation.problems import SampleRequest
 from tasks.shared.evaluation.sampling import encoded_prompts, graded
 from tasks.shared.generation.endpoint.client import AttemptFailed, EndpointClient
 from tasks.shared.generation.endpoint.completion import Completion
@@ -38,7 +38,7 @@ class EndpointSampler:
         self._log = log
         self._dialect = dialect_of(config.traces, config.sandbox.preload)
 
-    def take(self, wanted: Sequence[Wanted]) -> Iterator[Sample]:
+    def take(self, wanted: Sequence[SampleRequest]) -> Iterator[Sample]:
         """Every wanted sample, graded, as it finishes; outages among them.
 
         ValueError, one line: the server refuses, keeps failing, or serves something else than this recipe's checkpoint.
@@ -55,7 +55,7 @@ class EndpointSampler:
 
     async def _ask_all(
         self,
-        wanted: Sequence[Wanted],
+        wanted: Sequence[SampleRequest],
         prompts: dict[str, tuple[int, ...]],
         taken: "asyncio.Queue[Trajectory | None]",
     ) -> None:
@@ -73,7 +73,7 @@ class EndpointSampler:
         finally:
             taken.put_nowait(None)
 
-    async def _ask(self, client: EndpointClient, want: Wanted, prompt: tuple[int, ...]) -> Trajectory:
+    async def _ask(self, client: EndpointClient, want: SampleRequest, prompt: tuple[int, ...]) -> Trajectory:
         """One sample; an outage where the server's sandbox failed under it."""
         where = f"{self._config.evaluate.endpoint.base_url}: {_name(want)}, sample {want.sample}"
         try:
@@ -92,7 +92,7 @@ class EndpointSampler:
                 "answers are kept"
             ) from None
 
-    def _read(self, completion: Completion, want: Wanted, prompt: tuple[int, ...]) -> Trajectory:
+    def _read(self, completion: Completion, want: SampleRequest, prompt: tuple[int, ...]) -> Trajectory:
         """The trajectory that the server tells. ValueError, one line, if it is not of this recipe."""
         base_url, config = self._config.evaluate.endpoint.base_url, self._config
         told = completion.choices[0].message.trajectory
@@ -118,7 +118,7 @@ class EndpointSampler:
             raise ValueError(f"{base_url}: {error}; serve the checkpoint that is evaluated") from None
         return finished(builder, told.finish, self._decode, self._dialect)
 
-    def _payload(self, want: Wanted) -> dict[str, Any]:
+    def _payload(self, want: SampleRequest) -> dict[str, Any]:
         """What one request sends."""
         config = self._config
         system = [{"role": "system", "content": want.problem.system}] if want.problem.system else []
@@ -140,5 +140,5 @@ class EndpointSampler:
         return text
 
 
-def _name(want: Wanted) -> str:
+def _name(want: SampleRequest) -> str:
     return f"{want.problem.set}/{want.problem.id}"

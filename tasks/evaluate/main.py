@@ -14,7 +14,7 @@ from tasks.evaluate.environment_versions import environment_versions
 from tasks.evaluate.journal import Journal
 from tasks.shared.config import EvaluateStage
 from tasks.shared.contract.stage import StageContext, StageResult, Value, stage_main
-from tasks.shared.evaluation.problems import Wanted, read_problems, wanted_samples
+from tasks.shared.evaluation.problems import SampleRequest, read_problems, wanted_samples
 from tasks.shared.evaluation.sampling import Sampler, take_all
 from tasks.shared.generation.endpoint.responses import ResponseLog
 from tasks.shared.generation.engines import open_generator, sample_for_others
@@ -93,7 +93,7 @@ def _check(config: EvaluateStage) -> None:
 
 
 def _sample(
-    context: StageContext[EvaluateStage], journal: Journal, missing: Sequence[Wanted], total: int
+    context: StageContext[EvaluateStage], journal: Journal, missing: Sequence[SampleRequest], total: int
 ) -> list[Sample]:
     """Take the missing samples into the journal; those that stay outages are returned."""
     config = context.config
@@ -122,7 +122,7 @@ def _sample(
 
 
 def _sample_in_process(
-    context: StageContext[EvaluateStage], missing: Sequence[Wanted], keep: Callable[[Sample], None]
+    context: StageContext[EvaluateStage], missing: Sequence[SampleRequest], keep: Callable[[Sample], None]
 ) -> list[Sample]:
     """With an engine and a sandbox of this process."""
     config, checkpoint = context.config, context.input("checkpoint")

@@ -27,7 +27,7 @@ from tasks.launch.progress import ProgressReport
 from tasks.launch.state import RunState
 from tasks.shared.contract.addresses import address_towards, free_port
 from tasks.shared.contract.environment import home, prefect_api_url, shared_directory, stage_address
-from tasks.shared.contract.stage import POOL, Meeting, StageRequest
+from tasks.shared.contract.stage import POOL, Rendezvous, StageRequest
 
 DEPLOYMENT, QUEUE = "node/gpu", "nodes"
 GATHER_S = 3600.0  # how long the first host waits for the others with its slot taken
@@ -109,7 +109,7 @@ def gathered(request: StageRequest, label: str, fresh: bool) -> Iterator[tuple[S
     shared.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(shared / POOL, ignore_errors=True)  # servers of an earlier attempt
     address = stage_address() or address_towards(urlsplit(prefect_api_url() or "").hostname or "127.0.0.1")
-    meeting = Meeting(
+    meeting = Rendezvous(
         nodes=nodes,
         node=0,
         address=address,

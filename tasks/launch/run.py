@@ -28,8 +28,8 @@ from tasks.launch.progress import ProgressReport
 from tasks.launch.state import RunState
 from tasks.launch.workers import run_on_worker
 from tasks.shared.artifacts import ArtifactRef, Store
-from tasks.shared.artifacts.outage import told_as_outage
-from tasks.shared.artifacts.places import is_elsewhere
+from tasks.shared.artifacts.locations import is_elsewhere
+from tasks.shared.artifacts.outage import reported_as_outage
 from tasks.shared.config import STAGE_CONFIGS, Recipe
 from tasks.shared.contract.environment import chosen_backend, home, require_keys, shared_directory, store_uri
 from tasks.shared.contract.stage import StageRequest, StageResult
@@ -237,7 +237,7 @@ def _keep_log(request: StageRequest, log_path: Path) -> None:
         return
     target = UPath(request.store) / "logs" / request.run / log_path.name
     try:
-        with told_as_outage(request.store):
+        with reported_as_outage(request.store):
             target.fs.put_file(str(log_path), target.path)
     except OSError as error:
         get_run_logger().warning("full log stays on this host, the store does not take it: %s", error)

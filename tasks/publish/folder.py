@@ -20,7 +20,7 @@ TOKENIZER = ("tokenizer", "special_tokens_map", "chat_template", "vocab", "merge
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class PublicationRequest:
     """How something is published."""
 
     repo: str  # OWNER/NAME
@@ -32,7 +32,7 @@ class Wanted:
     base: str = ""  # hub id of an adapter's base, where the lineage names none
 
 
-def collect(store: Store, ref: ArtifactRef, wanted: Wanted, scratch: Path) -> dict[str, Path]:
+def collect(store: Store, ref: ArtifactRef, wanted: PublicationRequest, scratch: Path) -> dict[str, Path]:
     """Every file to publish, by its path in the repository; what is made here lies in `scratch`, a new folder.
 
     ValueError, one line: a kind that is not published, a checkpoint without an evaluation, an adapter whose base nobody
@@ -73,7 +73,7 @@ def newest_evaluation(store: Store, checkpoint: ArtifactRef) -> ArtifactRef | No
 
 
 def _beside(
-    store: Store, ref: ArtifactRef, evaluation: ArtifactRef | None, wanted: Wanted, scratch: Path
+    store: Store, ref: ArtifactRef, evaluation: ArtifactRef | None, wanted: PublicationRequest, scratch: Path
 ) -> dict[str, Path]:
     """Card, and where there is an evaluation certificate and recipe."""
     files: dict[str, Path] = {}
@@ -102,7 +102,7 @@ def _beside(
     return files | {"README.md": _write(scratch / "README.md", card)}
 
 
-def _dataset(store: Store, ref: ArtifactRef, wanted: Wanted, scratch: Path) -> dict[str, Path]:
+def _dataset(store: Store, ref: ArtifactRef, wanted: PublicationRequest, scratch: Path) -> dict[str, Path]:
     manifest, source = store.manifest(ref), store.fetch(ref)
     files = {entry.path: source / entry.path for entry in manifest.files if not _is_circumstance(entry.path)}
     own = (source / "README.md").read_text(encoding="utf-8") if "README.md" in files else ""

@@ -97,7 +97,7 @@ def behaviour_tables(evaluations: Sequence[EvaluationInput], papers: Papers) -> 
     rows = []
     for field, label, share in MEASURES:
         cells = [_measure(values["behaviour"].get(field), share) for _, _, values in columns]
-        rows.append([label, *cells, papers.told(field)])
+        rows.append([label, *cells, papers.reported(field)])
     numeric = frozenset(range(1, len(columns) + 1))
     tables = [Table("Behaviour", ("metric", *heads, "in the papers"), rows, numeric)]
     kinds = sorted({kind for _, _, values in columns for kind in values["purposes"]})

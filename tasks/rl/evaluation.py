@@ -19,7 +19,7 @@ from tasks.shared.config import EvaluateConfig, EvaluateStage, RlStage
 from tasks.shared.contract.environment import rank
 from tasks.shared.contract.stage import StageContext
 from tasks.shared.estimates import Outcome, avg_at_k
-from tasks.shared.evaluation.problems import Problem, Wanted, read_problems, wanted_samples
+from tasks.shared.evaluation.problems import Problem, SampleRequest, read_problems, wanted_samples
 from tasks.shared.evaluation.sampling import Sampler, take_all
 from tasks.shared.generation.protocol import AsksBeside, Generator
 from tasks.shared.learning.distributed import gather_from_ranks
@@ -119,7 +119,7 @@ class Evaluation:
         if self._thread is not None:
             self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _take(self, wanted: Sequence[Wanted]) -> list[Grade]:
+    def _take(self, wanted: Sequence[SampleRequest]) -> list[Grade]:
         """The grades of these samples; those that stay without a sandbox are left out."""
         taken: list[Sample] = []
         take_all(self._sampler, wanted, taken.append)

@@ -7,7 +7,7 @@ from typing import Any
 
 from tasks.serve.parts import Output, Part, Parts, Words
 from tasks.shared.grading import last_box
-from tasks.shared.traces.told import Told
+from tasks.shared.traces.served import ServedTrajectory
 from tasks.shared.traces.trajectory import FinishReason, Trajectory
 
 
@@ -131,7 +131,7 @@ class Form:
         choice: dict[str, Any] = {"index": number, "finish_reason": reply.finish, "logprobs": None}
         beside: dict[str, Any] = {"interpreter": reply.interpreter(), "answer": reply.answer}
         if reply.tells_all and reply.trajectory is not None:
-            beside["trajectory"] = Told.of(reply.trajectory).model_dump(mode="json")
+            beside["trajectory"] = ServedTrajectory.of(reply.trajectory).model_dump(mode="json")
         if self._chat:
             return choice | {"message": {"role": "assistant", "content": reply.content} | beside}
         return choice | {"text": reply.content} | beside

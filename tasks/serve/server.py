@@ -87,7 +87,7 @@ def make_app(resident: Resident, request: ServeRequest, key: str) -> FastAPI:
         return FileResponse(PAGE / name, headers={"Content-Security-Policy": POLICY})
 
     @app.exception_handler(ApiError)
-    async def told(http: Request, error: ApiError) -> Response:
+    async def error_response(http: Request, error: ApiError) -> Response:
         headers = {"Retry-After": "1"} if error.status == 429 else {}
         return service.counted(http, JSONResponse(error.body, error.status, headers))
 
@@ -96,15 +96,19 @@ def make_app(resident: Resident, request: ServeRequest, key: str) -> FastAPI:
         first = error.errors()[0]
         param = ".".join(str(part) for part in first["loc"][1:]) or None
         said = str(first["msg"]).removeprefix("Value error, ")
-        return await told(http, ApiError(400, f"{param}: {said}" if param else said, param=param))
+        return await error_response(http, ApiError(400, f"{param}: {said}" if param else said, param=param))
 
     @app.exception_handler(HTTPException)
     async def missing(http: Request, error: HTTPException) -> Response:
-        return await told(http, ApiError(error.status_code, f"{error.detail}: {http.method} {http.url.path}"))
+        return await error_response(
+            http, ApiError(error.status_code, f"{error.detail}: {http.method} {http.url.path}")
+        )
 
     @app.exception_handler(Exception)
     async def failed(http: Request, error: Exception) -> Response:
-        return await told(http, ApiError(500, "the server failed; see its log", kind="server_error"))
+        return await error_response(
+            http, ApiError(500, "the server failed; see its log", kind="server_error")
+        )
 
     return app
 

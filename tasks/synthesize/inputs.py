@@ -15,20 +15,20 @@ from tasks.shared.rows.ngrams import ngrams
 from tasks.shared.rows.raw import RawRows, file_rows, hub_rows
 from tasks.shared.rows.tables import read_table
 from tasks.shared.rows.values import answer_at, name_at, problem_at, text_at
-from tasks.synthesize.teachers.prompting import Wanted
+from tasks.synthesize.teachers.prompting import TraceRequest
 from tasks.synthesize.traces import Problem
 
 Context = StageContext[SynthesizeStage]
 LEAK_WORDS = 8  # a text source shares no such run of words with an evaluation problem (open-r1, rStar2)
 
 
-def read_wanted(context: Context) -> list[Wanted]:
+def read_wanted(context: Context) -> list[TraceRequest]:
     """Every trace that the recipe asks for, in order. ValueError, one line, for a bad row or a leak."""
     settings = context.config.synthesize
     rewrite = settings.mode == "rewrite"
     texts = _texts_to_rewrite(context) if rewrite else [(problem, "") for problem in _problems(context)]
     return [
-        Wanted(problem, index, text)
+        TraceRequest(problem, index, text)
         for problem, text in texts[: settings.most_problems]
         for index in range(settings.traces_per_problem)
     ]

@@ -20,7 +20,7 @@ from tasks.shared.tools.protocol import Tool
 from tasks.synthesize.inputs import evaluation_problems, read_wanted
 from tasks.synthesize.publish import publish, publish_responses
 from tasks.synthesize.selection import Judge, References, evaluation_grams, read_pass_rates, select
-from tasks.synthesize.teachers.prompting import Wanted
+from tasks.synthesize.teachers.prompting import TraceRequest
 from tasks.synthesize.teachers.teacher import Teacher, make_teacher, teacher_weights
 from tasks.synthesize.traces import Checked, Reason, WrittenTrace
 from tasks.synthesize.verify import Rules, settle, verify
@@ -101,7 +101,7 @@ def _references(context: Context, judge: Judge | None) -> References:
 
 
 def _write_and_verify(
-    context: Context, teacher: Teacher, rules: Rules, runner: Tool, wanted: Sequence[Wanted]
+    context: Context, teacher: Teacher, rules: Rules, runner: Tool, wanted: Sequence[TraceRequest]
 ) -> list[Checked]:
     """Traces with their verdicts, in the order of `wanted`: verified while the teacher writes on."""
 

@@ -8,7 +8,7 @@ import pytest
 
 from tasks.shared.artifacts import Store
 from tasks.shared.contract.addresses import free_port
-from tasks.shared.contract.stage import Meeting, StageRequest, StageResult
+from tasks.shared.contract.stage import Rendezvous, StageRequest, StageResult
 
 ADDRESS = "127.0.0.1"
 
@@ -17,7 +17,7 @@ def spread(whole: StageRequest, scratch: Path, shared: Path) -> list[StageReques
     """The requests of two hosts with a rank each, whose scratch directories lie below `scratch`."""
     config: dict[str, Any] = json.loads(json.dumps(whole.config))
     config["sft"]["optimizer"] |= {"ranks": 2, "nodes": 2}
-    meeting = Meeting(nodes=2, node=0, address=ADDRESS, port=free_port(ADDRESS), shared=str(shared))
+    meeting = Rendezvous(nodes=2, node=0, address=ADDRESS, port=free_port(ADDRESS), shared=str(shared))
     return [
         whole.model_copy(
             update={

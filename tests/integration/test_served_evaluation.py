@@ -10,14 +10,14 @@ import pytest
 
 from tasks.evaluate.endpoint import EndpointSampler
 from tasks.evaluate.main import run
-from tasks.launch.backends.reach import needs_network
+from tasks.launch.backends.access import needs_network
 from tasks.serve.request import ServeRequest
 from tasks.serve.resident import open_resident
 from tasks.shared.artifacts import Store
 from tasks.shared.config import EvaluateStage, ServeConfig
 from tasks.shared.contract.environment import named_keys
 from tasks.shared.contract.stage import StageContext, StageRequest
-from tasks.shared.evaluation.problems import Problem, Wanted, wanted_samples
+from tasks.shared.evaluation.problems import Problem, SampleRequest, wanted_samples
 from tasks.shared.evaluation.sampling import Sampler
 from tasks.shared.generation.endpoint.responses import ResponseLog
 from tasks.shared.reporting.samples import Sample, read_samples
@@ -114,7 +114,7 @@ def test_a_server_of_something_else_is_told_in_one_line(
     wanted = list(wanted_samples(PROBLEMS, 1, seed=7))
     monkeypatch.setenv("SERVED_KEY", "a-key")
 
-    def refusal(config: EvaluateStage, name: str, wanted: Sequence[Wanted] = wanted) -> str:
+    def refusal(config: EvaluateStage, name: str, wanted: Sequence[SampleRequest] = wanted) -> str:
         with pytest.raises(ValueError) as refused:
             list(EndpointSampler(config, TOKENIZER, ResponseLog(tmp_path / name)).take(wanted))
         said = str(refused.value)

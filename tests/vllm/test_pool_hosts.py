@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tasks.shared.contract.addresses import free_port
-from tasks.shared.contract.stage import POOL, Meeting, StageRequest, StageResult
+from tasks.shared.contract.stage import POOL, Rendezvous, StageRequest, StageResult
 from tests.cluster.network import Host, network
 from tests.integration.rl_world import make_request, make_store
 
@@ -63,7 +63,7 @@ def test_one_host_samples_for_another_and_may_be_lost(tmp_path: Path) -> None:
 def spread(whole: StageRequest, hosts: tuple[Host, ...], shared: Path) -> list[StageRequest]:
     """The requests of the host that trains and of the one that samples."""
     shared.mkdir()
-    meeting = Meeting(
+    meeting = Rendezvous(
         nodes=2, node=0, address=hosts[0].address, port=free_port("127.0.0.1"), shared=str(shared), samplers=1
     )
     config = whole.config | {"generation": GENERATION}

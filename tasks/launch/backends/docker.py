@@ -17,6 +17,7 @@ from docker.models.containers import Container
 from docker.models.images import Image
 from docker.types import DeviceRequest, LogConfig, Mount, Ulimit
 
+from tasks.launch.backends.access import give, hand_over, mounts_of, needs_network, user_of_stages
 from tasks.launch.backends.container import (
     PART_LABEL,
     SCRATCH_LABEL,
@@ -27,7 +28,6 @@ from tasks.launch.backends.container import (
     reap,
     remove,
 )
-from tasks.launch.backends.reach import give, hand_over, mounts_of, needs_network, user_of_stages
 from tasks.launch.backends.sandbox_container import MOUNTED, SOCKET, sandbox_options, wait_until_ready
 from tasks.shared.config import SandboxConfig
 from tasks.shared.contract.code_digest import code_digest

@@ -7,7 +7,7 @@ CLIENTS = ("botocore", "aiobotocore", "aiohttp", "urllib3", "google", "gcsfs")  
 
 
 @contextmanager
-def told_as_outage(root: str) -> Iterator[None]:
+def reported_as_outage(root: str) -> Iterator[None]:
     """Raise OSError, one line with the remedy, for a client's own error; anything else goes on as it is."""
     # Broad on purpose: which libraries are below depends on the protocol, and none of them must be imported for it.
     try:

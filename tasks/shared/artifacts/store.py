@@ -17,6 +17,7 @@ from pathlib import Path
 from upath import UPath
 
 from tasks.shared.artifacts.cache import Cache
+from tasks.shared.artifacts.locations import LocalLocation, ObjectLocation, StoreLocation, is_elsewhere
 from tasks.shared.artifacts.manifest import (
     MANIFEST_NAME,
     ArtifactError,
@@ -30,9 +31,8 @@ from tasks.shared.artifacts.manifest import (
     remedy,
     scan,
 )
-from tasks.shared.artifacts.places import LocalPlace, ObjectPlace, Place, is_elsewhere
 from tasks.shared.contract.environment import cache_limit_bytes, home
-from tasks.shared.contract.full_disk import IN_STORE, told_as_full_disk
+from tasks.shared.contract.full_disk import IN_STORE, reported_as_full_disk
 
 
 class Store:
@@ -43,9 +43,9 @@ class Store:
         self.root = root
         if is_elsewhere(root):
             copies = Cache(cache or home() / "cache", cache_limit_bytes())
-            self._place: Place = ObjectPlace(UPath(root), copies)
+            self._place: StoreLocation = ObjectLocation(UPath(root), copies)
         else:
-            self._place = LocalPlace(Path(root.removeprefix("file://")).resolve())
+            self._place = LocalLocation(Path(root.removeprefix("file://")).resolve())
         self._verified: set[tuple[str, int, int, int, str]] = (
             set()
         )  # path, inode, mtime, size, sha256 seen good
@@ -57,7 +57,7 @@ class Store:
         Raises OSError with a remedy when the disk is full.
         """
         with (
-            told_as_full_disk(IN_STORE, self.root),
+            reported_as_full_disk(IN_STORE, self.root),
             contextmanager(self._place.staging)(kind) as directory,
         ):
             yield directory

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from upath import UPath
 
-from tasks.shared.artifacts.outage import told_as_outage
-from tasks.shared.contract.full_disk import IN_STORE, told_as_full_disk
+from tasks.shared.artifacts.outage import reported_as_outage
+from tasks.shared.contract.full_disk import IN_STORE, reported_as_full_disk
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
@@ -42,7 +42,7 @@ class Documents:
     def read(self, name: str) -> bytes | None:
         """The document's content, None if there is none."""
         try:
-            with told_as_outage(self._store):
+            with reported_as_outage(self._store):
                 return self._path(name).read_bytes()
         except FileNotFoundError:
             return None
@@ -54,7 +54,7 @@ class Documents:
 
     def write(self, name: str, content: str) -> None:
         """Write the document whole, whatever was there; who changes one that others change too wants `change`."""
-        with told_as_full_disk(IN_STORE, self._store), told_as_outage(self._store):
+        with reported_as_full_disk(IN_STORE, self._store), reported_as_outage(self._store):
             self._write(name, content)
 
     def _write(self, name: str, content: str) -> None:
@@ -74,7 +74,7 @@ class Documents:
         if not self.is_local:
             yield
             return
-        with told_as_full_disk(IN_STORE, self._store):
+        with reported_as_full_disk(IN_STORE, self._store):
             self._root.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(str(self._root / ".lock"), os.O_RDWR | os.O_CREAT, 0o644)
         try:

@@ -20,7 +20,7 @@ class FullDisk(OSError):
 
 
 @contextmanager
-def told_as_full_disk(message: str, where: str) -> Iterator[None]:
+def reported_as_full_disk(message: str, where: str) -> Iterator[None]:
     """Raise FullDisk, "no space left <message>", for a full disk that the block meets and nobody has told of yet."""
     # Broad on purpose: safetensors, Arrow and torch raise classes of their own, with the system's words in them.
     try:

@@ -22,10 +22,10 @@ from tasks.shared.config import STAGE_CONFIGS, Section
 from tasks.shared.contract.code_digest import code_digest
 from tasks.shared.contract.documents import write_whole
 from tasks.shared.contract.environment import image_digest, load_secrets
-from tasks.shared.contract.full_disk import IN_SCRATCH, FullDisk, told_as_full_disk
+from tasks.shared.contract.full_disk import IN_SCRATCH, FullDisk, reported_as_full_disk
 
 Config = TypeVar("Config", bound=Section)
-POOL = "pool"  # below `Meeting.shared`: where hosts that sample and the first one meet
+POOL = "pool"  # below `Rendezvous.shared`: where hosts that sample and the first one meet
 Value = float | int | str | bool | None
 
 
@@ -33,7 +33,7 @@ class TrainingStopped(RuntimeError):
     """Going on would spoil the policy; what is saved is from before. The message says what was seen and what to do."""
 
 
-class Meeting(BaseModel):
+class Rendezvous(BaseModel):
     """How the processes of a stage over several hosts find each other, and which host this one is."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -69,7 +69,7 @@ class StageRequest(BaseModel):
     store: str  # artifact store: a directory or an fsspec URI
     scratch: str  # a local directory kept for the same request: checkpoints to resume from
     files: tuple[str, ...] = ()  # local files and folders it reads besides its inputs
-    meeting: Meeting | None = None  # of a stage over several hosts
+    meeting: Rendezvous | None = None  # of a stage over several hosts
 
 
 class StageResult(BaseModel):
@@ -177,7 +177,7 @@ def stage_main(stage: str, run: Callable[[StageContext[Any]], StageResult]) -> i
         scratch.mkdir(parents=True, exist_ok=True)
         random.seed(request.seed)
         started = time.monotonic()
-        with told_as_full_disk(IN_SCRATCH, request.scratch):
+        with reported_as_full_disk(IN_SCRATCH, request.scratch):
             result = run(StageContext(request, config, Store(request.store), scratch))
             result = result.model_copy(update={"seconds": round(time.monotonic() - started, 3)})
             write_whole(path.with_name("result.json"), result.model_dump_json(indent=2))

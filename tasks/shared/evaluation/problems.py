@@ -23,7 +23,7 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class SampleRequest:
     """One sample to be taken."""
 
     problem: Problem
@@ -62,10 +62,10 @@ def read_problems(directory: Path) -> list[Problem]:
     return problems
 
 
-def wanted_samples(problems: list[Problem], samples_per_problem: int, seed: int) -> Iterator[Wanted]:
+def wanted_samples(problems: list[Problem], samples_per_problem: int, seed: int) -> Iterator[SampleRequest]:
     """Every sample with a seed of its own, from the run's seed and its key: the same whatever else is sampled."""
     for problem in problems:
         for sample in range(samples_per_problem):
             key = f"{seed}\0{problem.set}\0{problem.id}\0{sample}"
             digest = hashlib.sha256(key.encode()).digest()
-            yield Wanted(problem, sample, int.from_bytes(digest[:8], "little") >> 1)
+            yield SampleRequest(problem, sample, int.from_bytes(digest[:8], "little") >> 1)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from tasks.shared.config import EvaluateStage
-from tasks.shared.evaluation.problems import Problem, Wanted
+from tasks.shared.evaluation.problems import Problem, SampleRequest
 from tasks.shared.generation.interleave import RolloutPolicy, RolloutRequest, rollout
 from tasks.shared.generation.protocol import Generator, Sampling
 from tasks.shared.grading import grade
@@ -32,7 +32,7 @@ class Sampler:
     tokenizer: "PreTrainedTokenizerBase"
     most_alive: int | None = None  # at once, where others sample beside; None: as many as the engine takes
 
-    def take(self, wanted: Sequence[Wanted]) -> Iterator[Sample]:
+    def take(self, wanted: Sequence[SampleRequest]) -> Iterator[Sample]:
         """Every wanted sample, graded, as it finishes; outages among them."""
         by_request = {f"{want.problem.set}/{want.problem.id}": want.problem for want in wanted}
         prompts = encoded_prompts(self.config, self.tokenizer, by_request)
@@ -85,12 +85,12 @@ def encoded_prompts(
 class Takes(Protocol):
     """Whatever samples are taken with."""
 
-    def take(self, wanted: Sequence[Wanted]) -> Iterator[Sample]:
+    def take(self, wanted: Sequence[SampleRequest]) -> Iterator[Sample]:
         """Every wanted sample, graded, as it finishes; outages among them."""
 
 
 def take_all(
-    sampler: Takes, wanted: Sequence[Wanted], keep: Callable[[Sample], None], attempts: int = ATTEMPTS
+    sampler: Takes, wanted: Sequence[SampleRequest], keep: Callable[[Sample], None], attempts: int = ATTEMPTS
 ) -> list[Sample]:
     """Take every wanted sample and `keep` each valid one; what is still an outage after all attempts is returned."""
     missing = {want.key: want for want in wanted}

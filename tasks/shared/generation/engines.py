@@ -15,7 +15,7 @@ from tasks.shared.traces.turns import stop_ids_of
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from tasks.shared.contract.stage import Meeting, StageContext, StageResult
+    from tasks.shared.contract.stage import Rendezvous, StageContext, StageResult
     from tasks.shared.generation.transformers_engine import TransformersGenerator
 
 
@@ -27,7 +27,7 @@ def open_generator(
     tokenizer: "PreTrainedTokenizerBase",
     *,
     scratch: Path,
-    meeting: "Meeting | None" = None,
+    meeting: "Rendezvous | None" = None,
     num_training: int = 0,
     can_sleep: bool = False,
     followed: bool = False,

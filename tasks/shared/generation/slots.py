@@ -20,7 +20,7 @@ GROWTH = 64  # the capacity of a row grows by multiples of this many tokens
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class TokenPositions:
     """Where the tokens of a forward pass stand: each row at positions of its own."""
 
     queries: torch.Tensor  # (R, C) positions in the row
@@ -28,17 +28,17 @@ class Places:
     dtype: torch.dtype  # of the masks
 
 
-_PLACES: ContextVar[Places | None] = ContextVar("places", default=None)
+_POSITIONS: ContextVar[TokenPositions | None] = ContextVar("positions", default=None)
 
 
 @contextmanager
-def at_places(places: Places) -> Iterator[None]:
-    """The forward pass in this block is that of tokens at `places`."""
-    token = _PLACES.set(places)
+def at_positions(positions: TokenPositions) -> Iterator[None]:
+    """The forward pass in this block is that of tokens at `positions`."""
+    token = _POSITIONS.set(positions)
     try:
         yield
     finally:
-        _PLACES.reset(token)
+        _POSITIONS.reset(token)
 
 
 class SlotCache(Cache):
@@ -122,11 +122,11 @@ class SlotCache(Cache):
 
     def swap_rows(self, first: torch.Tensor, second: torch.Tensor, length: int) -> None:
         """Exchange the rows `first` (n,) with `second` (n,), pair by pair, up to `length` tokens."""
-        places, sources = torch.cat([first, second]), torch.cat([second, first])
+        targets, sources = torch.cat([first, second]), torch.cat([second, first])
         for tensors in (self.keys, self.values):
             for tensor in tensors:
                 held = tensor[:, :, :length]
-                held.index_copy_(0, places, held.index_select(0, sources))
+                held.index_copy_(0, targets, held.index_select(0, sources))
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Rows have lengths of their own; positions and masks are always given, so this is never used for them."""
@@ -175,12 +175,12 @@ def slot_mask(
     """
     if use_vmap:  # set where a model adds a function of its own to the pattern
         raise ValueError("its attention is more than causal")
-    places = _PLACES.get()
-    assert places is not None, "slot attention outside of the engine's forward passes"
-    queries, keys = places.queries[:, None, :, None], places.keys[None, None, None, :]
+    positions = _POSITIONS.get()
+    assert positions is not None, "slot attention outside of the engine's forward passes"
+    queries, keys = positions.queries[:, None, :, None], positions.keys[None, None, None, :]
     zero = torch.zeros((), dtype=torch.long, device=keys.device)
     allowed = mask_function(zero, zero, queries, keys).expand(
-        len(queries), 1, queries.shape[2], len(places.keys)
+        len(queries), 1, queries.shape[2], len(positions.keys)
     )
-    mask = torch.zeros(allowed.shape, dtype=places.dtype, device=keys.device)
+    mask = torch.zeros(allowed.shape, dtype=positions.dtype, device=keys.device)
     return mask.masked_fill_(~allowed, -torch.inf)

@@ -18,9 +18,9 @@ from tasks.shared.generation.requests import FREE, SlotRequest, by_length
 from tasks.shared.generation.sampling import draw, uniform_stream
 from tasks.shared.generation.slots import (
     ATTENTION,
-    Places,
     SlotCache,
-    at_places,
+    TokenPositions,
+    at_positions,
     register_slot_attention,
 )
 from tasks.shared.generation.stops import StopFinder
@@ -229,7 +229,7 @@ class TransformersGenerator:
         """The coming pass is that of queries at `positions` (R, C), which see the first `length` keys of their row."""
         if len(self._key_positions) < length:
             self._key_positions = torch.arange(length + 256, device=self._device)
-        return at_places(Places(positions, self._key_positions[:length], self._dtype))
+        return at_positions(TokenPositions(positions, self._key_positions[:length], self._dtype))
 
     def _decode(self) -> list[Piece]:
         """One token for every decoding row. Idle rows inside the slice are computed too and ignored."""

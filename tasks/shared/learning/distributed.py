@@ -30,7 +30,7 @@ from tasks.shared.contract.environment import (
     under_launcher,
     world_size,
 )
-from tasks.shared.contract.stage import Meeting, StageContext, StageResult, TrainingStopped, emit
+from tasks.shared.contract.stage import Rendezvous, StageContext, StageResult, TrainingStopped, emit
 
 Item = TypeVar("Item")
 # How torchrun reports a rank that a signal ended.
@@ -220,7 +220,7 @@ def _heard() -> Iterator[tuple[int, list[int]]]:
         listener.join(LAST_WORDS_S)  # something that a rank has left may hold the other end
 
 
-def _places(ranks: int, meeting: Meeting | None) -> list[str]:
+def _places(ranks: int, meeting: Rendezvous | None) -> list[str]:
     """torchrun's arguments for the places of the ranks."""
     if meeting is None or meeting.trainers == 1:
         return ["--standalone", f"--nproc-per-node={ranks}"]

@@ -33,7 +33,7 @@ NO_VALUES = frozenset({"nan", "null"})  # what other programs write for a missin
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ValueLocation:
     """Where a value stands, for messages."""
 
     row: str  # "/data/mine.jsonl: row 3"
@@ -47,12 +47,12 @@ class Place:
 
 def text_at(raw: Mapping[str, Any], column: str, place: str, setting: str) -> str:
     """The text or number in a column as text, stripped; a dot steps into nested values."""
-    return _text(value_at(raw, column, place, setting), Place(place, column, setting))
+    return _text(value_at(raw, column, place, setting), ValueLocation(place, column, setting))
 
 
 def problem_at(raw: Mapping[str, Any], column: str, place: str, setting: str) -> tuple[str, str]:
     """Problem and system message ("" where there is none): of chat messages the last of the user is the problem."""
-    where = Place(place, column, setting)
+    where = ValueLocation(place, column, setting)
     value = value_at(raw, column, place, setting)
     messages = _messages(value)
     if messages is None:
@@ -69,7 +69,7 @@ def problem_at(raw: Mapping[str, Any], column: str, place: str, setting: str) ->
 
 def answer_at(raw: Mapping[str, Any], column: str, place: str, setting: str, several: str = "refuse") -> str:
     r"""The answer in a column; several in a list are a set (`\{1, 2\}`) if `several` is "set"."""
-    where = Place(place, column, setting)
+    where = ValueLocation(place, column, setting)
     value = _listed(value_at(raw, column, place, setting))
     if not isinstance(value, list) or len(value) < 2:
         return _final(_text(_only(value, where), where), where)
@@ -86,7 +86,7 @@ def id_at(raw: Mapping[str, Any], place: str) -> str:
     key = _key(raw, "id")
     if key is None or raw[key] is None or raw[key] == "":
         return ""
-    return _text(raw[key], Place(place, key, "another name for that column"))
+    return _text(raw[key], ValueLocation(place, key, "another name for that column"))
 
 
 def name_at(raw: Mapping[str, Any], column: str) -> str:
@@ -161,7 +161,7 @@ def _either(message: Any, *keys: str) -> Any:
     return next((message[key] for key in keys if isinstance(message, Mapping) and key in message), None)
 
 
-def _joined(content: Any, where: Place) -> Any:
+def _joined(content: Any, where: ValueLocation) -> Any:
     """The text of a message whose content comes in parts."""
     if not isinstance(content, list):
         return content
@@ -171,7 +171,7 @@ def _joined(content: Any, where: Place) -> Any:
     return "".join(texts)
 
 
-def _only(value: Any, where: Place) -> Any:
+def _only(value: Any, where: ValueLocation) -> Any:
     """The one element of a list; what is no list stays as it is."""
     while isinstance(value, list):
         if len(value) > 1:
@@ -196,7 +196,7 @@ def _listed(value: Any) -> Any:
     return value
 
 
-def _text(value: Any, where: Place) -> str:
+def _text(value: Any, where: ValueLocation) -> str:
     """A text or number as text."""
     if value is None:
         raise where.refuse("is empty; fill it in or take the row out")
@@ -217,7 +217,7 @@ def _text(value: Any, where: Place) -> str:
     return str(int(value)) if value == int(value) else format(Decimal(str(value)), "f")
 
 
-def _checked(text: str, where: Place) -> str:
+def _checked(text: str, where: ValueLocation) -> str:
     if not text.strip():
         raise where.refuse("is empty; fill it in or take the row out")
     if len(text) > MAX_CHARS:
@@ -231,7 +231,7 @@ def _checked(text: str, where: Place) -> str:
     return text.strip()
 
 
-def _final(text: str, where: Place) -> str:
+def _final(text: str, where: ValueLocation) -> str:
     """The answer in what may be a whole solution: its last box, GSM8K's last line, what stands between dollars."""
     text = BARE_BOX.sub(lambda found: "\\boxed{" + (found[1] or found[2]) + "}", text)
     box = last_box(text)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from tasks.shared.sandbox import kernel
-from tasks.shared.sandbox.cells import SCRATCH
+from tasks.shared.sandbox.compartments import SCRATCH
 from tasks.shared.sandbox.confinement import Isolation
 
 _FLAGS_KEPT = os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC | os.ST_NOATIME | os.ST_NODIRATIME

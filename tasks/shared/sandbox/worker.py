@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from tasks.shared.sandbox import confinement, kernel, namespaces, runner
-from tasks.shared.sandbox.cells import Cell, CellPool
+from tasks.shared.sandbox.compartments import Compartment, CompartmentPool
 from tasks.shared.sandbox.threads import ThreadGate
 
 HELLO, ALIVE, FAILED = b"H", b"A", b"F"
@@ -57,7 +57,7 @@ class _Child:
     number: int
     pid: int
     pidfd: int
-    cell: Cell
+    compartment: Compartment
     channel: socket.socket | None
     """The broker's end of its channel, until it is handed over."""
     session: bool = False
@@ -95,7 +95,9 @@ class Worker:
         self, plan: Plan, index: int, scratch: tuple[str, ...], control: socket.socket, oom: OomScore
     ) -> None:
         self._plan, self._control = plan, control
-        self._cells = CellPool(plan.isolation, plan.readable, index, plan.disk_mb, scratch, plan.first_uid)
+        self._compartments = CompartmentPool(
+            plan.isolation, plan.readable, index, plan.disk_mb, scratch, plan.first_uid
+        )
         self._children: dict[int, _Child] = {}  # by pidfd
         self._starting: dict[int, _Child] = {}  # by the descriptor of the channel
         self._poll = select.poll()
@@ -126,8 +128,8 @@ class Worker:
                     self._hand_over(self._starting[descriptor])
                 elif self._gate is not None and descriptor == self._gate.fileno():
                     self._gate.answer()
-            if self._cells.cleaning:
-                self._cells.clean()
+            if self._compartments.cleaning:
+                self._compartments.clean()
 
     def _make_ready(self) -> int | None:
         """Make the children that are wanted. Returns for how many milliseconds there is nothing else to do."""
@@ -137,7 +139,7 @@ class Worker:
                     break  # for want of a directory, until it is empty
             except OSError as error:
                 self._failed(str(error))
-        if self._cells.cleaning:
+        if self._compartments.cleaning:
             return 0
         return round(1000 * _LONGEST_PAUSE_S) if self._wanted else None
 
@@ -160,9 +162,9 @@ class Worker:
             os.kill(child.pid, signal.SIGKILL)
         for child in self._children.values():
             os.waitpid(child.pid, 0)
-            self._cells.give_back(child.cell)
-        while self._cells.cleaning:
-            self._cells.clean()
+            self._compartments.give_back(child.compartment)
+        while self._compartments.cleaning:
+            self._compartments.clean()
         os._exit(0)
 
     def _reap(self, pidfd: int) -> None:
@@ -173,7 +175,7 @@ class Worker:
         if child.channel is not None:
             self._not_ready(child, os.waitstatus_to_exitcode(status))
             return
-        self._cells.give_back(child.cell)
+        self._compartments.give_back(child.compartment)
         cpu_s = usage.ru_utime + usage.ru_stime
         self._control.send(EXITED.pack(b"X", child.number, status, cpu_s, usage.ru_maxrss * 1024))
         if not child.session:
@@ -181,25 +183,25 @@ class Worker:
 
     def _spawn(self) -> bool:
         """Fork a child that confines itself; False where there is no place for it yet. Raises OSError."""
-        cell = self._cells.take()
-        if cell is None:
+        compartment = self._compartments.take()
+        if compartment is None:
             return False
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._oom.give_way()
         try:
             pid = os.fork()
         except OSError:
-            self._cells.give_back(cell)
+            self._compartments.give_back(compartment)
             raise
         finally:
             self._oom.stand()
         if pid == 0:
-            self._become_child(cell, theirs)
+            self._become_child(compartment, theirs)
         theirs.close()
         self._wanted -= 1
         self._made += 1
         pidfd = os.pidfd_open(pid)
-        child = _Child(self._made, pid, pidfd, cell, ours)
+        child = _Child(self._made, pid, pidfd, compartment, ours)
         self._children[pidfd] = self._starting[ours.fileno()] = child
         self._poll.register(pidfd, select.POLLIN)
         self._poll.register(ours.fileno(), select.POLLIN)
@@ -233,7 +235,7 @@ class Worker:
         self._stop_waiting_for(child)
         with channel:
             reason = channel.recv(4096).removeprefix(runner.CONFINED).decode("utf-8", "replace")
-        self._cells.give_back(child.cell)
+        self._compartments.give_back(child.compartment)
         self._wanted += 1
         self._failed(reason or f"a child ended before it was confined ({code})")
 
@@ -245,11 +247,16 @@ class Worker:
         if self._failures >= _ATTEMPTS and not self._children:
             raise CannotConfine(reason)
 
-    def _become_child(self, cell: Cell, channel: socket.socket) -> NoReturn:
+    def _become_child(self, compartment: Compartment, channel: socket.socket) -> NoReturn:
         plan = self._plan
         try:
             wire = confinement.confine(
-                plan.isolation, channel.fileno(), cell.ruleset, cell.directory, cell.uid, plan.template
+                plan.isolation,
+                channel.fileno(),
+                compartment.ruleset,
+                compartment.directory,
+                compartment.uid,
+                plan.template,
             )
             wire.send(runner.CONFINED)
         except BaseException as error:  # noqa: BLE001 - whatever it is, the supervisor tells it, and no program runs

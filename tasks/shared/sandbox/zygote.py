@@ -17,7 +17,7 @@ import socket
 import struct
 import sys
 
-from tasks.shared.sandbox import cells, confinement, kernel, libraries, runner, worker
+from tasks.shared.sandbox import compartments, confinement, kernel, libraries, runner, worker
 from tasks.shared.sandbox.records import SandboxUnavailable
 
 _HUGE_PAGE = 2 << 20
@@ -50,7 +50,7 @@ def prepare(settings: dict[str, object]) -> worker.Plan:
     with open("/proc/self/status", encoding="ascii", errors="replace") as handle:
         warm_bytes = next(int(line.split()[1]) << 10 for line in handle if line.startswith("VmData:"))
     template = confinement.filter_template(isolation)
-    first_uid = cells.reserve_uids(int(str(settings["workers"]))) if isolation.as_root else 0
+    first_uid = compartments.reserve_uids(int(str(settings["workers"]))) if isolation.as_root else 0
     slots, disk_mb = int(str(settings["slots"])), int(str(settings["disk_mb"]))
     plan = worker.Plan(isolation, readable, slots, disk_mb, warm_bytes, template, first_uid)
     gc.collect()

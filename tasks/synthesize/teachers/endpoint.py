@@ -22,7 +22,7 @@ from tasks.shared.tools.protocol import Tool
 from tasks.shared.traces.call_forms import Block
 from tasks.shared.traces.dialect import Dialect
 from tasks.shared.traces.tool_form import TOOLS
-from tasks.synthesize.teachers.prompting import Prompting, Wanted, derived_seed
+from tasks.synthesize.teachers.prompting import Prompting, TraceRequest, derived_seed
 from tasks.synthesize.teachers.tool_turns import ToolTurn, require_usable
 from tasks.synthesize.traces import Reason, Verdict, WrittenTrace
 from tasks.synthesize.verify import Rules
@@ -59,7 +59,7 @@ class EndpointTeacher:
         self._prompting = Prompting(config, rules)
         self.metrics: dict[str, float | int] = {}
 
-    def write(self, wanted: Sequence[Wanted]) -> Iterator[WrittenTrace]:
+    def write(self, wanted: Sequence[TraceRequest]) -> Iterator[WrittenTrace]:
         """The traces as they finish; those that the budget does not reach are left out.
 
         Raises ValueError, with what the endpoint said: it refuses the recipe, or fails for too many traces.
@@ -76,7 +76,7 @@ class EndpointTeacher:
         self.metrics["teacher_unasked"] = len(wanted) - share.num_finished
 
     async def _write_all(
-        self, wanted: Sequence[Wanted], finished: "asyncio.Queue[WrittenTrace | None]"
+        self, wanted: Sequence[TraceRequest], finished: "asyncio.Queue[WrittenTrace | None]"
     ) -> None:
         """As many conversations at a time as the recipe says; None at the end."""
         requests = iter(_requests(wanted, self._config.samples_per_request))
@@ -91,7 +91,7 @@ class EndpointTeacher:
     async def _work(
         self,
         client: EndpointClient,
-        requests: "Iterator[list[Wanted]]",
+        requests: "Iterator[list[TraceRequest]]",
         finished: "asyncio.Queue[WrittenTrace | None]",
     ) -> None:
         """Take one request after the other, until there is none or the budget is spent."""
@@ -102,7 +102,9 @@ class EndpointTeacher:
             except BudgetSpent:
                 return
 
-    async def _open(self, client: EndpointClient, group: Sequence[Wanted]) -> "list[Turn | AttemptFailed]":
+    async def _open(
+        self, client: EndpointClient, group: Sequence[TraceRequest]
+    ) -> "list[Turn | AttemptFailed]":
         """The first turn of each trace of a group: one request, and more for what an endpoint without `n` left out."""
         turns: list[Turn | AttemptFailed] = []
         while missing := group[len(turns) :]:
@@ -119,7 +121,7 @@ class EndpointTeacher:
         return turns
 
     async def _finish(
-        self, client: EndpointClient, want: Wanted, opening: "Turn | AttemptFailed"
+        self, client: EndpointClient, want: TraceRequest, opening: "Turn | AttemptFailed"
     ) -> WrittenTrace:
         """Follow a trace from its first turn to its end, or say why there is none."""
         loss = None
@@ -155,7 +157,9 @@ class EndpointTeacher:
         finally:
             await asyncio.to_thread(self._runner.close_session, session)
 
-    async def _converse(self, client: EndpointClient, want: Wanted, turn: "Turn", session: str | None) -> str:
+    async def _converse(
+        self, client: EndpointClient, want: TraceRequest, turn: "Turn", session: str | None
+    ) -> str:
         """The model's words and the interpreter's, in turn, as one trace in the dialect."""
         dialect, parts = self._rules.dialect, list[str]()
         left = self._config.max_response_tokens
@@ -176,7 +180,7 @@ class EndpointTeacher:
         return "".join(parts)
 
     async def _call_tools(
-        self, client: EndpointClient, want: Wanted, turn: "Turn", session: str | None
+        self, client: EndpointClient, want: TraceRequest, turn: "Turn", session: str | None
     ) -> str:
         """As `_converse`, with calls and results as the endpoint's API has them; calls of one turn run in order."""
         parts, messages, calls = list[str](), self._opening(want), 0
@@ -221,13 +225,13 @@ class EndpointTeacher:
             self._rules.dialect.stop if self._prompting.runs_code and calls < self._rules.max_calls else None
         )
 
-    def _opening(self, want: Wanted) -> list[Message]:
+    def _opening(self, want: TraceRequest) -> list[Message]:
         """The messages before the model's first turn."""
         asked = _message("user", self._prompting.message(want.problem.problem, want.reasoning))
         system = want.problem.system
         return [_message("system", system), asked] if system else [asked]
 
-    def _continued(self, want: Wanted, parts: Sequence[str]) -> list[Message]:
+    def _continued(self, want: TraceRequest, parts: Sequence[str]) -> list[Message]:
         """The conversation so far: outputs as the user's messages, or all of it as one message to be continued."""
         if self._config.continuation == "prefill":
             return [*self._opening(want), _message("assistant", "".join(parts))]
@@ -237,7 +241,7 @@ class EndpointTeacher:
             *(_message(role, part) for role, part in zip(roles, parts, strict=False)),
         ]
 
-    def _payload(self, messages: list[Message], want: Wanted, turn: int, left: int) -> dict[str, Any]:
+    def _payload(self, messages: list[Message], want: TraceRequest, turn: int, left: int) -> dict[str, Any]:
         """What one request sends."""
         config = self._config
         payload: dict[str, Any] = {
@@ -279,7 +283,7 @@ def read_words(choice: Choice, dialect: Dialect, stop: str | None, most_chars: i
     return next((text for text in whole if dialect.find_call(text) is not None), words)
 
 
-def _requests(wanted: Sequence[Wanted], most: int) -> Iterator[list[Wanted]]:
+def _requests(wanted: Sequence[TraceRequest], most: int) -> Iterator[list[TraceRequest]]:
     """Traces of one problem in groups of at most `most`."""
     for _, group in groupby(wanted, key=lambda want: want.problem.id):
         rest = list(group)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.shared.config import SynthesizeStage
-from tasks.shared.contract.stage import Meeting
+from tasks.shared.contract.stage import Rendezvous
 from tasks.shared.generation.endpoint.completion import Choice, Completion, Message, TokenCounts, Usage
 from tasks.shared.generation.endpoint.responses import ResponseKey, ResponseLog
 from tasks.shared.generation.engines import open_generator
@@ -21,7 +21,7 @@ from tasks.shared.generation.protocol import Sampling
 from tasks.shared.learning.checkpoints import load_tokenizer
 from tasks.shared.traces.encoding import encode_message, encode_prompt, written_trace
 from tasks.shared.traces.trajectory import FinishReason, Trajectory
-from tasks.synthesize.teachers.prompting import Prompting, Wanted, derived_seed
+from tasks.synthesize.teachers.prompting import Prompting, TraceRequest, derived_seed
 from tasks.synthesize.traces import Reason, Verdict, WrittenTrace
 from tasks.synthesize.verify import Rules
 
@@ -53,7 +53,7 @@ class EngineTeacher:
         log: ResponseLog,
         seed: int,
         weights: Weights,
-        meeting: Meeting | None = None,
+        meeting: Rendezvous | None = None,
     ) -> None:
         assert config.generation is not None
         assert config.model is not None
@@ -68,7 +68,7 @@ class EngineTeacher:
         self._prompting = Prompting(config, rules)
         self.metrics: dict[str, float | int] = {}
 
-    def write(self, wanted: Sequence[Wanted]) -> Iterator[WrittenTrace]:
+    def write(self, wanted: Sequence[TraceRequest]) -> Iterator[WrittenTrace]:
         """The traces as they finish, those of the log first."""
         missing = []
         for want in wanted:
@@ -86,7 +86,7 @@ class EngineTeacher:
             "teacher_completion_tokens": spent.completion_tokens,
         }
 
-    def _sample(self, missing: Sequence[Wanted]) -> Iterator[WrittenTrace]:
+    def _sample(self, missing: Sequence[TraceRequest]) -> Iterator[WrittenTrace]:
         if not missing:
             return
         tokenizer = load_tokenizer(self._weights.checkpoint)
@@ -113,7 +113,7 @@ class EngineTeacher:
                 text = written_trace(tokenizer, self._rules.dialect, trajectory.text, trajectory.shown)
                 yield self._taken(trajectory, text, by_request[trajectory.problem_id, trajectory.sample])
 
-    def _taken(self, trajectory: Trajectory, text: str, want: Wanted) -> WrittenTrace:
+    def _taken(self, trajectory: Trajectory, text: str, want: TraceRequest) -> WrittenTrace:
         """A response that was sampled; kept in the log unless it is to be sampled again."""
         if trajectory.finish is FinishReason.SANDBOX_FAILURE:
             loss = Verdict(Reason.SANDBOX_FAILURE, "while the model waited for output", (), ())
@@ -136,7 +136,7 @@ class EngineTeacher:
             delivery=delivery_of(self._generation),
         )
 
-    def _prompt_ids(self, tokenizer: "PreTrainedTokenizerBase", want: Wanted) -> tuple[int, ...]:
+    def _prompt_ids(self, tokenizer: "PreTrainedTokenizerBase", want: TraceRequest) -> tuple[int, ...]:
         if self._prompting.plain:
             return encode_prompt(
                 tokenizer, self._rules.dialect, want.problem.problem, False, want.problem.system, plain=True
@@ -144,7 +144,7 @@ class EngineTeacher:
         message = self._prompting.message(want.problem.problem, want.reasoning)
         return encode_message(tokenizer, self._rules.dialect, message, want.problem.system)
 
-    def _key(self, want: Wanted) -> ResponseKey:
+    def _key(self, want: TraceRequest) -> ResponseKey:
         """What the response depends on."""
         teacher, rules = self._teacher, self._rules
         said = self._prompting.message(want.problem.problem, want.reasoning)
@@ -163,7 +163,7 @@ class EngineTeacher:
         counts = TokenCounts(prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens)
         return Completion(model=self._weights.name, choices=[choice], usage=counts).model_dump_json()
 
-    def _written(self, want: Wanted, text: str, loss: Verdict | None = None) -> WrittenTrace:
+    def _written(self, want: TraceRequest, text: str, loss: Verdict | None = None) -> WrittenTrace:
         return WrittenTrace(
             want.id,
             want.problem,

@@ -12,7 +12,7 @@ EXAMPLE_CODE, EXAMPLE_OUTPUT = "print(2**10 % 1000)", "24"
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class TraceRequest:
     """One trace that is to be written."""
 
     problem: Problem
@@ -62,7 +62,7 @@ class Prompting:
         )
 
 
-def derived_seed(seed: int, want: Wanted, turn: int) -> int:
+def derived_seed(seed: int, want: TraceRequest, turn: int) -> int:
     """A seed of its own for each turn of each trace, the same whatever else is asked; 31 bits."""
     digest = hashlib.sha256(f"{seed}\0{want.id}\0{turn}".encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1

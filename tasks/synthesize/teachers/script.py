@@ -26,7 +26,7 @@ from tasks.shared.sandbox import Status
 from tasks.shared.tools.protocol import Tool
 from tasks.synthesize.execution import run_blocks
 from tasks.synthesize.teachers.faults import break_program, break_tags, forge_output, other_answer
-from tasks.synthesize.teachers.prompting import Wanted
+from tasks.synthesize.teachers.prompting import TraceRequest
 from tasks.synthesize.traces import Fault, Problem, WrittenTrace
 from tasks.synthesize.verify import Rules
 
@@ -56,7 +56,7 @@ class ScriptTeacher:
         self._families = {family.name: family for family in (*TRAIN_FAMILIES, *WORD_FAMILIES)}
         self.metrics: dict[str, float | int] = {}
 
-    def write(self, wanted: Sequence[Wanted]) -> Iterator[WrittenTrace]:
+    def write(self, wanted: Sequence[TraceRequest]) -> Iterator[WrittenTrace]:
         """The wanted traces, in order; threads only wait for the sandbox."""
         with ThreadPoolExecutor(THREADS) as threads:
             yield from threads.map(lambda want: self.write_trace(want.problem, want.index), wanted)

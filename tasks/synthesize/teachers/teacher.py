@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from tasks.shared.config import SynthesizeStage
 from tasks.shared.contract.stage import StageContext
 from tasks.shared.generation.endpoint.responses import ResponseLog
-from tasks.synthesize.teachers.prompting import Wanted
+from tasks.synthesize.teachers.prompting import TraceRequest
 from tasks.synthesize.teachers.script import ScriptTeacher
 from tasks.synthesize.traces import WrittenTrace
 from tasks.synthesize.verify import Rules
@@ -24,7 +24,7 @@ class Teacher(Protocol):
     # what writing took, once it is done
     metrics: dict[str, float | int]
 
-    def write(self, wanted: Sequence[Wanted]) -> Iterator[WrittenTrace]:
+    def write(self, wanted: Sequence[TraceRequest]) -> Iterator[WrittenTrace]:
         """The wanted traces as they finish; a budget may leave some out."""
 
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.shared.estimates import avg_at_k
-from tasks.shared.evaluation.problems import Problem, Wanted, read_problems, wanted_samples
+from tasks.shared.evaluation.problems import Problem, SampleRequest, read_problems, wanted_samples
 from tasks.shared.evaluation.sampling import graded, take_all
 from tasks.shared.reporting.samples import Sample
 from tasks.shared.reporting.summary import as_evaluation, summarize
@@ -30,7 +30,7 @@ class FlakySampler:
         self.failures = dict(failures)
         self.asked: list[list[tuple[str, str, int]]] = []
 
-    def take(self, wanted: Sequence[Wanted]) -> Iterator[Sample]:
+    def take(self, wanted: Sequence[SampleRequest]) -> Iterator[Sample]:
         """As `Sampler.take`."""
         self.asked.append([want.key for want in wanted])
         for want in wanted:

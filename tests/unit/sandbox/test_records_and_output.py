@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.shared.sandbox import ExecutionResult, Limits, SandboxSettings, Status
-from tasks.shared.sandbox.cells import empty
+from tasks.shared.sandbox.compartments import empty
 from tasks.shared.sandbox.metrics import Metrics, percentile
 from tasks.shared.sandbox.output import cut_again, cut_middle, read_output, without_host_paths
 from tasks.shared.sandbox.protocol import MAX_FRAME, FrameReader, ProtocolError, encode, parse_limits

@@ -10,12 +10,12 @@ from tasks.shared.config import GenerationConfig, ModelConfig, SandboxConfig, Sy
 from tasks.shared.config.synthesis import SynthesizeConfig
 from tasks.shared.generation.endpoint.responses import ResponseKey, ResponseLog
 from tasks.synthesize.teachers.engine import EngineTeacher, Weights
-from tasks.synthesize.teachers.prompting import Wanted
+from tasks.synthesize.teachers.prompting import TraceRequest
 from tasks.synthesize.traces import Problem
 from tasks.synthesize.verify import Rules
 from tests.unit.synthesize.in_process import InProcessRunner
 
-WANTED = Wanted(Problem("sums/0", "What is 1 plus 1?", "2", "sums", ""), 0)
+WANTED = TraceRequest(Problem("sums/0", "What is 1 plus 1?", "2", "sums", ""), 0)
 WEIGHTS = Weights(Path("/models/a/model"), "model", "0" * 64)
 
 

@@ -13,12 +13,12 @@ from tasks.shared.generation.endpoint.completion import Completion
 from tasks.shared.generation.endpoint.responses import ResponseLog
 from tasks.shared.traces.tool_form import TOOLS
 from tasks.synthesize.teachers.endpoint import EndpointTeacher, Turn
-from tasks.synthesize.teachers.prompting import Wanted
+from tasks.synthesize.teachers.prompting import TraceRequest
 from tasks.synthesize.traces import Problem, WrittenTrace
 from tasks.synthesize.verify import Rules, verify
 from tests.unit.synthesize.in_process import InProcessRunner
 
-WANT = Wanted(Problem("p", "What is 1 + 2?", "3", "test", ""), 0)
+WANT = TraceRequest(Problem("p", "What is 1 + 2?", "3", "test", ""), 0)
 
 
 def called(*codes: str, content: str = "", **more: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field, field_validator
 
-from tasks.shared.traces.told import Told
+from tasks.shared.traces.served import ServedTrajectory
 
 # How endpoints say that a token limit cut the turn short: OpenAI's word, and Anthropic's, Mistral's and Google's.
 CUT_SHORT = frozenset({"length", "max_tokens", "model_length", "max_output_tokens"})
@@ -64,7 +64,7 @@ class Message(BaseModel):
     # thoughts, where the endpoint keeps them apart
     reasoning_content: str | None = None
     # every token and call, from a server of `tirflow serve` that was asked for it
-    trajectory: Told | None = None
+    trajectory: ServedTrajectory | None = None
 
     @field_validator("content", mode="before")
     @classmethod

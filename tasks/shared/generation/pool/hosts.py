@@ -16,7 +16,7 @@ import torch
 from tasks.shared.config import GenerationConfig, ModelConfig
 from tasks.shared.contract.addresses import address_towards
 from tasks.shared.contract.documents import write_whole
-from tasks.shared.contract.stage import POOL, Meeting, emit
+from tasks.shared.contract.stage import POOL, Rendezvous, emit
 from tasks.shared.generation.pool.server import ServerProcess, plan_servers, stop_all
 from tasks.shared.generation.vllm_options import engine_options
 
@@ -62,7 +62,7 @@ class AnnouncedServer:
         return found
 
 
-def invite(meeting: Meeting, token: str) -> Path:
+def invite(meeting: Rendezvous, token: str) -> Path:
     """In the first host: let the others in; the directory where they announce their servers."""
     directory = Path(meeting.shared) / POOL
     directory.mkdir(parents=True, exist_ok=True)
@@ -81,7 +81,7 @@ def dismiss(directory: Path) -> None:
 
 
 def keep_servers(
-    meeting: Meeting, config: GenerationConfig, model_config: ModelConfig, checkpoint: Path, logs: Path
+    meeting: Rendezvous, config: GenerationConfig, model_config: ModelConfig, checkpoint: Path, logs: Path
 ) -> None:
     """On a host that samples: keep its servers running until the first host is done.
 

@@ -11,7 +11,7 @@ import torch
 from tasks.shared.config import GenerationConfig, ModelConfig
 from tasks.shared.contract.addresses import address_towards
 from tasks.shared.contract.environment import named_key, rank
-from tasks.shared.contract.stage import POOL, Meeting
+from tasks.shared.contract.stage import POOL, Rendezvous
 from tasks.shared.generation.pool.generator import PoolFollower, PoolGenerator
 from tasks.shared.generation.pool.hosts import AnnouncedServer, dismiss, invite
 from tasks.shared.generation.pool.members import Member
@@ -30,7 +30,7 @@ def open_pool(
     eos_ids: Sequence[int],
     scratch: Path,
     num_training: int,
-    meeting: Meeting | None,
+    meeting: Rendezvous | None,
 ) -> Iterator[Generator]:
     """The recipe's pool with the checkpoint's weights, in the first rank; in the others what follows it.
 
@@ -65,7 +65,7 @@ def _members(
     checkpoint: Path,
     scratch: Path,
     num_training: int,
-    meeting: Meeting | None,
+    meeting: Rendezvous | None,
 ) -> tuple[list[ServerProcess], list[Member], str]:
     """The servers of this host, not started; the members of the pool; the token that all of them want."""
     pool = config.pool
@@ -95,7 +95,7 @@ def _members(
     return servers, [*(Member(server.name, server) for server in servers), *members], token
 
 
-def _nccl_address(config: GenerationConfig, meeting: Meeting | None) -> str:
+def _nccl_address(config: GenerationConfig, meeting: Rendezvous | None) -> str:
     """This host's address for a group of GPUs, "" where weights go over as files."""
     if not uses_nccl(config.pool):
         return ""

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from tasks.launch.backends import docker
+from tasks.launch.backends.access import mounts_of, needs_network, user_of_stages
 from tasks.launch.backends.docker import role_of
-from tasks.launch.backends.reach import mounts_of, needs_network, user_of_stages
 from tasks.shared.config.recipes import load_recipe
 from tasks.shared.contract.environment import container_environment, server_environment, stage_environment
-from tasks.shared.contract.stage import Meeting, StageRequest
+from tasks.shared.contract.stage import Rendezvous, StageRequest
 
 
 def request(stage: str, tmp_path: Path, store: str = "", **overrides: Any) -> StageRequest:
@@ -59,7 +59,7 @@ def test_a_stage_writes_to_scratch_and_store_and_reads_what_it_was_given(
 
 def test_a_stage_over_several_hosts_writes_to_what_they_share_too(tmp_path: Path) -> None:
     shared = str(tmp_path / "shared" / "sft")
-    meeting = Meeting(nodes=2, node=1, address="10.0.0.1", port=29500, shared=shared)
+    meeting = Rendezvous(nodes=2, node=1, address="10.0.0.1", port=29500, shared=shared)
     spread = request("sft", tmp_path).model_copy(update={"meeting": meeting})
     assert {mount["Source"] for mount in mounts_of(spread) if not mount["ReadOnly"]} == {
         shared,

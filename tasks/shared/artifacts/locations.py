@@ -17,7 +17,7 @@ from upath import UPath
 
 from tasks.shared.artifacts.cache import Cache
 from tasks.shared.artifacts.manifest import MANIFEST_NAME, Manifest, parse_manifest
-from tasks.shared.artifacts.outage import told_as_outage
+from tasks.shared.artifacts.outage import reported_as_outage
 from tasks.shared.artifacts.transfer import download, upload
 
 STAGING = ".staging"
@@ -28,7 +28,7 @@ def is_elsewhere(root: str) -> bool:
     return "://" in root and not root.startswith("file://")
 
 
-class Place(Protocol):
+class StoreLocation(Protocol):
     """What the store needs from where artifacts lie. `location` is relative to the root."""
 
     def staging(self, kind: str) -> "Iterator[Path]":
@@ -53,7 +53,7 @@ class Place(Protocol):
         """The location as a person or a tool would open it."""
 
 
-class LocalPlace:
+class LocalLocation:
     """A directory on a file system; staging lies inside it, so that publication is one rename."""
 
     def __init__(self, root: Path) -> None:
@@ -115,7 +115,7 @@ class LocalPlace:
         return str(self.root / location)
 
 
-class ObjectPlace:
+class ObjectLocation:
     """A prefix on an object store (s3://, gs://, memory://), with a local cache of what was read."""
 
     def __init__(self, root: UPath, cache: Cache) -> None:
@@ -124,7 +124,7 @@ class ObjectPlace:
 
     def staging(self, kind: str) -> Iterator[Path]:
         """Yield a directory under the local cache."""
-        return LocalPlace(self.cache.root).staging(kind)
+        return LocalLocation(self.cache.root).staging(kind)
 
     def install(self, directory: Path, location: str) -> bool:
         """Upload the files, the manifest last; False if another one's manifest is there already."""
@@ -132,7 +132,7 @@ class ObjectPlace:
             return False
         target = self.root / location
         manifest = parse_manifest((directory / MANIFEST_NAME).read_bytes(), str(directory))
-        with told_as_outage(str(self.root)):
+        with reported_as_outage(str(self.root)):
             upload(directory, target, manifest.files)
             target.fs.put_file(str(directory / MANIFEST_NAME), (target / MANIFEST_NAME).path)
         return True
@@ -142,7 +142,7 @@ class ObjectPlace:
         # Listings and absences are cached by fsspec; another process may have published since.
         self.root.fs.invalidate_cache()
         try:
-            with told_as_outage(str(self.root)):
+            with reported_as_outage(str(self.root)):
                 return (self.root / location / MANIFEST_NAME).read_bytes()
         except FileNotFoundError:
             return None
@@ -155,7 +155,7 @@ class ObjectPlace:
             copy = None
         while copy is None:
             with self.cache.filling(manifest.location) as directory:
-                with told_as_outage(str(self.root)):
+                with reported_as_outage(str(self.root)):
                     download(self.root / manifest.location, directory, manifest.files)
                 (directory / MANIFEST_NAME).write_bytes(manifest.to_json())
             copy = self.cache.find(manifest.location)

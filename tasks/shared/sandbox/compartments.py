@@ -1,7 +1,8 @@
 """The private directory of a child, the Landlock ruleset that names it, and the user it runs as.
 
-A worker keeps a few cells and uses them again, each time with another directory. Where the worker may mount, that is a
-tmpfs of its own with a size; under landlock it lies in one of the tmpfs mounts that the settings name, emptied, if any.
+A worker keeps a few compartments and uses them again, each time with another directory. Where the worker may mount,
+that is a tmpfs of its own with a size; under landlock it lies in one of the tmpfs mounts that the settings name,
+emptied, if any.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from tasks.shared.sandbox.confinement import Isolation, build_ruleset
 
 FIRST_UID = 1_879_000_000
 """Children of a worker with root's rights run as uids from here on, which no system hands out."""
-CELLS_A_WORKER = 4096
-UIDS_A_SERVER = 16 * CELLS_A_WORKER
+COMPARTMENTS_A_WORKER = 4096
+UIDS_A_SERVER = 16 * COMPARTMENTS_A_WORKER
 """Distance between the first uids of two servers; one of more workers takes several such blocks."""
 SCRATCH = "/scratch"
 _ENTRIES_A_STEP = 500
@@ -27,7 +28,7 @@ _ATTEMPTS = 5
 
 
 @dataclass(slots=True)
-class Cell:
+class Compartment:
     """What one child at a time runs in."""
 
     ruleset: int
@@ -47,7 +48,7 @@ def reserve_uids(workers: int) -> int:
     Names of abstract sockets reserve the ranges. They are seen in one network namespace: servers of root in several
     may still share uids. Raises OSError when no range is left.
     """
-    wanted = -(-workers * CELLS_A_WORKER // UIDS_A_SERVER)
+    wanted = -(-workers * COMPARTMENTS_A_WORKER // UIDS_A_SERVER)
     held: list[int] = []
     for place in range((2**32 - 1 - FIRST_UID) // UIDS_A_SERVER):
         name = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -64,8 +65,8 @@ def reserve_uids(workers: int) -> int:
     raise OSError("all ranges of users for programs are taken by other sandbox servers")
 
 
-class CellPool:
-    """The cells of one worker."""
+class CompartmentPool:
+    """The compartments of one worker."""
 
     def __init__(
         self,
@@ -77,11 +78,11 @@ class CellPool:
         first_uid: int,
     ) -> None:
         self._isolation, self._readable, self._disk_mb = isolation, readable, disk_mb
-        self._first_uid = first_uid + worker * CELLS_A_WORKER
+        self._first_uid = first_uid + worker * COMPARTMENTS_A_WORKER
         self._made = 0
         self._unused = list(scratch)
-        self._free: list[Cell] = []
-        self._soiled: list[tuple[Cell, Iterator[None]]] = []
+        self._free: list[Compartment] = []
+        self._soiled: list[tuple[Compartment, Iterator[None]]] = []
         self._failures = 0
 
     @property
@@ -89,31 +90,31 @@ class CellPool:
         """Whether `clean` has work left."""
         return bool(self._soiled)
 
-    def take(self) -> Cell | None:
-        """A cell with an empty directory; None while one is being emptied. Raises OSError if none can be made."""
+    def take(self) -> Compartment | None:
+        """One with an empty directory; None while one is being emptied. Raises OSError if none can be made."""
         if self._free:
             return self._free.pop()
         return None if self._soiled else self._make()
 
-    def give_back(self, cell: Cell) -> None:
-        """Keep the cell for the next child, with another directory.
+    def give_back(self, compartment: Compartment) -> None:
+        """Keep the compartment for the next child, with another directory.
 
         Also where the last one left nothing: dates and inode numbers would tell the next one what it did.
         """
-        if cell.directory < 0:
-            self._free.append(cell)
+        if compartment.directory < 0:
+            self._free.append(compartment)
         elif self._isolation.mode == "namespaces":
-            self._unmount(cell)
-            self._furnish(cell)
-            self._free.append(cell)
+            self._unmount(compartment)
+            self._furnish(compartment)
+            self._free.append(compartment)
         else:
-            os.close(cell.directory)
-            self._soiled.append((cell, emptying(cell.place)))
+            os.close(compartment.directory)
+            self._soiled.append((compartment, emptying(compartment.place)))
             self.clean()
 
     def clean(self) -> None:
         """Do a part of what is to be emptied, so that thousands of files hold up nobody for long."""
-        cell, steps = self._soiled[0]
+        compartment, steps = self._soiled[0]
         try:
             done = next(steps, self) is self
         except (
@@ -122,18 +123,18 @@ class CellPool:
             self._failures += 1
             if self._failures == _ATTEMPTS:
                 raise
-            self._soiled[0] = (cell, emptying(cell.place))
+            self._soiled[0] = (compartment, emptying(compartment.place))
             return
         if done:
             del self._soiled[0]
             self._failures = 0
-            self._furnish(cell)
-            self._free.append(cell)
+            self._furnish(compartment)
+            self._free.append(compartment)
 
-    def _make(self) -> Cell:
+    def _make(self) -> Compartment:
         number = self._made
         self._made += 1
-        uid = self._first_uid + number % CELLS_A_WORKER
+        uid = self._first_uid + number % COMPARTMENTS_A_WORKER
         place = ""
         if self._isolation.mode == "namespaces":
             place = f"{SCRATCH}/{number}"
@@ -146,30 +147,30 @@ class CellPool:
         ruleset = -1
         if self._isolation.mode != "unsafe":
             ruleset = build_ruleset(self._readable, place or None, self._isolation.landlock)
-        cell = Cell(ruleset, uid, place)
+        compartment = Compartment(ruleset, uid, place)
         if place:
-            self._furnish(cell)
-        return cell
+            self._furnish(compartment)
+        return compartment
 
-    def _furnish(self, cell: Cell) -> None:
-        """Give the cell a new private directory: a tmpfs of its own where the worker may mount."""
+    def _furnish(self, compartment: Compartment) -> None:
+        """Give the compartment a new private directory: a tmpfs of its own where the worker may mount."""
         if self._isolation.mode == "namespaces":
-            owner = f",uid={cell.uid},gid={cell.uid}" if self._isolation.as_root else ""
+            owner = f",uid={compartment.uid},gid={compartment.uid}" if self._isolation.as_root else ""
             options = f"size={self._disk_mb}m,nr_inodes=1024,mode=700{owner}"
-            cell.directory = kernel.make_unnamed(cell.place, options)
+            compartment.directory = kernel.make_unnamed(compartment.place, options)
         else:
-            os.chmod(cell.place, 0o700)
-            cell.directory = kernel.make_unnamed(cell.place)
-            os.chmod(cell.place, 0o500)
+            os.chmod(compartment.place, 0o700)
+            compartment.directory = kernel.make_unnamed(compartment.place)
+            os.chmod(compartment.place, 0o500)
 
-    def _unmount(self, cell: Cell) -> None:
+    def _unmount(self, compartment: Compartment) -> None:
         """Drop the tmpfs with all that is in it, whatever it is."""
-        os.fchdir(cell.directory)
-        os.close(cell.directory)
+        os.fchdir(compartment.directory)
+        os.close(compartment.directory)
         kernel.unmount(".")
         os.chdir("/")
-        for name in os.listdir(cell.place):
-            os.rmdir(f"{cell.place}/{name}")
+        for name in os.listdir(compartment.place):
+            os.rmdir(f"{compartment.place}/{name}")
 
 
 def empty(place: str) -> None:

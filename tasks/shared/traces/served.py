@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from tasks.shared.traces.trajectory import CodeCall, FinishReason, Trajectory, TrajectoryBuilder
 
 
-class Told(BaseModel):
+class ServedTrajectory(BaseModel):
     """Lengths: P prompt tokens, R response tokens."""
 
     prompt_ids: list[int]  # (P,)

@@ -7,7 +7,7 @@ from typing import Any
 
 from docker.types import Mount
 
-from tasks.shared.artifacts.places import is_elsewhere
+from tasks.shared.artifacts.locations import is_elsewhere
 from tasks.shared.contract.environment import home
 from tasks.shared.contract.stage import StageRequest
 

@@ -7,11 +7,11 @@ import subprocess
 import sys
 from contextlib import ExitStack
 
-from tasks.shared.sandbox.cells import CELLS_A_WORKER, FIRST_UID
+from tasks.shared.sandbox.compartments import COMPARTMENTS_A_WORKER, FIRST_UID
 
 RESERVE = """
 import sys
-from tasks.shared.sandbox.cells import reserve_uids
+from tasks.shared.sandbox.compartments import reserve_uids
 print(reserve_uids(int(sys.argv[1])), flush=True)
 input()
 """
@@ -28,7 +28,7 @@ def test_servers_at_once_have_uids_of_their_own() -> None:
             )
             assert server.stdout is not None
             first = int(server.stdout.readline())
-            ranges.append(range(first, first + number * CELLS_A_WORKER))
+            ranges.append(range(first, first + number * COMPARTMENTS_A_WORKER))
     ranges.sort(key=lambda one: one.start)
     assert ranges[0].start >= FIRST_UID
     assert ranges[-1].stop < 2**32 - 1
