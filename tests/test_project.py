@@ -238,6 +238,20 @@ def test_module_docstrings_and_sizes() -> None:
         assert text.count("\n") <= 400, f"{module}: {text.count(chr(10))} lines; split it"
 
 
+def test_what_a_field_means_stands_beside_or_above_it() -> None:
+    """A comment behind the bracket that closes a field is too long for its line: it belongs above the field."""
+    torn = []
+    for module, path in MODULES.items():
+        lines = path.read_text().splitlines()
+        bodies = [
+            node.body for node in ast.walk(ast.parse("\n".join(lines))) if isinstance(node, ast.ClassDef)
+        ]
+        fields = [node for body in bodies for node in body if isinstance(node, ast.AnnAssign)]
+        last = [(field.end_lineno or 0) - 1 for field in fields if field.end_lineno != field.lineno]
+        torn += [f"{module}:{line + 1}" for line in last if "  # " in lines[line]]
+    assert not torn
+
+
 def test_no_machine_paths_or_unfinished_work_in_the_tree() -> None:
     files = subprocess.run(
         ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True

@@ -84,9 +84,8 @@ class Trainer:
     zero_stage: int = 2
     row_tokens: int = 16384
     updates: int = 1  # optimizer steps of an RL step
-    forward_passes: int = (
-        0  # over all tokens, without gradients: old log-probs, a reference, a critic's values
-    )
+    # over all tokens, without gradients: old log-probs, a reference, a critic's values
+    forward_passes: int = 0
     models: int = 1  # updated: 2 with a critic
     checkpointing: bool = True
     adapters: bool = False  # the weights' own gradients are not computed

@@ -80,9 +80,8 @@ class Page:
     checkpoints: Sequence[str] = ()
     strips: Sequence[tuple[str, str, Sequence[Strip]]] = ()  # set, problem id, a strip a checkpoint
     evaluations: Mapping[str, Sequence[Sample]] = field(default_factory=dict)
-    written: Mapping[str, Sequence[Sample]] = field(
-        default_factory=dict
-    )  # rejected traces, rollouts: all shown
+    # rejected traces, rollouts: all shown
+    written: Mapping[str, Sequence[Sample]] = field(default_factory=dict)
     most_traces: int = MOST_TRACES
     most_tokens: int = MOST_TOKENS
 

@@ -42,10 +42,8 @@ GRADED = pa.schema(
         ("unrecognised", pa.int32()),
         ("self_written", pa.int32()),
         ("wrote_code", pa.bool_()),
-        (
-            "versions",
-            pa.list_(VERSION),
-        ),  # steps done before the weights were made, and how many tokens they sampled
+        # steps done before the weights were made, and how many tokens they sampled
+        ("versions", pa.list_(VERSION)),
         ("finish", pa.string()),
         ("group", pa.int32()),
         ("outcome", pa.float64()),

@@ -33,9 +33,8 @@ class UpdateResult:
     """What the optimizer steps of one RL step did; sums are over all ranks and mini-batches, but for the loss."""
 
     sums: PolicySums  # but the loss, which is the mean over mini-batches
-    grad_norm: (
-        float | None
-    )  # before clipping, mean over mini-batches with a finite one; None if there is none
+    # before clipping, mean over mini-batches with a finite one; None if there is none
+    grad_norm: float | None
     learning_rate: float
     num_updates: int  # optimizer steps: 0 if nothing was in the loss, or while the critic warms up
     num_skipped: int  # mini-batches left out because of their gradient

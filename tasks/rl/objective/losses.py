@@ -27,9 +27,8 @@ class PolicyLossSettings:
     clip_high: float = 0.28  # above 1 + clip_high (clip-higher, DAPO)
     dual_clip: float = 3.0  # c > 1: bound of the loss at -c A for A < 0 (arXiv 1912.09729)
     importance_cap: float = 2.0  # truncated importance sampling of trainer over sampler
-    sequence_mask: float = (
-        0.0  # bound > 1 of a sequence's geometric mean of trainer over sampler, and of its inverse
-    )
+    # bound > 1 of a sequence's geometric mean of trainer over sampler, and of its inverse
+    sequence_mask: float = 0.0
     kl_coefficient: float = 0.0
     entropy_coefficient: float = 0.0
 
@@ -63,9 +62,8 @@ class PolicySums:
     gap_kl: float  # k3 estimate of KL(sampler || trainer)
     gap_max: float  # the largest: take the maximum, do not add
     capped: float  # tokens whose importance weight is cut
-    masked: float = (
-        0.0  # tokens of sequences that `sequence_mask` takes out; they still count in the sums above
-    )
+    # tokens of sequences that `sequence_mask` takes out; they still count in the sums above
+    masked: float = 0.0
 
 
 def token_weights(num_tokens: Sequence[int], reduction: Reduction, most_tokens: float = 0.0) -> np.ndarray:

@@ -61,9 +61,8 @@ class ProblemSource(Section):
     """One problem set: from the registry in `data/`, a hub dataset, local files, or the tiny world."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")  # names files and metrics
-    source: Literal[
-        "registry", "hub", "file", "tiny", "words"
-    ]  # the last two are made here, see data/families
+    # the last two are made here, see data/families
+    source: Literal["registry", "hub", "file", "tiny", "words"]
     id: str = ""  # registry name or hub dataset id
     revision: str = ""
     subset: str = ""

@@ -25,9 +25,8 @@ class SelectionConfig(Section):
     """Which of the verified traces are trained on. The filters run in the order of these keys."""
 
     require_code: bool = True  # a block runs before the answer, and the answer is not stated before it
-    min_code_work: int = Field(
-        3, ge=0
-    )  # of the block that computes most (tasks/synthesize/selection); 0: off
+    # of the block that computes most (tasks/synthesize/selection); 0: off
+    min_code_work: int = Field(3, ge=0)
     repeated_blocks: Literal["reject", "keep"] = "reject"
     max_chars: int = Field(60_000, ge=0)  # about 16k tokens; 0: off
     min_latin_share: float = Field(0.95, ge=0, le=1)  # of the letters outside code; 0: off

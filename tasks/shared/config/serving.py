@@ -12,9 +12,8 @@ class ServeConfig(Section):
 
     # where a reply has what programs printed: in its text, as the model read it, or in the field `interpreter` alone
     interpreter: Literal["text", "field"] = "text"
-    max_queue: int = Field(
-        256, ge=0
-    )  # samples that wait beside those that the engine decodes; more are refused
+    # samples that wait beside those that the engine decodes; more are refused
+    max_queue: int = Field(256, ge=0)
     max_samples: int = Field(64, ge=1)  # of one request (n)
     max_body_kib: int = Field(1024, ge=1)  # of a request
     max_seconds: float = Field(600.0, gt=0)  # that a request may take

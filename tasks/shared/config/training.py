@@ -51,9 +51,8 @@ class OptimizerConfig(Section):
     weight_decay: float = Field(0.01, ge=0)
     betas: tuple[float, float] = (0.9, 0.95)
     max_grad_norm: float = Field(1.0, gt=0)
-    grad_norm_bound: float = Field(
-        0.0, ge=0
-    )  # before clipping; a step over it is bad; 0: only what is not finite
+    # before clipping; a step over it is bad; 0: only what is not finite
+    grad_norm_bound: float = Field(0.0, ge=0)
     on_bad_gradient: Literal["stop", "skip"] = "stop"  # skip: the step is left out, and counted
     zero_stage: Literal[0, 1, 2, 3] = 2
     ranks: int = Field(1, ge=1)  # processes, one a GPU, over all nodes
@@ -134,9 +133,8 @@ class RlConfig(Section):
     # steps by which what a step trains on may have been begun before it: 0 samples and trains in turn; more, and the
     # sampler goes on while the trainer works (docs/asynchronous.md)
     staleness: int = Field(0, ge=0)
-    update_in_flight: bool = (
-        False  # weights go to requests that run, which go on with them; false: they end first
-    )
+    # weights go to requests that run, which go on with them; false: they end first
+    update_in_flight: bool = False
     prompts_per_step: int = Field(128, ge=1)
     samples_per_prompt: int = Field(16, ge=1)
     algorithm: Literal["ppo", "grpo", "dr_grpo", "rloo", "reinforce"] = "grpo"
@@ -149,9 +147,8 @@ class RlConfig(Section):
     reduction: Reduction = "token"
     clip_low: float = Field(0.2, gt=0, lt=1)
     clip_high: float = Field(0.28, gt=0)  # clip-higher (DAPO)
-    dual_clip: float = Field(
-        3.0, ge=0
-    )  # of "clip": the loss of a negative advantage A ends at -c A; 0 is off
+    # of "clip": the loss of a negative advantage A ends at -c A; 0 is off
+    dual_clip: float = Field(3.0, ge=0)
     mini_batches: int = Field(1, ge=1)  # optimizer steps on one batch of rollouts
     temperature: float = Field(1.0, gt=0)
     top_p: float = 1.0
@@ -162,20 +159,17 @@ class RlConfig(Section):
     sequence_mask: float = Field(0.0, ge=0)
     filter_void_turns: bool = True  # SimpleTIR
     drop_equal_rewards: bool = True  # dynamic sampling (DAPO): a group all right or all wrong teaches nothing
-    resample_attempts: int = Field(
-        1, ge=1
-    )  # times a step samples, to replace groups of equal rewards; 1: never
-    resample_on_correct: bool = (
-        False  # rStar2: twice the samples, then half, right ones with clean code preferred
-    )
+    # times a step samples, to replace groups of equal rewards; 1: never
+    resample_attempts: int = Field(1, ge=1)
+    # rStar2: twice the samples, then half, right ones with clean code preferred
+    resample_on_correct: bool = False
     # beside failing code, answers that are missing, broken or given more than once weigh against a right one (rStar2)
     resample_format_penalty: bool = False
     # "package.module:function" or "/absolute/path.py:function": what an answer is worth, in place of +1 and -1
     reward: str = ""
     reward_arguments: dict[str, str | int | float | bool] = Field({})  # that the function is called with
-    reward_key_variable: str = Field(
-        "", pattern=r"^([A-Z][A-Z0-9_]*)?$"
-    )  # the one secret its process is given
+    # the one secret its process is given
+    reward_key_variable: str = Field("", pattern=r"^([A-Z][A-Z0-9_]*)?$")
     reward_seconds: float = Field(600.0, gt=0)  # for the responses that a rank has in a step
     reward_memory_mb: int = Field(4096, ge=64)
     overlong_buffer_tokens: int = Field(0, ge=0)  # soft overlong penalty (DAPO); 0 is off

@@ -27,9 +27,8 @@ class Piece:
     """The tokens sampled for one request since it was added or last extended."""
 
     request_id: str
-    ids: tuple[
-        int, ...
-    ]  # (n,) in order, the token that completed the stop string or the end of turn included
+    # (n,) in order, the token that completed the stop string or the end of turn included
+    ids: tuple[int, ...]
     logprobs: tuple[float, ...]  # (n,) under the distribution sampled from
     reason: Literal["stop", "eos", "length"]
     # (weight version, sampled tokens) in order; empty: the weights loaded last sampled all tokens

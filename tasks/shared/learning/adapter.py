@@ -70,9 +70,8 @@ class FullWeight(NamedTuple):
     """A weight of the model without its adapters' layers; they are added to it."""
 
     name: str  # as the base has it
-    parameters: list[
-        nn.Parameter
-    ]  # that it is made of; whole, where they are partitioned, before `whole` is called
+    # that it is made of; whole, where they are partitioned, before `whole` is called
+    parameters: list[nn.Parameter]
     whole: Callable[[], torch.Tensor]
 
 

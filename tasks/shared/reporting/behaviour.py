@@ -24,17 +24,14 @@ class Behaviour:
     pass_ratio: float | None  # blocks that ran to their end / blocks executed (ToRL: .76 to .84)
     last_block_pass_right: float | None  # of samples with code and a right answer: the last block ran
     last_block_pass_wrong: float | None  # the same with a wrong answer (ReTool: falls)
-    first_code_position: (
-        float | None
-    )  # characters before the first block / characters, over samples with code
+    # characters before the first block / characters, over samples with code
+    first_code_position: float | None
     num_with_failure: int  # samples with a failed block
-    self_correction: (
-        float | None
-    )  # samples with a failed block, later one that runs and differs / samples with one
+    # samples with a failed block, later one that runs and differs / samples with one
+    self_correction: float | None
     executed_code_ratio: float | None  # samples with a block really executed / samples (ToRL, effective 1)
-    executed_before_answer_ratio: (
-        float | None
-    )  # ... and executed before the first box / samples (ToRL, effective 2)
+    # ... and executed before the first box / samples (ToRL, effective 2)
+    executed_before_answer_ratio: float | None
     calls_per_sample: float | None
     truncated_ratio: float | None  # samples that ran out of tokens / samples
     num_unrecognised: int  # blocks that were meant as such and are not written as the dialect reads them

@@ -16,10 +16,8 @@ class TraceRequest:
     """One trace that is to be written."""
 
     problem: Problem
-    # among the traces of this problem
-    index: int
-    # the text to rewrite, "" in other modes
-    reasoning: str = ""
+    index: int  # among the traces of this problem
+    reasoning: str = ""  # the text to rewrite, "" in other modes
 
     @property
     def id(self) -> str:
