@@ -35,15 +35,11 @@ class Problem:
     """
 
     id: str
-    # the text a model is shown
-    problem: str
-    # integer; 0..999 in the tiny world
-    answer: int
-    # name of the family, see `data.families`
-    family: str
+    problem: str  # the text a model is shown
+    answer: int  # integer; 0..999 in the tiny world
+    family: str  # name of the family, see `data.families`
     params: dict[str, int]
-    # index into the family's wordings
-    phrasing: int
+    phrasing: int  # index into the family's wordings
 
 
 def generate(

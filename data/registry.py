@@ -16,28 +16,19 @@ REGISTRY_PATH = Path(__file__).with_name("registry.toml")
 class PublicProblemSet:
     """One public problem set at a pinned revision."""
 
-    # hub dataset id
-    id: str
-    # commit hash on the hub, 40 hex digits
-    revision: str
+    id: str  # hub dataset id
+    revision: str  # commit hash on the hub, 40 hex digits
     split: str
-    # as the dataset's card states it
-    licence: str
-    # column names, dotted where the value is nested
-    problem_column: str
+    licence: str  # as the dataset's card states it
+    problem_column: str  # column names, dotted where the value is nested
     answer_column: str
-    # what an answer must look like
-    answer: Literal["integer", "expression"]
-    # configuration of the dataset; empty: its only one
-    subset: str = ""
-    # as published, repeats included; 0: not checked
-    rows: int = 0
+    answer: Literal["integer", "expression"]  # what an answer must look like
+    subset: str = ""  # configuration of the dataset; empty: its only one
+    rows: int = 0  # as published, repeats included; 0: not checked
     # `rows_digest` of problems and answers; empty: not checked, `prepare` logs what it finds
     digest: str = ""
-    # everything up to and with this text is cut off a problem; empty: nothing
-    strip_before: str = ""
-    # everything from this text on is cut off a problem; empty: nothing
-    strip_after: str = ""
+    strip_before: str = ""  # everything up to and with this text is cut off a problem; empty: nothing
+    strip_after: str = ""  # everything from this text on is cut off a problem; empty: nothing
 
 
 def load_registry() -> dict[str, PublicProblemSet]:

@@ -37,16 +37,13 @@ class Family:
     ranges: tuple[tuple[str, int, int], ...]
     # templates of the problem text; numbers stand at most six words apart (see tasks/prepare/decontaminate.py)
     phrasings: tuple[str, ...]
-    # templates of complete programs that print the answer and nothing else
-    programs: tuple[str, ...]
+    programs: tuple[str, ...]  # templates of complete programs that print the answer and nothing else
     # templates of programs that run but go wrong in a way a careless writer would
     near_misses: tuple[str, ...]
-    # reference answer, by another way than the programs where one exists
-    solve: Callable[[Params], int]
+    solve: Callable[[Params], int]  # reference answer, by another way than the programs where one exists
     # parameters that make no sense or are too easy are refused here
     accept: Callable[[Params], bool] = _accept_all
-    # largest answer
-    max_answer: int = MAX_ANSWER
+    max_answer: int = MAX_ANSWER  # largest answer
     # the parameters and every intermediate value that `reasonings` name
     work: Callable[[Params], Params] = dict
     # templates of reasoning in text alone; none where a family cannot be worked out by hand

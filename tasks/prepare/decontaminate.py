@@ -17,11 +17,9 @@ class Overlap:
     """A training problem that was removed, and why."""
 
     row: ProblemRow
-    # id and set of the evaluation problem with the same n-gram
-    evaluation_id: str
+    evaluation_id: str  # id and set of the evaluation problem with the same n-gram
     evaluation_source: str
-    # the words they share
-    ngram: str
+    ngram: str  # the words they share
 
 
 def decontaminate(

@@ -22,13 +22,10 @@ MADE_DEFAULT_LIMIT = 200
 class ProblemSet:
     """A problem set, read and checked."""
 
-    # its name in the recipe
-    name: str
-    # "integer" or "expression"
-    answer_kind: str
+    name: str  # its name in the recipe
+    answer_kind: str  # "integer" or "expression"
     rows: list[ProblemRow]
-    # rows dropped because the same problem stood there before
-    num_repeats: int
+    num_repeats: int  # rows dropped because the same problem stood there before
 
 
 def read_problem_set(source: ProblemSource, seed: int) -> ProblemSet:

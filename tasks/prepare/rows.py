@@ -21,30 +21,22 @@ MAX_DIGITS = 100  # Python refuses to read integers of thousands
 class ProblemRow:
     """One problem as every later stage reads it."""
 
-    # unique over all sets: "<set>/<id in the set>"
-    id: str
+    id: str  # unique over all sets: "<set>/<id in the set>"
     problem: str
-    # reference answer as text: "70", or LaTeX where the set allows expressions
-    answer: str
-    # name of the problem set in the recipe
-    source: str
-    # family in the tiny world, "" elsewhere
-    family: str = ""
-    # what stands before the conversation, "" in most sets
-    system: str = ""
+    answer: str  # reference answer as text: "70", or LaTeX where the set allows expressions
+    source: str  # name of the problem set in the recipe
+    family: str = ""  # family in the tiny world, "" elsewhere
+    system: str = ""  # what stands before the conversation, "" in most sets
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
     """Where problem and answer stand in a raw row, and what an answer must be."""
 
-    # column names; a dot steps into nested values: "prompt.0.content"
-    problem: str
+    problem: str  # column names; a dot steps into nested values: "prompt.0.content"
     answer: str
-    # whether answers must be integers 0 to 999
-    integer: bool
-    # instructions that a publisher wrapped around the problem; see data/registry.toml
-    strip_before: str = ""
+    integer: bool  # whether answers must be integers 0 to 999
+    strip_before: str = ""  # instructions that a publisher wrapped around the problem; see data/registry.toml
     strip_after: str = ""
     # what a list of several answers is: "refuse", or "set" (an answer must name all of them)
     several: str = "refuse"

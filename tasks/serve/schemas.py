@@ -113,8 +113,7 @@ class ChatRequest(Asked):
 
     messages: list[ChatMessage] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1)
-    # vLLM's: go on with the last message, which is the assistant's
-    continue_final_message: bool = False
+    continue_final_message: bool = False  # vLLM's: go on with the last message, which is the assistant's
     add_generation_prompt: bool = True
 
     @model_validator(mode="after")

@@ -21,13 +21,10 @@ class Problem:
 
     id: str
     problem: str
-    # reference answer
-    answer: str
+    answer: str  # reference answer
     source: str
-    # family in the tiny world, "" elsewhere
-    family: str
-    # its own system message, "" in most sets
-    system: str = ""
+    family: str  # family in the tiny world, "" elsewhere
+    system: str = ""  # its own system message, "" in most sets
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +34,11 @@ class WrittenTrace:
     Example: `WrittenTrace("tiny/power_mod-3f/0", problem, "Let me run ... \\boxed{88}...")`
     """
 
-    # "<problem id>/<index among this problem's traces>"
-    id: str
+    id: str  # "<problem id>/<index among this problem's traces>"
     problem: Problem
-    # the response in the dialect, interpreter output included
-    trace: str
-    # side information, see `Fault`
-    fault: Fault = Fault.NONE
-    # who wrote it: "script", or the name of a model
-    teacher: str = "script"
+    trace: str  # the response in the dialect, interpreter output included
+    fault: Fault = Fault.NONE  # side information, see `Fault`
+    teacher: str = "script"  # who wrote it: "script", or the name of a model
     # sha256 of the prompt that the teacher was given, as hex; "" where there was none
     prompt_digest: str = ""
     # where the teacher gave no whole trace: why (NO_RESPONSE, or SANDBOX_FAILURE while it waited for output)
@@ -147,14 +140,10 @@ STEP_OF: dict[Reason, Step] = {
 class Scores:
     """What the filters measured on a trace; None where a filter did not run."""
 
-    # the most that one block computes, see `code_work`
-    code_work: int | None = None
-    # share of Latin letters among the letters outside code and its output
-    latin_share: float | None = None
-    # share of the given model's samples that solve the problem
-    pass_rate: float | None = None
-    # shares of the judge's votes
-    novelty: float | None = None
+    code_work: int | None = None  # the most that one block computes, see `code_work`
+    latin_share: float | None = None  # share of Latin letters among the letters outside code and its output
+    pass_rate: float | None = None  # share of the given model's samples that solve the problem
+    novelty: float | None = None  # shares of the judge's votes
     significance: float | None = None
 
 
@@ -163,16 +152,11 @@ class Verdict:
     """What verification found, and selection after it."""
 
     reason: Reason
-    # one line for people: the rule that was broken, the output that differed
-    detail: str
-    # sandbox status of each block that was run, in order
-    block_status: tuple[str, ...]
-    # wall seconds of each block that was run, in order
-    block_seconds: tuple[float, ...]
-    # the trace to train on: as written, or with the true outputs in place
-    trace: str = ""
-    # blocks whose recorded output was replaced by the true one
-    num_replaced: int = 0
+    detail: str  # one line for people: the rule that was broken, the output that differed
+    block_status: tuple[str, ...]  # sandbox status of each block that was run, in order
+    block_seconds: tuple[float, ...]  # wall seconds of each block that was run, in order
+    trace: str = ""  # the trace to train on: as written, or with the true outputs in place
+    num_replaced: int = 0  # blocks whose recorded output was replaced by the true one
     scores: Scores = field(default_factory=Scores)
 
     @property

@@ -34,17 +34,13 @@ class Rules:
     """How traces of this recipe are written and run."""
 
     dialect: Dialect
-    # most code blocks in a trace
-    max_calls: int
+    max_calls: int  # most code blocks in a trace
     error_feedback: Literal["full", "last_line"]
     announce_remaining_calls: bool
-    # whether the blocks of a trace share one session
-    stateful: bool
-    # of one block
-    limits: Limits = field(default_factory=Limits)
+    stateful: bool  # whether the blocks of a trace share one session
+    limits: Limits = field(default_factory=Limits)  # of one block
     verification: VerificationConfig = field(default_factory=VerificationConfig)
-    # a block that is not whole is answered by a notice, as in a rollout
-    block_notices: bool = True
+    block_notices: bool = True  # a block that is not whole is answered by a notice, as in a rollout
 
     @classmethod
     def of(cls, config: SynthesizeStage) -> Self:
@@ -139,10 +135,8 @@ class _Run:
     """A trace whose blocks were executed."""
 
     written: WrittenTrace
-    # own words and feedback in turn
-    segments: Sequence[Segment]
-    # of each block; fewer if the sandbox failed
-    results: Sequence[ExecutionResult]
+    segments: Sequence[Segment]  # own words and feedback in turn
+    results: Sequence[ExecutionResult]  # of each block; fewer if the sandbox failed
     rules: Rules
 
     def compared(self) -> Iterator[tuple[int, str, str, ExecutionResult]]:

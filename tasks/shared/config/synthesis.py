@@ -25,8 +25,7 @@ class TextSource(Section):
     split: str = "train"
     path: str = ""  # JSONL, JSON, CSV or parquet, or a folder of such files
     run: str = ""  # source = "traces": the run whose traces are rewritten
-    # columns; a dot steps into nested values: "messages.1.content"
-    problem_column: str = "problem"
+    problem_column: str = "problem"  # columns; a dot steps into nested values: "messages.1.content"
     reasoning_column: str = "reasoning"
     answer_column: str = "answer"
 

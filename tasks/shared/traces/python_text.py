@@ -27,11 +27,9 @@ class Fence:
     """An opening fence in a text."""
 
     start: int
-    # of the program behind it
-    first: int
+    first: int  # of the program behind it
     marks: str
-    # "" where it names none
-    language: str
+    language: str  # "" where it names none
 
     @property
     def is_python(self) -> bool:

@@ -18,10 +18,8 @@ THREADS = 32
 class Vote:
     """One answer of the judge."""
 
-    # the code finds something that the text did not already have
-    novel: bool
-    # the solution would be harder without it
-    significant: bool
+    novel: bool  # the code finds something that the text did not already have
+    significant: bool  # the solution would be harder without it
 
 
 class Judge(Protocol):

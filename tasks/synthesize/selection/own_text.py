@@ -10,10 +10,8 @@ from tasks.shared.traces.dialect import Dialect
 class OwnText:
     """What the teacher wrote, in pieces."""
 
-    # the words before each block, and those after the last
-    words: tuple[str, ...]
-    # of each block
-    codes: tuple[str, ...]
+    words: tuple[str, ...]  # the words before each block, and those after the last
+    codes: tuple[str, ...]  # of each block
 
     @classmethod
     def of(cls, trace: str, dialect: Dialect) -> Self:

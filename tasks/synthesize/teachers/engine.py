@@ -36,10 +36,8 @@ class Weights:
     """The model that writes."""
 
     checkpoint: Path
-    # its name in the dataset: artifact digest or directory
-    name: str
-    # digest of its files
-    digest: str
+    name: str  # its name in the dataset: artifact digest or directory
+    digest: str  # digest of its files
 
 
 class EngineTeacher:

@@ -40,8 +40,7 @@ class Plan:
 
     # sentence and program of each block, in order; empty: reasoning in text alone
     blocks: tuple[tuple[str, str], ...]
-    # sentences before the answer
-    closing: str
+    closing: str  # sentences before the answer
     fault: Fault
 
 

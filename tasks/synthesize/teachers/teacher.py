@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 class Teacher(Protocol):
     """Writes traces, in any order; one that it could not write says so itself (`WrittenTrace.loss`)."""
 
-    # what writing took, once it is done
-    metrics: dict[str, float | int]
+    metrics: dict[str, float | int]  # what writing took, once it is done
 
     def write(self, wanted: Sequence[TraceRequest]) -> Iterator[WrittenTrace]:
         """The wanted traces as they finish; a budget may leave some out."""

@@ -26,10 +26,8 @@ def require_usable(choice: Choice, said: str, most_chars: int) -> None:
 class AskedCall:
     """One call of a turn."""
 
-    # as the endpoint sent it
-    sent: ToolCall
-    # as the dialect writes it
-    text: str
+    sent: ToolCall  # as the endpoint sent it
+    text: str  # as the dialect writes it
 
     @classmethod
     def of(cls, sent: ToolCall) -> Self:
@@ -49,8 +47,7 @@ class AskedCall:
 class ToolTurn:
     """What a model said in one turn."""
 
-    # thoughts, words, and the line break that sets a call off, as a chat template writes them
-    words: str
+    words: str  # thoughts, words, and the line break that sets a call off, as a chat template writes them
     calls: tuple[AskedCall, ...]
     content: str
     thoughts: str

@@ -45,11 +45,9 @@ class AttemptFailed(Exception):
 
     # "http_429", "timeout", "connection", "invalid_response", "error", "too_large", "other_model", "empty"
     kind: str
-    # what the endpoint said, in one line
-    said: str
+    said: str  # what the endpoint said, in one line
     may_pass: bool
-    # what the endpoint asks to wait
-    retry_after_s: float | None = None
+    retry_after_s: float | None = None  # what the endpoint asks to wait
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.said}"

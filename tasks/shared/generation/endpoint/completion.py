@@ -61,8 +61,7 @@ class Message(BaseModel):
     content: str | None = None
     refusal: str | None = None
     tool_calls: list[ToolCall] | None = None
-    # thoughts, where the endpoint keeps them apart
-    reasoning_content: str | None = None
+    reasoning_content: str | None = None  # thoughts, where the endpoint keeps them apart
     # every token and call, from a server of `tirflow serve` that was asked for it
     trajectory: ServedTrajectory | None = None
 

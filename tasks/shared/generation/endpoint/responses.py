@@ -25,15 +25,11 @@ GZIP_MEMBER = 31  # zlib's window bits for a gzip header
 class ResponseKey:
     """Which request a response answers: one turn of one sample of one problem."""
 
-    # "teacher" or "judge"
-    asker: str
+    asker: str  # "teacher" or "judge"
     problem_id: str
-    # index among the problem's traces; of the first where one request gives several
-    sample: int
-    # turn of the conversation, from 0
-    turn: int
-    # digest of everything that was sent: a changed prompt or model is another request
-    request: str
+    sample: int  # index among the problem's traces; of the first where one request gives several
+    turn: int  # turn of the conversation, from 0
+    request: str  # digest of everything that was sent: a changed prompt or model is another request
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +39,7 @@ class _Entry:
     path: Path
     offset: int
     usage: Usage
-    # whether this run asked for it, or took it over from an earlier one
-    is_own: bool
+    is_own: bool  # whether this run asked for it, or took it over from an earlier one
 
 
 class ResponseLog:
