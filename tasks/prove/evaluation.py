@@ -16,7 +16,7 @@ from tasks.prove.findings import GRADE, MISSING, STATED, UNDECIDED, Difference, 
 from tasks.prove.programs import run_again
 from tasks.shared.artifacts import ArtifactRef
 from tasks.shared.config import EvaluateStage
-from tasks.shared.evaluation.problems import Problem, read_problems, wanted_samples
+from tasks.shared.evaluation.problems import EvaluationProblem, read_problems, wanted_samples
 from tasks.shared.grading import grade
 from tasks.shared.learning.checkpoints import load_tokenizer
 from tasks.shared.reporting.evaluated import SUMMARY_FILE, protocol_of
@@ -127,7 +127,7 @@ def _is_whole(sample: Sample) -> bool:
 
 
 def check_problems(
-    name: str, problems: list[Problem], seed: int, config: EvaluateStage, samples: list[Sample]
+    name: str, problems: list[EvaluationProblem], seed: int, config: EvaluateStage, samples: list[Sample]
 ) -> list[Difference]:
     """Every sample that the protocol asks for is there once, in order, with the problem and answer of its set."""
     wanted = list(wanted_samples(problems, config.evaluate.samples_per_problem, seed))

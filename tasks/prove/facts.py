@@ -11,7 +11,7 @@ from tasks.shared.artifacts import ArtifactRef, Manifest, Store
 from tasks.shared.artifacts.lineage import lineage
 from tasks.shared.config import EvaluateStage, ReportConfig, ReportStage
 from tasks.shared.contract.stage import StageContext, StageRequest
-from tasks.shared.evaluation.problems import Problem, read_problems
+from tasks.shared.evaluation.problems import EvaluationProblem, read_problems
 from tasks.shared.reporting.evaluated import Evaluated, protocol_of, read_evaluated
 from tasks.shared.rows.ngrams import ngrams
 from tasks.shared.rows.tables import read_table
@@ -99,9 +99,9 @@ def _weights(manifest: Manifest | None) -> dict[str, str]:
     return {entry.path: entry.sha256 for entry in files if entry.path.endswith(".safetensors")}
 
 
-def _problem_digests(problems: list[Problem]) -> dict[str, Any]:
+def _problem_digests(problems: list[EvaluationProblem]) -> dict[str, Any]:
     """Each set's number of problems and digest over problems and answers, as `prepare` logs it."""
-    sets: dict[str, list[Problem]] = {}
+    sets: dict[str, list[EvaluationProblem]] = {}
     for problem in problems:
         sets.setdefault(problem.set, []).append(problem)
     return {
@@ -123,7 +123,7 @@ def _scores(evaluated: Evaluated) -> dict[str, Any]:
 
 
 def _decontamination(
-    store: Store, ref: ArtifactRef, manifest: Manifest | None, evaluation: list[Problem]
+    store: Store, ref: ArtifactRef, manifest: Manifest | None, evaluation: list[EvaluationProblem]
 ) -> dict[str, Any]:
     """What was taken out of these training problems, and what of them overlaps with these evaluation problems."""
     if manifest is None:

@@ -18,7 +18,7 @@ from tasks.rl.buffer import Buffer
 from tasks.rl.experience import Graded, score
 from tasks.rl.journal import JOURNAL_FILE
 from tasks.rl.metrics import PhaseClock
-from tasks.rl.problems import Problem
+from tasks.rl.problems import RlProblem
 from tasks.rl.state import Progress
 from tasks.shared.config import GenerationConfig, RlStage
 from tasks.shared.contract.stage import Value
@@ -43,7 +43,7 @@ class Ahead:
         config: RlStage,
         policy: RolloutPolicy,
         *,
-        problems: Sequence[Problem],
+        problems: Sequence[RlProblem],
         generator: Generator,
         interpreter: Tool | None,
         tokenizer: "PreTrainedTokenizerBase",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tasks.rl.experience import Graded
 from tasks.rl.journal import JOURNAL_FILE, Journal
-from tasks.rl.problems import Problem, draw_problems, sample_seed
+from tasks.rl.problems import RlProblem, draw_problems, sample_seed
 from tasks.rl.rollouts import read_group, write_group
 from tasks.rl.sampling import num_teaching
 from tasks.shared.config import RlConfig
@@ -26,7 +26,7 @@ class Buffer:
         self,
         directory: Path,
         config: RlConfig,
-        problems: Sequence[Problem],
+        problems: Sequence[RlProblem],
         *,
         seed: int,
         data_seed: int,
@@ -82,7 +82,7 @@ class Buffer:
                 requests += self._requests(draw)
         return requests
 
-    def problem(self, draw: int) -> Problem:
+    def problem(self, draw: int) -> RlProblem:
         """The problem of a draw: the draws of `prompts_per_step` after another are those of a synchronous step."""
         step, place = divmod(draw, self._config.prompts_per_step)
         return draw_problems(self._problems, self._config.prompts_per_step, step, self._data_seed)[place]

@@ -19,7 +19,7 @@ from tasks.shared.config import EvaluateConfig, EvaluateStage, RlStage
 from tasks.shared.contract.environment import rank
 from tasks.shared.contract.stage import StageContext
 from tasks.shared.estimates import Outcome, avg_at_k
-from tasks.shared.evaluation.problems import Problem, SampleRequest, read_problems, wanted_samples
+from tasks.shared.evaluation.problems import EvaluationProblem, SampleRequest, read_problems, wanted_samples
 from tasks.shared.evaluation.sampling import Sampler, take_all
 from tasks.shared.generation.protocol import AsksBeside, Generator
 from tasks.shared.learning.distributed import gather_from_ranks
@@ -143,7 +143,7 @@ def evaluation_config(config: RlStage) -> EvaluateStage:
     return EvaluateStage(**sections, evaluate=protocol)
 
 
-def _chosen(problems: Sequence[Problem], names: Sequence[str]) -> list[Problem]:
+def _chosen(problems: Sequence[EvaluationProblem], names: Sequence[str]) -> list[EvaluationProblem]:
     """Those of the named sets, all without a name. ValueError for a set that is not there."""
     there = list(dict.fromkeys(problem.set for problem in problems))
     unknown = [name for name in names if name not in there]

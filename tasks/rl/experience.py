@@ -9,7 +9,7 @@ from tasks.rl.objective.advantages import advantages
 from tasks.rl.objective.filters import has_void_turn, is_outage, teaches
 from tasks.rl.objective.resampling import code_penalty, format_penalty, resample_on_correct
 from tasks.rl.objective.rewards import outcome_of, reward
-from tasks.rl.problems import Problem
+from tasks.rl.problems import RlProblem
 from tasks.shared.config import RlStage
 from tasks.shared.grading import grade
 from tasks.shared.learning.reward_function import Response, RewardFunction
@@ -45,7 +45,7 @@ class Experience:
 
 def score(
     trajectories: Sequence[Trajectory],
-    problems: Sequence[Problem],
+    problems: Sequence[RlProblem],
     config: RlStage,
     judge: RewardFunction | None = None,
 ) -> list[Graded]:
@@ -68,7 +68,7 @@ def score(
     ]
 
 
-def _response(row: Graded, problem: Problem) -> Response:
+def _response(row: Graded, problem: RlProblem) -> Response:
     """A trajectory in the form that a reward function receives."""
     trajectory = row.trajectory
     return {
@@ -87,7 +87,7 @@ def _response(row: Graded, problem: Problem) -> Response:
     }
 
 
-def _grade(trajectory: Trajectory, group: int, problem: Problem, config: RlStage) -> Graded:
+def _grade(trajectory: Trajectory, group: int, problem: RlProblem, config: RlStage) -> Graded:
     if is_outage(trajectory):
         return Graded(trajectory, group, problem.family, False, "outage", 0.0, 0.0)
     verdict = grade(trajectory.own_words, problem.answer, trajectory.finish is FinishReason.LENGTH)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class RlProblem:
     """One training problem, ready to be sampled."""
 
     id: str
@@ -34,7 +34,7 @@ def read_problems(
     generation: GenerationConfig,
     sets: Sequence[str] = (),
     preload: Sequence[str] = (),
-) -> tuple[list[Problem], int]:
+) -> tuple[list[RlProblem], int]:
     """The problems whose prompt fits `generation.max_prompt_tokens`, and the number of others. ValueError if none fits.
 
     `sets`: the problem sets that are read, all if none is named. `preload`: libraries that an instruction names.
@@ -58,7 +58,7 @@ def read_problems(
         if len(ids) > generation.max_prompt_tokens:
             num_too_long += 1
         else:
-            problems.append(Problem(row["id"], row["answer"], row["family"] or "", ids, row["problem"]))
+            problems.append(RlProblem(row["id"], row["answer"], row["family"] or "", ids, row["problem"]))
     if not problems:
         raise ValueError(
             f"{directory}: no problem's prompt has at most generation.max_prompt_tokens = "
@@ -67,13 +67,13 @@ def read_problems(
     return problems, num_too_long
 
 
-def require_problems(problems: Sequence[Problem], count: int) -> None:
+def require_problems(problems: Sequence[RlProblem], count: int) -> None:
     """ValueError if there are fewer problems than the `count` that a step draws."""
     if len(problems) < count:
         raise ValueError(f"rl.prompts_per_step = {count}, but there are {len(problems)} problems; lower it")
 
 
-def draw_problems(problems: Sequence[Problem], count: int, step: int, seed: int) -> list[Problem]:
+def draw_problems(problems: Sequence[RlProblem], count: int, step: int, seed: int) -> list[RlProblem]:
     """The `count` problems of step `step` (from 0, over all rounds): a new order every epoch, none twice in a step.
 
     Depends only on the arguments, so the step is the whole data cursor. The remainder of an epoch that does not fill a
@@ -89,8 +89,8 @@ def draw_problems(problems: Sequence[Problem], count: int, step: int, seed: int)
 
 
 def draw_others(
-    problems: Sequence[Problem], count: int, tried: Sequence[Problem], step: int, attempt: int, seed: int
-) -> list[Problem]:
+    problems: Sequence[RlProblem], count: int, tried: Sequence[RlProblem], step: int, attempt: int, seed: int
+) -> list[RlProblem]:
     """Up to `count` problems beside those that step `step` has tried, in an order of the step's and attempt's own.
 
     They are taken from the whole set, not from the next step's share: the step stays the whole data cursor.

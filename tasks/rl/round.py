@@ -13,7 +13,7 @@ from tasks.rl.health import require_entropy, require_experience
 from tasks.rl.metrics import PhaseClock, learning_metrics, timing_metrics
 from tasks.rl.objective.critic import CriticEngine
 from tasks.rl.probe import MAX_PROBED, Gap, bound_of, probe
-from tasks.rl.problems import Problem, sample_seed
+from tasks.rl.problems import RlProblem, sample_seed
 from tasks.rl.recorded import Recorded
 from tasks.rl.records import RoundRecords
 from tasks.rl.sampling import Experiences, Sampler
@@ -48,7 +48,7 @@ class RlRound:
         load_model: Callable[[], "PreTrainedModel"],
         reference: "PreTrainedModel | None",
         tokenizer: "PreTrainedTokenizerBase",
-        problems: Sequence[Problem],
+        problems: Sequence[RlProblem],
         generator: Generator | None,
         interpreter: Tool | None,
         judge: RewardFunction | None = None,

@@ -14,7 +14,7 @@ import numpy as np
 from tasks.rl.experience import Graded, score
 from tasks.rl.metrics import PhaseClock
 from tasks.rl.objective.filters import is_outage, teaches
-from tasks.rl.problems import Problem, draw_others, draw_problems, sample_seed
+from tasks.rl.problems import RlProblem, draw_others, draw_problems, sample_seed
 from tasks.shared.config import GenerationConfig, RlStage
 from tasks.shared.contract.environment import rank, world_size
 from tasks.shared.contract.stage import Value
@@ -71,7 +71,7 @@ class Sampler:
         config: RlStage,
         policy: RolloutPolicy,
         *,
-        problems: Sequence[Problem],
+        problems: Sequence[RlProblem],
         generator: Generator,
         interpreter: Tool | None,
         tokenizer: "PreTrainedTokenizerBase",
@@ -95,7 +95,7 @@ class Sampler:
         """
         rl = self._config.rl
         wanted = draw_problems(self._problems, rl.prompts_per_step, step, data_seed)
-        tried: list[Problem] = []
+        tried: list[RlProblem] = []
         graded: list[Graded] = []
         for attempt in range(1, rl.resample_attempts + 1):
             first, tried = len(tried), tried + wanted
@@ -134,7 +134,7 @@ class Sampler:
     def close(self) -> None:
         """Nothing runs between steps."""
 
-    def _sample(self, problems: Sequence[Problem], first: int, step: int) -> list[Trajectory]:
+    def _sample(self, problems: Sequence[RlProblem], first: int, step: int) -> list[Trajectory]:
         """This rank's share of the samples; the problems are groups `first`, `first` + 1, ..."""
         rl = self._config.rl
         num_samples = rl.samples_per_prompt * (2 if rl.resample_on_correct else 1)

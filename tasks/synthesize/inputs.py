@@ -16,7 +16,7 @@ from tasks.shared.rows.raw import RawRows, file_rows, hub_rows
 from tasks.shared.rows.tables import read_table
 from tasks.shared.rows.values import answer_at, name_at, problem_at, text_at
 from tasks.synthesize.teachers.prompting import TraceRequest
-from tasks.synthesize.traces import Problem
+from tasks.synthesize.traces import TrainingProblem
 
 Context = StageContext[SynthesizeStage]
 LEAK_WORDS = 8  # a text source shares no such run of words with an evaluation problem (open-r1, rStar2)
@@ -42,9 +42,9 @@ def evaluation_problems(context: Context) -> Iterator[tuple[str, str]]:
             yield row["id"], row["problem"]
 
 
-def _problems(context: Context) -> list[Problem]:
+def _problems(context: Context) -> list[TrainingProblem]:
     """The training problems."""
-    problems = [Problem(**row) for row in read_table(context.input("problems") / "train.parquet")]
+    problems = [TrainingProblem(**row) for row in read_table(context.input("problems") / "train.parquet")]
     evaluation = {problem for _, problem in evaluation_problems(context)}
     shared = next((problem for problem in problems if problem.problem in evaluation), None)
     if shared is not None:
@@ -55,11 +55,11 @@ def _problems(context: Context) -> list[Problem]:
     return problems
 
 
-def _texts_to_rewrite(context: Context) -> list[tuple[Problem, str]]:
+def _texts_to_rewrite(context: Context) -> list[tuple[TrainingProblem, str]]:
     """Problems of the text source with their reasoning, each problem once for each text."""
     source = context.config.synthesize.source
     leaks = {gram for _, problem in evaluation_problems(context) for gram in ngrams(problem, LEAK_WORDS)}
-    found: list[tuple[Problem, str]] = []
+    found: list[tuple[TrainingProblem, str]] = []
     num_leaks = 0
     for number, (place, row) in enumerate(_rows(context, source)):
         if len(found) == context.config.synthesize.most_problems:
@@ -72,7 +72,9 @@ def _texts_to_rewrite(context: Context) -> list[tuple[Problem, str]]:
             num_leaks += 1
             continue
         name = name_at(row, "source") or _name(source)
-        found.append((Problem(f"{_name(source)}/{number}", problem, answer, name, "", system), reasoning))
+        found.append(
+            (TrainingProblem(f"{_name(source)}/{number}", problem, answer, name, "", system), reasoning)
+        )
     context.log(f"texts to rewrite: {len(found)}; left out as evaluation problems: {num_leaks}")
     if not found:
         raise ValueError("synthesize.source: no text is left to rewrite; choose another source")

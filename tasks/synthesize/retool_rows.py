@@ -25,7 +25,7 @@ from tasks.shared.rows.values import answer_at
 from tasks.shared.tools.interpreter import open_tool
 from tasks.shared.traces.dialect import DIALECTS
 from tasks.synthesize.funnel import funnel_of
-from tasks.synthesize.traces import Problem, WrittenTrace
+from tasks.synthesize.traces import TrainingProblem, WrittenTrace
 from tasks.synthesize.verify import Rules, settle, verify
 
 DIALECT = DIALECTS["retool"]
@@ -70,7 +70,7 @@ def import_row(row: Mapping[str, Any], number: int, place: str) -> WrittenTrace:
     if not answer:
         raise ValueError(f"{place}: no boxed answer and no column 'answer'; add one or take the row out")
     name = f"retool_rows/{number}"
-    problem = Problem(name, problem_of(contents["user"]), answer, "retool_rows", "")
+    problem = TrainingProblem(name, problem_of(contents["user"]), answer, "retool_rows", "")
     return WrittenTrace(f"{name}/0", problem, trace, teacher="published")
 
 

@@ -16,7 +16,7 @@ class Fault(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class TrainingProblem:
     """A training problem, a row of the `problems` artifact."""
 
     id: str
@@ -35,7 +35,7 @@ class WrittenTrace:
     """
 
     id: str  # "<problem id>/<index among this problem's traces>"
-    problem: Problem
+    problem: TrainingProblem
     trace: str  # the response in the dialect, interpreter output included
     fault: Fault = Fault.NONE  # side information, see `Fault`
     teacher: str = "script"  # who wrote it: "script", or the name of a model

@@ -13,7 +13,7 @@ from tasks.evaluate.main import run
 from tasks.shared.artifacts import ArtifactRef, Store
 from tasks.shared.config import EvaluateStage
 from tasks.shared.contract.stage import StageContext, StageRequest, StageResult
-from tasks.shared.evaluation.problems import Problem, wanted_samples
+from tasks.shared.evaluation.problems import EvaluationProblem, wanted_samples
 from tasks.shared.evaluation.sampling import Sampler
 from tasks.shared.reporting.evaluated import read_evaluated
 from tasks.shared.reporting.samples import read_samples
@@ -105,7 +105,7 @@ def test_code_runs_and_is_graded(tmp_path: Path) -> None:
     block = "Let us compute.\n<code>\n```python\nprint({})\n```\n</code>"
     script = f"{block.format('7 * n')}{block.format('7 * 6')}<answer>\n\\boxed{{42}}\n</answer>"
     config = evaluate_stage(samples_per_problem=1)
-    problem = Problem("held_out", "p", "What is 7 times 6?", "42")
+    problem = EvaluationProblem("held_out", "p", "What is 7 times 6?", "42")
     longer = {"max_response_tokens": 600, "max_prompt_tokens": 200}
     config = config.model_copy(update={"generation": config.generation.model_copy(update=longer)})
     generator = ScriptedGenerator(tokenizer, {"held_out/p/0": script})

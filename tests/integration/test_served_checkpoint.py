@@ -22,7 +22,7 @@ from tasks.serve.resident import open_resident
 from tasks.shared.artifacts import Provenance, Store
 from tasks.shared.config import ServeConfig
 from tasks.shared.config.recipes import load_recipe
-from tasks.shared.evaluation.problems import Problem, wanted_samples
+from tasks.shared.evaluation.problems import EvaluationProblem, wanted_samples
 from tasks.shared.evaluation.sampling import Sampler
 from tasks.shared.generation.engines import make_generator
 from tasks.shared.learning.checkpoints import load_tokenizer
@@ -49,7 +49,7 @@ def test_clients_of_the_server_get_evaluations_samples(checkpoint: Path, tmp_pat
     stage = evaluate_stage()
     shorter = stage.generation.model_copy(update={"max_response_tokens": 48})
     stage = stage.model_copy(update={"generation": shorter})
-    problems = [Problem("sums", str(i), f"What is {i} plus {i}?", str(2 * i)) for i in range(8)]
+    problems = [EvaluationProblem("sums", str(i), f"What is {i} plus {i}?", str(2 * i)) for i in range(8)]
     wanted = list(wanted_samples(problems, 8, seed=7))
     tokenizer = load_tokenizer(checkpoint)
     request = ServeRequest(

@@ -17,7 +17,7 @@ from tasks.shared.artifacts import Store
 from tasks.shared.config import EvaluateStage, ServeConfig
 from tasks.shared.contract.environment import named_keys
 from tasks.shared.contract.stage import StageContext, StageRequest
-from tasks.shared.evaluation.problems import Problem, SampleRequest, wanted_samples
+from tasks.shared.evaluation.problems import EvaluationProblem, SampleRequest, wanted_samples
 from tasks.shared.evaluation.sampling import Sampler
 from tasks.shared.generation.endpoint.responses import ResponseLog
 from tasks.shared.reporting.samples import Sample, read_samples
@@ -36,7 +36,7 @@ from tests.unit.serve.scripted_world import (
 
 SAMPLES = 4
 SCRIPTS = [CALL + ANSWER, ANSWER, ANSWER.replace("42", "41"), CALL.replace("6 * 7", "1 / 0") + CALL + ANSWER]
-PROBLEMS = [Problem("sums", str(i), f"What is {i} plus {42 - i}?", "42") for i in range(3)]
+PROBLEMS = [EvaluationProblem("sums", str(i), f"What is {i} plus {42 - i}?", "42") for i in range(3)]
 
 
 def asks(stage: EvaluateStage, address: str, **endpoint: Any) -> EvaluateStage:
@@ -135,7 +135,7 @@ def test_a_server_of_something_else_is_told_in_one_line(
     assert "see to the server and run again" in refusal(asks(stage, address, max_attempts=2), "gone")
     with serve() as other:
         there = asks(stage, other.base_url.removesuffix("/v1"), model="teacher-1")
-        known = Problem("sums", "0", "Case any. What is 12 * 34 + 5?", "413")
+        known = EvaluationProblem("sums", "0", "Case any. What is 12 * 34 + 5?", "413")
         assert "tells no trajectory" in refusal(there, "other", list(wanted_samples([known], 1, seed=7)))
     with pytest.raises(ValueError, match=r"evaluate\.endpoint\.model is empty"):
         asks(stage, address, model="")

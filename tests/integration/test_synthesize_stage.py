@@ -28,7 +28,7 @@ from tasks.shared.contract.stage import StageRequest, StageResult
 from tasks.shared.sandbox import Interpreter, SandboxSettings
 from tasks.shared.traces.dialect import DIALECTS
 from tasks.synthesize.teachers.script import ScriptTeacher
-from tasks.synthesize.traces import Fault, Problem
+from tasks.synthesize.traces import Fault, TrainingProblem
 from tasks.synthesize.verify import Rules, verify
 from tests.integration.processes import StageProcess
 
@@ -133,7 +133,7 @@ def test_in_the_real_sandbox_every_bad_trace_is_out_and_every_good_one_kept(shar
     rows = pandas.read_parquet(
         Store(str(directory / "store")).fetch(prepared.outputs["problems"]) / "train.parquet"
     )
-    problems = [Problem(**row) for row in rows.to_dict("records")]
+    problems = [TrainingProblem(**row) for row in rows.to_dict("records")]
     rules = Rules(DIALECTS[dialect], 3, "full", announce_remaining_calls=stateful, stateful=stateful)
     config = SynthesizeConfig(code_share=0.7, correction_share=0.3, check_share=0.2, **FAULTS)
     kinds: Counter[Fault] = Counter()

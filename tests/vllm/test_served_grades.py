@@ -20,7 +20,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from tasks.shared.artifacts import ArtifactRef, Store
 from tasks.shared.config import EvaluateStage
 from tasks.shared.contract.stage import StageRequest, StageResult
-from tasks.shared.evaluation.problems import Problem, read_problems, wanted_samples
+from tasks.shared.evaluation.problems import EvaluationProblem, read_problems, wanted_samples
 from tasks.shared.reporting.samples import Sample, read_samples
 from tests.integration.evaluation_world import fill_sets, publish
 from tests.integration.rl_world import MODEL, make_store
@@ -98,7 +98,7 @@ def _evaluate(root: Path, inputs: dict[str, ArtifactRef], servers: int = 0) -> l
 
 
 def _answer(
-    address: str, tokenizer: PreTrainedTokenizerBase, problem: Problem, seed: int
+    address: str, tokenizer: PreTrainedTokenizerBase, problem: EvaluationProblem, seed: int
 ) -> tuple[str, str | None]:
     """The response's text, and what stands in the last box after the last output."""
     prompt = tokenizer.apply_chat_template(

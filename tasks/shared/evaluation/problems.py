@@ -10,7 +10,7 @@ from tasks.shared.rows.tables import read_table
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class EvaluationProblem:
     """One evaluation problem."""
 
     set: str
@@ -26,7 +26,7 @@ class Problem:
 class SampleRequest:
     """One sample to be taken."""
 
-    problem: Problem
+    problem: EvaluationProblem
     sample: int
     seed: int
 
@@ -36,7 +36,7 @@ class SampleRequest:
         return (self.problem.set, self.problem.id, self.sample)
 
 
-def read_problems(directory: Path) -> list[Problem]:
+def read_problems(directory: Path) -> list[EvaluationProblem]:
     """Every problem of every set, in the order of `sets.json`. ValueError if a set has another number of rows."""
     problems = []
     for entry in json.loads((directory / "sets.json").read_text()):
@@ -48,7 +48,7 @@ def read_problems(directory: Path) -> list[Problem]:
             )
         integer = entry["answer"] == "integer"
         problems += [
-            Problem(
+            EvaluationProblem(
                 name,
                 row["id"],
                 row["problem"],
@@ -62,7 +62,9 @@ def read_problems(directory: Path) -> list[Problem]:
     return problems
 
 
-def wanted_samples(problems: list[Problem], samples_per_problem: int, seed: int) -> Iterator[SampleRequest]:
+def wanted_samples(
+    problems: list[EvaluationProblem], samples_per_problem: int, seed: int
+) -> Iterator[SampleRequest]:
     """Every sample with a seed of its own, from the run's seed and its key: the same whatever else is sampled."""
     for problem in problems:
         for sample in range(samples_per_problem):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from tasks.shared.config import EvaluateStage
-from tasks.shared.evaluation.problems import Problem, SampleRequest
+from tasks.shared.evaluation.problems import EvaluationProblem, SampleRequest
 from tasks.shared.generation.interleave import RolloutPolicy, RolloutRequest, rollout
 from tasks.shared.generation.protocol import Generator, Sampling
 from tasks.shared.grading import grade
@@ -50,7 +50,7 @@ class Sampler:
             problem = by_request[trajectory.problem_id]
             yield graded(trajectory, problem, ends, self.config.traces.dialect)
 
-    def require_prompts(self, problems: Sequence[Problem]) -> None:
+    def require_prompts(self, problems: Sequence[EvaluationProblem]) -> None:
         """ValueError that names the longest prompt if it does not fit: before anything is sampled."""
         named = {f"{problem.set}/{problem.id}": problem for problem in problems}
         encoded_prompts(self.config, self.tokenizer, named)
@@ -63,7 +63,7 @@ class Sampler:
 
 
 def encoded_prompts(
-    config: EvaluateStage, tokenizer: "PreTrainedTokenizerBase", problems: Mapping[str, Problem]
+    config: EvaluateStage, tokenizer: "PreTrainedTokenizerBase", problems: Mapping[str, EvaluationProblem]
 ) -> dict[str, tuple[int, ...]]:
     """The prompt's ids of each problem; ValueError that names the longest if it does not fit."""
     traces, most = config.traces, config.generation.max_prompt_tokens
@@ -108,7 +108,9 @@ def take_all(
     return outages
 
 
-def graded(trajectory: Trajectory, problem: Problem, ends: list[int], dialect: str = "retool") -> Sample:
+def graded(
+    trajectory: Trajectory, problem: EvaluationProblem, ends: list[int], dialect: str = "retool"
+) -> Sample:
     """The trajectory as a sample with its grade; `ends`: where each token ends in its text."""
     outage = trajectory.finish is FinishReason.SANDBOX_FAILURE
     truncated = trajectory.finish is FinishReason.LENGTH

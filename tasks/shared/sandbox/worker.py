@@ -36,7 +36,7 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class WorkerSettings:
     """What a worker needs to know, and all it knows."""
 
     isolation: confinement.Isolation
@@ -92,7 +92,12 @@ class Worker:
     """The supervisor loop of one worker process."""
 
     def __init__(
-        self, plan: Plan, index: int, scratch: tuple[str, ...], control: socket.socket, oom: OomScore
+        self,
+        plan: WorkerSettings,
+        index: int,
+        scratch: tuple[str, ...],
+        control: socket.socket,
+        oom: OomScore,
     ) -> None:
         self._plan, self._control = plan, control
         self._compartments = CompartmentPool(
@@ -272,7 +277,7 @@ class Worker:
             os._exit(runner.EXIT_ERROR)
 
 
-def main(plan: Plan, index: int, scratch: tuple[str, ...], control: socket.socket) -> NoReturn:
+def main(plan: WorkerSettings, index: int, scratch: tuple[str, ...], control: socket.socket) -> NoReturn:
     """Enter the worker's namespaces and serve. Called in a fresh fork of the zygote; never returns."""
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)

@@ -40,7 +40,7 @@ def compact_memory() -> None:
             kernel.collapse_pages(page, _HUGE_PAGE)
 
 
-def prepare(settings: dict[str, object]) -> worker.Plan:
+def prepare(settings: dict[str, object]) -> worker.WorkerSettings:
     """Warm up and settle what the workers need. Raises SandboxUnavailable."""
     isolation = confinement.probe(str(settings["isolation"]), bool(settings["allow_unsafe"]))
     readable = libraries.prepare_libraries(tuple(settings["preload"]))  # type: ignore[arg-type]
@@ -52,7 +52,7 @@ def prepare(settings: dict[str, object]) -> worker.Plan:
     template = confinement.filter_template(isolation)
     first_uid = compartments.reserve_uids(int(str(settings["workers"]))) if isolation.as_root else 0
     slots, disk_mb = int(str(settings["slots"])), int(str(settings["disk_mb"]))
-    plan = worker.Plan(isolation, readable, slots, disk_mb, warm_bytes, template, first_uid)
+    plan = worker.WorkerSettings(isolation, readable, slots, disk_mb, warm_bytes, template, first_uid)
     gc.collect()
     gc.freeze()
     compact_memory()

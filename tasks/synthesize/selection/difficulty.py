@@ -10,7 +10,7 @@ from pathlib import Path
 from tasks.shared.config.selection import SelectionConfig
 from tasks.shared.rows.tables import read_table
 from tasks.shared.traces.trajectory import FinishReason
-from tasks.synthesize.traces import Problem, Reason
+from tasks.synthesize.traces import Reason, TrainingProblem
 
 # file of the artifact, and the column that names a problem there
 SOURCES = (("samples.parquet", "problem"), ("train.parquet", "problem_id"))
@@ -37,7 +37,7 @@ def read_pass_rates(directory: Path) -> dict[str, float]:
 
 
 def judge_difficulty(
-    problem: Problem, rates: Mapping[str, float], config: SelectionConfig
+    problem: TrainingProblem, rates: Mapping[str, float], config: SelectionConfig
 ) -> tuple[Reason, str, float | None]:
     """ACCEPTED or why not, a line on it, and the pass rate."""
     rate = rates.get(problem.id, rates.get(problem.problem))

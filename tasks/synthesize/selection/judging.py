@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from tasks.synthesize.traces import Checked, Problem, Reason, Verdict
+from tasks.synthesize.traces import Checked, Reason, TrainingProblem, Verdict
 
 # a judge waits for its endpoint, which limits the rate itself
 THREADS = 32
@@ -25,7 +25,7 @@ class Vote:
 class Judge(Protocol):
     """A model that judges code in traces. Called from several threads."""
 
-    def vote(self, problem: Problem, trace: str) -> Sequence[Vote]:
+    def vote(self, problem: TrainingProblem, trace: str) -> Sequence[Vote]:
         """The votes on one trace; none if the judge gave no usable answer."""
 
 

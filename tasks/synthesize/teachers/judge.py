@@ -14,7 +14,7 @@ from tasks.shared.generation.endpoint.client import AttemptFailed, EndpointClien
 from tasks.shared.generation.endpoint.limits import BudgetSpent, FailureShare
 from tasks.shared.generation.endpoint.responses import ResponseLog
 from tasks.synthesize.selection import Vote
-from tasks.synthesize.traces import Problem
+from tasks.synthesize.traces import TrainingProblem
 
 OBJECT = re.compile(r"\{[^{}]*\}")
 
@@ -48,11 +48,11 @@ class EndpointJudge:
         self._thread.join()
         self._loop.close()
 
-    def vote(self, problem: Problem, trace: str) -> Sequence[Vote]:
+    def vote(self, problem: TrainingProblem, trace: str) -> Sequence[Vote]:
         """The votes on one trace; none if no answer could be used. ValueError if that happens too often."""
         return asyncio.run_coroutine_threadsafe(self._votes(problem, trace), self._loop).result()
 
-    async def _votes(self, problem: Problem, trace: str) -> list[Vote]:
+    async def _votes(self, problem: TrainingProblem, trace: str) -> list[Vote]:
         said = "nothing"
         votes: list[Vote] = []
         for number in range(self._config.votes):
@@ -71,7 +71,7 @@ class EndpointJudge:
         self._share.count("" if votes else said)
         return votes
 
-    def _payload(self, problem: Problem, trace: str, number: int) -> dict[str, Any]:
+    def _payload(self, problem: TrainingProblem, trace: str, number: int) -> dict[str, Any]:
         config = self._config
         message = render_prompt("judge", problem=problem.problem, trace=trace)
         payload: dict[str, Any] = {

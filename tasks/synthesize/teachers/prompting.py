@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from data.prompts import render_prompt, text_digest
 from tasks.shared.config import SynthesizeStage
-from tasks.synthesize.traces import Problem
+from tasks.synthesize.traces import TrainingProblem
 from tasks.synthesize.verify import Rules
 
 EXAMPLE_CODE, EXAMPLE_OUTPUT = "print(2**10 % 1000)", "24"
@@ -15,7 +15,7 @@ EXAMPLE_CODE, EXAMPLE_OUTPUT = "print(2**10 % 1000)", "24"
 class TraceRequest:
     """One trace that is to be written."""
 
-    problem: Problem
+    problem: TrainingProblem
     index: int  # among the traces of this problem
     reasoning: str = ""  # the text to rewrite, "" in other modes
 

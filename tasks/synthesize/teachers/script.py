@@ -27,7 +27,7 @@ from tasks.shared.tools.protocol import Tool
 from tasks.synthesize.execution import run_blocks
 from tasks.synthesize.teachers.faults import break_program, break_tags, forge_output, other_answer
 from tasks.synthesize.teachers.prompting import TraceRequest
-from tasks.synthesize.traces import Fault, Problem, WrittenTrace
+from tasks.synthesize.traces import Fault, TrainingProblem, WrittenTrace
 from tasks.synthesize.verify import Rules
 
 THREADS = 8
@@ -35,7 +35,7 @@ CODE_FAULTS = (Fault.WRONG_PROGRAM, Fault.SYNTAX_ERROR, Fault.FABRICATED_OUTPUT)
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class TracePlan:
     """What a trace will be, before anything ran."""
 
     # sentence and program of each block, in order; empty: reasoning in text alone
@@ -60,7 +60,7 @@ class ScriptTeacher:
         with ThreadPoolExecutor(THREADS) as threads:
             yield from threads.map(lambda want: self.write_trace(want.problem, want.index), wanted)
 
-    def write_trace(self, problem: Problem, index: int) -> WrittenTrace:
+    def write_trace(self, problem: TrainingProblem, index: int) -> WrittenTrace:
         """Write trace number `index` of a problem. Runs its programs.
 
         Raises:
@@ -79,12 +79,14 @@ class ScriptTeacher:
         trace = self._compose(plan, problem, rng)
         return WrittenTrace(f"{problem.id}/{index}", problem, trace, plan.fault)
 
-    def _plan(self, family: Family, params: Params, problem: Problem, rng: random.Random) -> Plan:
+    def _plan(
+        self, family: Family, params: Params, problem: TrainingProblem, rng: random.Random
+    ) -> TracePlan:
         max_blocks = self._rules.max_calls
         with_code = rng.random() < self._config.code_share and max_blocks > 0
         fault = self._draw_fault(with_code, rng)
         if not with_code:
-            return Plan((), self._reason_in_text(family, params, problem, rng), fault)
+            return TracePlan((), self._reason_in_text(family, params, problem, rng), fault)
         given = restate(problem.problem)
         programs = rng.sample(family.programs, k=2)
         blocks = [(f"{rng.choice(CODE_OPENINGS)} {given}", programs[0].format(**params))]
@@ -96,9 +98,11 @@ class ScriptTeacher:
             blocks = [(blocks[0][0], break_program(blocks[0][1], rng))]
         elif fault is Fault.NONE:
             blocks = self._extend(blocks, programs[1].format(**params), rng)[:max_blocks]
-        return Plan(tuple(blocks), rng.choice(CODE_CLOSINGS), fault)
+        return TracePlan(tuple(blocks), rng.choice(CODE_CLOSINGS), fault)
 
-    def _reason_in_text(self, family: Family, params: Params, problem: Problem, rng: random.Random) -> str:
+    def _reason_in_text(
+        self, family: Family, params: Params, problem: TrainingProblem, rng: random.Random
+    ) -> str:
         """The steps as one works them out by hand, or where a family has none a sentence that stands for them."""
         if family.reasonings:
             return rng.choice(family.reasonings).format(**family.work(params))
@@ -131,7 +135,7 @@ class ScriptTeacher:
             blocks = [*blocks, (rng.choice(CHECK_OPENINGS), check)]
         return blocks
 
-    def _wrong_program(self, family: Family, params: Params, problem: Problem) -> str | None:
+    def _wrong_program(self, family: Family, params: Params, problem: TrainingProblem) -> str | None:
         """A near miss that prints something else than the answer, or None if each happens to be right."""
         for near_miss in family.near_misses:
             program = near_miss.format(**params)
@@ -143,7 +147,7 @@ class ScriptTeacher:
         results = run_blocks(programs, self._runner, stateful=False)
         return [result.stdout for result in results]
 
-    def _compose(self, plan: Plan, problem: Problem, rng: random.Random) -> str:
+    def _compose(self, plan: TracePlan, problem: TrainingProblem, rng: random.Random) -> str:
         """Run the planned programs and write the trace."""
         dialect, answer, parts = self._rules.dialect, problem.answer, []
         results = run_blocks([program for _, program in plan.blocks], self._runner, self._rules.stateful)

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.shared.estimates import avg_at_k
-from tasks.shared.evaluation.problems import Problem, SampleRequest, read_problems, wanted_samples
+from tasks.shared.evaluation.problems import EvaluationProblem, SampleRequest, read_problems, wanted_samples
 from tasks.shared.evaluation.sampling import graded, take_all
 from tasks.shared.reporting.samples import Sample
 from tasks.shared.reporting.summary import as_evaluation, summarize
@@ -20,7 +20,7 @@ from tasks.shared.traces.trajectory import FinishReason
 from tests.unit.reporting.making import make_sample
 from tests.unit.rl.test_experience import said
 
-PROBLEMS = [Problem("held_out", f"p{number}", "six times seven?", "42") for number in range(4)]
+PROBLEMS = [EvaluationProblem("held_out", f"p{number}", "six times seven?", "42") for number in range(4)]
 
 
 class FlakySampler:
@@ -66,7 +66,7 @@ def test_a_sample_that_stays_void_is_in_no_estimate() -> None:
 @pytest.mark.parametrize("integer", [False, True])
 def test_an_integer_set_takes_no_expression(integer: bool) -> None:
     """The value is right either way; a set of integers asks for it written out."""
-    problem = Problem("aime", "p", "six times seven?", "42", "", integer)
+    problem = EvaluationProblem("aime", "p", "six times seven?", "42", "", integer)
     trajectory = said("p", 0, "\\boxed{6 \\cdot 7}")
     assert graded(trajectory, problem, []).correct is not integer
 

@@ -26,8 +26,7 @@ from tasks.shared.evaluation import problems as evaluate_problems
 from tasks.shared.rows.tables import read_table
 from tasks.shared.traces.dialect import DIALECTS
 from tasks.synthesize.rows import trace_row
-from tasks.synthesize.traces import Problem as SynthesisProblem
-from tasks.synthesize.traces import Reason, Verdict, WrittenTrace
+from tasks.synthesize.traces import Reason, TrainingProblem, Verdict, WrittenTrace
 from tests.unit.generation.tiny import tiny_tokenizer
 
 RETOOL = DIALECTS["retool"]
@@ -112,7 +111,7 @@ def test_a_system_message_goes_from_a_chat_prompt_to_every_prompt_that_is_sample
     assert (evaluated.system, evaluated.problem, evaluated.answer) == (system, "What is 8 * 8?", "64")
     (row,) = read_table(problems / "train.parquet")
     written = trace_row(
-        (WrittenTrace("a", SynthesisProblem(**row), ANSWER), ACCEPTED), RETOOL, instructed=False
+        (WrittenTrace("a", TrainingProblem(**row), ANSWER), ACCEPTED), RETOOL, instructed=False
     )
     pandas.DataFrame([{key: written[key] for key in ("id", "problem", "trace", "messages")}]).to_parquet(
         tmp_path / "train.parquet"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tasks.report.embedding import CODE, OUTPUT, UNRUN, WORDS, segments
-from tasks.shared.evaluation.problems import Problem
+from tasks.shared.evaluation.problems import EvaluationProblem
 from tasks.shared.evaluation.sampling import graded
 from tasks.shared.reporting.behaviour import measure
 from tasks.shared.reporting.offsets import token_ends
@@ -21,7 +21,7 @@ from tests.unit.generation.tiny import tiny_tokenizer
 from tests.unit.traces.rolled import roll
 
 TOKENIZER = tiny_tokenizer()
-PROBLEM = Problem("p", "set", "What is 1 + 2?", "3", "", integer=True)
+PROBLEM = EvaluationProblem("p", "set", "What is 1 + 2?", "3", "", integer=True)
 MADE_UP = replace(
     DIALECTS["retool"],
     name="made_up",

@@ -11,12 +11,12 @@ import pytest
 from tasks.rl.buffer import Buffer
 from tasks.rl.experience import Graded
 from tasks.rl.journal import Account, Journal
-from tasks.rl.problems import Problem, draw_problems
+from tasks.rl.problems import RlProblem, draw_problems
 from tasks.shared.config import RlConfig
 from tasks.shared.generation.interleave import RolloutRequest
 from tasks.shared.traces.trajectory import CodeCall, FinishReason, Trajectory
 
-PROBLEMS = [Problem(f"p{i}", "1", "", (1, 2)) for i in range(7)]
+PROBLEMS = [RlProblem(f"p{i}", "1", "", (1, 2)) for i in range(7)]
 SIZE, LAST_STEP = 2, 6
 
 

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.rl.problems import Problem, draw_problems, read_problems, require_problems, sample_seed
+from tasks.rl.problems import RlProblem, draw_problems, read_problems, require_problems, sample_seed
 from tasks.shared.config import GenerationConfig, TracesConfig
 from tests.unit.generation.tiny import tiny_tokenizer
 
 
-def world(count: int) -> list[Problem]:
-    return [Problem(f"p{i}", "1", "", (1, 2)) for i in range(count)]
+def world(count: int) -> list[RlProblem]:
+    return [RlProblem(f"p{i}", "1", "", (1, 2)) for i in range(count)]
 
 
 @given(st.integers(1, 40), st.integers(1, 9), st.integers(0, 10**6))

@@ -7,13 +7,13 @@ import pytest
 
 from tasks.rl import sampling
 from tasks.rl.metrics import PhaseClock
-from tasks.rl.problems import Problem, draw_others, draw_problems
+from tasks.rl.problems import RlProblem, draw_others, draw_problems
 from tasks.rl.sampling import Sampler, num_teaching
 from tasks.shared.config import GenerationConfig, ModelConfig, RlConfig, RlStage, SandboxConfig, TracesConfig
 from tasks.shared.generation.interleave import RolloutRequest
 from tasks.shared.traces.trajectory import FinishReason, Trajectory
 
-PROBLEMS = [Problem(f"p{i}", "1", "", (1, 2)) for i in range(12)]
+PROBLEMS = [RlProblem(f"p{i}", "1", "", (1, 2)) for i in range(12)]
 
 
 def collect(

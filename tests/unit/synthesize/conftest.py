@@ -4,14 +4,14 @@ import pytest
 
 from data.problems import Split, generate
 from tasks.shared.traces.dialect import DIALECTS
-from tasks.synthesize.traces import Problem
+from tasks.synthesize.traces import TrainingProblem
 from tasks.synthesize.verify import Rules
 
 
 @pytest.fixture(scope="session")
-def problems() -> list[Problem]:
+def problems() -> list[TrainingProblem]:
     return [
-        Problem(f"tiny/{p.id}", p.problem, str(p.answer), "tiny", p.family)
+        TrainingProblem(f"tiny/{p.id}", p.problem, str(p.answer), "tiny", p.family)
         for p in generate(Split.TRAIN, 600, seed=0)
     ]
 

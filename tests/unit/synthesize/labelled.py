@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from random import Random
 
 from tasks.shared.traces.dialect import DIALECTS
-from tasks.synthesize.traces import Problem, Reason, WrittenTrace
+from tasks.synthesize.traces import Reason, TrainingProblem, WrittenTrace
 
 MAX_CALLS = 4
 DIALECT = DIALECTS["retool"]
@@ -323,6 +323,6 @@ def _label(
     reasons: frozenset[Reason] = frozenset({Reason.ACCEPTED}),
     change: Callable[[str, Random], str] | None = None,
 ) -> Labelled:
-    problem = Problem("made", "What is asked for?", draft.reference, "made", "")
+    problem = TrainingProblem("made", "What is asked for?", draft.reference, "made", "")
     trace = write(draft)
     return Labelled(WrittenTrace("made/0", problem, change(trace, rng) if change else trace), faults, reasons)

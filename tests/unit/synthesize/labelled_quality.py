@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from random import Random
 
-from tasks.synthesize.traces import Problem, WrittenTrace
+from tasks.synthesize.traces import TrainingProblem, WrittenTrace
 from tests.unit.synthesize.labelled import DIALECT
 
 EVALUATION = (
@@ -129,7 +129,7 @@ def write(draft: Draft, name: str, answer: str | None = None) -> WrittenTrace:
     block = DIALECT.write_call(draft.code) + DIALECT.feedback(draft.output)
     text = f"{draft.words}\n{block}{draft.after}\n{DIALECT.write_answer(answer or draft.answer)}"
     return WrittenTrace(
-        f"{name}/0", Problem(name, f"What is asked in {name}?", draft.answer, "made", ""), text
+        f"{name}/0", TrainingProblem(name, f"What is asked in {name}?", draft.answer, "made", ""), text
     )
 
 

@@ -11,11 +11,11 @@ from tasks.shared.config.synthesis import SynthesizeConfig
 from tasks.shared.generation.endpoint.responses import ResponseKey, ResponseLog
 from tasks.synthesize.teachers.engine import EngineTeacher, Weights
 from tasks.synthesize.teachers.prompting import TraceRequest
-from tasks.synthesize.traces import Problem
+from tasks.synthesize.traces import TrainingProblem
 from tasks.synthesize.verify import Rules
 from tests.unit.synthesize.in_process import InProcessRunner
 
-WANTED = TraceRequest(Problem("sums/0", "What is 1 plus 1?", "2", "sums", ""), 0)
+WANTED = TraceRequest(TrainingProblem("sums/0", "What is 1 plus 1?", "2", "sums", ""), 0)
 WEIGHTS = Weights(Path("/models/a/model"), "model", "0" * 64)
 
 

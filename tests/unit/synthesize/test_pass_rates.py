@@ -9,7 +9,7 @@ import pytest
 import tasks.synthesize.task
 from flows.stages import synthesize
 from tasks.rl.experience import build_experience, score
-from tasks.rl.problems import Problem
+from tasks.rl.problems import RlProblem
 from tasks.rl.rollouts import RolloutShards
 from tasks.shared.artifacts import ArtifactRef
 from tasks.shared.config.recipes import load_recipe
@@ -30,7 +30,7 @@ def test_rollouts_count_void_turns_as_wrong_and_outages_not_at_all(tmp_path: Pat
         "some void": [("\\boxed{5}", FinishReason.EOS)] * 2 + [("no idea", FinishReason.EOS)] * 2,
         "all void": [("no idea", FinishReason.EOS)] * 4,
     }
-    problems = [Problem(name, "5", "", (1,)) for name in said_of]
+    problems = [RlProblem(name, "5", "", (1,)) for name in said_of]
     trajectories = [
         said(name, sample, text, finish)
         for name, samples in said_of.items()

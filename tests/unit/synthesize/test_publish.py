@@ -12,7 +12,7 @@ from tasks.shared.artifacts import Store
 from tasks.shared.config import SandboxConfig, SynthesizeConfig, SynthesizeStage, TracesConfig
 from tasks.shared.contract.stage import StageContext, StageRequest
 from tasks.synthesize.publish import publish
-from tasks.synthesize.traces import Checked, Problem, Reason, Verdict, WrittenTrace
+from tasks.synthesize.traces import Checked, Reason, TrainingProblem, Verdict, WrittenTrace
 
 CODE = "x = 2 + 3\nprint(x)"
 OUTPUT = "\n<interpreter>\n5\n</interpreter>\n"
@@ -20,7 +20,7 @@ TRACE = f"I compute é.\n<code>\n```python\n{CODE}\n```\n</code>{OUTPUT}So.\n<an
 
 
 def entry(number: int, reason: Reason = Reason.ACCEPTED, seconds: float = 0.25) -> Checked:
-    problem = Problem(f"tiny/{number}", f"What is {number}?", "5", "tiny", "sum")
+    problem = TrainingProblem(f"tiny/{number}", f"What is {number}?", "5", "tiny", "sum")
     written = WrittenTrace(f"tiny/{number}/0", problem, TRACE, teacher="teacher-1", prompt_digest="ab" * 32)
     detail = "" if reason is Reason.ACCEPTED else "the rule"
     return written, Verdict(reason, detail, ("ok",), (seconds,), TRACE)

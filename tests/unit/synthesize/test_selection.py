@@ -18,7 +18,7 @@ from tasks.synthesize.selection.code_work import code_work
 from tasks.synthesize.selection.contamination import shared_gram
 from tasks.synthesize.selection.near_duplicates import NearDuplicates, signature
 from tasks.synthesize.teachers.script import ScriptTeacher
-from tasks.synthesize.traces import Checked, Problem, Reason, Verdict, WrittenTrace
+from tasks.synthesize.traces import Checked, Reason, TrainingProblem, Verdict, WrittenTrace
 from tasks.synthesize.verify import Rules, verify
 from tests.unit.synthesize.in_process import InProcessRunner
 
@@ -37,7 +37,7 @@ def accepted(
     source: str = "s",
     end: str = "So it is.",
 ) -> Checked:
-    problem = Problem(name.rpartition("/")[0], f"What is asked in {name}?", answer, source, "")
+    problem = TrainingProblem(name.rpartition("/")[0], f"What is asked in {name}?", answer, source, "")
     blocks = [
         f"{words}\n{DIALECT.write_call(code)}{DIALECT.feedback(str(n))}" for n, code in enumerate(codes)
     ]
@@ -114,7 +114,7 @@ class Opinion:
     def __init__(self, votes: dict[str, list[Vote]]) -> None:
         self.votes, self.asked = votes, Counter[str]()
 
-    def vote(self, problem: Problem, trace: str) -> list[Vote]:
+    def vote(self, problem: TrainingProblem, trace: str) -> list[Vote]:
         self.asked[problem.id] += 1
         return self.votes[problem.id]
 

@@ -10,7 +10,7 @@ from tasks.shared.config import SynthesizeConfig
 from tasks.shared.traces.dialect import DIALECTS
 from tasks.synthesize.teachers.faults import break_program, break_tags, forge_output, other_answer
 from tasks.synthesize.teachers.script import ScriptTeacher
-from tasks.synthesize.traces import Fault, Problem
+from tasks.synthesize.traces import Fault, TrainingProblem
 from tasks.synthesize.verify import Rules, verify
 from tests.unit.synthesize.in_process import InProcessRunner
 
@@ -77,7 +77,7 @@ def test_traces_follow_from_seed_problem_and_index_alone(problems, retool):
 
 
 def test_a_problem_of_no_known_family_is_refused(retool):
-    foreign = Problem("aime/1", "Find the number of ways.", "7", "aime", "")
+    foreign = TrainingProblem("aime/1", "Find the number of ways.", "7", "aime", "")
     with pytest.raises(
         ValueError, match=r"aime/1: synthesize\.mode = 'script' writes traces for the tiny world"
     ):

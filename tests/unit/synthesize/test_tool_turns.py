@@ -14,11 +14,11 @@ from tasks.shared.generation.endpoint.responses import ResponseLog
 from tasks.shared.traces.tool_form import TOOLS
 from tasks.synthesize.teachers.endpoint import EndpointTeacher, Turn
 from tasks.synthesize.teachers.prompting import TraceRequest
-from tasks.synthesize.traces import Problem, WrittenTrace
+from tasks.synthesize.traces import TrainingProblem, WrittenTrace
 from tasks.synthesize.verify import Rules, verify
 from tests.unit.synthesize.in_process import InProcessRunner
 
-WANT = TraceRequest(Problem("p", "What is 1 + 2?", "3", "test", ""), 0)
+WANT = TraceRequest(TrainingProblem("p", "What is 1 + 2?", "3", "test", ""), 0)
 
 
 def called(*codes: str, content: str = "", **more: Any) -> dict[str, Any]:

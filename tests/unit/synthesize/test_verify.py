@@ -8,11 +8,11 @@ import pytest
 from tasks.shared.config.selection import VerificationConfig
 from tasks.shared.sandbox import ExecutionResult, Status
 from tasks.synthesize.recorded import agree
-from tasks.synthesize.traces import Problem, Reason, WrittenTrace
+from tasks.synthesize.traces import Reason, TrainingProblem, WrittenTrace
 from tasks.synthesize.verify import settle, verify
 from tests.unit.synthesize.in_process import InProcessRunner
 
-PROBLEM = Problem("tiny/x", "What is 2 + 3?", "5", "tiny", "sum")
+PROBLEM = TrainingProblem("tiny/x", "What is 2 + 3?", "5", "tiny", "sum")
 
 
 def block(code: str, output: str) -> str:

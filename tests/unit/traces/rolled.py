@@ -12,13 +12,13 @@ from tasks.shared.generation.protocol import Sampling
 from tasks.shared.traces.dialect import DIALECTS, Dialect
 from tasks.shared.traces.encoding import encode_trace, written_trace
 from tasks.shared.traces.trajectory import FinishReason, Trajectory, turns_between
-from tasks.synthesize.traces import Problem, Verdict, WrittenTrace
+from tasks.synthesize.traces import TrainingProblem, Verdict, WrittenTrace
 from tasks.synthesize.verify import Rules, verify
 from tests.unit.generation.scripted import ScriptedGenerator
 from tests.unit.synthesize.in_process import InProcessRunner
 
 MOST = 4096
-PROBLEM = Problem("p", "What is 1 + 2?", "3", "test", "")
+PROBLEM = TrainingProblem("p", "What is 1 + 2?", "3", "test", "")
 RETOOL, TORL = DIALECTS["retool"], DIALECTS["torl"]
 # what a model writes between a block and the words after it, at one go with the end of the block
 GAPS = ("", "\n", "\n\n", "\r\n", " ", ".\n", "'", ");\n\n", ">", "</", "s", "\n\n\n", "  \n")
