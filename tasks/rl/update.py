@@ -10,7 +10,6 @@ import torch
 
 from tasks.rl.experience import Experience
 from tasks.rl.objective.losses import (
-    PolicyLossSettings,
     PolicySums,
     PolicyTokens,
     policy_loss,
@@ -55,16 +54,6 @@ class PolicyUpdate:
         self._engine = engine
         self._config = config
         self._reference = reference.to(engine.device) if reference is not None else None  # type: ignore[arg-type]
-        self._settings = PolicyLossSettings(
-            objective=config.objective,
-            clip_low=config.clip_low,
-            clip_high=config.clip_high,
-            dual_clip=config.dual_clip,
-            importance_cap=config.importance_cap,
-            sequence_mask=config.sequence_mask,
-            kl_coefficient=config.kl_coefficient,
-            entropy_coefficient=config.entropy_coefficient,
-        )
         # The denominator of the constant reduction: what the share of a mini-batch could hold at most.
         trajectories = config.prompts_per_step * config.samples_per_prompt
         self._most_tokens = trajectories * max_response_tokens / config.mini_batches
@@ -153,7 +142,7 @@ class PolicyUpdate:
             log_importance = (tokens.old_logprobs - tokens.sampler_logprobs)[tokens.loss_mask]
             ages = row.extras["age"][tokens.loss_mask]
             self._by_age += sums_by_age(log_importance.detach(), ages, self._config.staleness)
-        return policy_loss(tokens, self._settings)
+        return policy_loss(tokens, self._config)
 
 
 def mini_batches_of(chosen: np.ndarray, count: int, seed: int) -> list[np.ndarray]:

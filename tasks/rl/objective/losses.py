@@ -11,26 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from tasks.shared.config.training import Objective, Reduction
+from tasks.shared.config.training import Reduction, RlConfig
 
 MOST_LOG_RATIO = 20.0  # of one token; beyond it exp() means nothing (verl)
 MOST_SEQUENCE_LOG_RATIO = 10.0  # of a sequence's geometric mean, from above (verl)
 MOST_K3 = 10.0  # nats of one token (verl)
-
-
-@dataclass(frozen=True, slots=True)
-class PolicyLossSettings:
-    """Constants of the loss; those that can be switched off are off at 0."""
-
-    objective: Objective = "clip"  # see `policy_loss`
-    clip_low: float = 0.2  # ratio below 1 - clip_low stops counting
-    clip_high: float = 0.28  # above 1 + clip_high (clip-higher, DAPO)
-    dual_clip: float = 3.0  # c > 1: bound of the loss at -c A for A < 0 (arXiv 1912.09729)
-    importance_cap: float = 2.0  # truncated importance sampling of trainer over sampler
-    # bound > 1 of a sequence's geometric mean of trainer over sampler, and of its inverse
-    sequence_mask: float = 0.0
-    kl_coefficient: float = 0.0
-    entropy_coefficient: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +90,7 @@ def clipped_term(
     log_ratio: torch.Tensor,
     advantage: torch.Tensor,
     segments: torch.Tensor | None,
-    settings: PolicyLossSettings,
+    settings: RlConfig,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The policy's part of the loss at each token, and where its clip is active; all (n,). sg: no gradient through it.
 
@@ -131,7 +116,7 @@ def clipped_term(
     return loss, active
 
 
-def policy_loss(tokens: PolicyTokens, settings: PolicyLossSettings) -> tuple[torch.Tensor, PolicySums]:
+def policy_loss(tokens: PolicyTokens, settings: RlConfig) -> tuple[torch.Tensor, PolicySums]:
     """The loss (scalar) and the sums behind its metrics.
 
     sum_t w_t [ rho_t L_t + kl k3_t - entropy H_t ]

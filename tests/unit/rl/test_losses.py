@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.rl.objective.losses import PolicyLossSettings, PolicyTokens, policy_loss, token_weights
+from tasks.rl.objective.losses import PolicyTokens, policy_loss, token_weights
+from tasks.shared.config.training import Objective, Reduction, RlConfig
 
 
 def random_tokens(seed: int, rows: int = 3, length: int = 7) -> PolicyTokens:
@@ -33,7 +34,7 @@ def random_tokens(seed: int, rows: int = 3, length: int = 7) -> PolicyTokens:
     )
 
 
-def slow_loss(tokens: PolicyTokens, s: PolicyLossSettings) -> tuple[float, dict[str, float]]:
+def slow_loss(tokens: PolicyTokens, s: RlConfig) -> tuple[float, dict[str, float]]:
     total, sums = 0.0, dict.fromkeys(["tokens", "clipped", "capped", "gap", "masked"], 0.0)
     for b, t in np.argwhere(tokens.loss_mask.numpy()):
         logprob, old = tokens.logprobs[b, t].item(), tokens.old_logprobs[b, t].item()
@@ -85,8 +86,14 @@ def slow_mean(tokens: PolicyTokens, b: int, t: int, above: torch.Tensor, below: 
     return total / count
 
 
+def settings_of(objective: Objective = "clip", **constants: float) -> RlConfig:
+    """A recipe's section with these constants of the loss, and the reduction that its objective asks for."""
+    reduction: Reduction = "sequence" if objective == "gspo" else "token"
+    return RlConfig.model_validate({"objective": objective, "reduction": reduction, **constants})
+
+
 some_settings = st.builds(
-    PolicyLossSettings,
+    settings_of,
     objective=st.sampled_from(["clip", "gspo", "cispo"]),
     clip_low=st.sampled_from([0.1, 0.2, 0.5]),
     clip_high=st.sampled_from([0.2, 0.28, 1.0]),
@@ -100,9 +107,7 @@ some_settings = st.builds(
 
 @settings(max_examples=80, deadline=None)
 @given(st.integers(0, 10**6), some_settings, st.booleans())
-def test_loss_and_sums_match_the_slow_reference(
-    seed: int, constants: PolicyLossSettings, with_reference: bool
-) -> None:
+def test_loss_and_sums_match_the_slow_reference(seed: int, constants: RlConfig, with_reference: bool) -> None:
     tokens = random_tokens(seed)
     if not with_reference:
         tokens = replace(tokens, reference_logprobs=None)
@@ -116,7 +121,7 @@ def test_loss_and_sums_match_the_slow_reference(
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10**6), some_settings)
-def test_gradient_matches_finite_differences(seed: int, constants: PolicyLossSettings) -> None:
+def test_gradient_matches_finite_differences(seed: int, constants: RlConfig) -> None:
     constants = replace(constants, objective="clip")  # the others hold a factor back from the gradient: below
     tokens = random_tokens(seed, rows=1, length=4)
     loss, _ = policy_loss(tokens, constants)
@@ -141,7 +146,7 @@ def test_gspos_gradient_is_that_of_the_sequence_s_ratio(seed: int, clip: float) 
     tokens = replace(
         random, advantages=flat * (-1) ** seed, weights=0.1 * flat, reference_logprobs=None, entropy=None
     )
-    constants = PolicyLossSettings(objective="gspo", clip_low=clip, clip_high=clip, importance_cap=0.0)
+    constants = settings_of(objective="gspo", clip_low=clip, clip_high=clip, importance_cap=0.0)
     loss, _ = policy_loss(tokens, constants)
     if not tokens.loss_mask.any():
         return
@@ -157,7 +162,7 @@ def test_gspos_gradient_is_that_of_the_sequence_s_ratio(seed: int, clip: float) 
 
 def test_cispo_s_gradient_is_weighed_by_the_clipped_ratio_and_never_stopped() -> None:
     tokens = replace(random_tokens(4), reference_logprobs=None, entropy=None)
-    constants = PolicyLossSettings(objective="cispo", importance_cap=0.0)
+    constants = settings_of(objective="cispo", importance_cap=0.0)
     loss, sums = policy_loss(tokens, constants)
     (gradient,) = torch.autograd.grad(loss, tokens.logprobs)
     ratio = (tokens.logprobs.detach() - tokens.old_logprobs).exp().clamp(0.8, 1.28)
@@ -179,7 +184,7 @@ def test_log_ratios_far_off_stay_finite() -> None:
         segments=torch.tensor([[1, 2]]),
     )
     for objective in ("clip", "gspo", "cispo"):
-        loss, sums = policy_loss(tokens, PolicyLossSettings(objective=objective, kl_coefficient=1.0))
+        loss, sums = policy_loss(tokens, settings_of(objective=objective, kl_coefficient=1.0))
         (gradient,) = torch.autograd.grad(loss, tokens.logprobs)
         assert torch.isfinite(loss) and torch.isfinite(gradient).all()
         assert sums.kl_reference == sums.kl_old == sums.gap_kl == pytest.approx(20.0)
@@ -192,7 +197,7 @@ def test_on_policy_gradient_is_the_plain_policy_gradient() -> None:
     tokens = replace(
         tokens, logprobs=on_policy, sampler_logprobs=tokens.old_logprobs, reference_logprobs=None
     )
-    loss, sums = policy_loss(tokens, PolicyLossSettings())
+    loss, sums = policy_loss(tokens, settings_of())
     (gradient,) = torch.autograd.grad(loss, on_policy)
     expected = torch.where(tokens.loss_mask, -tokens.weights * tokens.advantages, 0.0)
     assert torch.allclose(gradient, expected)
@@ -215,11 +220,8 @@ def test_masked_tokens_do_not_matter() -> None:
     }
     spoiled["logprobs"].requires_grad_()
     again = PolicyTokens(loss_mask=tokens.loss_mask, **spoiled)
-    assert (
-        policy_loss(again, PolicyLossSettings())[0].item()
-        == policy_loss(tokens, PolicyLossSettings())[0].item()
-    )
-    loss, _ = policy_loss(again, PolicyLossSettings())
+    assert policy_loss(again, settings_of())[0].item() == policy_loss(tokens, settings_of())[0].item()
+    loss, _ = policy_loss(again, settings_of())
     loss.backward()
     gradient = spoiled["logprobs"].grad
     assert gradient is not None and (gradient[~tokens.loss_mask] == 0).all()
@@ -227,14 +229,12 @@ def test_masked_tokens_do_not_matter() -> None:
 
 def test_micro_batches_add_up_to_the_whole() -> None:
     tokens = random_tokens(5, rows=6)
-    whole, sums = policy_loss(tokens, PolicyLossSettings())
+    whole, sums = policy_loss(tokens, settings_of())
 
     def part(rows: slice) -> PolicyTokens:
         return PolicyTokens(*(getattr(tokens, name)[rows] for name in PolicyTokens.__dataclass_fields__))
 
-    pieces = [
-        policy_loss(part(rows), PolicyLossSettings()) for rows in (slice(0, 1), slice(1, 4), slice(4, 6))
-    ]
+    pieces = [policy_loss(part(rows), settings_of()) for rows in (slice(0, 1), slice(1, 4), slice(4, 6))]
     assert sum(loss.item() for loss, _ in pieces) == pytest.approx(whole.item(), abs=1e-12)
     assert sum(s.clipped for _, s in pieces) == sums.clipped
     assert max(s.gap_max for _, s in pieces) == sums.gap_max
@@ -267,7 +267,7 @@ def test_a_sequence_far_from_its_sampler_teaches_nothing() -> None:
         loss_mask=torch.ones(1, 4, dtype=torch.bool),
         segments=torch.tensor([[1, 1, 2, 2]]),
     )
-    loss, sums = policy_loss(tokens, PolicyLossSettings(sequence_mask=math.exp(0.4), importance_cap=0.0))
+    loss, sums = policy_loss(tokens, settings_of(sequence_mask=math.exp(0.4), importance_cap=0.0))
     (gradient,) = torch.autograd.grad(loss, tokens.logprobs)
     assert gradient.tolist() == [[-0.25, -0.25, 0.0, 0.0]]
     assert sums.masked == 2 and sums.tokens == 4
