@@ -35,7 +35,6 @@ def run(context: StageContext[EvaluateStage]) -> StageResult:
     meeting = context.request.meeting
     if meeting is not None and meeting.only_samples:
         return sample_for_others(context, config.generation, config.model, context.input("checkpoint"))
-    _check(config)
     problems = read_problems(context.input("evaluation_sets"))
     wanted = list(wanted_samples(problems, config.evaluate.samples_per_problem, context.request.seed))
     journal = Journal(context.scratch / "samples", context.fingerprint())
@@ -83,13 +82,6 @@ def headline(summary: dict[str, Any]) -> dict[str, Value]:
             f"{name}/void": numbers["void"],
         }
     return metrics
-
-
-def _check(config: EvaluateStage) -> None:
-    if config.evaluate.temperature == 0 and config.evaluate.samples_per_problem > 1:
-        raise ValueError(
-            "evaluate.temperature = 0 gives the same sample every time: set evaluate.samples_per_problem = 1"
-        )
 
 
 def _sample(

@@ -124,7 +124,8 @@ def test_code_runs_and_is_graded(tmp_path: Path) -> None:
 
 def test_greedy_with_several_samples_is_refused(tmp_path: Path) -> None:
     """It would count one sample many times; one line says what to set."""
-    request = evaluate_request(tmp_path, temperature=0.0)
+    request = evaluate_request(tmp_path)
+    request.config["evaluate"]["temperature"] = 0.0
     process = start(request)
     output, _ = process.communicate(timeout=600)
     assert process.returncode == 2

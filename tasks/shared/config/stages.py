@@ -67,6 +67,14 @@ class EvaluateConfig(Section):
     checkpoints: tuple[Literal["base", "sft", "rl"], ...] = ("base", "sft", "rl")
     endpoint: ServedModel = ServedModel()  # asked in place of an engine of the stage's own
 
+    @model_validator(mode="after")
+    def _greedy_samples_once(self) -> Self:
+        if self.temperature == 0 and self.samples_per_problem > 1:
+            raise ValueError(
+                "evaluate.temperature = 0 gives the same sample every time: set evaluate.samples_per_problem = 1"
+            )
+        return self
+
 
 class ReportConfig(Section):
     """What a report is called, and the order of its evaluations: each is compared with every earlier one."""
@@ -250,10 +258,6 @@ class Recipe(Section):
         if self.evaluate.checkpoints and "sft" in self.evaluate.checkpoints and not self.cold_start:
             raise ValueError(
                 "evaluate.checkpoints names 'sft' but cold_start = false: take it out of the list"
-            )
-        if self.evaluate.temperature == 0 and self.evaluate.samples_per_problem > 1:
-            raise ValueError(
-                "evaluate.temperature = 0 gives the same sample every time: set evaluate.samples_per_problem = 1"
             )
         longest_trace = self.synthesize.teacher.max_response_tokens
         if self.synthesize.uses_engine and longest_trace > self.generation.max_response_tokens:
