@@ -13,9 +13,8 @@ class EndpointAccess(Section):
     """How an endpoint is reached and paced, and what it may cost."""
 
     model: str = ""  # the name it goes by there
-    aliases: tuple[
-        Annotated[str, Field(min_length=1)], ...
-    ] = ()  # other names under which the same model may answer
+    # other names under which the same model may answer
+    aliases: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     base_url: str = ""  # with its /v1
     # name of the environment variable that holds the endpoint's key; "" where it takes none
     key_variable: str = Field("", pattern=r"^([A-Z][A-Z0-9_]*)?$")

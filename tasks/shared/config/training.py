@@ -97,9 +97,8 @@ class SftConfig(Section):
     checkpoint_every_steps: int = Field(50, ge=1)
     validation_share: float = Field(0.0, ge=0, lt=1)  # of the problems, whose traces are kept out of training
     evaluate_every_steps: int = Field(0, ge=0)  # their loss, every so many steps; 0: never
-    sinks: tuple[
-        MetricsSink, ...
-    ] = ()  # beside metrics.jsonl; TensorBoard's files are under <home>/tensorboard
+    # beside metrics.jsonl; TensorBoard's files are under <home>/tensorboard
+    sinks: tuple[MetricsSink, ...] = ()
 
     @model_validator(mode="after")
     def _validation_is_used(self) -> Self:
@@ -194,9 +193,8 @@ class RlConfig(Section):
     min_entropy: float = Field(0.0, ge=0)  # nats a sampled token; below it the policy has collapsed; 0 is off
     on_empty_step: Literal["skip", "stop"] = "skip"  # a step whose filters left nothing to learn from
     optimizer: OptimizerConfig = OptimizerConfig()
-    sinks: tuple[
-        MetricsSink, ...
-    ] = ()  # beside metrics.jsonl; TensorBoard's files are under <home>/tensorboard
+    # beside metrics.jsonl; TensorBoard's files are under <home>/tensorboard
+    sinks: tuple[MetricsSink, ...] = ()
 
     @field_validator("reward")
     @classmethod
