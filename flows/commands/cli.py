@@ -158,10 +158,10 @@ def ask(
     changes: Changes = None,
 ) -> int:
     """Ask a checkpoint, with code that runs while it answers."""
-    from flows.commands.serving import run_here
+    from flows.commands.serving import run_on_checkpoint
 
     given = {"question": question, "samples": samples, "seed": seed}
-    return run_here("ask", checkpoint, recipe, engine, changes or [], **given)
+    return run_on_checkpoint("ask", checkpoint, recipe, engine, changes or [], **given)
 
 
 @app.command()
@@ -176,9 +176,9 @@ def serve(
     changes: Changes = None,
 ) -> int:
     """Serve a checkpoint over OpenAI's API, with code that runs while it answers, and a page to try it."""
-    from flows.commands.serving import run_here
+    from flows.commands.serving import run_on_checkpoint
 
-    return run_here("serve", checkpoint, recipe, engine, changes or [], host=host, port=port)
+    return run_on_checkpoint("serve", checkpoint, recipe, engine, changes or [], host=host, port=port)
 
 
 @app.command()

@@ -24,7 +24,7 @@ from tasks.shared.runs.tags import Tags
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def run_here(
+def run_on_checkpoint(
     command: str, checkpoint: str, recipe: str, engine: str, changes: Sequence[str], **given: Any
 ) -> int:
     """Run `ask` or `serve` on a checkpoint; the exit code.

@@ -96,7 +96,9 @@ class Planner:
         if before is None:
             return ["new in this run"]
         changed = differences(_by_name(before.made_of), _by_name(parts))
-        return [_told(line) for line in changed] or ["finished work is not remembered here (TIRFLOW_HOME)"]
+        return [_described(line) for line in changed] or [
+            "finished work is not remembered here (TIRFLOW_HOME)"
+        ]
 
 
 def _by_name(parts: dict[str, Any]) -> dict[str, Any]:
@@ -105,7 +107,7 @@ def _by_name(parts: dict[str, Any]) -> dict[str, Any]:
     return parts | {"surroundings": {name: version for name, _, version in listed}}
 
 
-def _told(difference: str) -> str:
+def _described(difference: str) -> str:
     """A difference of a key's parts in the words of who changed it."""
     part = difference.partition(":")[0].partition(".")[0]
     named = {"code": "its sources changed", "files": "a local file it reads changed"}

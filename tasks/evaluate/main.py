@@ -14,7 +14,7 @@ from tasks.evaluate.environment_versions import environment_versions
 from tasks.evaluate.journal import Journal
 from tasks.shared.config import EvaluateStage
 from tasks.shared.contract.stage import StageContext, StageResult, Value, stage_main
-from tasks.shared.evaluation.problems import SampleRequest, read_problems, wanted_samples
+from tasks.shared.evaluation.problems import SampleRequest, read_problems, sample_requests
 from tasks.shared.evaluation.sampling import Sampler, take_all
 from tasks.shared.generation.endpoint.responses import ResponseLog
 from tasks.shared.generation.engines import open_generator, sample_for_others
@@ -36,7 +36,7 @@ def run(context: StageContext[EvaluateStage]) -> StageResult:
     if meeting is not None and meeting.only_samples:
         return sample_for_others(context, config.generation, config.model, context.input("checkpoint"))
     problems = read_problems(context.input("evaluation_sets"))
-    wanted = list(wanted_samples(problems, config.evaluate.samples_per_problem, context.request.seed))
+    wanted = list(sample_requests(problems, config.evaluate.samples_per_problem, context.request.seed))
     journal = Journal(context.scratch / "samples", context.fingerprint())
     missing = [want for want in wanted if want.key not in journal]
     context.log(

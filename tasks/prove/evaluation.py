@@ -16,7 +16,7 @@ from tasks.prove.findings import GRADE, MISSING, STATED, UNDECIDED, Difference, 
 from tasks.prove.programs import run_again
 from tasks.shared.artifacts import ArtifactRef
 from tasks.shared.config import EvaluateStage
-from tasks.shared.evaluation.problems import EvaluationProblem, read_problems, wanted_samples
+from tasks.shared.evaluation.problems import EvaluationProblem, read_problems, sample_requests
 from tasks.shared.grading import grade
 from tasks.shared.learning.checkpoints import load_tokenizer
 from tasks.shared.reporting.evaluated import SUMMARY_FILE, protocol_of
@@ -64,7 +64,7 @@ def check_evaluation(
     tally.add("responses: ids, mask, text", again.responses, again.records)
     tell(f"{name}: {len(samples)} samples are graded again")
     integers = {(problem.set, problem.id) for problem in problems if problem.integer}
-    regraded = [graded_here(sample, (sample.set, sample.problem_id) in integers) for sample in samples]
+    regraded = [graded_again(sample, (sample.set, sample.problem_id) in integers) for sample in samples]
     tally.add("grades, given again", len(samples), check_grades(name, samples, regraded))
     tally.add("void samples", len(samples), check_outages(name, samples))
     tally.add("scores and intervals", 1, check_scores(evidence, name, ref, config, regraded))
@@ -130,7 +130,7 @@ def check_problems(
     name: str, problems: list[EvaluationProblem], seed: int, config: EvaluateStage, samples: list[Sample]
 ) -> list[Difference]:
     """Every sample that the protocol asks for is there once, in order, with the problem and answer of its set."""
-    wanted = list(wanted_samples(problems, config.evaluate.samples_per_problem, seed))
+    wanted = list(sample_requests(problems, config.evaluate.samples_per_problem, seed))
     differences = []
     if [want.key for want in wanted] != [sample.key for sample in samples]:
         detail = f"{len(samples)} samples where the protocol asks for {len(wanted)}, or in another order"
@@ -149,7 +149,7 @@ def check_problems(
     return differences
 
 
-def graded_here(sample: Sample, integer: bool) -> Sample:
+def graded_again(sample: Sample, integer: bool) -> Sample:
     """The same sample with the grade that it is given here."""
     if sample.outage:
         return replace(sample, correct=False, reason="void", predicted=None)

@@ -13,7 +13,7 @@ from tasks.prove.evaluation import config_of, samples_of
 from tasks.prove.evidence import Evidence
 from tasks.prove.findings import CHANGED, MISSING, MODEL, ROUNDING, SANDBOX, Difference, Row
 from tasks.prove.programs import isolated
-from tasks.shared.evaluation.problems import read_problems, wanted_samples
+from tasks.shared.evaluation.problems import read_problems, sample_requests
 from tasks.shared.evaluation.sampling import Sampler, take_all
 from tasks.shared.generation.engines import make_generator
 from tasks.shared.learning.checkpoints import load_tokenizer
@@ -43,7 +43,7 @@ def sample_again(
     chosen = random.Random(seed).sample(valid, max(1, round(share * len(valid))))
     recorded = {sample.key: sample for sample in chosen}
     problems = read_problems(evidence.place(made.inputs["evaluation_sets"]))
-    every = wanted_samples(problems, config.evaluate.samples_per_problem, made.seed)
+    every = sample_requests(problems, config.evaluate.samples_per_problem, made.seed)
     wanted = [want for want in every if want.key in recorded]
     generation = config.generation.model_copy(update={"placement": "inside"})
     config = config.model_copy(update={"sandbox": isolated(config.sandbox), "generation": generation})

@@ -19,7 +19,7 @@ from tasks.shared.config import EvaluateConfig, EvaluateStage, RlStage
 from tasks.shared.contract.environment import rank
 from tasks.shared.contract.stage import StageContext
 from tasks.shared.estimates import Outcome, avg_at_k
-from tasks.shared.evaluation.problems import EvaluationProblem, SampleRequest, read_problems, wanted_samples
+from tasks.shared.evaluation.problems import EvaluationProblem, SampleRequest, read_problems, sample_requests
 from tasks.shared.evaluation.sampling import Sampler, take_all
 from tasks.shared.generation.protocol import AsksBeside, Generator
 from tasks.shared.learning.distributed import gather_from_ranks
@@ -57,7 +57,7 @@ class Evaluation:
         most_alive = num_rows(config.generation) if beside else None
         self._sampler = Sampler(evaluation_config(config), generator, interpreter, tokenizer, most_alive)
         problems = _chosen(read_problems(context.input("evaluation_sets")), config.rl.evaluate_sets)
-        self._wanted = list(wanted_samples(problems, config.rl.evaluate_samples, context.request.seed))
+        self._wanted = list(sample_requests(problems, config.rl.evaluate_samples, context.request.seed))
         self._sampler.require_prompts([want.problem for want in self._wanted])
         self._lines = JsonLines(context.scratch / EVALUATION_FILE, progress.step) if rank() == 0 else None
         self._thread = ThreadPoolExecutor(1, "evaluation") if beside else None

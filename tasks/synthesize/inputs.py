@@ -22,7 +22,7 @@ Context = StageContext[SynthesizeStage]
 LEAK_WORDS = 8  # a text source shares no such run of words with an evaluation problem (open-r1, rStar2)
 
 
-def read_wanted(context: Context) -> list[TraceRequest]:
+def read_requests(context: Context) -> list[TraceRequest]:
     """Every trace that the recipe asks for, in order. ValueError, one line, for a bad row or a leak."""
     settings = context.config.synthesize
     rewrite = settings.mode == "rewrite"

@@ -17,7 +17,7 @@ from tasks.shared.generation.endpoint.responses import ResponseLog
 from tasks.shared.generation.engines import sample_for_others
 from tasks.shared.tools.interpreter import open_tool
 from tasks.shared.tools.protocol import Tool
-from tasks.synthesize.inputs import evaluation_problems, read_wanted
+from tasks.synthesize.inputs import evaluation_problems, read_requests
 from tasks.synthesize.publish import publish, publish_responses
 from tasks.synthesize.selection import Judge, References, evaluation_grams, read_pass_rates, select
 from tasks.synthesize.teachers.prompting import TraceRequest
@@ -39,7 +39,7 @@ def run(context: Context) -> StageResult:
         return sample_for_others(
             context, config.generation, config.model, teacher_weights(context).checkpoint
         )
-    wanted = read_wanted(context)
+    wanted = read_requests(context)
     rules = Rules.of(config)
     log = _open_log(context)
     if config.synthesize.mode != "script":

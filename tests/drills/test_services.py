@@ -25,7 +25,7 @@ from tasks.shared.artifacts import Store
 from tasks.shared.generation.endpoint.responses import ResponseLog
 from tasks.shared.sandbox import Interpreter, Limits, SandboxSettings, Status
 from tests.flows.conftest import Prefect, prefect, small, until
-from tests.integration.synthesis_world import finish, make_request, run_here, start
+from tests.integration.synthesis_world import finish, make_request, run_in_process, start
 from tests.integration.teacher_server import serve
 
 __all__ = ["prefect"]  # the fixture of tests/flows
@@ -56,7 +56,7 @@ def test_teacher_comes_late(tmp_path: Path, saw: Callable[[str], None]) -> None:
     teacher = {"max_attempts": 12, "max_wait_s": 1.0}
     try:
         request = make_request(tmp_path, ["honest"] * 4, server.base_url, teacher=teacher)
-        result = run_here(request)
+        result = run_in_process(request)
     finally:
         done.set()
         thread.join()

@@ -10,7 +10,7 @@ import pyarrow as pa
 from tasks.prepare.tiny_model import make_tiny_checkpoint
 from tasks.shared.artifacts import ArtifactRef, Provenance, Store
 from tasks.shared.config import EvaluateStage, SandboxConfig
-from tasks.shared.evaluation.problems import EvaluationProblem, read_problems, wanted_samples
+from tasks.shared.evaluation.problems import EvaluationProblem, read_problems, sample_requests
 from tasks.shared.evaluation.sampling import Sampler
 from tasks.shared.learning.checkpoints import load_tokenizer
 from tasks.shared.reporting.evaluated import protocol_of, write_evaluation
@@ -76,7 +76,7 @@ def take_samples(store: Store, inputs: dict[str, ArtifactRef], scripts: dict[str
     config = certificate_stage()
     tokenizer = load_tokenizer(store.fetch(inputs["checkpoint"]))
     problems: list[EvaluationProblem] = read_problems(store.fetch(inputs["evaluation_sets"]))
-    wanted = list(wanted_samples(problems, config.evaluate.samples_per_problem, SEED))
+    wanted = list(sample_requests(problems, config.evaluate.samples_per_problem, SEED))
     generator = ScriptedGenerator(tokenizer, {f"sums/{key}": script for key, script in scripts.items()})
     with make_interpreter(config.sandbox) as interpreter:
         taken = {

@@ -82,7 +82,7 @@ def make_request(
     )
 
 
-def run_here(request: StageRequest) -> StageResult:
+def run_in_process(request: StageRequest) -> StageResult:
     """The stage in this process: two seconds less than in its own."""
     config = SynthesizeStage.model_validate(request.config)
     return run(StageContext(request, config, Store(request.store), Path(request.scratch)))

@@ -13,7 +13,7 @@ from tasks.evaluate.main import run
 from tasks.shared.artifacts import ArtifactRef, Store
 from tasks.shared.config import EvaluateStage
 from tasks.shared.contract.stage import StageContext, StageRequest, StageResult
-from tasks.shared.evaluation.problems import EvaluationProblem, wanted_samples
+from tasks.shared.evaluation.problems import EvaluationProblem, sample_requests
 from tasks.shared.evaluation.sampling import Sampler
 from tasks.shared.reporting.evaluated import read_evaluated
 from tasks.shared.reporting.samples import read_samples
@@ -111,7 +111,7 @@ def test_code_runs_and_is_graded(tmp_path: Path) -> None:
     generator = ScriptedGenerator(tokenizer, {"held_out/p/0": script})
     with make_interpreter(config.sandbox) as interpreter:
         sampler = Sampler(config, generator, interpreter, tokenizer)
-        (sample,) = sampler.take(list(wanted_samples([problem], 1, 0)))
+        (sample,) = sampler.take(list(sample_requests([problem], 1, 0)))
     assert sample.correct and sample.predicted == "42" and not sample.outage
     assert [call.status for call in sample.calls] == ["error", "ok"]
     assert sample.calls[1].observation == "42" and "NameError" in sample.calls[0].observation

@@ -22,13 +22,13 @@ from tasks.serve.resident import open_resident
 from tasks.shared.artifacts import Provenance, Store
 from tasks.shared.config import ServeConfig
 from tasks.shared.config.recipes import load_recipe
-from tasks.shared.evaluation.problems import EvaluationProblem, wanted_samples
+from tasks.shared.evaluation.problems import EvaluationProblem, sample_requests
 from tasks.shared.evaluation.sampling import Sampler
 from tasks.shared.generation.engines import make_generator
 from tasks.shared.learning.checkpoints import load_tokenizer
 from tasks.shared.runs.record import RunRecords, StageRecord
 from tests.integration.evaluation_world import SHAPE, evaluate_stage
-from tests.integration.synthesis_world import make_request, run_here
+from tests.integration.synthesis_world import make_request, run_in_process
 from tests.unit.serve.scripted_world import ANSWER, CALL, Continuing, scripted_with, served, small_stage
 
 CLIENTS = 64
@@ -50,7 +50,7 @@ def test_clients_of_the_server_get_evaluations_samples(checkpoint: Path, tmp_pat
     shorter = stage.generation.model_copy(update={"max_response_tokens": 48})
     stage = stage.model_copy(update={"generation": shorter})
     problems = [EvaluationProblem("sums", str(i), f"What is {i} plus {i}?", str(2 * i)) for i in range(8)]
-    wanted = list(wanted_samples(problems, 8, seed=7))
+    wanted = list(sample_requests(problems, 8, seed=7))
     tokenizer = load_tokenizer(checkpoint)
     request = ServeRequest(
         name="m", checkpoint=checkpoint, config=stage, serve=ServeConfig(), scratch=tmp_path
@@ -94,7 +94,7 @@ def test_a_served_checkpoint_teaches_synthesize(tmp_path: Path) -> None:
             prompt=str(own),
             teacher={"model": "m", "continuation": "prefill", "max_response_tokens": 150},
         )
-        result = run_here(request)
+        result = run_in_process(request)
     [trace] = pandas.read_parquet(Store(request.store).fetch(result.outputs["traces"]) / "train.parquet")[
         "trace"
     ]

@@ -17,7 +17,7 @@ from tasks.shared.artifacts import Store
 from tasks.shared.config import EvaluateStage, ServeConfig
 from tasks.shared.contract.environment import named_keys
 from tasks.shared.contract.stage import StageContext, StageRequest
-from tasks.shared.evaluation.problems import EvaluationProblem, SampleRequest, wanted_samples
+from tasks.shared.evaluation.problems import EvaluationProblem, SampleRequest, sample_requests
 from tasks.shared.evaluation.sampling import Sampler
 from tasks.shared.generation.endpoint.responses import ResponseLog
 from tasks.shared.reporting.samples import Sample, read_samples
@@ -88,7 +88,7 @@ def test_a_served_checkpoint_scores_as_the_stage_itself(tmp_path: Path) -> None:
 def test_programs_run_at_the_server_and_are_graded_here(tmp_path: Path) -> None:
     """Calls, outputs, masks, grades: those of a sampler with the same model in its own process."""
     stage = small_stage()
-    wanted = list(wanted_samples(PROBLEMS, len(SCRIPTS), seed=7))
+    wanted = list(sample_requests(PROBLEMS, len(SCRIPTS), seed=7))
     with scripted(SCRIPTS, stage) as resident:
         generator = ScriptedGenerator(TOKENIZER, BySample(SCRIPTS))
         own = {s.key: s for s in Sampler(stage, generator, resident.interpreter, TOKENIZER).take(wanted)}
@@ -111,7 +111,7 @@ def test_a_server_of_something_else_is_told_in_one_line(
 ) -> None:
     """Another recipe, other limits, another key, no server of ours, none at all."""
     stage = small_stage()
-    wanted = list(wanted_samples(PROBLEMS, 1, seed=7))
+    wanted = list(sample_requests(PROBLEMS, 1, seed=7))
     monkeypatch.setenv("SERVED_KEY", "a-key")
 
     def refusal(config: EvaluateStage, name: str, wanted: Sequence[SampleRequest] = wanted) -> str:
@@ -136,7 +136,7 @@ def test_a_server_of_something_else_is_told_in_one_line(
     with serve() as other:
         there = asks(stage, other.base_url.removesuffix("/v1"), model="teacher-1")
         known = EvaluationProblem("sums", "0", "Case any. What is 12 * 34 + 5?", "413")
-        assert "tells no trajectory" in refusal(there, "other", list(wanted_samples([known], 1, seed=7)))
+        assert "tells no trajectory" in refusal(there, "other", list(sample_requests([known], 1, seed=7)))
     with pytest.raises(ValueError, match=r"evaluate\.endpoint\.model is empty"):
         asks(stage, address, model="")
 

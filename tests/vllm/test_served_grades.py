@@ -20,7 +20,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from tasks.shared.artifacts import ArtifactRef, Store
 from tasks.shared.config import EvaluateStage
 from tasks.shared.contract.stage import StageRequest, StageResult
-from tasks.shared.evaluation.problems import EvaluationProblem, read_problems, wanted_samples
+from tasks.shared.evaluation.problems import EvaluationProblem, read_problems, sample_requests
 from tasks.shared.reporting.samples import Sample, read_samples
 from tests.integration.evaluation_world import fill_sets, publish
 from tests.integration.rl_world import MODEL, make_store
@@ -45,7 +45,7 @@ def test_the_stage_and_a_served_model_grade_alike(tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     problems = read_problems(store.fetch(inputs["evaluation_sets"]))
     with serve(checkpoint, tmp_path / "server.log") as address, ThreadPoolExecutor(8) as pool:
-        wanted = list(wanted_samples(problems, SAMPLES, SEED))
+        wanted = list(sample_requests(problems, SAMPLES, SEED))
         by_hand = list(pool.map(lambda w: _answer(address, tokenizer, w.problem, w.seed), wanted))
     for want, (text, answer) in zip(wanted, by_hand, strict=True):
         sample = evaluated[want.problem.id, want.sample]

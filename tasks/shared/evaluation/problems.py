@@ -62,7 +62,7 @@ def read_problems(directory: Path) -> list[EvaluationProblem]:
     return problems
 
 
-def wanted_samples(
+def sample_requests(
     problems: list[EvaluationProblem], samples_per_problem: int, seed: int
 ) -> Iterator[SampleRequest]:
     """Every sample with a seed of its own, from the run's seed and its key: the same whatever else is sampled."""

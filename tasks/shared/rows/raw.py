@@ -152,7 +152,7 @@ def _open(path: Path) -> IO[str]:
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _reported(path: Path) -> Iterator[None]:
     """Say in one line that a file cannot be unpacked or decoded."""
     try:
         yield
@@ -167,7 +167,7 @@ def _told(path: Path) -> Iterator[None]:
 
 
 def _jsonl_rows(path: Path) -> RawRows:
-    with _told(path), _open(path) as stream:
+    with _reported(path), _open(path) as stream:
         for number, line in enumerate(stream, start=1):
             if line.strip(BLANK):
                 yield _json_row(line.strip(BLANK), f"{path}: row {number}")
@@ -194,7 +194,7 @@ def _in_json(error: Exception) -> str:
 
 def _json_rows(path: Path) -> RawRows:
     """A JSON array of objects, an object that holds one, or lines of objects after all."""
-    with _told(path), _open(path) as stream:
+    with _reported(path), _open(path) as stream:
         text = stream.read()
     try:
         content = json.loads(text)
@@ -225,7 +225,7 @@ def _holds_objects(values: list[Any]) -> bool:
 
 def _csv_rows(path: Path) -> RawRows:
     """Rows under a header; the separator is what parts the header: a comma, a semicolon or a tab."""
-    with _told(path), _open(path) as stream:
+    with _reported(path), _open(path) as stream:
         header = stream.readline()
         stream.seek(0)
         separator = max(",;\t", key=header.count)

@@ -64,7 +64,7 @@ class CallForm(Protocol):
         """The string that ends a turn with a block."""
 
     @property
-    def told(self) -> str:
+    def usage(self) -> str:
         """A one-line description of the form, for the notice to a model that did not follow it."""
 
     @property
@@ -93,7 +93,7 @@ class TagForm:
 
     opening: str
     stop: str
-    told: str
+    usage: str
 
     @property
     def marks(self) -> tuple[str, ...]:
@@ -189,7 +189,7 @@ class FenceForm:
     """A program in a fence, and the opening of the fence that its output fills (ToRL)."""
 
     stop: str
-    told: str
+    usage: str
 
     @property
     def marks(self) -> tuple[str, ...]:

@@ -87,7 +87,7 @@ class Dialect:
         return tuple(dict.fromkeys(mark for mark in marks if mark))
 
     @property
-    def libraries_told(self) -> str:
+    def libraries_sentence(self) -> str:
         """The sentence that names the libraries; "" where there are none."""
         *others, last = self.libraries or ("",)
         names = f"{', '.join(others)} and {last}" if others else last
@@ -99,7 +99,7 @@ class Dialect:
             return problem
         return self.instruction.format(
             problem=problem,
-            libraries=f" {self.libraries_told}" if self.libraries else "",
+            libraries=f" {self.libraries_sentence}" if self.libraries else "",
             call=self.write_call(EXAMPLE_CODE) if self.form else "",
             feedback=self.feedback(EXAMPLE_OUTPUT).strip("\n"),
             answer=self.write_answer("..."),
@@ -171,7 +171,7 @@ class Dialect:
     def notice(self, block: Block) -> str:
         """The notice that a model sees in place of output after an incomplete block."""
         assert self.form is not None
-        return f"This block was not run: {block.fault}. {self.form.told}"
+        return f"This block was not run: {block.fault}. {self.form.usage}"
 
     def feedback(self, observation: str, remaining_calls: int | None = None, carried: str = "") -> str:
         """The text appended after a block: its output and, if announced, the number of calls left.
@@ -302,7 +302,7 @@ DIALECTS = {
         form=TagForm(
             opening="<code>",
             stop="</code>",
-            told="Write <code>, ```python, the program, ``` and </code>, each on lines of its own.",
+            usage="Write <code>, ```python, the program, ``` and </code>, each on lines of its own.",
         ),
         feedback_open="\n<interpreter>\n",
         feedback_close="\n</interpreter>\n",
@@ -315,7 +315,7 @@ DIALECTS = {
         instruction=TORL_INSTRUCTION,
         form=FenceForm(
             stop="```output",
-            told="Write ```python, the program, ``` and ```output, each on lines of its own.",
+            usage="Write ```python, the program, ``` and ```output, each on lines of its own.",
         ),
         feedback_open="\n",
         feedback_close="\n```\n",

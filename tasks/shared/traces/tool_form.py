@@ -81,8 +81,8 @@ class ToolForm:
     stop: str = "</tool_call>"
 
     @property
-    def told(self) -> str:
-        """See `CallForm.told`."""
+    def usage(self) -> str:
+        """See `CallForm.usage`."""
         call = json.dumps({"name": TOOL, "arguments": {ARGUMENT: "..."}})
         return f"Write {self.opening}, {call} as one JSON object, and {self.stop}, each on a line of its own."
 

@@ -52,7 +52,7 @@ class Prompting:
             reasoning=reasoning,
             max_calls=self._rules.max_calls,
             stateful=self._rules.stateful,
-            libraries=dialect.libraries_told,
+            libraries=dialect.libraries_sentence,
             wall_s=f"{self._rules.limits.wall_s:g}",
             call_example=dialect.write_call(EXAMPLE_CODE),
             feedback_example=dialect.feedback(EXAMPLE_OUTPUT).strip("\n"),

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.shared.estimates import avg_at_k
-from tasks.shared.evaluation.problems import EvaluationProblem, SampleRequest, read_problems, wanted_samples
+from tasks.shared.evaluation.problems import EvaluationProblem, SampleRequest, read_problems, sample_requests
 from tasks.shared.evaluation.sampling import graded, take_all
 from tasks.shared.reporting.samples import Sample
 from tasks.shared.reporting.summary import as_evaluation, summarize
@@ -48,7 +48,7 @@ class FlakySampler:
 def test_a_void_sample_is_repeated_alone() -> None:
     """One outage: everything is valid in the end, and only the void sample was taken twice."""
     sampler, kept = FlakySampler({"p2": 1}), list[Sample]()
-    outages = take_all(sampler, list(wanted_samples(PROBLEMS, 1, 0)), kept.append)
+    outages = take_all(sampler, list(sample_requests(PROBLEMS, 1, 0)), kept.append)
     assert outages == [] and all(sample.correct for sample in kept) and len(kept) == 4
     assert sampler.asked[1:] == [[("held_out", "p2", 0)]]
 
@@ -56,7 +56,7 @@ def test_a_void_sample_is_repeated_alone() -> None:
 def test_a_sample_that_stays_void_is_in_no_estimate() -> None:
     """Not wrong: the accuracy of the others stands."""
     sampler, kept = FlakySampler({"p2": 99}), list[Sample]()
-    outages = take_all(sampler, list(wanted_samples(PROBLEMS, 1, 0)), kept.append)
+    outages = take_all(sampler, list(sample_requests(PROBLEMS, 1, 0)), kept.append)
     assert [sample.key for sample in outages] == [("held_out", "p2", 0)] and len(sampler.asked) == 3
     assert not outages[0].correct and outages[0].reason == "void"
     assert avg_at_k(as_evaluation([*kept, *outages])).value == 1.0
@@ -73,11 +73,11 @@ def test_an_integer_set_takes_no_expression(integer: bool) -> None:
 
 def test_a_seed_belongs_to_its_sample() -> None:
     """Distinct for every sample, and the same whatever else is asked."""
-    many = {want.key: want.seed for want in wanted_samples(PROBLEMS, 8, 5)}
+    many = {want.key: want.seed for want in sample_requests(PROBLEMS, 8, 5)}
     assert len(set(many.values())) == 32
-    few = {want.key: want.seed for want in wanted_samples(PROBLEMS[2:], 3, 5)}
+    few = {want.key: want.seed for want in sample_requests(PROBLEMS[2:], 3, 5)}
     assert few.items() <= many.items()
-    assert not set(many.values()) & {want.seed for want in wanted_samples(PROBLEMS, 8, 6)}
+    assert not set(many.values()) & {want.seed for want in sample_requests(PROBLEMS, 8, 6)}
 
 
 def test_problems_are_read_in_the_order_of_the_sets(tmp_path: Path) -> None:

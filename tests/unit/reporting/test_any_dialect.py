@@ -25,7 +25,7 @@ PROBLEM = EvaluationProblem("p", "set", "What is 1 + 2?", "3", "", integer=True)
 MADE_UP = replace(
     DIALECTS["retool"],
     name="made_up",
-    form=TagForm(opening="[run]", stop="[/run]", told="Write [run], the program and [/run]."),
+    form=TagForm(opening="[run]", stop="[/run]", usage="Write [run], the program and [/run]."),
     feedback_open="\n[output]\n",
     feedback_close="\n[/output]\n",
     refused=("[output]", "[/output]"),
