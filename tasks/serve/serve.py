@@ -16,6 +16,7 @@ from tasks.serve.server import make_app
 from tasks.shared.contract.environment import serve_key
 
 LOOK_S = 0.5
+KEEP_S = 75  # that an idle connection stays: longer than clients keep it, or it might close as it is used
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -39,6 +40,7 @@ def serve(request: ServeRequest) -> int:
                 make_app(resident, request, key),
                 log_level="warning",
                 access_log=False,
+                timeout_keep_alive=KEEP_S,
                 timeout_graceful_shutdown=max(1, round(request.serve.end_seconds)),
             )
             asked = "asks for the key" if key else "asks for no key"

@@ -12,7 +12,7 @@ import uvicorn
 from tasks.serve.conversation import Prompts
 from tasks.serve.request import ServeRequest
 from tasks.serve.resident import Resident
-from tasks.serve.serve import Server, listening_socket
+from tasks.serve.serve import KEEP_S, Server, listening_socket
 from tasks.serve.server import make_app
 from tasks.shared.config import EvaluateStage, ServeConfig
 from tasks.shared.generation.interleave import RolloutPolicy
@@ -89,7 +89,10 @@ def served(resident: Resident, key: str = "", **serve: Any) -> Iterator[str]:
         name="m", checkpoint="/c", config=small_stage(), serve=ServeConfig(**serve), scratch="/s"
     )
     with listening_socket("127.0.0.1", 0) as listener:
-        server = Server(uvicorn.Config(make_app(resident, request, key), log_level="warning"))
+        config = uvicorn.Config(
+            make_app(resident, request, key), log_level="warning", timeout_keep_alive=KEEP_S
+        )
+        server = Server(config)
         thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])))
         thread.start()
         try:
