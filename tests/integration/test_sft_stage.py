@@ -51,9 +51,9 @@ def test_killed_at_two_random_moments_it_ends_with_the_same_bytes(tmp_path: Path
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     whole.mkdir()
     broken.mkdir()
-    run(whole, make_request(whole, epochs=16))
+    run(whole, make_request(whole, epochs=8))
     num_steps = len(metrics_of(whole))
-    request = make_request(broken, epochs=16)
+    request = make_request(broken, epochs=8)
     seed = random.randrange(10**6)
     rng = random.Random(seed)
     moments = sorted(rng.sample(range(1, num_steps - 1), 2))
