@@ -108,12 +108,16 @@ class Prefect:
 
 @pytest.fixture(scope="session")
 def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
-    """A server, a worker, the deployments of prefect.yaml."""
+    """A server, a worker that asks it for runs four times as often as elsewhere, the deployments of prefect.yaml."""
+    settings, patch = cluster.settings, pytest.MonkeyPatch()
+    often = {"PREFECT_WORKER_QUERY_SECONDS": "0.5"}
+    patch.setattr(cluster, "settings", lambda home, port: settings(home, port) | often)
     running = cluster.start(tmp_path_factory.mktemp("prefect"), owned=True, port=0)
     try:
         yield Prefect(running)
     finally:
         cluster.stop(running)
+        patch.undo()
 
 
 def until(condition: Callable[[], bool], timeout_s: float = 600.0) -> None:
