@@ -36,15 +36,12 @@ def scores_of(record: RunRecord) -> list[Row]:
             continue
         for name, value in stage.metrics.items():
             problem_set, _, metric = name.rpartition("/")
+            shown = round(value, 4) if isinstance(value, float) else value
             key = (problem_set, label.removeprefix("evaluate-"))
-            rows.setdefault(key, {"set": key[0], "checkpoint": key[1]})[metric] = _rounded(value)
+            rows.setdefault(key, {"set": key[0], "checkpoint": key[1]})[metric] = shown
     return [rows[key] for key in sorted(rows, key=lambda key: key[0])]
 
 
 def artifact_key(name: str) -> str:
     """A Prefect artifact key (lower case, digits and dashes) from a run's name."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-
-
-def _rounded(value: object) -> object:
-    return round(value, 4) if isinstance(value, float) else value

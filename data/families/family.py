@@ -15,10 +15,6 @@ MAX_ANSWER = 999
 HELD_OUT_ONE_IN = 5
 
 
-def _accept_all(params: Params) -> bool:
-    return True
-
-
 def _phrasing_pattern(phrasing: str) -> str:
     """A regular expression with a group for each parameter; a second mention must agree with the first."""
     pattern = re.escape(phrasing)
@@ -42,7 +38,7 @@ class Family:
     near_misses: tuple[str, ...]
     solve: Callable[[Params], int]  # reference answer, by another way than the programs where one exists
     # parameters that make no sense or are too easy are refused here
-    accept: Callable[[Params], bool] = _accept_all
+    accept: Callable[[Params], bool] = lambda params: True
     max_answer: int = MAX_ANSWER  # largest answer
     # the parameters and every intermediate value that `reasonings` name
     work: Callable[[Params], Params] = dict

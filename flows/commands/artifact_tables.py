@@ -21,7 +21,8 @@ def ls(console: Console, rows: Sequence[Mapping[str, Any]], damaged: Mapping[str
     table.add_column("wanted by", overflow="fold")
     for row in rows:
         created = row["created"].replace("T", " ")[5:16]
-        table.add_row(row["location"], _size(row["bytes"]), created, _who(row["wanted_by"]))
+        wanted_by = ", ".join(dict.fromkeys(row["wanted_by"])) or "[yellow]nobody[/]"
+        table.add_row(row["location"], _size(row["bytes"]), created, wanted_by)
     console.print(table)
     console.print(f"{len(rows)} artifacts, {_size(sum(row['bytes'] for row in rows))}")
     _damage(console, damaged)
@@ -104,10 +105,6 @@ def _pairs(console: Console, title: str, pairs: Mapping[str, Any]) -> None:
 def _damage(console: Console, damaged: Mapping[str, str]) -> None:
     for location, message in damaged.items():
         console.print(f"[red]damaged[/] {location}: {escape(message)}", soft_wrap=True)
-
-
-def _who(names: Sequence[str]) -> str:
-    return ", ".join(dict.fromkeys(names)) or "[yellow]nobody[/]"
 
 
 def _size(size: float) -> str:

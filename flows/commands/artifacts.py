@@ -15,7 +15,7 @@ from flows.commands import artifact_tables as tables
 from tasks.shared.artifacts import ArtifactError, ArtifactRef, Manifest, Store
 from tasks.shared.artifacts.lineage import lineage, made_from
 from tasks.shared.reporting.nights import what_changed
-from tasks.shared.runs.collection import Policy, collect, wanted_locations
+from tasks.shared.runs.collection import Policy, collect, read_all, wanted_locations
 from tasks.shared.runs.record import RunRecords
 from tasks.shared.runs.tags import Pins, Tags
 
@@ -46,12 +46,7 @@ def find(store: Store, name: str) -> ArtifactRef:
 
 def ls(store: Store, kind: str | None = None) -> Answer:
     """Every artifact, or those of a kind, the newest first, and who wants it."""
-    manifests, damaged = {}, {}
-    for location in store.locations():
-        try:
-            manifests[location] = store.read(location)
-        except ArtifactError as error:
-            damaged[location] = str(error)
+    manifests, damaged = read_all(store)
     wanted = wanted_locations(store.root, manifests, Policy())
     chosen = [m for m in manifests.values() if kind in (None, m.kind)]
     chosen.sort(key=lambda manifest: manifest.created, reverse=True)

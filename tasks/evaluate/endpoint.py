@@ -6,6 +6,7 @@ would have taken with an engine of its own. Nothing it says is trusted to fit: p
 
 import asyncio
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tasks.shared.config import EvaluateStage
@@ -19,6 +20,7 @@ from tasks.shared.reporting.offsets import token_ends
 from tasks.shared.reporting.samples import Sample
 from tasks.shared.traces.dialect import dialect_of
 from tasks.shared.traces.finished import finished
+from tasks.shared.traces.text_ids import ids_text
 from tasks.shared.traces.trajectory import FinishReason, Trajectory, TrajectoryBuilder
 
 if TYPE_CHECKING:
@@ -116,7 +118,7 @@ class EndpointSampler:
             builder = told.builder(_name(want), want.sample, len(self._tokenizer))
         except ValueError as error:
             raise ValueError(f"{base_url}: {error}; serve the checkpoint that is evaluated") from None
-        return finished(builder, told.finish, self._decode, self._dialect)
+        return finished(builder, told.finish, partial(ids_text, self._tokenizer), self._dialect)
 
     def _payload(self, want: SampleRequest) -> dict[str, Any]:
         """What one request sends."""
@@ -131,13 +133,6 @@ class EndpointSampler:
             "max_tokens": config.generation.max_response_tokens,
             "extra_body": {"interpreter": "text", "return_trajectory": True},
         }
-
-    def _decode(self, ids: Sequence[int]) -> str:
-        text = self._tokenizer.decode(
-            list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
-        )
-        assert isinstance(text, str)
-        return text
 
 
 def _name(want: SampleRequest) -> str:

@@ -10,7 +10,6 @@ from tasks.report.inputs import EvaluationInput
 from tasks.report.page import Cell, SetSection
 from tasks.shared.estimates import Comparison, Evaluation, compare, needed_samples
 from tasks.shared.reporting.charts import Line, Whisker, curve, whiskers
-from tasks.shared.reporting.samples import Sample
 from tasks.shared.reporting.summary import as_evaluation
 
 ABOUT_ZERO = 0.02
@@ -40,7 +39,7 @@ def comparisons(name: str, evaluations: Sequence[EvaluationInput]) -> list[tuple
 
 def _shared(name: str, before: EvaluationInput, after: EvaluationInput) -> tuple[Evaluation, Evaluation]:
     """The outcomes of both sides on the problems, alike in text and answer, that both have."""
-    samples = [_of_set(side.samples, name) for side in (before, after)]
+    samples = [[sample for sample in side.samples if sample.set == name] for side in (before, after)]
     texts = [{s.problem_id: (s.problem, s.answer) for s in side} for side in samples]
     first, second = (as_evaluation(side) for side in samples)
     both = [key for key in first if key in second and texts[0][key] == texts[1][key]]
@@ -160,10 +159,6 @@ def _needed(name: str, before: str, after: str, evaluations: Sequence[Evaluation
     number = size.samples_per_problem
     samples = "no number of samples" if number is None else f"{number} samples a problem"
     return f"To see 5 points in four of five cases: {samples} on these problems, or {size.problems} such problems."
-
-
-def _of_set(samples: Sequence[Sample], name: str) -> list[Sample]:
-    return [sample for sample in samples if sample.set == name]
 
 
 def percent(value: float | None) -> str:

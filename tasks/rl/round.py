@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tasks.rl.ahead import Ahead, AheadFollower
@@ -30,6 +31,7 @@ from tasks.shared.learning.distributed import from_first_rank, stopped_together
 from tasks.shared.learning.engine import Engine, TrainingEngine
 from tasks.shared.learning.reward_function import RewardFunction
 from tasks.shared.tools.protocol import Tool
+from tasks.shared.traces.text_ids import ids_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -164,7 +166,8 @@ class RlRound:
                 for engine in self._offloaded():
                     engine.states.take_back()
         with clock("advantages"):
-            experience = build_experience(graded, self._config, self._decode, self._seed(RESAMPLE_PLACE))
+            decode = partial(ids_text, self._tokenizer)
+            experience = build_experience(graded, self._config, decode, self._seed(RESAMPLE_PLACE))
         stopped_together(lambda: require_experience(experience, step + 1, rl))
         critic_metrics: dict[str, Value] = {}
         if self._critic_update is not None:
@@ -235,13 +238,6 @@ class RlRound:
         rl = self._config.rl
         bound = bound_of(rl.probe_bound, self._config.model.dtype)
         return probe(self.engine, self._generator, sequences, bound, rl.tokens_per_micro_batch)
-
-    def _decode(self, ids: Sequence[int]) -> str:
-        text = self._tokenizer.decode(
-            list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
-        )
-        assert isinstance(text, str)
-        return text
 
 
 def rollout_policy(config: RlStage) -> RolloutPolicy:

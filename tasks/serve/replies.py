@@ -8,7 +8,7 @@ from typing import Any
 from tasks.serve.parts import Output, Part, Parts, Words
 from tasks.shared.grading import last_box
 from tasks.shared.traces.served import ServedTrajectory
-from tasks.shared.traces.trajectory import FinishReason, Trajectory
+from tasks.shared.traces.trajectory import CodeCall, FinishReason, Trajectory
 
 
 @dataclass(slots=True)
@@ -51,16 +51,7 @@ class Reply:
             start, end = start - gone, end - gone
             if not self.in_text:
                 gone, end = gone + end - start, start
-            calls.append(
-                {
-                    "code": call.code,
-                    "status": call.status,
-                    "output": call.observation,
-                    "seconds": round(call.seconds, 6),
-                    "start": start,
-                    "end": end,
-                }
-            )
+            calls.append(_told(call) | {"start": start, "end": end})
         return calls
 
     def delta(self, part: Part) -> dict[str, Any]:
@@ -70,14 +61,7 @@ class Reply:
         number = len(self.parts.calls)
         if not isinstance(part, Output):
             return {"interpreter": [{"index": number, "code": part.code, "status": "running"}]}
-        call = part.call
-        told = {
-            "index": number - 1,
-            "code": call.code,
-            "status": call.status,
-            "output": call.observation,
-            "seconds": round(call.seconds, 6),
-        }
+        told = {"index": number - 1} | _told(part.call)
         return ({"content": part.text} if self.in_text else {}) | {"interpreter": [told]}
 
     def _between(self) -> list[str]:
@@ -146,4 +130,14 @@ def usage(replies: Sequence[Reply], prompt_tokens: int) -> dict[str, Any]:
         "completion_tokens": completion,
         "total_tokens": prompt_tokens + completion,
         "completion_tokens_details": {"interpreter_tokens": shown},
+    }
+
+
+def _told(call: CodeCall) -> dict[str, Any]:
+    """A call as clients see it."""
+    return {
+        "code": call.code,
+        "status": call.status,
+        "output": call.observation,
+        "seconds": round(call.seconds, 6),
     }

@@ -21,6 +21,7 @@ from tasks.shared.generation.interleave import Interleaver, RolloutPolicy, Rollo
 from tasks.shared.generation.protocol import Generator, Sampling
 from tasks.shared.learning.checkpoints import load_tokenizer
 from tasks.shared.tools.interpreter import open_tool
+from tasks.shared.traces.text_ids import ids_text
 from tasks.shared.traces.trajectory import Trajectory
 
 if TYPE_CHECKING:
@@ -86,11 +87,7 @@ class Resident:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, as trajectories have it."""
-        text = self._tokenizer.decode(
-            list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
-        )
-        assert isinstance(text, str)
-        return text
+        return ids_text(self._tokenizer, ids)
 
     def close(self) -> None:
         """End the loop; what is under way hears that it was stopped."""

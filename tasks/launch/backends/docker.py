@@ -51,10 +51,6 @@ LOGS = LogConfig(type=LogConfig.types.JSON, config={"max-size": "256m", "max-fil
 class DockerBackend:
     """Stages in containers of this host's engine."""
 
-    def __init__(self, grace_s: float = GRACE_S) -> None:
-        """`grace_s`: how long a stage may take to end after SIGTERM."""
-        self._grace_s = grace_s
-
     def identity(self, stage: str, config: Mapping[str, Any]) -> str:
         """The packages of the images; the sources in them must be these ones. See `Backend.identity`."""
         engine = _connect()
@@ -78,7 +74,7 @@ class DockerBackend:
         since = (
             int(log_path.stat().st_mtime) if log_path.exists() else 0
         )  # that second's lines may come twice
-        return RunningContainer(container, log_path, self._grace_s, since)
+        return RunningContainer(container, log_path, GRACE_S, since)
 
     @asking_engine()
     def start(self, stage: str, request_path: Path, log_path: Path, lock: int) -> RunningContainer:
@@ -101,7 +97,7 @@ class DockerBackend:
         except BaseException:
             remove(engine, scratch)
             raise
-        return RunningContainer(container, log_path, self._grace_s)
+        return RunningContainer(container, log_path, GRACE_S)
 
     def _create(self, engine: docker.DockerClient, request: StageRequest, directory: Path) -> Container:
         """The stage's container, not yet running."""

@@ -109,9 +109,7 @@ def _resampling_weights(count: int, num_resamples: int, seed: int) -> Array:
     return draws.T / count
 
 
-def estimate(
-    values: Array, level: float = 0.95, bounds: tuple[float, float] = (0.0, 1.0), seed: int = 0
-) -> Estimate:
+def estimate(values: Array, level: float = 0.95, bounds: tuple[float, float] = (0.0, 1.0)) -> Estimate:
     """The mean of one value a problem, (problems,), with both intervals inside `bounds`.
 
     Where all problems agree (accuracy 0, or no problem changed) the spread says nothing. Then the share of problems
@@ -129,7 +127,7 @@ def estimate(
         interval = bootstrap = Interval(value - share * (value - low), value + share * (high - value), level)
     else:
         interval = _clipped(t_interval(values, level), bounds, level)
-        bootstrap = _clipped(bootstrap_interval(values, level, seed=seed), bounds, level)
+        bootstrap = _clipped(bootstrap_interval(values, level), bounds, level)
     return Estimate(value, interval, bootstrap, count)
 
 

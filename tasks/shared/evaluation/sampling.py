@@ -90,12 +90,12 @@ class Takes(Protocol):
 
 
 def take_all(
-    sampler: Takes, wanted: Sequence[SampleRequest], keep: Callable[[Sample], None], attempts: int = ATTEMPTS
+    sampler: Takes, wanted: Sequence[SampleRequest], keep: Callable[[Sample], None]
 ) -> list[Sample]:
     """Take every wanted sample and `keep` each valid one; what is still an outage after all attempts is returned."""
     missing = {want.key: want for want in wanted}
     outages: list[Sample] = []
-    for _ in range(attempts):
+    for _ in range(ATTEMPTS):
         outages = []
         for sample in sampler.take(list(missing.values())):
             if sample.outage:

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Literal
 
@@ -20,6 +21,7 @@ from tasks.shared.traces.dialect import Dialect, dialect_of
 from tasks.shared.traces.encoding import encode_feedback
 from tasks.shared.traces.finished import finished
 from tasks.shared.traces.observation import observe
+from tasks.shared.traces.text_ids import ids_text
 from tasks.shared.traces.trajectory import NOTICE, CodeCall, FinishReason, Trajectory, TrajectoryBuilder
 
 if TYPE_CHECKING:
@@ -268,7 +270,7 @@ class Interleaver:
             return self._finish(piece.request_id, FinishReason.EOS)
         if piece.reason == "length":
             return self._finish(piece.request_id, FinishReason.LENGTH)
-        turn = self._decode(live.builder.turn_ids)
+        turn = ids_text(self._tokenizer, live.builder.turn_ids)
         block = self._policy.dialect.read(turn)
         if block is None or (block.fault and not self._policy.block_notices):  # text like any other
             left = live.budget - len(live.builder.response_ids)
@@ -372,11 +374,4 @@ class Interleaver:
         if self._admission is not None:
             self._admission.ended(len(ids))
         assert len(ids) <= live.budget, "the response outgrew its budget"
-        return finished(live.builder, reason, self._decode, self._policy.dialect)
-
-    def _decode(self, ids: Iterable[int]) -> str:
-        text = self._tokenizer.decode(
-            list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
-        )
-        assert isinstance(text, str)
-        return text
+        return finished(live.builder, reason, partial(ids_text, self._tokenizer), self._policy.dialect)

@@ -7,6 +7,8 @@ could complete the stop are found once. Only after such a token is the tail of t
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from tasks.shared.traces.text_ids import ids_text
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -23,7 +25,7 @@ class StopFinder:
             )
         self._tokenizer = tokenizer
         self._stop = stop
-        texts = [self._decode([i]) for i in range(len(tokenizer))]
+        texts = [ids_text(tokenizer, [i]) for i in range(len(tokenizer))]
         tails = tuple(stop[i:] for i in range(1, len(stop)))
         self.completing = frozenset(
             i for i, text in enumerate(texts) if stop in text or text.startswith(tails)
@@ -34,11 +36,4 @@ class StopFinder:
         if turn[-1] not in self.completing:
             return False
         tail = turn[-(len(self._stop) + SLACK) :]
-        return self._stop in self._decode(tail)
-
-    def _decode(self, ids: Sequence[int]) -> str:
-        text = self._tokenizer.decode(
-            list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
-        )
-        assert isinstance(text, str)
-        return text
+        return self._stop in ids_text(self._tokenizer, tail)

@@ -48,7 +48,8 @@ def require_files(checkpoint: Path) -> None:
     written = sums_of(checkpoint).keys()
     found = {path.name for path in checkpoint.glob("*.pt")}
     for name in sorted({name for name in written if name.endswith(".pt")} ^ found):
-        raise ValueError(f"{checkpoint / name}: {_what(name in written)}; {_remedy(checkpoint)}")
+        fault = "missing" if name in written else "not a file of this checkpoint"
+        raise ValueError(f"{checkpoint / name}: {fault}; {_remedy(checkpoint)}")
 
 
 def require_unchanged(path: Path) -> None:
@@ -68,10 +69,6 @@ def sums_of(checkpoint: Path) -> dict[str, str]:
         except (ValueError, TypeError):
             raise ValueError(f"{path}: damaged; {_remedy(checkpoint)}") from None
     return sums
-
-
-def _what(written: bool) -> str:
-    return "missing" if written else "not a file of this checkpoint"
 
 
 def _remedy(checkpoint: Path) -> str:

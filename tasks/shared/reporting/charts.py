@@ -215,13 +215,18 @@ def _text(kind: str, x: float, y: float, words: str, anchor: str = "middle") -> 
     return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
 
 
-def ticks(low: float, high: float, most: int = 5, whole: bool = False) -> list[float]:
+TICKS = 5  # at most
+
+
+def ticks(low: float, high: float, whole: bool = False) -> list[float]:
     """Round values, `whole` ones alone if asked, from at or below `low` to at or above `high`."""
     span = (high - low) or abs(high) or 1.0
-    size = 10.0 ** math.floor(math.log10(span / most))
+    size = 10.0 ** math.floor(math.log10(span / TICKS))
     steps = [size * factor for factor in (1, 2, 2.5, 5, 10)]
     step = (
-        next(s for s in steps if span / s <= most and not (whole and s % 1)) if span > 1 or not whole else 1.0
+        next(s for s in steps if span / s <= TICKS and not (whole and s % 1))
+        if span > 1 or not whole
+        else 1.0
     )
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [round(index * step, 10) for index in range(first, last + 1)]

@@ -60,14 +60,14 @@ class Gate:
 Pair = tuple[str, str, str, Evaluation, Evaluation]  # tag, set, against, before, tonight
 
 
-def significant_drops(pairs: Sequence[Pair], false_alerts: float = FALSE_ALERTS) -> list[Drop]:
+def significant_drops(pairs: Sequence[Pair]) -> list[Drop]:
     """The comparisons of one night whose whole interval lies below zero.
 
-    The level is two-sided 1 - 2 * false_alerts / number of comparisons: one side alone can alert.
+    The level is two-sided 1 - 2 * FALSE_ALERTS / number of comparisons: one side alone can alert.
     """
     if not pairs:
         return []
-    level = 1 - 2 * false_alerts / len(pairs)
+    level = 1 - 2 * FALSE_ALERTS / len(pairs)
     drops = []
     for tag, set_name, against, before, tonight in pairs:
         result = compare(before, tonight, level)

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
+from tasks.shared.traces.text_ids import ids_text
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -28,7 +30,7 @@ def token_ends(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int], text: s
 
 def _pieces(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> list[str]:
     """Each id decoded by itself; equal ids once."""
-    known = {token: _decode(tokenizer, [token]) for token in set(ids)}
+    known = {token: ids_text(tokenizer, [token]) for token in set(ids)}
     return [known[token] for token in ids]
 
 
@@ -37,16 +39,10 @@ def _incremental(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> li
     ends: list[int] = []
     start = read = total = 0  # ids[start:read] were decoded before and give the context of what follows
     for position in range(1, len(ids) + 1):
-        before = _decode(tokenizer, ids[start:read])
-        after = _decode(tokenizer, ids[start:position])
+        before = ids_text(tokenizer, ids[start:read])
+        after = ids_text(tokenizer, ids[start:position])
         if len(after) > len(before) and not after.endswith(UNFINISHED):
             total += len(after) - len(before)
             start, read = read, position
         ends.append(total)
     return ends
-
-
-def _decode(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> str:
-    text = tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    assert isinstance(text, str)
-    return text

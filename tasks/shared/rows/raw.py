@@ -208,7 +208,8 @@ def _json_rows(path: Path) -> RawRows:
         raise ValueError(f"{path}: not valid JSON ({_in_json(error)}); write a list of objects") from None
     lists = [content] if isinstance(content, list) else []
     if isinstance(content, dict):
-        lists = [value for value in content.values() if isinstance(value, list) and _holds_objects(value)]
+        found = [value for value in content.values() if isinstance(value, list) and value]
+        lists = [value for value in found if all(isinstance(row, dict) for row in value)]
     if len(lists) != 1:
         raise ValueError(
             f"{path}: not one list of objects; write [{{...}}, ...] (pandas: to_json(orient='records'))"
@@ -217,10 +218,6 @@ def _json_rows(path: Path) -> RawRows:
         if not isinstance(row, dict):
             raise ValueError(f"{path}: row {number}: not a JSON object; write a list of objects")
         yield f"{path}: row {number}", row
-
-
-def _holds_objects(values: list[Any]) -> bool:
-    return bool(values) and all(isinstance(value, dict) for value in values)
 
 
 def _csv_rows(path: Path) -> RawRows:

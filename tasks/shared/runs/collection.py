@@ -56,7 +56,7 @@ def collect(store: Store, policy: Policy, delete: bool = False) -> Collection:
     with ExitStack() as stack:
         stack.enter_context(records.locked())
         stack.enter_context(leases.locked())
-        manifests, damaged = _read_all(store)
+        manifests, damaged = read_all(store)
         wanted = wanted_locations(store.root, manifests, policy)
         limit = (datetime.now(UTC) - policy.youngest).isoformat(timespec="seconds")
         others = [manifest for location, manifest in manifests.items() if location not in wanted]
@@ -121,7 +121,8 @@ def _of_run(record: RunRecord, trainer_states: int) -> list[ArtifactRef]:
     return refs + [stage.outputs[TRAINER_STATE] for stage in kept]
 
 
-def _read_all(store: Store) -> tuple[dict[str, Manifest], dict[str, str]]:
+def read_all(store: Store) -> tuple[dict[str, Manifest], dict[str, str]]:
+    """Every artifact's manifest, and the fault of each damaged one, by location."""
     manifests: dict[str, Manifest] = {}
     damaged: dict[str, str] = {}
     for location in store.locations():

@@ -63,9 +63,9 @@ def mount(source: str, target: str, kind: str, flags: int, options: str = "") ->
     _check(value, f"mount {kind or 'bind'} on {target}")
 
 
-def unmount(target: str, flags: int = MNT_DETACH) -> None:
-    """umount2(2)."""
-    _check(_libc.umount2(target.encode(), ctypes.c_int(flags)), f"umount {target}")
+def unmount(target: str) -> None:
+    """umount2(2), lazily."""
+    _check(_libc.umount2(target.encode(), ctypes.c_int(MNT_DETACH)), f"umount {target}")
 
 
 def make_unnamed(parent: str, tmpfs: str = "") -> int:

@@ -142,16 +142,12 @@ def explain(error: BaseException, text: str, threads: int) -> str:
         return f"{text.rstrip().removesuffix('MemoryError')}RecursionError: the source is too deeply nested\n"
     if isinstance(error, RuntimeError) and str(error) == "can't start new thread":
         return f"{text.rstrip()}: threads are limited to {threads} a program\n"
-    if not is_refusal(error) or _says_so(error):
+    if not is_refusal(error) or any(words in str(error) for words in (_PROCESSES, _NETWORK, _FILES)):
         return text
     if _innermost_module(error).startswith("multiprocessing."):
         return f"{text.rstrip()}\nPermissionError: multiprocessing: {_PROCESSES}\n"
     segment = _call_that_failed(error.__traceback__)
     return f"{text.rstrip()}: the sandbox refuses {segment}\n" if segment else text
-
-
-def _says_so(error: BaseException) -> bool:
-    return any(words in str(error) for words in (_PROCESSES, _NETWORK, _FILES))
 
 
 def _innermost_module(error: BaseException) -> str:

@@ -1,9 +1,10 @@
-"""The only place where text becomes ids. One lock per call, because a tokenizer stores how it reads control tokens.
+"""Text to ids and back, the only place for both. Encoding takes a lock, because a call changes the tokenizer.
 
 Transformers writes `split_special_tokens` of a call into the tokenizer itself. Without the lock, a thread that encodes
 program output could change the setting of another: its prompt would lose control tokens, or an output gain some.
 """
 
+from collections.abc import Iterable
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -20,3 +21,10 @@ def text_ids(
     how = {"split_special_tokens": True} if spelled_out else {}
     with _ENCODING:
         return list(tokenizer.encode(text, add_special_tokens=opened, **how))
+
+
+def ids_text(tokenizer: "PreTrainedTokenizerBase", ids: Iterable[int]) -> str:
+    """The text of ids, control tokens included."""
+    text = tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    assert isinstance(text, str)
+    return text

@@ -62,12 +62,8 @@ def latin_share(text: str) -> float:
     if text.isascii():
         return 1.0
     letters = [letter for letter in text if letter.isalpha()]
-    other = sum(not letter.isascii() and not _is_latin(letter) for letter in letters)
+    other = sum(not unicodedata.name(letter, "").startswith(LATIN) for letter in letters)
     return 1 - other / len(letters) if letters else 1.0
-
-
-def _is_latin(letter: str) -> bool:
-    return unicodedata.name(letter, "").startswith(LATIN)
 
 
 def _program(code: str) -> str:
