@@ -19,6 +19,7 @@ from tasks.rl.experience import Graded, score
 from tasks.rl.journal import JOURNAL_FILE
 from tasks.rl.metrics import PhaseClock
 from tasks.rl.problems import RlProblem
+from tasks.rl.sampling import Experiences
 from tasks.rl.state import Progress
 from tasks.shared.config import GenerationConfig, RlStage
 from tasks.shared.contract.stage import Value
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 LOOK_S = 0.05  # how long the loop waits for code before it looks for what else there is to do
 
 
-class Ahead:
+class Ahead(Experiences):
     """The sampler of an asynchronous round, in the first rank. Close it."""
 
     def __init__(
@@ -249,10 +250,8 @@ class Ahead:
             self._changed.notify_all()
 
 
-class AheadFollower:
-    """The same in every other rank: it is dealt its rows of what the first has taken, and gathers weights with it."""
-
-    drawn = 0
+class AheadFollower(Experiences):
+    """The same in every other rank: gets its rows from the first rank, and gathers weights with it."""
 
     def collect(self, step: int, data_seed: int, clock: PhaseClock) -> list[Graded]:
         """The first rank has taken it."""
@@ -261,22 +260,6 @@ class AheadFollower:
     def sync(self, step: int, push: Callable[[], None]) -> None:
         """Gather with the first rank."""
         push()
-
-    def keep(self, step: int) -> None:
-        """The first rank keeps them."""
-
-    def saved(self, step: int) -> None:
-        """Nothing is kept here."""
-
-    def measured(self, clock: PhaseClock) -> dict[str, Value]:
-        """The first rank measures."""
-        return {}
-
-    def publish(self, directory: Path) -> None:
-        """The first rank publishes."""
-
-    def close(self) -> None:
-        """No thread runs here."""
 
 
 class _Level:

@@ -3,20 +3,17 @@
 Given as input `record`, nothing is sampled; on one rank the weights are the same to the bit.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 
 from tasks.rl.experience import Graded
 from tasks.rl.metrics import PhaseClock
 from tasks.rl.rollouts import read_step
+from tasks.rl.sampling import Experiences
 from tasks.shared.contract.environment import rank
-from tasks.shared.contract.stage import Value
 
 
-class Recorded:
+class Recorded(Experiences):
     """The trajectories of a rollouts artifact, step by step."""
-
-    drawn = 0
 
     def __init__(self, record: Path) -> None:
         self._record = record
@@ -25,22 +22,3 @@ class Recorded:
         """What the step after `step` steps was trained on."""
         with clock("sample"):
             return read_step(self._record, step + 1) if rank() == 0 else []
-
-    def sync(self, step: int, push: Callable[[], None]) -> None:
-        """Nobody samples with the weights."""
-
-    def keep(self, step: int) -> None:
-        """Nobody samples with the weights."""
-
-    def saved(self, step: int) -> None:
-        """The record stays."""
-
-    def measured(self, clock: PhaseClock) -> dict[str, Value]:
-        """Nothing was sampled."""
-        return {}
-
-    def publish(self, directory: Path) -> None:
-        """The record has it."""
-
-    def close(self) -> None:
-        """Nothing runs."""

@@ -7,7 +7,7 @@ it; `recorded.py` from what was sampled before.
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -29,18 +29,23 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-class Experiences(Protocol):
-    """Where a round's trajectories come from; every rank has one, and the first gets all of them. Close it."""
+class Experiences:
+    """The source of a round's trajectories. Every rank has one; the first rank gets all of them. Close it.
+
+    Each method but `collect` does nothing unless a source overrides it.
+    """
 
     @property
     def drawn(self) -> int:
         """Problems drawn ahead so far, over all rounds; 0 where the step is the cursor."""
+        return 0
 
     def collect(self, step: int, data_seed: int, clock: PhaseClock) -> list[Graded]:
         """The graded trajectories of the step after `step` steps, in the order of group and sample.
 
         In the first rank, which deals them out; none in the others.
         """
+        raise AssertionError("each source collects in its own way")
 
     def sync(self, step: int, push: Callable[[], None]) -> None:
         """Let the sampler have the weights after `step` steps, by `push`."""
@@ -52,7 +57,8 @@ class Experiences(Protocol):
         """The state after `step` steps is on the disk: nothing before it is done again."""
 
     def measured(self, clock: PhaseClock) -> dict[str, Value]:
-        """What there is to say of the last step besides its phases."""
+        """Metrics of the last step besides its phases."""
+        return {}
 
     def publish(self, directory: Path) -> None:
         """The round is over: add to its rollouts in `directory`."""
@@ -61,10 +67,8 @@ class Experiences(Protocol):
         """End what runs."""
 
 
-class Sampler:
+class Sampler(Experiences):
     """Samples and grades the trajectories of a step, in turn with the trainer."""
-
-    drawn = 0
 
     def __init__(
         self,
@@ -120,19 +124,6 @@ class Sampler:
     def keep(self, step: int) -> None:
         """Not here: each step trains on what the weights before it have sampled."""
         raise AssertionError("a sampler in turn with the trainer has its weights")
-
-    def saved(self, step: int) -> None:
-        """Nothing is kept between steps."""
-
-    def measured(self, clock: PhaseClock) -> dict[str, Value]:
-        """The phases say all."""
-        return {}
-
-    def publish(self, directory: Path) -> None:
-        """The rollouts say all."""
-
-    def close(self) -> None:
-        """Nothing runs between steps."""
 
     def _sample(self, problems: Sequence[RlProblem], first: int, step: int) -> list[Trajectory]:
         """This rank's share of the samples; the problems are groups `first`, `first` + 1, ..."""

@@ -89,9 +89,7 @@ class Takes(Protocol):
         """Every wanted sample, graded, as it finishes; outages among them."""
 
 
-def take_all(
-    sampler: Takes, wanted: Sequence[SampleRequest], keep: Callable[[Sample], None]
-) -> list[Sample]:
+def take_all(sampler: Takes, wanted: Sequence[SampleRequest], keep: Callable[[Sample], None]) -> list[Sample]:
     """Take every wanted sample and `keep` each valid one; what is still an outage after all attempts is returned."""
     missing = {want.key: want for want in wanted}
     outages: list[Sample] = []
