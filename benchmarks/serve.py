@@ -48,7 +48,11 @@ from tasks.shared.generation.interleave import RolloutPolicy, RolloutRequest, ro
 from tasks.shared.generation.protocol import Generator, Sampling
 from tasks.shared.learning.checkpoints import load_tokenizer
 
-CLIENTS, RESPONSE_TOKENS = 64, 192
+CLIENTS, SLOTS, RESPONSE_TOKENS = (
+    64,
+    48,
+    192,
+)  # fewer slots than clients: one that reads its reply leaves none empty
 BAR = 0.9
 PROBLEMS = [problem(*parts) for parts in product(range(1, MOST_CALLS + 1), PROGRAMS, LEADS)]
 
@@ -113,7 +117,7 @@ def stage() -> EvaluateStage:
         sandbox=SandboxConfig(workers=2),
         generation=GenerationConfig(
             engine="transformers",
-            max_sequences=CLIENTS,
+            max_sequences=SLOTS,
             max_prompt_tokens=64,
             max_response_tokens=RESPONSE_TOKENS,
         ),

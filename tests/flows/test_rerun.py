@@ -198,7 +198,6 @@ def test_problem_files_are_evaluated_through_the_same_deployment(
     assert set(samples["answer"]) == {"5", "12"}
 
 
-@pytest.mark.long  # what the rounds are given: tests/unit/flows/test_rounds.py
 def test_a_schedule_by_rounds_changes_what_each_round_may_do(prefect: Prefect, killed: int) -> None:
     """Everything before RL is the run's; only the rounds differ."""
     short = {"generation": {"max_response_tokens": 16}, "traces": {"max_calls": 1}}
