@@ -11,7 +11,7 @@ from tasks.serve.printing import Printer
 from tasks.shared.traces.call_forms import TagForm
 from tasks.shared.traces.dialect import DIALECTS, Dialect
 
-TAGS = TagForm(opening="[run]", stop="[/run]", told="Write [run], the program and [/run].")
+TAGS = TagForm(opening="[run]", stop="[/run]", usage="Write [run], the program and [/run].")
 MADE_UP = replace(DIALECTS["retool"], name="made_up", form=TAGS)
 DIM, RESET = "\x1b[2m", "\x1b[0m"
 
