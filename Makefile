@@ -57,7 +57,7 @@ test-long: venv setup-vllm ## what takes minutes and is near to what make test a
 	$(BIN)/python -m pytest -q -m long tests/flows tests/integration tests/unit || test $$? -eq 5 # none is marked
 	$(VLLM_BIN)/python -m pytest -q -m long tests/vllm
 
-test-vllm: venv setup-vllm ## train/tiny_vllm end to end; the vLLM engine; RL rounds on one and two ranks: 10 minutes
+test-vllm: venv setup-vllm ## train/tiny_vllm end to end; the vLLM engine; RL rounds on one and two ranks: 8 minutes
 	$(VLLM_BIN)/python -m pytest -q --durations=5 tests/vllm; status=$$?; \
 		$(BIN)/python -m pytest -q -m vllm tests/flows/test_tiny_vllm.py && exit $$status
 
