@@ -1,7 +1,7 @@
 """Raw rows of a dataset, each with its place for error messages: hub datasets at a pinned revision, files, folders.
 
 A mistake is one line of ValueError that names what is read (`what`: "problem set 'mine'"), file, row and remedy. Bytes
-that are no UTF-8 are kept as surrogates: whoever takes a value out of such a row (`row_values.py`) refuses it.
+that are no UTF-8 are kept as surrogates: whoever takes a value out of such a row (`values.py`) refuses it.
 """
 
 import csv
