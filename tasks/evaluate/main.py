@@ -26,7 +26,7 @@ from tasks.shared.rows.tables import write_card
 from tasks.shared.tools.interpreter import open_tool
 from tasks.shared.tools.protocol import Tool
 
-MOST_OUTAGES = 0.01  # of all samples; more, and the sandbox is ill: nothing is published
+MOST_OUTAGES = 0.01  # of all samples; with more the sandbox is at fault and nothing is published
 
 
 def run(context: StageContext[EvaluateStage]) -> StageResult:

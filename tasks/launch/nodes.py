@@ -50,7 +50,7 @@ class Others:
         self._samplers, self._order_again = samplers, order
 
     def ended(self) -> State[Any] | None:
-        """The state of one that ended otherwise than well, if there is one that the stage needs."""
+        """The state of one that failed, if the stage needs it."""
         for node, run in self.runs.items():
             state = _state(run)
             ended = state is not None and state.is_final() and not state.is_completed()

@@ -6,7 +6,7 @@ from tasks.shared.contract.stage import StageResult
 
 
 def report(run: Run, inputs: dict[str, ArtifactRef], name: str = "") -> StageResult:
-    """Gather evaluations (`evaluation_base`, ...), `traces`, `sft` and `rollouts_<round>`, those that there are.
+    """Gather evaluations (`evaluation_base`, ...), `traces`, `sft` and `rollouts_<round>`, as far as they exist.
 
     `name` tells this report apart from others of the run.
     """
