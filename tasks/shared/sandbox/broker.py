@@ -48,6 +48,7 @@ _LONGEST_WAIT = 10.0
 _END_S = 30.0
 """How long the end of a killed process may take to be told before its worker is given up."""
 _KILLED = "its process was killed from outside"
+_ENDED = "its process had ended before the program was handed to it"
 _WORKER_LOST = "the worker of this session was lost"
 
 
@@ -197,6 +198,9 @@ class Broker:
             child.on_end = lambda how: self._program_ended(execution, how)
         try:
             self._hand_over(execution, child)
+        except BrokenPipeError:  # the child has ended already, and its worker is about to say how
+            execution.failure = _ENDED
+            child.kill()
         except Exception as error:  # noqa: BLE001 - the child is taken: whatever fails here, its end must follow
             execution.failure = f"it could not be handed to its process: {error}"
             child.kill()
@@ -283,18 +287,13 @@ class Broker:
         session.child, had_run, session.num_blocks = None, session.num_blocks > 0, 0
         assert child is not None
         if execution is None or execution.child is not child:
-            session.lost = lost_session(_WORKER_LOST)
-            if how is not None:
-                code = os.waitstatus_to_exitcode(how.status)
-                session.lost = lost_session(_KILLED)
-                if code != -signal.SIGKILL or self._memory.happened():
-                    session.lost = ended_between_blocks(code, self.workers.isolation)
+            session.lost = self._lost_between_blocks(how)
             self._tell_loss(session)
             return
         asyncio.get_running_loop().remove_reader(child.channel.fileno())
         report = last_report(execution)
-        if how is None:
-            self._finish(execution, lost_session(_WORKER_LOST))
+        if how is None or (had_run and execution.failure == _ENDED):
+            self._finish(execution, self._lost_between_blocks(how))
         elif not execution.failure and (execution.timed_out or execution.begun):
             if self._is_killed_from_outside(execution, how):
                 self._finish(execution, lost_session(_KILLED))
@@ -306,6 +305,15 @@ class Broker:
             self._retry(
                 execution, execution.failure or f"its process ended before the program began ({report})"
             )
+
+    def _lost_between_blocks(self, how: Exit | None) -> ExecutionResult:
+        """What the next block is answered when the child of its session ended before it got that block."""
+        if how is None:
+            return lost_session(_WORKER_LOST)
+        code = os.waitstatus_to_exitcode(how.status)
+        if code != -signal.SIGKILL or self._memory.happened():
+            return ended_between_blocks(code, self.workers.isolation)
+        return lost_session(_KILLED)
 
     def _conclude(
         self, execution: Execution, how: Exit, report: str, session_alive: bool | None = None
