@@ -84,6 +84,7 @@ bench-pool: BENCH = $(VLLM_BIN)/python
 bench-lora bench-rl bench-sft: setup-trl
 bench-lora: smol-base
 bench-containers: images
+bench-async: bench-asynchronous ;
 
 lint: venv
 	$(BIN)/ruff check .

@@ -5,8 +5,9 @@
 Client: a tiny model, whose server samples more than any real one: 256 rows through
 `PoolGenerator`, and through a bare load generator that posts the same bodies and throws the answers away. Servers: a
 random model of SmolLM2-135M's body, whose decoding is what takes the time, as an evaluation samples it, on one server
-and on two, each on a core of its own. What is compared runs in turn, so that noise of the machine falls on all alike; a
-ratio is taken within its round. Writes benchmarks/results/pool.md; about 10 minutes on two idle cores.
+and on two, each on a core of its own and filled as `generation.max_sequences` says. What is compared runs in turn, so
+that noise of the machine falls on all alike; a ratio is taken within its round. Writes benchmarks/results/pool.md;
+about 10 minutes on two idle cores.
 """
 
 import argparse
@@ -42,7 +43,8 @@ from tasks.shared.learning.checkpoints import load_tokenizer, save_checkpoint
 
 MODEL = ModelConfig(source="tiny", dtype="float32")
 ROWS, TOKENS = 256, 160  # of the client's part
-SAMPLES, SAMPLE_TOKENS = 96, 48  # of the servers' part
+SAMPLES, SAMPLE_TOKENS = 192, 64  # of the servers' part
+SEQUENCES = 48  # side by side in each server, as long as there are samples for it
 TOKEN = "of the benchmark"
 BAR_CLIENT, BAR_SERVERS = 0.95, 1.7
 
@@ -94,11 +96,11 @@ def server_rounds(root: Path, rounds: int) -> list[float]:
     save_checkpoint(model, load_tokenizer(root / "tiny"), root / "larger")
     ratios = []
     with ExitStack() as stack:
-        urls = stack.enter_context(served(root / "larger", 2, SAMPLES, SAMPLE_TOKENS))
+        urls = stack.enter_context(served(root / "larger", 2, SEQUENCES, SAMPLE_TOKENS))
         for number in range(rounds + 1):
             found = []
             for part in (urls[:1], urls):
-                with asked(part, root / "larger", SAMPLES) as generator:
+                with asked(part, root / "larger", SEQUENCES) as generator:
                     found.append(evaluate(generator, root / "larger"))
             (one, of_one), (two, of_two) = found
             assert of_one == of_two, "two servers must sample what one does"
