@@ -1,12 +1,12 @@
-r"""Where the answer stands: the content of the last whole `\boxed{...}`, with its braces balanced.
+r"""Finds the answer: the content of the last complete `\boxed{...}`, with balanced braces.
 
-Strict: no other number of the text is ever taken for the answer ('last number in the last line' grades guesses).
+No other number of the text is ever taken as the answer: a rule such as 'last number in the last line' grades guesses.
 """
 
 import re
 from dataclasses import dataclass
 
-# what opens a box, a character that a backslash takes its meaning from, or a brace
+# the opening of a box, an escaped character, or a brace
 MARK = re.compile(r"\\+boxed\s*(\{)?|\\.|[{}]", re.DOTALL)
 
 
@@ -19,15 +19,14 @@ class Box:
 
 
 def last_box(text: str) -> Box | None:
-    r"""The last `\boxed` of `text` that is closed and holds something; an open or empty one only if there is no such.
+    r"""The last `\boxed` of `text` that is closed and not empty; without one, an open or empty box.
 
-    None if there is no `\boxed`. One pass, so a text of many open boxes costs no more than another.
+    None if there is no `\boxed`. One pass, so a text with many open boxes costs no more than any other.
     """
     found: Box | None = None
     last = -1
-    opened: list[
-        int | None
-    ] = []  # of each open brace: where its box's content starts; None if it is no box's
+    # for each open brace the start of its box's content, None for a brace that opens no box
+    opened: list[int | None] = []
     for mark in MARK.finditer(text):
         if "boxed" in mark[0]:
             found = found or Box("", closed=False)

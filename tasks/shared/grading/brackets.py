@@ -1,15 +1,13 @@
-r"""Brackets in an answer: where they close, what stands between them, and cuts outside of all. Text alone."""
+r"""Brackets in an answer: where they close, what they enclose, and cuts outside all of them. Works on text alone."""
 
 import re
+from itertools import accumulate
 
-PAIRS = {
-    "(": ")",
-    "[": "]",
-    "\\{": "\\}",
-    "\\langle": "\\rangle",
-    "\\lbrace": "\\rbrace",
-    "\\lbrack": "\\rbrack",
-}
+OPENING = ("(", "[", "\\{", "\\langle", "\\lbrace", "\\lbrack")
+CLOSING = (")", "]", "\\}", "\\rangle", "\\rbrace", "\\rbrack")
+BRACKET = re.compile(r"\\?[\[\](){}]|\\(?:[lr]angle|[lr]brace|[lr]brack)")
+ASCII = {"\\langle": "(", "\\rangle": ")", "\\lbrack": "[", "\\rbrack": "]"}
+ASCII |= {"\\{": "{", "\\}": "}", "\\lbrace": "{", "\\rbrace": "}"}
 
 
 def cut(text: str, separator: re.Pattern[str]) -> tuple[list[str], list[str]]:
@@ -30,51 +28,26 @@ def cut(text: str, separator: re.Pattern[str]) -> tuple[list[str], list[str]]:
 
 
 def enclosed(text: str) -> tuple[str, str, str] | None:
-    for opens in PAIRS:
-        if text.startswith(opens):
-            break
-    else:
+    """The opening bracket, what it encloses and the closing one, in ASCII; None unless one pair encloses all."""
+    marks = list(BRACKET.finditer(text))
+    depths = list(accumulate(1 if mark[0] in (*OPENING, "{") else -1 for mark in marks))
+    if 0 not in depths:
         return None
-    depth, place = 0, 0
-    marks = re.compile(r"\\?[\[\](){}]|\\(?:langle|rangle|lbrace|rbrace|lbrack|rbrack)")
-    for found in marks.finditer(text):
-        mark, place = found[0], found.end()
-        depth += 1 if mark in ("(", "[", "\\{", "{", "\\langle", "\\lbrace", "\\lbrack") else -1
-        if depth == 0:
-            break
-    closes = text[found.start() : place]
-    if depth or place != len(text) or closes not in PAIRS.values():
+    first, last = marks[0], marks[depths.index(0)]
+    if first.start() or first[0] not in OPENING or last.end() != len(text) or last[0] not in CLOSING:
         return None
-    plain = {
-        "\\{": "{",
-        "\\}": "}",
-        "\\langle": "(",
-        "\\rangle": ")",
-        "\\lbrace": "{",
-        "\\rbrace": "}",
-        "\\lbrack": "[",
-        "\\rbrack": "]",
-    }
-    kinds = plain.get(opens, opens), plain.get(closes, closes)
-    if (kinds[0] == "{") != (kinds[1] == "}"):
+    opens, closes = (ASCII.get(mark[0], mark[0]) for mark in (first, last))
+    if (opens == "{") != (closes == "}"):
         return None
-    return kinds[0], text[len(opens) : found.start()].strip(), kinds[1]
+    return opens, text[first.end() : last.start()].strip(), closes
 
 
 def closing(text: str, start: int) -> int:
-    """The place of the bracket that closes the one at `start`; -1 if none does. Escaped brackets count as such."""
-    pairs = {"{": "}", "(": ")", "[": "]"}
-    opens, closes = text[start], pairs[text[start]]
+    """The place of the bracket that closes the one at `start`; -1 if none does. Escaped brackets do not count."""
+    pair = text[start] + {"{": "}", "(": ")", "[": "]"}[text[start]]
     depth = 0
-    for place in range(start, len(text)):
-        if text[place] == opens and not _escaped(text, place):
-            depth += 1
-        elif text[place] == closes and not _escaped(text, place):
-            depth -= 1
-            if depth == 0:
-                return place
+    for mark in re.compile(rf"(?<!\\)[{re.escape(pair)}]").finditer(text, start):
+        depth += 1 if mark[0] == pair[0] else -1
+        if depth == 0:
+            return mark.start()
     return -1
-
-
-def _escaped(text: str, place: int) -> bool:
-    return place > 0 and text[place - 1] == "\\"

@@ -1,12 +1,12 @@
 """Are two answers equal? Exact values exactly, decimals within a millionth of their size, collections item by item.
 
-The first argument is the reference: what it leaves out (a name, a unit) an answer may add, and the other way round,
-but what both say must agree.
+The first argument is the reference. Either side may have a name or a unit that the other leaves out; where both have
+one, they must agree.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
-from itertools import pairwise
+from itertools import pairwise, product
 
 import sympy
 
@@ -26,35 +26,36 @@ from tasks.shared.grading.values import (
     Words,
 )
 
+CURRENCIES = {"money", "usd", "eur", "gbp", "yuan", "yen", "rupee", "peso"}
 TOLERANCE = Fraction(1, 10**6)
-# a decimal that stands for a whole number differs from it by less, whatever its size
+# a decimal that stands for an integer differs from it by less than this, whatever its size
 WHOLE_TOLERANCE = Fraction(1, 1000)
 
 
 def equal(reference: str, answer: str) -> bool:
-    """Whether some reading of `answer` equals some reading of `reference`. TooLarge if that cannot be worked out."""
-    said, wanted = readings(answer), readings(reference)
-    if any(equal_values(a, b) for a in wanted for b in said):
+    """Whether some reading of `answer` equals some reading of `reference`. Raises TooLarge."""
+    if _any_equal(readings(reference), readings(answer)):
         return True
-    if (
-        "\\log" in reference
-        and "log" in answer
-        and "\\log" not in answer
-        and "log_" not in reference.replace(" ", "")
-    ):
-        return any(equal_values(a, b) for a in wanted for b in readings(answer.replace("log", "\\log")))
+    bare_log = "log" in answer and "\\log" not in answer
+    if bare_log and "\\log" in reference and "log_" not in reference.replace(" ", ""):
+        return _any_equal(readings(reference), readings(answer.replace("log", "\\log")))
     return _equal_with_decimal_comma(reference, answer)
 
 
+def _any_equal(references: Iterable[Value], answers: Iterable[Value]) -> bool:
+    return any(equal_values(a, b) for a, b in product(references, answers))
+
+
 def _equal_with_decimal_comma(reference: str, answer: str) -> bool:
-    """`0,5` for 0.5. In a reference only after a zero: 1,5 may be two numbers there."""
-    wanted = decimal_comma(reference) if reference.startswith("0,") else None
-    said = decimal_comma(answer)
-    if said is None and wanted is None:
+    """`0,5` for 0.5. In a reference only after a zero: there 1,5 may be two numbers."""
+    commas = decimal_comma(reference) if reference.startswith("0,") else None, decimal_comma(answer)
+    if commas == (None, None):
         return False
-    first = [wanted] if wanted else [way for way in readings(reference) if isinstance(way, Number)]
-    second = [said] if said else [way for way in readings(answer) if isinstance(way, Number)]
-    return any(equal_values(a, b) for a in first for b in second)
+    sides = [
+        [comma] if comma else [value for value in readings(text) if isinstance(value, Number)]
+        for text, comma in zip((reference, answer), commas, strict=True)
+    ]
+    return _any_equal(*sides)
 
 
 def equal_values(a: Value, b: Value) -> bool:
@@ -84,7 +85,7 @@ def equal_values(a: Value, b: Value) -> bool:
 
 
 def _equal_named(a: Value, b: Value) -> bool:
-    """A name of the reference may be left out where it is one name: `x = 5` is met by 5, `x + y = 5` is not."""
+    """An answer may leave out a single name of the reference: 5 answers `x = 5`, but not `x + y = 5`."""
     if isinstance(a, Named) and isinstance(b, Named):
         return a.name == b.name and equal_values(a.value, b.value)
     if isinstance(a, Named):
@@ -95,22 +96,18 @@ def _equal_named(a: Value, b: Value) -> bool:
 
 
 def _equal_quantities(a: Value, b: Value) -> bool:
-    """A unit of one side alone is ignored; a per cent may be meant as such or as its hundredth."""
+    """A unit on one side only is ignored. A percentage counts as its number or as its hundredth."""
     first, second = (side.unit if isinstance(side, Quantity) else None for side in (a, b))
     left, right = (side.value if isinstance(side, Quantity) else side for side in (a, b))
     if first is not None and second is not None:
-        return _alike(first, second) and equal_values(left, right)
+        same_money = "money" in (first, second) and {first, second} <= CURRENCIES
+        return (first == second or same_money) and equal_values(left, right)
     if equal_values(left, right):
         return True
     if "percent" in (first, second) and all(isinstance(side, Number | Expression) for side in (left, right)):
         left, right = (_hundredth(side, unit) for side, unit in ((left, first), (right, second)))
         return equal_values(left, right)
     return False
-
-
-def _alike(first: str, second: str) -> bool:
-    money = {"money", "usd", "eur", "gbp", "yuan", "yen", "rupee", "peso"}
-    return first == second or ("money" in (first, second) and {first, second} <= money)
 
 
 def _hundredth(value: Value, unit: str | None) -> Value:
@@ -131,9 +128,9 @@ def _equal_single(a: Number | Expression, b: Number | Expression) -> bool:
     for one, other in ((a, b), (b, a)):
         if isinstance(one, Number) and one.literal.rounding:
             gap = sympy.Rational(one.literal.rounding.numerator, one.literal.rounding.denominator)
-            if equal_nearly(one.expr, other.expr, absolute=gap, tolerance=None):
+            if equal_nearly(one.expr, other.expr, absolute=gap):
                 return True
-    return equal_nearly(a.expr, b.expr, tolerance=sympy.Rational(1, 10**6))
+    return equal_nearly(a.expr, b.expr)
 
 
 def _is_exact(value: Number | Expression) -> bool:
@@ -141,7 +138,7 @@ def _is_exact(value: Number | Expression) -> bool:
 
 
 def _equal_literals(a: Literal, b: Literal) -> bool:
-    """Whole numbers and fractions exactly; a decimal by its digits if it has six of them, else by a millionth."""
+    """Integers and fractions exactly; a decimal to its last digit if it has six, else within a millionth."""
     gap = abs(a.value - b.value)
     if a.exact and b.exact:
         return gap == 0
@@ -153,7 +150,7 @@ def _equal_literals(a: Literal, b: Literal) -> bool:
 
 
 def _value_of_chain(a: Value, chain: Relation) -> bool:
-    """`68 + 2 = 70` says 70, if it is true."""
+    """Whether a true chain such as `68 + 2 = 70` ends in `a`."""
     if not all(isinstance(part, sympy.Eq) and not part.free_symbols for part in chain.parts):
         return False
     sides = [chain.parts[0].lhs, *(part.rhs for part in chain.parts)]
@@ -163,42 +160,34 @@ def _value_of_chain(a: Value, chain: Relation) -> bool:
 
 
 def _equal_collections(a: Many, b: Many) -> bool:
-    order = _order_matters(a.brackets, b.brackets, len(a.items))
-    if (
-        order is None
-        or len(a.items) != len(b.items)
-        or ("union" in (a.joined, b.joined) and a.joined != b.joined)
-    ):
+    in_order = _order_matters(a.brackets, b.brackets, len(a.items))
+    one_union = "union" in (a.joined, b.joined) and a.joined != b.joined
+    if in_order is None or one_union or len(a.items) != len(b.items):
         return False
     if ":" in (a.brackets, b.brackets):
         return a.brackets == b.brackets and _proportional(a.items, b.items)
     named = [all(isinstance(item, Named) for item in side.items) for side in (a, b)]
-    if named[0] != named[1] or (
-        order and not all(named)
-    ):  # `AB = 4, CD = 5` for `4, 5`: in the order of the names
+    # `AB = 4, CD = 5` for `4, 5`: in the order of the names
+    if named[0] != named[1] or (in_order and not all(named)):
         return all(map(equal_values, a.items, b.items))
     return _match(a.items, b.items)
 
 
 def _as_matrix(value: Many) -> Expression | None:
     """`[[1, 2], [3, 4]]` as the matrix of these rows, `(1, 2)` as a column; None if it is neither."""
-    if value.brackets not in ("[]", "()"):
-        return None
     rows = [
         item.items if isinstance(item, Many) and item.brackets == "[]" else (item,) for item in value.items
     ]
-    cells = [cell for row in rows for cell in row]
-    if len({len(row) for row in rows}) != 1 or not all(
-        isinstance(cell, Number | Expression) for cell in cells
-    ):
+    cells = [cell for row in rows for cell in row if isinstance(cell, Number | Expression)]
+    is_rectangle = len({len(row) for row in rows}) == 1 and len(cells) == len(rows) * len(rows[0])
+    if value.brackets not in ("[]", "()") or not is_rectangle:
         return None
-    numbers = [cell for cell in cells if isinstance(cell, Number | Expression)]
-    matrix = sympy.Matrix(len(rows), len(rows[0]), [cell.expr for cell in numbers])
-    return Expression(matrix, not all(map(_is_exact, numbers)))
+    matrix = sympy.Matrix(len(rows), len(rows[0]), [cell.expr for cell in cells])
+    return Expression(matrix, not all(map(_is_exact, cells)))
 
 
 def _order_matters(a: str, b: str, count: int) -> bool | None:
-    """Whether items are compared in order; None if brackets `a` (of the reference) and `b` say different things."""
+    """Whether items are compared in order; None if brackets `a` (of the reference) and `b` exclude each other."""
     if a == b:
         return a not in ("", "{}")
     kinds = {a, b}
@@ -211,37 +200,28 @@ def _order_matters(a: str, b: str, count: int) -> bool | None:
     return None if count == 2 else "()" in kinds
 
 
-def _match(wanted: Sequence[Value], said: Sequence[Value]) -> bool:
-    """Whether each item of one side has one of its own on the other."""
-    left = list(said)
-    for item in wanted:
-        found = next((place for place, other in enumerate(left) if equal_values(item, other)), None)
+def _match(references: Sequence[Value], answers: Sequence[Value]) -> bool:
+    """Whether each item of one side has a different partner on the other."""
+    unmatched = list(answers)
+    for item in references:
+        found = next((place for place, other in enumerate(unmatched) if equal_values(item, other)), None)
         if found is None:
             return False
-        del left[found]
+        del unmatched[found]
     return True
 
 
 def _quotient(value: Value) -> Value:
     """The fraction for which a ratio of two numbers stands; any other value as it is."""
-    if not isinstance(value, Many) or value.brackets != ":" or len(value.items) != 2:
-        return value
-    first, second = value.items
-    if (
-        not isinstance(first, Number | Expression)
-        or not isinstance(second, Number | Expression)
-        or second.expr == 0
-    ):
-        return value
-    return Expression(first.expr / second.expr, not (_is_exact(first) and _is_exact(second)))
+    match value:
+        case Many(":", (Number() | Expression() as first, Number() | Expression() as second)):
+            if second.expr != 0:
+                return Expression(first.expr / second.expr, not (_is_exact(first) and _is_exact(second)))
+    return value
 
 
 def _proportional(a: Sequence[Value], b: Sequence[Value]) -> bool:
     terms = [[item.expr for item in side if isinstance(item, Number | Expression)] for side in (a, b)]
-    if (
-        len(terms[0]) != len(a)
-        or len(terms[1]) != len(b)
-        or any(term == 0 for side in terms for term in side)
-    ):
+    if [len(side) for side in terms] != [len(a), len(b)] or any(0 in side for side in terms):
         return False
     return all(equal_exactly(x * terms[1][0], y * terms[0][0]) for x, y in zip(*terms, strict=True))

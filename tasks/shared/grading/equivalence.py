@@ -1,7 +1,7 @@
-"""Is one expression equivalent to another? Asked of a worker process with bounds on time and memory.
+"""Compares expressions in a worker process with bounds on time and memory.
 
-The worker (`worker.py`) is started when first needed and ends with this process (its input closes). It limits its own
-processor time, so a comparison that runs away ends the worker, not the caller; the wall clock is a second bound.
+The worker (`worker.py`) starts at the first comparison and ends with this process, when its input closes. It limits its
+own processor time, so a runaway comparison ends the worker, not the caller; the wall clock is a second bound.
 """
 
 import functools
@@ -28,7 +28,7 @@ class Verdict(StrEnum):
 
 
 class Equivalence:
-    """One worker and the answers it gave; comparisons are serialised, so any thread may ask."""
+    """One worker and a cache of its verdicts. Comparisons are serialised, so any thread may call it."""
 
     def __init__(self, cpu_s: int = 2, memory_mb: int = 1024) -> None:
         self._limits = (str(cpu_s), str(memory_mb))
@@ -38,7 +38,7 @@ class Equivalence:
         self._known: dict[tuple[str, str], Verdict] = {}
 
     def compare(self, predicted: str, reference: str) -> Verdict:
-        """Whether `predicted` is equivalent to `reference`; never raises on what a model may write."""
+        """Whether `predicted` is equivalent to `reference`. No text that a model writes makes it raise."""
         if len(predicted) > MAX_CHARS or len(reference) > MAX_CHARS:
             return Verdict.UNDECIDED
         key = (predicted, reference)
@@ -70,12 +70,12 @@ class Equivalence:
         return Verdict(json.loads(reply)["verdict"])
 
     def _running(self) -> subprocess.Popen[bytes]:
-        # After a fork the pipes belong to the parent's conversation: a child starts its own worker.
+        # After a fork the pipes belong to the parent: a child starts a worker of its own.
         if self._process is None or self._owner != os.getpid() or self._process.poll() is not None:
             command = [sys.executable, "-m", "tasks.shared.grading.worker", *self._limits]
             self._process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
             self._owner = os.getpid()
-            # The start (about a second of imports) is not counted against the first comparison.
+            # The start takes about a second of imports, which must not count against the first comparison.
             if self._read_line(self._process) is None:
                 raise RuntimeError(
                     "the grading worker did not start; see its message above, and check math-verify"
@@ -83,7 +83,7 @@ class Equivalence:
         return self._process
 
     def _read_line(self, process: subprocess.Popen[bytes]) -> bytes | None:
-        """The next line of the worker, or None if it ended or kept silent for too long."""
+        """The worker's next line; None if it ended or exceeded the wall-clock bound."""
         assert process.stdout is not None
         ready, _, _ = select.select([process.stdout], [], [], WALL_S)
         line = process.stdout.readline() if ready else b""

@@ -1,17 +1,17 @@
-"""Work an expression out, exactly, and refuse what is too large before it is begun."""
+"""Evaluates expressions exactly, and refuses those that are too large before any work is done."""
 
 import sympy
 from sympy.core.function import AppliedUndef
 
 from tasks.shared.grading.values import TooLarge
 
-MAX_BITS = 60_000  # of a power or factorial that is worked out
+MAX_BITS = 60_000  # of a power that is evaluated
 MAX_TERMS = 20_000  # of a sum or product
 INDEX = sympy.Symbol("i")
 
 
 def worked_out(expr: sympy.Basic) -> sympy.Basic:
-    """`expr` evaluated from the leaves on. TooLarge for towers of powers, large factorials and long sums."""
+    """`expr` evaluated from the leaves up. TooLarge for towers of powers, large factorials and long sums."""
     if isinstance(expr, sympy.MatrixBase):
         return expr.applyfunc(worked_out)
     if not expr.args:
@@ -44,23 +44,20 @@ def _power(base: sympy.Basic, exponent: sympy.Basic) -> sympy.Basic:
         if abs(exponent) * bits > MAX_BITS and base not in (0, 1, -1):
             raise TooLarge
         if not exponent.is_Integer and bits > 300:
-            raise TooLarge  # a root is looked for by factoring
+            raise TooLarge  # sympy simplifies a root by factoring
     return base**exponent
 
 
 def _with_bound_variables(expr: sympy.Basic) -> sympy.Basic:
-    """Sums and the like: `i` may be their index, and how many terms there are decides whether they are added up."""
+    """Evaluate a sum, product, integral, limit or derivative, in which `i` may be the bound variable."""
     bound = {limits[0] for limits in expr.args[1:] if limits.args}
     if isinstance(expr, sympy.Sum | sympy.Product):
         for _, low, high in expr.limits:
             if (high - low).is_number and high - low > MAX_TERMS:
                 raise TooLarge
-    if any(
-        str(symbol) in name.name.partition("_")[2] for symbol in bound for name in expr.free_symbols - bound
-    ):
-        return expr.func(
-            worked_out(expr.args[0]), *expr.args[1:]
-        )  # terms such as F_k: the index stands in a name
+    indices = [name.name.partition("_")[2] for name in expr.free_symbols - bound]
+    if any(str(symbol) in index for symbol in bound for index in indices):  # in terms such as F_k
+        return expr.func(worked_out(expr.args[0]), *expr.args[1:])
     done = expr.doit()
     if done.has(type(expr)) and done == expr:
         return done if INDEX in bound else done.xreplace({INDEX: sympy.I})

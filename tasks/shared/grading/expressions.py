@@ -1,8 +1,10 @@
-"""Are two expressions equal? Proven by expansion, or found so to many digits at every place where it is tried.
+"""Are two expressions equal? Proven by expansion, or checked to many digits at sample values of the variables.
 
-Numbers are compared to 300 digits of their difference before a difference counts as none; expressions with variables
-at places of both signs and several sizes, whole and broken.
+A difference of numbers counts as zero only if it is zero to `MOST_DIGITS` digits. Sample values have both signs and
+several sizes; some are integers and some fractions.
 """
+
+from collections.abc import Callable
 
 import sympy
 
@@ -10,8 +12,12 @@ from tasks.shared.grading.values import TooLarge
 
 DIGITS = 40
 MOST_DIGITS = 400
-# the value of the first variable, and what each further one has more
-PLACES = (
+MILLIONTH = sympy.Rational(1, 10**6)
+# a decimal that stands for an integer differs from it by less than this, whatever its size
+WHOLE_TOLERANCE = sympy.Rational(1, 1000)
+Agree = Callable[[sympy.Basic, sympy.Basic], bool]
+# the value of the first variable, and the step from each variable to the next
+SAMPLE_VALUES = (
     (sympy.Rational(7, 3), sympy.Rational(5, 11)),
     (sympy.Rational(-13, 7), sympy.Rational(8, 17)),
     (sympy.Integer(2), sympy.Integer(1)),
@@ -35,28 +41,23 @@ def equal_exactly(a: sympy.Basic, b: sympy.Basic) -> bool:
         return False
     if not a.free_symbols and not b.free_symbols:
         return _is_zero(a - b, max_digits=MOST_DIGITS)
-    return _agree_everywhere(a, b, _vanishes)
+    return _agree_everywhere(a, b, lambda left, right: _is_zero(left - right, max_digits=100))
 
 
-def equal_nearly(
-    a: sympy.Basic, b: sympy.Basic, tolerance: sympy.Rational | None, absolute: sympy.Rational | None = None
-) -> bool:
-    """Whether two values differ by no more than `tolerance` of their size, or by no more than `absolute`."""
+def equal_nearly(a: sympy.Basic, b: sympy.Basic, absolute: sympy.Rational | None = None) -> bool:
+    """Whether two values differ by no more than `absolute`, by default a millionth of the larger one."""
 
     def near(x: sympy.Basic, y: sympy.Basic) -> bool:
-        if (x.is_Integer and y.is_Rational) or (y.is_Integer and x.is_Rational):
-            whole = sympy.Rational(1, 1000)
-            return bool(abs(x - y) <= (absolute or min(whole, tolerance * max(abs(x), abs(y)))))
-        if x.is_Rational and y.is_Rational:
-            return bool(abs(x - y) <= (absolute if tolerance is None else tolerance * max(abs(x), abs(y))))
         left, right = _numeric(x), _numeric(y)
         if left is None or right is None:
             return False
-        gap, size = abs(left - right), max(abs(left), abs(right))
-        return bool(gap <= (absolute if tolerance is None else tolerance * size))
+        bound = absolute or MILLIONTH * max(abs(left), abs(right))
+        if absolute is None and x.is_Rational and y.is_Rational and (x.is_Integer or y.is_Integer):
+            bound = min(bound, WHOLE_TOLERANCE)
+        return bool(abs(left - right) <= bound)
 
     if _is_matrix(a) or _is_matrix(b):
-        return _equal_cells(a, b, lambda x, y: equal_nearly(x, y, tolerance, absolute))
+        return _equal_cells(a, b, lambda x, y: equal_nearly(x, y, absolute))
     if a.has(sympy.nan, sympy.oo, sympy.zoo, -sympy.oo) or b.has(sympy.nan, sympy.oo, sympy.zoo, -sympy.oo):
         return a == b and not a.has(sympy.nan)
     if not a.free_symbols and not b.free_symbols:
@@ -68,32 +69,28 @@ def _is_matrix(value: object) -> bool:
     return isinstance(value, sympy.MatrixBase | sympy.MatrixExpr)
 
 
-def _equal_cells(a: sympy.Basic, b: sympy.Basic, equal: object) -> bool:
+def _equal_cells(a: sympy.Basic, b: sympy.Basic, equal: Agree) -> bool:
     if not (_is_matrix(a) and _is_matrix(b)):
         return False
     first, second = sympy.Matrix(a), sympy.Matrix(b)
-    return first.shape == second.shape and all(map(equal, first.flat(), second.flat()))  # type: ignore[call-overload]
+    return first.shape == second.shape and all(map(equal, first.flat(), second.flat()))
 
 
-def _agree_everywhere(a: sympy.Basic, b: sympy.Basic, agree: object) -> bool:
+def _agree_everywhere(a: sympy.Basic, b: sympy.Basic, agree: Agree) -> bool:
     symbols = sorted(a.free_symbols | b.free_symbols, key=str)
     if len(symbols) > 12:
         raise TooLarge
     tried = 0
-    for start, step in PLACES:
-        place = {symbol: start + number * step for number, symbol in enumerate(symbols)}
-        left, right = a.subs(place), b.subs(place)
-        values = [_numeric(side) for side in (left, right)]
-        if values == [None, None]:
+    for start, step in SAMPLE_VALUES:
+        values = {symbol: start + number * step for number, symbol in enumerate(symbols)}
+        left, right = a.subs(values), b.subs(values)
+        undefined = [_numeric(side) is None for side in (left, right)]
+        if all(undefined):
             continue
-        if None in values or not agree(left, right):  # type: ignore[operator]
+        if any(undefined) or not agree(left, right):
             return False
         tried += 1
-    return tried >= 3 or (tried > 0 and _is_zero_symbolically(a - b))
-
-
-def _vanishes(left: sympy.Basic, right: sympy.Basic) -> bool:
-    return _is_zero(left - right, max_digits=100)
+    return tried >= 3 or (tried > 0 and bool(sympy.simplify(a - b) == 0))
 
 
 def _is_zero(difference: sympy.Basic, max_digits: int) -> bool:
@@ -107,10 +104,6 @@ def _is_zero(difference: sympy.Basic, max_digits: int) -> bool:
         return False
     parts = value.as_real_imag()
     return all(part == 0 or getattr(part, "_prec", 53) <= 1 for part in parts)
-
-
-def _is_zero_symbolically(difference: sympy.Basic) -> bool:
-    return bool(sympy.simplify(difference) == 0)
 
 
 def _numeric(value: sympy.Basic) -> sympy.Basic | None:

@@ -17,14 +17,21 @@ INTEGER = re.compile(r"[+-]?[0-9]{1,400}")
 
 
 class GradeReason(StrEnum):
-    """Why a response was graded as it was."""
+    """Why a response got its grade."""
 
     CORRECT = "correct"
     WRONG = "wrong"  # a box whose content is not equivalent to the reference
     NO_BOX = "no_box"  # words, but no box
-    NO_ANSWER = "no_answer"  # nothing at all, or a box that is empty or never closed
+    NO_ANSWER = "no_answer"  # an empty response, or a box that is empty or never closed
     TRUNCATED = "truncated"  # out of tokens before a box was closed
-    GRADING_ERROR = "grading_error"  # cannot be compared: too long, or out of time or memory
+    GRADING_ERROR = "grading_error"  # not comparable: too long, or out of time or memory
+
+
+REASON_OF = {
+    Verdict.EQUAL: GradeReason.CORRECT,
+    Verdict.DIFFERENT: GradeReason.WRONG,
+    Verdict.UNDECIDED: GradeReason.GRADING_ERROR,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,23 +46,19 @@ class Grade:
 def grade(text: str, reference: str, truncated: bool = False, integer: bool = False) -> Grade:
     r"""The grade of `text` against `reference` (an integer such as "70" or LaTeX such as "\frac{1}{2}").
 
-    `truncated`: generation ran out of tokens; then a missing box is told as such. `integer`: the answer must be written
-    as an integer literal; no expression is evaluated. Else values count: exact ones exactly, decimals by six digits or
-    a millionth; a unit or a name that only one side gives is left aside, and 50\% is 50 or one half.
+    `truncated`: generation ran out of tokens, which explains a missing box. `integer`: the answer must be an integer
+    literal; no expression is evaluated. Otherwise values are compared: exact ones exactly, decimals to six digits or a
+    millionth. A unit or a name that only one side gives is ignored, and 50\% is 50 or one half.
     Raises ValueError if `reference` is empty.
     """
     if not reference.strip():
         raise ValueError("grading: the reference answer is empty; give the problem an answer")
     box = last_box(text)
     if box is None or not box.content:
-        return Grade(False, _reason_without_answer(text, box is not None, truncated), None)
+        unanswered = GradeReason.NO_ANSWER if box or not text.strip() else GradeReason.NO_BOX
+        return Grade(False, GradeReason.TRUNCATED if truncated else unanswered, None)
     verdict = _compare(box.content, reference.strip(), integer)
-    reason = {
-        Verdict.EQUAL: GradeReason.CORRECT,
-        Verdict.DIFFERENT: GradeReason.WRONG,
-        Verdict.UNDECIDED: GradeReason.GRADING_ERROR,
-    }[verdict]
-    return Grade(verdict is Verdict.EQUAL, reason, box.content)
+    return Grade(verdict is Verdict.EQUAL, REASON_OF[verdict], box.content)
 
 
 def _compare(predicted: str, expected: str, integer: bool) -> Verdict:
@@ -68,11 +71,3 @@ def _compare(predicted: str, expected: str, integer: bool) -> Verdict:
         if integer or INTEGER.fullmatch(predicted):
             return Verdict.DIFFERENT
     return shared_equivalence().compare(predicted, expected)
-
-
-def _reason_without_answer(text: str, has_box: bool, truncated: bool) -> GradeReason:
-    if truncated:
-        return GradeReason.TRUNCATED
-    if has_box or not text.strip():
-        return GradeReason.NO_ANSWER
-    return GradeReason.NO_BOX

@@ -1,6 +1,6 @@
-r"""Integer literals, as an AIME answer is written: "070", "n = 70", "**70**", "\text{70}", "30^\circ", "12\text{ cm}".
+r"""Reads integer literals as AIME answers write them: "070", "n = 70", "**70**", "\text{70}", "30^\circ".
 
-No expression is one, whatever its value: the problem's own formula in a box is no answer, nor is a list of guesses.
+An expression is not a literal, whatever its value: the problem's own formula in a box is no answer, nor is a list.
 """
 
 import re
@@ -11,7 +11,7 @@ from tasks.shared.grading.notation import clean, without_thousands
 from tasks.shared.grading.units import split_unit
 
 BRACKETS = re.compile(r"\(([^()]*)\)|\[([^\[\]]*)\]|\\?\{([^{}]*?)\\?\}|\\text\s*\{([^{}]*)\}")
-# a type that wraps a number where a program prints it
+# a number as a program prints it, wrapped in its type
 WRAPPED = re.compile(
     r"(?:(?:np|numpy|sp|sympy)\.)?(?:u?int\d*|float\d*|Integer|Float|Decimal|mpz|mpf)\((['\"]?)([+-]?[\d.]+)\1\)"
 )
@@ -20,7 +20,7 @@ MAX_DIGITS = 400
 
 
 def read_integer(answer: str) -> int | None:
-    """The integer that `answer` is a literal of; None if it is none."""
+    """The integer that `answer` writes out; None if it is not an integer literal."""
     if answer.isascii() and answer.isdigit() and len(answer) <= MAX_DIGITS:
         return int(answer)
     if len(answer) > 2 * MAX_DIGITS:

@@ -1,11 +1,10 @@
-r"""Single LaTeX expressions, relations, matrices and literal sets, read by Math-Verify's parser, latex2sympy2.
+r"""Reads single LaTeX expressions, relations, matrices and literal sets with Math-Verify's parser, latex2sympy2.
 
-Lists, brackets, names, units and numbers are read before (`reading.py`): its own rules for these merge answers that
-differ, such as 2516_9 and 2516_8, R - r and r - R, or 1,2 and 1,1,2.
+`reading.py` reads lists, brackets, names, units and numbers first. The parser's own rules for these treat different
+answers as equal, such as 2516_9 and 2516_8, R - r and r - R, or 1,2 and 1,1,2.
 """
 
 import re
-from fractions import Fraction
 
 import sympy
 from latex2sympy2_extended import latex2sympy
@@ -26,7 +25,7 @@ FUNCTION_NAMES = """
 """
 FUNCTIONS = FUNCTION_NAMES.split()
 BARE_FUNCTION = re.compile(rf"(?<![\\A-Za-z])(?:{'|'.join(FUNCTIONS)})(?![A-Za-z])")
-# side by side: no product; the index of a logarithm is none of them
+# two numbers side by side are no product; the index of a logarithm does not count
 TWO_NUMBERS = re.compile(r"(?<![_\d.])[\d.]+\s+[\d.]")
 ENVIRONMENT = re.compile(r"\\(?:begin|end)\s*\{[a-z]*matrix\}")
 ARRAY = re.compile(
@@ -38,23 +37,21 @@ TEXT = re.compile(r"\\text\s*\{\s*([^{}]*?)\s*\}")
 
 
 def read_latex(text: str) -> Value:
-    """The value of `text` read as LaTeX. Unreadable if it is prose or has no meaning."""
+    """The value of `text` read as LaTeX. Unreadable if it is prose or has no value."""
     text = _prepared(text)
-    if is_prose(text) or TWO_NUMBERS.search(text) or "\\text" in text or "'" in text:
+    if _is_prose(text) or TWO_NUMBERS.search(text) or "\\text" in text or "'" in text:
         raise Unreadable
     try:
         found = latex2sympy(
             text, is_real=None, normalization_config=NORMALIZATION, conversion_config=CONVERSION
         )
-    except RecursionError:
-        raise Unreadable from None
     except Exception as error:
         raise Unreadable from error
     return _value(found)
 
 
-def is_prose(text: str) -> bool:
-    """Words, not variables side by side: three or more letters that are not in the order of the alphabet."""
+def _is_prose(text: str) -> bool:
+    """Whether it holds a word: three or more letters out of alphabetical order, unlike a product of variables."""
     text = ENVIRONMENT.sub("", text)
     runs = [run for run in LETTERS.findall(text) if run[0] != "\\" and run not in FUNCTIONS]
     return any("".join(sorted(set(run))) != run for run in runs)
@@ -82,21 +79,16 @@ def _relations(relation: sympy.Basic) -> tuple[sympy.Rel, ...]:
 
 
 def _exact(expr: sympy.Basic) -> tuple[sympy.Basic, bool]:
-    """Decimals as the fractions they write; and whether there was one that is no whole number."""
+    """The expression with exact fractions for decimals, and whether one of them is not an integer."""
     if isinstance(expr, sympy.MatrixBase):
         cells = [_exact(cell) for cell in expr.flat()]
         return sympy.Matrix(*expr.shape, [cell for cell, _ in cells]), any(flag for _, flag in cells)
-    decimals = {number: _fraction(number) for number in expr.atoms(sympy.Float)}
+    decimals = {number: sympy.Rational(str(number)) for number in expr.atoms(sympy.Float)}
     return expr.xreplace(decimals), any(not value.is_Integer for value in decimals.values())
 
 
-def _fraction(number: sympy.Float) -> sympy.Rational:
-    value = Fraction(str(number))
-    return sympy.Rational(value.numerator, value.denominator)
-
-
 def _prepared(text: str) -> str:
-    """Functions and powers as LaTeX writes them; text that is a formula as a formula."""
+    """Write functions and powers as LaTeX does, and text that is a formula as a formula."""
     text = TEXT.sub(
         lambda found: found[1] if re.fullmatch(r"[A-Za-z]|[\d.+-]+", found[1]) else found[0], text
     )

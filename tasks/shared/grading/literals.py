@@ -1,6 +1,6 @@
-r"""Numbers as they are written out, exactly: "070", "12,345", "1.5e-3", "1.6\times 10^{-19}", "0.\overline{36}".
+r"""Reads numbers that are written out, exactly: "070", "12,345", "1.5e-3", "1.6\times 10^{-19}", "0.\overline{36}".
 
-No expression is one, whatever its value: that is what an integer set asks for (AIME).
+An expression is not a literal, whatever its value: sets of integers (AIME) require a number that is written out.
 """
 
 import re
@@ -37,12 +37,12 @@ class Literal:
 
     @property
     def exact(self) -> bool:
-        """A whole number, or a fraction: no digits were left out."""
+        """Whether it is an integer or a fraction, of which no digits were left out."""
         return self.rounding == 0
 
 
 def read_literal(text: str) -> Literal | None:
-    """The number that `text`, as `notation.clean` gives it, writes out; None if it is none."""
+    """The number that `text`, cleaned by `notation.clean`, writes out; None if it is no literal."""
     for pattern, value_of in (
         (DECIMAL, _decimal),
         (POWER_OF_TEN, _power),
@@ -86,7 +86,7 @@ def _repeating(found: re.Match[str]) -> Literal:
 
 
 def _dots(found: re.Match[str]) -> Literal | None:
-    r"""Three equal blocks at the end repeat for ever: 0.1666\dots. Else the digits are a decimal cut off."""
+    r"""Three equal blocks at the end repeat for ever: 0.1666\dots. Otherwise the decimal is cut off."""
     whole, places = found["whole"], found["places"]
     for start in range(len(places) - 2):
         rest = places[start:]

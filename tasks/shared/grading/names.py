@@ -1,8 +1,8 @@
-r"""Names before a value: "x = 5", "n=70", "AB = 5", "f(x) = x^2", "m+n = 70", "(x, y) = (1, 2)", "x \in [0, 1]"."""
+r"""Splits names off values: "x = 5", "n=70", "AB = 5", "f(x) = x^2", "m+n = 70", "(x, y) = (1, 2)", "x \in [0, 1]"."""
 
 import re
 
-# letters, indices, arguments, bars and what geometry puts before a name
+# letters, indices, arguments, bars and geometric symbols
 NAME = (
     r"(?:\\(?!frac|sqrt|sum|int|prod|lim|text|infty|(?:pi|le|ge|ne|in|log|ln|exp)(?![A-Za-z]))[A-Za-z]+(?:\{[A-Za-z\s']+\})?"
     r"|\\text\s*\{[^{}]*\}|[A-Za-z'\s]|\\#|\|\s*(?:[A-Z]|[A-Za-z]{2,}|[A-Z]\s*\\c[au]p\s*[A-Z])\s*\|"
@@ -14,7 +14,7 @@ SIMPLE = re.compile(
     rf"(?:{ONE})(?:\s*[:/]\s*(?:{ONE}))*|\(\s*(?:{ONE})(?:\s*,\s*(?:{ONE}))*\s*\)"
     rf"|\\frac\s*\{{(?:{ONE})\}}\s*\{{(?:{ONE})\}}"
 )
-# competitions ask for sums of names and powers of ten of them: `100m + n`
+# competitions ask for sums such as `100m + n`
 SUM = re.compile(rf"(?:10+\s*)?(?:{ONE})(?:\s*[+-]\s*(?:10+\s*)?(?:{ONE}))+")
 EQUALS = re.compile(r"(?<![<>!=:\\])==?(?![=<>])|\\in(?![A-Za-z])|\\approx(?![A-Za-z])")
 BY_COLON = re.compile(
@@ -25,27 +25,24 @@ SEPARATOR = re.compile(r"[,;]|(?<![A-Za-z])(?:and|or)(?![A-Za-z])|\\(?:lor|land|
 
 
 def split_name(text: str) -> tuple[str, str, bool] | None:
-    """The name, what is said of it, and whether it is one name; None if `text` does not begin with a name.
+    """The name, the text of its value, and whether the name is simple; None if `text` does not begin with a name.
 
-    Of a chain `x = 3 + 2 = 5` the last value counts. A number multiplies no name: `2x = 5` is an equation.
+    Of a chain `x = 3 + 2 = 5` the last value counts. A name has no factor: `2x = 5` is an equation.
     """
-    places = [mark for mark in EQUALS.finditer(text) if _depth(text, mark.start()) == 0]
-    before = text[: places[0].start()] if places else ""
-    if not places or any(_depth(text, mark.start()) == 0 for mark in RELATION.finditer(before)):
+    signs = [sign for sign in EQUALS.finditer(text) if _depth(text, sign.start()) == 0]
+    before = text[: signs[0].start()] if signs else ""
+    is_simple = SIMPLE.fullmatch(before.strip()) is not None
+    if not before.strip() or not (is_simple or SUM.fullmatch(before.strip())):
         return None
-    first = text[: places[0].start()].strip()
-    simple = SIMPLE.fullmatch(first) is not None
-    if not first or not (simple or SUM.fullmatch(first)):
+    if any(_depth(text, sign.start()) == 0 for sign in RELATION.finditer(before)):
         return None
-    ends = [*(mark.start() for mark in places[1:]), len(text)]
-    chain = [text[mark.end() : end] for mark, end in zip(places, ends, strict=True)]
-    marks = [mark[0] for mark in places]
-    while len(chain) > 1 and marks[-1].startswith("\\approx"):  # an approximation of what was said
+    ends = [*(sign.start() for sign in signs[1:]), len(text)]
+    chain = [text[sign.end() : end] for sign, end in zip(signs, ends, strict=True)]
+    while len(chain) > 1 and signs[len(chain) - 1][0].startswith("\\approx"):  # approximates the value before
         chain.pop()
-        marks.pop()
-    if any(SEPARATOR.search(piece) for piece in chain[:-1]):  # x = 1, y = 2
-        return re.sub(r"[\s{}]|\\text", "", first), text[places[0].end() :], simple
-    return re.sub(r"[\s{}]|\\text", "", first), chain[-1], simple
+    separated = any(SEPARATOR.search(piece) for piece in chain[:-1])  # x = 1, y = 2
+    value = text[signs[0].end() :] if separated else chain[-1]
+    return re.sub(r"[\s{}]|\\text", "", before), value, is_simple
 
 
 def _depth(text: str, place: int) -> int:

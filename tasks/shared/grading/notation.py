@@ -1,6 +1,6 @@
-r"""One spelling for many: Unicode to ASCII and LaTeX, without emphasis, spacing commands, dollars and punctuation.
+r"""Rewrites an answer in one spelling: ASCII and LaTeX without emphasis, spacing commands, dollars and punctuation.
 
-Text to text, standard library only: integer sets are graded with this alone. Nothing here changes what is said.
+Text to text, standard library only. Integer sets are graded with this alone. No rule changes the value of an answer.
 """
 
 import re
@@ -15,33 +15,15 @@ GREEK = {
     for code in range(0x3B1, 0x3CA)
     if code not in (0x3BF, 0x3C2, 0x3BB)
 } | {"λ": "\\lambda", "Δ": "\\Delta", "Ω": "\\Omega", "Σ": "\\Sigma", "ϕ": "\\phi", "ϵ": "\\epsilon"}
-SIGNS = {
-    "\\times": "×✕⨯",
-    "\\cdot": "·⋅∙•",
-    "\\div": "÷",
-    "\\infty": "∞",
-    "\\leq": "≤⩽",
-    "\\geq": "≥⩾",
-    "\\neq": "≠",
-    "\\approx": "≈",
-    "\\pm": "±",
-    "\\mp": "∓",
-    "\\cup": "∪",
-    "\\cap": "∩",
-    "\\emptyset": "∅⌀",
-    "\\in": "∈",
-    "\\sqrt": "√",
-    "\\angle": "∠",
-    "\\mathbb{R}": "ℝ",
-    "\\mathbb{Z}": "ℤ",
-    "\\mathbb{Q}": "ℚ",
-    "\\mathbb{N}": "ℕ",
-    "\\mathbb{C}": "ℂ",
-    "^\\circ": "°º˚",
-}
+# a command and the characters that stand for it
+SIGNS = """
+    times ×✕⨯|cdot ·⋅∙•|div ÷|infty ∞|leq ≤⩽|geq ≥⩾|neq ≠|approx ≈|pm ±|mp ∓|cup ∪|cap ∩|emptyset ∅⌀|in ∈|angle ∠
+    |mathbb{R} ℝ|mathbb{Z} ℤ|mathbb{Q} ℚ|mathbb{N} ℕ|mathbb{C} ℂ
+"""
 CHARACTERS = (
-    {char: f" {sign} " if sign[0] == "\\" else sign for sign, chars in SIGNS.items() for char in chars}
+    {char: f" \\{name} " for name, chars in (pair.split() for pair in SIGNS.split("|")) for char in chars}
     | {char: f"{sign} " for char, sign in GREEK.items()}
+    | dict.fromkeys("°º˚", "^\\circ")
     | dict.fromkeys("−‐‑‒–—―﹣－", "-")
     | dict.fromkeys("，、﹐", ",")
     | dict.fromkeys("。．", ".")
@@ -60,7 +42,7 @@ CHARACTERS = (
         "√": "\\sqrt ",
     }
 )
-# commands that only set the size, the style or the space
+# commands that set nothing but size, style or space
 LAYOUT = re.compile(
     r"\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|left|right|middle|[bB]igg?[lrm]?|tiny|small|normalsize"
     r"|large|Large|LARGE|huge|Huge|bf|rm|it|sf|tt|bfseries|itshape|mathstrut|strut|protect|null|nobreak|hfill|hspace\*?"
@@ -76,28 +58,14 @@ TEXT = re.compile(
 )
 TEXT_COLOR = re.compile(r"\\color\{[^{}]*\}(?!\{)|\\label\{[^{}]*\}|\\tag\*?\{[^{}]*\}")
 TAGS = re.compile(r"</?(?:b|i|u|em|strong|sup|sub|span|p|br|mark)\s*/?>", re.IGNORECASE)
-AROUND = (
-    ("$$", "$$"),
-    ("$", "$"),
-    ("\\(", "\\)"),
-    ("\\[", "\\]"),
-    ("***", "***"),
-    ("**", "**"),
-    ("__", "__"),
-    ("*", "*"),
-    ("_", "_"),
-    ("`", "`"),
-    ('"', '"'),
-    ("'", "'"),
-    ("''", "''"),
-    ("``", "''"),
-    ("«", "»"),
-)
+# marks that may surround an answer; of those that begin alike the longer one comes first
+AROUND = [("\\(", "\\)"), ("\\[", "\\]"), ("``", "''"), ("«", "»")]
+AROUND += [(mark, mark) for mark in ("$$", "$", "***", "**", "__", "*", "_", "`", '"', "'", "''")]
 FUNCTION = re.compile(
     r"\\(?:operatorname\*?|mathrm|text)\s*\{\s*"
     r"((?:arc)?(?:sin|cos|tan|cot|sec|csc)h?|log|ln|exp|gcd|lcm|det|max|min)\s*\}"
 )
-# two names of one command; the second is the one that is read
+# two names of one command; the second replaces the first
 NAMES = """
     varepsilon epsilon|varphi phi|vartheta theta|varnothing emptyset|tg tan|ctg cot|arctg arctan|cosec csc
     |leqslant leq|le leq|geqslant geq|ge geq|ne neq|lt <|gt >|dbinom binom|tbinom binom|lg log_{10}|backslash setminus
@@ -105,7 +73,7 @@ NAMES = """
 SAME = {f"\\{name}": other for name, other in (pair.split() for pair in NAMES.split("|"))}
 COMMAND = re.compile(r"\\[A-Za-z]+")
 BINOM = re.compile(r"\\binom\s*(?:(\d)|\{([^{}]*)\})\s*(?:(\d)|\{([^{}]*)\})")
-# what leads up to an answer, in words or by a sign
+# words or signs that introduce an answer
 LEADING = re.compile(
     r"(?i:\\text\s*\{\s*)?(?:(?i:so|thus|hence|therefore)\s*,?\s+)?(?:(?i:the|my|our)\s+)?(?i:final\s+)?"
     r"(?i:answer|result|solution|value)\s+(?i:is|equals)\s*:?\s*\}?\s*(?=[\d\\(\[{$.+-]|[A-Z](?![A-Za-z]))"
@@ -113,7 +81,7 @@ LEADING = re.compile(
     r"|\\(?:approx\s*(?=-?\d*\.\d{6})|(?:therefore|implies|Rightarrow|Longrightarrow|rightarrow|to)(?![A-Za-z]))\s*|&\s*"
     r"|(?i:\\text\s*\{\s*approximately\s*\}|approximately)\s+(?=-?\d*\.\d{6})"
 )
-# an environment with one line: it sets the line's place
+# an environment of one line only positions that line
 ONE_LINE = re.compile(
     r"\\begin\{(aligned|align\*?|equation\*?|gathered|gather\*?|split|array\}\{[clr])\}((?:(?!\\\\|\\begin|\\end).)*)\\end\{\w+\*?\}"
 )
@@ -128,7 +96,7 @@ DEGREES_OF = re.compile(
     r"(\\(?:sin|cos|tan|cot|sec|csc))\s*[({]?\s*(\d+)\s*\^\s*\{?\s*\\(?:circ|degree)(?![A-Za-z])\s*\}?\s*[)}]?"
 )
 ROOT = re.compile(r"([√∛])\s*(\d+(?:\.\d+)?|[A-Za-z])")
-# formulas within a text; one within a line has no line break
+# formulas within a text; an inline formula has no line break
 FORMULA = re.compile(
     r"(?<!\\)\$\$([^$]+)\$\$|(?<!\\)\$([^$\n]+)(?<!\\)\$|(?<!\\)\\\(([^\n]*?)\\\)|(?<!\\)\\\[(.*?)\\\]",
     re.DOTALL,
@@ -137,10 +105,10 @@ THOUSANDS = re.compile(r"(?<![\d.,\w])\d{1,3}(\{,\}|'| |_)\d{3}(?:\1\d{3})*(?![\
 
 
 def clean(answer: str) -> str:
-    r"""`answer` in the one spelling. Example: `"**７０**."` gives `"70"`, `"$\mathbf{x}²$"` gives `"x^{2}"`."""
+    r"""Rewrite `answer` in the one spelling. Example: `"**７０**."` gives `"70"`, `"$\mathbf{x}²$"` gives `"x^{2}"`."""
     text = re.sub(r"\\!\s*", "", _ascii(answer))
     if "\\begin" not in text:
-        text = re.sub(r"\\\\(?=[A-Za-z({\[])", r"\\", text)  # backslashes that were escaped once too often
+        text = re.sub(r"\\\\(?=[A-Za-z({\[])", r"\\", text)  # backslashes that were escaped twice
     text = FORMULA.sub(lambda found: next(group for group in found.groups() if group is not None), text)
     text = re.sub(r"(?<=\d)(?:\\[,;:!>]|\\ |~|\\thinspace(?![A-Za-z])|\s)\s?(?=\d{3}(?!\d))", _gap, text)
     text = COMMAND.sub(_same, FUNCTION.sub(r"\\\1 ", text))
@@ -167,7 +135,7 @@ def clean(answer: str) -> str:
 
 
 def without_thousands(text: str) -> str:
-    """Without the separators of numbers grouped by threes; a bare comma may part two answers, so it stays."""
+    """Remove the separators of thousands, except a bare comma, which may separate two answers."""
     return THOUSANDS.sub(lambda number: re.sub(r"\D", "", number[0]), text)
 
 
@@ -177,7 +145,7 @@ def _same(command: re.Match[str]) -> str:
 
 
 def _gap(found: re.Match[str]) -> str:
-    """A thin space between digits groups them; a comma with a negative space behind it is that comma."""
+    """The separator of thousands that a thin space, or a comma with a negative space, stands for."""
     return "," if "," in found[0] else " "
 
 
@@ -209,14 +177,14 @@ def _ascii(text: str) -> str:
 
 
 def _script(mark: str, table: dict[str, str], text: str, place: int) -> str:
-    """One character of a run of raised or lowered ones, braces around the run."""
+    """One character of a superscript or subscript, with the braces at the ends of its run."""
     opens = "" if place and text[place - 1] in table else f"{mark}{{"
     closes = "" if place + 1 < len(text) and text[place + 1] in table else "}"
     return opens + table[text[place]] + closes
 
 
 def _unstyled(text: str) -> str:
-    r"""Without commands that only change the look of their argument: `\mathbf{70}` is 70."""
+    r"""Remove commands that change nothing but the look of their argument: `\mathbf{70}` is 70."""
     while (found := STYLED.search(text)) is not None:
         end = closing(text, found.end() - 1)
         if end < 0:
@@ -227,7 +195,7 @@ def _unstyled(text: str) -> str:
 
 
 def _uncovered(text: str) -> str:
-    """Without one layer around the whole: dollars, emphasis, quotes, braces, punctuation at the end."""
+    """Remove one layer around the whole text: dollars, emphasis, quotes, braces, or punctuation at the end."""
     text = text.strip()
     text = text.removesuffix("\\.").rstrip("\\ ")
     if len(text) > 1 and text[-1] in ".,;:?" and not text.endswith(("..", "\\:", "\\,", "\\;")):

@@ -1,6 +1,6 @@
-"""Which answers say the same: for votes, where equal wrong answers in other spellings are one answer."""
+"""Which answers are equal: a vote counts equal wrong answers in different spellings as one answer."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from tasks.shared.grading.equivalence import MAX_CHARS, Verdict, shared_equivalence
 from tasks.shared.grading.integers import read_integer
@@ -10,38 +10,29 @@ from tasks.shared.grading.notation import clean
 def pooled(answers: Sequence[str]) -> list[str]:
     """For each answer the first of those equal to it. Integers cost nothing; others are compared in the worker.
 
-    An answer that cannot be compared in time stands for itself, so a hostile one costs one comparison, not one with
-    every other.
+    An answer whose comparison runs out of time or memory stands for itself and is compared no further. So a hostile
+    answer costs one comparison, not one with every other answer.
     """
-    found: dict[str, str] = {}  # one spelling of an answer -> the answer that stands for it
-    symbolic: list[str] = []  # representatives that are no integers
+    representatives: dict[int | str, str] = {}  # an integer, or the spelling of another answer
     for answer in answers:
-        key = _spelling(answer)
-        if key in found:
-            continue
-        found[key] = (
-            answer if key.startswith("integer ") else _stands_for(answer, [*symbolic, *_integers(found)])
-        )
-        if found[key] == answer and not key.startswith("integer "):
-            symbolic.append(answer)
-    return [found[_spelling(answer)] for answer in answers]
+        key = _key(answer)
+        if key not in representatives:
+            integers_last = sorted(representatives, key=lambda known: isinstance(known, int))
+            others = dict.fromkeys(representatives[known] for known in integers_last)
+            representatives[key] = answer if isinstance(key, int) else _first_equal(answer, others)
+    return [representatives[_key(answer)] for answer in answers]
 
 
-def _spelling(answer: str) -> str:
+def _key(answer: str) -> int | str:
     number = read_integer(answer)
     if number is not None:
-        return f"integer {number}"
+        return number
     return clean(answer) if len(answer) <= MAX_CHARS else answer
 
 
-def _integers(found: dict[str, str]) -> list[str]:
-    return [answer for key, answer in found.items() if key.startswith("integer ")]
-
-
-def _stands_for(answer: str, others: Sequence[str]) -> str:
-    equivalence = shared_equivalence()
+def _first_equal(answer: str, others: Iterable[str]) -> str:
     for other in others:
-        verdict = equivalence.compare(answer, other)
+        verdict = shared_equivalence().compare(answer, other)
         if verdict is Verdict.EQUAL:
             return other
         if verdict is Verdict.UNDECIDED:

@@ -1,6 +1,6 @@
-"""Expressions as Python and SymPy print them, read from Python's syntax tree. Nothing of the text is ever evaluated.
+"""Reads expressions as Python and SymPy print them, from Python's syntax tree. No text is ever executed.
 
-What is not listed here cannot be read: names of one letter are variables, other names must be known.
+A name of one letter is a variable. Any other name must be listed in `python_names`, or the text is unreadable.
 """
 
 import ast
@@ -13,21 +13,9 @@ from typing import Any
 
 import sympy
 
+from tasks.shared.grading import python_names as names
 from tasks.shared.grading.evaluation import worked_out
 from tasks.shared.grading.literals import Literal
-from tasks.shared.grading.python_names import (
-    COLLECTIONS,
-    CONSTANTS,
-    FUNCTIONS,
-    GREEK,
-    INTERVALS,
-    LARGE,
-    MATRICES,
-    MODULES,
-    NUMBERS,
-    SETS,
-    SYMBOLS,
-)
 from tasks.shared.grading.regions import region_of
 from tasks.shared.grading.values import (
     Expression,
@@ -46,7 +34,7 @@ OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
     ast.Div: operator.truediv,
-    ast.Pow: lambda base, exponent: sympy.Pow(base, exponent, evaluate=False),
+    ast.Pow: lambda base, exponent: worked_out(sympy.Pow(base, exponent, evaluate=False)),
 }
 RELATIONS: dict[type[ast.cmpop], type[sympy.Rel]] = {
     ast.Eq: sympy.Eq,
@@ -61,7 +49,7 @@ IMPLICIT = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)\s*(?=[A-Za-z(](?!\d*\b[eE][+-]
 
 
 def read_python(text: str) -> Value:
-    """The value of `text` read as Python. Unreadable if it is none, or names what is not known here."""
+    """The value of `text` read as Python. Unreadable if it is not Python or holds an unlisted name."""
     try:
         tree = ast.parse(text.replace("^", "**").strip(), mode="eval")
     except (SyntaxError, ValueError, MemoryError, RecursionError):
@@ -70,7 +58,7 @@ def read_python(text: str) -> Value:
 
 
 class _Reader:
-    """Reads one tree; remembers whether a decimal stood in it."""
+    """Reads one tree, and notes whether it holds a decimal."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -86,12 +74,12 @@ class _Reader:
             case ast.Set(elts=items):
                 return Many("{}", self._items(items))
             case ast.Dict(keys=keys, values=values):
-                names = [
+                entries = tuple(
                     Named(ast.unparse(key).strip("'"), self.value(value), True)
                     for key, value in zip(keys, values, strict=True)
                     if key
-                ]
-                return Many("", tuple(names)) if names else Region(sympy.S.EmptySet)
+                )
+                return Many("", entries) if entries else Region(sympy.S.EmptySet)
             case ast.Compare():
                 return self._relation(node)
             case ast.BinOp(op=ast.BitAnd() | ast.BitOr() as op):
@@ -105,20 +93,21 @@ class _Reader:
             case ast.Constant(value=str() as value):
                 return Words(value.lower())
             case ast.Name(id=name) | ast.Attribute(value=ast.Name(id=("S" | "sympy" | "sp")), attr=name) if (
-                name in SETS
+                name in names.SETS
             ):
-                return Region(SETS[name])
+                return Region(names.SETS[name])
             case ast.Call(func=function, args=args):
                 found = self._call_of_collection(_name_of(function), function, args)
                 if found is not None:
                     return found
         expr = self._expr(node)
         if isinstance(node, ast.Constant) and expr.is_Rational:
-            return Number(_literal(expr, self._approximate))
+            rounding = None if self._approximate else Fraction(0)
+            return Number(Literal(Fraction(int(expr.p), int(expr.q)), rounding))
         return Expression(worked_out(expr), self._approximate)
 
     def _items(self, nodes: Sequence[ast.expr]) -> tuple[Value, ...]:
-        # each item is read by itself: a decimal in one makes no other approximate
+        # each item is read separately: a decimal in one makes no other approximate
         return tuple(_Reader(self._text).value(node) for node in nodes)
 
     def _in_parentheses(self, node: ast.Tuple) -> bool:
@@ -127,31 +116,26 @@ class _Reader:
         )
 
     def _call_of_collection(self, name: str, function: ast.expr, args: list[ast.expr]) -> Value | None:
-        if name in COLLECTIONS:
-            inner = (
-                args[0].elts
-                if len(args) == 1 and isinstance(args[0], ast.List | ast.Tuple | ast.Set)
-                else args
-            )
-            return Many(COLLECTIONS[name], self._items(inner)) if inner else Region(sympy.S.EmptySet)
-        if name in MATRICES and args and isinstance(args[0], ast.List):
+        if name in names.COLLECTIONS:
+            if len(args) == 1 and isinstance(args[0], ast.List | ast.Tuple | ast.Set):
+                args = args[0].elts
+            return Many(names.COLLECTIONS[name], self._items(args)) if args else Region(sympy.S.EmptySet)
+        if name in names.MATRICES and args and isinstance(args[0], ast.List):
             rows = [row.elts if isinstance(row, ast.List) else [row] for row in args[0].elts]
             try:
-                return Expression(
-                    sympy.Matrix([[worked_out(self._expr(cell)) for cell in row] for row in rows]),
-                    self._approximate,
-                )
+                cells = [[self._side(cell) for cell in row] for row in rows]
+                return Expression(sympy.Matrix(cells), self._approximate)
             except ValueError:
                 raise Unreadable from None
-        if name == "Interval" or (
-            isinstance(function, ast.Attribute) and _name_of(function.value) == "Interval"
-        ):
-            return self._interval("" if name == "Interval" else name, args)
+        if name == "Interval":
+            return self._interval("", args)
+        if isinstance(function, ast.Attribute) and _name_of(function.value) == "Interval":
+            return self._interval(name, args)
         if name == "Complement" and len(args) == 2:
-            whole, left_out = map(region_of, self._items(args))
-            if whole is None or left_out is None:
+            whole, removed = map(region_of, self._items(args))
+            if whole is None or removed is None:
                 raise Unreadable
-            return Region(sympy.Complement(whole, left_out))
+            return Region(sympy.Complement(whole, removed))
         if name in ("Union", "Or", "And") and args:
             items = self._items(args)
             return Many("", items, {"Union": "union", "Or": "or", "And": "and"}[name])
@@ -164,25 +148,22 @@ class _Reader:
         return None
 
     def _interval(self, kind: str, args: list[ast.expr]) -> Value:
-        if len(args) < 2 or kind not in INTERVALS:
+        if len(args) < 2 or kind not in names.INTERVALS:
             raise Unreadable
-        opens = list(INTERVALS[kind])
+        is_open = list(names.INTERVALS[kind])
         for place, flag in enumerate(args[2:4]):
-            opens[place] = isinstance(flag, ast.Constant) and flag.value is True
+            is_open[place] = isinstance(flag, ast.Constant) and flag.value is True
         low, high = self._items(args[:2])
-        left, right = (
-            ("(" if opens[0] or _is_infinite(low) else "["),
-            (")" if opens[1] or _is_infinite(high) else "]"),
-        )
+        left = "(" if is_open[0] or _is_infinite(low) else "["
+        right = ")" if is_open[1] or _is_infinite(high) else "]"
         return Many(left + right, (low, high))
 
     def _relation(self, node: ast.Compare) -> Relation:
         sides = [self._side(side) for side in (node.left, *node.comparators)]
         if not all(type(op) in RELATIONS for op in node.ops):
             raise Unreadable
-        kinds = [RELATIONS[type(op)] for op in node.ops]
-        pairs = zip(kinds, pairwise(sides), strict=True)
-        return Relation(tuple(kind(left, right, evaluate=False) for kind, (left, right) in pairs))
+        pairs = zip(node.ops, pairwise(sides), strict=True)
+        return Relation(tuple(RELATIONS[type(op)](*pair, evaluate=False) for op, pair in pairs))
 
     def _side(self, node: ast.expr) -> sympy.Basic:
         return worked_out(self._expr(node))
@@ -194,39 +175,32 @@ class _Reader:
             case ast.Name(id=name):
                 return _symbol(name)
             case ast.Attribute(value=ast.Name(id=module), attr=name) if (
-                module in MODULES and name in CONSTANTS
+                module in names.MODULES and name in names.CONSTANTS
             ):
-                return CONSTANTS[name]
+                return names.CONSTANTS[name]
             case ast.UnaryOp(op=ast.USub(), operand=operand):
                 return -self._expr(operand)
             case ast.UnaryOp(op=ast.UAdd(), operand=operand):
                 return self._expr(operand)
             case ast.BinOp(left=left, op=op, right=right) if type(op) in OPERATORS:
-                return self._operation(op, self._expr(left), self._expr(right))
+                return OPERATORS[type(op)](self._expr(left), self._expr(right))
             case ast.Call(func=function, args=args):
                 return self._call(function, args)
         raise Unreadable
 
-    def _operation(self, op: ast.operator, left: Any, right: Any) -> Any:
-        if isinstance(op, ast.Pow):
-            return worked_out(OPERATORS[ast.Pow](left, right))
-        return OPERATORS[type(op)](left, right)
-
     def _call(self, function: ast.expr, args: list[ast.expr]) -> Any:
         name = _name_of(function)
-        if NUMBERS.fullmatch(name) and args:
+        if (names.NUMBERS.fullmatch(name) and args) or (name in names.FRACTIONS and len(args) == 1):
             return self._wrapped(args[0])
-        if name in SYMBOLS and args and isinstance(args[0], ast.Constant):
+        if name in names.SYMBOLS and args and isinstance(args[0], ast.Constant):
             return _symbol(str(args[0].value))
-        if name in ("Rational", "Fraction") and len(args) == 1:
-            return self._wrapped(args[0])
-        if name not in FUNCTIONS:
+        if name not in names.FUNCTIONS:
             raise Unreadable
         values = [self._expr(arg) for arg in args]
-        if name in LARGE and any(value.is_number and abs(value) > 5000 for value in values):
+        if name in names.LARGE and any(value.is_number and abs(value) > 5000 for value in values):
             raise Unreadable
         try:
-            return worked_out(FUNCTIONS[name](*values))
+            return worked_out(names.FUNCTIONS[name](*values))
         except (TypeError, ValueError):
             raise Unreadable from None
 
@@ -258,31 +232,27 @@ class _Reader:
 
 
 def _name_of(function: ast.expr) -> str:
-    """The last name of `sqrt`, `sympy.sqrt`, `np.random.x`; "" for what is no name."""
+    """The function's own name in `sqrt` and `sympy.sqrt`; "" for anything else."""
     match function:
         case ast.Name(id=name):
             return name
-        case ast.Attribute(value=ast.Name(id=module), attr=name) if module in MODULES | {"Interval"}:
+        case ast.Attribute(value=ast.Name(id=module), attr=name) if module in names.MODULES | {"Interval"}:
             return name
     return ""
 
 
 def _symbol(name: str) -> sympy.Basic:
-    if name in CONSTANTS:
-        return CONSTANTS[name]
+    if name in names.CONSTANTS:
+        return names.CONSTANTS[name]
     if found := INDEXED.fullmatch(name):
         return sympy.Symbol(f"{found[1]}_{found[2]}" if len(found[2]) == 1 else f"{found[1]}_{{{found[2]}}}")
-    if (len(name) == 1 and name.isalpha()) or name in GREEK:
+    if (len(name) == 1 and name.isalpha()) or name in names.GREEK:
         return sympy.Symbol(name)
     raise Unreadable
 
 
 def _rational(value: Fraction) -> sympy.Rational:
     return sympy.Rational(value.numerator, value.denominator)
-
-
-def _literal(value: sympy.Rational, approximate: bool) -> Literal:
-    return Literal(Fraction(int(value.p), int(value.q)), None if approximate else Fraction(0))
 
 
 def _is_infinite(value: Value) -> bool:

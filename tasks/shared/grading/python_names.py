@@ -1,26 +1,12 @@
-"""The names of Python and SymPy that an answer may hold, and what they stand for. Everything else cannot be read."""
+"""The names of Python and SymPy that an answer may hold, and their meanings. Any other name is unreadable."""
 
 import re
 from collections.abc import Callable
 
 import sympy
 
-MODULES = {
-    "np",
-    "numpy",
-    "math",
-    "cmath",
-    "sp",
-    "sympy",
-    "sym",
-    "S",
-    "mp",
-    "mpmath",
-    "fractions",
-    "decimal",
-    "scipy",
-    "torch",
-}
+MODULE_NAMES = "np numpy math cmath sp sympy sym S mp mpmath fractions decimal scipy torch"
+MODULES = set(MODULE_NAMES.split())
 CONSTANTS = {
     "pi": sympy.pi,
     "E": sympy.E,
@@ -38,19 +24,13 @@ CONSTANTS = {
     "Zero": sympy.Integer(0),
     "NegativeOne": sympy.Integer(-1),
 }
-SETS = {
-    "EmptySet": sympy.S.EmptySet,
-    "Reals": sympy.S.Reals,
-    "Integers": sympy.S.Integers,
-    "Naturals": sympy.S.Naturals,
-    "Naturals0": sympy.S.Naturals0,
-    "Rationals": sympy.S.Rationals,
-    "Complexes": sympy.S.Complexes,
-}
+SET_NAMES = "EmptySet Reals Integers Naturals Naturals0 Rationals Complexes"
+SETS = {name: getattr(sympy.S, name) for name in SET_NAMES.split()}
 GREEK_NAMES = """
     alpha beta gamma delta epsilon zeta eta theta iota kappa mu nu xi rho sigma tau phi chi psi omega
 """
 GREEK = GREEK_NAMES.split()
+FRACTIONS = ("Rational", "Fraction")
 SYMPY_FUNCTIONS = """
     sqrt cbrt root exp sin cos tan cot sec csc asin acos atan acot asec acsc atan2 sinh cosh tanh asinh acosh atanh
     floor ceiling factorial binomial gamma re im conjugate arg sign gcd lcm Abs Max Min Mod
@@ -83,26 +63,16 @@ FUNCTIONS: dict[str, Callable[..., sympy.Basic]] = {
     "mpq": lambda top, bottom=1: top / bottom,
 }
 LARGE = {"factorial", "gamma", "binomial", "comb"}
-# types that wrap a number, perhaps in quotes
+# types around a number, which may be in quotes
 NUMBERS = re.compile(
     r"(?:u?int|float|complex|longdouble)\d*_?|Integer|Float|Decimal|mpf|mpz|mpc|sympify|S|N|bool_?|tensor"
 )
 SYMBOLS = {"Symbol", "Dummy"}
-COLLECTIONS = {
-    "FiniteSet": "{}",
-    "set": "{}",
-    "frozenset": "{}",
-    "Tuple": "()",
-    "tuple": "()",
-    "list": "[]",
-    "array": "[]",
-}
-MATRICES = {
-    "Matrix",
-    "ImmutableMatrix",
-    "ImmutableDenseMatrix",
-    "MutableDenseMatrix",
-    "SparseMatrix",
-    "matrix",
-}
+COLLECTIONS = (
+    dict.fromkeys(("FiniteSet", "set", "frozenset"), "{}")
+    | dict.fromkeys(("Tuple", "tuple"), "()")
+    | dict.fromkeys(("list", "array"), "[]")
+)
+MATRIX_NAMES = "Matrix ImmutableMatrix ImmutableDenseMatrix MutableDenseMatrix SparseMatrix matrix"
+MATRICES = set(MATRIX_NAMES.split())
 INTERVALS = {"": (False, False), "open": (True, True), "Lopen": (True, False), "Ropen": (False, True)}

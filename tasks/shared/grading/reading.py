@@ -1,11 +1,11 @@
-r"""Read an answer: its lists, brackets, names, units and numbers here, what is left by `python_form` or `latex_form`.
+r"""Reads an answer: lists, brackets, names, units and numbers here, the rest with `python_form` or `latex_form`.
 
-A text can be read in more than one way ("100,200" is a number or a pair); `readings` gives each.
+A text can have more than one reading ("100,200" is a number or a pair); `readings` gives each of them.
 """
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import sympy
 
@@ -26,7 +26,6 @@ from tasks.shared.grading.values import (
     Region,
     Relation,
     TooLarge,
-    Unreadable,
     Value,
     Words,
 )
@@ -35,34 +34,24 @@ EMPTY = re.compile(
     r"\\emptyset|(?:\\text\s*\{)?\s*(?:(?:[Tt]he )?[Ee]mpty set|[Nn]o (?:real )?solutions?(?: exists?)?)\s*\}?"
     r"|\\\{\s*\\\}|set\(\)|\{\}|\(\)|\[\]"
 )
-POSITIVE = sympy.Interval.open(0, sympy.oo)
-SETS_BY_NAME = {
-    "all real numbers": sympy.S.Reals,
-    "all reals": sympy.S.Reals,
-    "all integers": sympy.S.Integers,
-    "\\mathbb{r}^+": POSITIVE,
-    "\\mathbb{r}^{+}": POSITIVE,
-    "\\mathbb{r}_{>0}": POSITIVE,
-    "\\mathbb{z}^+": sympy.S.Naturals,
-    "\\mathbb{z}^{+}": sympy.S.Naturals,
-}
+SETS_BY_NAME = (
+    dict.fromkeys(("all real numbers", "all reals"), sympy.S.Reals)
+    | {"all integers": sympy.S.Integers}
+    | dict.fromkeys(
+        ("\\mathbb{r}^+", "\\mathbb{r}^{+}", "\\mathbb{r}_{>0}"), sympy.Interval.open(0, sympy.oo)
+    )
+    | dict.fromkeys(("\\mathbb{z}^+", "\\mathbb{z}^{+}"), sympy.S.Naturals)
+)
 SAME_WORDS = {"dne": "does not exist"}
 CONNECTIVE = re.compile(
     r",?\s*(?:\\text\s*\{\s*,?\s*(and|or)\s*,?\s*\}|\\(?:land|lor|wedge|vee)(?![A-Za-z])|(?<![A-Za-z\\])(and|or)(?![A-Za-z]))\s*,?"
 )
 OR = re.compile(r"or|\\lor|\\vee")
+SEMICOLON, COMMA = re.compile(";"), re.compile(",")
+CUP = re.compile(r"\\(?:cup|bigcup)(?![A-Za-z])|\s[Uu]\s")
 BASED = re.compile(r"([0-9A-Za-z]+)\s*_\s*(?:\{\s*(?:\\text\s*\{)?\s*(\w+)\s*\}?\s*\}|(\d+))")
-BASES = {
-    "two": "2",
-    "three": "3",
-    "four": "4",
-    "five": "5",
-    "six": "6",
-    "seven": "7",
-    "eight": "8",
-    "nine": "9",
-    "ten": "10",
-}
+NUMERALS = "two three four five six seven eight nine ten"
+BASES = {name: str(base) for base, name in enumerate(NUMERALS.split(), start=2)}
 BUILDER = re.compile(
     r"[A-Za-z](?:\s*\\in\s*\\(?:mathbb|mathrm)\{R\})?\s*(?:\||:|\\mid(?![A-Za-z])|\\colon)\s*(.+)"
 )
@@ -78,30 +67,29 @@ PRODUCT = re.compile(r"[xyz]{2,3}")
 
 @functools.lru_cache(maxsize=2048)
 def readings(answer: str) -> tuple[Value, ...]:
-    """Every way to read `answer`, the likeliest first; at least one. TooLarge if the value cannot be worked out."""
+    """Every reading of `answer`, the likeliest first; at least one. Raises TooLarge if a value is too large."""
     text = clean(answer)
-    ways = [_read(text)]
+    found = [_read(text)]
     if text.isascii() and text.isalpha() and "".join(sorted(set(text))) == text:
-        ways.append(_leaf(text))  # a letter, or letters in the order in which variables are multiplied
-    if isinstance(ways[0], Named) and (not ways[0].simple or _has_variables(ways[0].value)):
+        found.append(_leaf(text))  # a letter, or letters in the order in which variables are multiplied
+    if isinstance(found[0], Named) and (not found[0].simple or _has_variables(found[0].value)):
         equation = _leaf(text)
         if isinstance(equation, Relation):
-            ways.append(equation)
+            found.append(equation)
     if re.fullmatch(r"[+-]?[1-9]\d{0,2}(?:,\d{3})+", text):
-        ways.append(_split(text.split(",")))
-    return tuple(ways)
+        found.append(_split(text.split(",")))
+    return tuple(found)
 
 
 def _has_variables(value: Value) -> bool:
-    """Whether `y = value` is an equation of a curve; `x = 5` is a solution, which `2x = 10` is not."""
+    """Whether `y = value` is the equation of a curve, and not a solution such as `x = 5`."""
     return isinstance(value, Words) or (isinstance(value, Expression) and bool(value.expr.free_symbols))
 
 
 def decimal_comma(answer: str) -> Value | None:
-    """`answer` with the comma that some write for the decimal point; None if it is no such number."""
+    """The number that `answer` writes with a decimal comma; None if it has none."""
     found = re.fullmatch(r"([+-]?\d+),(\d{1,2}|\d{4,})|([+-]?0),(\d+)", clean(answer))
-    literal = read_literal(".".join(part for part in found.groups() if part)) if found else None
-    return Number(literal) if literal else None
+    return _number(".".join(filter(None, found.groups()))) if found else None
 
 
 def _read(text: str) -> Value:
@@ -113,37 +101,25 @@ def _read(text: str) -> Value:
     by_name = SETS_BY_NAME.get(TEXT.sub(r"\1", text).strip().lower())
     if by_name is not None:
         return Region(by_name)
-    if (
-        text[0] == "{" and closing(text, 0) == len(text) - 1
-    ):  # braces that LaTeX does not show, or a Python set
+    # braces that LaTeX does not show, or a Python set
+    if text[0] == "{" and closing(text, 0) == len(text) - 1:
         return _read(text[1:-1])
-    for attempt in (_words, _number, _number_with_unit, _based, _time):
-        found = attempt(text)
-        if found is not None:
-            return found
-    named = split_name(text)
-    if named is not None:
-        name, rest, simple = named
-        return _with_name(name, _read(rest), simple)
-    for attempt in (_bracketed, _list, _union, _named_by_colon, _signed, _ratio, _with_unit):
-        found = attempt(text)
-        if found is not None:
-            return found
+    for attempt in FORMS:
+        value = attempt(text)
+        if value is not None:
+            return value
     return _leaf(text)
 
 
 def _words(text: str) -> Value | None:
-    """Letters alone: a word, told apart by the order of its letters, unless they are variables side by side."""
+    """Letters only: words, unless they are variables side by side."""
     plain = TEXT.sub(r" \1 ", text)
     plain = re.sub(r"\s+", " ", plain).strip().strip(".").strip()
     inner = plain[1:-1].strip() if re.fullmatch(r"\([A-Za-z ]+\)", plain) else plain
     if not LETTERS_ONLY.fullmatch(inner) or PRODUCT.fullmatch(inner):
         return None
-    if (
-        re.search(r"(?<![A-Za-z])(?:and|or)(?![A-Za-z])", inner)
-        and "\\" not in text
-        and len(inner.split()) <= 9
-    ):
+    has_connective = re.search(r"(?<![A-Za-z])(?:and|or)(?![A-Za-z])", inner)
+    if has_connective and "\\" not in text and len(inner.split()) <= 9:  # a list
         return None
     if inner in KNOWN_NAMES:
         return _leaf(inner) if "\\" in text else None
@@ -160,7 +136,7 @@ def _number(text: str) -> Value | None:
 
 
 def _number_with_unit(text: str) -> Value | None:
-    """Before lists are looked for: the comma of `$1,000.99` parts no answers."""
+    """Tried before lists, because the comma in `$1,000.99` separates no answers."""
     value, unit = split_unit(text)
     number = _number(value.strip()) if unit else None
     return Quantity(number, unit) if number and unit else None
@@ -184,33 +160,36 @@ def _time(text: str) -> Value | None:
     return Words(re.sub(r"[\s.{}]|\\text", "", text).lower().lstrip("0"))
 
 
-def _with_name(name: str, value: Value, simple: bool) -> Value:
-    """`x = 1, y = 2` names each item by itself; `x = 1, 2` and `x = 1 or x = 2` name all."""
-    if not (isinstance(value, Many) and value.brackets == ""):
-        return Named(name, value, simple)
-    named = [item for item in value.items if isinstance(item, Named)]
-    if not named:
-        return Named(name, value, simple)
-    if all(item.name == name for item in named) and len(named) == len(value.items) - 1:
-        first, *others = value.items
-        return Named(
-            name,
-            Many("", (first, *(item.value for item in others if isinstance(item, Named))), value.joined),
-            simple,
-        )
-    first, *others = value.items
-    return Many("", (Named(name, first, simple), *others), value.joined)
+def _named(text: str) -> Value | None:
+    """`x = 1, y = 2` names each item separately; `x = 1, 2` and `x = 1 or x = 2` name all items."""
+    split = split_name(text)
+    if split is None:
+        return None
+    name, rest, simple = split
+    value = _read(rest)
+    if isinstance(value, Many) and value.brackets == "":
+        return _named_list((Named(name, value.items[0], simple), *value.items[1:]), value.joined)
+    return Named(name, value, simple)
+
+
+def _named_list(items: Sequence[Value], joined: str) -> Value:
+    """A bare list; as one named list if its first item is named and the others have the same name or none."""
+    first, *others = items
+    names = {item.name for item in others if isinstance(item, Named)}
+    num_named = sum(isinstance(item, Named) for item in others)
+    if isinstance(first, Named) and (not num_named or (num_named == len(others) and names == {first.name})):
+        values = tuple(item.value if isinstance(item, Named) else item for item in items)
+        return Named(first.name, Many("", values, joined), first.simple)
+    return Many("", tuple(items), joined)
 
 
 def _list(text: str) -> Value | None:
-    for separator in (re.compile(r";"), CONNECTIVE, re.compile(r",")):
+    for separator in (SEMICOLON, CONNECTIVE, COMMA):
         pieces, separators = cut(text, separator)
         if len(pieces) > 1:
-            joined = (
-                "or" if separators and OR.search(separators[0]) else "and" if separator is CONNECTIVE else ","
-            )
+            joined = "or" if OR.search(separators[0]) else "and" if separator is CONNECTIVE else ","
             if separator is CONNECTIVE:  # "1, 2 and 3" is one list
-                pieces = [one for piece in pieces for one in cut(piece, re.compile(r","))[0] if one.strip()]
+                pieces = [item for piece in pieces for item in cut(piece, COMMA)[0] if item.strip()]
             return _split(pieces, joined)
     return None
 
@@ -220,35 +199,22 @@ def _split(pieces: list[str], joined: str = ",") -> Value:
     items = [_read(piece) for piece in pieces if piece.strip()]
     if not items or len(items) < len(pieces):
         return Words(re.sub(r"\s", "", joined.join(pieces)))
-    if len(items) == 1:
-        return items[0]
-    first, *others = items
-    if isinstance(first, Named) and others and not any(isinstance(item, Named) for item in others):
-        return Named(first.name, Many("", (first.value, *others), joined), first.simple)
-    if isinstance(first, Named) and all(
-        isinstance(item, Named) and item.name == first.name for item in others
-    ):
-        return Named(
-            first.name,
-            Many("", tuple(item.value for item in items if isinstance(item, Named)), joined),
-            first.simple,
-        )
-    return Many("", tuple(items), joined)
+    return items[0] if len(items) == 1 else _named_list(items, joined)
 
 
 def _union(text: str) -> Value | None:
-    pieces, _ = cut(text, re.compile(r"\\(?:cup|bigcup)(?![A-Za-z])|\s[Uu]\s"))
+    pieces, _ = cut(text, CUP)
     if len(pieces) < 2:
         return None
     parts = map(_read, pieces)
-    sets = [
+    sets = (
         Many("{}", part.items) if isinstance(part, Many) and not part.brackets else part for part in parts
-    ]
+    )
     return Many("", tuple(sets), "union")
 
 
 def _bracketed(text: str) -> Value | None:
-    """What stands in one pair of brackets around the whole."""
+    """The content of one pair of brackets around the whole text."""
     found = enclosed(text)
     if found is None:
         return None
@@ -260,11 +226,8 @@ def _bracketed(text: str) -> Value | None:
     if opens == "{" and (members := BUILDER.fullmatch(inner)):
         return _read(members[1])
     content = _list(inner)
-    if content is None:
-        numbers = (
-            re.fullmatch(r"-?[\d.]+(?:\s+-?[\d.]+)+", inner) if opens == "[" else None
-        )  # as numpy prints arrays
-        content = _split(inner.split()) if numbers else None
+    if content is None and opens == "[" and re.fullmatch(r"-?[\d.]+(?:\s+-?[\d.]+)+", inner):
+        content = _split(inner.split())  # as numpy prints arrays
     if content is not None and "," in inner and not isinstance(content, Many | Named | Words):
         return content
     if isinstance(content, Many) and content.joined == ",":
@@ -278,7 +241,7 @@ def _bracketed(text: str) -> Value | None:
 
 
 def _named_by_colon(text: str) -> Value | None:
-    """`x: 2`, as Python prints what an equation's solver found."""
+    """`x: 2`, as Python prints the solutions of an equation."""
     found = BY_COLON.fullmatch(text)
     return Named(found[1], _read(found[2]), True) if found else None
 
@@ -294,10 +257,7 @@ def _signed(text: str) -> Value | None:
 
 def _ratio(text: str) -> Value | None:
     """`7:32`: its terms, of which only the quotients count."""
-    if not RATIO.fullmatch(text):
-        return None
-    parts = tuple(map(_read, text.split(":")))
-    return Many(":", parts)
+    return Many(":", tuple(map(_read, text.split(":")))) if RATIO.fullmatch(text) else None
 
 
 def _with_unit(text: str) -> Value | None:
@@ -308,19 +268,24 @@ def _with_unit(text: str) -> Value | None:
     return None if isinstance(inner, Words | Named | Quantity) else Quantity(inner, unit)
 
 
+# in the order in which they are tried; the first that applies decides
+FORMS: tuple[Callable[[str], Value | None], ...] = (
+    *(_words, _number, _number_with_unit, _based, _time, _named),
+    *(_bracketed, _list, _union, _named_by_colon, _signed, _ratio, _with_unit),
+)
+
+
 def _leaf(text: str) -> Value:
-    """What is left: one expression, relation or set. Words if nothing can read it."""
+    """One expression, relation or set, after all other forms; Words if no parser can read it."""
     plain = without_thousands(text)
-    ways: list[tuple[Callable[[str], Value], str]] = [(read_latex, plain)]
+    parsers: list[tuple[Callable[[str], Value], str]] = [(read_latex, plain)]
     if "\\" not in plain:
-        ways = [(read_python, plain), (read_python, IMPLICIT.sub(r"\1*", plain)), *ways]
-    for read, spelling in ways:
+        parsers = [(read_python, plain), (read_python, IMPLICIT.sub(r"\1*", plain)), *parsers]
+    for parse, spelling in parsers:
         try:
-            return read(spelling)
+            return parse(spelling)
         except (TooLarge, MemoryError):
             raise
-        except Unreadable:
-            continue
-        except Exception:  # noqa: BLE001 - untrusted text meets a computer algebra system: any error may come out
+        except Exception:  # noqa: BLE001 - any error may come from a computer algebra system given foreign text
             continue
     return Words(re.sub(r"(?<!\w)\s+|\s+(?!\w)", "", text))

@@ -1,4 +1,4 @@
-"""Equations, inequalities and sets of numbers: brought to one form and compared."""
+"""Compares equations, inequalities and sets of numbers in one normal form."""
 
 import sympy
 
@@ -9,21 +9,21 @@ TURNED = {sympy.Gt: sympy.Lt, sympy.Lt: sympy.Gt, sympy.Ge: sympy.Le, sympy.Le: 
 
 
 def equal_relations(a: Relation, b: Relation) -> bool:
-    """The same equation up to a factor, the same inequality up to a positive one, or chains of such, or equal sets."""
+    """Whether they are one equation up to a factor, one inequality up to a positive factor, or have equal solutions."""
     if is_solved(a) and not is_solved(b):
-        return False  # the problem said again
-    if len(a.parts) == len(b.parts):
-        turned = tuple(reversed(b.parts))
-        if any(all(map(_equal_parts, a.parts, parts)) for parts in (b.parts, turned)):
-            return True
+        return False  # the answer only repeats the problem
+    if len(a.parts) == len(b.parts) and any(
+        all(map(_equal_parts, a.parts, parts)) for parts in (b.parts, b.parts[::-1])
+    ):
+        return True
     first, second = region_of(a), region_of(b)
-    return (
-        first is not None and second is not None and _symbol(a) == _symbol(b) and equal_regions(first, second)
-    )
+    if first is None or second is None or _symbols(a) != _symbols(b):
+        return False
+    return equal_regions(first, second)
 
 
 def is_solved(value: Value) -> bool:
-    """Whether inequalities are solved: a variable, or its distance from a number, stands against a number."""
+    """Whether every inequality has a variable, or a variable's distance from a number, alone on one side."""
     if isinstance(value, Relation):
         unequal = [part for part in value.parts if not isinstance(part, sympy.Eq)]
         return all(any(map(_stands_alone, (part.lhs, part.rhs))) for part in unequal)
@@ -32,12 +32,9 @@ def is_solved(value: Value) -> bool:
 
 def _stands_alone(side: sympy.Basic) -> bool:
     if isinstance(side, sympy.Abs):
-        side = side.args[0]
-        return (
-            sympy.Poly(side, *side.free_symbols).is_linear
-            if side.is_polynomial() and side.free_symbols
-            else False
-        )
+        inner = side.args[0]
+        is_polynomial = inner.is_polynomial() and bool(inner.free_symbols)
+        return is_polynomial and sympy.Poly(inner, *inner.free_symbols).is_linear
     return side.is_Symbol or (-side).is_Symbol
 
 
@@ -55,14 +52,14 @@ def _equal_parts(a: sympy.Rel, b: sympy.Rel) -> bool:
     return type(a) is (type(b) if factor > 0 else TURNED[type(b)])
 
 
-def _symbol(relation: Relation) -> set[sympy.Symbol]:
+def _symbols(relation: Relation) -> set[sympy.Symbol]:
     return set().union(*(part.free_symbols for part in relation.parts))
 
 
 def region_of(value: Value) -> sympy.Set | None:
     """The set of real numbers that `value` describes; None if it describes none."""
     if isinstance(value, Region):
-        return _decided(value.numbers)
+        return value.numbers.doit()
     if isinstance(value, Named):
         return region_of(value.value)
     if isinstance(value, Relation):
@@ -77,22 +74,16 @@ def region_of(value: Value) -> sympy.Set | None:
 def _of_many(value: Many) -> sympy.Set | None:
     if value.brackets in ("()", "[]", "[)", "(]") and len(value.items) == 2:
         ends = [item.expr for item in value.items if isinstance(item, Number | Expression)]
-        if (
-            len(ends) < 2
-            or not all(end.is_extended_real for end in ends)
-            or (ends[0] < ends[1]) != sympy.true
-        ):
+        are_real = len(ends) == 2 and all(end.is_extended_real for end in ends)
+        if not are_real or (ends[0] < ends[1]) != sympy.true:
             return None  # a pair, no interval
         return sympy.Interval(*ends, value.brackets[0] == "(", value.brackets[1] == ")")
     if value.brackets == "{}":
         members = [item.expr for item in value.items if isinstance(item, Number | Expression)]
         return sympy.FiniteSet(*members) if len(set(members)) == len(value.items) else None
-    if value.brackets or (
-        value.joined != "union" and not any(isinstance(item, Relation) for item in value.items)
-    ):
-        return None
-    parts = [region_of(item) for item in value.items]
-    if any(part is None for part in parts):
+    is_set = value.joined == "union" or any(isinstance(item, Relation) for item in value.items)
+    parts = [region_of(item) for item in value.items] if is_set and not value.brackets else [None]
+    if None in parts:
         return None
     if value.joined in ("and", ","):
         common = sympy.Intersection(*parts)
@@ -102,26 +93,24 @@ def _of_many(value: Many) -> sympy.Set | None:
 
 
 def _solutions(relation: Relation) -> sympy.Set | None:
-    """The reals for which every part holds."""
-    if len(_symbol(relation)) != 1 or any(isinstance(part, sympy.Eq) for part in relation.parts):
+    """The real numbers for which every part holds."""
+    if len(_symbols(relation)) != 1 or any(isinstance(part, sympy.Eq) for part in relation.parts):
         return None
-    (symbol,) = _symbol(relation)
+    (symbol,) = _symbols(relation)
     real = sympy.Dummy("x", real=True)
     sets = []
     for part in relation.parts:
         if (half := _half_line(part, symbol)) is not None:
             sets.append(half)
             continue
-        held = part.func(part.lhs.xreplace({symbol: real}), part.rhs.xreplace({symbol: real}))
-        if held in (sympy.true, sympy.false):
-            sets.append(sympy.S.Reals if held == sympy.true else sympy.S.EmptySet)
-            continue
-        sets.append(held.as_set())
-    return _decided(sympy.Intersection(*sets))
+        over_reals = part.func(part.lhs.xreplace({symbol: real}), part.rhs.xreplace({symbol: real}))
+        constant = {sympy.true: sympy.S.Reals, sympy.false: sympy.S.EmptySet}.get(over_reals)
+        sets.append(over_reals.as_set() if constant is None else constant)
+    return sympy.Intersection(*sets).doit()
 
 
 def _half_line(part: sympy.Rel, symbol: sympy.Symbol) -> sympy.Set | None:
-    """The solutions of `x < number`, without solving."""
+    """The solutions of an inequality such as `x < number`; None for any other."""
     kind, left, right = type(part), part.lhs, part.rhs
     if right == symbol:
         kind, left, right = TURNED.get(kind, kind), right, left
@@ -130,10 +119,6 @@ def _half_line(part: sympy.Rel, symbol: sympy.Symbol) -> sympy.Set | None:
     if kind in (sympy.Lt, sympy.Le):
         return sympy.Interval(-sympy.oo, right, True, kind is sympy.Lt)
     return sympy.Interval(right, sympy.oo, kind is sympy.Gt, True) if kind in (sympy.Gt, sympy.Ge) else None
-
-
-def _decided(numbers: sympy.Set) -> sympy.Set:
-    return numbers.doit() if hasattr(numbers, "doit") else numbers
 
 
 def equal_regions(a: sympy.Set, b: sympy.Set) -> bool:

@@ -1,12 +1,12 @@
-r"""Units after a number: "70 cm", "12\text{ km/h}", "90^\circ", "\$15", "5 apples". They are split off, and told apart.
+r"""Splits units off numbers and names them: "70 cm", "12\text{ km/h}", "90^\circ", "\$15", "5 apples".
 
-A unit that only one side gives is ignored; two that differ make two answers differ. What counts or changes the value
+A unit that only one side gives is ignored; two different units make two answers differ. A word that changes the value
 ("5 million", "5 or more", "5 mod 7") is no unit.
 """
 
 import re
 
-# names of one unit, the first is what it is called here; SI prefixes are spelled out where they are in use
+# the names of each unit, its canonical one first; SI prefixes are listed where they are in use
 NAMES = (
     "mm millimeter millimetre|cm centimeter centimetre|dm decimeter decimetre|m meter metre|km kilometer kilometre"
     "|in inch inches|ft foot feet|yd yard|mi mile|nm nanometer nanometre|mg milligram|g gram gm|kg kilogram kilo"
@@ -17,12 +17,7 @@ NAMES = (
     "|volt|ampere amp|ohm|pa pascal Pa|kpa kPa|mol mole|bit|byte|kb KB|mb MB|gb GB|unit"
     "|people person|percent pct percentage"
 )
-SINGLE = {
-    "m": "m",
-    "s": "s",
-    "g": "g",
-    "h": "h",
-    "l": "l",
+SINGLE = {letter: letter for letter in "msghl"} | {
     "L": "l",
     "N": "newton",
     "J": "j",
@@ -30,7 +25,7 @@ SINGLE = {
     "V": "volt",
 }
 SQUARED, CUBED = {"square", "sq", "sq.", "squared"}, {"cubic", "cu", "cu.", "cubed"}
-# words that count, compare or compute: with them the number alone is not what was said
+# words that count, compare or compute: the number alone has another value
 MEANING_WORDS = """
     hundred hundreds thousand thousands million millions billion billions trillion dozen dozens half halves
     third thirds quarter quarters fourth fifth tenth tenths hundredth hundredths thousandth percent percentage
@@ -61,7 +56,7 @@ PERCENT = re.compile(r"(?P<value>.+?)\s*(?:\\?%|\\text\s*\{\s*\\?%\s*\})")
 
 
 def split_unit(text: str) -> tuple[str, str | None]:
-    """`text` without the unit at its end, or currency at its start, and that unit's name; None if it has none."""
+    """`text` without its unit, and the unit's name, or None: a unit at the end or a currency on either side."""
     if found := PERCENT.fullmatch(text):
         return found["value"], "percent"
     if found := MONEY.fullmatch(text):
@@ -79,9 +74,9 @@ def split_unit(text: str) -> tuple[str, str | None]:
 
 
 def unit_name(words: str, power: str = "", spaced: bool = True, plain: bool = False) -> str | None:
-    """What a unit is called here, "cm^2" for "square centimeters"; None if the words are no unit.
+    """The canonical name of a unit, "cm^2" for "square centimeters"; None if the words are no unit.
 
-    `plain`: not marked as text, so a short word may be a product of variables; `spaced`: apart from its number.
+    `plain`: not marked as text, so a short word may be a product of variables. `spaced`: a space precedes it.
     """
     power = re.sub(r"\D", "", power)
     parts = [part for part in re.split(r"\s+|-", words.strip().rstrip(".")) if part]
@@ -94,7 +89,7 @@ def unit_name(words: str, power: str = "", spaced: bool = True, plain: bool = Fa
     phrase = re.sub(r" per | / ", "/", " ".join(parts))
     names = [_one_unit(part, plain and not spaced, plain) for part in phrase.split("/")]
     if all(names):
-        name = "/".join(name for name in names if name)
+        name = "/".join(filter(None, names))
         name = {"km/h": "kmh", "mi/h": "mph"}.get(name, name)
     else:
         if not spaced or not all(part.isalpha() and part.lower() not in MEANING for part in parts):

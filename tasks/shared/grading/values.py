@@ -1,4 +1,4 @@
-"""What an answer can be, as it was read: numbers, expressions, words, collections, names, relations, sets."""
+"""The values that an answer can have: numbers, expressions, words, collections, names, relations, sets."""
 
 from dataclasses import dataclass
 
@@ -8,11 +8,11 @@ from tasks.shared.grading.literals import Literal
 
 
 class Unreadable(Exception):
-    """A text is no answer of the form that was tried."""
+    """A text cannot be read in the form that was tried."""
 
 
 class TooLarge(Exception):
-    """A value is too large to be worked out."""
+    """A value is too large to be evaluated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Number:
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """Anything that has a value, matrices too. Decimals in it are exact fractions; then it is `approximate`."""
+    """Anything else that has a value, matrices too. Its decimals are exact fractions, which makes it `approximate`."""
 
     expr: sympy.Basic | sympy.MatrixBase
     approximate: bool = False
@@ -37,7 +37,7 @@ class Expression:
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """What is no mathematics, or could not be read: equal only to the same text."""
+    """Text that is no mathematics or could not be read: equal only to the same text."""
 
     text: str
 
@@ -65,7 +65,7 @@ class Many:
 
     brackets: str
     items: tuple["Value", ...]
-    joined: str = ","  # by what a bare list is joined: ",", "and", "or"
+    joined: str = ","  # what joins the items: ",", "and", "or", "union"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class Relation:
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A set of numbers that is more than a list or one interval."""
+    """A set of numbers that is neither a list nor one interval."""
 
     numbers: sympy.Set
 

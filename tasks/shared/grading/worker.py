@@ -1,9 +1,9 @@
-r"""The comparing process: JSON lines in, JSON lines out, under its own limits.
+r"""The process that compares expressions: JSON lines in, JSON lines out, under its own limits.
 
     python -m tasks.shared.grading.worker CPU_SECONDS MEMORY_MB
 
-A comparison that uses more processor time than it may is ended by the kernel (SIGXCPU) together with this process;
-`equivalence.py` starts the next one. No signal is handled here: it could not interrupt long integer arithmetic.
+The kernel ends a comparison that exceeds its processor time, together with this process (SIGXCPU); `equivalence.py`
+starts the next one. A signal handler would not help: it cannot interrupt long integer arithmetic.
 """
 
 import json
@@ -25,7 +25,7 @@ def main(cpu_s: int, memory_mb: int) -> None:
     logging.disable(logging.WARNING)
     resource.setrlimit(resource.RLIMIT_AS, (memory_mb << 20, memory_mb << 20))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # parser tables and solvers are loaded here, outside the first comparison
+    # loads parser tables and solvers, so that the first comparison is not charged for them
     equal("\\frac{x}{2}", "x/2")
     equal("(-2, 2)", "|x| < 2")
     sys.stdout.write("ready\n")
