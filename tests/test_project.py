@@ -197,23 +197,22 @@ def test_only_text_ids_py_encodes() -> None:
         assert not encodes or module == "tasks.shared.traces.text_ids", f"{module}: call text_ids"
 
 
-def test_only_traces_know_the_marks_of_dialects() -> None:
+def test_only_dialects_and_forms_know_their_marks() -> None:
     """Others ask the `Dialect`; `retool_rows` reads rows as somebody else writes them."""
+    deciding = {f"tasks.shared.traces.{name}" for name in ("dialect", "call_forms", "tool_form")}
     marks = {mark for dialect in DIALECTS.values() for mark in dialect.marks if re.search("[a-z]", mark)}
     marks.discard("\\boxed{")
     for module, path in MODULES.items():
-        if is_below(module, "tasks.shared.traces") or module == "tasks.synthesize.retool_rows":
+        if module in {*deciding, "tasks.synthesize.retool_rows"}:
             continue
         tree = ast.parse(path.read_text())
-        said = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
-        docstring = ast.get_docstring(tree, clean=False)
-        found = [
-            mark
-            for text in said
-            if isinstance(text, str) and text != docstring
-            for mark in marks
-            if mark in text
-        ]
+        documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+        docstrings = {
+            ast.get_docstring(node, clean=False) for node in ast.walk(tree) if isinstance(node, documented)
+        }
+        constants = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)} - docstrings
+        texts = [text for text in constants if isinstance(text, str)]
+        found = [mark for mark in marks for text in texts if mark in text]
         assert not found, f"{module} writes {found}: ask the dialect (tasks/shared/traces/dialect.py)"
 
 

@@ -10,6 +10,8 @@ import re
 from enum import StrEnum
 from typing import TypeGuard
 
+from tasks.shared.traces.python_text import parsed
+
 CHECKING = re.compile(
     r"\b(verif\w*|check\w*|confirm\w*|double[- ]check\w*|validat\w*|make sure|sanity|"
     r"test (?:this|that|whether|if|our))\b",
@@ -63,9 +65,8 @@ class Purpose(StrEnum):
 
 def classify(code: str, before: str = "") -> Purpose:
     """The purpose of `code`; `before` is the text that leads to it, of which the last sentences count."""
-    try:
-        tree = ast.parse(code)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    tree = parsed(code)
+    if tree is None:
         return Purpose.UNPARSABLE
     if not any(_acts(node) for node in tree.body):
         return Purpose.EMPTY

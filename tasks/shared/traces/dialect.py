@@ -87,6 +87,15 @@ class Dialect:
         return tuple(dict.fromkeys(mark for mark in marks if mark))
 
     @property
+    def enclosing_tags(self) -> tuple[tuple[str, str], ...]:
+        """The opening and closing tag around a call and around its output; none where fences stand there."""
+        calls = [(self.form.opening, self.form.stop)] if isinstance(self.form, TagForm | ToolForm) else []
+        outputs = (
+            [(self.feedback_open.strip(), self.feedback_close.strip())] if self.feedback_open.strip() else []
+        )
+        return (*calls, *outputs)
+
+    @property
     def libraries_sentence(self) -> str:
         """The sentence that names the libraries; "" where there are none."""
         *others, last = self.libraries or ("",)

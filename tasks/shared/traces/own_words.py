@@ -4,45 +4,73 @@ A program is removed whether or not it ran, such as a block after the call cap. 
 removed too. One pass covers the marks of all dialects, so the cost is linear in the text.
 """
 
-import ast
 import re
 from bisect import bisect_left
 from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
 
-from tasks.shared.traces.python_text import LITERAL
+from tasks.shared.traces.call_forms import FenceForm, TagForm
+from tasks.shared.traces.dialect import DIALECTS, Dialect
+from tasks.shared.traces.python_text import LITERAL, parsed
 
-MARK = re.compile(r"<(code|interpreter|tool_call|tool_response)>|```[ \t]*([\w+#-]*)[^\n`]*")
-# a fence in the middle of a line, as in a string literal, does not close a block
-CLOSING_FENCE = re.compile(
-    r"^[ \t]*(?:(?=```output)|```(?![\w`]))|```(?=[ \t\r]*$|[ \t]*</code>)", re.MULTILINE
-)
-CLOSING_TAG = re.compile("</code>")
 FENCE_IN_CODE = re.compile(r"\s*```[^\n]*")
 # languages of fences that contain statements of the model, not programs
 PROSE_FENCES = {"text", "txt", "plaintext", "latex", "tex", "math", "markdown", "md"}
 
 
+@dataclass(frozen=True, slots=True)
+class _Marks:
+    """What opens and closes programs and outputs, in any dialect."""
+
+    closing_tags: dict[str, str]  # by opening tag
+    program_tags: frozenset[str]  # of `closing_tags` those around a program, whose strings may hold any tag
+    opening: re.Pattern[str]
+    closing_fence: re.Pattern[str]
+
+
+@cache
+def _marks(dialects: tuple[Dialect, ...]) -> _Marks:
+    forms = [dialect.form for dialect in dialects if dialect.form]
+    closing_tags = dict(pair for dialect in dialects for pair in dialect.enclosing_tags)
+    program_tags = frozenset(form.opening for form in forms if isinstance(form, TagForm))
+    opening = rf"(?P<tag>{_any_of(closing_tags)})|```[ \t]*(?P<language>[\w+#-]*)[^\n`]*"
+    # a fence in the middle of a line, as in a string literal, closes no block
+    stop = _any_of(form.stop for form in forms if isinstance(form, FenceForm))
+    tag = _any_of(closing_tags[tag] for tag in program_tags)
+    closing = re.compile(
+        rf"^[ \t]*(?:(?={stop})|```(?![\w`]))|```(?=[ \t\r]*$|[ \t]*(?:{tag}))", re.MULTILINE
+    )
+    return _Marks(closing_tags, program_tags, re.compile(opening), closing)
+
+
+def _any_of(texts: Iterable[str]) -> str:
+    return "|".join(map(re.escape, texts))
+
+
 def own_words(turns: Iterable[str]) -> str:
     """The words of all turns of the model (the pieces of a response between its feedbacks), in order."""
-    return "\n".join(_Turn(turn).words() for turn in turns)
+    marks = _marks(tuple(DIALECTS.values()))
+    return "\n".join(_Turn(turn, marks).words() for turn in turns)
 
 
 class _Turn:
-    """One turn, and where fences may close in it."""
+    """One turn, and the places in it where fences may close."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, marks: _Marks) -> None:
         self._text = text
-        self._closing = [(mark.start(), mark.end()) for mark in CLOSING_FENCE.finditer(text)]
+        self._marks = marks
+        self._closing = [fence.span() for fence in marks.closing_fence.finditer(text)]
 
     def words(self) -> str:
         """The text with each program and each output replaced by a line break."""
         kept: list[str] = []
         place = 0
-        while (mark := MARK.search(self._text, place)) is not None:
+        while (mark := self._marks.opening.search(self._text, place)) is not None:
             end = self._end_of_block(mark)
             kept.append(self._text[place : mark.start()])
             if end is None:  # the mark opens no program: its content counts as words
-                end = self._end_of_fence(mark.end())[1] if mark[0].startswith("```") else mark.end()
+                end = self._end_of_fence(mark.end())[1]
                 end = end if end < len(self._text) else mark.end()
                 kept.append(self._text[mark.start() : end])
             else:
@@ -53,21 +81,23 @@ class _Turn:
 
     def _end_of_block(self, mark: re.Match[str]) -> int | None:
         """Where the program or output that `mark` opens ends, at the latest with the turn; None if it opens none."""
-        if mark[1] and mark[1] != "code":
-            return self._after(f"</{mark[1]}>", mark.end())
-        if mark[1]:
+        if tag := mark["tag"]:
+            closing = self._marks.closing_tags[tag]
+            if tag not in self._marks.program_tags:
+                return self._after(closing, mark.end())
             fence = FENCE_IN_CODE.match(self._text, mark.end())
             if fence is not None:
-                return self._after("</code>", self._end_of_fence(fence.end())[1])
-            tags = (tag.span() for tag in CLOSING_TAG.finditer(self._text, mark.end()))
+                return self._after(closing, self._end_of_fence(fence.end())[1])
+            tags = (found.span() for found in re.compile(re.escape(closing)).finditer(self._text, mark.end()))
             return self._outside_strings(mark.end(), tags)[1]
-        language = mark[2].lower()
+        language = mark["language"].lower()
         if language in PROSE_FENCES:
             return None
         inner, end = self._end_of_fence(mark.end())
         if language:
             return end
-        return end if inner < len(self._text) and _is_program(self._text[mark.end() : inner]) else None
+        is_program = inner < len(self._text) and parsed(self._text[mark.end() : inner]) is not None
+        return end if is_program else None
 
     def _end_of_fence(self, start: int) -> tuple[int, int]:
         """Where the content of a fence that opened before `start` ends, and where its closing fence does."""
@@ -93,11 +123,3 @@ class _Turn:
     def _after(self, tag: str, start: int) -> int:
         found = self._text.find(tag, start)
         return len(self._text) if found < 0 else found + len(tag)
-
-
-def _is_program(text: str) -> bool:
-    try:
-        ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    return True

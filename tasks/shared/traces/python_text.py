@@ -4,6 +4,7 @@ A fence or a tag inside a string literal belongs to the program. Literals are fo
 text that may be incomplete or invalid, because it is read while the model writes.
 """
 
+import ast
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -54,14 +55,11 @@ def read_fence(text: str, start: int) -> Fence | None:
     end = text.find("\n", run.end())
     below = len(text) if end < 0 else end + 1
     line = text[run.end() : below]
-    words = line.split(maxsplit=1)
-    if not words:
-        return Fence(start, below, run[0], "")
-    if PYTHON.fullmatch(words[0]):
-        same_line = run.end() + line.index(words[0]) + len(words[0])
-        return Fence(start, same_line if len(words) > 1 else below, run[0], words[0])
-    if len(words) == 1 and LANGUAGE.fullmatch(words[0]):
-        return Fence(start, below, run[0], words[0])
+    language, *program = line.split(maxsplit=1) or [""]
+    if program and PYTHON.fullmatch(language):
+        return Fence(start, run.end() + line.index(language) + len(language), run[0], language)
+    if not language or (not program and (PYTHON.fullmatch(language) or LANGUAGE.fullmatch(language))):
+        return Fence(start, below, run[0], language)
     return Fence(start, run.end(), run[0], "")
 
 
@@ -121,4 +119,12 @@ def without_indentation(program: str) -> str:
     lines = program.split("\n")
     first = next((line for line in lines if line.strip()), "")
     indentation = first[: len(first) - len(first.lstrip())]
-    return "\n".join(line.removeprefix(indentation) for line in lines) if indentation else program
+    return "\n".join(line.removeprefix(indentation) for line in lines)
+
+
+def parsed(program: str) -> ast.Module | None:
+    """The syntax tree of a program, None if Python cannot parse it."""
+    try:
+        return ast.parse(program)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None

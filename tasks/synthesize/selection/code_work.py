@@ -7,6 +7,8 @@ bodies are counted. `print(12 * 7)` is 1, `print(pow(3, 45, 7))` is 3. Code that
 
 import ast
 
+from tasks.shared.traces.python_text import parsed
+
 HEAVY, LIGHT = 3, 1
 LOOPS = (ast.For, ast.While, ast.comprehension)
 OPERATORS = (ast.BinOp, ast.AugAssign, ast.Compare, ast.BoolOp, ast.UnaryOp)
@@ -20,11 +22,8 @@ UNCOUNTED = frozenset(
 
 def code_work(code: str) -> int:
     """The work of one block, 0 for one that computes nothing."""
-    try:
-        tree = ast.parse(code)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return 0
-    nodes = list(ast.walk(tree))
+    tree = parsed(code)
+    nodes = list(ast.walk(tree)) if tree else []
     defined = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
     return sum(_work(node, defined) for node in nodes)
 

@@ -9,6 +9,7 @@ import unicodedata
 from dataclasses import replace
 
 from tasks.shared.config.selection import SelectionConfig
+from tasks.shared.traces.python_text import parsed
 from tasks.synthesize.selection.code_work import code_work
 from tasks.synthesize.selection.own_text import OwnText
 from tasks.synthesize.traces import Reason, Verdict, WrittenTrace
@@ -67,8 +68,6 @@ def latin_share(text: str) -> float:
 
 
 def _program(code: str) -> str:
-    """What two texts of one program share: comments and layout do not count."""
-    try:
-        return ast.dump(ast.parse(code))
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return code.strip()
+    """A form that two spellings of one program share: without comments and layout."""
+    tree = parsed(code)
+    return code.strip() if tree is None else ast.dump(tree)

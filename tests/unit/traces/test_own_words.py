@@ -1,10 +1,12 @@
 """What of a response is said by the model itself: programs and outputs are taken out, in every form."""
 
 import time
+from dataclasses import replace
 
 import pytest
 
 from tasks.shared.grading import GradeReason, grade
+from tasks.shared.traces.call_forms import TagForm
 from tasks.shared.traces.dialect import DIALECTS
 from tasks.shared.traces.own_words import own_words
 
@@ -87,3 +89,13 @@ def test_a_box_in_a_tool_call_or_its_result_is_no_answer() -> None:
     called = DIALECTS["hermes"].write_call("print('\\\\boxed{5}')")
     words = own_words([f"Look.\n{called}", "So \\boxed{3}. <tool_response>\n\\boxed{4}\n</tool_response>"])
     assert [part for part in ("5", "3", "4") if f"boxed{{{part}}}" in words] == ["3"]
+
+
+def test_tags_of_another_dialect(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The marks come from the dialects, so that those of a new one are known too."""
+    form = TagForm(opening="[run]", stop="[/run]", usage="")
+    made_up = replace(DIALECTS["retool"], form=form, feedback_open="\n[out]\n", feedback_close="\n[/out]\n")
+    turn = f"{made_up.write_call(PRINTS)} then [run]{PRINTS}[/run]{made_up.feedback(BOX)}So \\boxed{{4}}"
+    assert own_words([turn]).count("boxed") == 3  # the fence alone is known
+    monkeypatch.setitem(DIALECTS, "made_up", made_up)
+    assert own_words([turn]).count("boxed") == 1
