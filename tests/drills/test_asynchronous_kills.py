@@ -16,7 +16,7 @@ STEPS = 40
 @pytest.mark.long
 @pytest.mark.timeout(3000)
 def test_asynchronous_round_killed(tmp_path: Path, saw: Callable[[str], None], kills: int) -> None:
-    """Killed 3/2 times as often as told, 30 times of 20: each draw is trained once, or dropped with its reason."""
+    """Killed 1.5 times as often as `--kills` says: each draw is trained on once or dropped with its reason."""
     seed = random.randrange(10**6)
     request = ahead_request(tmp_path, make_store(tmp_path), "round", steps_per_round=STEPS)
     hits = killed_until_it_ends(tmp_path / "round", request, max(1, kills * 3 // 2), seed)

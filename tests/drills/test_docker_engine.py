@@ -58,7 +58,7 @@ CASES = {
 def test_engine_goes_away(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saw: Callable[[str], None]
 ) -> None:
-    """The Docker engine killed or stopped under a stage: StageLost; the same again: equal outputs, nothing left."""
+    """The Docker engine is killed or stopped under a stage: StageLost; a rerun gives equal outputs and no leftovers."""
     case, folder = CASES[name], tmp_path / "f"
     folder.mkdir()
     monkeypatch.setenv("TIRFLOW_HOME", str(folder))

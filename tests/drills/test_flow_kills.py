@@ -117,7 +117,7 @@ def check_done_once(prefect: Prefect, kills: dict[str, int]) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_flow_server_and_worker_killed(home: Path, saw: Callable[[str], None]) -> None:
-    """SIGKILL to the flow, the Prefect server and the worker in mid-run; the same command: done once, ends equal."""
+    """SIGKILL to flow, Prefect server and worker during a run: the same command repeats no work and ends equal."""
     prefect = begin(home)
     until(lambda: steps(prefect, "sft") >= 8)
     stage = prefect.stage_process("sft")
@@ -172,12 +172,12 @@ def server_gone(home: Path, outage_s: float) -> str:
 @pytest.mark.long
 @pytest.mark.timeout(5400)
 def test_prefect_server_gone(home: Path, outage_s: float, saw: Callable[[str], None]) -> None:
-    """The Prefect server is killed in SFT and started again later: SFT goes on meanwhile, the run ends, done once."""
+    """The Prefect server is killed during SFT and restarted later: SFT continues, the run completes, no work twice."""
     saw(server_gone(home, outage_s))
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_prefect_server_gone_100_s(home: Path, saw: Callable[[str], None]) -> None:
-    """The same for 100 s, which end a run under Prefect's default attempts."""
+    """The same for 100 s, which would end a run under Prefect's default retries."""
     saw(server_gone(home, 100.0))

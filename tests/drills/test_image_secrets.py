@@ -49,7 +49,7 @@ def engine() -> Iterator[docker.DockerClient]:
 def test_canaries_in_image_layers(
     tmp_path: Path, engine: docker.DockerClient, saw: Callable[[str], None]
 ) -> None:
-    """Canaries in the environment of the build, a package index with a password: in no layer and no configuration."""
+    """Canaries in the build's environment and a package index's password: in no image layer or configuration."""
     packages = {
         role: packages_name(LOCKS / made.lock, BASE, "cpu", "tirflow-") for role, made in ROLES.items()
     }

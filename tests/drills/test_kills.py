@@ -40,7 +40,7 @@ def kill(folder: Path, world: str, kills: int, *aim: str) -> str:
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize("world", list(SHARES))
 def test_killed_at_random_moments(tmp_path: Path, saw: Callable[[str], None], kills: int, world: str) -> None:
-    """A stage, or what it started, killed at random moments, run again: equal outputs, no leftovers, no step twice."""
+    """A stage or a child of it is killed at random moments: reruns give equal outputs, no leftovers, no step twice."""
     saw(f"{world}: {kill(tmp_path / 'f', world, max(1, kills * SHARES[world] // 20))}")
 
 
@@ -48,10 +48,10 @@ def test_killed_at_random_moments(tmp_path: Path, saw: Callable[[str], None], ki
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize("world", ["sft_two_ranks", "rl_two_ranks"])
 def test_rank_killed(tmp_path: Path, saw: Callable[[str], None], kills: int, world: str) -> None:
-    """A rank itself killed, at one of its steps: the stage's exit code says by what; again, equal outputs, as above."""
+    """A rank is killed at one of its steps: the stage's exit code names the signal; a rerun gives equal outputs."""
     saw(f"{world}: {kill(tmp_path / 'f', world, max(1, kills * RANKS_SHARE // 20), 'ranks')}")
 
 
 def test_sft_killed(tmp_path: Path, saw: Callable[[str], None]) -> None:
-    """SFT killed at a random moment and run again: equal weights, whole artifacts alone, no step twice."""
+    """SFT is killed at random moments and run again: equal weights, only complete artifacts, no step twice."""
     saw(kill(tmp_path / "f", "sft", 1))

@@ -43,7 +43,7 @@ def size_of(folder: Path) -> float:
 def test_long_run_stays_flat(
     tmp_path: Path, saw: Callable[[str], None], pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """RL rounds in one process: memory, descriptors, processes, disk, CPU s a step grow less than 0.2 % a round."""
+    """RL rounds in one process: memory, descriptors, processes, disk, CPU s a step grow by under 0.2 % a round."""
     monkeypatch.setenv("TIRFLOW_HOME", str(tmp_path / "home"))
     rounds = int(pytestconfig.getoption("--steps")) // STEPS_A_ROUND
     inputs = make_store(tmp_path)

@@ -50,7 +50,7 @@ GOOD = {"problem": "What is 1 plus 1?", "answer": 2}
     ],
 )
 def test_huge_rows(tmp_path: Path, saw: Callable[[str], None], row: dict[str, Any]) -> None:
-    """A dataset row of 50 MB: refused in one short line that names row and key, before anything heavy starts."""
+    """A dataset row of 50 MB is refused in one short line that names row and key, before anything heavy starts."""
     message = message_of(tmp_path, [GOOD, row])
     assert "row 2" in message and len(message) < 500 and "\n" not in message
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
@@ -58,7 +58,7 @@ def test_huge_rows(tmp_path: Path, saw: Callable[[str], None], row: dict[str, An
 
 
 def test_control_characters_in_messages(tmp_path: Path, saw: Callable[[str], None]) -> None:
-    """Text of a dataset with terminal commands and line breaks: quoted in the message, one printable line."""
+    """A dataset's text has terminal commands and line breaks: the message quotes it in one printable line."""
     message = message_of(
         tmp_path, [{"problem": "What is 1 plus 1?", "answer": "\x1b]0;owned\x07\n\u202etwo"}]
     )
@@ -67,7 +67,7 @@ def test_control_characters_in_messages(tmp_path: Path, saw: Callable[[str], Non
 
 
 def test_deleted_artifact_in_the_lineage(tmp_path: Path) -> None:
-    """An artifact deleted in the middle of the lineage: the rest is still read, the gap shown, its readers told."""
+    """An artifact in the middle of a lineage is deleted: the rest is readable, and the gap is shown and reported."""
     store, inputs, chain = Store(str(tmp_path)), {}, []
     for kind in ("problems", "traces", "checkpoint"):
         with store.staging(kind) as directory:
@@ -84,7 +84,7 @@ def test_deleted_artifact_in_the_lineage(tmp_path: Path) -> None:
 
 
 def test_links_out_of_the_store(tmp_path: Path) -> None:
-    """A file of an artifact replaced by a link to the same bytes elsewhere, or a folder by one: refused by name."""
+    """A file or folder of an artifact is replaced by a link to the same bytes elsewhere: it is refused by name."""
     store = Store(str(tmp_path / "store"))
     with store.staging("checkpoint") as directory:
         (directory / "deep").mkdir()
@@ -103,7 +103,7 @@ def test_links_out_of_the_store(tmp_path: Path) -> None:
 
 
 def test_two_pipelines_with_one_name(tmp_path: Path, saw: Callable[[str], None]) -> None:
-    """Two pipelines with the same run name at once: the record stays whole and loses no stage that either finished."""
+    """Two pipelines use one run name at once: the record stays intact and loses no finished stage of either."""
     ref = ArtifactRef("traces", "0" * 64, f"traces/{'0' * 16}-{'0' * 8}")
 
     def pipeline(which: int) -> None:

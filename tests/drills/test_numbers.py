@@ -104,7 +104,7 @@ def test_bad_gradient_stops_the_round(
     factor: float,
     bound: float,
 ) -> None:
-    """A loss of NaN, or a gradient norm over the bound: stopped in that step, the step before kept, resumed from it."""
+    """A NaN loss or a gradient norm over the bound stops the round in that step; it resumes from the step before."""
     settings = {**LEARNS, "optimizer": optimizer(grad_norm_bound=bound)}
     request = make_request(root, inputs, f"stop-{bound}", **settings)
     with monkeypatch.context() as patched:
@@ -125,7 +125,7 @@ def test_bad_gradient_is_left_out(
     factor: float,
     zero_stage: int,
 ) -> None:
-    """The same where the recipe says skip: the step changes no weight, is counted, and the round ends."""
+    """With `skip` in the recipe: the step changes no weight and is counted, and the round completes."""
     bound = optimizer(grad_norm_bound=100.0, on_bad_gradient="skip", zero_stage=zero_stage)
     request = make_request(root, inputs, f"skip-{factor}-{zero_stage}", **LEARNS, optimizer=bound)
     weights: list[torch.Tensor] = []
@@ -146,7 +146,7 @@ def test_bad_gradient_is_left_out(
 
 
 def test_nan_in_sft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saw: Callable[[str], None]) -> None:
-    """NaN in SFT's loss: stopped in that step; with skip, one step is left out and the end is finite."""
+    """A NaN in SFT's loss stops that step; with `skip` one step is skipped and the final weights are finite."""
     import tasks.sft.training
 
     scores = tasks.sft.training.TrainingEngine.token_logprobs
@@ -180,7 +180,7 @@ def with_skip(request: StageRequest) -> dict[str, Any]:
 
 
 def test_equal_rewards(root: Path, inputs: dict[str, ArtifactRef], saw: Callable[[str], None]) -> None:
-    """All rewards equal, so nothing is in the loss: passed over and counted, or the round stops, as the recipe says."""
+    """All rewards are equal, so the loss is empty: the step is skipped and counted, or the round stops, by recipe."""
     settings = {**STEPS, "temperature": 0.01, "steps_per_round": 2}  # nearly greedy: every sample is the same
     request = make_request(root, inputs, "equal", **settings)
     made = metrics_of(request, run(request))
@@ -214,7 +214,7 @@ def test_collapsed_policy(root: Path, inputs: dict[str, ArtifactRef], saw: Calla
 def test_sampler_drifts(
     root: Path, inputs: dict[str, ArtifactRef], monkeypatch: pytest.MonkeyPatch, saw: Callable[[str], None]
 ) -> None:
-    """Sampler and trainer drift apart (a weight sync is lost): found by the probe in the very step, tensors named."""
+    """A weight sync is lost, so sampler and trainer differ: the probe detects it in that step and names the tensors."""
     request = make_request(root, inputs, "drift", **{**LEARNS, "optimizer": optimizer(learning_rate=2e-3)})
     real, syncs = TransformersGenerator.load_weights, []
 
@@ -231,7 +231,7 @@ def test_sampler_drifts(
 
 
 def test_reason_in_the_report(tmp_path: Path) -> None:
-    """Why a round stopped stands at the head of the run's report, as text."""
+    """The run's report begins with the reason why a round stopped, as text."""
     request = worlds.report(tmp_path)
     reason = "rl-2 has not finished: step 7: the gradient's norm is nan <script>"
     told = {**request.config, "report": {**request.config["report"], "notes": [reason]}}

@@ -54,7 +54,7 @@ def check_whole(root: str, cache: Path) -> int:
 def test_busy_and_slow(
     root: str, faulty: FaultyS3, tmp_path: Path, saw: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """S3 answers 503 to a third of the requests and is slow in others: published and read all the same."""
+    """S3 answers 503 to a third of the requests and is slow in others: publishing and reading still succeed."""
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "8")  # of requests side by side one can meet several refusals
     seen: list[str] = []
 
@@ -76,7 +76,7 @@ def test_busy_and_slow(
 def test_lost_in_mid_upload(
     root: str, faulty: FaultyS3, tmp_path: Path, saw: Callable[[str], None], lost: str
 ) -> None:
-    """The connection is lost for good in mid-upload: an OSError, nothing visible; again, only what is missing goes."""
+    """The connection is lost during an upload: OSError, nothing visible; a rerun sends only what is missing."""
     faulty.fault = lambda method, path: "cut" if method in ("PUT", "POST") and lost in path else ""
     with pytest.raises(OSError, match="run again when it does"):
         publish(Store(root, cache=tmp_path / "one"), FILES)
@@ -98,7 +98,7 @@ def test_lost_in_mid_upload(
 
 @pytest.mark.long
 def test_circumstances_of_a_lost_upload(root: str, faulty: FaultyS3, tmp_path: Path) -> None:
-    """An upload is lost before its manifest; the same work again, other seconds of equal length: whole when read."""
+    """An upload is lost before its manifest; a rerun with other seconds of equal length gives an intact artifact."""
     first = FILES | {"circumstances/seconds": b"1.25"}
     faulty.fault = lambda method, path: "cut" if method == "PUT" and "manifest.json" in path else ""
     with pytest.raises(OSError, match="run again when it does"):
@@ -109,7 +109,7 @@ def test_circumstances_of_a_lost_upload(root: str, faulty: FaultyS3, tmp_path: P
 
 
 def test_two_publishers_with_other_seconds(root: str, faulty: FaultyS3, tmp_path: Path) -> None:
-    """One's manifest overtakes another's of equal work and other seconds, which somebody has read: whole for all."""
+    """A manifest replaces another's of equal work with other seconds, after a read: it is intact for all readers."""
     one, two, reader = (Store(root, cache=tmp_path / name) for name in ("one", "two", "reader"))
     files = FILES | {"circumstances/seconds": b"1.25"}
     seen: list[bytes] = []
@@ -131,7 +131,7 @@ def test_two_publishers_with_other_seconds(root: str, faulty: FaultyS3, tmp_path
 
 
 def test_two_publishers(root: str, faulty: FaultyS3, tmp_path: Path, saw: Callable[[str], None]) -> None:
-    """Eight publish the same artifact to S3 at once: one artifact, whole, the same reference for all."""
+    """Eight processes publish one artifact to S3 at once: the result is one intact artifact with one reference."""
     stores = [Store(root, cache=tmp_path / str(i)) for i in range(8)]
     with ThreadPoolExecutor(8) as pool:
         refs = set(pool.map(lambda store: publish(store, FILES), stores))

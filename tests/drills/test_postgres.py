@@ -64,7 +64,7 @@ def state(flow_run: object) -> tuple[str, str]:
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_postgres_restarted(saw: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Postgres below a site's Prefect server is stopped at once in SFT and started again: the run ends, done once."""
+    """Postgres of a site's Prefect server is stopped during SFT and restarted: the run completes, no work twice."""
     if os.geteuid() != 0:
         pytest.fail("this drill makes network namespaces and that takes root: run it as root")
     # Not pytest's own: another session closes it to other users, and Postgres is one.

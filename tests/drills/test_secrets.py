@@ -62,7 +62,7 @@ def found(folder: Path, secrets: dict[str, str]) -> Iterator[str]:
 def test_canaries(
     tmp_path: Path, canaries: dict[str, str], saw: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Canaries in the environment and in an endpoint's replies: in no artifact, manifest, log, request or event."""
+    """Canaries in the environment and in an endpoint's replies are in no artifact, manifest, log, request or event."""
     monkeypatch.setenv("TIRFLOW_HOME", str(tmp_path / "home"))
     events: list[str] = []
     with serve() as server:
@@ -81,7 +81,7 @@ def test_canaries(
 
 
 def test_the_interpreter_sees_none(canaries: dict[str, str], saw: Callable[[str], None]) -> None:
-    """A program in the interpreter looks through its environment and every process it can see: no canary."""
+    """A program in the interpreter searches its environment and every visible process: it finds no canary."""
     with Interpreter(SandboxSettings(limits=Limits(wall_s=3.0, output_chars=200_000), workers=1)) as running:
         result = running.run(LOOK)
     assert result.stdout.strip(), result
@@ -102,7 +102,7 @@ def start_with_secret(prefect: Prefect, deployment: str, parameters: dict[str, o
 
 @pytest.mark.long
 def test_canary_in_a_block(tmp_path: Path, prefect: Prefect, saw: Callable[[str], None]) -> None:
-    """An endpoint's key in a Prefect Secret block, echoed by the endpoint: used, and in no file, nor Prefect's own."""
+    """An endpoint echoes its key from a Prefect Secret block: the key is used and in no file, not even Prefect's."""
     canary = "canary-of-the-block-5e77"
     with temporary_settings({PREFECT_API_URL: prefect.cluster.api_url}):
         Secret(value=canary).save("teacher-key")

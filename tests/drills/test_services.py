@@ -39,7 +39,7 @@ with serve(delay_s=0.2, port=int(sys.argv[1])):
 
 
 def test_teacher_comes_late(tmp_path: Path, saw: Callable[[str], None]) -> None:
-    """The teacher's endpoint is away when the stage begins and comes back: every problem gets its trace."""
+    """The teacher's endpoint is down when the stage starts and comes back: every problem gets its trace."""
     with serve() as server:
         port = int(server.base_url.rsplit(":", 1)[1].split("/")[0])
     asked = []
@@ -77,7 +77,7 @@ def teacher_process(port: int) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def test_teacher_killed_in_mid_run(tmp_path: Path, saw: Callable[[str], None]) -> None:
-    """The teacher's server is killed in the middle of its answers and comes back: every problem gets its trace."""
+    """The teacher's server is killed while it answers and comes back: every problem gets its trace."""
     with serve() as server:
         base_url = server.base_url
     port, num_problems = int(base_url.rsplit(":", 1)[1].split("/")[0]), 12
@@ -107,7 +107,7 @@ def num_responses(directory: Path, copy: Path) -> int:
 
 
 def test_names_resolve_late(tmp_path: Path, saw: Callable[[str], None]) -> None:
-    """The name server is silent when the stage begins and answers later: every problem gets its trace."""
+    """The name server is silent when the stage starts and answers later: every problem gets its trace."""
     if os.geteuid() != 0:
         pytest.fail("this drill has a network of its own and that takes root: run it as root")
     alone = ["unshare", "--net", "--mount", sys.executable, "-m", "tests.drills.silent_names"]
@@ -122,7 +122,7 @@ def test_names_resolve_late(tmp_path: Path, saw: Callable[[str], None]) -> None:
 
 
 def test_name_does_not_resolve(tmp_path: Path, saw: Callable[[str], None]) -> None:
-    """DNS gone: the stage ends with one line that names the endpoint, and publishes no traces."""
+    """DNS fails: the stage ends with one line that names the endpoint, and publishes no traces."""
     teacher = {"max_attempts": 2, "max_wait_s": 0.2}
     request = make_request(tmp_path, ["honest"] * 2, "http://teacher.invalid:9/v1", teacher=teacher)
     code, event, written = finish(start(request))
@@ -134,7 +134,7 @@ def test_name_does_not_resolve(tmp_path: Path, saw: Callable[[str], None]) -> No
 
 
 def test_crowd_before_the_interpreter(saw: Callable[[str], None]) -> None:
-    """Ten times as many programs as the interpreter has slots, at once: each gets its own right answer."""
+    """Ten times as many programs at once as the interpreter has slots: each gets its own right answer."""
     settings = SandboxSettings(limits=Limits(wall_s=2.0), workers=1, slots=2, preload=("math",))
     crowd = 10 * settings.slots * settings.workers
     with Interpreter(settings) as running, ThreadPoolExecutor(crowd) as pool:
@@ -151,7 +151,7 @@ def test_crowd_before_the_interpreter(saw: Callable[[str], None]) -> None:
 def test_prefect_server_away(
     tmp_path: Path, prefect: Prefect, outage_s: float, saw: Callable[[str], None]
 ) -> None:
-    """Prefect's server is taken away while SFT runs, and comes back: the run ends, and nothing was executed twice."""
+    """The Prefect server is unavailable for a while during SFT: the run completes, and nothing is executed twice."""
     changes = small(**{"sft.max_steps": 150, "sft.epochs": 400})
     flow_run: UUID = prefect.start("train/tiny", run="outage", overrides=changes)
 

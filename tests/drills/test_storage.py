@@ -46,14 +46,14 @@ def fill_disk(shims: Path, request: StageRequest, folder: Path, points: int) -> 
 
 
 def test_disk_full_in_prepare(tmp_path: Path, shims: Path, saw: Callable[[str], None]) -> None:
-    """Disk full at a write of `prepare`: only whole artifacts seen, one line with the remedy, equal outputs after."""
+    """The disk is full at a write of `prepare`: only complete artifacts, a one-line remedy, equal outputs after it."""
     saw(fill_disk(shims, worlds.prepare(tmp_path / "f"), tmp_path / "f", points=3))
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("stage", ["prepare", "synthesize", "sft", "rl", "evaluate", "report"])
 def test_disk_full_in_each_stage(tmp_path: Path, shims: Path, saw: Callable[[str], None], stage: str) -> None:
-    """Disk full at a write of each stage, writes spread over all it does: as above."""
+    """The disk is full at a write of each stage, with writes spread over its work: as for `prepare`."""
     saw(fill_disk(shims, worlds.REQUESTS[stage](tmp_path / "f"), tmp_path / "f", points=12))
 
 
@@ -76,7 +76,7 @@ def flip_a_bit(path: Path, rng: random.Random) -> bytes:
 
 @pytest.mark.long
 def test_flipped_bits_and_cut_files(tmp_path: Path, saw: Callable[[str], None]) -> None:
-    """A bit flipped in, or the end cut off, every file of every artifact: found when read, named, with the remedy."""
+    """A bit is flipped in each file of each artifact, or its end cut off: reading detects it, with file and remedy."""
     rng = random.Random(5)
     requests = [worlds.rl(tmp_path / "rl"), worlds.report(tmp_path / "report")]
     in_process(requests[0], run_rl)
@@ -107,7 +107,7 @@ def test_flipped_bits_and_cut_files(tmp_path: Path, saw: Callable[[str], None]) 
 
 @pytest.mark.long
 def test_damaged_saved_state(tmp_path: Path, saw: Callable[[str], None]) -> None:
-    """A bit flipped in, or the end cut off, each file that a stopped round would resume from: refused by name."""
+    """A bit is flipped in each file of a saved state, or its end cut off: the file is refused by name."""
     request = worlds.rl(tmp_path)
     in_process(request, run_rl)  # its state stays in scratch until the launcher has the result
     rng, harmed = random.Random(7), 0
@@ -144,7 +144,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 @pytest.mark.long
 def test_two_runs_publish_at_once(tmp_path: Path, saw: Callable[[str], None]) -> None:
-    """Two processes do the same SFT in the same store at once: one artifact, whole, the same for both."""
+    """Two processes run the same SFT in one store at once: the result is one intact artifact for both."""
     request = worlds.sft(tmp_path)
     started = [
         run_process(
@@ -164,7 +164,7 @@ def test_two_runs_publish_at_once(tmp_path: Path, saw: Callable[[str], None]) ->
 
 @pytest.mark.long
 def test_clock_set_back(tmp_path: Path, shims: Path, saw: Callable[[str], None]) -> None:
-    """The clock is set back by an hour in mid-run, at three moments: the outputs are those of a steady clock."""
+    """The clock is set back by an hour during a run, at three moments: outputs equal those of a steady clock."""
     request = worlds.sft(tmp_path)
     whole: dict[str, str] = {}
     moments = []
@@ -190,7 +190,7 @@ def test_clock_set_back(tmp_path: Path, shims: Path, saw: Callable[[str], None])
 
 
 def test_read_only_store(tmp_path: Path, small_disk: Path, saw: Callable[[str], None]) -> None:
-    """A store that became read-only: one line with place and remedy; writable again, the same command goes through."""
+    """The store becomes read-only: one line with path and remedy; once it is writable, the same command succeeds."""
     request = worlds.prepare(tmp_path).model_copy(update={"store": str(small_disk / "store")})
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     process = run_process(request, tmp_path / "run", {})
