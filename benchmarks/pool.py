@@ -38,7 +38,7 @@ from tasks.shared.generation.pool.generator import PoolGenerator
 from tasks.shared.generation.pool.members import Member
 from tasks.shared.generation.pool.server import plan_servers, stop_all
 from tasks.shared.generation.protocol import Sampling
-from tasks.shared.generation.vllm_options import engine_options, sampling_options
+from tasks.shared.generation.vllm_options import sampling_options
 from tasks.shared.learning.checkpoints import load_tokenizer, save_checkpoint
 
 MODEL = ModelConfig(source="tiny", dtype="float32")
@@ -113,14 +113,11 @@ def server_rounds(root: Path, rounds: int) -> list[float]:
 @contextmanager
 def served(checkpoint: Path, servers: int, rows: int, tokens: int) -> Iterator[list[str]]:
     """Servers of the model, a core each; their URLs."""
-    pool = PoolConfig(servers=servers)
     limits = {"max_sequences": rows, "max_prompt_tokens": 64, "max_response_tokens": tokens}
-    options = engine_options(
-        GenerationConfig(placement="pool", pool=pool, **limits), MODEL, checkpoint, False
-    )
     started = plan_servers(
-        pool,
-        options,
+        GenerationConfig(placement="pool", pool=PoolConfig(servers=servers), **limits),
+        MODEL,
+        checkpoint,
         num_taken=2 - servers,
         listen="127.0.0.1",
         token=TOKEN,

@@ -7,11 +7,11 @@ left out, or ids that are not its text cannot stay unseen.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 from tasks.shared.config import EvaluateStage
 from tasks.shared.generation.interleave import RolloutPolicy, RolloutRequest, rollout
-from tasks.shared.generation.protocol import Piece, Sampling
+from tasks.shared.generation.protocol import Bounds, Piece, RequestOptions, Sampling
 from tasks.shared.generation.stops import StopFinder
 from tasks.shared.reporting.offsets import token_ends
 from tasks.shared.reporting.samples import Sample
@@ -19,7 +19,6 @@ from tasks.shared.tools.protocol import Tool
 from tasks.shared.traces.trajectory import Trajectory
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedTokenizerBase
 
 AT_ONCE = 64  # samples whose programs run side by side
@@ -36,7 +35,7 @@ class _Turn:
 
 
 class Recorded:
-    """A `Generator` that says what samples say, up to each stop string and to the end of turn; it knows no model."""
+    """Says what samples say, up to each stop string and to the end of turn (`Decodes`); it knows no model."""
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", ends: frozenset[int]) -> None:
         """`ends`: the ids that end a turn."""
@@ -56,23 +55,15 @@ class Recorded:
             for sample in samples
         }
 
-    def add(
-        self,
-        request_id: str,
-        ids: Sequence[int],
-        *,
-        sampling: Sampling,
-        seed: int,
-        stop: str | None,
-        max_new_tokens: int,
-    ) -> None:
+    def add(self, request_id: str, ids: Sequence[int], **options: Unpack[RequestOptions]) -> None:
         """Begin a sample; prompt and seed do not matter."""
-        self._turns[request_id] = _Turn(list(self._words[request_id]), stop, max_new_tokens)
+        words = list(self._words[request_id])
+        self._turns[request_id] = _Turn(words, options["stop"], options["max_new_tokens"])
 
-    def extend(self, request_id: str, ids: Sequence[int], *, stop: str | None, max_new_tokens: int) -> None:
+    def extend(self, request_id: str, ids: Sequence[int], **bounds: Unpack[Bounds]) -> None:
         """Go on after a piece."""
         turn = self._turns[request_id]
-        turn.stop, turn.budget, turn.running = stop, max_new_tokens, True
+        turn.stop, turn.budget, turn.running = bounds["stop"], bounds["max_new_tokens"], True
 
     def release(self, request_id: str) -> None:
         """Forget a sample."""
@@ -86,14 +77,6 @@ class Recorded:
     def step(self) -> list[Piece]:
         """The next piece of each."""
         return [self._piece(name, turn) for name, turn in self._turns.items() if turn.running]
-
-    def load_weights(self, weights: "Iterable[tuple[str, torch.Tensor]]") -> None:
-        """There are none."""
-        raise TypeError("a record has no weights")
-
-    def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
-        """There is nothing to score with."""
-        raise TypeError("a record has no weights")
 
     def _piece(self, name: str, turn: _Turn) -> Piece:
         """As an engine ends a piece: at the end of turn, where the stop string is complete, at the budget.

@@ -21,7 +21,7 @@ from tasks.shared.contract.stage import StageContext
 from tasks.shared.estimates import Outcome, avg_at_k
 from tasks.shared.evaluation.problems import EvaluationProblem, SampleRequest, read_problems, sample_requests
 from tasks.shared.evaluation.sampling import Sampler, take_all
-from tasks.shared.generation.protocol import AsksBeside, Generator
+from tasks.shared.generation.protocol import AsksBeside, Decodes, Generator
 from tasks.shared.learning.distributed import gather_from_ranks
 from tasks.shared.reporting.samples import Sample
 from tasks.shared.tools.protocol import Tool
@@ -51,11 +51,10 @@ class Evaluation:
         self._last_step = progress.first_step + config.rl.steps_per_round
         self._generation = config.generation
         beside = isinstance(generator, AsksBeside)
-        if isinstance(generator, AsksBeside):
-            generator = generator.beside("evaluation")
+        decoder: Decodes = generator.beside("evaluation") if isinstance(generator, AsksBeside) else generator
         # As many as fill the engine alone: beside a sampler that is as full each gets half of the rows.
         most_alive = num_rows(config.generation) if beside else None
-        self._sampler = Sampler(evaluation_config(config), generator, interpreter, tokenizer, most_alive)
+        self._sampler = Sampler(evaluation_config(config), decoder, interpreter, tokenizer, most_alive)
         problems = _chosen(read_problems(context.input("evaluation_sets")), config.rl.evaluate_sets)
         self._wanted = list(sample_requests(problems, config.rl.evaluate_samples, context.request.seed))
         self._sampler.require_prompts([want.problem for want in self._wanted])

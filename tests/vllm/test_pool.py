@@ -19,7 +19,6 @@ from tasks.shared.generation.pool.client import Client
 from tasks.shared.generation.pool.generator import PoolGenerator
 from tasks.shared.generation.pool.server import PoolFailed, ServerProcess, plan_servers
 from tasks.shared.generation.protocol import Piece, Sampling
-from tasks.shared.generation.vllm_options import engine_options
 from tasks.shared.learning.engine import TrainingEngine
 
 pytestmark = pytest.mark.timeout(1200)
@@ -53,8 +52,9 @@ def addresses(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     """Two servers that outlive the pools which ask them: starting one is what takes the time."""
     config = GenerationConfig(placement="pool", pool=PoolConfig(servers=2), **LIMITS)
     servers = plan_servers(
-        config.pool,
-        engine_options(config, MODEL, checkpoint, on_gpu=False),
+        config,
+        MODEL,
+        checkpoint,
         num_taken=0,
         listen="127.0.0.1",
         token=TOKEN,
@@ -225,14 +225,14 @@ def test_a_server_of_another_stage_is_told(addresses, checkpoint, monkeypatch):
             second.wait()
             for index in first._requests:
                 first.extend(index, [50], stop=None, max_new_tokens=4)
-            with pytest.raises(ValueError, match="serves one stage at a time"):
+            with pytest.raises(ValueError, match="let it serve one stage at a time"):
                 finish(first)
 
 
 def test_a_wrong_token_is_told(addresses, checkpoint, monkeypatch):
     with (
         pool_of(addresses[:1], checkpoint, monkeypatch, token="another") as generator,
-        pytest.raises(ValueError, match=r"does not take the token of generation\.pool\.key_variable"),
+        pytest.raises(ValueError, match=r"rejects the token that generation\.pool\.key_variable"),
     ):
         sample(generator)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 from tasks.shared.config import EvaluateStage
 from tasks.shared.evaluation.problems import EvaluationProblem, SampleRequest
 from tasks.shared.generation.interleave import RolloutPolicy, RolloutRequest, rollout
-from tasks.shared.generation.protocol import Generator, Sampling
+from tasks.shared.generation.protocol import Decodes, Sampling
 from tasks.shared.grading import grade
 from tasks.shared.reporting.offsets import token_ends
 from tasks.shared.reporting.samples import Sample
@@ -27,7 +27,7 @@ class Sampler:
     """Takes samples with an engine and a sandbox of this process."""
 
     config: EvaluateStage
-    generator: Generator
+    generator: Decodes
     interpreter: Tool | None
     tokenizer: "PreTrainedTokenizerBase"
     most_alive: int | None = None  # at once, where others sample beside; None: as many as the engine takes

@@ -1,8 +1,9 @@
-"""An engine in a process of its own: it samples on while this process trains (`generation.placement = "beside"`).
+"""An engine in a process of its own, which samples while this process trains (`generation.placement = "beside"`).
 
-The process (`beside_process.py`) ends with this one, however that ends. Messages go one way in the order in which they
-are sent, pieces and answers come back on a connection each: `step` and `extend` may be one thread's, those of a second
-loop another's, weights and scores a third's. Only the first rank of a trainer asks; the others have a `Follower`.
+The process (`beside_process.py`) ends with this one, however that ends. Messages are sent in order on one connection;
+pieces and answers return on one connection each. So one thread may `step` and `extend`, a second loop do the same in
+another thread, and a third send weights and ask for scores. Only the first rank of a trainer asks; the others have a
+`Follower`.
 """
 
 import subprocess
@@ -14,28 +15,28 @@ from dataclasses import replace
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from tasks.shared.config import GenerationConfig, ModelConfig
 from tasks.shared.generation.pool.weights import buckets
-from tasks.shared.generation.protocol import Piece, Sampling
+from tasks.shared.generation.protocol import Bounds, Piece, RequestOptions
 from tasks.shared.learning.distributed import from_first_rank
 
 if TYPE_CHECKING:
     import torch
 
-STEP_S = 0.005  # how long a step waits for a piece: code that has run meanwhile waits for the step
+STEP_S = 0.005  # how long a step waits for a piece; feedback that is ready waits for the step
 END_S = 10.0
 PROCESS = "tasks.shared.generation.beside_process"
 
 
 class Asker:
-    """The half of a `Generator` that asks: for one loop of rollouts, beside another on the same engine."""
+    """What one rollout loop asks of the engine (`Decodes`), beside other loops."""
 
     def __init__(self, send: Callable[..., None], receive: Callable[[float], None], prefix: str = "") -> None:
-        """`send` hands a message to the process; `receive` lets every loop `take` its pieces that came.
+        """`send` sends a message to the process; `receive` distributes the received pieces to their loops.
 
-        `prefix` sets this loop's requests apart from those of others.
+        `prefix` distinguishes this loop's requests from those of others.
         """
         self._send = send
         self._receive = receive
@@ -43,34 +44,24 @@ class Asker:
         self._running: set[str] = set()
         self._arrived: deque[Piece] = deque()
 
-    def add(
-        self,
-        request_id: str,
-        ids: Sequence[int],
-        *,
-        sampling: Sampling,
-        seed: int,
-        stop: str | None,
-        max_new_tokens: int,
-    ) -> None:
-        """Queue a request, see `Generator.add`; a refusal is raised by a later `step`."""
-        self._running.add(request_id)
-        options = {"sampling": sampling, "seed": seed, "stop": stop, "max_new_tokens": max_new_tokens}
-        self._send("add", self._prefix + request_id, list(ids), options)
+    def add(self, request_id: str, ids: Sequence[int], **options: Unpack[RequestOptions]) -> None:
+        """Queue a request, see `Decodes.add`; a refusal is raised by a later `step`."""
+        self._ask_for_piece("add", request_id, ids, options)
 
-    def extend(self, request_id: str, ids: Sequence[int], *, stop: str | None, max_new_tokens: int) -> None:
-        """Append feedback ids and go on, see `Generator.extend`."""
+    def extend(self, request_id: str, ids: Sequence[int], **bounds: Unpack[Bounds]) -> None:
+        """Append feedback ids and continue, see `Decodes.extend`."""
+        self._ask_for_piece("extend", request_id, ids, bounds)
+
+    def _ask_for_piece(self, name: str, request_id: str, ids: Sequence[int], options: Bounds) -> None:
         self._running.add(request_id)
-        self._send(
-            "extend", self._prefix + request_id, list(ids), {"stop": stop, "max_new_tokens": max_new_tokens}
-        )
+        self._send(name, self._prefix + request_id, list(ids), options)
 
     def release(self, request_id: str) -> None:
         """Forget a finished request."""
         self._send("release", self._prefix + request_id)
 
     def abort(self, request_id: str) -> None:
-        """Forget a request, whatever it is at; a piece of it that is on its way is dropped."""
+        """Forget a request in any state; drop a piece of it that is on its way."""
         self._running.discard(request_id)
         self._send("abort", self._prefix + request_id)
 
@@ -80,31 +71,23 @@ class Asker:
         return len(self._running)
 
     def step(self) -> list[Piece]:
-        """The pieces that ended; waits a moment for one. Raises what the engine raised."""
+        """The pieces that ended; waits STEP_S for one. Raises what the engine raised."""
         self._receive(STEP_S if self._running and not self._arrived else 0.0)
-        wanted = []
+        pieces = []
         while self._arrived:
             piece = self._arrived.popleft()
             if piece.request_id in self._running:  # else it was aborted meanwhile
                 self._running.remove(piece.request_id)
-                wanted.append(piece)
-        return wanted
+                pieces.append(piece)
+        return pieces
 
     def owns(self, piece: Piece) -> bool:
-        """Whether it was asked for here."""
+        """Whether this loop asked for it."""
         return piece.request_id.startswith(self._prefix)
 
     def take(self, piece: Piece) -> None:
-        """In the thread of any loop: a piece of this one is there."""
+        """Receive a piece of this loop; called in the thread of any loop."""
         self._arrived.append(replace(piece, request_id=piece.request_id.removeprefix(self._prefix)))
-
-    def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
-        """Not here."""
-        raise AssertionError("a loop beside the engine's own asks for samples alone")
-
-    def load_weights(self, weights: "Iterable[tuple[str, torch.Tensor]]") -> None:
-        """Not here."""
-        raise AssertionError("a loop beside the engine's own asks for samples alone")
 
 
 class BesideGenerator(Asker):
@@ -131,13 +114,13 @@ class BesideGenerator(Asker):
         self._ask("start", config, model_config, checkpoint)
 
     def beside(self, name: str) -> Asker:
-        """A second loop's way to ask this engine, in another thread than the first one's."""
+        """A second loop's way to this engine, in a thread of its own."""
         asker = Asker(self._send_message, self._receive_pieces, f"{name}:")
         self._beside.append(asker)
         return asker
 
     def load_weights(self, weights: "Iterable[tuple[str, torch.Tensor]]") -> None:
-        """Take over the trainer's parameters; requests that run go on with them."""
+        """Take over the trainer's parameters; running requests continue with them."""
         self._send_weights(weights)
         self._ask("load")
 
@@ -176,9 +159,9 @@ class BesideGenerator(Asker):
             raise self._death() from error
 
     def _receive_pieces(self, timeout: float) -> None:
-        """Give the pieces that are there, or come within `timeout`, to whoever asked."""
+        """Distribute the pieces that are there, or arrive within `timeout`, to their loops."""
         if not self._receiving.acquire(timeout=timeout):
-            return  # another loop is at it, and gives out what comes
+            return  # another loop receives, and distributes
         try:
             while self._pieces.poll(timeout):
                 for piece in self._received(self._pieces):
@@ -192,7 +175,7 @@ class BesideGenerator(Asker):
         return self._received(self._answers)
 
     def _received(self, connection: "Connection[Any, Any]") -> Any:
-        """What came; raised if it is an error."""
+        """The next object; raised if it is an error."""
         try:
             found = connection.recv()
         except EOFError as error:
@@ -202,7 +185,7 @@ class BesideGenerator(Asker):
         return found
 
     def _death(self) -> BaseException:
-        """Killed from outside ends the stage as if that had been; else the process has told why."""
+        """The error to raise: for a process that a signal killed, an exit with the shell's code for that signal."""
         code = self._process.wait()
         if code < 0:
             return SystemExit(128 - code)

@@ -1,8 +1,8 @@
-"""The process of an engine that samples beside its caller: it decodes, and handles messages between two steps.
+"""The process of an engine that samples beside its caller: decodes, and handles messages between two steps.
 
     python -m tasks.shared.generation.beside_process REQUESTS PIECES ANSWERS
 
-The arguments are descriptors of connections, see `beside.py`. It ends when its caller closes them or dies.
+The arguments are descriptors of connections, see `beside.py`. The process ends when its caller closes them or dies.
 """
 
 import os
@@ -74,12 +74,10 @@ class Served:
             request_id, ids, options = arguments
             try:
                 getattr(self._engine, name)(request_id, ids, **options)
-            except ValueError as error:  # it does not fit the engine: the caller's step tells of it
+            except ValueError as error:  # it does not fit the engine: the caller's next step raises it
                 self._pieces.send(error)
-        elif name == "release":
-            self._engine.release(*arguments)
-        elif name == "abort":
-            self._engine.abort(*arguments)
+        elif name in ("release", "abort"):
+            getattr(self._engine, name)(*arguments)
         elif name == "weights":
             self._weights.append(arguments[0])
         else:

@@ -1,4 +1,4 @@
-"""The engine a recipe names, made from a checkpoint."""
+"""Opens the engine that a recipe names, with a checkpoint's weights."""
 
 import os
 from collections.abc import Iterator
@@ -34,12 +34,12 @@ def open_generator(
 ) -> Iterator[Generator]:
     """Open a stage's engine: in its process, in a process beside it, or a pool of servers.
 
-    What was started for it, by the first of several ranks alone, ends with the block.
+    Processes that it starts, in the first of several ranks alone, end with the block.
 
-    `scratch` holds the servers' logs; hosts of the `meeting` that only sample have servers too; the first
-    `num_training` GPUs or cores of this host are the trainer's. A stage that trains nothing (0) samples on every GPU
-    that it was given, a server on each. `followed`: what it samples is looked at meanwhile. ValueError, with the
-    remedy, if it cannot run here.
+    `scratch` holds the servers' logs. Hosts of the `meeting` that only sample run servers too. The first `num_training`
+    GPUs or cores of this host belong to the trainer; a stage that trains nothing (0) samples on every GPU that it was
+    given, with a server on each. `followed`: show the tokens of unfinished pieces. ValueError, with the remedy, if the
+    engine cannot run here.
     """
     from tasks.shared.generation.pool.server import gpus_of_host
 
@@ -67,7 +67,7 @@ def open_generator(
 def sample_for_others(
     context: "StageContext[Any]", config: GenerationConfig, model_config: ModelConfig, checkpoint: Path
 ) -> "StageResult":
-    """The whole part of a host that only samples: servers with this checkpoint until the first host is done."""
+    """All that a sampling host does: run servers with this checkpoint until the first host is done."""
     from tasks.shared.contract.stage import StageResult
     from tasks.shared.generation.pool.hosts import keep_servers
 
@@ -92,7 +92,7 @@ def make_generator(
     can_sleep: bool = False,
     followed: bool = False,
 ) -> Generator:
-    """A generator with the checkpoint's weights, vLLM's one that can `sleep` or be `followed` if asked for.
+    """An engine in this process. vLLM's can `sleep` or be `followed` if asked for.
 
     ValueError, with the remedy, if the engine cannot run here.
     """
@@ -124,7 +124,7 @@ def make_embedded(
 
 
 def _leave_cores_to_the_sandbox() -> None:
-    """On the CPU, keep torch to half of the cores: the other half runs the programs meanwhile.
+    """On the CPU, limit torch to half of the cores; the other half runs the programs meanwhile.
 
     Two spinning OpenMP threads beside a busy sandbox on two cores decode a tiny model ten times slower than one.
     """

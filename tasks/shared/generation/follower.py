@@ -1,9 +1,9 @@
 """An engine that the first of several ranks asks for all, as the other ranks see it."""
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
-from tasks.shared.generation.protocol import Generator, Piece, Sampling
+from tasks.shared.generation.protocol import Decodes, Generator, Piece
 from tasks.shared.learning.distributed import from_first_rank
 
 if TYPE_CHECKING:
@@ -11,44 +11,24 @@ if TYPE_CHECKING:
 
 
 class Follower(Generator):
-    """An engine in a rank that asks nothing of it: takes part in the gathering of weights, and hears of the scores."""
+    """Takes part in the gathering of weights and receives the first rank's scores; it is never asked to sample."""
 
-    def add(
-        self,
-        request_id: str,
-        ids: Sequence[int],
-        *,
-        sampling: Sampling,
-        seed: int,
-        stop: str | None,
-        max_new_tokens: int,
-    ) -> None:
-        """Not here."""
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
         raise AssertionError("the first rank asks for all")
 
-    def extend(self, request_id: str, ids: Sequence[int], *, stop: str | None, max_new_tokens: int) -> None:
-        """Not here."""
-        raise AssertionError("the first rank asks for all")
-
-    def release(self, request_id: str) -> None:
-        """Not here."""
-        raise AssertionError("the first rank asks for all")
-
-    @property
-    def num_running(self) -> int:
-        """None run here."""
-        return 0
+    add = extend = release = _refuse
+    num_running = 0
 
     def step(self) -> list[Piece]:
-        """None run here."""
+        """Nothing runs here."""
         return []
 
-    def beside(self, name: str) -> Generator:
-        """Asks as little."""
+    def beside(self, name: str) -> Decodes:
+        """A second loop is never asked to sample either."""
         return self
 
     def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
-        """What the first rank heard."""
+        """The first rank's scores."""
         return from_first_rank([[0.0]])
 
     def load_weights(self, weights: "Iterable[tuple[str, torch.Tensor]]") -> None:
@@ -57,6 +37,6 @@ class Follower(Generator):
             pass
 
     def differing(self, weights: "Iterable[tuple[str, torch.Tensor]]") -> list[str]:
-        """What the first rank heard."""
+        """The first rank's names."""
         self.load_weights(weights)
         return from_first_rank([""])

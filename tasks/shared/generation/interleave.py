@@ -1,7 +1,7 @@
-"""Generation interleaved with live code: the one loop behind RL and evaluation, for any `Generator`.
+"""Generation interleaved with live code: the one loop behind RL and evaluation, for any engine that `Decodes`.
 
-A row samples until its stop string; its block goes to the sandbox as a future and the other rows go on; the feedback
-is appended as ids, and the row continues, until its turn ends or the token budget is used up. The budget counts the
+A row samples until its stop string. Its block goes to the tool as a future while the other rows continue. The feedback
+is appended as ids, and the row continues until its turn ends or the token budget is used up. The budget counts the
 whole response with its feedback. After the call cap a block is plain text. Ids are only appended (`TrajectoryBuilder`).
 """
 
@@ -11,24 +11,21 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
+
+from transformers import PreTrainedTokenizerBase
 
 from tasks.shared.config import GenerationConfig, SandboxConfig, TracesConfig
 from tasks.shared.generation.admission import Admission
-from tasks.shared.generation.protocol import Aborts, Follows, Generator, HasRoom, Piece, Sampling
-from tasks.shared.sandbox import Status
+from tasks.shared.generation.protocol import Aborts, Decodes, Follows, HasRoom, Piece, Sampling
+from tasks.shared.sandbox import ExecutionResult, Status
+from tasks.shared.tools.protocol import Tool
 from tasks.shared.traces.dialect import Dialect, dialect_of
 from tasks.shared.traces.encoding import encode_feedback
 from tasks.shared.traces.finished import finished
 from tasks.shared.traces.observation import observe
 from tasks.shared.traces.text_ids import ids_text
 from tasks.shared.traces.trajectory import NOTICE, CodeCall, FinishReason, Trajectory, TrajectoryBuilder
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    from tasks.shared.sandbox import ExecutionResult
-    from tasks.shared.tools.protocol import Tool
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +36,7 @@ class RolloutRequest:
     sample: int  # index among the samples of this problem
     prompt_ids: tuple[int, ...]  # (P,)
     seed: int
-    # this request's own sampling, smaller budget and fewer calls, where they differ from the policy's
+    # this request's own sampling, smaller budget and fewer calls, if they differ from the policy's
     sampling: Sampling | None = None
     max_response_tokens: int | None = None
     max_calls: int | None = None
@@ -52,7 +49,7 @@ class RolloutRequest:
 
 @dataclass(frozen=True, slots=True)
 class RolloutPolicy:
-    """How to sample trajectories and run their code."""
+    """How trajectories are sampled and their code is run."""
 
     dialect: Dialect
     max_calls: int  # C; 0: code is text like any other
@@ -62,9 +59,9 @@ class RolloutPolicy:
     sampling: Sampling
     max_response_tokens: int  # of the whole response, feedback included
     block_notices: bool = True  # answer an incomplete block with a notice, and count it as a call
-    # When feedback goes in. ready: as soon as it is there. scheduled: exactly `schedule_steps` engine steps after its
-    # block, waiting for it if need be, so that equal seeds give equal batches and equal bits. batch: every row samples
-    # until its block or its end, then all blocks run, then all go on (what others do; for comparison).
+    # When feedback is appended. ready: as soon as the code has run. scheduled: exactly `schedule_steps` engine steps
+    # after its block, waiting for the code if necessary, so that equal seeds give equal batches and equal bits. batch:
+    # every row samples until its block or its end, then all blocks run, then all continue (for comparison).
     delivery: Literal["ready", "scheduled", "batch"] = "ready"
     schedule_steps: int = 12
 
@@ -87,9 +84,9 @@ class RolloutPolicy:
 
 
 def delivery_of(generation: GenerationConfig) -> Literal["ready", "scheduled"]:
-    """How feedback reaches an engine.
+    """When an engine gets feedback.
 
-    A schedule is of no use for vLLM and for an engine outside the process: their batches differ between runs anyway.
+    A schedule does not help vLLM or an engine outside the process, whose batches differ between runs anyway.
     """
     return "scheduled" if (generation.engine, generation.placement) == ("transformers", "inside") else "ready"
 
@@ -102,35 +99,35 @@ class _Live:
     sampling: Sampling
     budget: int  # tokens of the whole response
     calls_left: int
-    dropped: bool = False  # no longer wanted: ends as soon as possible
+    dropped: bool = False  # ends as soon as possible
     session: str | None = None
-    carried: str = ""  # text after the stop string within the last token
+    carried: str = ""  # text after the stop string, within the last token
 
 
 @dataclass(frozen=True, slots=True)
 class _Running:
-    """A block in the sandbox."""
+    """A block that the tool runs."""
 
     request_id: str
     code: str
-    future: "Future[ExecutionResult]"
-    due: int  # engine step of its delivery, if that is scheduled
+    future: Future[ExecutionResult]
+    due: int  # engine step of its delivery, if scheduled
 
 
 def rollout(
     requests: Iterable[RolloutRequest],
-    generator: Generator,
-    interpreter: "Tool | None",
-    tokenizer: "PreTrainedTokenizerBase",
+    generator: Decodes,
+    tool: Tool | None,
+    tokenizer: PreTrainedTokenizerBase,
     policy: RolloutPolicy,
     most_alive: int | None = None,
 ) -> Iterator[Trajectory]:
-    """Sample every request, `most_alive` at once; trajectories come in the order in which they finish.
+    """Sample every request, at most `most_alive` at once; yield trajectories as they finish.
 
-    ValueError: code is to run and there is no interpreter, or a prompt does not fit the engine. A block that the
-    sandbox could not run ends its trajectory as SANDBOX_FAILURE; nothing of it is shown to the model.
+    ValueError: the policy runs code and there is no tool, or a prompt does not fit the engine. If the sandbox could not
+    run a block, its trajectory ends as SANDBOX_FAILURE and the model sees nothing of it.
     """
-    interleaver = Interleaver(generator, interpreter, tokenizer, policy)
+    interleaver = Interleaver(generator, tool, tokenizer, policy)
     waiting = iter(requests)
     while True:
         room = None if most_alive is None else most_alive - interleaver.num_alive
@@ -142,21 +139,21 @@ def rollout(
 
 
 class Interleaver:
-    """The live trajectories. Requests may come at any time; each step advances all of them."""
+    """The live trajectories. Requests may be added at any time; each step advances all."""
 
     def __init__(
         self,
-        generator: Generator,
-        interpreter: "Tool | None",
-        tokenizer: "PreTrainedTokenizerBase",
+        generator: Decodes,
+        tool: Tool | None,
+        tokenizer: PreTrainedTokenizerBase,
         policy: RolloutPolicy,
         patience_s: float | None = None,
     ) -> None:
         """`patience_s`: how long an idle step waits for code; None: until some code has run.
 
-        ValueError: code is to run and there is no interpreter.
+        ValueError: the policy runs code and there is no tool.
         """
-        if policy.max_calls and policy.dialect.runs_code and interpreter is None:
+        if policy.max_calls and policy.dialect.runs_code and tool is None:
             raise ValueError(
                 f"dialect '{policy.dialect.name}' runs code: start an Interpreter, or set traces.max_calls = 0"
             )
@@ -166,7 +163,7 @@ class Interleaver:
         if isinstance(generator, HasRoom):
             self._admission = Admission(generator.room, policy.max_response_tokens)
         self._generator = generator
-        self._interpreter = interpreter
+        self._tool = tool
         self._tokenizer = tokenizer
         self._policy = policy
         self._live: dict[str, _Live] = {}
@@ -186,13 +183,9 @@ class Interleaver:
     def step(self) -> Iterator[Trajectory]:
         """Step the engine once and deliver feedback; yield trajectories as they finish."""
         self._admit()
-        for piece in self._generator.step():
-            if (finished := self._take(piece)) is not None:
-                yield finished
+        yield from filter(None, map(self._take, self._generator.step()))
         self._step += 1
-        for running in self._deliverable():
-            if (finished := self._deliver(running)) is not None:
-                yield finished
+        yield from filter(None, map(self._deliver, self._deliverable()))
 
     def so_far(self, request_id: str) -> tuple[list[int], list[CodeCall]]:
         """Response ids and calls so far; empty before the request has started.
@@ -206,39 +199,35 @@ class Interleaver:
         return [*live.builder.response_ids, *sampled], live.builder.calls
 
     def running_code(self, request_id: str) -> str | None:
-        """The block that runs for a request, None if none does."""
+        """The block that runs for a request, if one does."""
         return next((running.code for running in self._running if running.request_id == request_id), None)
 
     def drop(self, request_id: str) -> None:
-        """Drop a request: it ends at once, or after its piece or block if that cannot be stopped."""
+        """Drop a request: at once, or after its piece or block if that cannot be stopped."""
         self._waiting = deque(request for request in self._waiting if request.id != request_id)
         live = self._live.get(request_id)
         if live is None:
             return
         live.dropped = True
-        in_code = {running.request_id for running in self._running} | {
-            stopped for stopped, _ in self._stopped
-        }
+        in_code = [running.request_id for running in self._running] + [name for name, _ in self._stopped]
         if request_id not in in_code and isinstance(self._generator, Aborts):
             self._generator.abort(request_id)
             self._forget(request_id)
 
     def _admit(self) -> None:
-        """Start the requests that the engine has room for; one, if nothing is alive."""
+        """Start the requests that the engine has room for, and at least one if none is live."""
         while self._waiting and (not self._live or self._has_room()):
             self._start(self._waiting.popleft())
 
     def _has_room(self) -> bool:
         if self._admission is None:
             return True
-        alive = (
-            (len(live.builder.prompt_ids), len(live.builder.response_ids)) for live in self._live.values()
-        )
-        mine = (len(self._waiting[0].prompt_ids), 0)
-        return self._admission.allows(self._generator.num_running, chain([mine], alive))
+        new = (len(self._waiting[0].prompt_ids), 0)
+        live = ((len(row.builder.prompt_ids), len(row.builder.response_ids)) for row in self._live.values())
+        return self._admission.allows(self._generator.num_running, chain([new], live))
 
     def _start(self, request: RolloutRequest) -> None:
-        """Hand a request to the engine."""
+        """Add a request to the engine."""
         assert request.id not in self._live, f"two requests for sample {request.id}"
         policy = self._policy
         builder = TrajectoryBuilder(request.problem_id, request.sample, tuple(request.prompt_ids))
@@ -256,11 +245,11 @@ class Interleaver:
         self._live[request.id] = live
 
     def _stop(self, live: _Live) -> str | None:
-        """The stop string while calls are left: after them a block is text."""
+        """The stop string while calls are left; later a block is text."""
         return self._policy.dialect.stop if live.calls_left else None
 
     def _take(self, piece: Piece) -> Trajectory | None:
-        """Append what was sampled; run the block it ends with, or finish."""
+        """Append the sampled tokens; run the block that they end with, or finish."""
         live = self._live[piece.request_id]
         if live.dropped:
             self._release(piece.request_id)
@@ -287,18 +276,18 @@ class Interleaver:
         return None
 
     def _submit(self) -> None:
-        """Hand the blocks of rows that stopped to the sandbox."""
-        assert self._interpreter is not None
+        """Submit the blocks of stopped rows to the tool."""
+        assert self._tool is not None
         for request_id, code in self._stopped:
             live = self._live[request_id]
             if self._policy.stateful and live.session is None:
-                live.session = self._interpreter.open_session()
-            future = self._interpreter.submit(code, session=live.session)
+                live.session = self._tool.open_session()
+            future = self._tool.submit(code, session=live.session)
             self._running.append(_Running(request_id, code, future, self._step + self._policy.schedule_steps))
         self._stopped.clear()
 
     def _deliverable(self) -> list[_Running]:
-        """Take the executions whose feedback is due now out of those running, in the order of their submission."""
+        """Remove the blocks whose feedback is due from those running; in the order of their submission."""
         idle = self._generator.num_running == 0
         if idle and self._stopped:
             self._submit()
@@ -321,26 +310,24 @@ class Interleaver:
         return chosen
 
     def _deliver(self, running: _Running) -> Trajectory | None:
-        """Answer a block that was executed; finish if the sandbox failed."""
-        result = running.future.result()
-        if self._live[running.request_id].dropped:
-            self._release(running.request_id)
+        """Answer a block that has run; finish if the sandbox failed."""
+        request_id, code, result = running.request_id, running.code, running.future.result()
+        live = self._live[request_id]
+        if live.dropped:
+            self._release(request_id)
             return None
         if result.status is Status.SANDBOX_FAILURE:
-            builder = self._live[running.request_id].builder
-            turn_end = len(builder.response_ids)
-            call = CodeCall(running.code, result.status.value, "", result.seconds, turn_end, turn_end)
-            builder.append_feedback((), call)
-            return self._finish(running.request_id, FinishReason.SANDBOX_FAILURE)
+            turn_end = len(live.builder.response_ids)
+            call = CodeCall(code, result.status.value, "", result.seconds, turn_end, turn_end)
+            live.builder.append_feedback((), call)
+            return self._finish(request_id, FinishReason.SANDBOX_FAILURE)
         observation = observe(result, self._policy.error_feedback)
-        return self._answer(
-            running.request_id, running.code, result.status.value, observation, result.seconds
-        )
+        return self._answer(request_id, code, result.status.value, observation, result.seconds)
 
     def _answer(
         self, request_id: str, code: str, status: str, observation: str, seconds: float
     ) -> Trajectory | None:
-        """Append the feedback of a call and go on; finish if the budget does not hold it."""
+        """Append the feedback of a call and continue; finish if the budget does not hold it."""
         live = self._live[request_id]
         live.calls_left -= 1
         turn_end = len(live.builder.response_ids)
@@ -357,15 +344,15 @@ class Interleaver:
         return None
 
     def _release(self, request_id: str) -> _Live:
-        """Forget a request whose piece was handed back, in the engine and here."""
+        """Forget a request whose piece was returned, in the engine and here."""
         self._generator.release(request_id)
         return self._forget(request_id)
 
     def _forget(self, request_id: str) -> _Live:
         live = self._live.pop(request_id)
         if live.session is not None:
-            assert self._interpreter is not None
-            self._interpreter.close_session(live.session)
+            assert self._tool is not None
+            self._tool.close_session(live.session)
         return live
 
     def _finish(self, request_id: str, reason: FinishReason) -> Trajectory:

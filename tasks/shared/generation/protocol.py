@@ -6,7 +6,7 @@ engine keeps the row's KV cache and forces the ids in; vLLM resubmits the ids an
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, TypedDict, Unpack, runtime_checkable
 
 from tasks.shared.generation.admission import Room
 
@@ -22,6 +22,20 @@ class Sampling:
     top_p: float = 1.0
 
 
+class Bounds(TypedDict):
+    """What ends the next piece, besides the end of turn."""
+
+    stop: str | None
+    max_new_tokens: int
+
+
+class RequestOptions(Bounds):
+    """How a new request is sampled."""
+
+    sampling: Sampling
+    seed: int
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
     """The tokens sampled for one request since it was added or last extended."""
@@ -35,22 +49,13 @@ class Piece:
     versions: tuple[tuple[int, int], ...] = ()
 
 
-class Generator(Protocol):
-    """An engine that decodes many requests side by side. Request ids are the caller's and unique while alive."""
+class Decodes(Protocol):
+    """Decodes many requests side by side. Request ids are the caller's and unique while alive."""
 
-    def add(
-        self,
-        request_id: str,
-        ids: Sequence[int],
-        *,
-        sampling: Sampling,
-        seed: int,
-        stop: str | None,
-        max_new_tokens: int,
-    ) -> None:
+    def add(self, request_id: str, ids: Sequence[int], **options: Unpack[RequestOptions]) -> None:
         """Queue a request. The same seed and weights give the same tokens, whatever runs beside it."""
 
-    def extend(self, request_id: str, ids: Sequence[int], *, stop: str | None, max_new_tokens: int) -> None:
+    def extend(self, request_id: str, ids: Sequence[int], **bounds: Unpack[Bounds]) -> None:
         """Append feedback ids to a request whose piece ended with reason `stop`, and continue sampling."""
 
     def release(self, request_id: str) -> None:
@@ -62,6 +67,10 @@ class Generator(Protocol):
     @property
     def num_running(self) -> int:
         """Requests queued or decoding (not those waiting to be extended)."""
+
+
+class Generator(Decodes, Protocol):
+    """A whole engine: it also takes over the trainer's weights and scores given tokens."""
 
     def load_weights(self, weights: "Iterable[tuple[str, torch.Tensor]]") -> None:
         """Take over the trainer's parameters by name, tied tensors included."""
@@ -107,8 +116,8 @@ class Sleeps(Protocol):
 class AsksBeside(Protocol):
     """An engine that serves several loops, each in its own thread."""
 
-    def beside(self, name: str) -> Generator:
-        """A generator for a second loop, with `add`, `extend`, `release`, `num_running` and `step` only."""
+    def beside(self, name: str) -> Decodes:
+        """A second loop's way to this engine."""
 
 
 @runtime_checkable

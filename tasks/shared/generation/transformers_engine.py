@@ -9,11 +9,12 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
+from typing import Unpack
 
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tasks.shared.generation.protocol import Piece, Sampling
+from tasks.shared.generation.protocol import Bounds, Piece, RequestOptions, Sampling
 from tasks.shared.generation.requests import FREE, SlotRequest, by_length
 from tasks.shared.generation.sampling import draw, uniform_stream
 from tasks.shared.generation.slots import (
@@ -35,12 +36,8 @@ from tasks.shared.learning.own_forward import (
 )
 from tasks.shared.traces.turns import stop_ids
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-IDLE_SHARE = (
-    1 / 16
-)  # largest share of a decode step's rows that may be idle, and computed for nothing, before rows are moved
+# Largest share of a decode step's rows that may be idle, and computed for nothing, before rows are moved.
+IDLE_SHARE = 1 / 16
 PATIENCE = 4  # decode steps that a chunk waits for others: a pass costs the same for one row as for several
 
 
@@ -48,7 +45,7 @@ class TransformersGenerator:
     """`Generator` over a Transformers model, which it owns and switches to slot attention."""
 
     def __init__(
-        self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", max_sequences: int
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_sequences: int
     ) -> None:
         config = model.config.get_text_config()
         if has_recurrent_state(model):
@@ -63,9 +60,8 @@ class TransformersGenerator:
         self._tokenizer = tokenizer
         self._device, self._dtype = model.device, model.dtype
         self._cache = SlotCache(config, max_sequences, model.dtype, model.device)
-        self._max_positions = getattr(
-            config, "max_position_embeddings", sys.maxsize
-        )  # not every architecture has one
+        # not every architecture has one
+        self._max_positions = getattr(config, "max_position_embeddings", sys.maxsize)
         self._end_ids: frozenset[int] = frozenset()
         self._stops: dict[str, StopFinder] = {}
         self._requests: dict[str, SlotRequest] = {}
@@ -81,52 +77,42 @@ class TransformersGenerator:
         require_own_forward(model, "decoding", "set generation.engine = 'vllm'", self._both_ways)
         self._end_ids = stop_ids(tokenizer, config, model.generation_config)
 
-    def add(
-        self,
-        request_id: str,
-        ids: Sequence[int],
-        *,
-        sampling: Sampling,
-        seed: int,
-        stop: str | None,
-        max_new_tokens: int,
-    ) -> None:
+    def add(self, request_id: str, ids: Sequence[int], **options: Unpack[RequestOptions]) -> None:
         """Queue a request. ValueError: an id in use, no ids, or more tokens than the model has positions."""
         if request_id in self._requests:
             raise ValueError(f"request '{request_id}' is alive already; release it or use another id")
         if not ids:
             raise ValueError(f"request '{request_id}': no prompt ids")
-        if len(ids) + max_new_tokens > self._max_positions:
-            raise ValueError(
-                f"request '{request_id}': {len(ids)} prompt + {max_new_tokens} new tokens are more than the model's "
-                f"{self._max_positions} positions; lower generation.max_response_tokens or max_prompt_tokens"
-            )
-        assert max_new_tokens >= 1
-        request = SlotRequest(
-            request_id, sampling, uniform_stream(seed), self._stop_finder(stop), max_new_tokens, tuple(ids)
-        )
+        stop, budget = self._stop_finder(options["stop"]), options["max_new_tokens"]
+        uniforms = uniform_stream(options["seed"])
+        request = SlotRequest(request_id, options["sampling"], uniforms, stop, budget, tuple(ids))
+        self._require_positions(request)
         self._requests[request_id] = request
         self._waiting.append(request)
 
-    def extend(self, request_id: str, ids: Sequence[int], *, stop: str | None, max_new_tokens: int) -> None:
+    def extend(self, request_id: str, ids: Sequence[int], **bounds: Unpack[Bounds]) -> None:
         """Force `ids` (may be empty) after the sampled tokens, and continue sampling."""
         request = self._requests[request_id]
         assert request.slot != FREE and not request.decoding and request.ids, (
-            "extended without a piece handed back"
+            "extended without a returned piece"
         )
-        assert max_new_tokens >= 1
         request.forced = (request.ids[-1], *ids)  # the last sampled token is not in the KV cache yet
         request.ids, request.logprobs, request.versions = [], [], []
-        request.stop, request.budget = self._stop_finder(stop), max_new_tokens
-        if request.length + len(request.forced) + max_new_tokens > self._max_positions:
-            raise ValueError(
-                f"request '{request_id}': more tokens than the model's {self._max_positions} positions; "
-                "lower generation.max_response_tokens or max_prompt_tokens"
-            )
+        request.stop, request.budget = self._stop_finder(bounds["stop"]), bounds["max_new_tokens"]
+        self._require_positions(request)
         self._resuming.append(request)
 
+    def _require_positions(self, request: SlotRequest) -> None:
+        assert request.budget >= 1
+        num_ids = request.length + len(request.forced)
+        if num_ids + request.budget > self._max_positions:
+            raise ValueError(
+                f"request '{request.request_id}': {num_ids} given + {request.budget} new tokens are more than the "
+                f"model's {self._max_positions} positions; lower generation.max_response_tokens or max_prompt_tokens"
+            )
+
     def release(self, request_id: str) -> None:
-        """Forget a request; its slot is free at once."""
+        """Forget a request and free its slot."""
         request = self._requests.pop(request_id)
         assert not request.decoding, "released while it decodes"
         if request.slot != FREE:
@@ -162,7 +148,7 @@ class TransformersGenerator:
         return pieces
 
     def load_weights(self, weights: "Iterable[tuple[str, torch.Tensor]]") -> None:
-        """Take over the trainer's parameters by name; live requests continue on the older weights' KV cache."""
+        """Take over the trainer's parameters by name; live requests keep the KV cache of the older weights."""
         for request in self._requests.values():
             request.close_version(self.version)
         load_by_name(self._model, weights)
@@ -226,7 +212,7 @@ class TransformersGenerator:
         return torch.tensor(found + [x for row in scored for x in row]), torch.cat([expected, *own.values()])
 
     def _at(self, positions: torch.Tensor, length: int) -> AbstractContextManager[None]:
-        """The coming pass is that of queries at `positions` (R, C), which see the first `length` keys of their row."""
+        """Set the positions (R, C) of the coming pass's queries, which see the first `length` keys of their row."""
         if len(self._key_positions) < length:
             self._key_positions = torch.arange(length + 256, device=self._device)
         return at_positions(TokenPositions(positions, self._key_positions[:length], self._dtype))
@@ -236,7 +222,7 @@ class TransformersGenerator:
         num_rows = self._compact()
         rows = self._slots[:num_rows]
         length = 1 + max(request.length for request in rows if request is not None and request.decoding)
-        # an idle row writes too, at the place of its next token, which its extension will overwrite
+        # an idle row is written too, at the position of its next token, which its extension overwrites
         self._cache.reserve(1 + max(request.length for request in rows if request is not None))
         positions = self._positions[:num_rows]
         self._cache.begin_decode(num_rows, positions, length)
@@ -272,11 +258,7 @@ class TransformersGenerator:
             request.budget -= 1
             if token in self._end_ids:
                 pieces.append(self._park(request, "eos"))
-            elif (
-                request.stop is not None
-                and token in request.stop.completing
-                and request.stop.found(request.ids)
-            ):
+            elif request.stop is not None and request.stop.found(request.ids):
                 pieces.append(self._park(request, "stop"))
             elif request.budget == 0:
                 pieces.append(self._park(request, "length"))
@@ -288,8 +270,8 @@ class TransformersGenerator:
         self._num_decoding -= 1
         self._live[request.slot] = 0
         request.close_version(self.version)
-        made = tuple(request.ids), tuple(request.logprobs), reason, tuple(request.versions)
-        return Piece(request.request_id, *made)  # type: ignore[arg-type]
+        piece = tuple(request.ids), tuple(request.logprobs), reason, tuple(request.versions)
+        return Piece(request.request_id, *piece)  # type: ignore[arg-type]
 
     def _compact(self) -> int:
         """Rows to compute: up to the last decoding slot, after moving rows down if too many would be idle."""
@@ -350,19 +332,16 @@ class TransformersGenerator:
             members = [request for request in arrived if first_of[request.forced].request_id in row_of]
             rows = [row_of[first_of[request.forced].request_id] for request in members]
             for request in members:
-                self._share_prompt(first_of[request.forced], request)
+                source = first_of[request.forced]
+                if request is not source:  # an equal prompt: its KV cache is copied
+                    self._cache.copy_row(source.slot, request.slot, source.length)
+                    self._start(request, source.length)
             pieces += self._sample_chunks(members, logits[rows])
         return pieces
 
     def _sample_chunks(self, group: Sequence[SlotRequest], logits: torch.Tensor) -> list[Piece]:
         slots = torch.tensor([request.slot for request in group], device=self._device)
         return self._sample(group, slots, logits)
-
-    def _share_prompt(self, source: SlotRequest, request: SlotRequest) -> None:
-        """Give `request` the KV cache of an equal prompt."""
-        if request is not source:
-            self._cache.copy_row(source.slot, request.slot, source.length)
-            self._start(request, source.length)
 
     def _start(self, request: SlotRequest, length: int) -> None:
         request.length = length

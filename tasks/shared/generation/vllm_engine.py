@@ -7,14 +7,14 @@ launcher of ranks every rank has a whole engine of its own, on its own device.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.shared.config import GenerationConfig, ModelConfig
 from tasks.shared.contract.environment import configure_vllm, world_size
 from tasks.shared.generation.admission import Room
-from tasks.shared.generation.protocol import Piece, Sampling
+from tasks.shared.generation.protocol import Piece
+from tasks.shared.generation.resubmission import Resubmits
 from tasks.shared.generation.vllm_options import CPU_CACHE_GIB, engine_options, reason_of, sampling_options
 from tasks.shared.generation.vllm_weights import fingerprints, refresh_tied_head
 
@@ -23,18 +23,7 @@ if TYPE_CHECKING:
     from vllm.logprobs import FlatLogprobs
 
 
-@dataclass(slots=True)
-class _Request:
-    """A request over its turns."""
-
-    ids: list[int]  # prompt, sampled and feedback ids so far
-    sampling: Sampling
-    seed: int
-    turn: int = 0
-    sampled: Sequence[int] = ()  # of the unfinished piece, if followed
-
-
-class VllmGenerator:
+class VllmGenerator(Resubmits):
     """Continuous batching by vLLM: a `Generator` that `HasRoom`, `Sleeps` and `NamesDifferences`.
 
     Raises ValueError: vLLM is not installed, or the model has too few positions for the recipe's lengths.
@@ -52,8 +41,8 @@ class VllmGenerator:
         """`followed`: show the tokens of unfinished pieces, at some cost per step."""
         import torch
 
-        on_gpu = torch.cuda.is_available()
-        options = engine_options(config, model_config, checkpoint, on_gpu)
+        super().__init__()
+        options = engine_options(config, model_config, checkpoint)
         configure_vllm(CPU_CACHE_GIB)
         try:
             from vllm import LLM
@@ -66,45 +55,20 @@ class VllmGenerator:
             **options,
             # takes the launcher's ranks as they are and the device of LOCAL_RANK: no tensor parallelism
             distributed_executor_backend="external_launcher" if world_size() > 1 else None,
-            enable_sleep_mode=can_sleep and on_gpu,  # needs an allocator that the CPU build lacks
+            # needs an allocator that the CPU build lacks
+            enable_sleep_mode=can_sleep and torch.cuda.is_available(),
         )
         self._max_sequences = config.max_sequences
         self._asleep = False
         self._followed = followed
         self._engine = self._llm.llm_engine
         self._eos_ids = list(eos_ids)
-        self._requests: dict[str, _Request] = {}
         self._running: dict[str, str] = {}  # engine request id -> request id
-
-    def add(
-        self,
-        request_id: str,
-        ids: Sequence[int],
-        *,
-        sampling: Sampling,
-        seed: int,
-        stop: str | None,
-        max_new_tokens: int,
-    ) -> None:
-        """Queue a request, see `Generator.add`."""
-        assert request_id not in self._requests, f"request id {request_id} is taken"
-        self._requests[request_id] = _Request(list(ids), sampling, seed)
-        self._submit(request_id, stop, max_new_tokens)
-
-    def extend(self, request_id: str, ids: Sequence[int], *, stop: str | None, max_new_tokens: int) -> None:
-        """Append feedback ids and go on, see `Generator.extend`."""
-        request = self._requests[request_id]
-        request.ids += ids
-        request.turn += 1
-        self._submit(request_id, stop, max_new_tokens)
-
-    def release(self, request_id: str) -> None:
-        """Forget a finished request."""
-        del self._requests[request_id]
+        self._sampled: dict[str, Sequence[int]] = {}  # of unfinished pieces, if followed
 
     def sampled(self, request_id: str) -> Sequence[int]:
         """Ids of the unfinished piece if the engine was opened with `followed`, see `Follows`."""
-        return self._requests[request_id].sampled
+        return self._sampled.get(request_id, ())
 
     def abort(self, request_id: str) -> None:
         """Abort a request, see `Aborts`."""
@@ -112,7 +76,8 @@ class VllmGenerator:
         self._engine.abort_request(running)
         for engine_id in running:
             del self._running[engine_id]
-        del self._requests[request_id]
+        self._sampled.pop(request_id, None)
+        self.release(request_id)
 
     @property
     def room(self) -> Room:
@@ -134,11 +99,11 @@ class VllmGenerator:
             if output.request_id not in self._running:  # aborted
                 continue
             if not output.finished:
-                self._requests[self._running[output.request_id]].sampled = completion.token_ids
+                self._sampled[self._running[output.request_id]] = completion.token_ids
                 continue
             request_id = self._running.pop(output.request_id)
+            self._sampled.pop(request_id, None)
             ids = tuple(completion.token_ids)
-            self._requests[request_id].sampled = ()
             logprobs = tuple(_of_tokens(completion.logprobs, ids))
             self._requests[request_id].ids += ids
             pieces.append(
@@ -160,16 +125,16 @@ class VllmGenerator:
         ]
 
     def sleep(self) -> None:
-        """Drop weights and cache until `load_weights`; the CPU build keeps them, and says so in a warning."""
+        """Drop weights and cache until `load_weights`; the CPU build keeps them and only logs a warning."""
         assert not self._running, "an engine with running requests cannot sleep"
         self._llm.sleep(level=2)  # keep no copy: other weights come next
         self._asleep = True
 
     def load_weights(self, weights: "Iterable[tuple[str, torch.Tensor]]") -> None:
-        """Take over parameters by checkpoint name, in memory; cached prefixes of the old weights are dropped.
+        """Take over parameters by checkpoint name, in memory; drop cached prefixes of the old weights.
 
-        Wakes a sleeping engine: allocates room for the weights first and for the cache after loading, so that the
-        tensors which the trainer gathers fit too.
+        Wakes a sleeping engine: allocates memory for the weights first and for the cache after loading, so that the
+        tensors that the trainer gathers meanwhile fit too.
         """
         assert not self._running, "weights must not change under running requests"
         if self._asleep:
@@ -186,7 +151,7 @@ class VllmGenerator:
     def differing(self, weights: "Iterable[tuple[str, torch.Tensor]]") -> list[str]:
         """Names, in vLLM's terms (q, k and v are one), of tensors that `load_weights(weights)` changes.
 
-        It loads them: the engine holds these weights afterwards. A copy that a kernel packed for itself counts too.
+        Loads the weights. Copies that a kernel packed for itself are compared too.
         """
         before: dict[str, str] = self._llm.collective_rpc(fingerprints)[0]
         self.load_weights(weights)
@@ -197,7 +162,7 @@ class VllmGenerator:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        assert not self._asleep, "an engine that sleeps steps no request: load_weights wakes it"
+        assert not self._asleep, "a sleeping engine decodes nothing: load_weights wakes it"
         request = self._requests[request_id]
         engine_id = f"{request_id}#{request.turn}"
         params = SamplingParams(
@@ -212,10 +177,10 @@ class VllmGenerator:
 
 
 def _of_tokens(flat: "FlatLogprobs", ids: Sequence[int], first: int = 0) -> list[float]:
-    """Log-probs of the tokens from `first` on: the first entry of each place is the token's own."""
-    places = flat.start_indices[first:]
-    assert [flat.token_ids[place] for place in places] == list(ids), "log-probs of other tokens"
-    return [flat.logprobs[place] for place in places]
+    """Log-probs of the tokens `ids` from position `first` on: the first entry of each position is the token's own."""
+    starts = flat.start_indices[first:]
+    assert [flat.token_ids[start] for start in starts] == list(ids), "log-probs of other tokens"
+    return [flat.logprobs[start] for start in starts]
 
 
 def _free_trainers_cache() -> None:

@@ -5,19 +5,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from tasks.shared.config import GenerationConfig, ModelConfig
 from tasks.shared.generation.protocol import Sampling
 
 CPU_CACHE_GIB = 2
-# The prefix cache keeps whole blocks: with the CPU build's 128 tokens an extended request would be computed anew from
-# the last multiple of 128 on, which for short responses is all of it. Its attention takes multiples of 32.
+# The prefix cache keeps whole blocks. With the CPU build's 128 tokens, an extended request would be recomputed from the
+# last multiple of 128, which for short responses is all of it. Its attention takes multiples of 32.
 CPU_BLOCK_TOKENS = 32
 
 
-def engine_options(
-    config: GenerationConfig, model_config: ModelConfig, checkpoint: Path, on_gpu: bool
-) -> dict[str, Any]:
+def engine_options(config: GenerationConfig, model_config: ModelConfig, checkpoint: Path) -> dict[str, Any]:
     """vLLM's engine arguments by name. ValueError if the model has too few positions for the recipe's lengths."""
+    on_gpu = torch.cuda.is_available()
     # one more: scoring makes vLLM sample a token after the sequence
     num_positions = config.max_prompt_tokens + config.max_response_tokens + 1
     _require_positions(checkpoint, num_positions)
@@ -29,9 +30,9 @@ def engine_options(
         "gpu_memory_utilization": config.gpu_memory_utilization,
         "enable_prefix_caching": True,
         "block_size": None if on_gpu else CPU_BLOCK_TOKENS,
-        # a prompt that is cut makes vLLM turn back the generator of a seed, which a CPU generator cannot do
+        # for a chunked prompt vLLM rewinds the generator of a seed, which a CPU generator cannot do
         "enable_chunked_prefill": on_gpu,
-        # compiling takes minutes on the CPU and for a tiny model more than its decoding
+        # compiling takes minutes on the CPU, and for a tiny model longer than its decoding
         "enforce_eager": model_config.source == "tiny" or not on_gpu,
         "logprobs_mode": "processed_logprobs",  # under the distribution sampled from
         "disable_log_stats": True,

@@ -13,7 +13,7 @@ from tasks.shared.generation.pool import members as pool_members
 from tasks.shared.generation.pool.generator import Asker, PoolGenerator
 from tasks.shared.generation.pool.members import Member
 from tasks.shared.generation.pool.server import PoolFailed, core_shares
-from tasks.shared.generation.pool.weights import WeightFiles, buckets
+from tasks.shared.generation.pool.weights import FileTransfer, buckets
 from tasks.shared.generation.protocol import Piece, Sampling
 from tests.unit.generation.pool_server import TOKEN, FakeServer, servers, tokens_of
 
@@ -142,7 +142,7 @@ def test_a_request_that_fails_everywhere_ends_the_step() -> None:
         generator.wait()
         one.status = 500
         add(generator, 1)
-        with pytest.raises(PoolFailed, match=r"request 0 failed 6 times; .*it does not like this"):
+        with pytest.raises(PoolFailed, match=r"request 0 failed 6 times, .*it does not like this"):
             finish(generator)
         assert len(one.asked) == 6
 
@@ -171,7 +171,7 @@ def test_a_wrong_token_is_told_at_once() -> None:
     with (
         servers(1) as (one,),
         pool_of([one], token="another") as generator,
-        pytest.raises(ValueError, match="does not take the token"),
+        pytest.raises(ValueError, match="rejects the token"),
     ):
         generator.score([[5, 6]])
 
@@ -222,7 +222,7 @@ def test_buckets_hold_copies_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_files_stay_until_the_next_push_and_are_gone_at_the_end(tmp_path, shared: bool) -> None:
     from safetensors.torch import load_file
 
-    files = WeightFiles(tmp_path / "weights" if shared else None)
+    files = FileTransfer(None, None, tmp_path / "weights" if shared else None)  # its pool is not asked
     first = files.write([("a", torch.ones(3))])
     second = files.write([("a", torch.zeros(3)), ("b", torch.ones(1))])
     assert load_file(first[0])["a"].tolist() == [1.0] * 3, "for those that have not taken the new ones"

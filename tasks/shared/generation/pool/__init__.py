@@ -1,1 +1,1 @@
-"""A pool of vLLM servers behind the `Generator` protocol: started, asked, fed with weights and looked after."""
+"""A pool of vLLM servers behind the `Generator` protocol: starts and supervises them, asks them, sends weights."""

@@ -1,4 +1,4 @@
-"""One server of the pool over HTTP: vLLM's token-in, token-out and its endpoints for weights."""
+"""One server of the pool over HTTP: vLLM's endpoints for token ids in and out, and for weights."""
 
 import math
 from collections.abc import Sequence
@@ -8,14 +8,14 @@ import aiohttp
 import msgspec
 
 CONNECT_S = 10.0
-# An idle connection, less than the server keeps it (5 s): one that it closes meanwhile would look like its death.
+# An idle connection is kept shorter than by the server (5 s): one that the server closes would look like its death.
 KEEP_S = 2.0
 NO_NUMBER = -9999.0
-HEALTH_S = 30.0  # a server whose cores are all busy answers late
+HEALTH_S = 30.0  # a server with all cores busy answers late
 
 
 class ServerLost(Exception):
-    """The server does not answer, or broke while it did: what it was asked can be asked of another."""
+    """The server does not answer, or broke while answering; the request can be sent to another."""
 
 
 class _Token(msgspec.Struct):
@@ -56,7 +56,7 @@ class Completion(msgspec.Struct):
 
 
 class Client:
-    """Asks one server. Every method raises ServerLost, or RuntimeError with what the server objects to."""
+    """Asks one server. Every method raises ServerLost, or RuntimeError with the server's objection."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str, token: str) -> None:
         self.url = url
@@ -66,12 +66,12 @@ class Client:
         self._encoder = msgspec.json.Encoder()
 
     async def generate(self, ids: Sequence[int], sampling: dict[str, Any], salt: str) -> Completion:
-        """Sample after `ids`; prefixes are shared among requests of one `salt` alone."""
+        """Sample after `ids`; only requests of one `salt` share prefixes."""
         body = {"token_ids": ids, "sampling_params": sampling, "cache_salt": salt}
         reply = self._decoder.decode(await self._ask("/inference/v1/generate", body))
         choice = reply.choices[0]
         if choice.finish_reason == "abort":
-            raise ServerLost(f"{self.url}: it dropped the request")
+            raise ServerLost(f"{self.url}: the server aborted the request")
         assert choice.logprobs is not None
         return Completion(
             choice.token_ids,
@@ -94,7 +94,7 @@ class Client:
         return found
 
     async def is_healthy(self) -> bool:
-        """True if the server and its engine answer. ValueError if it does not take the token."""
+        """Whether the server and its engine answer. ValueError if it rejects the token."""
         timeout = aiohttp.ClientTimeout(total=HEALTH_S)
         try:
             async with self._session.get(
@@ -102,14 +102,14 @@ class Client:
             ) as reply:
                 if reply.status == 401:
                     raise ValueError(
-                        f"{self.url}: the server does not take the token of generation.pool.key_variable"
+                        f"{self.url}: the server rejects the token that generation.pool.key_variable names"
                     )
                 return reply.status == 200
         except (aiohttp.ClientError, TimeoutError, OSError):
             return False
 
     async def take_weights(self, paths: Sequence[str], version: str) -> None:
-        """Load safetensors files between two steps; running requests wait meanwhile and go on."""
+        """Load safetensors files between two steps; running requests wait meanwhile and continue."""
         await self.pause()
         await self._call("begin_weights")
         for path in paths:
@@ -119,7 +119,7 @@ class Client:
         await self.resume()
 
     async def name_weights(self, version: str) -> None:
-        """Name the weights that are held; what they sample from now on comes with it."""
+        """Name the held weights; the server labels sampled tokens with that name."""
         await self._ask("/update_weight_version", {"new_version": version})
 
     async def pause(self) -> None:
@@ -127,7 +127,7 @@ class Client:
         await self._ask("/pause?mode=keep")
 
     async def resume(self) -> None:
-        """Go on."""
+        """Continue sampling."""
         await self._ask("/resume")
 
     async def num_workers(self) -> int:
@@ -136,12 +136,12 @@ class Client:
         return msgspec.json.decode(answer, type=dict[str, int])["world_size"]
 
     async def join_group(self, group: dict[str, Any]) -> None:
-        """Join a group that carries weights, vLLM's `init_info`; one that it was in before is left."""
+        """Join a group for weights (vLLM's `init_info`), and leave the one before."""
         await self._ask("/shutdown_weight_transfer_engine")
         await self._ask("/init_weight_transfer_engine", {"init_info": group})
 
     async def start_transfer(self) -> None:
-        """Make ready for weights out of the group."""
+        """Prepare to receive weights from the group."""
         await self._ask("/start_weight_update")
 
     async def receive(self, described: dict[str, Any]) -> None:
@@ -149,7 +149,7 @@ class Client:
         await self._ask("/update_weights", {"update_info": described})
 
     async def finish_transfer(self, version: str) -> None:
-        """Compute with what was received, under this name."""
+        """Use the received weights, under this name."""
         await self._ask("/finish_weight_update", {"weight_version": version})
 
     async def digests(self) -> dict[str, str]:
@@ -177,7 +177,7 @@ class Client:
 
 
 def open_session() -> aiohttp.ClientSession:
-    """A session for all servers: as many connections as there are requests, and no limit on how long one samples."""
+    """A session for all servers: any number of connections, and no limit on how long a request samples."""
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S)
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_S), timeout=timeout
@@ -185,7 +185,7 @@ def open_session() -> aiohttp.ClientSession:
 
 
 def _number(token: _Token) -> float:
-    """Its log-prob; the server writes -9999 where its own is no number."""
+    """Its log-prob; the server writes -9999 for NaN."""
     return token.logprob if token.logprob > NO_NUMBER else math.nan
 
 

@@ -1,4 +1,4 @@
-"""A pool of servers as a `Generator`: a thread of its own asks over HTTP, pieces come back in `step`.
+"""A pool of servers as a `Generator`: a thread of its own sends requests over HTTP, `step` returns the pieces.
 
 Only the first rank of a trainer asks; the others have a `PoolFollower`, which takes part in what all ranks do together.
 """
@@ -8,7 +8,6 @@ import secrets
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import CancelledError, Future
-from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,31 +19,20 @@ from tasks.shared.generation.pool.client import Completion, open_session
 from tasks.shared.generation.pool.members import Ask, Member, Pool
 from tasks.shared.generation.pool.nccl import NcclTransfer
 from tasks.shared.generation.pool.weights import FileTransfer, Transfer
-from tasks.shared.generation.protocol import Piece, Sampling
+from tasks.shared.generation.protocol import Piece
+from tasks.shared.generation.resubmission import Resubmits
 from tasks.shared.generation.vllm_options import reason_of, sampling_options
 from tasks.shared.learning.distributed import from_first_rank
 
 if TYPE_CHECKING:
     import torch
 
-STEP_S = 0.005  # how long a step waits for a piece: code that has run meanwhile waits for the step
+STEP_S = 0.005  # how long a step waits for a piece; feedback that is ready waits for the step
 Result = TypeVar("Result")
 
 
-@dataclass(slots=True)
-class _Request:
-    """A request over its turns."""
-
-    ids: list[int]  # prompt, sampled and feedback ids so far
-    sampling: Sampling
-    seed: int
-    turn: int = 0
-    member: Member | None = None  # where its prefix lies
-    ask: Ask | None = None  # what it waits for
-
-
-class Asker:
-    """The half of a pool's `Generator` that asks: for one loop of rollouts, beside others on the same servers."""
+class Asker(Resubmits):
+    """What one rollout loop asks of the pool (`Decodes`), beside other loops on the same servers."""
 
     def __init__(
         self,
@@ -53,97 +41,71 @@ class Asker:
         eos_ids: Sequence[int],
         prefix: str = "",
     ) -> None:
-        """`put` hands an ask to the pool, `forget` tells it that nobody waits for one any more.
+        """`put` gives an ask to the pool, `forget` withdraws one.
 
-        `prefix` sets this loop's requests apart from those of others.
+        `prefix` distinguishes this loop's requests from those of others.
         """
+        super().__init__()
         self._put = put
         self._forget = forget
         self._eos_ids = list(eos_ids)
         self._prefix = prefix
-        self._requests: dict[str, _Request] = {}
+        self._asks: dict[str, Ask] = {}  # the last one of each request
+        self._running: set[str] = set()
         self._pieces: SimpleQueue[Piece | Exception] = SimpleQueue()
-        self._num_running = 0
-
-    def add(
-        self,
-        request_id: str,
-        ids: Sequence[int],
-        *,
-        sampling: Sampling,
-        seed: int,
-        stop: str | None,
-        max_new_tokens: int,
-    ) -> None:
-        """Queue a request, see `Generator.add`."""
-        assert request_id not in self._requests, f"request id {request_id} is taken"
-        self._requests[request_id] = _Request(list(ids), sampling, seed)
-        self._submit(request_id, stop, max_new_tokens)
-
-    def extend(self, request_id: str, ids: Sequence[int], *, stop: str | None, max_new_tokens: int) -> None:
-        """Append feedback ids and go on, see `Generator.extend`."""
-        request = self._requests[request_id]
-        request.ids += ids
-        request.turn += 1
-        self._submit(request_id, stop, max_new_tokens)
 
     def release(self, request_id: str) -> None:
         """Forget a finished request."""
-        del self._requests[request_id]
+        super().release(request_id)
+        del self._asks[request_id]
 
     def abort(self, request_id: str) -> None:
         """Forget a request, see `Aborts`."""
-        ask = self._requests[request_id].ask
-        if ask is not None:
-            ask.unwanted = True  # before it is gone here: its piece may be on the way
-            self._num_running -= 1
+        ask = self._asks[request_id]
+        if request_id in self._running:
+            ask.unwanted = True  # before it is forgotten here: its piece may be on the way
+            self._running.remove(request_id)
             self._forget(ask)
-        del self._requests[request_id]
+        self.release(request_id)
 
     @property
     def num_running(self) -> int:
         """Requests queued or decoding."""
-        return self._num_running
+        return len(self._running)
 
     def step(self) -> list[Piece]:
-        """The pieces that ended; waits a moment for one. Raises what keeps the pool from going on."""
+        """The pieces that ended; waits STEP_S for one. Raises what keeps the pool from continuing."""
         pieces: list[Piece] = []
-        timeout = STEP_S if self._num_running else 0.0
+        timeout = STEP_S if self._running else 0.0
         while True:
             try:
                 found = self._pieces.get(timeout=timeout) if timeout else self._pieces.get_nowait()
             except Empty:
-                break
+                return pieces
             if isinstance(found, Exception):
                 raise found
             timeout = 0.0
-            if found.request_id in self._requests:  # else it was aborted meanwhile
+            if found.request_id in self._running:  # else it was aborted meanwhile
+                self._running.remove(found.request_id)
+                self._requests[found.request_id].ids += found.ids
                 pieces.append(found)
-        for piece in pieces:
-            request = self._requests[piece.request_id]
-            request.ids += piece.ids
-            request.ask = None
-        self._num_running -= len(pieces)
-        return pieces
 
     def _submit(self, request_id: str, stop: str | None, max_new_tokens: int) -> None:
         request = self._requests[request_id]
         options = sampling_options(
             request.sampling, request.seed, request.turn, stop, max_new_tokens, self._eos_ids
         )
-        self._num_running += 1
-        request.ask = Ask(self._prefix + request_id, list(request.ids), options, request.member)
-        self._put(request.ask)
+        last = self._asks.get(request_id)
+        ask = Ask(self._prefix + request_id, list(request.ids), options, last.member if last else None)
+        self._asks[request_id] = ask
+        self._running.add(request_id)
+        self._put(ask)
 
-    def take(
-        self, ask: Ask, completion: Completion, member: Member, versions: tuple[tuple[int, int], ...]
-    ) -> bool:
-        """In the pool's thread: a piece is there. Whether it was asked for here."""
+    def take(self, ask: Ask, completion: Completion, versions: tuple[tuple[int, int], ...]) -> bool:
+        """Receive a piece; called in the pool's thread. Returns whether this loop asked for it."""
         request_id = ask.request_id.removeprefix(self._prefix)
-        request = self._requests.get(request_id)
-        if not ask.request_id.startswith(self._prefix) or request is None:
+        if not ask.request_id.startswith(self._prefix) or request_id not in self._requests:
             return False
-        request.member = member
         reason = reason_of(completion.finish_reason, completion.stop_reason)
         self._pieces.put(
             Piece(request_id, tuple(completion.ids), tuple(completion.logprobs), reason, versions)
@@ -151,16 +113,8 @@ class Asker:
         return True
 
     def fail(self, error: Exception) -> None:
-        """In the pool's thread: the pool cannot go on."""
+        """Let the next step raise `error`; called in the pool's thread."""
         self._pieces.put(error)
-
-    def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
-        """Not here."""
-        raise AssertionError("a loop beside the pool's own asks for samples alone")
-
-    def load_weights(self, weights: "Iterable[tuple[str, torch.Tensor]]") -> None:
-        """Not here."""
-        raise AssertionError("a loop beside the pool's own asks for samples alone")
 
 
 class PoolGenerator(Asker):
@@ -177,11 +131,11 @@ class PoolGenerator(Asker):
         directory: Path | None = None,
         nccl_address: str = "",
     ) -> None:
-        """`paths`: the checkpoint's safetensors. Later weights go over as files in `directory`, None for this host's
-        memory, or by NCCL from this host's `nccl_address`.
+        """`paths`: the checkpoint's safetensors. Later weights are sent by NCCL from this host's `nccl_address`, or
+        as files in `directory`, which is this host's memory if None.
         """
-        self._run = secrets.token_hex(4)  # sets this pool's versions apart from those of another run
-        self.version = 0  # of the weights that are sampled with, from 0 for the checkpoint's
+        self._run = secrets.token_hex(4)  # distinguishes this pool's versions from those of another run
+        self.version = 0  # of the weights in use; 0: the checkpoint's
         super().__init__(self._hand_over, self._give_up, eos_ids)
         self._beside: list[Asker] = []
         self._num_scored = 0
@@ -209,7 +163,7 @@ class PoolGenerator(Asker):
         self._call(self._pool.start(self._session))
 
     def beside(self, name: str) -> Asker:
-        """A second loop's way to ask these servers, in another thread than the first one's."""
+        """A second loop's way to these servers, in a thread of its own."""
         asker = Asker(self._hand_over, self._give_up, self._eos_ids, f"{name}:")
         self._beside.append(asker)
         return asker
@@ -219,30 +173,28 @@ class PoolGenerator(Asker):
         self._call(self._pool.all_started())
 
     def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
-        """Log-prob of every token given those before it, by one server, another one each time."""
+        """Log-prob of every token given those before it, by one server, each time the next one."""
         scores = self._call(self._score(sequences, self._num_scored))
         self._num_scored += 1
         return from_first_rank(scores)
 
     def load_weights(self, weights: "Iterable[tuple[str, torch.Tensor]]") -> None:
-        """Give every server these weights, in memory; requests that run wait meanwhile and go on with them."""
+        """Give every server these weights, in memory; running requests wait meanwhile and continue with them."""
         self.wait()
         self.version += 1
         self._transfer.push(weights, self._name(self.version))
 
     def disagreeing(self) -> list[str]:
-        """Tensors, by server, that are not what the server holds that scored last."""
-        return from_first_rank(self._disagreeing())
-
-    def _disagreeing(self) -> list[str]:
+        """Tensors, by server, that differ from those of the server that scored last."""
         held = self._call(self._pool.digests())
         expected = held.get(self._scored_by) or next(iter(held.values()))
-        return [
+        names = [
             f"{server}, {name}"
             for server, digests in held.items()
             for name in sorted(expected.keys() | digests.keys())
             if digests.get(name) != expected.get(name)
         ]
+        return from_first_rank(names)
 
     def differing(self, weights: "Iterable[tuple[str, torch.Tensor]]") -> list[str]:
         """Tensors, by server, that `load_weights(weights)` changes. The servers hold these weights afterwards."""
@@ -258,7 +210,7 @@ class PoolGenerator(Asker):
         return from_first_rank(names)
 
     def close(self) -> None:
-        """Ask nothing more. Servers that were started end with their processes."""
+        """Close the connections. Whoever started the servers ends them."""
         asyncio.run_coroutine_threadsafe(self._pool.close(), self._loop).result()
         asyncio.run_coroutine_threadsafe(self._session.close(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -272,16 +224,16 @@ class PoolGenerator(Asker):
     def _hand_over(self, ask: Ask) -> None:
         self._loop.call_soon_threadsafe(self._pool.put, ask)
 
-    def _take(self, ask: Ask, completion: Completion, member: Member) -> None:
-        """In the pool's thread: a piece is there, for whoever asked."""
+    def _take(self, ask: Ask, completion: Completion) -> None:
+        """Give a piece to the loop that asked for it; called in the pool's thread."""
         versions = tuple((self._number(name), count) for name, count in completion.versions)
         for asker in (*self._beside, self):
-            if asker.take(ask, completion, member, versions):
+            if asker.take(ask, completion, versions):
                 return
         assert ask.unwanted, f"nobody asked for {ask.request_id}"
 
     def _fail(self, error: Exception) -> None:
-        """In the pool's thread: the pool cannot go on."""
+        """Let every loop and caller raise `error`; called in the pool's thread."""
         if self._failed is None:
             self._failed = error
             for asker in (*self._beside, self):
@@ -293,12 +245,12 @@ class PoolGenerator(Asker):
         return f"{self._run}:{version}"
 
     def _number(self, name: str) -> int:
-        """The number of one of this pool's versions. ValueError if somebody else has changed a server's weights."""
+        """The number of one of this pool's versions. ValueError if another run has changed a server's weights."""
         run, _, number = name.partition(":")
         if run != self._run:
             raise ValueError(
-                f"a server of the pool sampled with weights that are not of this run (version '{name}'): it serves "
-                "one stage at a time"
+                f"a server of the pool sampled with weights of another run (version '{name}'); let it serve one "
+                "stage at a time"
             )
         return int(number)
 
@@ -309,7 +261,7 @@ class PoolGenerator(Asker):
         return list(await asyncio.gather(*(member.client.score(list(ids)) for ids in sequences)))
 
     def _call(self, work: Coroutine[Any, Any, Result]) -> Result:
-        """Do something in the pool's thread and wait for it. Raises what keeps the pool from going on."""
+        """Run `work` in the pool's thread and wait for it. Raises what keeps the pool from continuing."""
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         self._waiting.add(future)
         if self._failed is not None:
@@ -324,13 +276,13 @@ class PoolGenerator(Asker):
 
 
 class PoolFollower(Follower):
-    """The pool in a rank that asks nothing of it."""
+    """The pool in a rank that is never asked to sample."""
 
     def disagreeing(self) -> list[str]:
-        """What the first rank heard."""
+        """The first rank's names."""
         return from_first_rank([""])
 
 
 async def _in_loop(make: Callable[[], Result]) -> Result:
-    """aiohttp makes its session for the loop that runs."""
+    """Call `make` in the running loop, for which aiohttp makes its session."""
     return make()

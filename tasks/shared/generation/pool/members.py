@@ -1,17 +1,17 @@
-"""The members of a pool and who does what: requests to the server with the least work, dead servers started again.
+"""The members of a pool: sends requests to the server with the least work, and restarts dead servers.
 
-Everything here runs in one event loop, in a thread of its own (`generator.py`). A member is asked while it is ready: it
-answers, and holds the weights that were pushed last. What a member was asked when it died is asked of another; what it
-samples does not depend on who does, for the seed goes with the request.
+Everything here runs in one event loop, in a thread of its own (`generator.py`). A member is asked while it is ready,
+that is, it answers and holds the weights that were pushed last. The requests of a member that died are sent to another;
+what is sampled does not depend on the server, because each request carries its seed.
 """
 
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 
@@ -21,9 +21,10 @@ from tasks.shared.generation.pool.server import PoolFailed, Server
 START_S = 1800.0  # a large model from a slow disk
 POLL_S = 0.2
 WATCH_S = 1.0
-MOST_SILENT = 3  # times in a row that a server may fail to answer, at 30 s each, before it counts as dead
+MOST_SILENT = 3  # health checks in a row without an answer, 30 s each, after which a server counts as dead
 ABSENT_S = 600.0  # how long requests wait while no server is ready
-ATTEMPTS = 6  # times that one request is asked
+ATTEMPTS = 6  # times that one request is sent
+Result = TypeVar("Result")
 
 
 @dataclass(slots=True, eq=False)
@@ -36,7 +37,7 @@ class Ask:
     member: "Member | None" = None  # where its prefix lies
     attempts: int = 0
     task: "asyncio.Task[None] | None" = None  # of the last attempt
-    unwanted: bool = False  # nobody waits for it any more
+    unwanted: bool = False  # withdrawn by its caller
 
 
 @dataclass(slots=True)
@@ -44,24 +45,24 @@ class Member:
     """One server."""
 
     name: str
-    server: Server | None  # None: it runs already, and nobody starts it again
+    server: Server | None  # None: it runs already, and is never restarted
     url: str = ""
     client: Client | None = None
-    ready: bool = False  # it answers, and holds the weights that were pushed last
+    ready: bool = False  # answers, and holds the weights that were pushed last
     was_ready: bool = False
-    waits_for_push: bool = False  # it answers, and there are no files with the weights of today
-    # set by whoever got no answer: nobody asks it until it was seen to be well
+    waits_for_push: bool = False  # answers, but no files hold the current weights
+    # set when a request got no answer: no other is sent until a health check succeeds
     doubted: asyncio.Event = field(default_factory=asyncio.Event)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)  # one a request
 
     @property
     def can_be_asked(self) -> bool:
-        """True if it is ready and nobody doubts it."""
+        """Whether requests may be sent to it."""
         return self.ready and not self.doubted.is_set()
 
 
 class Pool:
-    """Servers, what waits for them, and what they are asked."""
+    """The servers and the requests that wait for them or run on them."""
 
     def __init__(
         self,
@@ -71,18 +72,18 @@ class Pool:
         version: str,
         paths: Sequence[str],
         slots: int,
-        take: Callable[[Ask, Completion, Member], None],
+        take: Callable[[Ask, Completion], None],
         fail: Callable[[Exception], None],
     ) -> None:
         """`version` names the weights of the checkpoint, which are in the safetensors files `paths`.
 
-        `slots`: requests that a server decodes side by side; `take` gets what was sampled, `fail` what ends all.
+        `slots`: requests that a server decodes side by side; `take` receives each completion, `fail` a fatal error.
         """
         self.members = list(members)
         self.version = version  # of the weights that every ready member holds
         self.num_lost = 0  # servers that died or fell silent
-        self._paths: tuple[str, ...] | None = tuple(paths)  # files with these weights; None: there are none
-        self._pushed = False  # other weights than those that servers start with
+        self._paths: tuple[str, ...] | None = tuple(paths)  # files with these weights, if there are any
+        self._pushed = False  # whether they differ from those that servers start with
         self._token = token
         self._slots = slots
         self._take = take
@@ -95,13 +96,13 @@ class Pool:
         self._closed = False
 
     async def start(self, session: aiohttp.ClientSession) -> None:
-        """Start every server and look after it from now on."""
+        """Start every server and supervise it from now on."""
         self._session = session
         self._keepers = [asyncio.create_task(self._keep(member)) for member in self.members]
         self._keepers.append(asyncio.create_task(self._watch_all()))
 
     async def close(self) -> None:
-        """Leave the servers alone; those that were started end with their processes."""
+        """Stop supervising. Whoever started the servers ends them."""
         self._closed = True
         tasks = [*self._keepers, *(task for member in self.members for task in member.tasks)]
         for task in tasks:
@@ -109,18 +110,18 @@ class Pool:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def put(self, ask: Ask) -> None:
-        """Ask as soon as a server is free; at once where the request's prefix lies."""
+        """Send a request as soon as a server is free; at once if the server that holds its prefix is there."""
         if ask.member is not None and ask.member.can_be_asked:
             self._start(ask, ask.member)
-        elif ask.member is not None:
-            self._waiting.appendleft(ask)  # it has been at work before those that have not begun
-            self._dispatch()
+            return
+        if ask.member is not None:  # a started trajectory goes before new ones
+            self._waiting.appendleft(ask)
         else:
             self._waiting.append(ask)
-            self._dispatch()
+        self._dispatch()
 
     def forget(self, ask: Ask) -> None:
-        """Nobody waits for it any more: its server hears that the connection has closed."""
+        """Withdraw a request; its server sees the connection close."""
         ask.unwanted = True
         if ask in self._waiting:
             self._waiting.remove(ask)
@@ -128,14 +129,14 @@ class Pool:
             ask.task.cancel()
 
     async def all_started(self) -> None:
-        """Wait until every server has been ready once, and one of them is; raises PoolFailed if none is any more."""
+        """Wait until every server has been ready once and one is ready. Raises PoolFailed if none comes back."""
         while not all(member.was_ready for member in self.members):
             self._changed.clear()
             await self._changed.wait()
         await self.first_ready(0)
 
     async def first_ready(self, number: int) -> Member:
-        """A member that is ready, another one for each `number` in turn. Raises PoolFailed if none comes."""
+        """The ready member at `number` in turn. Raises PoolFailed if none becomes ready."""
         deadline = time.monotonic() + ABSENT_S
         while not (ready := [member for member in self.members if member.ready]):
             self._changed.clear()
@@ -145,16 +146,16 @@ class Pool:
         return ready[number % len(ready)]
 
     async def push(self, paths: Sequence[str], version: str) -> None:
-        """Give every ready member these weights; the others get them when they are. Paths stay until the next push."""
+        """Give every ready member these weights; the others load the files, which stay until the next push, later."""
         async with self._weights:
             self._paths, self.version, self._pushed = tuple(paths), version, True
             ready = [member for member in self.members if member.ready]
             await asyncio.gather(*(self._give(member) for member in ready))
 
     async def pause_for_push(self) -> list[Member]:
-        """Begin a push that leaves no files: the members that are there wait for it, those that come wait for the next.
+        """Begin a push without files, which `finish_push` ends; the members that answer wait for it.
 
-        `finish_push` ends it.
+        Members that start later wait for the next push.
         """
         await self._weights.acquire()
         self._paths, self._pushed = None, True
@@ -167,28 +168,15 @@ class Pool:
                 self._changed.set()
         return [member for member, is_paused in zip(there, paused, strict=True) if is_paused]
 
-    async def num_workers(self, members: Sequence[Member]) -> list[int]:
-        """The GPUs of each."""
-        return list(await asyncio.gather(*(_client(member).num_workers() for member in members)))
-
-    async def join_group(
-        self, members: Sequence[Member], group: dict[str, Any], offsets: Sequence[int]
-    ) -> None:
-        """Let each join a group with its workers from its offset on."""
-        joining = zip(members, offsets, strict=True)
-        await asyncio.gather(*(_client(m).join_group(group | {"rank_offset": first}) for m, first in joining))
-
-    async def start_push(self, members: Sequence[Member]) -> None:
-        """Make them ready to receive."""
-        await asyncio.gather(*(_client(member).start_transfer() for member in members))
-
-    async def receive(self, members: Sequence[Member], described: dict[str, Any]) -> None:
-        """Let each receive what this process broadcasts meanwhile."""
-        await asyncio.gather(*(_client(member).receive(described) for member in members))
+    async def each(
+        self, members: Sequence[Member], call: Callable[[Client], Awaitable[Result]]
+    ) -> list[Result]:
+        """Call the members' clients side by side; the results in their order."""
+        return list(await asyncio.gather(*(call(_client(member)) for member in members)))
 
     async def finish_push(self, members: Sequence[Member], version: str) -> None:
-        """Let them go on with what they have received."""
-        await asyncio.gather(*(_client(member).finish_transfer(version) for member in members))
+        """Let them continue with the weights that they have received."""
+        await self.each(members, lambda client: client.finish_transfer(version))
         self.version = version
         for member in members:
             await _client(member).resume()
@@ -198,10 +186,10 @@ class Pool:
         self._dispatch()
 
     async def digests(self) -> dict[str, dict[str, str]]:
-        """What each ready member holds: digests of its tensors, by its name."""
+        """Digests of the tensors that each ready member holds, by its name."""
         async with self._weights:
             ready = [member for member in self.members if member.ready]
-            found = await asyncio.gather(*(_client(member).digests() for member in ready))
+            found = await self.each(ready, Client.digests)
         return {member.name: digests for member, digests in zip(ready, found, strict=True)}
 
     async def _give(self, member: Member) -> None:
@@ -215,7 +203,7 @@ class Pool:
             self._lose(member)
 
     def _dispatch(self) -> None:
-        """Hand what waits to the servers with the least work, as far as they have room."""
+        """Send waiting requests to the servers with the least work, as far as they have room."""
         while self._waiting:
             free = [m for m in self.members if m.can_be_asked and len(m.tasks) < self._slots]
             if not free:
@@ -240,35 +228,37 @@ class Pool:
     async def _ask(self, ask: Ask, member: Member) -> None:
         try:
             completion = await _client(member).generate(ask.ids, ask.sampling, salt=self.version)
-            self._take(ask, completion, member)
+            self._take(ask, completion)
         except ServerLost as error:
             member.doubted.set()
             self._again(ask, str(error))
-        except Exception as error:  # noqa: BLE001  whatever it is, it ends the caller's step
+        except Exception as error:  # noqa: BLE001  the caller's step raises it
             self._fail(error)
 
     def _again(self, ask: Ask, reason: str) -> None:
-        """Ask once more, before all that have not begun."""
+        """Send a request again, before all that have not begun."""
         if ask.unwanted:
             return
         if ask.attempts == ATTEMPTS:
-            self._fail(PoolFailed(f"request {ask.request_id} failed {ATTEMPTS} times; at last: {reason}"))
+            self._fail(
+                PoolFailed(f"request {ask.request_id} failed {ATTEMPTS} times, the last time: {reason}")
+            )
         elif not self._closed:
             ask.member = None
             self._waiting.appendleft(ask)
 
     async def _keep(self, member: Member) -> None:
-        """Look after one member as long as the pool lives."""
+        """Supervise one member as long as the pool lives."""
         try:
             while True:
                 await self._bring_up(member)
                 await self._watch(member)
                 self._lose(member)
-        except Exception as error:  # noqa: BLE001  whatever it is, it ends the caller's step
+        except Exception as error:  # noqa: BLE001  the caller's step raises it
             self._fail(error)
 
     async def _bring_up(self, member: Member) -> None:
-        """Start the member if it is ours, wait until it answers, give it the weights of today."""
+        """Start the member if it is ours, wait until it answers, give it the current weights."""
         while not member.ready:
             client = await self._answering(member)
             try:
@@ -282,7 +272,7 @@ class Pool:
         self._dispatch()
 
     async def _bring_up_to_date(self, member: Member, client: Client) -> None:
-        """Give a member that answers the weights of today; where there are no files of them, at the next push."""
+        """Give a member that answers the current weights; if no files hold them, wait for the next push."""
         async with self._weights:
             if self._pushed or member.server is None:
                 member.waits_for_push = self._paths is None
@@ -296,7 +286,7 @@ class Pool:
             await self._changed.wait()
 
     async def _answering(self, member: Member) -> Client:
-        """A client of the member, once that answers; one that was lost may come back at any time."""
+        """A client of the member, once it answers; a lost member may come back at any time."""
         assert self._session is not None
         deadline = time.monotonic() + START_S
         started = False
@@ -316,7 +306,7 @@ class Pool:
             await asyncio.sleep(POLL_S)
 
     async def _watch(self, member: Member) -> None:
-        """Return once the member has died, or answers no more."""
+        """Return once the member has died or stopped answering."""
         silent = 0
         while silent < MOST_SILENT and member.ready:
             await _up_to(WATCH_S, member.doubted)
@@ -331,7 +321,7 @@ class Pool:
                 await asyncio.sleep(POLL_S)
 
     async def _watch_all(self) -> None:
-        """End the step of a caller that waits for servers of which none comes back."""
+        """Fail if requests wait and no server comes back."""
         last = time.monotonic()
         while True:
             await asyncio.sleep(WATCH_S)
@@ -341,7 +331,7 @@ class Pool:
                 return self._fail(_absent())
 
     def _lose(self, member: Member) -> None:
-        """Take a member out; what it was asked is asked again."""
+        """Take a member out and send its requests to others."""
         if not member.ready:
             return
         member.ready = False
@@ -366,7 +356,7 @@ async def _pauses(member: Member) -> bool:
 
 
 async def _up_to(seconds: float, event: asyncio.Event) -> None:
-    """Wait for an event, not longer. (`asyncio.wait_for` may lose a cancellation that comes with the event.)"""
+    """Wait for an event at most so long. (`asyncio.wait_for` may lose a cancellation that comes with the event.)"""
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()
@@ -377,4 +367,4 @@ def _refused(member: Member, error: ServerLost) -> PoolFailed:
 
 
 def _absent() -> PoolFailed:
-    return PoolFailed(f"no server of the pool was there for {ABSENT_S:.0f} s; see their logs")
+    return PoolFailed(f"no server of the pool answered for {ABSENT_S:.0f} s; see their logs")

@@ -1,12 +1,10 @@
-"""Opening a pool for a stage: which servers there are, who starts them, and their end."""
+"""Opens a pool for a stage: its servers, who starts them, and their end."""
 
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
-
-import torch
 
 from tasks.shared.config import GenerationConfig, ModelConfig
 from tasks.shared.contract.addresses import address_towards
@@ -17,7 +15,6 @@ from tasks.shared.generation.pool.hosts import AnnouncedServer, dismiss, invite
 from tasks.shared.generation.pool.members import Member
 from tasks.shared.generation.pool.server import ServerProcess, plan_servers, stop_all, uses_nccl
 from tasks.shared.generation.protocol import Generator
-from tasks.shared.generation.vllm_options import engine_options
 
 LOOPBACK = "127.0.0.1"
 
@@ -32,9 +29,9 @@ def open_pool(
     num_training: int,
     meeting: Rendezvous | None,
 ) -> Iterator[Generator]:
-    """The recipe's pool with the checkpoint's weights, in the first rank; in the others what follows it.
+    """The recipe's pool with the checkpoint's weights in the first rank, a follower in the others.
 
-    Hosts of the `meeting` that only sample are part of it, this one unless somebody trains here.
+    It includes the hosts of the `meeting` that only sample, and this host unless it trains.
     """
     if rank() > 0:
         yield PoolFollower()
@@ -67,7 +64,7 @@ def _members(
     num_training: int,
     meeting: Rendezvous | None,
 ) -> tuple[list[ServerProcess], list[Member], str]:
-    """The servers of this host, not started; the members of the pool; the token that all of them want."""
+    """The servers of this host, not started; the members of the pool; the token that all of them require."""
     pool = config.pool
     if pool.addresses:
         token = named_key(pool.key_variable, "generation.pool.key_variable")
@@ -85,8 +82,9 @@ def _members(
         if num_training:
             return [], members, token
     servers = plan_servers(
-        pool,
-        engine_options(config, model_config, checkpoint, torch.cuda.is_available()),
+        config,
+        model_config,
+        checkpoint,
         num_taken=num_training,
         listen=LOOPBACK,
         token=token,
@@ -96,7 +94,7 @@ def _members(
 
 
 def _nccl_address(config: GenerationConfig, meeting: Rendezvous | None) -> str:
-    """This host's address for a group of GPUs, "" where weights go over as files."""
+    """This host's address for the NCCL group, "" if weights are sent as files."""
     if not uses_nccl(config.pool):
         return ""
     if config.pool.addresses:

@@ -1,9 +1,9 @@
-"""A server for `generation.pool.addresses`, started by hand on a host that samples for others.
+"""A server for `generation.pool.addresses`, started by hand on a host that samples for stages elsewhere.
 
     export TIRFLOW_POOL_TOKEN=...
     python -m tasks.shared.generation.pool.serve RECIPE CHECKPOINT --host 10.0.0.5 --port 8000
 
-It takes its limits from the recipe and its first weights from the checkpoint; every stage that uses it pushes its own.
+It takes its limits from the recipe and its first weights from the checkpoint; every stage that uses it pushes others.
 """
 
 import argparse
@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
+import torch
+
 from tasks.shared.config.recipes import load_recipe
 from tasks.shared.contract.environment import pool_token, server_environment
 from tasks.shared.generation.pool.server import NCCL, server_command
@@ -19,7 +21,7 @@ from tasks.shared.generation.vllm_options import CPU_CACHE_GIB, engine_options
 
 
 def main(arguments: list[str]) -> NoReturn:
-    """Become the server."""
+    """Replace this process by the server."""
     parser = argparse.ArgumentParser(prog="python -m tasks.shared.generation.pool.serve")
     parser.add_argument("recipe", help="a recipe's name or file")
     parser.add_argument("checkpoint", type=Path, help="a save_pretrained directory")
@@ -32,14 +34,10 @@ def main(arguments: list[str]) -> NoReturn:
     parser.add_argument("--cores", default="", help="on the CPU those of each worker, as in 0-3|4-7")
     given = parser.parse_args(arguments)
     if not pool_token():
-        parser.error("TIRFLOW_POOL_TOKEN is not set: export a secret that the stages are given too")
-    import torch
-
+        parser.error("TIRFLOW_POOL_TOKEN is not set: export the secret that the stages use too")
     try:
         recipe = load_recipe(given.recipe)
-        options = engine_options(
-            recipe.generation, recipe.model, given.checkpoint.resolve(), torch.cuda.is_available()
-        )
+        options = engine_options(recipe.generation, recipe.model, given.checkpoint.resolve())
     except (ValueError, OSError) as error:
         parser.error(str(error))
     options |= {"tensor_parallel_size": given.tensor_parallel, "quantization": given.quantization}

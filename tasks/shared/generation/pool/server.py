@@ -1,7 +1,7 @@
-"""The servers that a stage starts: on which GPUs or cores, with what command, each under a guard of its own.
+"""The servers that a stage starts: their GPUs or cores, their command, and a guard for each.
 
-A server listens on one address of this host and answers nobody without the token (`token_guard.py`). It ends with the
-process that started it, however that ends.
+A server listens on one address of this host and answers no request without the token (`token_guard.py`). It ends with
+the process that started it, however that ends.
 """
 
 import os
@@ -13,11 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
-from tasks.shared.config import PoolConfig
+import torch
+
+from tasks.shared.config import GenerationConfig, ModelConfig, PoolConfig
 from tasks.shared.contract.addresses import free_port
 from tasks.shared.contract.environment import server_environment, visible_gpus
 from tasks.shared.contract.guarded import RunningProcess, start_guarded
-from tasks.shared.generation.vllm_options import CPU_CACHE_GIB
+from tasks.shared.generation.vllm_options import CPU_CACHE_GIB, engine_options
 
 PACKAGE = "tasks.shared.generation.pool"
 LAST_LINES = 3
@@ -36,23 +38,23 @@ class Server(Protocol):
     """A server as its pool sees it."""
 
     name: str
-    elsewhere: bool  # on another host, which starts it again by itself
+    elsewhere: bool  # on another host, which restarts it
 
     def start(self) -> str | None:
-        """Start it, again if it was started before; its URL. None: it has none yet, ask once more. PoolFailed."""
+        """Start or restart it and return its URL; None while it has none yet. PoolFailed after too many deaths."""
 
     def ended(self) -> bool:
-        """True if what was started last runs no more."""
+        """True if the last started process has ended."""
 
     def stop(self) -> None:
-        """End it with all it started."""
+        """End it with all its processes."""
 
     def last_words(self) -> str:
         """The end of its log, for a message."""
 
 
 class ServerProcess:
-    """A server of this host: what it takes to start it, again too."""
+    """A server of this host, which can be started again."""
 
     elsewhere = False
 
@@ -102,11 +104,11 @@ class ServerProcess:
         return f"http://{host}:{port}"
 
     def ended(self) -> bool:
-        """True if it was started and runs no more."""
+        """True if it was started and has ended."""
         return self._running is not None and self._running.ended()
 
     def stop(self) -> None:
-        """End it with all it started."""
+        """End it with all its processes."""
         if self._running is not None:
             self._running.stop()
 
@@ -119,13 +121,13 @@ class ServerProcess:
 
 
 def stop_all(servers: Sequence[Server]) -> None:
-    """End them side by side: each takes seconds."""
+    """End them in parallel, because each takes seconds."""
     with ThreadPoolExecutor(max(1, len(servers))) as stopping:
         list(stopping.map(lambda server: server.stop(), servers))
 
 
 def server_command(options: Mapping[str, Any], listen: str, port: int) -> list[str]:
-    """What runs vLLM's server with what the pool needs of it: ids in and out, weights, and the token before all."""
+    """The command of vLLM's server with what the pool needs: token ids in and out, weight updates, the token guard."""
     command = [sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry"]
     for name, value in options.items():
         flag = name.replace("_", "-")
@@ -141,41 +143,38 @@ def server_command(options: Mapping[str, Any], listen: str, port: int) -> list[s
 
 
 def plan_servers(
-    config: PoolConfig,
-    options: Mapping[str, Any],
+    config: GenerationConfig,
+    model_config: ModelConfig,
+    checkpoint: Path,
     *,
     num_taken: int,
     listen: str,
     token: str,
     directory: Path,
 ) -> list[ServerProcess]:
-    """The servers of this host; its first `num_taken` GPUs or cores are the trainer's.
-
-    ValueError if there are too few GPUs.
-    """
-    parts = config.servers * config.tensor_parallel
-    gpus = gpus_of_host()
+    """The servers of this host; its first `num_taken` GPUs or cores are the trainer's. ValueError if GPUs lack."""
+    pool, gpus = config.pool, gpus_of_host()
+    parts = pool.servers * pool.tensor_parallel
     if gpus:
-        gpus = gpus[num_taken:]
-        if len(gpus) < parts:
+        shares = [[gpu] for gpu in gpus[num_taken:]]
+        if len(shares) < parts:
             raise ValueError(
-                f"generation.pool: {config.servers} servers of {config.tensor_parallel} GPUs need {parts} GPUs, and "
-                f"this host has {len(gpus)} that nobody trains on; lower servers, tensor_parallel or optimizer.ranks, "
-                "or give the pool hosts of its own (generation.pool.nodes)"
+                f"generation.pool: {pool.servers} servers of {pool.tensor_parallel} GPUs need {parts} GPUs, and "
+                f"this host has {len(shares)} that nobody trains on; lower servers, tensor_parallel or "
+                "optimizer.ranks, or give the pool hosts of its own (generation.pool.nodes)"
             )
-        shares = [[gpu] for gpu in gpus]
     else:
         shares = core_shares(sorted(os.sched_getaffinity(0)), num_taken, parts)
     options = {
-        **options,
-        "tensor_parallel_size": config.tensor_parallel,
-        "quantization": None if config.quantization == "none" else config.quantization,
-        "weight_transfer_config": NCCL if uses_nccl(config) else None,
-        "distributed_executor_backend": None if gpus or config.tensor_parallel > 1 else ONE_PROCESS,
+        **engine_options(config, model_config, checkpoint),
+        "tensor_parallel_size": pool.tensor_parallel,
+        "quantization": None if pool.quantization == "none" else pool.quantization,
+        "weight_transfer_config": NCCL if uses_nccl(pool) else None,
+        "distributed_executor_backend": None if gpus or pool.tensor_parallel > 1 else ONE_PROCESS,
     }
     servers = []
-    for number in range(config.servers):
-        own = shares[number * config.tensor_parallel : (number + 1) * config.tensor_parallel]
+    for number in range(pool.servers):
+        own = shares[number * pool.tensor_parallel : (number + 1) * pool.tensor_parallel]
         named = [",".join(share) for share in own]
         servers.append(
             ServerProcess(
@@ -186,23 +185,23 @@ def plan_servers(
                 devices=",".join(named) if gpus else "",
                 cores="" if gpus else "|".join(named),
                 directory=directory,
-                restarts=config.restarts,
+                restarts=pool.restarts,
             )
         )
     return servers
 
 
 def uses_nccl(config: PoolConfig) -> bool:
-    """Whether weights go over from GPU to GPU. ValueError where that is asked for and there are none."""
-    import torch
-
+    """Whether weights are sent from GPU to GPU. ValueError if the recipe asks for it and there is no GPU."""
     if config.transfer == "nccl" and not torch.cuda.is_available():
-        raise ValueError("generation.pool.transfer = 'nccl' needs GPUs, and none was seen: set it to 'auto'")
+        raise ValueError(
+            "generation.pool.transfer = 'nccl' needs GPUs, and there is none here: set it to 'auto'"
+        )
     return config.transfer != "files" and torch.cuda.is_available()
 
 
 def core_shares(cores: Sequence[int], num_taken: int, parts: int) -> list[list[str]]:
-    """The cores of each of `parts` workers, equally many, at least one each: shared where there are too few."""
+    """The cores of each of `parts` workers: equally many, at least one; workers share cores if there are too few."""
     free = list(cores[num_taken:]) or list(cores)
     each = max(1, len(free) // parts)
     return [[str(free[(part * each + i) % len(free)]) for i in range(each)] for part in range(parts)]
@@ -210,8 +209,6 @@ def core_shares(cores: Sequence[int], num_taken: int, parts: int) -> list[list[s
 
 def gpus_of_host() -> list[str]:
     """The GPUs of this host that this process may use."""
-    import torch
-
     if not torch.cuda.is_available():
         return []
     return visible_gpus() or [str(number) for number in range(torch.cuda.device_count())]

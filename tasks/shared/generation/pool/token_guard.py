@@ -1,6 +1,6 @@
-"""In a server of the pool: nothing is answered without the pool's token, whichever path is asked for.
+"""Runs in a server of the pool: refuses every request without the pool's token, whatever its path.
 
-vLLM's own key guards only what lies under /v1 and /inference; pause, weights and remote calls would be open to all.
+vLLM's own key guards only /v1 and /inference; pause, weights and remote calls would be open to everybody.
 """
 
 import hashlib
@@ -22,10 +22,10 @@ class RequireToken:
         token = pool_token()
         assert token, "a server of the pool is started with a token"
         self._app = app
-        self._wanted = _digest(f"Bearer {token}".encode())
+        self._expected = _digest(f"Bearer {token}".encode())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on what may pass."""
+        """Pass on requests with the token."""
         if scope["type"] == "lifespan" or self._may_pass(scope):
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
@@ -33,13 +33,13 @@ class RequireToken:
         else:
             headers = [(b"content-type", b"text/plain"), (b"www-authenticate", b"Bearer")]
             await send({"type": "http.response.start", "status": 401, "headers": headers})
-            await send({"type": "http.response.body", "body": b"the pool's token is wanted\n"})
+            await send({"type": "http.response.body", "body": b"the pool's token is required\n"})
 
     def _may_pass(self, scope: Scope) -> bool:
         given = [value for name, value in scope["headers"] if name == b"authorization"]
-        return len(given) == 1 and hmac.compare_digest(_digest(given[0]), self._wanted)
+        return len(given) == 1 and hmac.compare_digest(_digest(given[0]), self._expected)
 
 
 def _digest(value: bytes) -> bytes:
-    """Of equal length for all values, so that a comparison tells nothing of the token's."""
+    """A hash, so that the time of a comparison reveals nothing about the token, not even its length."""
     return hashlib.sha256(value).digest()

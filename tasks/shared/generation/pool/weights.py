@@ -1,7 +1,7 @@
-"""How the trainer's weights reach the servers: in buckets, as files of this process's memory or of a shared directory.
+"""Sends the trainer's weights to the servers: in buckets, as files in this process's memory or in a shared directory.
 
-A file in memory is one that this process holds open and others open under its name in /proc: it is gone with the
-process, however that ends.
+This process holds a file in memory open, and servers open it under its name in /proc. So it is gone with the process,
+however that ends.
 """
 
 import os
@@ -24,7 +24,7 @@ def buckets(
 ) -> "Iterator[dict[str, torch.Tensor]]":
     """Copies of the tensors in order, in groups of about BUCKET_BYTES; a larger one is a group of its own.
 
-    `device`: where the copies lie, None for where the tensors do. A gathered ZeRO-3 tensor itself is soon gone.
+    `device`: of the copies; None: that of the tensors. Copies, because ZeRO-3 soon frees a gathered tensor.
     """
     group: dict[str, torch.Tensor] = {}
     held = 0
@@ -40,48 +40,39 @@ def buckets(
 
 
 class Transfer(Protocol):
-    """A way that weights take to the servers of a pool."""
+    """A way to send weights to the servers of a pool."""
 
     def push(self, weights: "Iterable[tuple[str, torch.Tensor]]", version: str) -> None:
-        """Give every server these weights under that name; requests that run wait meanwhile and go on with them."""
+        """Give every server these weights under that name; running requests wait meanwhile and continue with them."""
 
     def close(self) -> None:
-        """Let go of what it holds."""
+        """Free what it holds."""
 
 
 class FileTransfer:
-    """Through files, which stay until the next push: a server that is started later takes them too."""
+    """Sends weights through files, which stay until the next push: a server that starts later reads them too."""
 
     def __init__(self, pool: Pool, call: Call, directory: Path | None) -> None:
-        """`call` runs something in the pool's thread; `directory` as for `WeightFiles`."""
+        """`call` runs a coroutine in the pool's thread.
+
+        `directory`: one that servers on other hosts see; None keeps the files in memory, for this host.
+        """
         self._pool = pool
         self._call = call
-        self._files = WeightFiles(directory)
-
-    def push(self, weights: "Iterable[tuple[str, torch.Tensor]]", version: str) -> None:
-        """See `Transfer.push`."""
-        paths = self._files.write(weights)
-        self._call(self._pool.push(paths, version))
-        self._files.drop_older(paths)
-
-    def close(self) -> None:
-        """Forget the files."""
-        self._files.close()
-
-
-class WeightFiles:
-    """The weights that were written last, for servers that come later too."""
-
-    def __init__(self, directory: Path | None) -> None:
-        """`directory` is one that servers on other hosts see; None keeps the files in memory, for this host."""
         self._directory = directory
         self._descriptors: list[int] = []
         self._number = 0
         if directory is not None:
             shutil.rmtree(directory, ignore_errors=True)  # of an attempt that was killed
 
+    def push(self, weights: "Iterable[tuple[str, torch.Tensor]]", version: str) -> None:
+        """See `Transfer.push`."""
+        paths = self.write(weights)
+        self._call(self._pool.push(paths, version))
+        self.drop_older(paths)
+
     def write(self, weights: "Iterable[tuple[str, torch.Tensor]]") -> list[str]:
-        """Write all weights; the paths, in order. What was written before stays until `drop_older`."""
+        """Write all weights and return the paths, in order. Older files stay until `drop_older`."""
         from safetensors.torch import save
 
         self._number += 1
@@ -92,7 +83,7 @@ class WeightFiles:
         return paths
 
     def drop_older(self, paths: list[str]) -> None:
-        """Forget everything but these."""
+        """Remove every file but these."""
         if self._directory is not None:
             for path in self._directory.glob("*/*.safetensors"):
                 if str(path) not in paths:
@@ -104,7 +95,7 @@ class WeightFiles:
         self._descriptors = kept
 
     def close(self) -> None:
-        """Forget everything."""
+        """Remove every file."""
         self.drop_older([])
         if self._directory is not None:
             shutil.rmtree(self._directory, ignore_errors=True)

@@ -1,7 +1,7 @@
-"""In a server's workers: taking over weights bucket by bucket, and saying what is held.
+"""Runs in a server's workers: loads weights bucket by bucket, and computes digests of them.
 
-vLLM mixes `PoolWorker` into its worker (`--worker-extension-cls`); its methods are called by name over the server's
-`/collective_rpc`, between two steps of the engine. Each worker of a tensor-parallel group takes its part itself.
+vLLM mixes `PoolWorker` into its worker (`--worker-extension-cls`). The server's `/collective_rpc` calls its methods by
+name, between two steps of the engine. Each worker of a tensor-parallel group takes its part itself.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ class PoolWorker:
     rank: int
 
     def begin_weights(self) -> None:
-        """Make ready to load every tensor anew, in the form of a checkpoint."""
+        """Prepare to load every tensor again, in the form of a checkpoint."""
         from vllm.config import set_current_vllm_config
         from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
 
@@ -37,7 +37,7 @@ class PoolWorker:
             self.model_runner.get_model().load_weights(iter(tensors.items()))
 
     def finish_weights(self) -> None:
-        """Make the loaded tensors what the model computes with."""
+        """Convert the loaded tensors to the form in which the model computes."""
         from vllm.config import set_current_vllm_config
         from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
 
