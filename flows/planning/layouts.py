@@ -218,7 +218,7 @@ def work_of(recipe: Recipe, mean_tokens: float = 0.0, tail: float = 5.0, call_s:
     """What a step of the recipe samples; without a mean a response has a third of the largest length."""
     rl, most = recipe.rl, recipe.generation.max_response_tokens
     return Work(
-        trajectories=rl.prompts_per_step * rl.samples_per_prompt * (2 if rl.resample_on_correct else 1),
+        trajectories=rl.prompts_per_step * rl.num_samples,
         mean_tokens=mean_tokens or most / 3,
         most_tokens=most,
         tail=tail,

@@ -1,80 +1,59 @@
-"""Sampling ahead: a thread keeps the sampler full while the trainer works, which takes groups as they become whole.
+"""Samples ahead: a thread keeps the sampler full while the trainer works, and the trainer takes complete groups.
 
-Stands in for `Sampler` with `rl.staleness` over 0; the rest of a step is the same. The thread runs the one loop that
-interleaves generation with code; problems are drawn when there is a row free for them. Another thread grades.
+Replaces `Sampler` if `rl.staleness` is over 0; the rest of a step is the same. The thread runs the loop that
+interleaves generation with code, and draws a problem when a row is free for it. Another thread grades.
 """
 
 import shutil
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tasks.rl.buffer import Buffer
 from tasks.rl.experience import Graded, score
 from tasks.rl.journal import JOURNAL_FILE
 from tasks.rl.metrics import PhaseClock
-from tasks.rl.problems import RlProblem
-from tasks.rl.sampling import Experiences
+from tasks.rl.sampling import Experiences, LiveExperiences
 from tasks.rl.state import Progress
-from tasks.shared.config import GenerationConfig, RlStage
+from tasks.shared.config import GenerationConfig
 from tasks.shared.contract.stage import Value
-from tasks.shared.generation.interleave import Interleaver, RolloutPolicy, RolloutRequest
-from tasks.shared.generation.protocol import Generator
-from tasks.shared.learning.reward_function import RewardFunction
-from tasks.shared.tools.protocol import Tool
+from tasks.shared.generation.interleave import Interleaver, RolloutRequest
 from tasks.shared.traces.trajectory import Trajectory
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+POLL_S = 0.05  # longest wait for code before the loop looks for other work
 
 
-LOOK_S = 0.05  # how long the loop waits for code before it looks for what else there is to do
-
-
-class Ahead(Experiences):
+@dataclass(eq=False)
+class Ahead(LiveExperiences):
     """The sampler of an asynchronous round, in the first rank. Close it."""
 
-    def __init__(
-        self,
-        config: RlStage,
-        policy: RolloutPolicy,
-        *,
-        problems: Sequence[RlProblem],
-        generator: Generator,
-        interpreter: Tool | None,
-        tokenizer: "PreTrainedTokenizerBase",
-        seed: int,
-        judge: RewardFunction | None,
-        directory: Path,
-        progress: Progress,
-        last_step: int,
-    ) -> None:
-        """`directory` holds journal and groups, in which the round goes on that `progress` tells of."""
-        self._config = config
-        self._judge = judge
-        self._rollout = (generator, interpreter, tokenizer, policy)
+    directory: Path  # of journal and groups, from which the round resumes
+    progress: Progress
+    last_step: int
+
+    def __post_init__(self) -> None:
+        progress = self.progress
         self._buffer = Buffer(
-            directory,
-            config.rl,
-            problems,
-            seed=seed,
+            self.directory,
+            self.config.rl,
+            self.problems,
+            seed=self.seed,
             data_seed=progress.data_seed,
-            first_draw=max(progress.drawn, progress.first_step * config.rl.prompts_per_step),
-            last_step=last_step,
+            first_draw=max(progress.drawn, progress.first_step * self.config.rl.prompts_per_step),
+            last_step=self.last_step,
         )
         self._steps = [progress.step]  # done before the weights of each version were made
         self._done = progress.step  # by the trainer
-        self._slots = num_rows(config.generation)
-        self._changed = threading.Condition()  # held for everything below
+        self._slots = num_rows(self.config.generation)
+        self._changed = threading.Condition()  # its lock guards everything below
         self._queue: deque[RolloutRequest] = deque()
-        self._alive: dict[str, int] = {}  # requests that were handed out, with their draw
-        self._unwanted: deque[str] = deque()  # alive, of draws that were dropped
-        self._rows = _Level()  # how many are alive
+        self._alive: dict[str, int] = {}  # requests in the sampler, with their draw
+        self._unwanted: deque[str] = deque()  # those of dropped draws
+        self._rows = _TimeAverage()  # how many are alive
         self._num_tokens = 0  # sampled since the last step
         self._paused = False
         self._stopping = False
@@ -89,7 +68,7 @@ class Ahead(Experiences):
         return self._buffer.next_draw
 
     def collect(self, step: int, data_seed: int, clock: PhaseClock) -> list[Graded]:
-        """The graded groups that the step after `step` steps trains on; waits until there are enough."""
+        """The graded groups of the step after `step` steps; waits until there are enough."""
         with clock("sample"):
             return self._buffer.taken(step) or self._wait_for(step)
 
@@ -100,13 +79,13 @@ class Ahead(Experiences):
                 self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
                 self._thread.start()
             while (graded := self._buffer.take(step)) is None:
-                self._let_go()
+                self._drop_requests()
                 self._wait()
-            self._let_go()
+            self._drop_requests()
             return graded
 
-    def _let_go(self) -> None:
-        """What was dropped leaves room."""
+    def _drop_requests(self) -> None:
+        """Withdraw the requests of dropped draws, which frees their rows."""
         wants = self._buffer.wants
         self._queue = deque(request for request in self._queue if wants(int(request.problem_id)))
         self._unwanted = deque(name for name, draw in self._alive.items() if not wants(draw))
@@ -115,7 +94,7 @@ class Ahead(Experiences):
     def sync(self, step: int, push: Callable[[], None]) -> None:
         """Give the sampler the weights after `step` steps: at once, or when nothing runs any more."""
         with self._changed:
-            self._paused = not self._config.rl.update_in_flight
+            self._paused = not self.config.rl.update_in_flight
             while self._paused and self._rows.value:
                 self._wait()
             self._steps.append(step)
@@ -127,26 +106,26 @@ class Ahead(Experiences):
             self._changed.notify_all()
 
     def keep(self, step: int) -> None:
-        """The trainer has done `step` steps; the sampler goes on with the weights it has."""
+        """See `Experiences.keep`."""
         with self._changed:
             self._done = step
             self._buffer.end_step()
             self._changed.notify_all()
 
     def saved(self, step: int) -> None:
-        """The state after `step` steps is on the disk."""
+        """See `Experiences.saved`."""
         with self._changed:
             self._buffer.forget(step)
 
     def measured(self, clock: PhaseClock) -> dict[str, Value]:
-        """What the clock says since the last step.
+        """Measurements since the last step.
 
-        queue: groups that wait; in_flight: draws whose group is not whole; dropped_groups: draws; sampler_rows: mean of
-        the trajectories that are alive; sampler_idle: share of the time without one; trainer_idle: share of the step
-        in which it waited for groups.
+        queue: groups that wait; in_flight: draws whose group is not complete; dropped_groups: dropped draws;
+        sampler_rows: mean number of live trajectories; sampler_idle: share of the time without one; trainer_idle: share
+        of the step in which the trainer waited for groups.
         """
         with self._changed:
-            rows, idle, seconds = self._rows.since()
+            rows, idle, seconds = self._rows.read()
             tokens, self._num_tokens = self._num_tokens, 0
             before, self._num_dropped = self._num_dropped, len(self._buffer.journal.account.dropped)
             return {
@@ -160,7 +139,7 @@ class Ahead(Experiences):
             }
 
     def publish(self, directory: Path) -> None:
-        """The round is over: what is open is dropped, and the journal put into `directory`."""
+        """At the end of the round: drop open draws and copy the journal into `directory`."""
         with self._changed:
             self._buffer.end()
             shutil.copyfile(self._buffer.journal.path, directory / JOURNAL_FILE)
@@ -175,7 +154,7 @@ class Ahead(Experiences):
         self._grader.shutdown(cancel_futures=True)
 
     def _wait(self) -> None:
-        """Wait for a change; raises what ended a thread."""
+        """Wait for a change; raise the error that ended a thread."""
         if self._error is None:
             self._changed.wait()
         if self._error is not None:
@@ -184,15 +163,15 @@ class Ahead(Experiences):
     def _run(self) -> None:
         """The sampling thread."""
         try:
-            interleaver = Interleaver(*self._rollout, patience_s=LOOK_S)
-            while self._hand_out(interleaver):
+            interleaver = Interleaver(self.generator, self.tool, self.tokenizer, self.policy, POLL_S)
+            while self._start_rows(interleaver):
                 for trajectory in interleaver.step():
                     self._take(trajectory)
-        except BaseException as error:  # noqa: BLE001  whatever it is, the trainer's thread raises it
+        except BaseException as error:  # noqa: BLE001  the trainer's thread raises it
             self._fail(error)
 
-    def _hand_out(self, interleaver: Interleaver) -> bool:
-        """Let go of what nobody wants, start what free rows sample; waits while nothing is alive. False: it is over."""
+    def _start_rows(self, interleaver: Interleaver) -> bool:
+        """Drop unwanted requests and start new ones in free rows; wait while none is alive. False once closed."""
         with self._changed:
             while not self._stopping:
                 while self._unwanted:
@@ -214,8 +193,8 @@ class Ahead(Experiences):
             return False
 
     def _take(self, trajectory: Trajectory) -> None:
-        """A trajectory has ended; its group, if that is whole now, is graded."""
-        draw = trajectory.problem_id  # so it was asked for
+        """Add a finished trajectory to its group, and grade the group once it is complete."""
+        draw = trajectory.problem_id  # requests are named by their draw
         with self._changed:
             self._end_row(f"{draw}/{trajectory.sample}")
             self._num_tokens += trajectory.num_sampled
@@ -225,7 +204,7 @@ class Ahead(Experiences):
             self._grader.submit(self._grade, int(draw), group)
 
     def _end_row(self, name: str) -> bool:
-        """A row is free; False if it was before."""
+        """Free a row; False if it was free before."""
         if self._alive.pop(name, None) is None:
             return False
         self._rows.change(-1)
@@ -233,11 +212,11 @@ class Ahead(Experiences):
         return True
 
     def _grade(self, draw: int, group: list[Trajectory]) -> None:
-        """In the grader's thread."""
+        """Grade and keep a group; runs in the grader's thread."""
         try:
-            graded = score(group, [self._buffer.problem(draw)], self._config, self._judge)
+            graded = score(group, [self._buffer.problem(draw)], self.config, self.judge)
             self._buffer.write(draw, graded)
-        except BaseException as error:  # noqa: BLE001  whatever it is, the trainer's thread raises it
+        except BaseException as error:  # noqa: BLE001  the trainer's thread raises it
             self._fail(error)
             return
         with self._changed:
@@ -251,10 +230,10 @@ class Ahead(Experiences):
 
 
 class AheadFollower(Experiences):
-    """The same in every other rank: gets its rows from the first rank, and gathers weights with it."""
+    """An asynchronous round's source in every other rank, which gets its rows from the first and gathers with it."""
 
     def collect(self, step: int, data_seed: int, clock: PhaseClock) -> list[Graded]:
-        """The first rank has taken it."""
+        """Nothing: the first rank has all groups."""
         return []
 
     def sync(self, step: int, push: Callable[[], None]) -> None:
@@ -262,8 +241,8 @@ class AheadFollower(Experiences):
         push()
 
 
-class _Level:
-    """A number over time: its mean, and the share of the time in which it was 0."""
+class _TimeAverage:
+    """The mean of a number over time, and the share of the time in which it was 0."""
 
     def __init__(self) -> None:
         self.value = 0
@@ -271,24 +250,24 @@ class _Level:
         self._area = self._at_zero = 0.0
 
     def change(self, by: int) -> None:
-        """The number changes now."""
+        """Add `by` to the number now."""
         now = time.monotonic()
         self._area += self.value * (now - self._last)
         self._at_zero += (now - self._last) * (self.value == 0)
         self._last = now
         self.value += by
 
-    def since(self) -> tuple[float, float, float]:
-        """Mean, share at 0 and seconds since the last call, or since it was made."""
+    def read(self) -> tuple[float, float, float]:
+        """Mean, share at 0 and seconds since the last read or the start."""
         self.change(0)
         seconds = self._last - self._started
-        found = self._area / seconds, self._at_zero / seconds, seconds
+        averages = self._area / seconds, self._at_zero / seconds, seconds
         self._started, self._area, self._at_zero = self._last, 0.0, 0.0
-        return found
+        return averages
 
 
 def num_rows(generation: GenerationConfig) -> int:
-    """Trajectories that are alive at once: as many as the engines decode side by side."""
+    """The number of live trajectories: as many as the engines decode side by side."""
     if generation.placement != "pool":
         return generation.max_sequences
     pool = generation.pool

@@ -35,15 +35,15 @@ class BestWeights:
         shutil.rmtree(self._path(step), ignore_errors=True)
         partial.rename(self._path(step))
 
-    def sort_out(self, points: Sequence[Point], saved: int, running: int | None = None) -> None:
+    def prune(self, points: Sequence[Point], saved: int, running: int | None = None) -> None:
         """Remove weights that can no longer be the best; `saved`: the step from which a killed round would resume.
 
         `running`: the step under evaluation.
         """
         until_saved = best_of([point for point in points if point["step"] <= saved])
-        wanted = {point["step"] for point in (until_saved, best_of(points)) if point} | {running}
+        kept = {point["step"] for point in (until_saved, best_of(points)) if point} | {running}
         for path in self._directory.glob("step-*"):
-            if _step_of(path) not in wanted:
+            if _step_of(path) not in kept:
                 shutil.rmtree(path)
 
     def path_of(self, point: Point) -> Path:

@@ -1,8 +1,8 @@
 """The groups between sampler and trainer of an asynchronous round: drawn, in flight, waiting, taken, dropped.
 
-A draw is a problem with all its samples, and its group their trajectories. No more are open than steps can take in
-time: `rl.prompts_per_step` for each of the `rl.staleness` + 1 steps from the weights that sample on, those in training
-among them (the bound of AReaL, arXiv 2505.24298, section 5.1). Not for two threads at once: its owner holds a lock.
+A draw is a problem with all its samples; its group is their trajectories. Draws are limited to what steps can take in
+time: `rl.prompts_per_step` for each of the `rl.staleness` + 1 steps from the sampling weights on, including those in
+training (the bound of AReaL, arXiv 2505.24298, section 5.1). Not thread-safe: the owner holds a lock.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from tasks.shared.traces.trajectory import Trajectory
 
 
 class Buffer:
-    """What is open, with its record."""
+    """The open draws, with their journal."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class Buffer:
         first_draw: int,
         last_step: int,
     ) -> None:
-        """Opened where the journal in `directory` was left, else with draw `first_draw`; `last_step` ends the round."""
+        """Resume from the journal in `directory`, or begin with draw `first_draw`; `last_step` ends the round."""
         self._files = directory / "groups"
         self._files.mkdir(parents=True, exist_ok=True)
         self.journal = Journal(directory / JOURNAL_FILE)
@@ -42,22 +42,22 @@ class Buffer:
         self._seed, self._data_seed = seed, data_seed
         self._last_step = last_step
         self.next_draw = max(self.journal.account.drawn, default=first_draw - 1) + 1
-        self._in_flight: dict[int, list[Trajectory]] = {}  # what has come of each
+        self._in_flight: dict[int, list[Trajectory]] = {}  # finished trajectories of each
         self._waiting: dict[int, list[Graded]] = {}
-        self._num_training = 0  # places of the step that trains
+        self._num_training = 0  # groups of the step in training
 
     @property
     def num_waiting(self) -> int:
-        """Groups that are whole and that no step has taken."""
+        """Complete groups that no step has taken."""
         return len(self._waiting)
 
     @property
     def num_in_flight(self) -> int:
-        """Draws whose group is not whole."""
+        """Draws whose group is not complete."""
         return len(self._in_flight)
 
     def may_draw(self, step: int, begun: int) -> bool:
-        """Whether one more group would be taken in time, with `step` steps done, by the weights after `begun` steps."""
+        """Whether a group begun with the weights after `begun` steps would be taken in time; `step` steps are done."""
         counted = sum(self._counts(group) for group in self._waiting.values())
         num_open = len(self._in_flight) + counted + self._num_training
         steps = min(begun + self._config.staleness + 1, self._last_step) - step
@@ -71,7 +71,7 @@ class Buffer:
         return self._requests(draw)
 
     def reopen(self, step: int) -> list[RolloutRequest]:
-        """Go on with what the journal has open: groups wait again; what was in flight is asked anew."""
+        """Resume the journal's open draws: complete groups wait again, draws in flight are requested again."""
         requests = []
         for draw in self.journal.account.open:
             if draw in self.journal.account.whole:
@@ -83,7 +83,7 @@ class Buffer:
         return requests
 
     def problem(self, draw: int) -> RlProblem:
-        """The problem of a draw: the draws of `prompts_per_step` after another are those of a synchronous step."""
+        """The problem of a draw: `prompts_per_step` draws in a row are those of one synchronous step."""
         step, place = divmod(draw, self._config.prompts_per_step)
         return draw_problems(self._problems, self._config.prompts_per_step, step, self._data_seed)[place]
 
@@ -92,30 +92,30 @@ class Buffer:
         return draw in self._in_flight
 
     def add(self, trajectory: Trajectory) -> list[Trajectory]:
-        """Take up a trajectory; all of its group if it was the last one of a draw that is not dropped, else none."""
+        """Add a trajectory; return the group if this completes one that was not dropped, else nothing."""
         draw = int(trajectory.problem_id)
         if draw not in self._in_flight:
             return []
         group = self._in_flight[draw]
         group.append(replace(trajectory, problem_id=self.problem(draw).id))
-        return group if len(group) == self._num_samples else []
+        return group if len(group) == self._config.num_samples else []
 
     def write(self, draw: int, group: Sequence[Graded]) -> None:
-        """Put a graded group on the disk. May be called while another thread uses the buffer."""
+        """Write a graded group to disk. May be called while another thread uses the buffer."""
         write_group(self._path(draw), group)
 
     def keep(self, draw: int, group: list[Graded]) -> None:
-        """A group that was written is whole, and waits."""
+        """Let a written group wait for a step."""
         if draw in self._in_flight:
             del self._in_flight[draw]
             self.journal.make_whole(draw)
             self._waiting[draw] = group
 
     def take(self, step: int) -> list[Graded] | None:
-        """What the step after `step` steps trains on, as soon as there is enough; the oldest first.
+        """The groups of the step after `step` steps, the oldest first; None while there are too few.
 
-        Enough: `rl.prompts_per_step` groups, where others replace those of equal rewards as many that teach, or
-        `rl.resample_attempts` times as many. What is too old for this step is dropped.
+        Enough are `rl.prompts_per_step` groups. If others replace groups of equal rewards, only those that teach count,
+        up to `rl.resample_attempts` times as many groups in all. Groups too old for this step are dropped.
         """
         self._drop_stale(step)
         size = self._config.prompts_per_step
@@ -131,25 +131,25 @@ class Buffer:
         chosen.sort()
         self.journal.take(step + 1, chosen)
         self._num_training = size
-        return placed([self._waiting.pop(draw) for draw in chosen])
+        return numbered([self._waiting.pop(draw) for draw in chosen])
 
     def taken(self, step: int) -> list[Graded] | None:
-        """What the step after `step` steps has taken before the round was killed; None if it had not."""
+        """The groups that the step after `step` steps took before the round was killed; None if it took none."""
         draws = self.journal.account.taken.get(step + 1)
-        return None if draws is None else placed([read_group(self._path(draw)) for draw in draws])
+        return None if draws is None else numbered([read_group(self._path(draw)) for draw in draws])
 
     def end_step(self) -> None:
-        """The step that trained is done."""
+        """Note that no step is in training."""
         self._num_training = 0
 
     def forget(self, step: int) -> None:
-        """The files of what was trained on in the first `step` steps are needed no more: their weights are saved."""
+        """Remove the groups of the first `step` steps, whose weights are saved."""
         for number, draws in self.journal.account.taken.items():
             for draw in draws if number <= step else ():
                 self._path(draw).unlink(missing_ok=True)
 
     def end(self) -> None:
-        """The round is over: what is open is dropped."""
+        """Drop open draws at the end of the round."""
         for draw in self.journal.account.open:
             self._drop(draw, "the round was over")
 
@@ -169,36 +169,32 @@ class Buffer:
         self._path(draw).unlink(missing_ok=True)
 
     def _counts(self, group: Sequence[Graded]) -> bool:
-        """Whether a group fills a place of its step; one that teaches nothing does not where others replace it."""
+        """Whether a group counts towards its step; one that teaches nothing does not if others replace it."""
         return self._config.resample_attempts == 1 or num_teaching(group) > 0
 
     def _requests(self, draw: int) -> list[RolloutRequest]:
-        """Named by the draw: one problem may be drawn twice."""
+        """A draw's requests, named by the draw, because a problem may be drawn twice."""
         step, place = divmod(draw, self._config.prompts_per_step)
         problem = self.problem(draw)
         return [
             RolloutRequest(
                 str(draw), sample, problem.prompt_ids, sample_seed(self._seed, step, place, sample)
             )
-            for sample in range(self._num_samples)
+            for sample in range(self._config.num_samples)
         ]
-
-    @property
-    def _num_samples(self) -> int:
-        return self._config.samples_per_prompt * (2 if self._config.resample_on_correct else 1)
 
     def _path(self, draw: int) -> Path:
         return self._files / f"{draw:08d}.parquet"
 
 
 def oldest(group: Sequence[Graded]) -> int:
-    """Steps done before the weights were made that sampled a group's first token."""
+    """Steps done before the weights that sampled a group's first token were made."""
     versions = [row.trajectory.oldest_version for row in group]
     known = [version for version in versions if version is not None]
-    assert len(known) == len(versions), "an engine that counts no versions"
+    assert len(known) == len(versions), "an engine without weight versions"
     return min(known)
 
 
-def placed(groups: Sequence[Sequence[Graded]]) -> list[Graded]:
-    """The groups of one step in one list, numbered in their order."""
-    return [replace(row, group=place) for place, group in enumerate(groups) for row in group]
+def numbered(groups: Sequence[Sequence[Graded]]) -> list[Graded]:
+    """The rows of a step's groups, each with the number of its group."""
+    return [replace(row, group=number) for number, group in enumerate(groups) for row in group]

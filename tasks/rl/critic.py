@@ -33,19 +33,18 @@ class CriticUpdate:
         self._config = config
 
     def evaluate(self, experience: Experience) -> Values:
-        """Values by the critic as it is now, and GAE with the reward at the last sampled token."""
+        """Values by the current critic, and GAE with the reward at the last sampled token."""
         values = self._values(experience)
         advantages, returns = [], []
         for row, outage, value in zip(experience.graded, experience.outage, values, strict=True):
-            loss_mask = np.array(row.trajectory.loss_mask, dtype=bool)
+            loss_mask = _mask(row.trajectory)
             rewards = np.zeros(len(loss_mask))
             if not outage:
                 rewards[np.flatnonzero(loss_mask)[-1]] = row.reward
-            pair = gae(
-                rewards, value, loss_mask & ~outage, self._config.critic.gamma, self._config.critic.lam
-            )
-            advantages.append(pair[0])
-            returns.append(pair[1])
+            critic = self._config.critic
+            advantage, returned = gae(rewards, value, loss_mask & ~outage, critic.gamma, critic.lam)
+            advantages.append(advantage)
+            returns.append(returned)
         return Values(tuple(values), tuple(advantages), tuple(returns))
 
     def update(self, experience: Experience, evaluated: Values, seed: int) -> dict[str, Value]:
@@ -56,7 +55,7 @@ class CriticUpdate:
         learning_rate = self._engine.learning_rate
         losses, norms = [], []
         for part in mini_batches_of(np.flatnonzero(~experience.outage), self._config.mini_batches, seed):
-            trajectories = [experience.graded[i].trajectory for i in part]
+            trajectories = [experience.trajectory(i) for i in part]
             sequences = [
                 _with_extras(t, value=evaluated.values[i], returned=evaluated.returns[i])
                 for t, i in zip(trajectories, part, strict=True)
@@ -64,7 +63,15 @@ class CriticUpdate:
             denominator = from_first_rank(sum(t.num_sampled for t in trajectories))
             loss = 0.0
             for row in self._rows(sequences):
-                share = self._loss(row.to(self._engine.device), denominator)
+                row = row.to(self._engine.device)
+                share = value_loss(
+                    self._engine.values(row),
+                    row.extras["value"],
+                    row.extras["returned"],
+                    row.loss_mask,
+                    denominator,
+                    self._config.critic.value_clip,
+                )
                 self._engine.backward(share)
                 loss += float(share.detach())
             losses.append(sum_over_ranks(loss))
@@ -77,29 +84,19 @@ class CriticUpdate:
             **_of_sampled_tokens(experience, evaluated),
         }
 
-    def _loss(self, row: PackedBatch, denominator: int) -> torch.Tensor:
-        return value_loss(
-            self._engine.values(row),
-            row.extras["value"],
-            row.extras["returned"],
-            row.loss_mask,
-            denominator,
-            self._config.critic.value_clip,
-        )
-
     def _values(self, experience: Experience) -> list[np.ndarray]:
-        """(R,) values of each trajectory, 0 where not sampled, in the first rank; each computes its share."""
+        """(R,) values of each trajectory, 0 where not sampled, in the first rank; each rank computes its share."""
         chosen = np.flatnonzero(~experience.outage)
         found: list[tuple[int, np.ndarray]] = []
         with torch.no_grad():
-            for row in self._rows([_with_extras(experience.graded[i].trajectory) for i in chosen]):
-                parts = row.split(self._engine.values(row).cpu())  # by all ranks, as ZeRO-3 needs
+            for row in self._rows([_with_extras(experience.trajectory(i)) for i in chosen]):
+                parts = row.split(self._engine.values(row).cpu())  # in every rank, for ZeRO-3
                 if row.num_loss_tokens:  # a row that fills in for a rank without sequences has none
                     found += [(place, values.double().numpy()) for place, values in parts]
         result = [np.zeros(len(row.trajectory.response_ids)) for row in experience.graded]
         for place, values in gather_to_first_rank(found):
             index = chosen[place]
-            result[index] = values[len(experience.graded[index].trajectory.prompt_ids) :]
+            result[index] = values[len(experience.trajectory(index).prompt_ids) :]
         return result
 
     def _rows(self, sequences: Sequence[TrainSequence]) -> list[PackedBatch]:
@@ -108,11 +105,11 @@ class CriticUpdate:
 
 
 def with_advantages(experience: Experience, evaluated: Values, whitened: bool) -> Experience:
-    """The experience with an advantage a token; for the record, `advantages` is then their mean over sampled tokens.
+    """The experience with an advantage a token; `advantages`, for the record, are their means over sampled tokens.
 
-    Whitened over every row that counts in a baseline, as GRPO's groups are; what is not in the loss is masked there.
+    They are whitened over every row that counts in a baseline, like GRPO's groups, whether or not it is in the loss.
     """
-    masks = [np.array(row.trajectory.loss_mask, dtype=bool) for row in experience.graded]
+    masks = [_mask(row.trajectory) for row in experience.graded]
     tokens = list(evaluated.advantages)
     if whitened and tokens:
         valid = (~experience.outage & ~experience.dropped).tolist()
@@ -122,7 +119,7 @@ def with_advantages(experience: Experience, evaluated: Values, whitened: bool) -
 
 
 def _with_extras(trajectory: Trajectory, **extras: np.ndarray) -> TrainSequence:
-    """A trajectory whose `extras` are given for the response alone."""
+    """A trajectory for the critic; the `extras` are (R,), of the response."""
     sequence = train_sequence(trajectory, 0.0, 0.0)
     num_prompt = len(trajectory.prompt_ids)
     named = {name: of_response(values, num_prompt) for name, values in extras.items()}
@@ -130,14 +127,18 @@ def _with_extras(trajectory: Trajectory, **extras: np.ndarray) -> TrainSequence:
 
 
 def _of_sampled_tokens(experience: Experience, evaluated: Values) -> dict[str, Value]:
-    """How good the values were before the update; None without a sampled token."""
-    kept = np.flatnonzero(~experience.outage)
-    masks = {i: np.array(experience.graded[i].trajectory.loss_mask, dtype=bool) for i in kept}
-    values = np.concatenate([evaluated.values[i][masks[i]] for i in kept]) if len(kept) else np.zeros(0)
-    returns = np.concatenate([evaluated.returns[i][masks[i]] for i in kept]) if len(kept) else np.zeros(0)
+    """The quality of the values before the update; None without a sampled token."""
+    masks = {i: _mask(experience.trajectory(i)) for i in np.flatnonzero(~experience.outage)}
+    none = [np.zeros(0)]
+    values = np.concatenate([evaluated.values[i][mask] for i, mask in masks.items()] or none)
+    returns = np.concatenate([evaluated.returns[i][mask] for i, mask in masks.items()] or none)
     known = bool(len(values))
     return {
         "value_mean": float(values.mean()) if known else None,
         "return_mean": float(returns.mean()) if known else None,
         "explained_variance": explained_variance(values, returns) if known else None,
     }
+
+
+def _mask(trajectory: Trajectory) -> np.ndarray:
+    return np.array(trajectory.loss_mask, dtype=bool)

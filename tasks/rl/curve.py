@@ -1,7 +1,6 @@
-"""What a round does for its curve between the phases of a step: evaluate when it is due, keep the best weights."""
+"""Draws a round's curve between the phases of a step: evaluates when it is due, and keeps the best weights."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tasks.rl.best import BestWeights, Point, best_of
 from tasks.rl.evaluation import Evaluation
@@ -16,9 +15,6 @@ from tasks.shared.learning.distributed import from_first_rank
 from tasks.shared.learning.engine import TrainingEngine
 from tasks.shared.tools.protocol import Tool
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
 
 class Curve:
     """The evaluations of one round; with `rl.keep = "best"` the weights of the best of them."""
@@ -28,16 +24,16 @@ class Curve:
         context: StageContext[RlStage],
         engine: TrainingEngine,
         generator: Generator,
-        interpreter: Tool | None,
+        tool: Tool | None,
         progress: Progress,
         records: RoundRecords | None,
     ) -> None:
-        # One of its own: it encodes and decodes in another thread.
-        self._tokenizer: PreTrainedTokenizerBase = load_tokenizer(context.input("checkpoint"))
+        # its own tokenizer, because it encodes and decodes in another thread
+        self._tokenizer = load_tokenizer(context.input("checkpoint"))
         self._engine = engine
         self._records = records
         self._saved = progress.step
-        self._evaluation = Evaluation(context, generator, interpreter, self._tokenizer, progress)
+        self._evaluation = Evaluation(context, generator, tool, self._tokenizer, progress)
         self._keeps_best = context.config.rl.keep == "best"
         self._weights: BestWeights | None = None
         if self._keeps_best and rank() == 0:
@@ -46,7 +42,7 @@ class Curve:
             )
 
     def at(self, progress: Progress) -> None:
-        """The sampler has the weights after `progress.step` steps: evaluate them if it is time."""
+        """Evaluate the sampler's weights, those after `progress.step` steps, if it is time."""
         if not self._evaluation.is_due(progress) or from_first_rank(self._evaluation.has(progress.step)):
             return
         self.finish()
@@ -62,7 +58,7 @@ class Curve:
         self._note(self._evaluation.begin(progress))
 
     def keeps_weights(self, progress: Progress) -> bool:
-        """Whether the sampler keeps older weights, see `Evaluation.keeps_weights`; the same in every rank."""
+        """See `Evaluation.keeps_weights`; the same in every rank."""
         return from_first_rank(self._evaluation.keeps_weights(progress))
 
     def finish(self) -> None:
@@ -70,12 +66,12 @@ class Curve:
         self._note(self._evaluation.finish())
 
     def saved(self, step: int) -> None:
-        """A killed round would go on from `step` now."""
+        """Note that a killed round would resume from `step`."""
         self._saved = step
-        self._sort_out()
+        self._prune()
 
     def close(self) -> None:
-        """Leave nothing running."""
+        """End the evaluation's thread."""
         self._evaluation.close()
 
     @property
@@ -84,15 +80,15 @@ class Curve:
         return self._evaluation.points
 
     def best(self) -> tuple[Point, Path] | None:
-        """The best point of this round and where its weights lie; None if there is none. In the first rank."""
+        """The best point of this round and the path of its weights, in the first rank; None if there is none."""
         point = best_of(self.points)
         return (point, self._weights.path_of(point)) if point and self._weights is not None else None
 
     def _note(self, point: Point | None) -> None:
         if point is not None and self._records is not None:
             self._records.log_evaluation(point)
-            self._sort_out()
+            self._prune()
 
-    def _sort_out(self) -> None:
+    def _prune(self) -> None:
         if self._weights is not None:
-            self._weights.sort_out(self.points, self._saved, self._evaluation.running)
+            self._weights.prune(self.points, self._saved, self._evaluation.running)

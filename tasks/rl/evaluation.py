@@ -1,14 +1,15 @@
-"""Evaluation while a round trains: `rl.evaluate_every_steps` samples evaluation sets at the current weights.
+"""Evaluation while a round trains: every `rl.evaluate_every_steps` steps, evaluation sets are sampled.
 
-In a pool or a process beside the trainer it runs in a thread of its own, by weights that the sampler keeps until it has
-ended; the trainer goes on meanwhile, as far as `rl.staleness` allows. An engine inside samples between two steps, each
-rank its share. A point of the curve is a line of evaluation.jsonl, with an interval whose unit is the problem; sampled
-again after a kill if it had not ended.
+With a pool or a process beside the trainer it runs in a thread of its own, and the sampler keeps its weights until it
+has ended; the trainer continues meanwhile as far as `rl.staleness` allows. With an engine inside, each rank samples its
+share between two steps. A point of the curve is a line of evaluation.jsonl, with an interval whose unit is the problem.
+An evaluation that was killed is repeated.
 """
 
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING
+
+from transformers import PreTrainedTokenizerBase
 
 from tasks.rl.ahead import num_rows
 from tasks.rl.best import Point
@@ -26,11 +27,8 @@ from tasks.shared.learning.distributed import gather_from_ranks
 from tasks.shared.reporting.samples import Sample
 from tasks.shared.tools.protocol import Tool
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
 EVALUATION_FILE = "evaluation.jsonl"
-Grade = tuple[str, str, bool]  # set, problem, right
+Grade = tuple[str, str, bool]  # set, problem, correct
 
 
 class Evaluation:
@@ -40,11 +38,11 @@ class Evaluation:
         self,
         context: StageContext[RlStage],
         generator: Generator,
-        interpreter: Tool | None,
-        tokenizer: "PreTrainedTokenizerBase",
+        tool: Tool | None,
+        tokenizer: PreTrainedTokenizerBase,
         progress: Progress,
     ) -> None:
-        """ValueError for sets that are not there, or a prompt that is too long."""
+        """ValueError for an unknown set or a prompt that is too long."""
         config = context.config
         self._every = config.rl.evaluate_every_steps
         self._staleness = config.rl.staleness
@@ -52,12 +50,12 @@ class Evaluation:
         self._generation = config.generation
         beside = isinstance(generator, AsksBeside)
         decoder: Decodes = generator.beside("evaluation") if isinstance(generator, AsksBeside) else generator
-        # As many as fill the engine alone: beside a sampler that is as full each gets half of the rows.
+        # As many as fill the engine alone; beside a sampler with as many, each gets half of the rows.
         most_alive = num_rows(config.generation) if beside else None
-        self._sampler = Sampler(evaluation_config(config), decoder, interpreter, tokenizer, most_alive)
+        self._sampler = Sampler(evaluation_config(config), decoder, tool, tokenizer, most_alive)
         problems = _chosen(read_problems(context.input("evaluation_sets")), config.rl.evaluate_sets)
-        self._wanted = list(sample_requests(problems, config.rl.evaluate_samples, context.request.seed))
-        self._sampler.require_prompts([want.problem for want in self._wanted])
+        self._requests = list(sample_requests(problems, config.rl.evaluate_samples, context.request.seed))
+        self._sampler.require_prompts([request.problem for request in self._requests])
         self._lines = JsonLines(context.scratch / EVALUATION_FILE, progress.step) if rank() == 0 else None
         self._thread = ThreadPoolExecutor(1, "evaluation") if beside else None
         self._running: tuple[Progress, Future[list[Grade]]] | None = None
@@ -68,13 +66,14 @@ class Evaluation:
         return self._lines.read() if self._lines is not None else []
 
     def is_due(self, progress: Progress) -> bool:
-        """Whether the weights after `progress.step` steps are to be sampled; the same in every rank.
+        """Whether to evaluate the weights after `progress.step` steps; the same in every rank.
 
         Every `evaluate_every_steps` steps, before the first step of all, and after the last one of the round.
         """
         step = progress.step
-        wanted = step % self._every == 0 or step == self._last_step
-        return wanted and (step > progress.first_step or progress.round == 1)
+        if step == progress.first_step and progress.round > 1:  # the last step of the round before
+            return False
+        return step % self._every == 0 or step == self._last_step
 
     def has(self, step: int) -> bool:
         """Whether there is a point of that step; in the first rank."""
@@ -82,58 +81,57 @@ class Evaluation:
 
     @property
     def running(self) -> int | None:
-        """The step that is evaluated beside the round just now."""
+        """The step whose weights are being evaluated beside the round."""
         return self._running[0].step if self._running is not None else None
 
     def keeps_weights(self, progress: Progress) -> bool:
-        """Whether the sampler keeps the weights it has, those of `progress` being there; in the first rank.
+        """Whether the sampler keeps its weights although those of `progress` are ready; in the first rank.
 
-        It does while they are evaluated, but not for an evaluation that is due now, nor once what they sample would be
-        more than `rl.staleness` steps old.
+        It does while they are evaluated, unless another evaluation is due, or what they sample would be more than
+        `rl.staleness` steps old.
         """
         if self._running is None or self._running[1].done():
             return False
         return progress.step - self._running[0].step <= self._staleness and not self.is_due(progress)
 
     def begin(self, progress: Progress) -> Point | None:
-        """Sample the weights of now: the point, or None where that goes on beside what follows."""
+        """Evaluate the current weights and return the point; None if that continues beside the round."""
         if self._thread is None:
-            share = [want for place, want in enumerate(self._wanted) if is_mine(self._generation, place)]
+            share = [r for place, r in enumerate(self._requests) if is_mine(self._generation, place)]
             return self._point(progress, gather_from_ranks(self._take(share)))
         if rank() == 0:
-            self._running = progress, self._thread.submit(self._take, self._wanted)
+            self._running = progress, self._thread.submit(self._take, self._requests)
         return None
 
     def finish(self) -> Point | None:
-        """Wait for what runs beside the round: its point."""
+        """Wait for the evaluation beside the round; its point."""
         if self._running is None:
             return None
-        progress, taken = self._running
-        grades = taken.result()
+        progress, grades = self._running
         self._running = None
-        return self._point(progress, grades)
+        return self._point(progress, grades.result())
 
     def close(self) -> None:
-        """Leave nothing running."""
+        """End the thread."""
         if self._thread is not None:
             self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _take(self, wanted: Sequence[SampleRequest]) -> list[Grade]:
-        """The grades of these samples; those that stay without a sandbox are left out."""
+    def _take(self, requests: Sequence[SampleRequest]) -> list[Grade]:
+        """The grades of these samples, without those under which the sandbox failed every time."""
         taken: list[Sample] = []
-        take_all(self._sampler, wanted, taken.append)
+        take_all(self._sampler, requests, taken.append)
         return sorted((sample.set, sample.problem_id, sample.correct) for sample in taken)
 
     def _point(self, progress: Progress, grades: Sequence[Grade]) -> Point:
-        """Noted in the first rank, like every point."""
-        point = {"step": progress.step, "round": progress.round, **measures(grades, len(self._wanted))}
+        """Make a point, and note it in the first rank."""
+        point = {"step": progress.step, "round": progress.round, **measures(grades, len(self._requests))}
         if self._lines is not None:
             self._lines.append(point)
         return point
 
 
 def evaluation_config(config: RlStage) -> EvaluateStage:
-    """The round's sections as those of an evaluation."""
+    """The round's configuration as that of an evaluation."""
     rl = config.rl
     protocol = EvaluateConfig(
         samples_per_problem=rl.evaluate_samples, temperature=rl.temperature, top_p=rl.evaluate_top_p
@@ -143,7 +141,7 @@ def evaluation_config(config: RlStage) -> EvaluateStage:
 
 
 def _chosen(problems: Sequence[EvaluationProblem], names: Sequence[str]) -> list[EvaluationProblem]:
-    """Those of the named sets, all without a name. ValueError for a set that is not there."""
+    """The problems of the named sets, or all. ValueError for an unknown set."""
     there = list(dict.fromkeys(problem.set for problem in problems))
     unknown = [name for name in names if name not in there]
     if unknown:
@@ -153,21 +151,21 @@ def _chosen(problems: Sequence[EvaluationProblem], names: Sequence[str]) -> list
     return [problem for problem in problems if not names or problem.set in names]
 
 
-def measures(grades: Sequence[Grade], num_wanted: int) -> Point:
-    """Accuracy and its 95 % interval over problems for each set, and their mean: what `rl.keep = "best"` goes by.
+def measures(grades: Sequence[Grade], num_requested: int) -> Point:
+    """Accuracy with its 95 % interval over problems for each set, and their mean, by which `rl.keep = "best"` chooses.
 
     `void`: samples without a grade, because the sandbox failed under them. Without any grade the mean is None.
     """
     sets: dict[str, dict[str, list[Outcome]]] = {}
     for name, problem, correct in grades:
         sets.setdefault(name, {}).setdefault(problem, []).append(Outcome(correct, None))
-    point: Point = {"samples": len(grades), "void": num_wanted - len(grades)}
-    found = {name: avg_at_k(outcomes) for name, outcomes in sorted(sets.items())}
-    for name, accuracy in found.items():
+    point: Point = {"samples": len(grades), "void": num_requested - len(grades)}
+    accuracies = {name: avg_at_k(outcomes) for name, outcomes in sorted(sets.items())}
+    for name, accuracy in accuracies.items():
         point |= {
             f"{name}/accuracy": accuracy.value,
             f"{name}/low": accuracy.interval.low,
             f"{name}/high": accuracy.interval.high,
         }
-    point["accuracy"] = sum(a.value for a in found.values()) / len(found) if found else None
+    point["accuracy"] = sum(a.value for a in accuracies.values()) / len(sets) if sets else None
     return point

@@ -8,7 +8,7 @@ import numpy as np
 from tasks.rl.objective.advantages import advantages
 from tasks.rl.objective.filters import has_void_turn, is_outage, teaches
 from tasks.rl.objective.resampling import code_penalty, format_penalty, resample_on_correct
-from tasks.rl.objective.rewards import outcome_of, reward
+from tasks.rl.objective.rewards import reward
 from tasks.rl.problems import RlProblem
 from tasks.shared.config import RlStage
 from tasks.shared.grading import grade
@@ -32,15 +32,19 @@ class Graded:
 
 @dataclass(frozen=True, slots=True)
 class Experience:
-    """The N trajectories of one step, in the order of group and sample; N is 0 in other ranks than the first."""
+    """The N trajectories of one step, in the order of group and sample; N is 0 in every rank but the first."""
 
     graded: tuple[Graded, ...]
     outage: np.ndarray  # (N,) bool: the sandbox failed
-    void_turn: np.ndarray  # (N,) bool: a turn without a whole block or an answer
+    void_turn: np.ndarray  # (N,) bool: a turn has neither a whole block nor an answer
     in_loss: np.ndarray  # (N,) bool
     advantages: np.ndarray  # (N,) float64, 0 for outages
     dropped: np.ndarray  # (N,) bool: dropped by resample-on-correct, out of baseline and loss
     token_advantages: tuple[np.ndarray, ...] | None = None  # (R,) each, with a critic
+
+    def trajectory(self, index: int) -> Trajectory:
+        """The trajectory at `index`."""
+        return self.graded[index].trajectory
 
 
 def score(
@@ -49,7 +53,7 @@ def score(
     config: RlStage,
     judge: RewardFunction | None = None,
 ) -> list[Graded]:
-    """Grade and reward each trajectory; in the order of group and sample, whatever order they finished in.
+    """Grade and reward each trajectory; return them in the order of group and sample.
 
     `judge` scores answers in place of +1 and -1; it is not asked about outages.
     """
@@ -92,7 +96,7 @@ def _grade(trajectory: Trajectory, group: int, problem: RlProblem, config: RlSta
         return Graded(trajectory, group, problem.family, False, "outage", 0.0, 0.0)
     verdict = grade(trajectory.own_words, problem.answer, trajectory.finish is FinishReason.LENGTH)
     most = config.generation.max_response_tokens
-    outcome = outcome_of(verdict.correct)
+    outcome = 1.0 if verdict.correct else -1.0  # of ReTool and ToRL
     value = reward(
         outcome,
         trajectory.calls,
@@ -107,9 +111,10 @@ def _grade(trajectory: Trajectory, group: int, problem: RlProblem, config: RlSta
 def build_experience(
     graded: Sequence[Graded], config: RlStage, decode: Callable[[Sequence[int]], str], seed: int
 ) -> Experience:
-    """Filter, then advantages. A void turn leaves the loss but counts in the baseline; an outage leaves both.
+    """Filter, then compute advantages. A void turn is left out of the loss but counts in the baseline.
 
-    `seed` decides what resample-on-correct keeps. With PPO the advantages are 0 until the critic has given its values.
+    An outage is left out of both. `seed` decides what resample-on-correct keeps. With PPO the advantages are 0 until
+    the critic has computed its values.
     """
     dialect = dialect_of(config.traces)
     rewards = np.array([row.reward for row in graded])
@@ -128,14 +133,14 @@ def build_experience(
     if config.rl.drop_equal_rewards:
         in_loss &= teaches(outcomes, groups, kept)
     algorithm = config.rl.algorithm
-    found = np.zeros(len(graded)) if algorithm == "ppo" else advantages(rewards, groups, kept, algorithm)
-    return Experience(tuple(graded), outage, void_turn, in_loss, found, dropped=~outage & ~kept)
+    result = np.zeros(len(graded)) if algorithm == "ppo" else advantages(rewards, groups, kept, algorithm)
+    return Experience(tuple(graded), outage, void_turn, in_loss, result, dropped=~outage & ~kept)
 
 
 def _resampled(
     graded: Sequence[Graded], groups: np.ndarray, valid: np.ndarray, config: RlStage, seed: int
 ) -> np.ndarray:
-    """(N,) bool: `rl.samples_per_prompt` rows of each group, right ones with clean code preferred."""
+    """(N,) bool: `rl.samples_per_prompt` rows of each group; correct ones with clean code are preferred."""
     generator = np.random.Generator(np.random.Philox(seed))
     correct = np.array([row.correct for row in graded])
     penalties = np.array([_penalty(row.trajectory, config) for row in graded])
@@ -149,7 +154,7 @@ def _resampled(
 
 
 def _penalty(trajectory: Trajectory, config: RlStage) -> float:
-    """The penalty of a right answer: for failing code and, if the recipe says so, for its form."""
+    """The penalty of a correct answer: for failing code and, if the recipe says so, for its form."""
     penalty = code_penalty(trajectory.calls)
     if config.rl.resample_format_penalty:
         answers = dialect_of(config.traces).count_answers(trajectory.own_words)

@@ -8,27 +8,17 @@ from tasks.rl.update import UpdateResult
 from tasks.shared.config import RlConfig
 from tasks.shared.contract.stage import TrainingStopped
 
-MOST_OUTAGES = 0.5  # of a step's trajectories; more, and the sandbox is broken
+MOST_OUTAGES = 0.5  # share of a step's trajectories; with more, the sandbox counts as broken
 
 
 def require_experience(experience: Experience, step: int, config: RlConfig) -> None:
-    """TrainingStopped if a step's trajectories give nothing to learn."""
-    require_a_sandbox(experience, step)
-    require_something_to_learn(experience, step, config)
-
-
-def require_a_sandbox(experience: Experience, step: int) -> None:
-    """TrainingStopped if the sandbox failed for most trajectories."""
+    """TrainingStopped if the sandbox failed for most trajectories, or the loss is empty and may not be."""
     outages, total = int(experience.outage.sum()), len(experience.outage)
     if outages > MOST_OUTAGES * total:
         raise TrainingStopped(
             f"step {step}: the sandbox failed under {outages} of {total} trajectories, each tried several times; "
             "see its health in timing.jsonl, then run the stage again: it goes on from its last saved step"
         )
-
-
-def require_something_to_learn(experience: Experience, step: int, config: RlConfig) -> None:
-    """TrainingStopped if the loss is empty and the recipe does not skip such steps."""
     if config.on_empty_step == "skip" or experience.in_loss.any():
         return
     outcomes = {row.outcome for row in experience.graded}
@@ -36,9 +26,9 @@ def require_something_to_learn(experience: Experience, step: int, config: RlConf
         f"all outcomes are {outcomes.pop():g}" if len(outcomes) == 1 else "no group has outcomes that differ"
     )
     raise TrainingStopped(
-        f"step {step}: the filters left none of {len(experience.graded)} trajectories in the loss ({shown}, "
-        f"{int(experience.void_turn.sum())} void, {int(experience.outage.sum())} outages); take problems of another "
-        "difficulty, raise rl.samples_per_prompt, or pass over such steps with rl.on_empty_step = 'skip'"
+        f"step {step}: the filters left none of {total} trajectories in the loss ({shown}, "
+        f"{int(experience.void_turn.sum())} void, {outages} outages); take problems of another difficulty, "
+        "raise rl.samples_per_prompt, or skip such steps with rl.on_empty_step = 'skip'"
     )
 
 

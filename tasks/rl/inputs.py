@@ -11,8 +11,8 @@ def require_one_round(context: StageContext[RlStage]) -> None:
     inputs = context.request.inputs
     if "trainer_state" not in inputs:
         return
-    made = [context.store.manifest(inputs[name]).provenance for name in ("checkpoint", "trainer_state")]
-    if made[0] != made[1]:
+    checkpoint, state = (context.store.manifest(inputs[name]) for name in ("checkpoint", "trainer_state"))
+    if checkpoint.provenance != state.provenance:
         raise ValueError(
             f"rl: input 'checkpoint' {context.store.describe(inputs['checkpoint'])} is not of the round that made "
             "'trainer_state', whose weights this round would train; give both of one round, or no trainer_state"
@@ -30,10 +30,10 @@ def require_no_experts(context: StageContext[RlStage]) -> None:
 
 
 def read_base(context: StageContext[RlStage]) -> ArtifactRef:
-    """The source of the policy's weights: the checkpoint, or with adapters their base.
+    """The artifact with the policy's frozen weights: the checkpoint, or with adapters their base.
 
-    Adapters of every round have the first round's checkpoint as their base, and as the reference of the KL term; from
-    the second round on it is given as 'reference'. Raises ValueError where that is missing, or another.
+    Adapters of every round have the first round's checkpoint as their base and as the reference of the KL term. From
+    the second round on it is the input 'reference'. Raises ValueError if that is missing or another checkpoint.
     """
     inputs = context.request.inputs
     base = inputs["checkpoint"]

@@ -74,7 +74,7 @@ class Journal:
             self.account.enter(json.loads(line))
 
     def draw(self, draw: int, problem_id: str, begun: int) -> None:
-        """A problem is drawn and its samples are asked for."""
+        """Note that a problem is drawn and its samples are requested."""
         self._write({"event": "drawn", "draw": draw, "problem": problem_id, "begun": begun})
 
     def ask_again(self, draw: int, begun: int) -> None:
@@ -82,15 +82,15 @@ class Journal:
         self._write({"event": "asked", "draw": draw, "begun": begun})
 
     def make_whole(self, draw: int) -> None:
-        """The group of a draw is graded and kept on the disk."""
+        """Note that the group of a draw is complete, graded and on disk."""
         self._write({"event": "whole", "draw": draw})
 
     def take(self, step: int, draws: list[int]) -> None:
-        """Step `step`, from 1, trains on these groups in this order."""
+        """Note that step `step`, from 1, trains on these groups in this order."""
         self._write({"event": "taken", "step": step, "draws": draws})
 
     def drop(self, draw: int, reason: str) -> None:
-        """A draw is never trained on."""
+        """Note that a draw is never trained on."""
         self._write({"event": "dropped", "draw": draw, "reason": reason})
 
     def _write(self, event: dict[str, Any]) -> None:

@@ -2,21 +2,22 @@
 
     python -m tasks.rl.main request.json
 
-Inputs `checkpoint`, `problems`, from the second round on `trainer_state`, with rl.kl_coefficient `reference`; outputs
-`checkpoint` (with metrics.jsonl), `rollouts` (with that, circumstances/timing.jsonl and, if sampled ahead,
-journal.jsonl), `trainer_state` (with PPO's critic) and with rl.optimizer.lora `adapter`, whose base is `reference` from
-the second round on. With rl.evaluate_every_steps input `evaluation_sets`, and evaluation.jsonl in `rollouts`; with
-rl.keep = "best" output `best`, the best checkpoint of all rounds so far, which is input `best` of the next. With input
-`record`, the rollouts of a round, nothing is sampled, nor evaluated: it is trained on them again.
-Killed, it resumes from its scratch directory; with rl.optimizer.ranks > 1 it starts itself again under torchrun.
+Inputs: `checkpoint`, `problems`; from the second round on `trainer_state`; with rl.kl_coefficient `reference`; with
+rl.evaluate_every_steps `evaluation_sets`. Outputs: `checkpoint` (with metrics.jsonl); `rollouts` (with metrics.jsonl,
+circumstances/timing.jsonl, evaluation.jsonl if evaluated, journal.jsonl if sampled ahead); `trainer_state` (with PPO's
+critic); with rl.optimizer.lora `adapter`, whose base is `reference` from the second round on; with rl.keep = "best"
+`best`, the best checkpoint of all rounds so far, an input of the next. With input `record`, the rollouts of a round, it
+trains on them again, and neither samples nor evaluates.
+If killed, it resumes from its scratch directory. With rl.optimizer.ranks > 1 it starts itself again under torchrun.
 """
 
 import shutil
 from contextlib import ExitStack
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from tasks.rl.curve import Curve
 from tasks.rl.evaluation import EVALUATION_FILE
@@ -35,9 +36,6 @@ from tasks.shared.learning.logprobs import use_packed_attention
 from tasks.shared.learning.reward_function import RewardFunction
 from tasks.shared.tools.interpreter import open_tool
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
 HEADLINE = (
     "reward",
     "accuracy",
@@ -49,7 +47,7 @@ HEADLINE = (
     "gap_max",
 )
 TIMING_FILE = f"{VOLATILE}/timing.jsonl"
-RECENT = 5  # steps whose mean is the headline: one step is noisy
+RECENT = 5  # steps whose mean is the headline, because one step is noisy
 
 
 def run(context: StageContext[RlStage]) -> StageResult:
@@ -61,7 +59,9 @@ def run(context: StageContext[RlStage]) -> StageResult:
     if ranks > 1 and not under_launcher():
         return run_on_ranks("tasks.rl.main", context, ranks)
     start_process_group()
-    torch.manual_seed(context.request.seed)  # its state is saved; torch begins each process with another
+    torch.manual_seed(
+        context.request.seed
+    )  # its state is saved, and torch starts each process with another one
     with ExitStack() as stack:
         this_round = _load(context, stack)
         this_round.run()
@@ -71,32 +71,26 @@ def run(context: StageContext[RlStage]) -> StageResult:
 
 
 def _load(context: StageContext[RlStage], stack: ExitStack) -> RlRound:
-    """Everything the round works with; interpreter and pool end with `stack`."""
+    """Load everything that the round needs; tool and engine end with `stack`."""
     config = context.config
     is_recorded = "record" in context.request.inputs
     require_one_round(context)
     require_no_experts(context)
     checkpoint, base = context.input("checkpoint"), context.store.fetch(read_base(context))
     tokenizer = load_tokenizer(checkpoint)
-    problems, num_too_long = read_problems(
-        context.input("problems"),
-        tokenizer,
-        config.traces,
-        config.generation,
-        config.rl.problems,
-        config.sandbox.preload,
-    )
+    problems, num_too_long = read_problems(context.input("problems"), tokenizer, config)
     require_problems(problems, config.rl.prompts_per_step)
     judge = stack.enter_context(RewardFunction(config.rl)) if config.rl.reward else None
-    # Adapters need no second model for it: their base is there.
-    needed = config.rl.kl_coefficient and config.rl.optimizer.lora is None
-    reference = _load_reference(context) if needed else None
+    reference: PreTrainedModel | None = None
+    if config.rl.kl_coefficient and config.rl.optimizer.lora is None:  # adapters have their base as reference
+        reference = load_model(context.input("reference"), config.model).eval().requires_grad_(False)
+        use_packed_attention(reference)
     context.log(
         f"{len(problems)} problems, {num_too_long} more left out: prompt over generation.max_prompt_tokens"
     )
-    interpreter = None
+    tool = None
     if config.traces.max_calls and not is_recorded:
-        interpreter = stack.enter_context(open_tool(config.sandbox))
+        tool = stack.enter_context(open_tool(config.sandbox))
     generator = None
     if not is_recorded:
         generator = stack.enter_context(
@@ -118,24 +112,15 @@ def _load(context: StageContext[RlStage], stack: ExitStack) -> RlRound:
         tokenizer=tokenizer,
         problems=problems,
         generator=generator,
-        interpreter=interpreter,
+        tool=tool,
         judge=judge,
     )
-
-
-def _load_reference(context: StageContext[RlStage]) -> "PreTrainedModel":
-    model = load_model(context.input("reference"), context.config.model).eval().requires_grad_(False)
-    use_packed_attention(model)
-    return model
 
 
 def _publish(
     context: StageContext[RlStage], this_round: RlRound, state_dict: Any, adapter: dict[str, torch.Tensor]
 ) -> StageResult:
-    """The artifacts of the round.
-
-    Its saved state is left to the launcher, which removes it once it has these.
-    """
+    """Publish the artifacts of the round. The launcher then removes its scratch directory."""
     metrics = _headline(this_round.records.learning.read())
     first, last = this_round.progress.first_step + 1, this_round.last_step
     outputs: dict[str, ArtifactRef] = {}
@@ -146,26 +131,26 @@ def _publish(
         if this_round.curve is not None:
             shutil.copyfile(context.scratch / EVALUATION_FILE, output.directory / EVALUATION_FILE)
         shutil.copyfile(context.scratch / "metrics.jsonl", output.directory / "metrics.jsonl")
-    outputs["rollouts"] = _ref(output.ref)
+    outputs["rollouts"] = output.ref
     with context.output("trainer_state", {"step": last, "round": this_round.progress.round}) as output:
         this_round.states.copy_last(output.directory)
-    outputs["trainer_state"] = _ref(output.ref)
+    outputs["trainer_state"] = output.ref
     with context.output("checkpoint", metrics) as output:
         tokenizer = load_tokenizer(context.input("checkpoint"))
         save_checkpoint(this_round.engine.module, tokenizer, output.directory, state_dict)
         shutil.copyfile(context.scratch / "metrics.jsonl", output.directory / "metrics.jsonl")
-    outputs["checkpoint"] = _ref(output.ref)
+    outputs["checkpoint"] = output.ref
     if lora := context.config.rl.optimizer.lora:
         with context.output("adapter", metrics) as output:
             save_adapter(adapter, lora, read_base(context), output.directory)
-        outputs["adapter"] = _ref(output.ref)
+        outputs["adapter"] = output.ref
     if context.config.rl.keep == "best" and this_round.curve is not None:
         outputs["best"] = _publish_best(context, this_round.curve)
     return StageResult(outputs=outputs, metrics=metrics)
 
 
 def _publish_best(context: StageContext[RlStage], curve: Curve) -> ArtifactRef:
-    """The best checkpoint of this round, or that of the rounds before where it is as good."""
+    """The best checkpoint of this round, or the earlier rounds' best if it is at least as good."""
     found, before = curve.best(), context.request.inputs.get("best")
     if before is not None:
         accuracy = context.store.manifest(before).metrics["accuracy"]
@@ -180,11 +165,11 @@ def _publish_best(context: StageContext[RlStage], curve: Curve) -> ArtifactRef:
     metrics = {name: value for name, value in point.items() if name != "round"}
     with context.output("checkpoint", metrics) as output:
         shutil.copytree(weights, output.directory, dirs_exist_ok=True)
-    return _ref(output.ref)
+    return output.ref
 
 
 def _headline(records: list[dict[str, Any]]) -> dict[str, Value]:
-    """Means over the first and the last few steps, without those that have no value."""
+    """Means over the first and the last few steps, leaving out steps without a value."""
     metrics: dict[str, Value] = {"steps": len(records), "round": records[-1]["round"]}
     for name in HEADLINE:
         for prefix, some in (("first_", records[:RECENT]), ("", records[-RECENT:])):
@@ -195,11 +180,6 @@ def _headline(records: list[dict[str, Any]]) -> dict[str, Value]:
         metrics[name] = sum(record[name] for record in records)
     metrics["empty_steps"] = sum(record["in_loss"] == 0 for record in records)
     return metrics
-
-
-def _ref(ref: ArtifactRef | None) -> ArtifactRef:
-    assert ref is not None, "published without a reference"
-    return ref
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The metrics of a step, in two records: values that follow from the request alone, and measured times."""
+"""The metrics of a step, in two records: values that the request determines, and measured times."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,10 +20,9 @@ def learning_metrics(
     """Rewards, behaviour and the update of one step. Ratios and means are over trajectories without an outage.
 
     code_ratio: share with a whole block, run or not, as in evaluation; executed_code_ratio: share with one that ran;
-    pass_ratio: share of blocks that ended without an error;
-    void_ratio: share with a void turn; response_tokens counts the whole response, sampled_tokens the policy's own.
-    unrecognised_blocks: malformed blocks; notices: those that were answered with a notice;
-    self_written_feedback: output tags that the policy wrote itself.
+    pass_ratio: share of blocks that ended without an error; void_ratio: share with a void turn; response_tokens: of the
+    whole response; sampled_tokens: the policy's own; unrecognised_blocks: malformed blocks; notices: those answered
+    with a notice; self_written_feedback: output tags that the policy wrote itself.
     """
     kept = [row for row, outage in zip(experience.graded, experience.outage, strict=True) if not outage]
     calls = [call for row in kept for call in row.trajectory.calls if call.executed]
@@ -62,12 +61,12 @@ def learning_metrics(
 
 
 def _mean(values: Sequence[float]) -> float | None:
-    """None, not 0, where there is nothing to average."""
+    """The mean; None, not 0, of no values."""
     return float(np.mean(values)) if len(values) else None
 
 
 def _groups(experience: Experience, test: Callable[[list[bool]], bool]) -> float | None:
-    """Share of the groups whose correct marks pass the test."""
+    """Share of the groups whose marks, correct or not, pass the test."""
     marks: dict[int, list[bool]] = {}
     for row, outage in zip(experience.graded, experience.outage, strict=True):
         if not outage:

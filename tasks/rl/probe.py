@@ -1,7 +1,7 @@
-"""The probe: after every weight sync, do sampler and trainer hold the same weights? Their log-probs must agree.
+"""The probe: checks after every weight sync that sampler and trainer hold the same weights, by their log-probs.
 
-Two engines that compute in bfloat16 round differently, a single token by 0.2 and more with equal weights; stale weights
-move them all. So the mean over tokens is bounded, and the largest difference is logged.
+Two engines that compute in bfloat16 round differently: with equal weights a single token may differ by 0.2 and more.
+Stale weights move all tokens. So the mean over tokens is bounded, and the largest difference is logged.
 """
 
 from collections.abc import Sequence
@@ -17,28 +17,28 @@ from tasks.shared.learning.engine import TrainingEngine
 from tasks.shared.learning.packing import TrainSequence
 
 MAX_PROBED = 4  # sequences
-# Of each, from its start: vLLM computes the logits of all tokens of a sequence at once, beside its share of the GPU.
+# Of each, from its start: vLLM computes the logits of all tokens of a sequence at once, outside its share of the GPU.
 MAX_PROBED_TOKENS = 2048
 MAX_NAMED = 5  # tensors in the message
-# Of the mean, where the recipe names none. Measured on equal weights: 5e-7 in float32; 0.006 to 0.05 in bfloat16, the
-# flatter a model's distributions the less.
+# Of the mean, if the recipe names none. Measured on equal weights: 5e-7 in float32; 0.006 to 0.05 in bfloat16, less for
+# flatter distributions.
 BOUNDS = {"float32": 0.002, "bfloat16": 0.1}
 
 
 class WeightsDiffer(TrainingStopped):
-    """Sampler and trainer disagree on the same ids: what is sampled would not be what is trained."""
+    """Sampler and trainer disagree on the same ids: the sampled policy would not be the trained one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """|log-prob| differences of sampler and trainer over the tokens of the probe, in nats; infinite for no number."""
+    """|log-prob| differences of sampler and trainer over the tokens of the probe, in nats; infinite for NaN."""
 
     mean: float
     largest: float
 
 
 def bound_of(configured: float, dtype: str) -> float:
-    """The bound of the mean: `rl.probe_bound`, or where that is 0 what the precision allows."""
+    """The bound of the mean: `rl.probe_bound`, or if that is 0 the precision's."""
     return configured or BOUNDS[dtype]
 
 
@@ -51,8 +51,8 @@ def probe(
 ) -> Gap:
     """The gap over all tokens of a few sequences. WeightsDiffer if its mean is over `bound`.
 
-    Every rank's sampler scores the same sequences; trainer scores are computed by all ranks together. The gap is that
-    of the rank where it is largest.
+    Every rank's sampler scores the same sequences; all ranks compute the trainer's scores together. The gap is the
+    largest of all ranks.
     """
     probed = [list(ids[:MAX_PROBED_TOKENS]) for ids in sequences[:MAX_PROBED]]
     sampler = [np.array(values) for values in generator.score(probed)]
@@ -66,8 +66,8 @@ def probe(
         )
     if isinstance(generator, HasCopies) and (names := generator.disagreeing()):
         raise WeightsDiffer(
-            f"after the weight sync a server does not hold what the others do: {_shown(names)}; run the stage again: "
-            "it goes on from its last saved step with servers started anew"
+            f"after the weight sync servers hold different weights: {_shown(names)}; run the stage again: it resumes "
+            "from its last saved step with new servers"
         )
     return gap
 
@@ -81,11 +81,11 @@ def _gap(differences: np.ndarray) -> Gap:
 def _trainer_logprobs(
     engine: TrainingEngine, sequences: Sequence[Sequence[int]], row_tokens: int
 ) -> dict[int, np.ndarray]:
-    """Sequence index to (n,) log-probs, 0.0 for the first token: all of them in every rank, each computed by one."""
-    wanted = [TrainSequence(np.array(ids), np.ones(len(ids), dtype=bool)) for ids in sequences]
+    """Sequence index to (n,) log-probs, 0.0 for the first token; all in every rank, each computed in one."""
+    batch = [TrainSequence(np.array(ids), np.ones(len(ids), dtype=bool)) for ids in sequences]
     found: dict[int, np.ndarray] = {}
     with torch.no_grad():
-        for row in engine.rows(wanted, row_tokens):
+        for row in engine.rows(batch, row_tokens):
             for index, values in row.split(engine.token_logprobs(row).cpu()):
                 if row.num_loss_tokens:  # a row that fills in for a rank without sequences has none
                     found[index] = values.double().numpy()

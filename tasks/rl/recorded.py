@@ -1,6 +1,6 @@
-"""A round trained again from the record of one: its rollouts say what each step was trained on, and in which order.
+"""Replays a round: trains on the recorded rollouts of one (input `record`) in the same order, and samples nothing.
 
-Given as input `record`, nothing is sampled; on one rank the weights are the same to the bit.
+On one rank the weights are equal to the bit.
 """
 
 from pathlib import Path
@@ -19,6 +19,6 @@ class Recorded(Experiences):
         self._record = record
 
     def collect(self, step: int, data_seed: int, clock: PhaseClock) -> list[Graded]:
-        """What the step after `step` steps was trained on."""
+        """The trajectories that the step after `step` steps was trained on."""
         with clock("sample"):
             return read_step(self._record, step + 1) if rank() == 0 else []

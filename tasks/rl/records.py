@@ -1,6 +1,6 @@
-"""What a round leaves beside weights: metrics, timing, rollouts, sinks, progress. The first rank has them alone.
+"""A round's records beside its weights: metrics, timing, rollouts, sinks, progress. Only the first rank has them.
 
-Lines of steps that are to be done again after a kill are cut off when the files are opened.
+Opening the files cuts off the lines of steps that are repeated after a kill.
 """
 
 import json
@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tasks.rl.experience import Experience
 from tasks.rl.rollouts import RolloutShards
 from tasks.rl.state import Progress
 from tasks.shared.config import RlStage
@@ -32,7 +31,7 @@ SHOWN = (
 
 
 class JsonLines:
-    """A metrics file, one line a step; lines of steps after `last_step` are cut off. For one process at a time."""
+    """A metrics file with one line a step; opening it cuts off lines of steps after `last_step`. For one process."""
 
     def __init__(self, path: Path, last_step: int) -> None:
         self._path = path
@@ -61,7 +60,7 @@ def _step(line: str) -> float:
 
 
 class RoundRecords:
-    """The records of one round, opened where `progress` stands."""
+    """The records of one round, opened at `progress`."""
 
     def __init__(self, context: StageContext[RlStage], progress: Progress) -> None:
         self._context = context
@@ -77,32 +76,25 @@ class RoundRecords:
         )
 
     def log(self, metrics: Mapping[str, Value], timing: Mapping[str, Value], health: Any) -> None:
-        """Note a finished step; `health`: the interpreter's, None without one."""
+        """Record a finished step; `health`: the tool's, None without one."""
         step = metrics["step"]
         assert isinstance(step, int)
         self.learning.append(metrics)
         self.timing.append({"step": step, **timing, "sandbox": health})
-        self._sinks.log(step, {**metrics, **timing})
-        self._show(step - self._first_step, {**metrics, **timing})
+        logged = {**metrics, **timing}
+        self._sinks.log(step, logged)
+        values = {name: logged[name] for name in SHOWN}
+        shown = {name: round(v, 4) if isinstance(v, float) else v for name, v in values.items()}
+        steps = self._context.config.rl.steps_per_round
+        self._context.progress(step - self._first_step, steps, **shown)
 
     def log_evaluation(self, point: Mapping[str, Value]) -> None:
-        """Note a point of the curve, which has a file of its own, in the sinks."""
+        """Send a point of the curve, which has its own file, to the sinks."""
         step = point["step"]
         assert isinstance(step, int)
-        shown = {name: value for name, value in point.items() if name != "round"}
-        self._sinks.log(step, {f"evaluation/{name}": value for name, value in shown.items()})
+        self._sinks.log(step, {f"evaluation/{name}": v for name, v in point.items() if name != "round"})
         self._context.log(f"evaluation after step {step}: accuracy {point['accuracy']}")
-
-    def keep(self, progress: Progress, experience: Experience) -> None:
-        """Keep the trajectories of a finished step."""
-        self.shards.write(progress.round, progress.step, experience)
 
     def close(self) -> None:
         """Close the sinks."""
         self._sinks.close()
-
-    def _show(self, step: int, metrics: Mapping[str, Value]) -> None:
-        rounded = {
-            name: round(value, 4) if isinstance(value := metrics[name], float) else value for name in SHOWN
-        }
-        self._context.progress(step, self._context.config.rl.steps_per_round, **rounded)

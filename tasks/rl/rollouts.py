@@ -1,10 +1,10 @@
 """Rollouts as a dataset: one row a trajectory, with everything the update saw of it.
 
-Each step is one shard in the scratch directory, written whole; at the end the shards become `train.parquet`, which
-pandas and `datasets.load_dataset` open as it is. Equal rounds give equal bytes of it: the seconds of the calls lie
+Each step is one shard in the scratch directory, written atomically. At the end the shards become `train.parquet`,
+which pandas and `datasets.load_dataset` open as it is. Equal rounds give equal bytes: the seconds of the calls lie
 beside it, under `circumstances/`, a row a trajectory in the same order.
 
-It is also the record of the round: `read_step` gives back what a step was trained on, to the bit.
+It is also the record of the round: `read_step` returns what a step was trained on, to the bit.
 """
 
 import os
@@ -26,7 +26,7 @@ from tasks.shared.traces.trajectory import CodeCall, FinishReason, Trajectory, t
 
 ROWS_FILE = "train.parquet"
 VERSION = pa.struct([("step", pa.int32()), ("tokens", pa.int32())])
-# What is known of a trajectory before its step: of a group that waits, no more is.
+# A trajectory before its step: all that is known of a waiting group.
 GRADED = pa.schema(
     [
         ("problem_id", pa.string()),
@@ -67,29 +67,29 @@ GROUP = pa.schema([*GRADED, *SECONDS])
 
 
 def write_group(path: Path, group: Sequence[Graded]) -> None:
-    """Keep the trajectories of one group: on the disk, whole, when it returns."""
+    """Write the trajectories of one group, atomically; they are on disk when this returns."""
     partial = path.with_suffix(".partial")
     write_table(partial, [_graded_row(row) for row in group], GROUP)
-    descriptor = os.open(partial, os.O_RDONLY)
+    _sync(partial)
+    os.replace(partial, path)
+    _sync(path.parent)  # the name
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    os.replace(partial, path)
-    descriptor = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)  # of the name
     finally:
         os.close(descriptor)
 
 
 def read_group(path: Path) -> list[Graded]:
-    """What `write_group` has kept."""
+    """The group that `write_group` wrote."""
     return [graded_of(row) for row in read_table(path)]
 
 
 def read_step(directory: Path, step: int) -> list[Graded]:
-    """The graded trajectories of a step in a rollouts artifact; the seconds of calls, which nothing learns from, are 0.
+    """The graded trajectories of a step in a rollouts artifact; the seconds of calls, which training ignores, are 0.
 
     ValueError if the artifact has none of that step.
     """
@@ -102,7 +102,7 @@ def read_step(directory: Path, step: int) -> list[Graded]:
 
 
 def graded_of(row: Mapping[str, Any]) -> Graded:
-    """The record that a row was made of. ValueError for a row of an earlier version, which lacks columns."""
+    """The trajectory of a row. ValueError for a row of an earlier version, which lacks columns."""
     if missing := [name for name in GRADED.names if name not in row]:
         raise ValueError(f"these rollouts have no {', '.join(missing)}: they cannot be trained on again")
     shown = tuple((start, end) for start, end in row["shown"])
@@ -136,27 +136,24 @@ class RolloutShards:
         self._directory = directory
 
     def write(self, round_number: int, step: int, experience: Experience) -> None:
-        """Keep the trajectories of step `step`, counted from 1 over all rounds; what was there is replaced."""
+        """Write the trajectories of step `step`, counted from 1 over all rounds, in place of earlier ones."""
         rows = [_row(round_number, step, experience, i) for i in range(len(experience.graded))]
         partial = self._directory / "partial"
         write_table(partial, rows, SHARD)
         os.replace(partial, self._path(step))
 
-    def publish(self, directory: Path, first_step: int, last_step: int) -> int:
-        """Join the shards of these steps into `directory`/train.parquet and SECONDS_FILE; the number of rows."""
+    def publish(self, directory: Path, first_step: int, last_step: int) -> None:
+        """Join the shards of these steps into `directory`/train.parquet and SECONDS_FILE."""
         (directory / SECONDS_FILE).parent.mkdir()
-        num_rows = 0
         with (
             pq.ParquetWriter(directory / ROWS_FILE, SCHEMA) as rows,
             pq.ParquetWriter(directory / SECONDS_FILE, SECONDS) as seconds,
         ):
             for step in range(first_step, last_step + 1):
                 table = pq.read_table(self._path(step), schema=SHARD)
-                num_rows += table.num_rows
                 rows.write_table(table.select(SCHEMA.names))
                 seconds.write_table(table.select(SECONDS.names))
         write_card(directory, {"default": ROWS_FILE}, "Rollouts of one RL round, one row a trajectory.")
-        return num_rows
 
     def _path(self, step: int) -> Path:
         return self._directory / f"step-{step:06d}.parquet"

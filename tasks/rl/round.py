@@ -4,7 +4,9 @@ from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tasks.rl.ahead import Ahead, AheadFollower
 from tasks.rl.critic import CriticUpdate, with_advantages
@@ -21,7 +23,7 @@ from tasks.rl.sampling import Experiences, Sampler
 from tasks.rl.staleness import staleness_metrics
 from tasks.rl.state import Progress, SavedStates, take_over
 from tasks.rl.update import PolicyUpdate
-from tasks.shared.config import OptimizerConfig, RlConfig, RlStage
+from tasks.shared.config import RlConfig, RlStage
 from tasks.shared.contract.environment import rank, world_size
 from tasks.shared.contract.scratch import claim
 from tasks.shared.contract.stage import StageContext, Value
@@ -33,10 +35,7 @@ from tasks.shared.learning.reward_function import RewardFunction
 from tasks.shared.tools.protocol import Tool
 from tasks.shared.traces.text_ids import ids_text
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-# Places in a step beyond those of problems: for the seeds of other draws.
+# Places in a step beyond those of problems, from which other draws get their seeds.
 UPDATE_PLACE, RESAMPLE_PLACE = 2**31, 2**31 + 1
 
 
@@ -47,40 +46,44 @@ class RlRound:
         self,
         context: StageContext[RlStage],
         *,
-        load_model: Callable[[], "PreTrainedModel"],
-        reference: "PreTrainedModel | None",
-        tokenizer: "PreTrainedTokenizerBase",
+        load_model: Callable[[], PreTrainedModel],
+        reference: PreTrainedModel | None,
+        tokenizer: PreTrainedTokenizerBase,
         problems: Sequence[RlProblem],
         generator: Generator | None,
-        interpreter: Tool | None,
-        judge: RewardFunction | None = None,
+        tool: Tool | None,
+        judge: RewardFunction | None,
     ) -> None:
-        """Without a generator the round samples nothing and trains on its input `record` again."""
+        """Without a generator the round trains on its input `record` again and samples nothing."""
         self._context = context
         self._config = context.config
         self._tokenizer = tokenizer
         self._problems = problems
         self._generator = generator
-        self._interpreter = interpreter
+        self._tool = tool
         rl = context.config.rl
         policy_steps, critic_steps = _optimizer_steps(rl)
         if rl.offload_while_sampling:
-            self._sleep()  # the trainer comes onto the device whole
-        # Only one model at a time is whole in the host's memory.
+            self._sleep()  # the whole trainer is loaded onto the device
+        # One model at a time: only one is ever whole in the host's memory.
         self.engine = TrainingEngine(load_model(), rl.optimizer, total_steps=policy_steps)
         self.critic: CriticEngine | None = None
         if rl.algorithm == "ppo":
-            self.critic = CriticEngine(load_model(), _critic_optimizer(rl), total_steps=critic_steps)
+            # the policy's optimizer with a rate of its own, and without adapters
+            own = {"learning_rate": rl.critic.learning_rate, "lora": None}
+            self.critic = CriticEngine(
+                load_model(), rl.optimizer.model_copy(update=own), total_steps=critic_steps
+            )
         self._update = PolicyUpdate(self.engine, rl, reference, context.config.generation.max_response_tokens)
         self._critic_update = CriticUpdate(self.critic, rl) if self.critic is not None else None
         self.states = SavedStates(context.scratch / "trainer", context.fingerprint(world_size()))
         self.progress = self._start()
         self.sampler = self._make_sampler(judge)
         self._records = RoundRecords(context, self.progress) if rank() == 0 else None
-        self._keeps_weights = False  # the sampler, while they are evaluated
+        self._keeps_weights = False  # whether the sampler keeps weights that are evaluated
         self.curve: Curve | None = None
         if rl.evaluate_every_steps and generator is not None:
-            self.curve = Curve(context, self.engine, generator, interpreter, self.progress, self._records)
+            self.curve = Curve(context, self.engine, generator, tool, self.progress, self._records)
 
     @property
     def last_step(self) -> int:
@@ -89,12 +92,12 @@ class RlRound:
 
     @property
     def records(self) -> RoundRecords:
-        """Metrics, timing and rollouts: the first rank has them."""
-        assert self._records is not None, "asked for in another rank than the first"
+        """Metrics, timing and rollouts, in the first rank."""
+        assert self._records is not None, "only the first rank has records"
         return self._records
 
     def run(self) -> None:
-        """Every step that is left; the state after the last one is saved."""
+        """Run the remaining steps; the state after the last one is saved."""
         with (
             closing(self.sampler),
             closing(self._records) if self._records is not None else nullcontext(),
@@ -108,7 +111,7 @@ class RlRound:
                 self.curve.finish()
 
     def _steps(self) -> None:
-        """A state that is due while an evaluation runs is saved after it: a killed round has to come by it again."""
+        """Save states when due, but after a running evaluation, which a round resumed from an earlier state repeats."""
         every, is_due = self._config.rl.checkpoint_every_steps, False
         while self.progress.step < self.last_step:
             self._step()
@@ -121,30 +124,30 @@ class RlRound:
                     self.curve.saved(self.progress.step)
 
     def _make_sampler(self, judge: RewardFunction | None) -> Experiences:
-        """Who samples for the steps: in turn with the trainer, beside it, or nobody."""
+        """The source of the steps' trajectories: a record, a sampler in turn with the trainer, or one beside it."""
         context, staleness = self._context, self._config.rl.staleness
         if self._generator is None:
             return Recorded(context.input("record"))
         if staleness and rank() > 0:
             return AheadFollower()
         parts: dict[str, Any] = {
+            "config": self._config,
+            "policy": rollout_policy(self._config),
             "problems": self._problems,
             "generator": self._generator,
-            "interpreter": self._interpreter,
+            "tool": self._tool,
             "tokenizer": self._tokenizer,
             "seed": context.request.seed,
             "judge": judge,
         }
-        policy = rollout_policy(self._config)
         if not staleness:
-            return Sampler(self._config, policy, **parts)
+            return Sampler(**parts)
         directory = context.scratch / "ahead"
         claim(directory, context.fingerprint(world_size()), "groups")
-        parts |= {"directory": directory, "progress": self.progress, "last_step": self.last_step}
-        return Ahead(self._config, policy, **parts)
+        return Ahead(**parts, directory=directory, progress=self.progress, last_step=self.last_step)
 
     def _start(self) -> Progress:
-        """Resume this round, go on from the round before, or begin."""
+        """Resume this round, continue from the round before, or begin."""
         progress = self.states.resume(self.engine, self.critic)
         if progress is not None:
             self._context.log(f"resuming round {progress.round} after step {progress.step}")
@@ -188,13 +191,13 @@ class RlRound:
                 step, [row.trajectory for row in graded], result.by_age, rl.staleness
             )
             with clock("log"):
-                self._records.keep(self.progress, experience)
-            health = self._interpreter.health() if self._interpreter else None
+                self._records.shards.write(self.progress.round, self.progress.step, experience)
+            health = self._tool.health() if self._tool else None
             timing = timing_metrics(clock, experience, result) | self.sampler.measured(clock)
             self._records.log(metrics | critic_metrics, timing, health)
 
     def _renew_sampler(self, step: int, experience: Experience, clock: PhaseClock) -> Gap | None:
-        """Give the sampler the weights after `step` steps, and probe it; None while older ones are evaluated."""
+        """Give the sampler the weights after `step` steps and probe it; None while an evaluation keeps older ones."""
         if self.curve is not None:
             with clock("evaluate"):
                 self._keeps_weights = self.curve.keeps_weights(replace(self.progress, step=step))
@@ -213,13 +216,13 @@ class RlRound:
         return sample_seed(self._context.request.seed, self.progress.step, place, 0)
 
     def _sleep(self) -> None:
-        """Free the sampler's memory for the trainer until the next weights, if the recipe says so."""
+        """If the recipe asks for it, free the sampler's memory for the trainer until the next weights."""
         if self._config.rl.sleep_sampler and self._generator is not None:
             assert isinstance(self._generator, Sleeps)  # the recipe's engine is vLLM
             self._generator.sleep()
 
     def _offloaded(self) -> list[Engine]:
-        """The engines whose states are moved away while the sampler is awake."""
+        """The engines whose states are offloaded while the sampler is awake."""
         if not self._config.rl.offload_while_sampling:
             return []
         return [self.engine, *([self.critic] if self.critic is not None else [])]
@@ -232,7 +235,7 @@ class RlRound:
             self.sampler.sync(step, lambda: generator.load_weights(self.engine.weights()))
 
     def _probe(self, sequences: Sequence[Sequence[int]]) -> Gap | None:
-        """The gap of sampler and trainer; None where nobody samples."""
+        """The gap between sampler and trainer; None without a sampler."""
         if self._generator is None:
             return None
         rl = self._config.rl
@@ -246,12 +249,7 @@ def rollout_policy(config: RlStage) -> RolloutPolicy:
     return RolloutPolicy.of(config.traces, config.sandbox, config.generation, sampling)
 
 
-def _critic_optimizer(rl: RlConfig) -> OptimizerConfig:
-    """The policy's, with a rate of its own, over every weight."""
-    return rl.optimizer.model_copy(update={"learning_rate": rl.critic.learning_rate, "lora": None})
-
-
 def _optimizer_steps(rl: RlConfig) -> tuple[int, int]:
-    """Optimizer steps of policy and critic over all rounds: the policy waits while the critic warms up."""
+    """Optimizer steps of policy and critic over all rounds; the policy has none while the critic warms up."""
     steps = rl.num_rounds * rl.steps_per_round
     return (steps - rl.critic.warmup_steps) * rl.mini_batches, steps * rl.mini_batches

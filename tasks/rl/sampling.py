@@ -1,15 +1,15 @@
-"""What a step samples: its problems, their trajectories over all ranks, and others for groups that teach nothing.
+"""Samples the trajectories of a step over all ranks, and replaces groups that teach nothing.
 
-`Experiences` is what a step asks of whoever samples for it: `Sampler` here, in turn with the trainer; `ahead.py` beside
-it; `recorded.py` from what was sampled before.
+`Experiences` is a step's interface to its source of trajectories: `Sampler` here samples in turn with the trainer,
+`ahead.py` beside it, and `recorded.py` reads what was sampled before.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
 from tasks.rl.experience import Graded, score
 from tasks.rl.metrics import PhaseClock
@@ -25,140 +25,122 @@ from tasks.shared.learning.reward_function import RewardFunction
 from tasks.shared.tools.protocol import Tool
 from tasks.shared.traces.trajectory import Trajectory
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
 
 class Experiences:
     """The source of a round's trajectories. Every rank has one; the first rank gets all of them. Close it.
 
-    Each method but `collect` does nothing unless a source overrides it.
+    Every method except `collect` does nothing unless a source overrides it.
     """
 
     @property
     def drawn(self) -> int:
-        """Problems drawn ahead so far, over all rounds; 0 where the step is the cursor."""
+        """Problems drawn ahead so far, over all rounds; 0 if the step is the data cursor."""
         return 0
 
     def collect(self, step: int, data_seed: int, clock: PhaseClock) -> list[Graded]:
         """The graded trajectories of the step after `step` steps, in the order of group and sample.
 
-        In the first rank, which deals them out; none in the others.
+        All of them in the first rank, which deals them out; none in the others.
         """
         raise AssertionError("each source collects in its own way")
 
     def sync(self, step: int, push: Callable[[], None]) -> None:
-        """Let the sampler have the weights after `step` steps, by `push`."""
+        """Give the sampler the weights after `step` steps, by calling `push`."""
 
     def keep(self, step: int) -> None:
-        """The trainer has done `step` steps, and the sampler goes on with the weights it has."""
+        """The trainer has done `step` steps, and the sampler keeps its weights."""
 
     def saved(self, step: int) -> None:
-        """The state after `step` steps is on the disk: nothing before it is done again."""
+        """The state after `step` steps is on disk: no earlier step is repeated."""
 
     def measured(self, clock: PhaseClock) -> dict[str, Value]:
-        """Metrics of the last step besides its phases."""
+        """Metrics of the last step beside its phases."""
         return {}
 
     def publish(self, directory: Path) -> None:
-        """The round is over: add to its rollouts in `directory`."""
+        """At the end of the round: add files to its rollouts in `directory`."""
 
     def close(self) -> None:
-        """End what runs."""
+        """End its threads."""
 
 
-class Sampler(Experiences):
+@dataclass(eq=False)
+class LiveExperiences(Experiences):
+    """A source that samples with live code: what `Sampler` and `Ahead` need for it."""
+
+    config: RlStage
+    policy: RolloutPolicy
+    problems: Sequence[RlProblem]
+    generator: Generator
+    tool: Tool | None
+    tokenizer: PreTrainedTokenizerBase
+    seed: int
+    judge: RewardFunction | None
+
+
+class Sampler(LiveExperiences):
     """Samples and grades the trajectories of a step, in turn with the trainer."""
-
-    def __init__(
-        self,
-        config: RlStage,
-        policy: RolloutPolicy,
-        *,
-        problems: Sequence[RlProblem],
-        generator: Generator,
-        interpreter: Tool | None,
-        tokenizer: "PreTrainedTokenizerBase",
-        seed: int,
-        judge: RewardFunction | None = None,
-    ) -> None:
-        self._config = config
-        self._policy = policy
-        self._problems = problems
-        self._generator = generator
-        self._interpreter = interpreter
-        self._tokenizer = tokenizer
-        self._seed = seed
-        self._judge = judge
 
     def collect(self, step: int, data_seed: int, clock: PhaseClock) -> list[Graded]:
         """The graded trajectories of step `step` (from 0), in the order of group and sample.
 
-        While groups have equal rewards, others are sampled in their place, `rl.resample_attempts` times in all. What
-        was sampled stays in the result: left out, the easy and the hard problems would be missing from every metric.
+        While groups have equal rewards, others are sampled in their place, up to `rl.resample_attempts` times. Replaced
+        groups stay in the result; otherwise the easy and the hard problems would be missing from every metric.
         """
-        rl = self._config.rl
-        wanted = draw_problems(self._problems, rl.prompts_per_step, step, data_seed)
+        rl = self.config.rl
+        drawn = draw_problems(self.problems, rl.prompts_per_step, step, data_seed)
         tried: list[RlProblem] = []
         graded: list[Graded] = []
         for attempt in range(1, rl.resample_attempts + 1):
-            first, tried = len(tried), tried + wanted
+            first, tried = len(tried), tried + drawn
             with clock("sample"):
-                mine = self._sample(wanted, first, step)
+                mine = self._sample(drawn, first, step)
             with clock("score"):
-                graded += _of_all_ranks(score(mine, tried, self._config, self._judge))
+                # Each is graded in one rank alone. The time limits of grading could make two ranks differ, and ranks
+                # with different rewards would take different numbers of steps.
+                scored = gather_to_first_rank(score(mine, tried, self.config, self.judge))
+                graded += sorted(scored, key=lambda row: (row.group, row.trajectory.sample))
             if attempt == rl.resample_attempts:
                 break
             lacking = from_first_rank(rl.prompts_per_step - num_teaching(graded))
             if not lacking:
                 break
-            wanted = draw_others(self._problems, lacking, tried, step, attempt, data_seed)
-            if not wanted:
+            drawn = draw_others(self.problems, lacking, tried, step, attempt, data_seed)
+            if not drawn:
                 break
         return graded
 
     def sync(self, step: int, push: Callable[[], None]) -> None:
-        """Nothing runs: the weights change."""
+        """Change the weights at once, because nothing is running."""
         push()
 
     def keep(self, step: int) -> None:
-        """Not here: each step trains on what the weights before it have sampled."""
+        """Never called: each step trains on samples of the weights before it."""
         raise AssertionError("a sampler in turn with the trainer has its weights")
 
     def _sample(self, problems: Sequence[RlProblem], first: int, step: int) -> list[Trajectory]:
         """This rank's share of the samples; the problems are groups `first`, `first` + 1, ..."""
-        rl = self._config.rl
-        num_samples = rl.samples_per_prompt * (2 if rl.resample_on_correct else 1)
         requests = [
             RolloutRequest(
-                problem.id, sample, problem.prompt_ids, sample_seed(self._seed, step, place, sample)
+                problem.id, sample, problem.prompt_ids, sample_seed(self.seed, step, place, sample)
             )
             for place, problem in enumerate(problems, first)
-            for sample in range(num_samples)
-            if is_mine(self._config.generation, place)
+            for sample in range(self.config.rl.num_samples)
+            if is_mine(self.config.generation, place)
         ]
-        trajectories = rollout(requests, self._generator, self._interpreter, self._tokenizer, self._policy)
+        trajectories = rollout(requests, self.generator, self.tool, self.tokenizer, self.policy)
         return [replace(t, versions=((step, t.num_sampled),)) for t in trajectories]
 
 
 def is_mine(generation: GenerationConfig, place: int) -> bool:
-    """Whether this rank samples number `place`: inside each has an engine; of others the first asks for all."""
+    """Whether this rank samples number `place`: its share with an engine inside, else the first rank samples all."""
     if generation.placement == "inside":
         return place % world_size() == rank()
     return rank() == 0
 
 
-def _of_all_ranks(mine: Sequence[Graded]) -> list[Graded]:
-    """Everyone's, in the order of group and sample; in the first rank.
-
-    Each is graded in one rank alone: what a grade may take is limited in seconds, so that two ranks can differ, and
-    ranks with other rewards would take other numbers of steps.
-    """
-    return sorted(gather_to_first_rank(mine), key=lambda row: (row.group, row.trajectory.sample))
-
-
 def num_teaching(graded: Sequence[Graded]) -> int:
-    """Groups whose outcomes, outages aside, are not all equal."""
+    """The number of groups whose outcomes, apart from outages, are not all equal."""
     groups = np.array([row.group for row in graded])
     valid = np.array([not is_outage(row.trajectory) for row in graded])
     return len(np.unique(groups[teaches(np.array([row.outcome for row in graded]), groups, valid)]))

@@ -1,20 +1,17 @@
-"""How old what a step learns from is: the age of every token, and what sampler and trainer say of it by age.
+"""The age of the tokens that a step learns from, and the gap between sampler and trainer by age.
 
-An age is a number of RL steps: those done before the step that learns, less those done before the weights were made
-that sampled the token.
+An age is a number of RL steps: those done before the step that learns, minus those done before the weights that sampled
+the token were made.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from tasks.rl.objective.losses import k3
 from tasks.shared.contract.stage import Value
 from tasks.shared.traces.trajectory import Trajectory
-
-if TYPE_CHECKING:
-    import torch
 
 
 def token_ages(trajectory: Trajectory, step: int) -> np.ndarray:
@@ -26,7 +23,7 @@ def token_ages(trajectory: Trajectory, step: int) -> np.ndarray:
     return ages
 
 
-def sums_by_age(log_importance: "torch.Tensor", ages: "torch.Tensor", bound: int) -> np.ndarray:
+def sums_by_age(log_importance: torch.Tensor, ages: torch.Tensor, bound: int) -> np.ndarray:
     """(3, bound + 1): number of tokens, sum of |trainer - sampler| log-probs and of the k3 estimate of
     KL(sampler || trainer), by age. log_importance (n,) is ln trainer - ln sampler, ages (n,) from 0 to `bound`."""
     age = ages.long().cpu().numpy()
@@ -37,8 +34,8 @@ def sums_by_age(log_importance: "torch.Tensor", ages: "torch.Tensor", bound: int
 def staleness_metrics(
     step: int, trajectories: Sequence[Trajectory], sums: np.ndarray | None, bound: int
 ) -> dict[str, Value]:
-    """staleness/<age>: trajectories that were begun so many steps before theirs, with `step` steps done; of tokens in
-    the loss by their own age, tokens/, gap_mean/ and gap_kl/staleness_<age>. Empty where nothing is older (bound 0)."""
+    """staleness/<age>: trajectories by the age of their first token, with `step` steps done; tokens/, gap_mean/ and
+    gap_kl/staleness_<age>: tokens in the loss by their own age. Empty if `bound` is 0."""
     if not bound:
         return {}
     begun = [step - t.oldest_version for t in trajectories if t.oldest_version is not None]

@@ -1,7 +1,7 @@
-"""The state of training: kept in scratch to survive a kill, and handed to the next round as `trainer_state`.
+"""The state of training: kept in scratch to survive a kill, and published for the next round as `trainer_state`.
 
-A saved state is a directory with DeepSpeed's checkpoint (weights, optimizer, random state), that of the critic if there
-is one, and with them the step, which is the data cursor, and the seed of the data order.
+A saved state is a directory with DeepSpeed's checkpoint (weights, optimizer, random state), the critic's if there is
+one, the step, which is the data cursor, and the seed of the data order.
 """
 
 import os
@@ -41,8 +41,8 @@ class SavedStates:
     def save(self, engine: TrainingEngine, critic: CriticEngine | None, progress: Progress) -> None:
         """Write a state, then drop older ones. The policy's part comes last, so a kill never leaves a partial state."""
         target = self._directory / f"{progress.step:06d}"
-        if rank() == 0:
-            self._drop(keep=self._last_whole())
+        if rank() == 0:  # keep the state from which a round killed now would resume
+            self._drop(keep=max((p for p in self._directory.iterdir() if checkpoints_in(p)), default=None))
             target.mkdir(exist_ok=True)
         barrier()
         if critic is not None:
@@ -50,12 +50,8 @@ class SavedStates:
         if engine.save(target, {"progress": asdict(progress), "fingerprint": self._fingerprint}):
             self._drop(keep=target)
 
-    def _last_whole(self) -> Path | None:
-        """The state that a round killed now would resume from."""
-        return max((path for path in self._directory.iterdir() if checkpoints_in(path)), default=None)
-
     def _drop(self, keep: Path | None) -> None:
-        """Remove every state but one. Several ranks may do so at once."""
+        """Remove every other state. Several ranks may do so at once."""
         for path in self._directory.iterdir():
             if path != keep:
                 shutil.rmtree(path, ignore_errors=True)
@@ -72,7 +68,7 @@ class SavedStates:
         return None
 
     def copy_last(self, directory: Path) -> None:
-        """The last state, for the `trainer_state` artifact; linked, where that can be: its files change no more."""
+        """Put the last state into the `trainer_state` artifact, as hard links if possible: its files are final."""
         shutil.copytree(max(self._directory.iterdir()), directory / "trainer", copy_function=_link_or_copy)
 
 
@@ -86,13 +82,13 @@ def _link_or_copy(source: str, target: str) -> None:
 def _resume_critic(critic: CriticEngine | None, directory: Path) -> None:
     if critic is not None and critic.resume(directory / CRITIC) is None:
         raise ValueError(
-            f"{directory}: no critic in this trainer state; rl.algorithm = 'ppo' goes on from a round of PPO, "
-            "or starts without a trainer_state"
+            f"{directory}: no critic in this trainer state; rl.algorithm = 'ppo' continues a round of PPO, or starts "
+            "without a trainer_state"
         )
 
 
 def take_over(engine: TrainingEngine, critic: CriticEngine | None, trainer_state: Path) -> Progress:
-    """Continue from the previous round; return the progress with which this round starts."""
+    """Load the previous round's state; return the progress with which this round starts."""
     state = engine.resume(trainer_state / "trainer")
     if state is None:
         raise ValueError(

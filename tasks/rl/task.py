@@ -1,4 +1,4 @@
-"""The Prefect task of `rl`: one round, from a policy to a better one."""
+"""The Prefect task of `rl`: one round."""
 
 from dataclasses import dataclass, replace
 
@@ -29,10 +29,10 @@ def rl(
     evaluation_sets: ArtifactRef | None = None,
     best: ArtifactRef | None = None,
 ) -> Round:
-    """Round `number`, counted from 1, with what the recipe changes in it.
+    """Round `number`, counted from 1, with the recipe's changes for it.
 
-    `trainer_state`: of the round before, none for the first; `reference`: the policy of the KL term, and with
-    adapters their base; `evaluation_sets`: for rl.evaluate_every_steps; `best`: that of the round before.
+    `trainer_state`: of the round before, None for the first; `reference`: the policy of the KL term, and with
+    adapters their base; `evaluation_sets`: for rl.evaluate_every_steps; `best`: of the round before.
     """
     inputs = {"checkpoint": checkpoint, "problems": problems}
     if trainer_state:

@@ -3,18 +3,13 @@
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from tasks.rl.experience import Experience
-from tasks.rl.objective.losses import (
-    PolicySums,
-    PolicyTokens,
-    policy_loss,
-    token_weights,
-)
+from tasks.rl.objective.losses import PolicySums, PolicyTokens, policy_loss, token_weights
 from tasks.rl.staleness import sums_by_age, token_ages
 from tasks.shared.config import RlConfig
 from tasks.shared.learning.distributed import from_first_rank, max_over_ranks, sum_over_ranks
@@ -23,22 +18,19 @@ from tasks.shared.learning.logprobs import token_logprobs
 from tasks.shared.learning.packing import PackedBatch, TrainSequence
 from tasks.shared.traces.trajectory import Trajectory
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
 
 @dataclass(frozen=True, slots=True)
 class UpdateResult:
-    """What the optimizer steps of one RL step did; sums are over all ranks and mini-batches, but for the loss."""
+    """The optimizer steps of one RL step, over all ranks."""
 
-    sums: PolicySums  # but the loss, which is the mean over mini-batches
-    # before clipping, mean over mini-batches with a finite one; None if there is none
+    sums: PolicySums  # over mini-batches; the loss is the mean over them
+    # before clipping, the mean of those that are finite; None if there is none
     grad_norm: float | None
     learning_rate: float
     num_updates: int  # optimizer steps: 0 if nothing was in the loss, or while the critic warms up
-    num_skipped: int  # mini-batches left out because of their gradient
-    tokens: int  # all that went through the trainer, prompts and feedback included; in the first rank
-    by_age: np.ndarray | None = None  # `sums_by_age` of what was in the loss, with rl.staleness
+    num_skipped: int  # mini-batches skipped because of their gradient
+    tokens: int  # that went through the trainer, prompts and feedback included; in the first rank
+    by_age: np.ndarray | None = None  # `sums_by_age` of the tokens in the loss, with rl.staleness
 
 
 class PolicyUpdate:
@@ -48,23 +40,21 @@ class PolicyUpdate:
         self,
         engine: TrainingEngine,
         config: RlConfig,
-        reference: "PreTrainedModel | None",
+        reference: PreTrainedModel | None,
         max_response_tokens: int,
     ) -> None:
         self._engine = engine
         self._config = config
         self._reference = reference.to(engine.device) if reference is not None else None  # type: ignore[arg-type]
-        # The denominator of the constant reduction: what the share of a mini-batch could hold at most.
+        # The denominator of the constant reduction: the most tokens that a mini-batch's share could hold.
         trajectories = config.prompts_per_step * config.samples_per_prompt
         self._most_tokens = trajectories * max_response_tokens / config.mini_batches
 
     def update(self, experience: Experience, seed: int, learn: bool = True, step: int = 0) -> UpdateResult:
         """`mini_batches` optimizer steps over the trajectories in the loss, in an order drawn from `seed`.
 
-        `step`: RL steps done before, from which ages count.
-
-        The first rank has the experience and deals the rows out, so that one rank and several agree.
-        Without `learn` the sums are computed and the policy stays as it is.
+        The first rank has the experience and deals the rows out, so that one rank and several agree. `step`: RL steps
+        done before, for the ages of tokens. Without `learn` the sums are computed and the policy does not change.
         """
         chosen = np.flatnonzero(experience.in_loss)
         parts = mini_batches_of(chosen, self._config.mini_batches, seed)
@@ -91,17 +81,13 @@ class PolicyUpdate:
             learning_rate=learning_rate,
             num_updates=len(norms) - num_skipped,
             num_skipped=num_skipped,
-            tokens=sum(
-                len(experience.graded[i].trajectory.prompt_ids)
-                + len(experience.graded[i].trajectory.response_ids)
-                for i in chosen
-            ),
+            tokens=sum(len(t.prompt_ids) + len(t.response_ids) for t in map(experience.trajectory, chosen)),
             by_age=np.vectorize(sum_over_ranks, [float])(self._by_age) if self._config.staleness else None,
         )
 
     def _rows(self, experience: Experience, part: np.ndarray, step: int, keep_old: bool) -> list[PackedBatch]:
-        """This rank's packed rows of one mini-batch; with the log-probs under the policy as it is now, if asked for."""
-        trajectories = [experience.graded[i].trajectory for i in part]
+        """This rank's packed rows of one mini-batch; with `keep_old`, with log-probs under the current policy."""
+        trajectories = [experience.trajectory(i) for i in part]
         weights = token_weights(
             [t.num_sampled for t in trajectories], self._config.reduction, self._most_tokens
         )
@@ -146,9 +132,9 @@ class PolicyUpdate:
 
 
 def mini_batches_of(chosen: np.ndarray, count: int, seed: int) -> list[np.ndarray]:
-    """The chosen rows in `count` parts of nearly the same size, empty ones left out, in an order drawn from `seed`.
+    """The chosen rows in up to `count` parts of nearly the same size, none empty, in an order drawn from `seed`.
 
-    The first rank chooses; the others, which have no rows, get as many empty parts.
+    The other ranks have no rows, and get as many empty parts as the first has parts.
     """
     if count > 1:
         chosen = np.random.Generator(np.random.Philox(seed)).permutation(chosen)
@@ -159,9 +145,9 @@ def mini_batches_of(chosen: np.ndarray, count: int, seed: int) -> list[np.ndarra
 def train_sequence(
     trajectory: Trajectory, advantage: float | np.ndarray, weight: float, ages: np.ndarray | None = None
 ) -> TrainSequence:
-    """A trajectory as training sees it: the very ids, mask and log-probs that were sampled.
+    """A trajectory as training sees it: the ids, mask and log-probs exactly as sampled.
 
-    `advantage` is one number for the whole response, or (R,); `ages` (R,) are carried along.
+    `advantage`: one number for the whole response, or (R,); `ages`: (R,).
     """
     num_prompt, num_response = len(trajectory.prompt_ids), len(trajectory.response_ids)
     named: dict[str, Sequence[float] | np.ndarray] = {
@@ -181,7 +167,7 @@ def train_sequence(
 
 
 def of_response(values: Sequence[float] | np.ndarray, num_prompt: int) -> np.ndarray:
-    """(P + R,) float32: values (R,) of a response, 0 for the tokens of its prompt."""
+    """(P + R,) float32: values (R,) of a response, with 0 for the tokens of its prompt."""
     return np.append(np.zeros(num_prompt, np.float32), np.asarray(values, dtype=np.float32))
 
 
@@ -194,7 +180,7 @@ def _total(parts: Sequence[PolicySums]) -> PolicySums:
 
 
 def named_sums(sums: PolicySums) -> dict[str, float | None]:
-    """Means over tokens of what `PolicySums` sums, by metric name; None, not 0, where no token was in the loss."""
+    """The means over tokens, by metric name; None, not 0, if no token was in the loss."""
     summed = {
         "entropy": sums.entropy,
         "kl_old": sums.kl_old,

@@ -1,7 +1,7 @@
 """From rewards to advantages: one number a trajectory, constant over its sampled tokens.
 
 Pure functions on numpy arrays. A group is the samples of one problem in one step. Rows that are not `valid` (the
-sandbox failed under them) neither get an advantage nor count in any mean.
+sandbox failed under them) get no advantage and count in no mean.
 """
 
 from typing import Literal
@@ -20,7 +20,7 @@ def advantages(
 
     With m, s the mean and standard deviation (over n, not n - 1) of the valid rewards of the row's group of n:
     grpo       (r - m) / (s + 1e-6)          DeepSeekMath, arXiv 2402.03300
-    dr_grpo    r - m                         arXiv 2503.20783; its constant length normaliser is not this function's
+    dr_grpo    r - m                         arXiv 2503.20783; its length normaliser is the reduction of the loss
     rloo       r - mean of the others        arXiv 2402.14740; equals (r - m) n / (n - 1); 0 for a group of one
     reinforce  r - mean over all valid rows  REINFORCE with the batch mean as baseline
     """

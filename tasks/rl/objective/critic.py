@@ -1,8 +1,8 @@
 """PPO's critic: a value for each sampled token, advantages by GAE over sampled tokens only, a clipped value loss.
 
-The value of token t is that of the state before it, so it is read where its log-prob is. Interpreter tokens are not
-the policy's actions: GAE steps from one sampled token to the next as if they were neighbours, and they carry neither
-value nor advantage. Sources: GAE arXiv 1506.02438, value clipping as in PPO's reference implementation.
+The value of token t is that of the state before it, so it is read at the same position as its log-prob. Interpreter
+tokens are not the policy's actions: they have neither value nor advantage, and GAE steps from one sampled token to the
+next as if they were neighbours. Sources: GAE arXiv 1506.02438, value clipping as in PPO's reference implementation.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from tasks.shared.learning.packing import PackedBatch
 
 
 class ValueModel(nn.Module):
-    """A causal language model's body with one output a token; the head starts at 0, so first values are 0."""
+    """A causal language model's body with one output a token. The head starts at 0, so the first values are 0."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class CriticEngine(Engine):
     """The critic under DeepSpeed: its own weights, optimizer and state."""
 
     def __init__(self, model: PreTrainedModel, config: OptimizerConfig, *, total_steps: int) -> None:
-        """`model`: a causal language model of its own, initialised from the policy's checkpoint."""
+        """`model`: a causal language model with the weights of the policy's checkpoint, not shared with the policy."""
         super().__init__(ValueModel(model), model, config, total_steps=total_steps)
 
     def values(self, batch: PackedBatch) -> torch.Tensor:
@@ -61,7 +61,7 @@ def gae(
         loss_mask: (R,) bool, True where the policy chose the token.
 
     Raises:
-        AssertionError: a reward on a token that was not sampled, which no action would be credited with.
+        AssertionError: a reward on a token that was not sampled, for which no action would get credit.
     """
     assert not rewards[~loss_mask].any(), "a reward on a token that the policy did not choose"
     reward, value = rewards[loss_mask], values[loss_mask]
@@ -102,8 +102,8 @@ def value_loss(
 ) -> torch.Tensor:
     """0.5 max((V - R)^2, (clip(V, V_old +- clip) - R)^2), summed over `loss_mask` (B, T), divided by `denominator`.
 
-    The denominator is the caller's: the target tokens of the whole step over all ranks. Without the second term where
-    `clip` is 0.
+    The caller's denominator is the number of target tokens of the whole step over all ranks. A `clip` of 0 leaves the
+    second term out. The maximum makes the loss pessimistic: clipping never lowers the error.
     """
     errors = (values - returns) ** 2
     if clip:

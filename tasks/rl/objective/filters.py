@@ -11,16 +11,15 @@ from tasks.shared.traces.trajectory import FinishReason, Trajectory
 
 
 def is_outage(trajectory: Trajectory) -> bool:
-    """Whether the sandbox failed: such a trajectory has no meaningful reward, and leaves baseline and loss."""
+    """Whether the sandbox failed: such a trajectory has no meaningful reward; it is in neither baseline nor loss."""
     return trajectory.finish is FinishReason.SANDBOX_FAILURE
 
 
 def has_void_turn(trajectory: Trajectory, dialect: Dialect, decode: Callable[[Sequence[int]], str]) -> bool:
-    """True if a turn holds neither a whole code block nor an answer (SimpleTIR, arXiv 2509.02479).
+    """True if a turn has neither a whole code block nor an answer (SimpleTIR, arXiv 2509.02479).
 
-    Every turn but the last ended in a block, whole unless a notice answered it. The last one, what follows the last
-    feedback, is whole if it has a boxed answer or ended in a block (whose feedback did not fit). Text-only dialects
-    have no turns.
+    Every turn but the last ended in a block, which is whole unless a notice answered it. The last turn, after the last
+    feedback, needs a boxed answer or a block (whose feedback did not fit). Text-only dialects have no turns.
     """
     if not dialect.runs_code:
         return False
@@ -39,8 +38,8 @@ def has_void_turn(trajectory: Trajectory, dialect: Dialect, decode: Callable[[Se
 def teaches(outcomes: np.ndarray, groups: np.ndarray, valid: np.ndarray) -> np.ndarray:
     """(N,) bool: valid rows whose group's valid outcomes are not all equal (DAPO's dynamic sampling, without refill).
 
-    outcomes (N,), groups (N,) int, valid (N,) bool. An outcome is the answer's own score, before penalties:
-    DAPO counts right answers, so that length or failing code alone make no group teach (arXiv 2503.14476, eq. 11).
+    outcomes (N,), groups (N,) int, valid (N,) bool. An outcome is the answer's own score, before penalties: DAPO counts
+    correct answers, so a group whose penalties alone differ teaches nothing (arXiv 2503.14476, eq. 11).
     """
     keep = np.zeros_like(valid)
     for group in np.unique(groups[valid]):

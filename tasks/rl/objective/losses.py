@@ -1,7 +1,7 @@
 """The clipped policy loss on packed tokens: pure functions whose docstrings give formula and denominator.
 
-The denominator is in the per-token weights (`token_weights`), computed once over the whole optimizer step, so that
-losses of micro-batches and ranks add up to the loss of the step however it is cut.
+The denominator is in the per-token weights (`token_weights`), computed once over the whole optimizer step. So the
+losses of micro-batches and ranks add up to the loss of the step, however it is cut.
 """
 
 import math
@@ -13,29 +13,29 @@ import torch
 
 from tasks.shared.config.training import Reduction, RlConfig
 
-MOST_LOG_RATIO = 20.0  # of one token; beyond it exp() means nothing (verl)
+MOST_LOG_RATIO = 20.0  # of one token; beyond it exp() carries no information (verl)
 MOST_SEQUENCE_LOG_RATIO = 10.0  # of a sequence's geometric mean, from above (verl)
 MOST_K3 = 10.0  # nats of one token (verl)
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyTokens:
-    """What the loss needs of each token, all (B, T); values where `loss_mask` is False are ignored."""
+    """The loss's input for each token, all (B, T); values where `loss_mask` is False are ignored."""
 
-    logprobs: torch.Tensor  # of the policy that is trained, with gradient
+    logprobs: torch.Tensor  # of the trained policy, with gradient
     old_logprobs: torch.Tensor  # of the trainer's policy at the start of the update: the proximal policy
-    sampler_logprobs: torch.Tensor  # of the engine when it sampled the token, whatever weights it had by then
+    sampler_logprobs: torch.Tensor  # of the engine when it sampled the token, with the weights of that moment
     advantages: torch.Tensor
     weights: torch.Tensor  # from `token_weights`
     loss_mask: torch.Tensor  # bool: sampled tokens in the loss
     reference_logprobs: torch.Tensor | None = None
     entropy: torch.Tensor | None = None  # nats, with gradient
-    segments: torch.Tensor | None = None  # int: which sequence of its row; for `sequence_mask` and GSPO
+    segments: torch.Tensor | None = None  # int: the sequence in its row; for `sequence_mask` and GSPO
 
 
 @dataclass(frozen=True, slots=True)
 class PolicySums:
-    """Sums over tokens in the loss, to be added over micro-batches and ranks and divided by `tokens`."""
+    """Sums over tokens in the loss: add them over micro-batches and ranks, then divide by `tokens`."""
 
     tokens: float
     loss: float  # already weighted: add, do not divide
@@ -46,17 +46,17 @@ class PolicySums:
     gap: float  # |trainer - sampler| log-prob
     gap_kl: float  # k3 estimate of KL(sampler || trainer)
     gap_max: float  # the largest: take the maximum, do not add
-    capped: float  # tokens whose importance weight is cut
-    # tokens of sequences that `sequence_mask` takes out; they still count in the sums above
+    capped: float  # tokens whose importance weight is capped
+    # tokens of sequences that `sequence_mask` masks; they still count in the sums above
     masked: float = 0.0
 
 
 def token_weights(num_tokens: Sequence[int], reduction: Reduction, most_tokens: float = 0.0) -> np.ndarray:
-    """Weight of each token of sequence i, (N,), given its number of tokens in the loss, over the whole step.
+    """Weight of each token of sequence i, (N,), from the number of its tokens in the loss, over the whole step.
 
     token     1 / sum_j n_j: every token weighs the same (DAPO)
     sequence  1 / (N n_i): every trajectory weighs the same (GRPO)
-    constant  1 / most_tokens, the most that a step could sample: no length or number is favoured (Dr.GRPO)
+    constant  1 / most_tokens, the most that a step could sample: favours no length and no number (Dr.GRPO)
     """
     lengths = np.asarray(num_tokens, dtype=np.float64)
     assert (lengths > 0).all(), "a trajectory in the loss without sampled tokens"
@@ -71,14 +71,14 @@ def token_weights(num_tokens: Sequence[int], reduction: Reduction, most_tokens: 
 def sequence_kept(log_ratio: torch.Tensor, segments: torch.Tensor, bound: float) -> torch.Tensor:
     """(n,) bool: tokens of sequences with 1 / bound <= exp(mean log_ratio) <= bound.
 
-    log_ratio (n,) is ln trainer - ln sampler of the tokens in the loss, segments (n,) their sequence numbers. The
-    geometric mean, unlike the product, means the same at every length (verl's rollout correction, 'geometric').
+    log_ratio (n,): ln trainer - ln sampler of the tokens in the loss; segments (n,): their sequence numbers. The bound
+    on the geometric mean, unlike one on the product, is independent of the length (verl's 'geometric' correction).
     """
     return sequence_means(log_ratio, segments).abs() <= math.log(bound)
 
 
 def sequence_means(values: torch.Tensor, segments: torch.Tensor) -> torch.Tensor:
-    """(n,): at each token the mean of values (n,) over the tokens of its sequence; segments (n,) are the numbers."""
+    """(n,): at each token the mean of values (n,) over its sequence; segments (n,): the sequence numbers."""
     _, place = segments.unique(return_inverse=True)
     counts = torch.bincount(place).to(values.dtype)
     means = torch.zeros_like(counts).index_add_(0, place, values) / counts
@@ -92,7 +92,7 @@ def clipped_term(
     segments: torch.Tensor | None,
     settings: RlConfig,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The policy's part of the loss at each token, and where its clip is active; all (n,). sg: no gradient through it.
+    """The policy's part of the loss at each token, and where its clip is active; all (n,). sg: stop-gradient.
 
     clip   max(-r_t A_t, -clip(r_t, 1 - low, 1 + high) A_t); for A_t < 0 at most -c A_t (dual clip)
     gspo   the same without dual clip, of s_t = sg[s] pi(t) / sg[pi(t)], where s = exp(mean_t ln r_t) is the ratio of
@@ -120,14 +120,13 @@ def policy_loss(tokens: PolicyTokens, settings: RlConfig) -> tuple[torch.Tensor,
     """The loss (scalar) and the sums behind its metrics.
 
     sum_t w_t [ rho_t L_t + kl k3_t - entropy H_t ]
-    The two ratios are apart (the decoupled objective of AReaL, arXiv 2505.24298): the clip is around the policy at the
-    start of the update, and what lies between that and the weights that sampled a token, which may be older and change
-    along a trajectory, is weighed token by token. The cap is ours; the paper has none.
-    L_t from `clipped_term`, of r_t = pi(t) / pi_old(t), whose logarithm is cut to +-20;
-    rho_t = min(pi_old(t) / sampler(t), cap), a constant (truncated importance sampling; 1 without a cap), and 0, for
-    the policy term alone, in a sequence that `sequence_kept` refuses: its weight stays in the denominator;
-    k3_t = exp(d) - d - 1 with d = ln pi_ref(t) - ln pi(t) cut to +-20, at most 10. The denominator is in w_t, see
-    `token_weights`.
+    Two separate ratios (the decoupled objective of AReaL, arXiv 2505.24298): the clip keeps pi near the policy at the
+    start of the update, pi_old. An importance weight for each token corrects for the weights that sampled it, which may
+    be older than pi_old and change along a trajectory. The cap is ours; the paper has none.
+    L_t: `clipped_term` of r_t = pi(t) / pi_old(t), whose logarithm is cut to +-20.
+    rho_t = min(pi_old(t) / sampler(t), cap), a constant (truncated importance sampling; 1 without a cap). In a sequence
+    that `sequence_kept` refuses it is 0, for the policy term alone; the sequence's weight stays in the denominator.
+    k3_t = exp(d) - d - 1 with d = ln pi_ref(t) - ln pi(t) cut to +-20, at most 10. w_t: `token_weights`.
     """
     mask = tokens.loss_mask
     advantage = tokens.advantages[mask]
@@ -184,7 +183,7 @@ def _sums(
 
 
 def k3(log_ratio: torch.Tensor) -> torch.Tensor:
-    """exp(x) - x - 1 >= 0: Schulman's low-variance KL estimate from samples of the distribution below the fraction."""
+    """exp(x) - x - 1 >= 0: Schulman's low-variance KL estimate, from samples of the ratio's denominator."""
     log_ratio = _cut(log_ratio)
     return (torch.expm1(log_ratio) - log_ratio).clamp(max=MOST_K3)
 

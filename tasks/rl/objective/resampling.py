@@ -1,7 +1,7 @@
-"""Resample-on-correct (rStar2, arXiv 2508.20722): of twice the samples keep half, right ones with clean code preferred.
+"""Resample-on-correct (rStar2, arXiv 2508.20722): of twice the samples keep half, preferring clean code.
 
-An outcome reward alone rewards a right answer that was reached through failing code as much as a clean one. Choosing
-among the right samples, and never among the wrong ones, turns the model from such code without a penalty to be gamed.
+An outcome reward alone rewards a correct answer that was reached through failing code as much as a clean one. Choosing
+among the correct samples only discourages such code without a penalty that could be gamed.
 """
 
 from collections.abc import Sequence
@@ -10,19 +10,19 @@ import numpy as np
 
 from tasks.shared.traces.trajectory import CodeCall
 
-NO_CODE = 0.5  # the penalty of a right answer without any code
-FLOOR = 0.1  # added to a penalty before it is inverted; the paper leaves open what weighs a penalty of 0
+NO_CODE = 0.5  # the penalty of a correct answer without any code
+FLOOR = 0.1  # added to a penalty before it is inverted; the paper does not give the weight of a penalty of 0
 
 
 def code_penalty(calls: Sequence[CodeCall]) -> float:
-    """Share of the blocks that did not run to their end; 0.5 where there are none."""
+    """Share of the blocks that did not run to their end; 0.5 if there are none."""
     if not calls:
         return NO_CODE
     return sum(not call.ran for call in calls) / len(calls)
 
 
 def format_penalty(num_answers: int, num_turns: int) -> float:
-    """rStar2's second penalty: 1 without an answer, else min(1, (answers - 1) / turns): one answer is what is wanted.
+    """rStar2's second penalty: 1 without an answer, else min(1, (answers - 1) / turns), which is 0 for one answer.
 
     Args:
         num_answers: whole answers in the dialect's form; 0 if one is broken.
@@ -40,12 +40,12 @@ def resample_on_correct(
 ) -> np.ndarray:
     """(N,) bool: the rows of one group that are kept, `num_kept` of the valid ones, or all if there are fewer.
 
-    Right and wrong answers keep their shares, to the nearest row, and at least one row of each. Wrong ones are drawn
-    uniformly; right ones one after the other, each with a chance in proportion to 1 / (penalty + 0.1) among those left.
+    Correct and wrong answers keep their shares, to the nearest row, and at least one row each. Wrong ones are drawn
+    uniformly; correct ones one after the other, with a probability proportional to 1 / (penalty + 0.1).
 
     Args:
         correct: (N,) bool.
-        penalties: (N,) float, `code_penalty` of each row, with `format_penalty` added if the recipe wants it.
+        penalties: (N,) float, `code_penalty` of each row, plus `format_penalty` if the recipe asks for it.
         valid: (N,) bool: no outage.
     """
     assert correct.shape == penalties.shape == valid.shape and correct.ndim == 1

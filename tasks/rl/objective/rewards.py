@@ -1,4 +1,4 @@
-"""The reward of a trajectory: +1 for a right boxed answer, else -1; two optional penalties, off by default."""
+"""The reward of a trajectory: its outcome minus two optional penalties, which are off by default."""
 
 from collections.abc import Sequence
 
@@ -16,16 +16,6 @@ def overlong_penalty(num_tokens: int, max_tokens: int, buffer_tokens: int) -> fl
     return -min(1.0, max(0.0, over / buffer_tokens))
 
 
-def code_failed(calls: Sequence[CodeCall]) -> bool:
-    """Whether any block did not run to its end."""
-    return any(not call.ran for call in calls)
-
-
-def outcome_of(correct: bool) -> float:
-    """ReTool's and ToRL's outcome reward."""
-    return 1.0 if correct else -1.0
-
-
 def reward(
     outcome: float,
     calls: Sequence[CodeCall],
@@ -35,6 +25,6 @@ def reward(
     overlong_buffer_tokens: int = 0,
     failed_code_penalty: float = 0.0,
 ) -> float:
-    """The answer's own score minus the penalties: DAPO's for length, ToRL's for code that fails."""
-    penalty = failed_code_penalty if code_failed(calls) else 0.0
+    """The answer's own score minus the penalties: DAPO's for length, ToRL's for a block that did not run to its end."""
+    penalty = 0.0 if all(call.ran for call in calls) else failed_code_penalty
     return outcome - penalty + overlong_penalty(num_tokens, max_tokens, overlong_buffer_tokens)

@@ -217,6 +217,11 @@ class RlConfig(Section):
         """How many rounds there are."""
         return self.rounds if isinstance(self.rounds, int) else len(self.rounds)
 
+    @property
+    def num_samples(self) -> int:
+        """Trajectories that are sampled of each problem."""
+        return self.samples_per_prompt * (2 if self.resample_on_correct else 1)
+
     @model_validator(mode="after")
     def _samples_without_truncation(self) -> Self:
         if self.top_p != 1.0:

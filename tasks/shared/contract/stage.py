@@ -144,7 +144,7 @@ class Output:
 
     directory: Path
     metrics: dict[str, Value]
-    ref: ArtifactRef | None = None
+    ref: ArtifactRef = field(init=False)
 
 
 def emit(event: str, **fields: Any) -> None:

@@ -163,7 +163,7 @@ def test_servers_that_never_come_back_end_the_step(monkeypatch: pytest.MonkeyPat
         generator.wait()
         one.die()
         add(generator, 1)
-        with pytest.raises(PoolFailed, match="no server of the pool was there"):
+        with pytest.raises(PoolFailed, match="no server of the pool answered"):
             finish(generator)
 
 

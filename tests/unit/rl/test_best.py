@@ -31,12 +31,12 @@ def test_what_a_killed_round_would_need_again_stays(tmp_path: Path) -> None:
     weights = BestWeights(tmp_path / "best", "round", step=0)
     for step in (2, 4, 6):
         weights.write(step, save)
-    weights.sort_out(points(s2=0.5, s4=0.7), saved=2, running=6)
+    weights.prune(points(s2=0.5, s4=0.7), saved=2, running=6)
     assert written(tmp_path / "best") == ["step-000002", "step-000004", "step-000006"]
-    weights.sort_out(points(s2=0.5, s4=0.7, s6=0.6), saved=2)
+    weights.prune(points(s2=0.5, s4=0.7, s6=0.6), saved=2)
     assert written(tmp_path / "best") == ["step-000002", "step-000004"]
     assert written_after_a_kill(tmp_path / "best", step=2) == ["step-000002"]
-    weights.sort_out(points(s2=0.5), saved=4)
+    weights.prune(points(s2=0.5), saved=4)
     assert written(tmp_path / "best") == ["step-000002"]
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.rl.problems import RlProblem, draw_problems, read_problems, require_problems, sample_seed
-from tasks.shared.config import GenerationConfig, TracesConfig
+from tasks.shared.config import GenerationConfig, ModelConfig, RlConfig, RlStage, SandboxConfig, TracesConfig
 from tests.unit.generation.tiny import tiny_tokenizer
 
 
@@ -39,8 +39,14 @@ def test_a_round_samples_the_sets_that_it_names(tmp_path: Path) -> None:
     pandas.DataFrame(rows).to_parquet(tmp_path / "train.parquet")
 
     def read(*sets: str) -> list[str]:
-        found = read_problems(tmp_path, tiny_tokenizer(), TracesConfig(), GenerationConfig(), sets)
-        return [problem.id for problem in found[0]]
+        config = RlStage(
+            model=ModelConfig(source="tiny"),
+            traces=TracesConfig(),
+            sandbox=SandboxConfig(),
+            generation=GenerationConfig(),
+            rl=RlConfig(problems=sets),
+        )
+        return [problem.id for problem in read_problems(tmp_path, tiny_tokenizer(), config)[0]]
 
     assert read() == ["a/0", "b/0"] and read("b") == ["b/0"]
     with pytest.raises(ValueError, match=r"rl.problems: no problem is of c; .* has a, b"):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tasks.rl.objective.filters import has_void_turn, is_outage, teaches
-from tasks.rl.objective.rewards import outcome_of, overlong_penalty, reward
+from tasks.rl.objective.rewards import overlong_penalty, reward
 from tasks.shared.traces.dialect import DIALECTS
 from tasks.shared.traces.trajectory import CodeCall, FinishReason, Trajectory
 
@@ -38,18 +38,17 @@ def test_overlong_penalty_is_dapos() -> None:
 
 
 @pytest.mark.parametrize(
-    ("correct", "statuses", "penalty", "expected"),
+    ("outcome", "statuses", "penalty", "expected"),
     [
-        (True, [], 0.5, 1.0),
-        (False, ["ok"], 0.5, -1.0),
-        (True, ["ok", "error"], 0.5, 0.5),
-        (True, ["timeout"], 0.0, 1.0),
-        (False, ["output_cut"], 0.5, -1.0),
+        (1.0, [], 0.5, 1.0),
+        (-1.0, ["ok"], 0.5, -1.0),
+        (1.0, ["ok", "error"], 0.5, 0.5),
+        (1.0, ["timeout"], 0.0, 1.0),
+        (-1.0, ["output_cut"], 0.5, -1.0),
     ],
 )
-def test_reward(correct: bool, statuses: list[str], penalty: float, expected: float) -> None:
+def test_reward(outcome: float, statuses: list[str], penalty: float, expected: float) -> None:
     calls = [call(status) for status in statuses]
-    outcome = outcome_of(correct)
     assert reward(outcome, calls, 10, max_tokens=100, failed_code_penalty=penalty) == expected
 
 

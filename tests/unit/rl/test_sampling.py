@@ -55,9 +55,10 @@ def collect(
         nothing,
         problems=PROBLEMS,
         generator=nothing,
-        interpreter=None,
+        tool=None,
         tokenizer=nothing,
         seed=3,
+        judge=None,
     )
     return sampler.collect(0, 5, PhaseClock()), passes
 
