@@ -1,8 +1,8 @@
-"""Limits the live rows to those that fit the engine's cache, where the cache evicts waiting rows.
+"""Limits the live rows to those that fit the engine's cache, for engines that evict waiting rows.
 
 A row whose code runs has no request in vLLM. Its keys and values stay in the prefix cache until other rows need the
-room. Queued rows would take that room at once, and the returning row would be computed again: with 200 queued rows vLLM
-computed 3.07 times the needed tokens, with 12 admitted rows 1.02 times.
+space. Queued rows would take the space at once, and the returning row would be computed again: with 200 queued rows
+vLLM computed 3.07 times the needed tokens, with 12 admitted rows 1.02 times.
 """
 
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ class Room:
     """The capacity of an engine."""
 
     rows: int  # decoded side by side
-    tokens: int  # whose keys and values it holds, of all rows together
+    tokens: int  # of all rows together, whose keys and values it holds
 
 
 class Admission:

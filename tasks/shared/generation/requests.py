@@ -1,4 +1,4 @@
-"""A request of the slot engine while it is alive, and how requests are grouped into passes."""
+"""A live request of the slot engine, and the grouping of requests into passes."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ FREE = -1
 
 @dataclass(slots=True, eq=False)
 class SlotRequest:
-    """A request while it is alive."""
+    """A live request."""
 
     request_id: str
     sampling: Sampling
@@ -25,10 +25,10 @@ class SlotRequest:
     decoding: bool = False
     ids: list[int] = field(default_factory=list)  # sampled since it was added or last extended
     logprobs: list[float] = field(default_factory=list)
-    versions: list[tuple[int, int]] = field(default_factory=list)  # of `ids`: those before the last weights
+    versions: list[tuple[int, int]] = field(default_factory=list)  # of the `ids` before the current weights
 
     def close_version(self, version: int) -> None:
-        """What was sampled since the last weights came is of `version`."""
+        """Assign `version` to the ids sampled since the last change of weights."""
         count = len(self.ids) - sum(count for _, count in self.versions)
         if count:
             self.versions.append((version, count))

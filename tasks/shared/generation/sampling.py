@@ -1,4 +1,4 @@
-"""Drawing tokens: every request has its own stream of uniforms, turned into tokens by inverse CDF over the batch.
+"""Draws tokens: every request has its own stream of uniforms, turned into tokens by inverse CDF over the batch.
 
 A request's draws depend only on its seed and its own distribution, never on other requests.
 """
@@ -26,8 +26,8 @@ def draw(
     """One token a row by inverse CDF. logits: (n, V); returns ids (n,) and log-probs (n,), float32.
 
     The log-prob is under the distribution that was sampled from: logits over temperature, cut to the top-p nucleus and
-    renormalised; with temperature 1 and top-p 1 the model's own. For greedy rows (temperature 0), whose distribution
-    is a point, it is the model's own too. The sum runs in float64: 1e5 float32 terms would shift the tail.
+    renormalised; with temperature 1 and top-p 1 the model's own. For greedy rows (temperature 0) it is the model's own
+    too, because their distribution is a point. The cumulative sum is in float64: 1e5 float32 terms would shift the tail.
     """
     logits = logits.float()
     greedy = [sampling.temperature == 0 for sampling in samplings]
@@ -42,9 +42,8 @@ def draw(
     cumulative = logprobs.double().exp_().cumsum(dim=-1)  # (n, V)
     uniform = torch.tensor(uniforms, dtype=torch.float64, device=logits.device)[:, None]
     # right=True: the first token whose cumulative probability is above u, hence never one of probability 0
-    ids = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True).clamp_(
-        max=logits.shape[-1] - 1
-    )
+    ids = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
+    ids.clamp_(max=logits.shape[-1] - 1)
     if any(greedy):
         best = logprobs.argmax(dim=-1, keepdim=True)
         ids = torch.where(torch.tensor(greedy, device=logits.device)[:, None], best, ids)

@@ -1,7 +1,7 @@
 """A preallocated KV cache of independent rows ("slots"), the attention that reads it, and its masks.
 
 Transformers' own caches grow or shift all rows together. Here every row has its own length: keys are written at the
-row's own positions and keys beyond its length are masked, so rows can start, stop, wait for code and continue in any
+row's own positions, and keys beyond its length are masked. So rows can start, stop, wait for code and continue in any
 order. Grouped-query attention of one new token a row reads the cache in place, without repeating its heads.
 """
 
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, Cache, PretrainedConfig
 from transformers.masking_utils import AttentionMaskInterface
 
@@ -21,7 +22,7 @@ GROWTH = 64  # the capacity of a row grows by multiples of this many tokens
 
 @dataclass(frozen=True, slots=True)
 class TokenPositions:
-    """Where the tokens of a forward pass stand: each row at positions of its own."""
+    """The positions of a forward pass's tokens, which each row has of its own."""
 
     queries: torch.Tensor  # (R, C) positions in the row
     keys: torch.Tensor  # (L,) 0, 1, ...: each row's keys are read up to L
@@ -33,7 +34,7 @@ _POSITIONS: ContextVar[TokenPositions | None] = ContextVar("positions", default=
 
 @contextmanager
 def at_positions(positions: TokenPositions) -> Iterator[None]:
-    """The forward pass in this block is that of tokens at `positions`."""
+    """Within the block the forward pass has its tokens at `positions`."""
     token = _POSITIONS.set(positions)
     try:
         yield
@@ -59,15 +60,13 @@ class SlotCache(Cache):
         self._dtype, self._device = dtype, device
         self.keys: list[torch.Tensor] = [self._empty(0) for _ in range(config.num_hidden_layers)]
         self.values: list[torch.Tensor] = [self._empty(0) for _ in range(config.num_hidden_layers)]
-        self._row_heads = torch.arange(num_slots * self.num_heads, device=device).view(
-            num_slots, self.num_heads
-        )
-        self._targets = torch.empty(
-            0, dtype=torch.long
-        )  # where the coming keys go, as rows of (slots*heads*capacity, D)
+        heads = torch.arange(num_slots * self.num_heads, device=device)
+        self._row_heads = heads.view(num_slots, self.num_heads)
+        # where the next keys are written, as rows of (slots * heads * capacity, D)
+        self._targets = torch.empty(0, dtype=torch.long)
         self._rows: torch.Tensor | None = None  # None: the first `_num_rows` slots, in place
         self._num_rows = 0
-        self._length = 0  # keys that the coming queries read; 0: only those of this forward pass
+        self._length = 0  # keys that the next queries read; 0: only those of this forward pass
 
     def _empty(self, capacity: int) -> torch.Tensor:
         slots, heads, head_dim = self._shape
@@ -86,16 +85,15 @@ class SlotCache(Cache):
         self.capacity = capacity
 
     def begin_decode(self, num_rows: int, positions: torch.Tensor, length: int) -> None:
-        """The coming forward pass has one token for each of the first rows. positions: (num_rows,)."""
+        """Prepare a pass with one token for each of the first rows. positions: (num_rows,)."""
         self._rows, self._num_rows, self._length = None, num_rows, length
         self._targets = (self._row_heads[:num_rows] * self.capacity + positions[:, None]).reshape(-1)
 
     def begin_chunk(self, rows: torch.Tensor, positions: torch.Tensor, length: int) -> None:
-        """The coming pass has a chunk for each of `rows` (R,). positions: (R, C); length 0: rows start empty."""
+        """Prepare a pass with a chunk for each of `rows` (R,). positions: (R, C); length 0: rows start empty."""
         self._rows, self._num_rows, self._length = rows, len(rows), length
-        self._targets = (self._row_heads[rows][:, :, None] * self.capacity + positions[:, None, :]).reshape(
-            -1
-        )
+        heads = self._row_heads[rows][:, :, None]
+        self._targets = (heads * self.capacity + positions[:, None, :]).reshape(-1)
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
@@ -109,27 +107,23 @@ class SlotCache(Cache):
             return keys[: self._num_rows, :, : self._length], values[: self._num_rows, :, : self._length]
         if self._length == 0:
             return key_states, value_states
-        return (
-            keys[:, :, : self._length].index_select(0, self._rows),
-            values[:, :, : self._length].index_select(0, self._rows),
-        )
+        held, held_values = keys[:, :, : self._length], values[:, :, : self._length]
+        return held.index_select(0, self._rows), held_values.index_select(0, self._rows)
 
     def copy_row(self, source: int, target: int, length: int) -> None:
-        """The first `length` tokens of one row into another."""
-        for tensors in (self.keys, self.values):
-            for tensor in tensors:
-                tensor[target, :, :length] = tensor[source, :, :length]
+        """Copy the first `length` tokens of one row to another."""
+        for tensor in (*self.keys, *self.values):
+            tensor[target, :, :length] = tensor[source, :, :length]
 
     def swap_rows(self, first: torch.Tensor, second: torch.Tensor, length: int) -> None:
         """Exchange the rows `first` (n,) with `second` (n,), pair by pair, up to `length` tokens."""
         targets, sources = torch.cat([first, second]), torch.cat([second, first])
-        for tensors in (self.keys, self.values):
-            for tensor in tensors:
-                held = tensor[:, :, :length]
-                held.index_copy_(0, targets, held.index_select(0, sources))
+        for tensor in (*self.keys, *self.values):
+            held = tensor[:, :, :length]
+            held.index_copy_(0, targets, held.index_select(0, sources))
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Rows have lengths of their own; positions and masks are always given, so this is never used for them."""
+        """Required by Transformers; unused, because positions and masks are always given."""
         return 0
 
 
@@ -144,17 +138,15 @@ def slot_attention(
 ) -> tuple[torch.Tensor, None]:
     """Attention with a float mask (R, 1, C, L). query: (R, H, C, D); key, value: (R, H_kv, L, D).
 
-    With one query a row, the query heads that share a key head are laid along the query axis: no key is repeated.
+    With one query a row, the query heads that share a key head become queries of that head, so no key is repeated.
     """
     rows, heads, chunk, head_dim = query.shape
     key_heads = key.shape[1]
     if chunk == 1 and heads != key_heads:
         grouped = query.reshape(rows, key_heads, heads // key_heads, head_dim)
-        output = torch.nn.functional.scaled_dot_product_attention(
-            grouped, key, value, attn_mask=attention_mask, scale=scaling
-        )
+        output = scaled_dot_product_attention(grouped, key, value, attn_mask=attention_mask, scale=scaling)
         return output.reshape(rows, 1, heads, head_dim), None
-    output = torch.nn.functional.scaled_dot_product_attention(
+    output = scaled_dot_product_attention(
         query, key, value, attn_mask=attention_mask, scale=scaling, enable_gqa=heads != key_heads
     )
     return output.transpose(1, 2), None
@@ -169,7 +161,7 @@ def register_slot_attention() -> None:
 def slot_mask(
     *, mask_function: Callable[..., torch.Tensor], use_vmap: bool = False, **_: Any
 ) -> torch.Tensor:
-    """Additive mask (R, 1, C, L) by a layer's pattern, causal or with a window: Transformers' mask functions call it.
+    """Additive mask (R, 1, C, L) of a layer's pattern, causal or with a window. Transformers' mask functions call it.
 
     Raises ValueError for a pattern that is not one of causal attention, such as attention in both directions.
     """
@@ -179,8 +171,7 @@ def slot_mask(
     assert positions is not None, "slot attention outside of the engine's forward passes"
     queries, keys = positions.queries[:, None, :, None], positions.keys[None, None, None, :]
     zero = torch.zeros((), dtype=torch.long, device=keys.device)
-    allowed = mask_function(zero, zero, queries, keys).expand(
-        len(queries), 1, queries.shape[2], len(positions.keys)
-    )
+    shape = len(queries), 1, queries.shape[2], len(positions.keys)
+    allowed = mask_function(zero, zero, queries, keys).expand(shape)
     mask = torch.zeros(allowed.shape, dtype=positions.dtype, device=keys.device)
     return mask.masked_fill_(~allowed, -torch.inf)

@@ -1,24 +1,22 @@
-"""Finding a stop string in sampled tokens, at the cost of a set lookup for nearly every token.
+"""Finds a stop string in sampled tokens, at the cost of a set lookup for nearly every token.
 
-A token can carry characters before and beyond the stop string, so the text decides, not ids: tokens whose own text
-could complete the stop are found once. Only after such a token is the tail of the turn decoded.
+A token can contain characters before and after the stop string, so the text decides and not the ids. Tokens whose own
+text could complete the stop string are found once. Only after such a token is the tail of the turn decoded.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+from transformers import PreTrainedTokenizerBase
 
 from tasks.shared.traces.text_ids import ids_text
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 SLACK = 4  # tokens decoded beyond one per character of the stop string
 
 
 class StopFinder:
-    """Tells whether a turn's text contains its stop string, token by token."""
+    """Checks after each token whether a turn contains its stop string."""
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerBase", stop: str) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: str) -> None:
         if not stop:
             raise ValueError(
                 "an empty stop string would end every turn at its first token; use None for no stop"

@@ -1,6 +1,6 @@
-"""The weights in vLLM's worker: repacks the head of a tied model, and computes a digest of every tensor.
+"""Weights in vLLM's worker: repacks the head of a tied model, and computes a digest of every tensor.
 
-Functions of the worker's own process, for the engine beside the trainer and for a server of the pool alike.
+The functions run in the worker's process, of the engine in this process and of a pool's servers.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ PRIME = 1_000_003
 
 
 def refresh_tied_head(worker: Any) -> None:
-    """Pack the CPU build's output head again: reloading refreshes the embedding it is tied to, not the packed copy."""
+    """Pack the CPU build's output head again: reloading updates the tied embedding, but not the packed copy."""
     from vllm.platforms import current_platform
 
     if not current_platform.is_cpu():
@@ -25,7 +25,7 @@ def refresh_tied_head(worker: Any) -> None:
 def fingerprints(worker: Any) -> dict[str, str]:
     """A digest of every parameter, and of each packed copy's output for a fixed input, because copies cannot be read.
 
-    The CPU build empties most parameters once they are packed; a copy beside its parameter is named as one.
+    The CPU build empties most parameters once they are packed; a copy of a kept parameter is labelled.
     """
     model = worker.model_runner.get_model()
     found = {name: digest(parameter) for name, parameter in model.named_parameters()}
@@ -42,8 +42,8 @@ def fingerprints(worker: Any) -> dict[str, str]:
 def digest(tensor: torch.Tensor) -> str:
     """A checksum of a tensor's bytes and their order, computed on its device, because a sampling step waits for it.
 
-    Two sums modulo 2**64 over its elements as integers, one of them weighted by place: a change of one element, or of
-    the order of two, shows in one of them. It detects faults; it does not resist deliberate collisions.
+    Two sums modulo 2**64 over its elements as integers, one of them weighted by position: changing one element, or
+    swapping two, changes at least one sum. It detects faults; it does not resist deliberate collisions.
     """
     width = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
     values = tensor.detach().contiguous().view(width).flatten()

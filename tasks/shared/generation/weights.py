@@ -1,4 +1,4 @@
-"""Copying parameters by name into a model, with tied tensors checked: no tensor may stay behind unseen."""
+"""Copies parameters by name into a model; no tensor may be missed, and tied ones must agree."""
 
 from collections.abc import Iterable
 
@@ -9,8 +9,8 @@ import torch
 def load_by_name(model: torch.nn.Module, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
     """Copy every named tensor into the model's tensor of that name.
 
-    Tied tensors may come under one of their names or under all. Raises ValueError, naming tensors: a name or shape that
-    the model lacks, a tensor that did not come under any of its names, or tied names that came with different values.
+    Tied tensors may come under one of their names or under all. Raises ValueError, naming tensors, for a name or shape
+    that the model lacks, a tensor that is missing under all of its names, or tied names with different values.
     """
     targets = model.state_dict()  # the live tensors; tied ones under each of their names
     seen: dict[int, str] = {}

@@ -1,1 +1,1 @@
-"""The parts of learning that SFT and RL share: packed batches, the DeepSpeed engine, losses and advantages."""
+"""Training code that SFT and RL share: packed batches, the DeepSpeed engine, checkpoints, reward functions."""

@@ -2,9 +2,9 @@
 
     W' = W + (alpha / rank) B A        A (rank, in) random, B (out, rank) 0 at the start; W stays as it is
 
-PEFT puts the adapters into the model in place, so that it stays the Transformers model that trainer, head and check
-know. Without the adapters the model is its base: the reference of a KL term without a second model. With a base in four
-bits (four_bits.py) W is what they unpack to, here as in training.
+PEFT puts the adapters into the model in place, so it stays the Transformers model that trainer, head and check know.
+Without the adapters the model is its base, so the KL term needs no second model as its reference. If the base is in
+four bits (four_bits.py), W is the unpacked weight, here as in training.
 """
 
 import json
@@ -25,14 +25,14 @@ from tasks.shared.learning.four_bits import FourBitLinear, pack_linear_layers
 NAME = "default"  # PEFT's, of the one adapter
 BASE_LAYER = ".base_layer."
 FACTORS = (f".lora_A.{NAME}.", f".lora_B.{NAME}.")
-SEED = 0  # of the random factors: an adapter starts alike in every process
+SEED = 0  # of the random factors, which are equal in every process
 
 
 def add_adapters(model: PreTrainedModel, config: LoraConfig) -> None:
     """Freeze `model` and add trainable adapters to it; its output is unchanged until they are trained.
 
-    With `base` = nf4 its linear layers are packed first, and it computes as what they unpack to. Raises ValueError for
-    targets that the model does not have, and for nf4 without bitsandbytes.
+    With `base` = nf4 its linear layers are packed into four bits first. Raises ValueError for targets that the model
+    does not have, and for nf4 without bitsandbytes.
     """
     from peft import inject_adapter_in_model
 
@@ -54,9 +54,9 @@ def add_adapters(model: PreTrainedModel, config: LoraConfig) -> None:
 
 
 def save_adapters_alone(module: nn.Module) -> None:
-    """Exclude the base from the state of `module`: it has its own checkpoint.
+    """Exclude the base, which has its own checkpoint, from the state of `module`.
 
-    DeepSpeed leaves out what is frozen, but not under the second name of a tied weight.
+    DeepSpeed leaves out frozen weights, but not under the second name of a tied weight.
     """
 
     def leave_base_out(_: nn.Module, state: dict[str, torch.Tensor], prefix: str, __: object) -> None:
@@ -67,10 +67,10 @@ def save_adapters_alone(module: nn.Module) -> None:
 
 
 class FullWeight(NamedTuple):
-    """A weight of the model without its adapters' layers; they are added to it."""
+    """A weight with its adapters added, under the name that it has in the base."""
 
-    name: str  # as the base has it
-    # that it is made of; whole, where they are partitioned, before `whole` is called
+    name: str
+    # from which `whole` computes it; gather partitioned ones first
     parameters: list[nn.Parameter]
     whole: Callable[[], torch.Tensor]
 
@@ -119,13 +119,13 @@ def without_adapters(model: PreTrainedModel) -> Iterator[None]:
 def save_adapter(
     weights: Mapping[str, torch.Tensor], config: LoraConfig, base: ArtifactRef, directory: Path
 ) -> None:
-    """Write PEFT's files, which PEFT and vLLM open; they name the base by its place in the store and its digest."""
+    """Write PEFT's files, for PEFT and vLLM; they name the base by its location in the store and its digest."""
     from safetensors.torch import save_file
 
     save_file(dict(weights), directory / "adapter_model.safetensors", metadata={"format": "pt"})
     peft_config = _peft_config(config)
     peft_config.base_model_name_or_path, peft_config.revision = base.location, base.digest
-    # The layers by name: PEFT would write a set, in an order that changes from process to process.
+    # Layers by name, because PEFT would write a set, whose order changes from process to process.
     peft_config.target_modules = None
     written = peft_config.to_dict() | {
         "peft_type": "LORA",
@@ -156,7 +156,7 @@ def _factors(module: nn.Module) -> list[nn.Parameter]:
 
 @torch.no_grad()
 def _sum(base: Callable[[], torch.Tensor], module: nn.Module) -> torch.Tensor:
-    """W + (alpha / rank) B A, added up in float32, in the precision of W, which `base` gives."""
+    """W + (alpha / rank) B A, added in float32, in the precision of W, which `base` returns."""
     weight = base()
     first, second = _factors(module)
     product = module.scaling[NAME] * (second.float() @ first.float())  # type: ignore[index]

@@ -1,6 +1,6 @@
-"""Checks a checkpoint's files before they are used: each mistake is a ValueError of one line.
+"""Checks a checkpoint's files before use: each mistake is a ValueError of one line.
 
-Only safetensors are taken: a pickle can run code when it is opened.
+Only safetensors are accepted, because opening a pickle can run code.
 """
 
 import json
@@ -44,9 +44,12 @@ def require_files(checkpoint: Path) -> None:
 
 def refuse_pointers(checkpoint: Path) -> None:
     """ValueError for a Git LFS pointer in place of a file."""
-    for path in sorted(checkpoint.iterdir()):
-        if path.is_file() and _starts_with(path, LFS_POINTER):
-            raise ValueError(f"{path}: a Git LFS pointer, not the file; run 'git lfs pull' in {checkpoint}")
+    for path in sorted(path for path in checkpoint.iterdir() if path.is_file()):
+        with path.open("rb") as stream:
+            if stream.read(len(LFS_POINTER)) == LFS_POINTER:
+                raise ValueError(
+                    f"{path}: a Git LFS pointer, not the file; run 'git lfs pull' in {checkpoint}"
+                )
 
 
 def require_sound_weights(checkpoint: Path) -> None:
@@ -74,7 +77,7 @@ def has_chat_template(checkpoint: Path) -> bool:
 
 
 def head_differs(checkpoint: Path) -> str:
-    """The message for a tied head unlike its embedding: which of the two is meant is unknown."""
+    """The message for a tied head that differs from its embedding: nothing says which of the two to use."""
     return (
         f"{checkpoint}: config.json ties the output head to the embedding (tie_word_embeddings), but their weights "
         "differ; set it to false there, or take lm_head.weight out of the file"
@@ -116,13 +119,8 @@ def _tensors(checkpoint: Path) -> "Iterator[tuple[Path, str, torch.Tensor]]":
             raise ValueError(f"{path}: weights are damaged ({error}); download the file again") from error
 
 
-def _starts_with(path: Path, beginning: bytes) -> bool:
-    with path.open("rb") as stream:
-        return stream.read(len(beginning)) == beginning
-
-
 def _json(path: Path) -> dict[str, Any]:
-    """A file's JSON object. ValueError, naming the file, if it holds none."""
+    """A file's JSON object. ValueError, naming the file, if there is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

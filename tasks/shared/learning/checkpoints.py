@@ -5,7 +5,8 @@ Transformers and vLLM open the output of `save_checkpoint`. A mistake in a check
 
 import copy
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,7 @@ def load_model(checkpoint: Path, config: ModelConfig) -> "PreTrainedModel":
     disable_progress_bar()
     require_files(checkpoint)
     try:
-        with _quiet("transformers"):  # missing weights, of which it would only warn, are an error here
+        with _quiet():  # it would only warn of missing weights, which are an error here
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 checkpoint,
                 use_safetensors=True,
@@ -50,7 +51,7 @@ def load_model(checkpoint: Path, config: ModelConfig) -> "PreTrainedModel":
                 dtype=getattr(torch, config.dtype),
                 attn_implementation=config.attention,
                 output_loading_info=True,
-                ignore_mismatched_sizes=True,  # told below, by name
+                ignore_mismatched_sizes=True,  # reported below, by name
             )
     except SafetensorError as error:
         raise ValueError(
@@ -76,7 +77,7 @@ def load_model(checkpoint: Path, config: ModelConfig) -> "PreTrainedModel":
 def load_tokenizer(checkpoint: Path) -> "PreTrainedTokenizerBase":
     """The tokenizer of `checkpoint`.
 
-    Raises ValueError: there is none, it has no chat template, it makes nothing of a sentence, nothing ends a turn.
+    Raises ValueError if there is none, it has no chat template, it encodes a sentence as nothing, or no id ends a turn.
     """
     from transformers import AutoTokenizer
 
@@ -89,7 +90,7 @@ def load_tokenizer(checkpoint: Path) -> "PreTrainedTokenizerBase":
             "chat_template with the tokenizer"
         )
     try:
-        with _quiet("transformers"):
+        with _quiet():
             tokenizer = AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)
     except Exception as error:  # of a foreign tokenizer's file: the library raises bare Exceptions too
         said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -128,16 +129,16 @@ def has_experts(checkpoint: Path) -> bool:
 
 
 def clean_generation_config(config: "GenerationConfig", ends: frozenset[int]) -> "GenerationConfig":
-    """`config` as `save_pretrained` takes it, with `ends` as the ids that end a turn.
+    """`config` as `save_pretrained` accepts it, with `ends` as the ids that end a turn.
 
-    Contradictory sampling defaults would make saving fail after the training. Recipes set their own defaults, so such a
+    Contradictory sampling defaults would make saving fail after the training. Recipes set their own sampling, so such a
     configuration keeps only its special tokens.
     """
     from transformers import GenerationConfig
 
     config = copy.deepcopy(config)
     try:
-        with _quiet("transformers"):
+        with _quiet():
             config.validate(strict=True)
     except ValueError:
         config = GenerationConfig(bos_token_id=config.bos_token_id, pad_token_id=config.pad_token_id)
@@ -146,7 +147,7 @@ def clean_generation_config(config: "GenerationConfig", ends: frozenset[int]) ->
 
 
 def _require_weights(model: "PreTrainedModel", checkpoint: Path) -> None:
-    """ValueError for weights that are not finite, or a tied head that Transformers left apart from its embedding."""
+    """ValueError for weights that are not finite, or a tied head that Transformers did not tie to its embedding."""
     import torch
 
     for name, parameter in model.named_parameters():
@@ -160,15 +161,13 @@ def _require_weights(model: "PreTrainedModel", checkpoint: Path) -> None:
         raise ValueError(head_differs(checkpoint))
 
 
-class _quiet:
-    """Errors only, from one logger, while the block runs."""
-
-    def __init__(self, name: str) -> None:
-        self._logger = logging.getLogger(name)
-
-    def __enter__(self) -> None:
-        self._level = self._logger.level
-        self._logger.setLevel(logging.CRITICAL)
-
-    def __exit__(self, *_: object) -> None:
-        self._logger.setLevel(self._level)
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Within the block Transformers logs nothing."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,9 +1,8 @@
 """Puts a module under DeepSpeed: its settings, the optimizer, and its output kept off stdout."""
 
-import contextlib
 import logging
 import sys
-from collections.abc import Iterator
+from contextlib import redirect_stdout
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ BUCKET_ELEMENTS = 500_000_000  # of gradients that are reduced at once, DeepSpee
 
 def make_deepspeed(module: nn.Module, config: OptimizerConfig, half: bool, plain: bool) -> Any:
     """The engine over `module`: `half` in bfloat16, `plain` without ZeRO."""
-    with stdout_to_stderr():
+    with redirect_stdout(sys.stderr):  # a stage's stdout carries nothing but its events
         if not torch.cuda.is_available():
             tell_deepspeed_of_cpu()
         import deepspeed
@@ -28,30 +27,26 @@ def make_deepspeed(module: nn.Module, config: OptimizerConfig, half: bool, plain
 
         _quieten(deepspeed)
         settings = _deepspeed_config(module, config, half, plain)
-        optimizer = _optimizer(
-            module, config, plain
-        )  # first: a parameter that is partitioned has no dimensions
+        # before the partition, after which parameters have no dimensions
+        optimizer = _optimizer(module, config, plain)
         if config.zero_stage == 3:
             _partition(module, settings)
         engine = deepspeed.initialize(
-            model=module,
-            optimizer=optimizer,
-            config=settings,
-            dist_init_required=False,
+            model=module, optimizer=optimizer, config=settings, dist_init_required=False
         )[0]
         make_groups_patient()
         engine.checkpoint_engine = WeightsOnlyCheckpoints(engine._config)
-        engine._copy_recovery_script = lambda _: None  # a program has no place among weights
+        engine._copy_recovery_script = lambda _: None  # no program belongs among weights
         if not plain:
             # Set before DeepSpeed hands a gradient to the optimizer.
-            engine.basic_optimizer.told_norm = lambda: float(engine.optimizer._global_grad_norm)
+            engine.basic_optimizer.norm_of_step = lambda: float(engine.optimizer._global_grad_norm)
         return engine
 
 
 def _partition(module: nn.Module, settings: dict[str, Any]) -> None:
-    """Cut the parameters over the ranks, one after the other on its way to the device.
+    """Partition the parameters over the ranks, one at a time as they are moved to the device.
 
-    `deepspeed.initialize` would first move the whole module there: 61 GiB of a 32B model beside an engine that samples.
+    `deepspeed.initialize` would first move the whole module: 61 GiB of a 32B model beside an engine that samples.
     """
     import deepspeed
 
@@ -79,9 +74,8 @@ def _deepspeed_config(module: nn.Module, config: OptimizerConfig, half: bool, pl
     trained = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
     zero: dict[str, Any] = {
         "stage": config.zero_stage,
-        "reduce_bucket_size": min(
-            trained, BUCKET_ELEMENTS
-        ),  # ZeRO-3 makes the bucket whole, however small the model
+        # ZeRO-3 allocates the whole bucket, however small the model
+        "reduce_bucket_size": min(trained, BUCKET_ELEMENTS),
         "overlap_comm": torch.cuda.is_available() and config.zero_stage >= 2,
     }
     if config.offload:
@@ -97,7 +91,7 @@ def _deepspeed_config(module: nn.Module, config: OptimizerConfig, half: bool, pl
         "communication_data_type": "fp32",
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,  # torch's own AdamW, with its fused kernel
-        "zero_force_ds_cpu_optimizer": False,  # its own for offload has to be compiled; torch's is fused on a CPU too
+        "zero_force_ds_cpu_optimizer": False,  # its own has to be compiled; torch's is fused on a CPU too
         "steps_per_print": None,
     }
 
@@ -108,10 +102,3 @@ def _quieten(deepspeed: Any) -> None:
         if type(handler) is logging.StreamHandler:  # its own; a subclass would be a test runner's
             handler.stream = sys.stderr  # not setStream, which flushes a stream that may be closed
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-
-
-@contextlib.contextmanager
-def stdout_to_stderr() -> Iterator[None]:
-    """DeepSpeed prints; a stage's stdout carries its events and nothing else."""
-    with contextlib.redirect_stdout(sys.stderr):
-        yield

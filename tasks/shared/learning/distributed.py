@@ -1,9 +1,9 @@
 """Ranks: the process group of this process, and the restart of a stage under torchrun for several ranks.
 
-A stage that wants several ranks calls `run_on_ranks`, which starts the same module under torchrun and passes its
-progress on; inside a rank `under_launcher()` is true and the stage goes straight to its work. Over several hosts each
-of them starts its share (tasks/launch/nodes.py), and they find each other through the request's `meeting`. Only the
-first rank publishes and writes to stdout.
+A stage with several ranks calls `run_on_ranks`, which starts the same module under torchrun and passes its progress
+on. Inside a rank `under_launcher()` is true and the stage does its work. With several hosts each starts its share
+(tasks/launch/nodes.py), and they find each other through the request's `meeting`. Only the first rank publishes and
+writes to stdout.
 """
 
 import json
@@ -33,17 +33,17 @@ from tasks.shared.contract.environment import (
 from tasks.shared.contract.stage import Rendezvous, StageContext, StageResult, TrainingStopped, emit
 
 Item = TypeVar("Item")
-# How torchrun reports a rank that a signal ended.
+# torchrun's report of a rank that a signal ended.
 DEATH = re.compile(r"Signal (\d+) \(\w+\) received by PID")
 FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM)
 LAST_WORDS_S = 10.0
-# For other ranks: the first may sample for all of them, another write its part of a saved state to a slow disk (NCCL
-# gives up after 10 minutes). A rank that dies ends all.
+# Wait for other ranks. The first may sample for all, another write its part of a saved state to a slow disk; NCCL's own
+# limit is 10 minutes. A rank that dies ends all.
 LONGEST_WAIT = timedelta(hours=24)
 
 
 def start_process_group() -> None:
-    """Join the launcher's ranks, or become the only rank; does nothing if that was done before."""
+    """Join the launcher's ranks, or become the only rank; calling it again changes nothing."""
     if dist.is_initialized():
         return
     backend = "nccl" if torch.cuda.is_available() else "gloo"
@@ -57,16 +57,16 @@ def start_process_group() -> None:
 
 
 def make_groups_patient() -> None:
-    """Give the groups that DeepSpeed has made, with the backend's own timeout, the one of the ranks."""
+    """Set LONGEST_WAIT for the groups that DeepSpeed has made with the backend's own timeout."""
     for group in list(dist.distributed_c10d._world.pg_map):
         dist.distributed_c10d._set_pg_timeout(LONGEST_WAIT, group)
 
 
 def leave_to_first_rank() -> None:
-    """Every rank but the first ends here, successfully: what follows (publication) is done once.
+    """End every rank but the first, successfully, because publication is done once.
 
-    Without the interpreter's teardown, in which a library's thread may abort the process ("terminate called without
-    an active exception"); the launcher would then end the first rank in the middle of its publication.
+    Skips Python's teardown, in which a library's thread may abort the process ("terminate called without an active
+    exception"); the launcher would then end the first rank in the middle of its publication.
     """
     if dist.is_initialized() and world_size() > 1:
         dist.barrier()
@@ -77,29 +77,32 @@ def leave_to_first_rank() -> None:
         os._exit(0)
 
 
+def _is_alone() -> bool:
+    return not dist.is_initialized() or dist.get_world_size() == 1
+
+
 def sum_over_ranks(value: float) -> float:
     """The sum of a number over all ranks; exact for integers below 2**53."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return value
-    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    total = torch.tensor(value, dtype=torch.float64, device=device)
-    dist.all_reduce(total)
-    return float(total)
+    return _reduced(value, dist.ReduceOp.SUM)
 
 
 def max_over_ranks(value: float) -> float:
     """The largest of a number over all ranks."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
+    return _reduced(value, dist.ReduceOp.MAX)
+
+
+def _reduced(value: float, operation: Any) -> float:
+    if _is_alone():
         return value
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    largest = torch.tensor(value, dtype=torch.float64, device=device)
-    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
-    return float(largest)
+    result = torch.tensor(value, dtype=torch.float64, device=device)
+    dist.all_reduce(result, operation)
+    return float(result)
 
 
 def gather_from_ranks(items: Sequence[Item]) -> list[Item]:
     """The items of all ranks, in the order of ranks, in every rank. Items are pickled: our own records only."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
+    if _is_alone():
         return list(items)
     gathered: list[list[Item]] = [[] for _ in range(dist.get_world_size())]
     dist.all_gather_object(gathered, list(items))
@@ -108,7 +111,7 @@ def gather_from_ranks(items: Sequence[Item]) -> list[Item]:
 
 def gather_to_first_rank(items: Sequence[Item]) -> list[Item]:
     """The items of all ranks, in their order, in the first; none in the others. Pickled: our own records only."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
+    if _is_alone():
         return list(items)
     gathered: list[list[Item]] | None = [[]] * dist.get_world_size() if dist.get_rank() == 0 else None
     dist.gather_object(list(items), gathered)
@@ -117,7 +120,7 @@ def gather_to_first_rank(items: Sequence[Item]) -> list[Item]:
 
 def deal_to_ranks(items: Sequence[Item]) -> Item:
     """Give rank r item r of the first rank; the others' items are ignored. Pickled: our own records only."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
+    if _is_alone():
         [item] = items
         return item
     dealt: list[Any] = [None]
@@ -133,13 +136,13 @@ def stopped_together(check: Callable[[], None]) -> None:
             check()
         except TrainingStopped as error:
             stopped = error
-    if (told := from_first_rank(stopped)) is not None:
-        raise told
+    if (shared := from_first_rank(stopped)) is not None:
+        raise shared
 
 
 def from_first_rank(item: Item) -> Item:
     """The first rank's item in every rank; the others' items are ignored. Pickled: our own records only."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
+    if _is_alone():
         return item
     carried = [item]
     dist.broadcast_object_list(carried)
@@ -147,17 +150,17 @@ def from_first_rank(item: Item) -> Item:
 
 
 def barrier() -> None:
-    """Wait until every rank is here."""
-    if dist.is_initialized() and dist.get_world_size() > 1:
+    """Wait until every rank has called this."""
+    if not _is_alone():
         dist.barrier()
 
 
 def run_on_ranks(module: str, context: StageContext[Any], ranks: int) -> StageResult:
-    """Run this stage's request again with `ranks` processes, this host's share of them here; its result.
+    """Run this stage's request again with `ranks` processes, of which this host starts its share; return the result.
 
-    On another than the first host that is empty: the first publishes. Raises ValueError, OSError or TrainingStopped
-    with the rank's own message; SystemExit, as a shell tells of it, if a signal ended a rank; RuntimeError if they died
-    without a word (the traceback is on stderr).
+    The result is empty on every host but the first, which publishes. Raises ValueError, OSError or TrainingStopped with
+    the rank's own message; SystemExit with the shell's code if a signal ended a rank; RuntimeError if the ranks died
+    without a message (the traceback is on stderr).
     """
     directory, meeting = Path(context.request.scratch) / "ranks", context.request.meeting
     directory.mkdir(parents=True, exist_ok=True)
@@ -165,13 +168,13 @@ def run_on_ranks(module: str, context: StageContext[Any], ranks: int) -> StageRe
     request.write_text(context.request.model_dump_json())
     result = directory / "result.json"
     result.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "torch.distributed.run", *_places(ranks, meeting)]
+    command = [sys.executable, "-m", "torch.distributed.run", *_rank_arguments(ranks, meeting)]
     command += ["-m", module, str(request)]
     error: dict[str, Any] = {}
     spread = meeting is not None and meeting.trainers > 1
     interface = interface_of(address_towards(meeting.address)) if meeting and spread else ""
     with (
-        _heard() as (stderr, deaths),
+        _deaths_on_stderr() as (stderr, deaths),
         subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=ranks_environment(interface)
         ) as process,
@@ -190,8 +193,8 @@ def run_on_ranks(module: str, context: StageContext[Any], ranks: int) -> StageRe
         raise kinds[error["kind"]](error["message"])
     if meeting and meeting.node > 0 and process.returncode == 0:
         return StageResult(outputs={}, metrics={})
-    if not result.is_file():  # written last: with it all work is done, whatever befell a rank at its exit
-        if deaths:  # where one was killed, others may have aborted
+    if not result.is_file():  # written last: once it is there, all work is done, however ranks ended
+        if deaths:  # others may have aborted after one was killed
             raise SystemExit(128 + next((n for n in FROM_OUTSIDE if n in deaths), deaths[0]))
         raise RuntimeError(
             f"{module}: the ranks ended with status {process.returncode}; their traceback is above"
@@ -200,8 +203,8 @@ def run_on_ranks(module: str, context: StageContext[Any], ranks: int) -> StageRe
 
 
 @contextmanager
-def _heard() -> Iterator[tuple[int, list[int]]]:
-    """A descriptor whose text goes on to stderr, and the signals that ended ranks, as torchrun reports them there."""
+def _deaths_on_stderr() -> Iterator[tuple[int, list[int]]]:
+    """A descriptor that forwards to stderr, and the signals that ended ranks by torchrun's reports there."""
     reading, writing = os.pipe()
     deaths: list[int] = []
 
@@ -217,16 +220,16 @@ def _heard() -> Iterator[tuple[int, list[int]]]:
         yield writing, deaths
     finally:
         os.close(writing)
-        listener.join(LAST_WORDS_S)  # something that a rank has left may hold the other end
+        listener.join(LAST_WORDS_S)  # a process that a rank has left may hold the other end
 
 
-def _places(ranks: int, meeting: Rendezvous | None) -> list[str]:
-    """torchrun's arguments for the places of the ranks."""
+def _rank_arguments(ranks: int, meeting: Rendezvous | None) -> list[str]:
+    """torchrun's arguments for the number of ranks and hosts."""
     if meeting is None or meeting.trainers == 1:
         return ["--standalone", f"--nproc-per-node={ranks}"]
-    share = [f"--nproc-per-node={ranks // meeting.trainers}", f"--nnodes={meeting.trainers}"]
     return [
-        *share,
+        f"--nproc-per-node={ranks // meeting.trainers}",
+        f"--nnodes={meeting.trainers}",
         f"--node-rank={meeting.node}",
         f"--master-addr={meeting.address}",
         f"--master-port={meeting.port}",

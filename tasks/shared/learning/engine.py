@@ -1,19 +1,20 @@
-"""DeepSpeed as SFT and the policy update use it: losses in, one optimizer step out, resumable to the bit on one rank.
+"""DeepSpeed for SFT and the policy update: takes losses, makes optimizer steps, resumes to the bit on one rank.
 
     engine = TrainingEngine(model, config, total_steps=100)
     for batch in engine.rows(sequences, row_tokens):
         engine.backward(-engine.token_logprobs(batch).sum() / denominator)
     grad_norm = engine.step()
 
-The caller divides by its own denominator, counted over the whole step and all ranks (`distributed.sum_over_ranks`);
-gradients are summed over micro-batches and ranks, so that how a step is cut changes nothing. `Engine` is what the
-policy's `TrainingEngine` and the critic's `CriticEngine` (critic.py) share.
+The caller divides by its own denominator, counted over the whole step and all ranks (`distributed.sum_over_ranks`).
+Gradients are summed over micro-batches and ranks, so the result does not depend on how a step is cut. `Engine` is the
+base of the policy's `TrainingEngine` and the critic's `CriticEngine` (critic.py).
 """
 
 import math
 import shutil
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from tasks.shared.learning.adapter import (
     save_adapters_alone,
     without_adapters,
 )
-from tasks.shared.learning.deepspeed_setup import make_deepspeed, stdout_to_stderr
+from tasks.shared.learning.deepspeed_setup import make_deepspeed
 from tasks.shared.learning.distributed import deal_to_ranks, from_first_rank, start_process_group
 from tasks.shared.learning.guarded import is_bad
 from tasks.shared.learning.logprobs import TokenHead, TokenScores, token_scores, use_packed_attention
@@ -47,13 +48,13 @@ from tasks.shared.learning.own_forward import (
 )
 from tasks.shared.learning.packing import PackedBatch, TrainSequence, lay_out, make_row, pack
 from tasks.shared.learning.put_away import StepStates
-from tasks.shared.learning.saved import add_sums, checkpoints_in, is_whole, keep_alone, require_files
+from tasks.shared.learning.saved import add_sums, checkpoints_in, is_whole, remove_others, require_files
 
 GATHERED_BYTES = 1 << 30  # whole tensors on the device beside the shards, while weights are handed over
 
 
 def learning_rate_at(config: OptimizerConfig, step: int, total_steps: int) -> float:
-    """The learning rate of optimizer step `step` (from 0): linear warm-up, then constant or a cosine to 0."""
+    """The learning rate of optimizer step `step` (from 0): linear warm-up, then constant or cosine decay to 0."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     if config.schedule == "constant":
@@ -63,7 +64,7 @@ def learning_rate_at(config: OptimizerConfig, step: int, total_steps: int) -> fl
 
 
 class PackedModel(nn.Module):
-    """What DeepSpeed wraps: its forward pass is `token_scores`, so that ZeRO-3 sees one root module."""
+    """The module that DeepSpeed wraps: its forward pass is `token_scores`, so ZeRO-3 sees one root module."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
@@ -73,7 +74,7 @@ class PackedModel(nn.Module):
     def forward(
         self, batch: PackedBatch, temperature: float, with_entropy: bool, plain: bool = False
     ) -> TokenScores:
-        """See `token_scores`; with `plain`, of every token of a row of one sequence, by the model's own pass."""
+        """See `token_scores`; with `plain`, the scores of every token of a one-sequence row by the model's own pass."""
         if plain:
             return TokenScores(plain_logprobs(self.model, batch.ids[0].tolist())[None], None)
         return token_scores(self.model, batch, temperature, with_entropy, self.head)
@@ -85,7 +86,7 @@ class Engine:
     def __init__(
         self, module: nn.Module, model: PreTrainedModel, config: OptimizerConfig, *, total_steps: int
     ) -> None:
-        """`module` is what is run and trained, `model` the Transformers model in it."""
+        """`module` is run and trained; `model` is the Transformers model in it."""
         start_process_group()
         use_packed_attention(model)
         self._one_a_row = has_recurrent_state(model)
@@ -115,25 +116,25 @@ class Engine:
     def dealt_rows(self, sequences: Sequence[TrainSequence], row_tokens: int) -> list[PackedBatch]:
         """This rank's packed rows of the first rank's sequences, equal to those of `rows`; the others pass none.
 
-        No rank has more than its own rows, the first but one deal of them at a time.
+        No rank holds more than its own rows; the first also holds one deal for all ranks at a time.
         """
         lengths, ranks = [len(sequence.ids) for sequence in sequences], world_size()
-        plans = lay_out(lengths, row_tokens, ranks, self._one_a_row) if rank() == 0 else []
+        layouts = lay_out(lengths, row_tokens, ranks, self._one_a_row) if rank() == 0 else []
         return [
-            deal_to_ranks([make_row(sequences, plan) for plan in plans[first : first + ranks]])
-            for first in range(0, from_first_rank(len(plans)), ranks)
+            deal_to_ranks([make_row(sequences, layout) for layout in layouts[first : first + ranks]])
+            for first in range(0, from_first_rank(len(layouts)), ranks)
         ]
 
     def backward(self, loss: torch.Tensor) -> None:
         """Add the gradient of this micro-batch's share of the loss, a scalar already divided by the denominator."""
-        # DeepSpeed averages over ranks; the denominator is theirs together, so the sum is wanted.
+        # DeepSpeed averages over ranks; the denominator counts all ranks, so the gradient has to be the sum.
         self._deepspeed.backward(loss * dist.get_world_size())
 
     def step(self) -> float:
-        """Clip, update, forget the gradient; the gradient's norm over all ranks before clipping.
+        """Clip, update, clear the gradient; return the gradient's norm over all ranks before clipping.
 
-        A gradient that is not finite or over `grad_norm_bound` changes no weight: the step is skipped, or
-        TrainingStopped is raised, as the recipe says.
+        A gradient that is not finite or over `grad_norm_bound` changes no weight: as the recipe says, the step is
+        skipped or TrainingStopped is raised.
         """
         for group in self._deepspeed.basic_optimizer.param_groups:
             group["lr"] = self.learning_rate
@@ -146,27 +147,27 @@ class Engine:
             raise TrainingStopped(
                 f"optimizer step {self.num_steps + 1}: the gradient's norm is {grad_norm:g}"
                 + (f", over optimizer.grad_norm_bound = {bound:g}" if math.isfinite(grad_norm) else "")
-                + "; nothing was changed. Lower optimizer.learning_rate, or leave such steps out with "
+                + "; nothing was changed. Lower optimizer.learning_rate, or skip such steps with "
                 "optimizer.on_bad_gradient = 'skip'"
             )
         self.num_steps += 1
         return grad_norm
 
     def save(self, directory: Path, state: Mapping[str, Any]) -> bool:
-        """Write a checkpoint to resume from (weights, optimizer, random state, `state`), then drop older ones.
+        """Write a checkpoint to resume from (weights, optimizer, random state, `state`), then remove older ones.
 
-        Each rank writes its part and goes on. True in the rank, or the ranks, that found all parts there: from then on
-        it counts, so a process killed here leaves the one before.
+        Each rank writes its part and continues. Returns True in the ranks that found all parts written. Only then is
+        the checkpoint used, so a kill before that leaves the one before.
         """
         target = directory / f"step-{self.num_steps}"
         if dist.get_rank() == 0:
-            # a critic's may be there, whose policy was not saved any more: the step was done again
+            # a critic's part may be left of a save that was killed before the policy's part
             shutil.rmtree(target, ignore_errors=True)
         dist.barrier()
         client = {"num_steps": self.num_steps, "random": _random_state(), "state": dict(state)}
         files = self._deepspeed.checkpoint_engine
         files.sums.clear()
-        with stdout_to_stderr():
+        with redirect_stdout(sys.stderr):
             self._deepspeed.save_checkpoint(
                 str(directory),
                 tag=target.name,
@@ -175,22 +176,21 @@ class Engine:
                 exclude_frozen_parameters=self._config.lora is not None,  # the base is in its own checkpoint
             )
         add_sums(target, files.sums, dist.get_rank(), dist.get_world_size())
-        whole = is_whole(target)
-        if whole:
-            keep_alone(target)
+        if whole := is_whole(target):
+            remove_others(target)
         return whole
 
     def resume(self, directory: Path) -> dict[str, Any] | None:
         """Load the last complete checkpoint in `directory`; return the `state` given to `save`, or None without one.
 
-        No code in it is run. ValueError for a damaged file, or one that holds more than tensors and numbers.
+        Runs no code in it. ValueError for a damaged file, or one that holds more than tensors and numbers.
         """
         found = checkpoints_in(directory)
         if not found:
             return None
         require_files(found[max(found)])
         self._deepspeed.checkpoint_engine.checked.clear()
-        with stdout_to_stderr():
+        with redirect_stdout(sys.stderr):
             path, client = self._deepspeed.load_checkpoint(
                 str(directory),
                 tag=found[max(found)].name,
@@ -215,8 +215,16 @@ class TrainingEngine(Engine):
         super().__init__(packed, model, config, total_steps=total_steps)
         self.module = model  # under ZeRO-3 its parameters are partitioned
         if config.zero_stage == 3:
-            _gather_with(packed.head)
-        require_own_forward(model, "packed rows", _remedy(model), self._both_ways)
+            import deepspeed
+
+            for (
+                parameter
+            ) in packed.head.weights:  # of another module: ZeRO-3 is told to gather them for the head
+                deepspeed.zero.register_external_parameter(packed.head, parameter)
+        remedy = "use a model of another architecture"
+        if model.config._attn_implementation != "eager":
+            remedy = f"set model.attention = 'eager', or {remedy}"
+        require_own_forward(model, "packed rows", remedy, self._both_ways)
 
     def token_scores(
         self, batch: PackedBatch, temperature: float = 1.0, with_entropy: bool = False
@@ -230,7 +238,7 @@ class TrainingEngine(Engine):
 
     @torch.no_grad()
     def _both_ways(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probs of the same sequences, in packed rows and one by one by the model's own pass."""
+        """Log-probs of the same sequences, by packed rows and by the model's own pass."""
         chosen = sample_sequences(self.module.config.get_text_config().vocab_size)
         sequences = [TrainSequence(np.array(ids), np.ones(len(ids), dtype=bool)) for ids in chosen]
         most = sum(len(ids) for ids in chosen)
@@ -248,8 +256,7 @@ class TrainingEngine(Engine):
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Name and full tensor of every parameter, tied ones under each name; under ZeRO-3 gathered in buckets.
 
-        A gathered tensor is whole until the next one is asked for, and no longer. Adapters are added to the weights
-        that they adapt.
+        A gathered tensor is whole only until the next one is requested. Adapters are added to their weights.
         """
         for bucket in _buckets(list(full_weights(self.module))):
             together = {id(parameter): parameter for weight in bucket for parameter in weight.parameters}
@@ -258,9 +265,9 @@ class TrainingEngine(Engine):
                     yield weight.name, weight.whole()
 
     def state_dict(self) -> dict[str, torch.Tensor] | None:
-        """The whole model's state on the CPU for `save_checkpoint`, in the first rank; None: the model's own.
+        """The whole model's state on the CPU for `save_checkpoint`, in the first rank; None if the model holds it.
 
-        Every rank helps to gather it; a copy in each would fill the host.
+        Every rank takes part in gathering; a copy in each would fill the host.
         """
         if self._config.zero_stage < 3 and self._config.lora is None:
             return None
@@ -269,7 +276,7 @@ class TrainingEngine(Engine):
         return {name: tensor for name, tensor in gathered if tensor is not None}
 
     def adapter(self) -> dict[str, torch.Tensor]:
-        """The adapters alone, on the CPU, named as in PEFT's files; empty where every weight is trained."""
+        """The adapters alone, on the CPU, named as in PEFT's files; empty if every weight is trained."""
         named = dict(adapter_weights(self.module))
         with self._gathered(list(named.values())):
             return {name: parameter.detach().to("cpu", copy=True) for name, parameter in named.items()}
@@ -282,7 +289,7 @@ class TrainingEngine(Engine):
             return self.token_logprobs(batch, temperature)
 
     def _gathered(self, parameters: list[nn.Parameter]) -> AbstractContextManager[Any]:
-        """Within the block these parameters are whole."""
+        """Within the block these parameters are gathered."""
         import deepspeed
 
         gathered: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters(
@@ -306,22 +313,8 @@ def _buckets(weights: Sequence[FullWeight]) -> Iterator[list[FullWeight]]:
         yield bucket
 
 
-def _gather_with(head: TokenHead) -> None:
-    """Tell DeepSpeed which weights of other modules to gather for the head."""
-    import deepspeed
-
-    for parameter in head.weights:
-        deepspeed.zero.register_external_parameter(head, parameter)
-
-
-def _remedy(model: PreTrainedModel) -> str:
-    if model.config._attn_implementation == "eager":
-        return "use a model of another architecture"
-    return "set model.attention = 'eager', or use a model of another architecture"
-
-
 def _checkpoint_layers(model: PreTrainedModel) -> None:
-    """Keep the states between layers alone; Transformers does so in training mode only, which must change no value."""
+    """Keep only the states between layers. Transformers requires training mode for it, which must change no value."""
     dropout = [name for name, value in model.config.to_dict().items() if "dropout" in name and value]
     if dropout:
         raise ValueError(

@@ -2,7 +2,7 @@
 
     W ~ nf4[code] a        code: 4 bits a weight; a: the largest |W| of 64 weights, in 8 bits (double quantisation)
 
-A layer is unpacked in the model's precision for a product, and once more for its gradient; nothing keeps it unpacked.
+A layer is unpacked in the model's precision for a product, and again for its gradient; no unpacked copy is kept.
 """
 
 from typing import Any, cast
@@ -18,7 +18,7 @@ class FourBitLinear(nn.Linear):
     """A linear layer whose `weight` is packed, two to a byte, and takes no gradient."""
 
     def __init__(self, layer: nn.Linear) -> None:
-        """Packs the weight of `layer` where it lies: on a CPU, whose bits are the same in every process."""
+        """Pack the weight of `layer` on its device: on a CPU, where every process gets the same bits."""
         from bitsandbytes import functional
 
         nn.Module.__init__(self)
@@ -30,7 +30,7 @@ class FourBitLinear(nn.Linear):
         self.bias = layer.bias
 
     def whole(self) -> torch.Tensor:
-        """(out, in): what the layer multiplies with, in the precision that it was packed from."""
+        """(out, in): the unpacked weight, in the precision from which it was packed."""
         from bitsandbytes import functional
 
         self._scales.to(self.weight.device)  # no buffers: DeepSpeed would round them to bfloat16
@@ -42,7 +42,7 @@ class FourBitLinear(nn.Linear):
 
 
 class _Product(torch.autograd.Function):
-    """x W^T + b; of W nothing is kept for the gradient."""
+    """x W^T + b; keeps no unpacked W for the gradient."""
 
     @staticmethod
     def forward(ctx: Any, states: torch.Tensor, layer: FourBitLinear) -> torch.Tensor:

@@ -18,21 +18,21 @@ def is_bad(grad_norm: float, bound: float) -> bool:
 
 
 class GuardedAdamW(torch.optim.AdamW):
-    """Skips the update when the norm is bad; DeepSpeed's norm is set as `told_norm` once computed."""
+    """Skips the update when the norm is bad; `norm_of_step` returns DeepSpeed's norm of the current step."""
 
     def __init__(self, groups: list[dict[str, Any]], bound: float, **settings: Any) -> None:
         super().__init__(groups, **settings)
         self._bound = bound
-        self.told_norm: Callable[[], float] | None = None
+        self.norm_of_step: Callable[[], float] | None = None
 
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Update, unless the norm is bad."""
-        if self.told_norm is None or not is_bad(self.told_norm(), self._bound):
+        if self.norm_of_step is None or not is_bad(self.norm_of_step(), self._bound):
             super().step(closure)
 
 
 class ClippedAdamW(GuardedAdamW):
-    """The same for float32 without ZeRO: computes the norm and clips, because DeepSpeed does neither there."""
+    """For float32 without ZeRO: also computes the norm and clips, which DeepSpeed then does not."""
 
     def __init__(
         self, groups: list[dict[str, Any]], bound: float, max_grad_norm: float, **settings: Any
@@ -40,7 +40,7 @@ class ClippedAdamW(GuardedAdamW):
         super().__init__(groups, bound, **settings)
         self.max_grad_norm = max_grad_norm
         self.grad_norm = 0.0
-        self.told_norm = lambda: self.grad_norm
+        self.norm_of_step = lambda: self.grad_norm
 
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Clip, then update, unless the norm is bad."""

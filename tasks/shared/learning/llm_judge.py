@@ -5,8 +5,8 @@
     reward_arguments = { base_url = "http://127.0.0.1:8000/v1", model = "judge", key_variable = "JUDGE_KEY" }
     reward_key_variable = "JUDGE_KEY"
 
-For answers that no computer algebra compares (proofs in a line, names, programs). A judge can be talked into a verdict:
-it sees the model's last words alone, and what the grader holds to be right counts without it.
+For answers that no computer algebra compares (one-line proofs, names, programs). A response can talk a judge into a
+verdict, so the judge sees only the model's last words. Answers that the grader accepts are correct without it.
 """
 
 import re
@@ -59,7 +59,9 @@ def judge(
             verdict = VERDICT.findall((reply.choices[0].message.content or "").upper())
             if verdict:
                 return 1.0 if verdict[-1] == "RIGHT" else -1.0
-        raise RuntimeError(f"the judge gives no verdict on problem {response['problem_id']}")
+        raise RuntimeError(
+            f"the judge gave no verdict on problem {response['problem_id']} in {attempts} attempts"
+        )
 
     with client, ThreadPoolExecutor(concurrency) as threads:
         return list(threads.map(ask, responses))

@@ -1,12 +1,12 @@
 """Log-probs and entropies of the target tokens of a packed row, for SFT, policy updates and the weight probe.
 
-Only target positions go through the output head, the model's own, a bounded piece at a time, so that memory grows with
-the token budget and not with budget x vocabulary. Attention is confined to each sequence: by a loop of SDPA calls over
-the sequences (`packed_attention.py`, what `use_packed_attention` sets), by flash-attention's variable length kernel, or
-by the mask that Transformers makes of the positions for any other implementation.
+Only target positions go through the model's own output head, a bounded piece at a time. So memory grows with the token
+budget and not with budget x vocabulary. Attention is confined to each sequence: by a loop of SDPA calls over the
+sequences (`packed_attention.py`, set by `use_packed_attention`), by flash-attention's variable-length kernel, or by the
+mask that Transformers builds from the positions for any other implementation.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -31,10 +31,10 @@ class TokenScores(NamedTuple):
 
 
 class TokenHead(nn.Module):
-    """The model's own output head with what is read off it, as one module: ZeRO-3 gathers its weights once a row.
+    """The model's own output head and its scores, as one module whose weights ZeRO-3 gathers once a row.
 
-    Called a piece at a time, the head would be gathered as often as a rank has pieces, and ranks have other numbers
-    of targets. It is no child, so that a state has its weights under one name.
+    If ZeRO-3 gathered them for each piece, ranks would gather differently often, as they have different numbers of
+    targets. The model is not registered as a child, so that a state has each weight under one name.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -44,7 +44,7 @@ class TokenHead(nn.Module):
 
     @property
     def weights(self) -> tuple[nn.Parameter, ...]:
-        """What a forward pass takes of parameters that are not this module's own."""
+        """The parameters of another module that a forward pass uses."""
         return tuple(self._model[0].get_output_embeddings().parameters())
 
     def forward(
@@ -64,8 +64,8 @@ class TokenHead(nn.Module):
         if len(ids) <= rows:
             return score(states, ids)
         pieces = [
-            checkpoint(score, some, wanted, use_reentrant=False)
-            for some, wanted in zip(states.split(rows), ids.split(rows), strict=True)
+            checkpoint(score, *piece, use_reentrant=False)
+            for piece in zip(states.split(rows), ids.split(rows), strict=True)
         ]
         logprobs, entropy = (torch.cat(parts) for parts in zip(*pieces, strict=True))
         return logprobs, entropy
@@ -85,7 +85,7 @@ def token_scores(
 ) -> TokenScores:
     """Log-probs, and entropies if asked for, of the target tokens; differentiable, in float32.
 
-    `head` is the model's own where ZeRO-3 has to know it.
+    `head`: the `TokenHead` that ZeRO-3 knows, if there is one.
     """
     before = target_states(model, batch)  # (N, H)
     head = head or TokenHead(model)
@@ -95,12 +95,13 @@ def token_scores(
 
 def target_states(model: PreTrainedModel, batch: PackedBatch) -> torch.Tensor:
     """(N, H) last hidden states from which the N target tokens are predicted, in row order."""
+    mask = None  # Transformers finds the sequences in position_ids
+    if model.config._attn_implementation == ATTENTION:
+        # All tokens are visible. Without a mask Transformers would look for the sequences and make masks of T x T.
+        mask = torch.ones_like(batch.ids)
     with packed_row(batch.lengths):
         hidden = model.base_model(
-            input_ids=batch.ids,
-            position_ids=batch.position_ids,
-            use_cache=False,
-            **_attention_arguments(model, batch),
+            input_ids=batch.ids, position_ids=batch.position_ids, attention_mask=mask, use_cache=False
         ).last_hidden_state  # (B, T, H)
     # Token t is predicted at t - 1; targets never start a sequence, so that is in the same sequence.
     return hidden[:, :-1][batch.loss_mask[:, 1:]]
@@ -117,10 +118,3 @@ def use_packed_attention(model: PreTrainedModel) -> None:
     if model.config._attn_implementation == "sdpa" and not has_recurrent_state(model):
         register_packed_attention()
         model.set_attn_implementation(ATTENTION)
-
-
-def _attention_arguments(model: PreTrainedModel, batch: PackedBatch) -> dict[str, Any]:
-    if model.config._attn_implementation == ATTENTION:
-        # Tokens to see, all of them: without it Transformers would look for the sequences and make masks of T x T.
-        return {"attention_mask": torch.ones_like(batch.ids)}
-    return {}  # Transformers finds the sequences in position_ids

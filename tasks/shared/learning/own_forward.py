@@ -2,8 +2,8 @@
 
 Packed rows and decoding by slots bypass the model's plain forward pass. A new architecture may do something there that
 they omit, and log-probs would be silently wrong. So a few tokens are computed both ways, with `eager` attention in the
-plain pass. Meanwhile the model's windows are cut to `SHORT` tokens in both ways, so that a few tokens reach beyond a
-window of any real length.
+plain pass. Meanwhile the model's attention windows are cut to `SHORT` tokens in both ways, so that a few tokens test a
+window of any length.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 SHORT = 8
 LENGTHS = (27, 3, 14)
-# Layers without a state, whose attention can be confined to a sequence.
+# Layers whose attention can be confined to a sequence, because they carry no state.
 ATTENTION_KINDS = {"full_attention", "sliding_attention", "chunked_attention"}
 WINDOWS = ("sliding_window", "attention_chunk_size")
 # Largest difference of a log-prob that rounding alone causes in the model's precision.
@@ -85,7 +85,7 @@ def require_own_forward(
 ) -> None:
     """ValueError, in one line with the remedy, unless `compare` finds two equal sets of log-probs (n,).
 
-    A foreign architecture may raise anything when called in this way: any of these errors is a refusal.
+    Each of the caught errors is a refusal, because a foreign architecture may raise any of them here.
     """
     kind = model.config.model_type
     try:

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 def own_logits(model: PreTrainedModel, states: torch.Tensor) -> torch.Tensor:
     """Logits (N, V) after the last hidden states (N, H), as `model` computes them; differentiable.
 
-    No hook of `model` or its output embedding runs: under ZeRO-3 the caller sees to their weights.
+    Runs no hook of `model` or its output embedding: under ZeRO-3 the caller gathers their weights.
     """
     head = _without_hooks(model)
     head._modules = dict(model._modules)
@@ -29,14 +29,14 @@ def own_logits(model: PreTrainedModel, states: torch.Tensor) -> torch.Tensor:
 
 
 class _GivenStates(nn.Module):
-    """Replaces a model's body: takes the last hidden states as embeddings and returns them."""
+    """Replaces a model's body: receives the last hidden states as embeddings and returns them."""
 
     def __init__(self, body: nn.Module) -> None:
         super().__init__()
         self._body = (body,)  # not a child
 
     def forward(self, *_: Any, inputs_embeds: torch.Tensor, **__: Any) -> "_Output":
-        """The states, under the names by which the code of a head asks for them."""
+        """The states, in the form in which the code of a head expects them."""
         return _Output(inputs_embeds)
 
     def __getattr__(self, name: str) -> Any:
@@ -47,7 +47,7 @@ class _GivenStates(nn.Module):
 
 
 class _Output(tuple):
-    """(states,) that has every attribute of a model's output: None, but for the last hidden state."""
+    """(states,) with every attribute of a model's output: None, except for the last hidden state."""
 
     def __new__(cls, states: torch.Tensor) -> "_Output":
         return super().__new__(cls, (states,))

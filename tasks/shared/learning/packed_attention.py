@@ -1,9 +1,9 @@
-"""Attention confined to each sequence of a packed row, in the pattern that the model's own code asks for.
+"""Attention confined to each sequence of a packed row, in the pattern of the model's own code.
 
-A layer's pattern (causal, a sliding window, chunks) is known to the model alone: its code calls Transformers' mask
-functions, and these hand the pattern to `packed_mask`. Within `packed_row` no mask of T x T is built of it: the
-attention is a loop over the sequences, causal where the pattern reaches over the whole sequence, and otherwise over
-blocks of queries with the keys within their reach. Elsewhere (generation) the model works as with SDPA.
+Only the model's code knows a layer's pattern (causal, a sliding window, chunks): it calls Transformers' mask functions,
+which pass the pattern to `packed_mask`. Within `packed_row` no mask of T x T is built from it. Attention is a loop over
+the sequences: causal if the pattern reaches over the whole sequence, else over blocks of queries with the keys within
+their reach. Elsewhere (generation) the model computes as with SDPA.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -41,7 +41,7 @@ def register_packed_attention() -> None:
 
 @contextmanager
 def packed_row(lengths: Sequence[int]) -> Iterator[None]:
-    """The forward pass in this block is that of a row of sequences of `lengths` tokens."""
+    """Within the block the forward pass is that of a row of sequences of `lengths` tokens."""
     token = _LENGTHS.set(tuple(lengths))
     try:
         yield

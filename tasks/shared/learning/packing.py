@@ -1,13 +1,14 @@
 """Token sequences packed into rows without padding, and the log-probs of their tokens.
 
-A row is (1, T): sequences end to end, positions starting again at 0 for each, attention confined to its own sequence,
-so that packing changes no loss. `pack` balances the rows, which keeps the peak of memory and the ranks even.
-`batch.extras` carries whatever a loss needs per token (advantages, old log-probs); `batch.split` undoes the packing.
+A row is (1, T): sequences end to end, with positions from 0 in each and attention within each, so packing changes no
+loss. `pack` balances the rows, which evens out peak memory and the ranks. `batch.extras` carries what a loss needs for
+each token (advantages, old log-probs); `batch.split` undoes the packing.
 """
 
 import heapq
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +38,7 @@ class PackedBatch:
     ids: torch.Tensor  # (B, T) int64
     position_ids: torch.Tensor  # (B, T) int64, from 0 in each sequence
     segment_ids: torch.Tensor  # (B, T) int64, 1, 2, ... in row order
-    loss_mask: torch.Tensor  # (B, T) bool: tokens whose log-prob is wanted
+    loss_mask: torch.Tensor  # (B, T) bool: target tokens
     extras: dict[str, torch.Tensor]  # (B, T) float32 each
     lengths: tuple[int, ...]  # tokens of each sequence, in row order
     sequences: tuple[int, ...]  # index of each sequence in the list that was packed
@@ -54,15 +55,10 @@ class PackedBatch:
 
     def to(self, device: torch.device) -> "PackedBatch":
         """The same row on `device`."""
-        return PackedBatch(
-            self.ids.to(device),
-            self.position_ids.to(device),
-            self.segment_ids.to(device),
-            self.loss_mask.to(device),
-            {name: values.to(device) for name, values in self.extras.items()},
-            self.lengths,
-            self.sequences,
-        )
+        names = "ids", "position_ids", "segment_ids", "loss_mask"
+        moved: dict[str, Any] = {name: getattr(self, name).to(device) for name in names}
+        extras = {name: values.to(device) for name, values in self.extras.items()}
+        return replace(self, **moved, extras=extras)
 
     def split(self, values: torch.Tensor) -> list[tuple[int, torch.Tensor]]:
         """Per-token `values` (B, T) as (index of the sequence in the packed list, its (n,) values)."""
@@ -78,22 +74,21 @@ def pack(
 
 
 @dataclass(frozen=True, slots=True)
-class RowPlan:
-    """Which sequences are packed end to end."""
+class RowLayout:
+    """The sequences that are packed end to end in one row."""
 
     sequences: tuple[int, ...]  # indices in row order
-    blank: bool = False  # a filler for a rank without sequences: no token is a target
+    blank: bool = False  # fills in for a rank without sequences: no token is a target
 
 
 def lay_out(
     lengths: Sequence[int], row_tokens: int, ranks: int = 1, one_a_row: bool = False
-) -> list[RowPlan]:
+) -> list[RowLayout]:
     """The rows for sequences of these lengths; their number is a multiple of `ranks`.
 
-    Longest first into the emptiest row (deterministic), or each into a row of its own. Rank r takes `rows[r::ranks]`:
-    all ranks run equally many forward passes, which ZeRO needs; where there are fewer sequences than ranks, a row
-    without targets fills in.
-    Raises ValueError for a sequence longer than a row.
+    Puts the longest first into the emptiest row (deterministic), or each into a row of its own. Rank r takes
+    `rows[r::ranks]`: ZeRO needs equally many forward passes in all ranks, so a row without targets fills in if there
+    are fewer sequences than ranks. Raises ValueError for a sequence longer than a row.
     """
     if not lengths:
         return []
@@ -107,13 +102,13 @@ def lay_out(
     num_rows += -num_rows % ranks
     while (rows := _spread(order, lengths, num_rows, row_tokens)) is None:
         num_rows += ranks
-    return [RowPlan(tuple(row)) if row else RowPlan((order[-1],), blank=True) for row in rows]
+    return [RowLayout(tuple(row)) if row else RowLayout((order[-1],), blank=True) for row in rows]
 
 
 def _spread(
     order: Sequence[int], lengths: Sequence[int], num_rows: int, row_tokens: int
 ) -> list[list[int]] | None:
-    """Sequence indices a row, each put into the emptiest row; None if one does not fit."""
+    """The sequence indices of each row, each put into the emptiest row; None if one does not fit."""
     rows: list[list[int]] = [[] for _ in range(num_rows)]
     fill = [(0, row) for row in range(num_rows)]
     for index in order:
@@ -126,9 +121,9 @@ def _spread(
     return rows
 
 
-def make_row(sequences: Sequence[TrainSequence], plan: RowPlan) -> PackedBatch:
-    """The packed row that is planned."""
-    chosen = [sequences[index] for index in plan.sequences]
+def make_row(sequences: Sequence[TrainSequence], layout: RowLayout) -> PackedBatch:
+    """The packed row of this layout."""
+    chosen = [sequences[index] for index in layout.sequences]
     lengths = tuple(len(sequence.ids) for sequence in chosen)
     positions = np.concatenate([np.arange(length) for length in lengths])
     loss_mask = np.concatenate([sequence.loss_mask for sequence in chosen]).astype(bool)
@@ -140,8 +135,8 @@ def make_row(sequences: Sequence[TrainSequence], plan: RowPlan) -> PackedBatch:
         ids=torch.from_numpy(np.concatenate([sequence.ids for sequence in chosen]).astype(np.int64))[None],
         position_ids=torch.from_numpy(positions.astype(np.int64))[None],
         segment_ids=torch.from_numpy(np.repeat(np.arange(1, len(lengths) + 1), lengths))[None],
-        loss_mask=torch.from_numpy(loss_mask & (positions > 0) & (not plan.blank))[None],
+        loss_mask=torch.from_numpy(loss_mask & (positions > 0) & (not layout.blank))[None],
         extras={name: torch.from_numpy(values)[None] for name, values in extras.items()},
         lengths=lengths,
-        sequences=plan.sequences,
+        sequences=layout.sequences,
     )

@@ -1,7 +1,7 @@
 """Moves the optimizer's data to host memory while a sampler uses the device. ZeRO-3 only.
 
-DeepSpeed's `offload_states` moves the gradients. Of master weights and moments it asks that its own FusedAdam made
-them, and would write its copies into saved states; so they are moved here, as there: the tensors stay, their data goes.
+DeepSpeed's `offload_states` moves the gradients. It moves master weights and moments only for its own FusedAdam, and
+would write its copies into saved states. So they are moved here in the same way: the tensors stay, their data moves.
 """
 
 from collections.abc import Iterator
@@ -11,17 +11,16 @@ import torch
 
 
 class StepStates:
-    """The states of one DeepSpeed engine. Away they can be saved, and nothing else."""
+    """The optimizer states of one DeepSpeed engine. While they are away they can only be saved."""
 
     def __init__(self, deepspeed_engine: Any) -> None:
         self._deepspeed = deepspeed_engine
-        self._host: dict[
-            int, torch.Tensor
-        ] = {}  # by the tensor that it is of; kept: pinning takes longer than copying
+        # host copies by the id of their tensor; kept, because pinning takes longer than copying
+        self._host: dict[int, torch.Tensor] = {}
         self._away = False
 
     def put_away(self) -> None:
-        """Free the device of master weights, moments and gradients; does nothing if that was done."""
+        """Move master weights, moments and gradients to the host; calling it again changes nothing."""
         from deepspeed.runtime.zero.offload_config import OffloadStateTypeEnum as Kind
 
         if self._away:
@@ -31,14 +30,14 @@ class StepStates:
             if id(tensor) not in self._host:
                 self._host[id(tensor)] = torch.empty_like(tensor, device="cpu", pin_memory=on_gpu)
             tensor.data = self._host[id(tensor)].copy_(tensor.data)
-        # The last one, for it gives what is free now back to the device.
+        # last, because it also returns the freed memory to the device
         self._deepspeed.offload_states(
             include=[Kind.lp_grads, Kind.contiguous_grad_buffer], pin_memory=on_gpu
         )
         self._away = True
 
     def take_back(self) -> None:
-        """Bring them back to the device; does nothing if they are there."""
+        """Move them back to the device; calling it again changes nothing."""
         if not self._away:
             return
         for tensor in self._tensors():

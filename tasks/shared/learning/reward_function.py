@@ -2,10 +2,10 @@
 
     def reward(responses: list[dict], **reward_arguments) -> list[float]
 
-It is called once a step with all responses that a rank has: dictionaries with `problem_id`, `problem`, `answer` (the
+It is called once a step with all responses of a rank: dictionaries with `problem_id`, `problem`, `answer` (the
 reference), `response`, `own_words` (without programs and outputs), `correct` (by the built-in grader), `finish`,
-`tokens` and `calls` (`code`, `status`, `output`). `llm_judge.py` is an example. The process has a bound on memory and
-time and, of all secrets, only the one that `rl.reward_key_variable` names. Its failure cannot crash the trainer.
+`tokens` and `calls` (`code`, `status`, `output`). `llm_judge.py` is an example. The process has limits on memory and
+time, and gets only the secret that `rl.reward_key_variable` names. Its failure cannot crash the trainer.
 """
 
 import json
@@ -27,11 +27,12 @@ from tasks.shared.contract.stage import TrainingStopped
 from tasks.shared.learning import reward_process
 
 Response = dict[str, Any]
-START_SECONDS = 120.0  # imports of the module
+START_SECONDS = 120.0  # for the imports of the module
+ENDED = "ended by itself; see its message above, and rl.reward_memory_mb"
 
 
 class RewardFunction:
-    """The process of a reward function. Use as a context manager; it starts when the block does."""
+    """The process of a reward function. Use as a context manager."""
 
     def __init__(self, config: RlConfig) -> None:
         self._config = config
@@ -50,14 +51,14 @@ class RewardFunction:
             start_new_session=True,
         )
         try:
-            said = self._read_line(START_SECONDS)
+            reply = self._read_line(START_SECONDS)
         except TrainingStopped as stopped:
             self.close()
             raise ValueError(str(stopped)) from None
-        if "error" in said:
+        if "error" in reply:
             self.close()
             raise ValueError(
-                f"rl.reward = '{config.reward}' cannot be loaded: {said['error']}; give a function of an installed "
+                f"rl.reward = '{config.reward}' cannot be loaded: {reply['error']}; give a function of an installed "
                 "module or of a file that takes (responses, **rl.reward_arguments)"
             )
         return self
@@ -66,7 +67,7 @@ class RewardFunction:
         self.close()
 
     def close(self) -> None:
-        """End the process and whatever it started."""
+        """End the process and all that it started."""
         if self._process is None:
             return
         if self._process.poll() is None:
@@ -80,15 +81,15 @@ class RewardFunction:
     def __call__(self, responses: Sequence[Response]) -> list[float]:
         """Score each response. TrainingStopped, one line, if the function fails, is slow or returns no numbers.
 
-        The round goes on from its last saved step when it is run again.
+        A repeated run resumes from the last saved step.
         """
         if not responses:
             return []
         request = {"responses": list(responses), "arguments": self._config.reward_arguments}
-        said = self._ask(json.dumps(request).encode() + b"\n")
-        if "error" in said:
-            raise self._stopped(f"failed: {said['error']}")
-        values: list[float] = said["rewards"]
+        reply = self._ask(json.dumps(request).encode() + b"\n")
+        if "error" in reply:
+            raise self._stopped(f"failed: {reply['error']}")
+        values: list[float] = reply["rewards"]
         if len(values) != len(responses) or not all(map(math.isfinite, values)):
             raise self._stopped(
                 f"gave {len(values)} numbers, not all of them finite, for {len(responses)} responses"
@@ -98,10 +99,10 @@ class RewardFunction:
     def _ask(self, line: bytes) -> dict[str, Any]:
         assert self._process is not None and self._process.stdin is not None
         try:
-            self._process.stdin.write(line)  # the process reads a line before it works
+            self._process.stdin.write(line)  # the process reads the whole line before it computes
             self._process.stdin.flush()
         except BrokenPipeError:
-            raise self._stopped("ended by itself; see its message above, and rl.reward_memory_mb") from None
+            raise self._stopped(ENDED) from None
         return self._read_line(self._config.reward_seconds)
 
     def _read_line(self, seconds: float) -> dict[str, Any]:
@@ -115,15 +116,13 @@ class RewardFunction:
                     raise self._stopped(f"took longer than {seconds:g} s")
                 chunk = os.read(self._process.stdout.fileno(), 1 << 16)
                 if not chunk:
-                    raise self._stopped("ended by itself; see its message above, and rl.reward_memory_mb")
+                    raise self._stopped(ENDED)
                 self._unread += chunk
         line, _, self._unread = self._unread.partition(b"\n")
-        said = json.loads(line)
-        assert isinstance(said, dict)
-        return said
+        return dict(json.loads(line))
 
     def _stopped(self, why: str) -> TrainingStopped:
-        return TrainingStopped(f"rl.reward = '{self._config.reward}' {why}; mend it and run again")
+        return TrainingStopped(f"rl.reward = '{self._config.reward}' {why}; correct it and run again")
 
 
 def source_of(reward: str) -> Path | None:
@@ -134,5 +133,5 @@ def source_of(reward: str) -> Path | None:
     try:
         spec = find_spec(place)
     except ImportError:
-        return None  # the stage says so itself
+        return None  # the stage reports it
     return Path(spec.origin) if spec is not None and spec.origin else None

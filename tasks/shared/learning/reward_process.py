@@ -24,7 +24,7 @@ def load(name: str) -> Callable[..., Any]:
         spec = importlib.util.spec_from_file_location(Path(place).stem, place)
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module  # as an import does: dataclasses and pickles look for it there
+        sys.modules[spec.name] = module  # as an import does, because dataclasses and pickle look it up there
         spec.loader.exec_module(module)
     else:
         module = importlib.import_module(place)
@@ -38,7 +38,7 @@ def answer(function: Callable[..., Any], request: dict[str, Any]) -> dict[str, A
     """The function's numbers for one batch, or what went wrong."""
     try:
         values = [float(value) for value in function(request["responses"], **request["arguments"])]
-    except Exception as error:  # noqa: BLE001 - a user's function may raise anything, which is told where it was asked
+    except Exception as error:  # noqa: BLE001 - a user's function may raise anything
         return {"error": _one_line(error)}
     return {"rewards": values}
 
@@ -57,14 +57,11 @@ def main(name: str, memory_mb: int, arguments: dict[str, Any]) -> None:
         function = load(name)
         inspect.signature(function).bind([], **arguments)
     except BaseException as error:  # noqa: BLE001 - whatever loading a user's module raises, an exit included
-        out.write(json.dumps({"error": _one_line(error)}) + "\n")
-        out.flush()
+        print(json.dumps({"error": _one_line(error)}), file=out, flush=True)
         return
-    out.write(json.dumps({"ready": True}) + "\n")
-    out.flush()
+    print(json.dumps({"ready": True}), file=out, flush=True)
     for line in sys.stdin:
-        out.write(json.dumps(answer(function, json.loads(line))) + "\n")
-        out.flush()
+        print(json.dumps(answer(function, json.loads(line))), file=out, flush=True)
 
 
 if __name__ == "__main__":

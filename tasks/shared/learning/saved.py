@@ -1,14 +1,15 @@
 """Checkpoints to resume from: complete once every rank has added its files' checksums; damaged ones are refused.
 
-They lie in a scratch directory for days, and torch reads a tensor with a flipped bit without a word. A rank takes the
-sha256 of what it writes, checks that of what it reads, and waits for no other: at 32B a checkpoint has 900 GB.
+They lie in a scratch directory for days, and torch reads a tensor with a flipped bit without an error. A rank computes
+the sha256 of what it writes, checks what it reads, and waits for no other rank: at 32B a checkpoint has 900 GB.
 """
 
 import hashlib
 import json
-import os
 import shutil
 from pathlib import Path
+
+from tasks.shared.contract.documents import write_whole
 
 ALL_SUMS = "sums.json"  # of every file: checkpoints made by earlier versions
 
@@ -26,18 +27,13 @@ def is_whole(checkpoint: Path) -> bool:
 
 
 def add_sums(checkpoint: Path, sums: dict[str, str], rank: int, ranks: int) -> None:
-    """Add what one rank wrote, sha256 by file name; with the last rank's the checkpoint is whole."""
+    """Add one rank's sha256 by file name; with the last rank's the checkpoint is whole."""
     path = checkpoint / f"sums-{rank}-of-{ranks}.json"
-    partial = path.with_suffix(".partial")
-    with partial.open("w") as stream:
-        json.dump(sums, stream, indent=1, sort_keys=True)
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.rename(path)
+    write_whole(path, json.dumps(sums, indent=1, sort_keys=True))
 
 
-def keep_alone(checkpoint: Path) -> None:
-    """Remove all checkpoints except a complete one. Several ranks may do so at once."""
+def remove_others(checkpoint: Path) -> None:
+    """Remove every checkpoint beside this complete one. Several ranks may do so at once."""
     for path in checkpoint.parent.iterdir():
         if path != checkpoint and path.name.startswith(("step-", "partial-")):
             shutil.rmtree(path, ignore_errors=True)

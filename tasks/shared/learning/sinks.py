@@ -1,9 +1,9 @@
-"""Where metrics go beside metrics.jsonl, by recipe: TensorBoard, Weights & Biases, MLflow.
+"""Sends metrics to TensorBoard, Weights & Biases or MLflow, if the recipe asks for it.
 
     tensorboard --logdir .tirflow/tensorboard        # <home>/tensorboard/<run>/<stage>
 
-Metrics of the same step written again, after a resume, replace the earlier ones (TensorBoard, MLflow's last value) or
-are left out by the service itself (W&B, whose steps only grow).
+Metrics of a step that are written again, after a resume, replace the earlier ones (TensorBoard, MLflow's last value) or
+are ignored by the service (W&B, whose steps only grow).
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,13 +28,13 @@ class Sink(Protocol):
 
 
 class MetricsSinks:
-    """The sinks of one stage of one run; with none it does nothing. For the first rank alone."""
+    """The sinks of one stage of one run, maybe none. For the first rank."""
 
     def __init__(self, sinks: Sequence[Sink]) -> None:
         self._sinks = sinks
 
     def log(self, step: int, metrics: Mapping[str, Value]) -> None:
-        """Hand on what is a number; a metric without a value in this step is left out."""
+        """Log the metrics that are numbers; one without a value in this step is left out."""
         numbers = {
             name: float(value)
             for name, value in metrics.items()
@@ -52,7 +52,7 @@ class MetricsSinks:
 def open_sinks(
     names: Sequence[MetricsSink], directory: Path, run: str, stage: str, config: Mapping[str, Any], step: int
 ) -> MetricsSinks:
-    """The sinks that `names` asks for; `step` steps were done before, later ones will be logged anew.
+    """The named sinks; `step` steps were done before, and later ones will be logged again.
 
     Raises ValueError, before anything is opened, for a package that is not installed.
     """
@@ -73,7 +73,7 @@ def _open(name: MetricsSink, directory: Path, title: str, config: Mapping[str, A
 
 
 class TensorBoard:
-    """Event files under `directory`; those of steps after `step` that an interrupted run left are disregarded."""
+    """Event files under `directory`; events after `step`, which an interrupted run has left, are purged."""
 
     def __init__(self, directory: Path, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -81,7 +81,7 @@ class TensorBoard:
         self._writer: Any = SummaryWriter(str(directory), purge_step=step + 1)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """One scalar a metric, on disk at once: a step takes long enough."""
+        """One scalar a metric, flushed to disk at once."""
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, step)
         self._writer.flush()
@@ -92,7 +92,7 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """One W&B run a stage; account and server as its own environment variables say."""
+    """One W&B run a stage; W&B's environment variables name account and server."""
 
     def __init__(self, directory: Path, title: str, config: Mapping[str, Any]) -> None:
         """`directory` is for W&B's own local files."""
@@ -106,7 +106,7 @@ class WeightsAndBiases:
         self._last = 0
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """One W&B step, the last one for what comes late: an evaluation that ran beside it names its own."""
+        """Log to the step, or to the last one if that is later: an evaluation beside the round may come late."""
         self._last = max(self._last, step)
         self._run.log(dict(metrics), step=self._last)
 
@@ -116,7 +116,7 @@ class WeightsAndBiases:
 
 
 class MlFlow:
-    """One MLflow run a stage; the tracking server as its own environment variables say."""
+    """One MLflow run a stage; MLflow's environment variables name the tracking server."""
 
     def __init__(self, title: str, config: Mapping[str, Any]) -> None:
         import mlflow

@@ -1,7 +1,7 @@
-"""Reads DeepSpeed's checkpoints without running code in them: tensors, numbers and three of its own records.
+"""Reads DeepSpeed's checkpoints without running code in them: tensors, numbers and three of its own classes.
 
-DeepSpeed unpickles whatever it finds, and a `trainer_state` may come from elsewhere. Imported after DeepSpeed has been
-told of its accelerator.
+DeepSpeed unpickles whatever it finds, and a `trainer_state` may come from elsewhere. Import this after DeepSpeed's
+accelerator is set.
 """
 
 import hashlib
@@ -19,30 +19,30 @@ from deepspeed.utils.tensor_fragment import fragment_address
 
 from tasks.shared.learning.saved import require_unchanged
 
-RECORDS = [LossScaler, ZeroStageEnum, fragment_address]  # what ZeRO keeps beside tensors; plain data
+RECORDS = [LossScaler, ZeroStageEnum, fragment_address]  # plain data that ZeRO keeps beside tensors
 
 
 class _Summed:
-    """A file and the sha256 of what is written to it."""
+    """A file with the sha256 of what is written to it; has the methods that torch.save calls."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self.sum = hashlib.sha256()
 
     def write(self, data: bytes | memoryview) -> int:
-        """Write and add up; torch writes from front to back."""
+        """Write and hash; torch writes from front to back."""
         self.sum.update(data)
         return self._stream.write(data)
 
     def flush(self) -> None:
-        """See `BinaryIO`."""
+        """Flush the file."""
         self._stream.flush()
 
 
 class WeightsOnlyCheckpoints(TorchCheckpointEngine):
-    """DeepSpeed's own engine, whose files may hold data alone.
+    """DeepSpeed's checkpoint engine, restricted to files of plain data.
 
-    `sums` has the sha256 of those written, by name; `checked` those that were read: DeepSpeed opens some twice.
+    `sums`: sha256 of written files by name; `checked`: files already verified, because DeepSpeed opens some twice.
     """
 
     def __init__(self, config_params: Any = None) -> None:
@@ -51,16 +51,16 @@ class WeightsOnlyCheckpoints(TorchCheckpointEngine):
         self.checked: set[str] = set()
 
     def save(self, state_dict: Any, path: str) -> None:
-        """Write a file and flush it to disk. OSError if the disk is full, which torch's own writer would not say."""
+        """Write a file and flush it to disk. OSError if the disk is full, which torch's own writer would not raise."""
         with open(path, "wb") as stream:
-            summed: Any = _Summed(stream)  # torch asks for no more than `write`
+            summed: Any = _Summed(stream)
             torch.save(state_dict, summed)
             stream.flush()
             os.fsync(stream.fileno())
         self.sums[os.path.basename(path)] = summed.sum.hexdigest()
 
     def load(self, path: str, map_location: Any = None) -> Any:
-        """The contents of a file. ValueError: it is damaged, or it would run code or make objects of other classes."""
+        """The contents of a file. ValueError if it is damaged, would run code, or has objects of other classes."""
         if path not in self.checked:
             require_unchanged(Path(path))
             self.checked.add(path)
@@ -80,8 +80,8 @@ class WeightsOnlyCheckpoints(TorchCheckpointEngine):
 def _intern_keys(content: Any) -> None:
     """Make equal keys one object again, as they are in a state that was never read.
 
-    Pickle writes an object once and then refers to it: without this, a state that was saved, read and saved again
-    would have other bytes, and so another digest, than one with the same content that was not.
+    Pickle writes an object once and then refers to it. Without this, a state that was read and saved again would have
+    other bytes, and so another digest, than a state with the same content that was never read.
     """
     if isinstance(content, dict):
         items = [(sys.intern(key) if type(key) is str else key, value) for key, value in content.items()]

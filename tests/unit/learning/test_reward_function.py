@@ -171,5 +171,5 @@ def test_a_language_model_judges(server: TeacherServer) -> None:
         ]
         assert function(cases) == [1.0, -1.0, 1.0]
         assert len(server.asked) == 2 and "Ten." in json.dumps(server.asked[0].body)
-        with pytest.raises(TrainingStopped, match="the judge gives no verdict on problem verdict_none"):
+        with pytest.raises(TrainingStopped, match="the judge gave no verdict on problem verdict_none"):
             function([response("verdict_none")])
