@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import SupportsIndex
 
 import numpy as np
 
@@ -42,7 +43,7 @@ class Experience:
     dropped: np.ndarray  # (N,) bool: dropped by resample-on-correct, out of baseline and loss
     token_advantages: tuple[np.ndarray, ...] | None = None  # (R,) each, with a critic
 
-    def trajectory(self, index: int) -> Trajectory:
+    def trajectory(self, index: SupportsIndex) -> Trajectory:
         """The trajectory at `index`."""
         return self.graded[index].trajectory
 

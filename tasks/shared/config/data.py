@@ -1,6 +1,6 @@
-"""What a recipe starts from: the sections `model` and `data` of the configuration tree.
+"""The base model and the problem sets: the sections `model` and `data` of the configuration tree.
 
-Both are checked before anything is fetched; paths are absolute, since stages run in directories of their own.
+Both are checked before anything is fetched. Paths are absolute, because stages run in directories of their own.
 """
 
 from datetime import date
@@ -13,7 +13,7 @@ from tasks.shared.config.section import Section
 
 
 def _require_absolute(key: str, path: str) -> None:
-    """ValueError for a relative path: stages and workers run in directories of their own."""
+    """ValueError for a relative path."""
     if path and "://" not in path and not Path(path).is_absolute():
         raise ValueError(f"{key} = '{path}' is relative; give an absolute path")
 
@@ -39,7 +39,7 @@ class ModelConfig(Section):
     path: str = ""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     attention: Literal["sdpa", "flash_attention_2", "eager"] = "sdpa"
-    # YYYY-MM-DD, where the chat template writes today's date; empty: the day on which `prepare` runs
+    # YYYY-MM-DD, for chat templates that write today's date; empty: the day on which `prepare` runs
     template_date: str = Field("", pattern=r"^(\d{4}-\d{2}-\d{2})?$")
     tiny: TinyModel = TinyModel()
 
@@ -61,42 +61,39 @@ class ProblemSource(Section):
     """One problem set: from the registry in `data/`, a hub dataset, local files, or the tiny world."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")  # names files and metrics
-    # the last two are made here, see data/families
+    # the last two are generated, see data/families
     source: Literal["registry", "hub", "file", "tiny", "words"]
     id: str = ""  # registry name or hub dataset id
     revision: str = ""
     subset: str = ""
-    split: str = "train"  # of a folder too; worlds made here: train | held_out | held_out_family
+    split: str = "train"  # of a folder too; of generated worlds: train | held_out | held_out_family
     path: str = ""  # JSONL, JSON, CSV or parquet, also packed (.gz, .bz2, .xz), or a folder of such files
     problem_column: str = "problem"
     answer_column: str = "answer"
     answer: Literal["integer", "expression"] = "integer"  # integer: 0 to 999, as in AIME
     several_answers: Literal["refuse", "set"] = "refuse"  # in one row; set: an answer must name all of them
-    limit: int | None = Field(None, ge=1)  # the first of them; worlds made here: how many are made
+    limit: int | None = Field(None, ge=1)  # only the first so many; of generated worlds: their number
 
     @model_validator(mode="after")
     def _source_is_complete(self) -> Self:
+        where = f"problem set '{self.name}'"
         if self.source == "file" and not self.path:
-            raise ValueError(f"problem set '{self.name}': source = 'file' needs path")
-        _require_absolute(f"problem set '{self.name}': path", self.path)
+            raise ValueError(f"{where}: source = 'file' needs path")
+        _require_absolute(f"{where}: path", self.path)
         if self.source == "hub" and not (self.id and self.revision):
-            raise ValueError(
-                f"problem set '{self.name}': source = 'hub' needs id and revision (a commit hash)"
-            )
+            raise ValueError(f"{where}: source = 'hub' needs id and revision (a commit hash)")
         if self.source == "registry" and not self.id:
-            raise ValueError(
-                f"problem set '{self.name}': source = 'registry' needs id, a name in data/registry.toml"
-            )
+            raise ValueError(f"{where}: source = 'registry' needs id, a name in data/registry.toml")
         if self.source in ("tiny", "words") and self.split not in ("train", "held_out", "held_out_family"):
             raise ValueError(
-                f"problem set '{self.name}': split = '{self.split}' is not in the {self.source} world; "
-                "use train, held_out or held_out_family"
+                f"{where}: split = '{self.split}' is not in the {self.source} world; use train, held_out or "
+                "held_out_family"
             )
         return self
 
 
 class DataConfig(Section):
-    """Problem sets of the recipe and how training is kept clear of evaluation."""
+    """The problem sets, and how training problems are decontaminated."""
 
     train: tuple[ProblemSource, ...] = Field(min_length=1)
     evaluation: tuple[ProblemSource, ...] = Field(min_length=1)

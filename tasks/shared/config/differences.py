@@ -1,4 +1,4 @@
-"""What differs between two trees of settings, a line each: `rl.optimizer.learning_rate: 0.0003 -> 0.001`."""
+"""The differences between two trees of settings, a line each: `rl.optimizer.learning_rate: 0.0003 -> 0.001`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ MOST_CHARS = 60  # of a value
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """A line for every key whose value differs, sorted; empty if nothing does."""
+    """A line for every key whose value differs, sorted by key."""
     old, new = _flat(before), _flat(after)
     return [
         f"{key}: {_short(old.get(key))} -> {_short(new.get(key))}"

@@ -1,4 +1,4 @@
-"""A model behind an OpenAI-compatible endpoint: how it is reached, how hard it is asked, what it may cost."""
+"""A model behind an OpenAI-compatible endpoint: its address, the rate of requests, and their budget."""
 
 import math
 from typing import Annotated, Literal, Self
@@ -10,13 +10,13 @@ from tasks.shared.config.section import Section
 
 
 class EndpointAccess(Section):
-    """How an endpoint is reached and paced, and what it may cost."""
+    """The address of an endpoint, limits on the rate of requests, and a budget."""
 
-    model: str = ""  # the name it goes by there
+    model: str = ""  # its name there
     # other names under which the same model may answer
     aliases: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     base_url: str = ""  # with its /v1
-    # name of the environment variable that holds the endpoint's key; "" where it takes none
+    # name of the environment variable that holds the endpoint's key; "" if it needs none
     key_variable: str = Field("", pattern=r"^([A-Z][A-Z0-9_]*)?$")
     concurrency: int = Field(32, ge=1)  # conversations side by side
     requests_per_minute: float = Field(0, ge=0)  # 0 is off
@@ -37,16 +37,16 @@ class EndpointAccess(Section):
 
     @property
     def most_tokens(self) -> float:
-        """The budget in tokens; infinite where there is none."""
+        """The budget in tokens; infinite without one."""
         return self.budget_tokens or math.inf
 
     @property
     def most_money(self) -> float:
-        """The budget in money; infinite where there is none."""
+        """The budget in money; infinite without one."""
         return self.budget_money or math.inf
 
     def require_address(self, section: str) -> None:
-        """ValueError, with the remedy in `section`, unless it says where the endpoint is and which model is asked."""
+        """ValueError, with the remedy in `section`, without a valid address and a model name."""
         url = urlsplit(self.base_url)
         if url.scheme not in ("http", "https") or not url.hostname:
             raise ValueError(
@@ -60,22 +60,22 @@ class EndpointAccess(Section):
 
 
 class EndpointConfig(EndpointAccess):
-    """An endpoint that is asked turn by turn, with how its responses are sampled."""
+    """An endpoint that is asked turn by turn, and the sampling of its responses."""
 
-    # what the endpoint calls the limit on a response; OpenAI's reasoning models know the second alone
+    # the endpoint's name for the limit on a response; OpenAI's reasoning models accept only the second
     token_limit_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     max_response_tokens: int = Field(16384, ge=1)  # of a whole trace, over all its turns
     send_seed: bool = True  # some endpoints refuse the field
-    # false for an endpoint that refuses the field: what a model says after a stop string is cut off here
+    # false for an endpoint that refuses the field: text after a stop string is then cut off here
     send_stop: bool = True
     temperature: float = Field(0.7, ge=0)
     top_p: float = Field(1.0, gt=0, le=1)
-    # of the traces so far, of 20 at least: more without a usable response stop the stage
+    # of the traces so far (at least 20): a larger share without a usable response stops the stage
     max_failure_share: float = Field(0.1, ge=0, le=1)
 
 
 class ServedModel(EndpointAccess):
-    """A server of `tirflow serve` that an evaluation asks in place of its own engine; off while `model` is empty."""
+    """A server of `tirflow serve` that an evaluation asks in place of an engine; off while `model` is empty."""
 
     @property
     def is_asked(self) -> bool:

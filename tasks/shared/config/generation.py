@@ -1,4 +1,4 @@
-"""How models sample: the section `generation` of the configuration tree."""
+"""The engine that samples: the section `generation` of the configuration tree."""
 
 from typing import Literal, Self
 from urllib.parse import urlsplit
@@ -12,14 +12,14 @@ class PoolConfig(Section):
     """Servers of vLLM that sample, with `generation.placement = "pool"`: docs/operations.md."""
 
     servers: int = Field(1, ge=1)  # on each host that samples
-    tensor_parallel: int = Field(1, ge=1)  # GPUs of one server; on the CPU its cores in as many parts
-    quantization: Literal["none", "fp8"] = "none"  # of the weights while they sample
-    # hosts that sample beside those that train; 0: the first host does, on the GPUs that no rank has
+    tensor_parallel: int = Field(1, ge=1)  # GPUs of one server; on the CPU, parts of its cores
+    quantization: Literal["none", "fp8"] = "none"  # of the servers' weights
+    # hosts that only sample; 0: the first host samples, on the GPUs without a rank
     nodes: int = Field(0, ge=0)
-    # how weights go over: nccl between GPUs, files in memory or in TIRFLOW_SHARED; auto: nccl where there are GPUs
+    # of weights: nccl between GPUs, or files in memory or in TIRFLOW_SHARED; auto: nccl if there are GPUs
     transfer: Literal["auto", "nccl", "files"] = "auto"
-    restarts: int = Field(3, ge=0)  # times that one server is started again in a stage before that ends
-    # servers that run already (tasks/shared/generation/pool/serve.py): http://host:port; none are started then
+    restarts: int = Field(3, ge=0)  # of one server, before the stage gives up
+    # servers that run already (tasks/shared/generation/pool/serve.py), http://host:port; none are started then
     addresses: tuple[str, ...] = ()
     key_variable: str = ""  # names the environment variable with the token of `addresses`
 
@@ -34,11 +34,11 @@ class PoolConfig(Section):
                 "generation.pool.addresses needs key_variable, the environment variable with the servers' token"
             )
         if self.key_variable and not self.addresses:
-            raise ValueError("generation.pool.key_variable is of running servers: name them in addresses")
+            raise ValueError("generation.pool.key_variable is for running servers: name them in addresses")
         for name in ("servers", "tensor_parallel", "quantization", "nodes"):
             if self.addresses and getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(
-                    f"generation.pool.{name} is of servers that the stage starts, and addresses names running ones: "
+                    f"generation.pool.{name} is for servers that the stage starts, and addresses names running ones: "
                     "take one of the two out"
                 )
         return self
@@ -64,10 +64,10 @@ class GenerationConfig(Section):
             )
         if self.placement == "beside" and self.engine != "transformers":
             raise ValueError(
-                "generation.placement = 'beside' is of generation.engine = 'transformers'; vLLM's is 'pool'"
+                "generation.placement = 'beside' needs generation.engine = 'transformers'; for vLLM use 'pool'"
             )
         if self.placement != "pool" and self.pool != PoolConfig():
             raise ValueError(
-                "generation.pool is of generation.placement = 'pool': set that, or take the section out"
+                "generation.pool needs generation.placement = 'pool': set that, or take the section out"
             )
         return self

@@ -1,6 +1,6 @@
-"""Where cold-start traces come from: the section `synthesize` of the configuration tree.
+"""The source of cold-start traces: the section `synthesize` of the configuration tree.
 
-Combinations that make no sense are errors here, before anything heavy starts and before a paid request goes out.
+Contradictory settings are errors here, before anything heavy starts and before the first paid request.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ COMMIT_PATTERN = r"^([0-9a-f]{40})?$"
 
 
 class TextSource(Section):
-    """The text traces that mode `rewrite` starts from: a hub dataset, a file, or traces that were made here."""
+    """The text traces that mode `rewrite` starts from: a hub dataset, a file, or the traces of a run."""
 
     source: Literal["hub", "file", "traces"] = "hub"
     id: str = ""  # of the hub dataset
@@ -36,9 +36,7 @@ class TextSource(Section):
                 "synthesize.source.source = 'file' needs path, an absolute one (JSONL, JSON, CSV or parquet)"
             )
         if self.source == "traces" and not self.run:
-            raise ValueError(
-                "synthesize.source.source = 'traces' needs run, the name of a run that has traces"
-            )
+            raise ValueError("synthesize.source.source = 'traces' needs run, the name of a run with traces")
         if self.source == "hub" and bool(self.id) != bool(self.revision):
             raise ValueError("synthesize.source.source = 'hub' needs id and revision (a commit hash)")
         return self
@@ -47,47 +45,47 @@ class TextSource(Section):
 class TeacherConfig(EndpointConfig):
     """The model that writes: behind an endpoint, or in an engine of the stage's own process.
 
-    For an engine `model` is an absolute save_pretrained directory (bootstrap: leave it empty), and of the rest only
-    temperature, top_p and max_response_tokens count.
+    For an engine `model` is an absolute save_pretrained directory (bootstrap: leave it empty), and only temperature,
+    top_p and max_response_tokens of the other keys have an effect.
     """
 
     backend: Literal["endpoint", "engine"] = "endpoint"
-    # how a turn goes on after code ran. user_turn: the output is the next user message, works everywhere; prefill: the
-    # assistant's message is continued, as in RL (vllm serve)
+    # of a turn after its code ran. user_turn: the output is the next user message, which works everywhere; prefill:
+    # the assistant's message is continued, as in RL (vllm serve)
     continuation: Literal["user_turn", "prefill"] = "user_turn"
     samples_per_request: int = Field(1, ge=1)  # n, where the endpoint supports it
 
 
 class JudgeConfig(EndpointConfig):
-    """A model that votes on the code of a trace: is it novel, is it significant? Off while `model` is empty."""
+    """A model that votes on whether the code of a trace is novel and significant. Off while `model` is empty."""
 
     votes: int = Field(3, ge=1)  # on each trace
     max_response_tokens: int = Field(512, ge=1)
 
 
 class SynthesizeConfig(Section):
-    """Cold-start traces from a teacher, every code block executed again."""
+    """Cold-start traces from a teacher; every code block is executed again."""
 
     # script: the embedded teacher, a program for the tiny world; rewrite: a model puts code into text traces (ReTool);
     # live: a model solves the problems with the interpreter running; bootstrap: our own checkpoint does
     mode: Literal["script", "rewrite", "live", "bootstrap"] = "script"
     traces_per_problem: int = Field(1, ge=1)
-    most_problems: int | None = Field(None, ge=1)  # the first of them: to try a teacher before paying for all
+    most_problems: int | None = Field(None, ge=1)  # only the first so many, to try a teacher cheaply
     teacher: TeacherConfig = TeacherConfig()
     judge: JudgeConfig = JudgeConfig()
     source: TextSource = TextSource()
     prompt: str = ""  # absolute path of a Jinja2 template in place of data/prompts/<mode>.j2 (rewrite, live)
-    # absolute directory of responses that an earlier run got (its artifact, or its scratch directory if it failed):
-    # they are taken first, and only what is missing is asked for
+    # absolute directory of an earlier run's responses (its artifact, or its scratch directory if it failed), which are
+    # used before the endpoint is asked
     responses: str = ""
     verification: VerificationConfig = VerificationConfig()
     selection: SelectionConfig = SelectionConfig()
 
-    # what follows is of mode `script` alone
+    # the following keys are for mode `script`
     code_share: float = Field(0.5, ge=0, le=1)  # traces with code; the others reason in text alone
-    # of those with code: a failed block, then its correction
+    # of those with code: with a failed block and its correction
     correction_share: float = Field(0.15, ge=0, le=1)
-    # of those with code: the result is checked by another program
+    # of those with code: with a second program that checks the result
     check_share: float = Field(0.1, ge=0, le=1)
     wrong_program_rate: float = Field(0.03, ge=0, le=1)
     syntax_error_rate: float = Field(0.02, ge=0, le=1)
@@ -97,12 +95,12 @@ class SynthesizeConfig(Section):
 
     @property
     def uses_engine(self) -> bool:
-        """Whether the stage itself holds a model."""
+        """Whether the stage loads a model."""
         return self.mode != "script" and self.teacher.backend == "engine"
 
     @property
     def uses_endpoint(self) -> bool:
-        """Whether the stage asks a server."""
+        """Whether the stage asks an endpoint."""
         return self.mode != "script" and self.teacher.backend == "endpoint"
 
     @model_validator(mode="after")
@@ -113,7 +111,7 @@ class SynthesizeConfig(Section):
             if self.mode == "bootstrap" and teacher.continuation != "prefill":
                 raise ValueError(
                     "synthesize.mode = 'bootstrap' at an endpoint needs teacher.continuation = 'prefill': "
-                    "our models go on within their turn"
+                    "our models continue within their turn"
                 )
         elif self.uses_engine and self.mode != "bootstrap" and not Path(teacher.model).is_absolute():
             raise ValueError(

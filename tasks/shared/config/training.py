@@ -1,7 +1,7 @@
-"""How models are trained: the sections `sft` and `rl` of the configuration tree, and the optimizer both share.
+"""Training: the sections `sft` and `rl` of the configuration tree, and the optimizer that both share.
 
-A number that can be switched off is off at 0, since TOML has no null. Combinations that make no sense are errors here,
-before anything heavy starts.
+A number that can be switched off is off at 0, because TOML has no null. Contradictory settings are errors here, before
+anything heavy starts.
 """
 
 import re
@@ -24,17 +24,15 @@ class LoraConfig(Section):
     alpha: int = Field(64, ge=1)  # an adapter counts alpha / rank times
     # names of linear layers, as q_proj; all-linear: each of the body's
     targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
-    # the frozen weights: as loaded, or the body's linear layers in four bits (QLoRA, arXiv 2305.14314), which needs
-    # the package bitsandbytes
+    # the frozen weights: as loaded, or with the body's linear layers in four bits (QLoRA, arXiv 2305.14314), which
+    # needs the package bitsandbytes
     base: Literal["as_loaded", "nf4"] = "as_loaded"
 
     @field_validator("targets")
     @classmethod
     def _targets_are_layers_of_the_body(cls, targets: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        ends = {"lm_head", "embed_tokens", "embed_out", "wte"} & set(
-            targets if isinstance(targets, tuple) else ()
-        )
-        if not targets or ends:
+        ends = {"lm_head", "embed_tokens", "embed_out", "wte"}
+        if not targets or (isinstance(targets, tuple) and ends & set(targets)):
             raise ValueError(
                 f"optimizer.lora.targets = {list(targets)}: name linear layers of the body, as q_proj; the embedding "
                 "and the output head stay as they are"
@@ -51,33 +49,25 @@ class OptimizerConfig(Section):
     weight_decay: float = Field(0.01, ge=0)
     betas: tuple[float, float] = (0.9, 0.95)
     max_grad_norm: float = Field(1.0, gt=0)
-    # before clipping; a step over it is bad; 0: only what is not finite
+    # of the norm before clipping; a step over it is bad; 0: only a norm that is not finite is
     grad_norm_bound: float = Field(0.0, ge=0)
-    on_bad_gradient: Literal["stop", "skip"] = "stop"  # skip: the step is left out, and counted
+    on_bad_gradient: Literal["stop", "skip"] = "stop"  # skip: the step changes nothing, and is counted
     zero_stage: Literal[0, 1, 2, 3] = 2
     ranks: int = Field(1, ge=1)  # processes, one a GPU, over all nodes
     nodes: int = Field(1, ge=1)  # hosts that they are spread over; more than one: docs/operations.md
-    offload: bool = False  # optimizer state, and with it the update, in the host's memory
-    gradient_checkpointing: bool = False  # each layer computed again in the backward pass: a third slower
+    offload: bool = False  # keeps the optimizer state, and so the update, in the host's memory
+    gradient_checkpointing: bool = False  # computes each layer again in the backward pass: a third slower
     lora: LoraConfig | None = None  # adapters are trained; without it every weight is
 
     @model_validator(mode="after")
-    def _offload_has_shards(self) -> Self:
+    def _keys_fit_together(self) -> Self:
         if self.offload and self.zero_stage == 0:
             raise ValueError("optimizer.offload = true needs zero_stage 1, 2 or 3: set optimizer.zero_stage")
-        return self
-
-    @model_validator(mode="after")
-    def _four_bits_are_not_sharded(self) -> Self:
         if self.zero_stage == 3 and self.lora is not None and self.lora.base == "nf4":
             raise ValueError(
-                "optimizer.lora.base = 'nf4' with zero_stage = 3: DeepSpeed cannot cut packed weights over ranks; set "
+                "optimizer.lora.base = 'nf4' with zero_stage = 3: DeepSpeed cannot partition packed weights; set "
                 "optimizer.zero_stage to 0, 1 or 2, or lora.base to 'as_loaded'"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _nodes_have_equally_many_ranks(self) -> Self:
         if self.ranks % self.nodes:
             raise ValueError(
                 f"optimizer.ranks = {self.ranks} cannot be spread evenly over optimizer.nodes = {self.nodes}; "
@@ -95,8 +85,8 @@ class SftConfig(Section):
     tokens_per_step: int = Field(131072, ge=1)  # packed tokens in one optimizer step, over all ranks
     tokens_per_micro_batch: int = Field(16384, ge=1)  # one packed row
     checkpoint_every_steps: int = Field(50, ge=1)
-    validation_share: float = Field(0.0, ge=0, lt=1)  # of the problems, whose traces are kept out of training
-    evaluate_every_steps: int = Field(0, ge=0)  # their loss, every so many steps; 0: never
+    validation_share: float = Field(0.0, ge=0, lt=1)  # of the problems; their traces are not trained on
+    evaluate_every_steps: int = Field(0, ge=0)  # steps between two measurements of their loss; 0: never
     # beside metrics.jsonl; TensorBoard's files are under <home>/tensorboard
     sinks: tuple[MetricsSink, ...] = ()
 
@@ -111,7 +101,7 @@ class SftConfig(Section):
 
 
 class CriticConfig(Section):
-    """PPO's critic; what is not here (ZeRO, ranks, betas, clipping, offload) is as in `rl.optimizer`, LoRA aside:
+    """PPO's critic. Other settings (ZeRO, ranks, betas, clipping, offload) are those of `rl.optimizer`, except LoRA:
     every weight of a critic is trained."""
 
     learning_rate: float = Field(2e-6, gt=0)  # verl's ReTool recipe; the paper does not state it
@@ -123,30 +113,30 @@ class CriticConfig(Section):
 
 
 class RlConfig(Section):
-    """On-policy RL with live code; one round is one container run of `steps_per_round` steps."""
+    """RL with live code; a round is one run of the stage, of `steps_per_round` steps."""
 
-    # how many, or what changes in each: [{ "generation.max_response_tokens" = 8192 }, {}] (`recipes.round_recipe`)
+    # their number, or the changes in each: [{ "generation.max_response_tokens" = 8192 }, {}] (`recipes.round_recipe`)
     rounds: int | tuple[dict[str, Any], ...] = 4
-    problems: tuple[str, ...] = ()  # sets of data.train that are sampled; empty: all
+    problems: tuple[str, ...] = ()  # the sampled sets of data.train; empty: all
     steps_per_round: int = Field(100, ge=1)
-    # steps by which what a step trains on may have been begun before it: 0 samples and trains in turn; more, and the
-    # sampler goes on while the trainer works (docs/asynchronous.md)
+    # 0: samples and trains in turn. More: samples while it trains, and a step's trajectories may have been begun up to
+    # so many steps before it (docs/asynchronous.md)
     staleness: int = Field(0, ge=0)
-    # weights go to requests that run, which go on with them; false: they end first
+    # new weights go to running requests, which continue with them; false: running requests end first
     update_in_flight: bool = False
     prompts_per_step: int = Field(128, ge=1)
     samples_per_prompt: int = Field(16, ge=1)
     algorithm: Literal["ppo", "grpo", "dr_grpo", "rloo", "reinforce"] = "grpo"
     critic: CriticConfig = CriticConfig()  # of "ppo" alone
-    # clip: PPO's; gspo: ratio and clip of the whole sequence (arXiv 2507.18071; there clip_low 3e-4, clip_high 4e-4,
-    # reduction "sequence"); cispo: the clipped ratio weighs the gradient and stops none (arXiv 2506.13585)
+    # clip: PPO's; gspo: ratio and clip of the whole sequence (arXiv 2507.18071, with clip_low 3e-4, clip_high 4e-4,
+    # reduction "sequence"); cispo: the clipped ratio weights the gradient, no token loses it (arXiv 2506.13585)
     objective: Objective = "clip"
-    # token: every sampled token of the batch weighs the same (DAPO); sequence: every trajectory (GRPO);
-    # constant: divided by the largest number of tokens there could be, whatever was sampled (Dr.GRPO)
+    # token: every sampled token of the batch has the same weight (DAPO); sequence: every trajectory (GRPO);
+    # constant: divides by the most tokens that could be sampled, however many were (Dr.GRPO)
     reduction: Reduction = "token"
     clip_low: float = Field(0.2, gt=0, lt=1)
     clip_high: float = Field(0.28, gt=0)  # clip-higher (DAPO)
-    # of "clip": the loss of a negative advantage A ends at -c A; 0 is off
+    # of "clip": bounds the loss of a negative advantage A by -c A; 0 is off
     dual_clip: float = Field(3.0, ge=0)
     mini_batches: int = Field(1, ge=1)  # optimizer steps on one batch of rollouts
     temperature: float = Field(1.0, gt=0)
@@ -157,40 +147,42 @@ class RlConfig(Section):
     # a trajectory whose geometric mean of trainer over sampler leaves [1 / bound, bound] is masked; 0 is off
     sequence_mask: float = Field(0.0, ge=0)
     filter_void_turns: bool = True  # SimpleTIR
-    drop_equal_rewards: bool = True  # dynamic sampling (DAPO): a group all right or all wrong teaches nothing
-    # times a step samples, to replace groups of equal rewards; 1: never
+    drop_equal_rewards: bool = (
+        True  # dynamic sampling (DAPO): a group all correct or all wrong teaches nothing
+    )
+    # times that a step samples at most, to replace groups of equal rewards; 1: never replaces
     resample_attempts: int = Field(1, ge=1)
-    # rStar2: twice the samples, then half, right ones with clean code preferred
+    # rStar2: samples twice as many and keeps half, preferring correct ones with clean code
     resample_on_correct: bool = False
-    # beside failing code, answers that are missing, broken or given more than once weigh against a right one (rStar2)
+    # its penalties also count answers that are missing, broken or given more than once (rStar2)
     resample_format_penalty: bool = False
-    # "package.module:function" or "/absolute/path.py:function": what an answer is worth, in place of +1 and -1
+    # "package.module:function" or "/absolute/path.py:function", which scores answers in place of +1 and -1
     reward: str = ""
-    reward_arguments: dict[str, str | int | float | bool] = Field({})  # that the function is called with
-    # the one secret its process is given
+    reward_arguments: dict[str, str | int | float | bool] = Field({})  # of the function
+    # the only secret that its process gets
     reward_key_variable: str = Field("", pattern=r"^([A-Z][A-Z0-9_]*)?$")
-    reward_seconds: float = Field(600.0, gt=0)  # for the responses that a rank has in a step
+    reward_seconds: float = Field(600.0, gt=0)  # for one rank's responses in a step
     reward_memory_mb: int = Field(4096, ge=64)
     overlong_buffer_tokens: int = Field(0, ge=0)  # soft overlong penalty (DAPO); 0 is off
-    failed_code_penalty: float = Field(0.0, ge=0)  # ToRL tried 0.5: it brought nothing
+    failed_code_penalty: float = Field(0.0, ge=0)  # ToRL tried 0.5, without a gain
     tokens_per_micro_batch: int = Field(18432, ge=1)  # holds at least one prompt and response
     checkpoint_every_steps: int = Field(10, ge=1)
-    # samples the evaluation sets at the weights of every so many steps, for a curve (docs/rl.md); 0: never
+    # steps between two evaluations of the weights, for a curve (docs/rl.md); 0: never
     evaluate_every_steps: int = Field(0, ge=0)
     evaluate_sets: tuple[str, ...] = ()  # names of data.evaluation; empty: all
     evaluate_samples: int = Field(4, ge=1)  # of each problem
     evaluate_top_p: float = Field(0.7, gt=0, le=1)
-    # best: beside the last checkpoint that of the highest accuracy, which evaluation then takes
+    # best: also keeps the checkpoint of the highest accuracy, which is then evaluated in place of the last
     keep: Literal["last", "best"] = "last"
-    # largest mean of |log-prob| gaps of sampler and trainer after a weight sync; 0: what model.dtype allows
+    # on the mean |log-prob| gap of sampler and trainer after a weight sync; 0: a bound for model.dtype
     probe_bound: float = Field(0.0, ge=0)
-    # vLLM beside the trainer on a GPU: asleep from the last sample of a step to the weight sync, its memory the
-    # trainer's. The CPU build goes through the same calls and frees nothing.
+    # for vLLM and trainer on the same GPU: vLLM sleeps from a step's last sample to the weight sync, and the trainer
+    # uses its memory. The CPU build makes the same calls and frees nothing.
     sleep_sampler: bool = False
-    # the other way round, under ZeRO-3: what optimizer steps alone use (master weights, moments, gradients) is in the
-    # host's memory while the sampler is awake
+    # the reverse, under ZeRO-3: what only optimizer steps use (master weights, moments, gradients) is in the host's
+    # memory while the sampler is awake
     offload_while_sampling: bool = False
-    min_entropy: float = Field(0.0, ge=0)  # nats a sampled token; below it the policy has collapsed; 0 is off
+    min_entropy: float = Field(0.0, ge=0)  # nats a sampled token; a policy below it has collapsed; 0 is off
     on_empty_step: Literal["skip", "stop"] = "skip"  # a step whose filters left nothing to learn from
     optimizer: OptimizerConfig = OptimizerConfig()
     # beside metrics.jsonl; TensorBoard's files are under <home>/tensorboard
@@ -214,7 +206,7 @@ class RlConfig(Section):
 
     @property
     def num_rounds(self) -> int:
-        """How many rounds there are."""
+        """The number of rounds."""
         return self.rounds if isinstance(self.rounds, int) else len(self.rounds)
 
     @property
@@ -223,66 +215,23 @@ class RlConfig(Section):
         return self.samples_per_prompt * (2 if self.resample_on_correct else 1)
 
     @model_validator(mode="after")
-    def _samples_without_truncation(self) -> Self:
+    def _loss_keys_fit_together(self) -> Self:
         if self.top_p != 1.0:
             raise ValueError(
                 "rl.top_p must be 1.0: truncated sampling biases the ratio; use evaluate.top_p for evaluation"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _bounds_of_ratios_are_over_one(self) -> Self:
         for name in ("dual_clip", "importance_cap", "sequence_mask"):
             value = getattr(self, name)
             if 0 < value <= 1:
                 raise ValueError(f"rl.{name} = {value:g}: a bound of a ratio is over 1; 0 switches it off")
-        return self
-
-    @model_validator(mode="after")
-    def _best_is_known(self) -> Self:
-        if self.keep == "best" and not self.evaluate_every_steps:
-            raise ValueError(
-                "rl.keep = 'best' needs evaluations to choose by: set rl.evaluate_every_steps to 1 or more"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _there_is_something_to_offload(self) -> Self:
-        optimizer = self.optimizer
-        if self.offload_while_sampling and (optimizer.zero_stage != 3 or optimizer.offload or self.staleness):
-            raise ValueError(
-                "rl.offload_while_sampling needs rl.optimizer.zero_stage = 3, rl.optimizer.offload = false (it keeps "
-                "the states in the host's memory for good) and rl.staleness = 0; set it to false, or those"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _staleness_is_weighed(self) -> Self:
-        if self.staleness and not self.importance_cap:
-            raise ValueError(
-                f"rl.staleness = {self.staleness} with rl.importance_cap = 0: what older weights sampled has to be "
-                "weighed; set rl.importance_cap to 2"
-            )
-        if self.update_in_flight and not self.staleness:
-            raise ValueError(
-                "rl.update_in_flight = true with rl.staleness = 0: nothing is in flight when weights change; set "
-                "rl.staleness to 1 or more"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _objective_has_its_reduction(self) -> Self:
         if self.objective == "gspo" and self.reduction != "sequence":
             raise ValueError(
-                f"rl.objective = 'gspo' weighs sequences alike: set rl.reduction = 'sequence', not '{self.reduction}'"
+                "rl.objective = 'gspo' gives sequences equal weight: set rl.reduction = 'sequence', "
+                f"not '{self.reduction}'"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _algorithm_has_what_it_needs(self) -> Self:
         if self.algorithm != "ppo" and self.critic != CriticConfig():
             raise ValueError(
-                f"rl.critic is of algorithm 'ppo', but rl.algorithm = '{self.algorithm}': take it out or use 'ppo'"
+                f"rl.critic needs algorithm 'ppo', but rl.algorithm = '{self.algorithm}': take it out or use 'ppo'"
             )
         grouped = self.algorithm in ("grpo", "dr_grpo", "rloo")
         if self.samples_per_prompt == 1 and (grouped or self.drop_equal_rewards):
@@ -299,14 +248,34 @@ class RlConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _resampling_fits(self) -> Self:
+    def _sampling_keys_fit_together(self) -> Self:
+        if self.keep == "best" and not self.evaluate_every_steps:
+            raise ValueError(
+                "rl.keep = 'best' needs evaluations to choose by: set rl.evaluate_every_steps to 1 or more"
+            )
+        optimizer = self.optimizer
+        if self.offload_while_sampling and (optimizer.zero_stage != 3 or optimizer.offload or self.staleness):
+            raise ValueError(
+                "rl.offload_while_sampling needs rl.optimizer.zero_stage = 3, rl.optimizer.offload = false (it keeps "
+                "the states in the host's memory for good) and rl.staleness = 0; set it to false, or those"
+            )
+        if self.staleness and not self.importance_cap:
+            raise ValueError(
+                f"rl.staleness = {self.staleness} with rl.importance_cap = 0: samples of older weights need importance "
+                "weights; set rl.importance_cap to 2"
+            )
+        if self.update_in_flight and not self.staleness:
+            raise ValueError(
+                "rl.update_in_flight = true with rl.staleness = 0: nothing is in flight when weights change; set "
+                "rl.staleness to 1 or more"
+            )
         if self.resample_attempts > 1 and not self.drop_equal_rewards:
             raise ValueError(
                 "rl.resample_attempts > 1 replaces the groups that rl.drop_equal_rewards leaves out: set that to true"
             )
         if self.resample_format_penalty and not self.resample_on_correct:
             raise ValueError(
-                "rl.resample_format_penalty weighs what rl.resample_on_correct chooses: set that to true"
+                "rl.resample_format_penalty needs rl.resample_on_correct, whose choice it affects: set that to true"
             )
         if self.resample_on_correct and self.samples_per_prompt == 1:
             raise ValueError(

@@ -27,7 +27,7 @@ def draw(
 
     The log-prob is under the distribution that was sampled from: logits over temperature, cut to the top-p nucleus and
     renormalised; with temperature 1 and top-p 1 the model's own. For greedy rows (temperature 0) it is the model's own
-    too, because their distribution is a point. The cumulative sum is in float64: 1e5 float32 terms would shift the tail.
+    too, because their distribution is a point. The sum runs in float64: 1e5 float32 terms would shift the tail.
     """
     logits = logits.float()
     greedy = [sampling.temperature == 0 for sampling in samplings]

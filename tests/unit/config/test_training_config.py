@@ -11,7 +11,7 @@ from tasks.shared.config.recipes import load_recipe
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"critic": {"learning_rate": 1e-5}}, "rl.critic is of algorithm 'ppo', but rl.algorithm = 'grpo'"),
+        ({"critic": {"learning_rate": 1e-5}}, "rl.critic needs algorithm 'ppo', but rl.algorithm = 'grpo'"),
         (
             {"algorithm": "ppo", "rounds": 1, "steps_per_round": 5, "critic": {"warmup_steps": 5}},
             "no step is left of rounds x steps_per_round = 5 for the policy; lower it",
@@ -28,8 +28,8 @@ from tasks.shared.config.recipes import load_recipe
             },
             "set rl.samples_per_prompt to 2 or more",
         ),
-        ({"objective": "gspo"}, "weighs sequences alike: set rl.reduction = 'sequence', not 'token'"),
-        ({"resample_format_penalty": True}, "weighs what rl.resample_on_correct chooses: set that to true"),
+        ({"objective": "gspo"}, "gives sequences equal weight: set rl.reduction = 'sequence', not 'token'"),
+        ({"resample_format_penalty": True}, "needs rl.resample_on_correct, whose choice it affects: set that to true"),
         ({"dual_clip": 0.5}, "rl.dual_clip = 0.5: a bound of a ratio is over 1; 0 switches it off"),
         ({"sequence_mask": 1.0}, "rl.sequence_mask = 1: a bound"),
         ({"importance_cap": 0.9}, "rl.importance_cap = 0.9: a bound"),
@@ -81,7 +81,7 @@ def test_what_is_put_away_while_sampling_is_zero_3_s() -> None:
         ({"rl.update_in_flight": True}, r"with rl\.staleness = 0: nothing is in flight"),
         (
             {"generation.placement": "beside", "generation.engine": "vllm"},
-            r"'beside' is of generation\.engine = 'transformers'; vLLM's is 'pool'",
+            r"'beside' needs generation\.engine = 'transformers'; for vLLM use 'pool'",
         ),
     ],
 )

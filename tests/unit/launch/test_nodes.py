@@ -39,7 +39,7 @@ def test_hosts_that_sample_are_beside_those_that_train() -> None:
     ("overrides", "remedy"),
     [
         ({"engine": "transformers", "placement": "pool"}, r"needs generation\.engine = 'vllm'"),
-        ({"pool.servers": 2}, r"is of generation\.placement = 'pool'"),
+        ({"pool.servers": 2}, r"needs generation\.placement = 'pool'"),
         (
             {"placement": "pool", "pool.addresses": ["10.0.0.1:8000"]},
             r"'10\.0\.0\.1:8000' is not http://host:port",
@@ -52,7 +52,7 @@ def test_hosts_that_sample_are_beside_those_that_train() -> None:
                 "pool.key_variable": "KEY",
                 "pool.servers": 2,
             },
-            r"pool\.servers is of servers that the stage starts",
+            r"pool\.servers is for servers that the stage starts",
         ),
     ],
 )

@@ -48,11 +48,11 @@ def written_after_a_kill(directory: Path, step: int) -> list[str]:
 
 def test_a_point_has_the_problem_as_its_unit() -> None:
     grades = [("a", f"p{i}", i < 2) for i in range(4) for _ in range(8)] + [("b", "q", True)]
-    point = measures(grades, num_wanted=34)
+    point = measures(grades, num_requested=34)
     assert (point["a/accuracy"], point["b/accuracy"], point["accuracy"]) == (0.5, 1.0, 0.75)
     assert (point["samples"], point["void"]) == (33, 1)
     assert point["a/high"] - point["a/low"] > 0.9, "four problems, whatever their samples"
-    assert measures([], num_wanted=2)["accuracy"] is None
+    assert measures([], num_requested=2)["accuracy"] is None
 
 
 def test_best_needs_evaluations() -> None:
