@@ -1,4 +1,4 @@
-"""Where regressions are sent: a webhook block and an automation that fires on the nightly run's event.
+"""Sends regressions to a webhook, by a block and an automation that fires on the nightly run's event.
 
     eval "$(tirflow env)"; python -m flows.alerts https://example.org/hook
 

@@ -1,4 +1,4 @@
-"""A checkpoint's own traces: sampled with live code, kept where they are right, and trained on, round after round.
+"""Bootstrapping: samples a checkpoint with live code, keeps correct traces, and trains on them, round after round.
 
 prefect deployment run bootstrap/tiny -p run=demo                     # rejection sampling, SFT, paired gain
 """
@@ -26,30 +26,30 @@ def bootstrap(
     into: str = "",
     force: bool = False,
 ) -> dict[str, ArtifactRef]:
-    """Sample the training problems with a checkpoint, keep what is right, train on it; round after round.
+    """Sample the training problems with a checkpoint, keep correct traces, train on them; round after round.
 
     Args:
         run: the run whose recipe and inputs are taken.
-        checkpoint: which of the run's to start from.
-        rounds: each goes on with the checkpoint of the one before.
+        checkpoint: the run's checkpoint to start from.
+        rounds: their number; each continues with the checkpoint of the one before.
         overrides: keys of the recipe and their values, such as {"sft.max_steps": 50}.
-        into: name under which the outcome is noted; `<run>-bootstrap` by default.
-        force: execute although the same work has been done.
+        into: name under which the outcome is recorded; `<run>-bootstrap` by default.
+        force: execute again although the same work has been done.
     """
     changes = {"synthesize.mode": "bootstrap"} | (overrides or {})
-    job, record = rerun(
+    current, record = rerun(
         ("synthesize", "sft", "evaluate"), run, "", changes, into or f"{run}-bootstrap", force
     )
     taken = take(record, PROBLEMS | EVALUATION_SETS | {"checkpoint": checkpoint_of(record, checkpoint)}, {})
     policy, sets = taken["checkpoint"], taken["evaluation_sets"]
-    evaluations: dict[str, ArtifactRef] = {checkpoint: evaluate(job, checkpoint, policy, sets)}
+    evaluations: dict[str, ArtifactRef] = {checkpoint: evaluate(current, checkpoint, policy, sets)}
     outputs: dict[str, ArtifactRef] = {}
     for number in range(1, rounds + 1):
         label = f"bootstrap_{number}"
-        traces = synthesize(job, taken["problems"], sets, policy, label=f"synthesize-{number}")
-        policy = sft(job, policy, traces, f"sft-{number}")
-        evaluations[label] = evaluate(job, label, policy, sets)
+        traces = synthesize(current, taken["problems"], sets, policy, label=f"synthesize-{number}")
+        policy = sft(current, policy, traces, f"sft-{number}")
+        evaluations[label] = evaluate(current, label, policy, sets)
         outputs |= {f"traces_{number}": traces, f"checkpoint_{number}": policy}
-    report_result = comparison(job, f"{job.name}: rounds of own traces", evaluations, "bootstrap")
-    publish_report(job, report_result)
+    report_result = comparison(current, f"{current.name}: rounds of own traces", evaluations, "bootstrap")
+    publish_report(current, report_result)
     return outputs | {f"evaluation_{name}": ref for name, ref in evaluations.items()}

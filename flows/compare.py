@@ -25,7 +25,7 @@ def compare(before: str, after: str, into: str = "comparisons") -> ArtifactRef:
     Args:
         before: an evaluation, <run>/<name>; names are base, sft, rl, promoted-<day>.
         after: the other one.
-        into: name under which the report is noted.
+        into: name under which the report is recorded.
     """
     records = RunRecords(store_uri())
     evaluations = {name: find_evaluation(records, name) for name in (before, after)}
@@ -34,18 +34,13 @@ def compare(before: str, after: str, into: str = "comparisons") -> ArtifactRef:
     record = records.read(after.partition("/")[0])
     recipe = resolve_recorded(record.recipe, {}, record.run, "report")
     records.begin(into, record.recipe)
-    made = comparison(
-        Run(into, recipe), f"{before} and {after}", evaluations, f"{before}-{after}".replace("/", ".")
-    )
-    lines = [
-        f"# {after} against {before}",
-        "",
-        f"Report: `{Store(store_uri()).describe(made.outputs['report'])}`",
-        "",
-    ]
-    lines += [f"- {name}: {value:+.4f}" for name, value in made.metrics.items() if isinstance(value, float)]
+    label = f"{before}-{after}".replace("/", ".")
+    result = comparison(Run(into, recipe), f"{before} and {after}", evaluations, label)
+    location = Store(store_uri()).describe(result.outputs["report"])
+    lines = [f"# {after} against {before}", "", f"Report: `{location}`", ""]
+    lines += [f"- {name}: {value:+.4f}" for name, value in result.metrics.items() if isinstance(value, float)]
     create_markdown_artifact("\n".join(lines), key=artifact_key(f"compare-{before}-{after}"))
-    return made.outputs["report"]
+    return result.outputs["report"]
 
 
 def find_evaluation(records: RunRecords, name: str) -> ArtifactRef:
@@ -67,7 +62,7 @@ def comparison(
     label: str,
     nights: dict[str, ArtifactRef] | None = None,
 ) -> StageResult:
-    """The report of these evaluations in this order, each compared with every earlier one; `nights`: see the stage."""
+    """Report these evaluations in this order, each compared with every earlier one; `nights`: inputs of the stage."""
     config = ReportConfig(title=title, evaluations=tuple(evaluations))
     recipe = run.recipe.model_copy(update={"report": config})
     inputs = {f"evaluation_{name}": ref for name, ref in evaluations.items()} | (nights or {})

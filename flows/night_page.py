@@ -1,4 +1,4 @@
-"""What a night has found, and how people see it in the Prefect UI: a table, a page with the trend, an image a set."""
+"""The results of a night, and their page in the Prefect UI: a table, the trend, and an image for each set."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -17,11 +17,11 @@ from tasks.shared.runs.tags import Night
 
 @dataclass(slots=True)
 class Tonight:
-    """What a night has found so far."""
+    """The results of a night so far."""
 
     day: str  # ISO date
     evaluations: dict[str, ArtifactRef] = field(default_factory=dict)  # by subject
-    reports: dict[str, str] = field(default_factory=dict)  # by subject, the place
+    reports: dict[str, str] = field(default_factory=dict)  # by subject: their location
     pairs: list[Pair] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
@@ -76,5 +76,5 @@ def _page(tonight: Tonight, drops: Sequence[Drop], images: Mapping[str, str]) ->
     lines += [f"- **{drop.message}**" for drop in drops] or ["No significant drop."]
     lines += ["", *(f"- failed: {failure}" for failure in tonight.failures)]
     lines += [f"- {remark}" for remark in tonight.remarks]
-    lines += ["", *(f"- report of {name}: `{place}`" for name, place in tonight.reports.items()), ""]
+    lines += ["", *(f"- report of {name}: `{location}`" for name, location in tonight.reports.items()), ""]
     return "\n".join([*lines, *(f"![{title}]({image})\n" for title, image in images.items())])

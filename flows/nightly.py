@@ -1,11 +1,11 @@
-"""Every night: each tagged checkpoint evaluated again, compared with its last night and its reference, and the trend.
+"""Every night, evaluates each tagged checkpoint again, compares it with its last night and reference, shows the trend.
 
     prefect deployment run nightly/nightly                          # now, besides its schedule in prefect.yaml
     prefect deployment schedule pause nightly/nightly <id>          # ls, pause, resume, clear
 
-A significant drop is emitted as a Prefect event (`flows/alerts.py` sends it on) and fails the nightly run itself, since
-a busy SQLite may lose an event. The same seed every night: an unchanged checkpoint gives identical samples, or the
-report says what changed; `fresh_samples` draws new ones instead.
+A significant drop is emitted as a Prefect event (`flows/alerts.py` sends it on). It also fails the nightly run, because
+a busy SQLite may lose an event. The seed is the same every night, so an unchanged checkpoint gives identical samples,
+or the report says what changed; `fresh_samples` draws new ones instead.
 """
 
 from datetime import UTC, date, datetime
@@ -34,7 +34,7 @@ from tasks.shared.reporting.nights import Drop, regression_event, significant_dr
 from tasks.shared.runs.record import RunRecords
 from tasks.shared.runs.tags import Night, Nights
 
-RECORD = "nightly"  # the run under whose name the nights' evaluations and reports are noted
+RECORD = "nightly"  # the run that records the nights' evaluations and reports
 SHOWN = 60  # nights in a trend
 
 
@@ -55,11 +55,11 @@ def nightly(
     Fails with NightFailed, after everything is published, on a significant drop or a failed evaluation.
 
     Args:
-        runs: runs whose latest checkpoint is evaluated; by default those that changed lately.
-        days: how lately, in days.
-        day: the ISO date it counts as; today by default.
+        runs: runs whose latest checkpoint is evaluated; by default those that changed recently.
+        days: how many days count as recent.
+        day: the ISO date of the night; today by default.
         fresh_samples: draw other samples than last night.
-        force: evaluate again what has this night already.
+        force: evaluate again although this night has an evaluation.
     """
     tonight = Tonight(_day(day))
     found, tonight.failures = subjects(store_uri(), runs, days, tonight.day)
@@ -70,52 +70,47 @@ def nightly(
     for subject in found:
         try:
             _evaluate(subject, tonight, fresh_samples, force)
-        except (StageFailed, ValueError) as error:  # one that cannot be evaluated keeps no other from it
+        except (StageFailed, ValueError) as error:  # the others are evaluated all the same
             tonight.failures.append(f"{subject.name}: {error}")
     drops = significant_drops(tonight.pairs)
-    publish_night(Store(store_uri()), tonight, _shown_nights(tonight), drops)
+    shown = {name: _until(name, tonight.day)[-SHOWN:] for name in tonight.evaluations}
+    publish_night(Store(store_uri()), tonight, shown, drops)
     _alert(drops, tonight)
     return tonight.evaluations
 
 
 def _evaluate(subject: Subject, tonight: Tonight, fresh_samples: bool, force: bool) -> None:
-    """Evaluate one checkpoint, note the night, compare, write its report."""
+    """Evaluate one checkpoint, record the night, compare, write its report."""
     nights, records = Nights(store_uri()), RunRecords(store_uri())
     records.begin(RECORD, subject.recipe.model_dump(mode="json"))
-    job = Run(RECORD, subject.recipe, force=True)
+    run = Run(RECORD, subject.recipe, force=True)
     done = {(night.day, night.checkpoint): night.evaluation for night in nights.of(subject.name)}
     evaluation = done.get((tonight.day, subject.checkpoint))
     if evaluation is None or force:
         seed_label = f"nightly/{tonight.day}" if fresh_samples else "evaluate"
         name = f"{subject.name}-{tonight.day}"
-        evaluation = evaluate(job, name, subject.checkpoint, subject.evaluation_sets, seed_label)
+        evaluation = evaluate(run, name, subject.checkpoint, subject.evaluation_sets, seed_label)
         nights.add(subject.name, Night(day=tonight.day, checkpoint=subject.checkpoint, evaluation=evaluation))
     tonight.evaluations[subject.name] = evaluation
     earlier = _earlier(subject, tonight)
     for against, ref in earlier.items():
         _compare(subject.name, against, ref, evaluation, tonight)
-    shown = {
-        "reference": earlier.get("reference"),
-        "last night": earlier.get("last night"),
-        "tonight": evaluation,
-    }
-    made = comparison(
+    shown = {name: earlier[name] for name in ("reference", "last night") if name in earlier}
+    past = _until(subject.name, tonight.day)[-SHOWN:]
+    result = comparison(
         Run(RECORD, subject.recipe),
         f"{subject.name}, night of {tonight.day}",
-        {name: ref for name, ref in shown.items() if ref is not None},
+        {**shown, "tonight": evaluation},
         subject.name,
-        {
-            f"night_{night.day}_{subject.name}": night.evaluation
-            for night in _until(subject.name, tonight.day)[-SHOWN:]
-        },
+        {f"night_{night.day}_{subject.name}": night.evaluation for night in past},
     )
-    tonight.reports[subject.name] = f"{Store(job.store).describe(made.outputs['report'])}/report.html"
+    tonight.reports[subject.name] = f"{Store(run.store).describe(result.outputs['report'])}/report.html"
 
 
 def _earlier(subject: Subject, tonight: Tonight) -> dict[str, ArtifactRef]:
-    """What the subject is compared with, as far as it is in the store: its last night, and its reference.
+    """The evaluations in the store to compare with: the subject's last night, and its reference.
 
-    The reference is what was noted when it was tagged or trained, or else its first night.
+    The reference is the evaluation recorded when it was tagged or trained, or else its first night.
     """
     past = _until(subject.name, tonight.day)[:-1]
     found = {"last night": past[-1].evaluation} if past else {}
@@ -137,23 +132,19 @@ def _until(subject: str, day: str) -> list[Night]:
 
 
 def _compare(name: str, against: str, before: ArtifactRef, after: ArtifactRef, tonight: Tonight) -> None:
-    """Add the pairs of every set, and a remark where they cannot be compared or differ without a cause in the model."""
+    """Add the pairs of every set, and a remark if they cannot be compared or changed without a cause in the model."""
     store = Store(store_uri())
     first, second = read_evaluated(store, before), read_evaluated(store, after)
     differing = protocol_difference(first.summary, second.summary)
     shared = [] if differing else shared_sets(first, second)
     if not shared:
-        how = f"under another protocol ({differing})" if differing else "on other problems"
-        tonight.remarks.append(f"{name}: its {against} was taken {how}; not compared with it")
+        difference = f"under another protocol ({differing})" if differing else "on other problems"
+        tonight.remarks.append(f"{name}: its {against} was taken {difference}; not compared with it")
     tonight.pairs += [(name, set_name, against, old, new) for set_name, old, new in shared]
     changed = unexpected_change(first, second)
     if changed is not None:
         tonight.remarks.append(f"{name} against its {against}: {changed}")
         get_run_logger().warning("%s against its %s: %s", name, against, changed)
-
-
-def _shown_nights(tonight: Tonight) -> dict[str, list[Night]]:
-    return {name: _until(name, tonight.day)[-SHOWN:] for name in tonight.evaluations}
 
 
 def _alert(drops: list[Drop], tonight: Tonight) -> None:
@@ -162,7 +153,7 @@ def _alert(drops: list[Drop], tonight: Tonight) -> None:
     run = context.flow_run.name if context and context.flow_run else RECORD
     for drop in drops:
         get_run_logger().error("%s", drop.message)
-        report = tonight.reports.get(drop.tag, "none, it failed")  # which is no reason to be silent
+        report = tonight.reports.get(drop.tag, "none, it failed")
         emit_event(**regression_event(drop, run, report))
     wrong = [drop.message for drop in drops] + tonight.failures
     if wrong:
@@ -170,7 +161,7 @@ def _alert(drops: list[Drop], tonight: Tonight) -> None:
 
 
 def _day(day: str) -> str:
-    """The ISO date; ValueError if it is none."""
+    """The ISO date; ValueError for any other text."""
     try:
         return date.fromisoformat(day).isoformat() if day else datetime.now(UTC).date().isoformat()
     except ValueError:

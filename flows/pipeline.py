@@ -28,45 +28,45 @@ def train(
 
     Args:
         recipe: one of `tirflow recipes`, or a file.
-        run: name of the run, by default the recipe's; a name that exists goes on with it.
+        run: name of the run, by default the recipe's; an existing run is continued.
         overrides: keys of the recipe and their values, such as {"sft.max_steps": 50}.
-        force: execute every stage although its work has been done.
+        force: execute every stage again, finished ones too.
     """
-    job = start(recipe, run, overrides or {}, force)
-    if job.recipe.evaluate.endpoint.is_asked:
+    current = start(recipe, run, overrides or {}, force)
+    if current.recipe.evaluate.endpoint.is_asked:
         raise ValueError(
             "evaluate.endpoint serves one checkpoint and train evaluates several: set it for evaluate/local"
         )
-    outputs, report_result = stages(job)
-    publish_report(job, report_result)
+    outputs, report_result = stages(current)
+    publish_report(current, report_result)
     return outputs
 
 
-def stages(job: Run) -> tuple[dict[str, ArtifactRef], StageResult]:
-    """Run every stage in turn; return the artifacts and the report."""
-    plan = job.recipe
-    data = prepare(job)
+def stages(run: Run) -> tuple[dict[str, ArtifactRef], StageResult]:
+    """Run every stage in order; return the artifacts and the report."""
+    recipe = run.recipe
+    data = prepare(run)
     outputs: dict[str, ArtifactRef] = {}
 
     def score(which: str, checkpoint: ArtifactRef) -> None:
-        if which in plan.evaluate.checkpoints:
-            outputs[f"evaluation_{which}"] = evaluate(job, which, checkpoint, data.evaluation_sets)
+        if which in recipe.evaluate.checkpoints:
+            outputs[f"evaluation_{which}"] = evaluate(run, which, checkpoint, data.evaluation_sets)
 
     policy = data.checkpoint
     score("base", policy)
-    if plan.cold_start:
-        outputs["traces"] = synthesize(job, data.problems, data.evaluation_sets)
-        outputs["sft"] = policy = sft(job, data.checkpoint, outputs["traces"])
+    if recipe.cold_start:
+        outputs["traces"] = synthesize(run, data.problems, data.evaluation_sets)
+        outputs["sft"] = policy = sft(run, data.checkpoint, outputs["traces"])
         score("sft", policy)
 
-    reference = policy if plan.rl.kl_coefficient or plan.rl.optimizer.lora else None
+    reference = policy if recipe.rl.kl_coefficient or recipe.rl.optimizer.lora else None
     state = best = None
-    for number in range(1, plan.rl.num_rounds + 1):
-        latest = rl(job, number, policy, data.problems, state, reference, data.evaluation_sets, best)
+    for number in range(1, recipe.rl.num_rounds + 1):
+        latest = rl(run, number, policy, data.problems, state, reference, data.evaluation_sets, best)
         policy, state, best = latest.checkpoint, latest.trainer_state, latest.best
         outputs[f"rollouts_{number}"] = latest.rollouts
     policy = best or policy
     score("rl", policy)
 
-    report_result = report(job, outputs)
+    report_result = report(run, outputs)
     return {**outputs, "policy": policy}, report_result

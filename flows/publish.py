@@ -1,4 +1,4 @@
-"""What people see in the Prefect UI of a finished run: the accuracy table, and where report and data lie."""
+"""Publishes a finished run in the Prefect UI: the accuracy table, and the locations of report and data."""
 
 import re
 from typing import Any
@@ -14,7 +14,7 @@ Row = dict[str, Any]
 
 
 def publish_report(run: Run, result: StageResult) -> None:
-    """Publish the table of scores and a page with the report's place and every stage's artifacts."""
+    """Publish the table of scores, and a page with the locations of the report and every stage's artifacts."""
     key = artifact_key(run.name)
     record = RunRecords(run.store).read(run.name)
     store = Store(run.store)

@@ -2,9 +2,9 @@
 
     prefect deployment run sft/local -p run=demo -p overrides='{"sft.max_steps": 50}'
 
-`run` names the run whose recipe and inputs are used; `recipe` starts a new run instead. `overrides` changes recipe keys
-and records the result under `into` (or `<run>-changed`). `inputs` replaces single inputs by references. `force`
-executes the stage again although its result exists.
+`run` names the run whose recipe and inputs are used; `recipe` starts a new run instead. With `overrides`, which change
+recipe keys, the result is recorded under `into` (or `<run>-changed`). `inputs` replaces single inputs by references.
+`force` executes the stage again although its result exists.
 """
 
 import re
@@ -43,13 +43,13 @@ def prepare(
 
     Args:
         run: the run whose recipe and inputs are taken.
-        recipe: begin a new run with this recipe instead.
+        recipe: start a new run with this recipe instead.
         overrides: keys of the recipe and their values, such as {"sft.max_steps": 50}.
-        into: name under which the outcome is noted; `<run>-changed` where overrides change something.
-        force: execute although the same work has been done.
+        into: name under which the outcome is recorded; `<run>-changed` if overrides change something.
+        force: execute again although the same work has been done.
     """
-    job, _ = rerun(("prepare",), run, recipe, overrides or {}, into, force)
-    prepared = tasks.prepare.task.prepare(job)
+    current, _ = rerun(("prepare",), run, recipe, overrides or {}, into, force)
+    prepared = tasks.prepare.task.prepare(current)
     return {
         "checkpoint": prepared.checkpoint,
         "problems": prepared.problems,
@@ -72,26 +72,26 @@ def synthesize(
 
     Args:
         run: the run whose recipe and inputs are taken.
-        recipe: begin a new run with this recipe instead.
+        recipe: start a new run with this recipe instead.
         overrides: keys of the recipe and their values, such as {"sft.max_steps": 50}.
         inputs: references in place of single inputs.
-        responses: a run whose teacher's answers are taken, so that only what is missing is asked.
-        pass_rates: how hard each problem is: `<run>/rl-<number>`, the rollouts of that round, or `<run>/<name>`, an
-            evaluation of the training problems.
-        into: name under which the outcome is noted; `<run>-changed` where overrides change something.
-        force: execute although the same work has been done.
+        responses: a run whose teacher's responses are reused, so that only missing ones are requested.
+        pass_rates: the difficulty of each problem: `<run>/rl-<number>`, the rollouts of that round, or `<run>/<name>`,
+            an evaluation of the training problems.
+        into: name under which the outcome is recorded; `<run>-changed` if overrides change something.
+        force: execute again although the same work has been done.
     """
-    job, record = rerun(("synthesize",), run, recipe, overrides or {}, into, force)
+    current, record = rerun(("synthesize",), run, recipe, overrides or {}, into, force)
     wanted = PROBLEMS | EVALUATION_SETS
-    if job.recipe.synthesize.mode == "bootstrap":
+    if current.recipe.synthesize.mode == "bootstrap":
         wanted["checkpoint"] = _cold_start(record)
     taken = take(record, wanted, inputs or {})
     if responses:
-        taken["responses"] = RunRecords(job.store).read(responses).output("synthesize", "responses")
+        taken["responses"] = RunRecords(current.store).read(responses).output("synthesize", "responses")
     if pass_rates:
-        taken["pass_rates"] = _pass_rates(RunRecords(job.store), pass_rates)
+        taken["pass_rates"] = _pass_rates(RunRecords(current.store), pass_rates)
     traces = tasks.synthesize.task.synthesize(
-        job,
+        current,
         taken["problems"],
         taken["evaluation_sets"],
         taken.get("checkpoint"),
@@ -110,20 +110,20 @@ def sft(
     into: str = "",
     force: bool = False,
 ) -> Refs:
-    """A checkpoint tuned on traces.
+    """A checkpoint fine-tuned on traces.
 
     Args:
         run: the run whose recipe and inputs are taken.
-        recipe: begin a new run with this recipe instead.
+        recipe: start a new run with this recipe instead.
         overrides: keys of the recipe and their values, such as {"sft.max_steps": 50}.
         inputs: references in place of single inputs.
-        into: name under which the outcome is noted; `<run>-changed` where overrides change something.
-        force: execute although the same work has been done.
+        into: name under which the outcome is recorded; `<run>-changed` if overrides change something.
+        force: execute again although the same work has been done.
     """
-    job, record = rerun(("sft",), run, recipe, overrides or {}, into, force)
+    current, record = rerun(("sft",), run, recipe, overrides or {}, into, force)
     wanted: Inputs = {"checkpoint": ("prepare", "checkpoint"), "traces": ("synthesize", "traces")}
     taken = take(record, wanted, inputs or {})
-    return {"checkpoint": tasks.sft.task.sft(job, taken["checkpoint"], taken["traces"])}
+    return {"checkpoint": tasks.sft.task.sft(current, taken["checkpoint"], taken["traces"])}
 
 
 @flow(name="rl", flow_run_name="rl-{run}-{number}")
@@ -136,30 +136,30 @@ def rl(
     into: str = "",
     force: bool = False,
 ) -> Refs:
-    """One RL round, from where the round before it ended.
+    """One RL round, which continues the round before.
 
     Args:
         run: the run whose recipe and inputs are taken.
         number: of the round, from 1.
-        recipe: begin a new run with this recipe instead.
+        recipe: start a new run with this recipe instead.
         overrides: keys of the recipe and their values, such as {"sft.max_steps": 50}.
         inputs: references in place of single inputs.
-        into: name under which the outcome is noted; `<run>-changed` where overrides change something.
-        force: execute although the same work has been done.
+        into: name under which the outcome is recorded; `<run>-changed` if overrides change something.
+        force: execute again although the same work has been done.
     """
-    job, record = rerun(("rl",), run, recipe, overrides or {}, into, force)
+    current, record = rerun(("rl",), run, recipe, overrides or {}, into, force)
     policy = (f"rl-{number - 1}", "checkpoint") if number > 1 else _cold_start(record)
     wanted: Inputs = {"checkpoint": policy, **PROBLEMS}
     if number > 1:
         wanted["trainer_state"] = (f"rl-{number - 1}", "trainer_state")
-    if job.recipe.rl.kl_coefficient or job.recipe.rl.optimizer.lora:
+    if current.recipe.rl.kl_coefficient or current.recipe.rl.optimizer.lora:
         wanted["reference"] = _cold_start(record)
-    if job.recipe.rl.evaluate_every_steps:
+    if current.recipe.rl.evaluate_every_steps:
         wanted |= EVALUATION_SETS
     before = record.stages.get(f"rl-{number - 1}")
-    if job.recipe.rl.keep == "best" and before and "best" in before.outputs:
+    if current.recipe.rl.keep == "best" and before and "best" in before.outputs:
         wanted["best"] = (f"rl-{number - 1}", "best")
-    result = tasks.rl.task.rl(job, number, **take(record, wanted, inputs or {}))
+    result = tasks.rl.task.rl(current, number, **take(record, wanted, inputs or {}))
     return {
         "checkpoint": result.checkpoint,
         "rollouts": result.rollouts,
@@ -182,24 +182,25 @@ def evaluate(
 
     Args:
         run: the run whose recipe and inputs are taken.
-        checkpoint: which of the run's.
+        checkpoint: which checkpoint of the run.
         problems: files with columns problem and answer, by absolute path, in place of the recipe's sets.
-        recipe: begin a new run with this recipe instead.
+        recipe: start a new run with this recipe instead.
         overrides: keys of the recipe and their values, such as {"sft.max_steps": 50}.
         inputs: references in place of single inputs.
-        into: name under which the outcome is noted; `<run>-changed` where overrides change something.
-        force: execute although the same work has been done.
+        into: name under which the outcome is recorded; `<run>-changed` if overrides change something.
+        force: execute again although the same work has been done.
     """
     changes = (overrides or {}) | ({"data.evaluation": _sources(problems)} if problems else {})
     worked = ("prepare", "evaluate") if problems else ("evaluate",)
-    job, record = rerun(worked, run, recipe, changes, into, force)
+    current, record = rerun(worked, run, recipe, changes, into, force)
     wanted: Inputs = {"checkpoint": checkpoint_of(record, checkpoint)}
+    given = inputs or {}
     if problems:
-        given = {"evaluation_sets": tasks.prepare.task.prepare(job).evaluation_sets, **(inputs or {})}
-    else:
-        given = inputs or {}
+        given = {"evaluation_sets": tasks.prepare.task.prepare(current).evaluation_sets, **given}
     taken = take(record, wanted | EVALUATION_SETS, given)
-    evaluation = tasks.evaluate.task.evaluate(job, checkpoint, taken["checkpoint"], taken["evaluation_sets"])
+    evaluation = tasks.evaluate.task.evaluate(
+        current, checkpoint, taken["checkpoint"], taken["evaluation_sets"]
+    )
     return {"evaluation": evaluation}
 
 
@@ -210,14 +211,15 @@ def report(run: str = "", overrides: Overrides | None = None, into: str = "", fo
     Args:
         run: the run whose recipe and inputs are taken.
         overrides: keys of the recipe and their values, such as {"sft.max_steps": 50}.
-        into: name under which the outcome is noted; `<run>-changed` where overrides change something.
-        force: execute although the same work has been done.
+        into: name under which the outcome is recorded; `<run>-changed` if overrides change something.
+        force: execute again although the same work has been done.
     """
-    job, record = rerun(("report",), run, "", overrides or {}, into, force)
-    outputs: Refs = {}
-    for label, stage in record.stages.items():
-        if stage.stage == "rl":
-            outputs[f"rollouts_{label.removeprefix('rl-')}"] = stage.outputs["rollouts"]
+    current, record = rerun(("report",), run, "", overrides or {}, into, force)
+    outputs = {
+        f"rollouts_{label.removeprefix('rl-')}": stage.outputs["rollouts"]
+        for label, stage in record.stages.items()
+        if stage.stage == "rl"
+    }
     for which in ("base", "sft", "rl"):
         if f"evaluate-{which}" in record.stages:
             outputs[f"evaluation_{which}"] = record.output(f"evaluate-{which}", "evaluation")
@@ -226,20 +228,20 @@ def report(run: str = "", overrides: Overrides | None = None, into: str = "", fo
             "traces": record.output("synthesize", "traces"),
             "sft": record.output("sft", "checkpoint"),
         }
-    result = tasks.report.task.report(_with_notes(job, record), outputs)
-    publish_report(job, result)
+    result = tasks.report.task.report(_with_notes(current, record), outputs)
+    publish_report(current, result)
     return result.outputs
 
 
-def _with_notes(job: Run, record: RunRecord) -> Run:
-    """The run, with the reasons why stages stopped as notes for the report's head."""
+def _with_notes(current: Run, record: RunRecord) -> Run:
+    """The run with notes for the report's head: why stages stopped."""
     notes = tuple(f"{label} has not finished: {reason}" for label, reason in record.stopped.items())
-    told = job.recipe.report.model_copy(update={"notes": job.recipe.report.notes + notes})
-    return replace(job, recipe=job.recipe.model_copy(update={"report": told}))
+    report = current.recipe.report.model_copy(update={"notes": current.recipe.report.notes + notes})
+    return replace(current, recipe=current.recipe.model_copy(update={"report": report}))
 
 
 def checkpoint_of(record: RunRecord, which: str) -> tuple[str, str]:
-    """The stage and output of a checkpoint: for `rl` the last finished round, its best checkpoint if it kept one."""
+    """The stage and output of a checkpoint; `rl` is the last finished round's best checkpoint, if kept, or its last."""
     label = {"base": "prepare", "sft": "sft", "rl": f"rl-{record.last_round or 1}"}[which]
     kept = record.stages[label].outputs if label in record.stages else {}
     return label, "best" if "best" in kept else "checkpoint"
@@ -259,11 +261,9 @@ def _cold_start(record: RunRecord) -> tuple[str, str]:
 
 
 def _sources(paths: list[str]) -> list[dict[str, Any]]:
-    """Problem files as sections of a recipe, named after themselves."""
-    return [
-        {"name": _set_name(Path(path)), "source": "file", "path": path, "answer": "expression"}
-        for path in paths
-    ]
+    """Problem files as sections of a recipe, named after the files."""
+    section = {"source": "file", "answer": "expression"}
+    return [{"name": _set_name(Path(path)), "path": path, **section} for path in paths]
 
 
 def _set_name(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""What a worker of the pool `gpu` runs for a pipeline elsewhere: one stage, or its part of one, on this host."""
+"""The flows of a worker in the pool `gpu`, for a pipeline elsewhere: one stage, or this host's part of a stage."""
 
 from uuid import UUID
 
@@ -11,7 +11,7 @@ from tasks.shared.contract.stage import StageRequest, StageResult
 
 @flow(name="stage")
 def stage(order: StageOrder) -> StageResult:
-    """Carry out one order; the run's record in the store says what came of it."""
+    """Carry out one order; the run's record in the store holds the outcome."""
     return carry_out(order, store_uri())
 
 

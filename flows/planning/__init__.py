@@ -1,1 +1,1 @@
-"""Before anything runs: what a recipe would do, how much memory and how many seconds it takes."""
+"""Plans before anything runs: the stages that a recipe would run, its memory and its seconds."""

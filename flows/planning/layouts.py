@@ -1,18 +1,17 @@
-"""A recipe on a number of GPUs: what each phase takes, how long a step is, and which of the possible layouts to take.
+"""A recipe on a number of GPUs: the memory of each phase, the seconds of a step, and the choice of a layout.
 
-A layout is a set of overrides of the recipe: where it samples (inside the trainer's GPUs, or a pool of their own), the
-pool's servers and tensor parallelism, ranks, hosts, offload. `choose` tries them all and takes the quickest that fits.
+A layout is a set of overrides of the recipe: the place of the sampler (on the trainer's GPUs, or a pool with its own),
+the pool's servers and tensor parallelism, ranks, hosts, offload. `choose` tries all and takes the quickest that fits.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from data.gpus import Gpu
 from data.models import ModelShape
 from flows.planning.memory import (
     GIB,
-    Memory,
     Phase,
     Sampling,
     critic_parameters,
@@ -31,9 +30,9 @@ from tasks.shared.config import PoolConfig, Recipe
 from tasks.shared.config.recipes import resolve
 
 TENSOR_PARALLEL = (1, 2, 4, 8)
-SHARES = (1 / 4, 1 / 3, 1 / 2, 2 / 3, 3 / 4)  # of the GPUs, or of the hosts, that a pool is tried with
+SHARES = (1 / 4, 1 / 3, 1 / 2, 2 / 3, 3 / 4)  # of the GPUs or hosts, tried for a pool
 UTILIZATION = "generation.gpu_memory_utilization"
-POOL_UTILIZATION = 0.9  # of GPUs that nobody trains on, where the recipe was made for an engine inside
+POOL_UTILIZATION = 0.9  # of a pool's own GPUs, if the recipe's value is for an engine beside the trainer
 REMEDIES = {
     "weights": "set the optimizer's zero_stage = 3, or take more GPUs",
     "gradients": "set the optimizer's zero_stage to 2 or 3, or take more GPUs",
@@ -50,7 +49,7 @@ REMEDIES = {
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """What a stage writes, now and then, to resume from."""
+    """The checkpoint from which a stage resumes."""
 
     stage: str
     size: int  # bytes, of all ranks
@@ -62,54 +61,52 @@ class Plan:
     """A recipe on a number of GPUs."""
 
     recipe: str
-    changes: dict[str, Any]  # what the layout sets otherwise than the recipe
+    changes: dict[str, Any]  # the layout's overrides of the recipe
     gpus: int
     gpu: int  # bytes of one
-    sampling_gpus: int  # of a pool; 0: every GPU trains and samples
+    sampling_gpus: int  # of a pool; 0 if every GPU trains and samples
     tensor_parallel: int
     offload: bool
     offload_while_sampling: bool
     parameters: int
     phases: list[Phase]
     share: int  # bytes of a GPU that vLLM may take while it is awake
-    sampling: Sampling | None  # None: the engine is not vLLM
+    sampling: Sampling | None  # None for another engine than vLLM
     trajectories_per_step: int
     tokens_per_step: int  # prompts and responses at their largest
-    rows_per_rank: int  # micro-batches of an update, if all were at their largest
-    sft_tokens_per_step: int  # 0: no cold start
+    rows_per_rank: int  # micro-batches of an update, with all at their largest
+    sft_tokens_per_step: int  # 0 without a cold start
     saved: list[Saved]
-    host: int  # bytes of host memory that training takes on the fullest host
+    host: int  # bytes of host memory for training on the fullest host
     steps: int  # of RL, over all rounds
     staleness: int  # above 0: steps are asynchronous
-    seconds: StepSeconds | None  # None: no kind of GPU was named
+    seconds: StepSeconds | None  # None if no kind of GPU was named
 
     @property
     def name(self) -> str:
         """The layout in words."""
-        where = (
-            f"pool {self.gpus - self.sampling_gpus} + {self.sampling_gpus}, tensor parallel {self.tensor_parallel}"
-            if self.sampling_gpus
-            else "inside"
-        )
+        name = "inside"
+        if self.sampling_gpus:
+            training = self.gpus - self.sampling_gpus
+            name = f"pool {training} + {self.sampling_gpus}, tensor parallel {self.tensor_parallel}"
         moved = ", offload while sampling" if self.offload_while_sampling else ""
-        return where + (", offload" if self.offload else moved)
+        return name + (", offload" if self.offload else moved)
 
     @property
     def step_s(self) -> float:
-        """Seconds of a step, of a plan for a kind of GPU."""
+        """Seconds of a step; needs a kind of GPU."""
         assert self.seconds is not None
         return self.seconds.asynchronous if self.staleness else self.seconds.synchronous
 
     def fits(self, phase: Phase) -> bool:
-        """Whether a GPU holds the phase, and vLLM's share what it needs of it."""
+        """Whether the phase fits on a GPU, and the sampler into vLLM's share."""
         return phase.memory.total <= self.gpu and phase.memory.sampler <= self.share
 
     def refusal(self) -> str | None:
-        """Why it cannot run, in one line with the remedy; None if it can."""
+        """The reason why it cannot run, in one line with the remedy; None if it can."""
         for phase in self.phases:
             if phase.memory.total > self.gpu:
-                named = ((field.name, getattr(phase.memory, field.name)) for field in fields(Memory))
-                largest, size = max(named, key=lambda item: item[1])
+                largest, size = max(asdict(phase.memory).items(), key=lambda item: item[1])
                 return (
                     f"{self.recipe}: {phase.name} takes {gib(phase.memory.total)} GiB on each of {self.gpus} GPUs of "
                     f"{gib(self.gpu)}, most of it {largest} ({gib(size)}); {REMEDIES[largest]}"
@@ -132,9 +129,9 @@ def make_plan(
     work: Work | None = None,
     changes: Mapping[str, Any] | None = None,
 ) -> Plan:
-    """The plan of a recipe on `gpus` GPUs of `gpu` bytes, with seconds if their kind and what they do are given.
+    """The plan of a recipe on `gpus` GPUs of `gpu` bytes; with seconds if `kind` and `work` are given.
 
-    Every GPU is a rank but those of a pool. ValueError if the model's shape is not known, or GPUs are not so many.
+    Every GPU outside a pool is a rank. ValueError if the model's shape is unknown or there are too few GPUs.
     """
     shape = find_shape(recipe.model)
     generation, rl = recipe.generation, recipe.rl
@@ -175,7 +172,7 @@ def make_plan(
 
 
 def _sampling_gpus(recipe: Recipe) -> int:
-    """GPUs that sample alone; those of running servers are not counted."""
+    """GPUs that only sample, without those of running servers."""
     pool = recipe.generation.pool
     if recipe.generation.placement == "inside" or pool.addresses:
         return 0
@@ -185,7 +182,7 @@ def _sampling_gpus(recipe: Recipe) -> int:
 def _seconds(
     recipe: Recipe, shape: ModelShape, gpus: int, kind: Gpu, work: Work, held: Sampling | None
 ) -> StepSeconds:
-    """The estimate for what the recipe says of sampler and trainer."""
+    """The estimate for the recipe's sampler and trainer."""
     rl, optimizer = recipe.rl, recipe.rl.optimizer
     sampling_gpus = _sampling_gpus(recipe)
     slots = recipe.generation.max_sequences
@@ -215,7 +212,7 @@ def _seconds(
 
 
 def work_of(recipe: Recipe, mean_tokens: float = 0.0, tail: float = 5.0, call_s: float = 1.0) -> Work:
-    """What a step of the recipe samples; without a mean a response has a third of the largest length."""
+    """The work of a step of the recipe; by default a response has a third of the largest length on average."""
     rl, most = recipe.rl, recipe.generation.max_response_tokens
     return Work(
         trajectories=rl.prompts_per_step * rl.num_samples,
@@ -238,12 +235,12 @@ def choose(
     given: Mapping[str, Any],
     staleness: int | None = None,
 ) -> list[Plan]:
-    """Every layout's plan, the one to take first: of those that fit the quickest, of equal ones the least changed.
+    """Every layout's plan, the best first: the quickest that fits, among equal ones that with the fewest changes.
 
-    Pools have `staleness`, the recipe's where that is None; inside the trainer's GPUs steps are synchronous.
-    Layouts that set a `given` key otherwise are left out. ValueError if GPUs make no whole hosts.
+    Pools have `staleness`, by default the recipe's; on the trainer's GPUs steps are synchronous. Layouts that override
+    a `given` key are left out. ValueError if the GPUs make no whole hosts.
     """
-    if recipe.generation.pool.addresses:  # servers of others: nothing to choose
+    if recipe.generation.pool.addresses:  # running servers: nothing to choose
         return [make_plan(recipe, gpus, gpu, kind, work)]
     tree = recipe.model_dump(mode="json")
     plans = []
@@ -264,14 +261,14 @@ def choose(
 
 
 def _sft_lacks(recipe: Recipe, gpus: int, gpu: int) -> bool:
-    """Whether SFT could do with its optimizer in the host's memory."""
+    """Whether SFT does not fit, and might with its optimizer offloaded."""
     if not recipe.cold_start or not recipe.sft.optimizer.zero_stage:
         return False
     return sft_phase(recipe, find_shape(recipe.model), gpus).memory.total > gpu
 
 
 def _rank(plan: Plan) -> tuple[bool, float, int]:
-    """What layouts are sorted by; those that do not fit, by how much is lacking."""
+    """The sort key of layouts; those that do not fit come last, sorted by the missing bytes."""
     if plan.refusal() is not None:
         lacking = max(
             phase.memory.total - plan.gpu + max(0, phase.memory.sampler - plan.share) for phase in plan.phases
@@ -281,7 +278,7 @@ def _rank(plan: Plan) -> tuple[bool, float, int]:
 
 
 def _layouts(recipe: Recipe, gpus: int, staleness: int) -> list[dict[str, Any]]:
-    """Overrides for every layout that is tried."""
+    """The overrides of every layout to try."""
     if gpus > GPUS_A_HOST and gpus % GPUS_A_HOST:
         raise ValueError(
             f"{gpus} GPUs are no whole hosts of {GPUS_A_HOST}; take a multiple of it, or --as-written"
@@ -314,13 +311,13 @@ def _layouts(recipe: Recipe, gpus: int, staleness: int) -> list[dict[str, Any]]:
             found += [{**trained, **pool} for pool in _pools(recipe, gpus, hosts)]
     if (
         vllm and recipe.rl.optimizer.zero_stage == 3
-    ):  # the last one: of equal ones the one that moves less goes first
+    ):  # last: of equal layouts the one that moves less comes first
         found.append({**found[0], "rl.offload_while_sampling": True})
     return found
 
 
 def _pools(recipe: Recipe, gpus: int, hosts: int) -> list[dict[str, Any]]:
-    """Pools of some of the GPUs of one host, or of some of the hosts, with every tensor parallelism that divides."""
+    """Pools on part of one host's GPUs, or on part of the hosts, with every tensor parallelism that divides them."""
     of_hosts, whole = hosts > 1, hosts if hosts > 1 else gpus
     heads = find_shape(recipe.model).heads
     inside = recipe.generation.placement == "inside"
@@ -354,7 +351,7 @@ def _at(tree: Mapping[str, Any], dotted: str) -> Any:
 
 
 def saved_states(recipe: Recipe, shape: ModelShape) -> list[Saved]:
-    """The checkpoints to resume from: SFT's, RL's with that of PPO's critic."""
+    """The checkpoints to resume from: SFT's, and RL's including PPO's critic."""
     size, sft, rl = element_size(recipe.model.dtype), recipe.sft, recipe.rl
     critic = critic_parameters(shape) if rl.algorithm == "ppo" else 0
     trained = trained_parameters(shape, rl.optimizer) + critic

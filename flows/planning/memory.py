@@ -1,4 +1,4 @@
-"""How much memory a recipe takes on each GPU, phase by phase: pure arithmetic over shapes and the configuration.
+"""The memory of a recipe on each GPU, phase by phase: pure arithmetic over shapes and the configuration.
 
 Sources: model states and their sharding, ZeRO (arXiv 1910.02054, section 3); activations counted as in arXiv
 2205.05198, but for Qwen2's layer as Transformers runs it (SwiGLU, SDPA that stores no scores), which a test holds
@@ -11,13 +11,13 @@ from data.models import ModelShape
 from tasks.shared.config import OptimizerConfig, Recipe
 
 GIB = 2**30
-# What no formula gives: CUDA context, NCCL's buffers, the allocator's fragments. An allowance, not a measurement.
+# For CUDA context, NCCL's buffers and the allocator's fragments: an allowance, not a measurement.
 ALLOWANCE = 2 * GIB
 # DeepSpeed's defaults, in elements: two buckets that gradients are reduced in, parameters kept whole under ZeRO-3.
 BUCKET_ELEMENTS = 500_000_000
 LIVE_ELEMENTS = 1_000_000_000
-# Logits held at once (tasks/shared/learning/logprobs.py) and the bytes each takes: in the model's precision, in
-# float32, divided by the temperature, log-softmax, their gradients, and for the entropy a distribution more.
+# Logits held at once (tasks/shared/learning/logprobs.py) and the bytes of each: in the model's precision, in float32,
+# divided by the temperature, log-softmax, their gradients, and another distribution for the entropy.
 LOGITS_HELD = 2**27
 BYTES_PER_LOGIT = 28
 # The same without gradients, as in the probe. vLLM's prompt log-probs: the model's precision, float32, log-softmax, of
@@ -65,12 +65,12 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """What the sampler's share of a GPU holds beside weights, a step's activations and CUDA graphs."""
+    """The KV cache in the sampler's share of a GPU, beside weights, a step's activations and CUDA graphs."""
 
     cache: int  # bytes for keys and values
     bytes_per_token: int
     sequences: int  # whole sequences (prompt and response at their largest) that fit at once
-    least: int  # bytes of the share with one such sequence: weights, a step, CUDA graphs, its keys and values
+    least: int  # bytes of a share that holds one such sequence: weights, a step, CUDA graphs, keys and values
 
 
 def element_size(dtype: str) -> int:
@@ -79,7 +79,7 @@ def element_size(dtype: str) -> int:
 
 
 def adapter_parameters(shape: ModelShape, config: OptimizerConfig) -> int:
-    """L: two factors of rank r in each target, r (in + out); 0 where every weight is trained."""
+    """L: two factors of rank r in each target, r (in + out); 0 if every weight is trained."""
     if config.lora is None:
         return 0
     widths = [sum(shape.linear_layers[name]) for name in _adapted(shape, config)]
@@ -100,12 +100,12 @@ def _weights(shape: ModelShape) -> dict[str, int]:
 
 
 def trained_parameters(shape: ModelShape, config: OptimizerConfig) -> int:
-    """M: those of the adapters, or all."""
+    """M: the adapters' parameters, or all."""
     return adapter_parameters(shape, config) or shape.num_parameters
 
 
 def _adapted(shape: ModelShape, config: OptimizerConfig) -> list[str]:
-    """Names of the linear layers that have adapters."""
+    """Names of the linear layers with adapters."""
     assert config.lora is not None
     targets = config.lora.targets
     return [name for name in shape.linear_layers if targets == "all-linear" or name in targets]
@@ -118,7 +118,7 @@ def training_states(
 
     Weights: size M and `frozen` bytes, under stage 3 both / N. Gradients, summed up in float32: 4 M, from stage 2 on
     4 M / N. Optimizer: 12 M / N (master weights, two moments); without ZeRO, in float32, the weights are the master:
-    8 M. `offload` moves the optimizer's share to the host, the gradients it works on with it.
+    8 M. `offload` moves the optimizer's share to the host, together with its gradients.
     """
     stage = config.zero_stage
     share = -(-parameters // ranks)
@@ -177,7 +177,7 @@ def activations(shape: ModelShape, tokens: int, size: int, checkpointing: bool) 
 
 
 def logits(shape: ModelShape, tokens: int) -> int:
-    """Bytes of the logits that are held at once, with all that is made of them."""
+    """Bytes of the logits that are held at once, with the tensors computed from them."""
     return BYTES_PER_LOGIT * min(tokens * shape.vocabulary, max(LOGITS_HELD, shape.vocabulary))
 
 
@@ -187,9 +187,9 @@ def cache_bytes_per_token(shape: ModelShape, size: int) -> int:
 
 
 def sampler(recipe: Recipe, shape: ModelShape, gpu: int) -> Sampling:
-    """What `gpu_memory_utilization` of a GPU of `gpu` bytes leaves for keys and values.
+    """The keys and values that `gpu_memory_utilization` of a GPU of `gpu` bytes leaves room for.
 
-    Tensor parallel engines share weights, a step's activations and the cache out; logits are each GPU's.
+    Tensor parallelism splits weights, a step's activations and the cache, but not the logits.
     """
     size, generation = element_size(recipe.model.dtype), recipe.generation
     parts = tensor_parallel(recipe)
@@ -204,14 +204,14 @@ def sampler(recipe: Recipe, shape: ModelShape, gpu: int) -> Sampling:
 
 
 def tensor_parallel(recipe: Recipe) -> int:
-    """GPUs of one engine; each inside engine has one."""
+    """GPUs of one engine; an engine inside has one."""
     return recipe.generation.pool.tensor_parallel if recipe.generation.placement == "pool" else 1
 
 
 def training_memory(
     shape: ModelShape, dtype: str, config: OptimizerConfig, ranks: int, row_tokens: int
 ) -> tuple[Memory, int]:
-    """A training step's memory on one rank, and its host memory."""
+    """A training step's memory on one rank: GPU and host."""
     size = element_size(dtype)
     trained = trained_parameters(shape, config)
     base = shape.num_parameters if config.lora is not None else 0
@@ -219,7 +219,7 @@ def training_memory(
     weights, gradients, optimizer, host = training_states(trained, size, config, ranks, frozen)
     kept = activations(shape, row_tokens, size, config.gradient_checkpointing)
     if config.lora is not None:
-        # Each adapter keeps what its first factor gives; with checkpointing, one layer's at a time.
+        # Each adapter keeps the output of its first factor; with checkpointing, of one layer at a time.
         layers = 1 if config.gradient_checkpointing else shape.layers
         kept += layers * row_tokens * size * config.lora.rank * len(_adapted(shape, config))
         if config.lora.base == "nf4":
@@ -245,12 +245,12 @@ def sft_phase(recipe: Recipe, shape: ModelShape, ranks: int) -> Phase:
 
 
 def rl_phases(recipe: Recipe, shape: ModelShape, ranks: int, gpu: int) -> list[Phase]:
-    """Start, sampling, update and probe of an RL step; of vLLM the update sees what is left of it while it sleeps.
+    """Start, sampling, update and probe of an RL step; during the update only a sleeping vLLM's rest is there.
 
-    With a pool the `ranks` have GPUs of their own, and its servers others: `pool sample`, `pool probe`.
-    At the start the sampler is awake and the trainer comes onto the GPU: under stage 3 a parameter at a time, twice
-    with its slices. The trainer stays while the others sample and probe; with `rl.offload_while_sampling` the sampler
-    sleeps at the start, and then all but weights is in the host's memory while it is awake.
+    With a pool, ranks and servers have different GPUs; the servers' phases are `pool sample` and `pool probe`. At the
+    start the sampler is awake while the trainer is loaded: under stage 3 a parameter at a time, twice with its slices.
+    The trainer stays on the GPU during sampling and probe. With `rl.offload_while_sampling` the sampler sleeps at the
+    start, and while it is awake only the trainer's weights stay on the GPU.
     """
     rl, size = recipe.rl, element_size(recipe.model.dtype)
     step, host = training_memory(shape, recipe.model.dtype, rl.optimizer, ranks, rl.tokens_per_micro_batch)
@@ -279,10 +279,8 @@ def rl_phases(recipe: Recipe, shape: ModelShape, ranks: int, gpu: int) -> list[P
             "pool sample": Memory(sampler=awake),
             "pool probe": Memory(sampler=awake, logits=prompt_logits),
         }
-        return [
-            *(Phase(name, memory, host) for name, memory in named.items()),
-            *(Phase(name, memory) for name, memory in servers.items()),
-        ]
+        trained = [Phase(name, memory, host) for name, memory in named.items()]
+        return [*trained, *(Phase(name, memory) for name, memory in servers.items())]
     asleep = GRAPHS if rl.sleep_sampler else awake
     stays = trainer | (
         {"gradients": 0, "optimizer": 0, "critic": critic_weights} if rl.offload_while_sampling else {}
@@ -300,7 +298,7 @@ def rl_phases(recipe: Recipe, shape: ModelShape, ranks: int, gpu: int) -> list[P
 
 
 def critic_parameters(shape: ModelShape) -> int:
-    """PPO's critic: the body without the output head, if that is a tensor of its own, and one output a token."""
+    """PPO's critic: the body without an untied output head, and one output a token."""
     unused = 0 if shape.tied else shape.head_parameters
     return shape.num_parameters - unused + shape.hidden_size
 
@@ -312,8 +310,8 @@ def forward_memory(shape: ModelShape, tokens: int, size: int) -> tuple[int, int]
 
 
 def sampler_memory(recipe: Recipe, shape: ModelShape, gpu: int) -> int:
-    """What the engine takes on its GPU: vLLM its share, or more where that does not hold one sequence; the embedded
-    one weights and a cache of every slot."""
+    """The engine's memory on its GPU: vLLM's share, or more if that does not hold one sequence; the embedded engine's
+    weights and a cache for every slot."""
     size, generation = element_size(recipe.model.dtype), recipe.generation
     if generation.engine == "vllm":
         return max(int(generation.gpu_memory_utilization * gpu), sampler(recipe, shape, gpu).least)
@@ -323,7 +321,7 @@ def sampler_memory(recipe: Recipe, shape: ModelShape, gpu: int) -> int:
 
 
 def evaluate_phase(recipe: Recipe, shape: ModelShape, gpu: int) -> Phase:
-    """Evaluation: the sampler alone, with the lengths of evaluation."""
+    """Evaluation: only the sampler, with the lengths of evaluation."""
     longest = recipe.evaluate.max_response_tokens or recipe.generation.max_response_tokens
     generation = recipe.generation.model_copy(update={"max_response_tokens": longest})
     limited = recipe.model_copy(update={"generation": generation})

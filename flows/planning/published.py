@@ -1,4 +1,4 @@
-"""How far the estimates of `seconds.py` are off where others have published a step: `data/published_steps.toml`."""
+"""The errors of the estimates of `seconds.py` against published step times: `data/published_steps.toml`."""
 
 import tomllib
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Deviation:
 
     @property
     def share(self) -> float:
-        """By how much of the published figure the estimate is too large; negative: too small."""
+        """The relative error of the estimate."""
         return self.estimated / self.published - 1
 
 
@@ -39,7 +39,7 @@ def deviations() -> list[Deviation]:
 
 
 def estimates(run: dict[str, Any]) -> tuple[StepSeconds, StepSeconds]:
-    """All GPUs one after the other, with a pass for old log-probs; sampler and trainer apart, without it."""
+    """Synchronous (all GPUs sample, then train, with a pass for old log-probs) and asynchronous (separate GPUs)."""
     work = Work(
         trajectories=run["prompts_per_step"] * run["samples_per_prompt"],
         mean_tokens=run["mean_response_tokens"],

@@ -1,9 +1,10 @@
-"""How long an RL step takes: arithmetic over lengths, memory bandwidth and FLOPs, before anything runs.
+"""The seconds of an RL step, estimated before anything runs from lengths, memory bandwidth and FLOPs.
 
-Decoding reads weights and cached keys and values once a step of the engine (roofline: the longer of that and of the
-products' time), so a step of few rows costs what the weights cost, and the longest response decides when a batch ends.
-Training counts 2 FLOPs a parameter and token forward, twice that backward (arXiv 2001.08361, section 2.1), attention's
-share besides. What no data sheet says stands below as an assumption, and `assumptions` lists it with every estimate.
+Each engine step of decoding reads the weights and the cached keys and values once. It takes the longer of that and of
+the matrix products (roofline). So a step of few rows costs as much as reading the weights, and the longest response
+decides when a batch ends. Training counts 2 FLOPs a parameter and token forward, twice that backward (arXiv 2001.08361,
+section 2.1), plus attention's share. Values without a data sheet are the assumptions below, which `assumptions` lists
+with every estimate.
 """
 
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import numpy as np
 from data.gpus import Gpu
 from data.models import ModelShape
 
-# Assumptions, none of them measured here. Shares of what a data sheet states:
+# Assumptions, none of them measured here. Shares of the data sheet's value:
 BANDWIDTH_SHARE = 0.7  # of memory bandwidth, while decoding
 DECODING_SHARE = 0.6  # of dense FLOPs, while decoding many rows
 TRAINING_SHARE = 0.4  # of dense FLOPs, in training and in passes without gradients; 0.15 to 0.55 is published
@@ -33,7 +34,7 @@ GPUS_A_HOST = 8
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a step samples and trains; what is not in a recipe is an assumption about the model and its problems."""
+    """The samples of a step; values outside the recipe are assumptions about the model and its problems."""
 
     trajectories: int
     mean_tokens: float  # of a response
@@ -45,7 +46,7 @@ class Work:
     call_s: float = 1.0
 
     def lengths(self, count: int) -> np.ndarray:
-        """(count,) response tokens: evenly over the quantiles of a log-normal cut at `most_tokens`, with that mean.
+        """(count,) response tokens: even quantiles of a log-normal that is cut at `most_tokens` and has the given mean.
 
         The median is found by bisection. ValueError if no median gives the mean.
         """
@@ -69,7 +70,7 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Engines:
-    """What samples: `count` engines of `tensor_parallel` GPUs each, each with `slots` rows at most."""
+    """The sampler: `count` engines of `tensor_parallel` GPUs each, with at most `slots` rows each."""
 
     count: int
     tensor_parallel: int
@@ -78,15 +79,15 @@ class Engines:
 
 @dataclass(frozen=True, slots=True)
 class Trainer:
-    """What trains."""
+    """The trainer."""
 
     ranks: int
     zero_stage: int = 2
     row_tokens: int = 16384
     updates: int = 1  # optimizer steps of an RL step
-    # over all tokens, without gradients: old log-probs, a reference, a critic's values
+    # over all tokens without gradients: old log-probs, a reference, a critic's values
     forward_passes: int = 0
-    models: int = 1  # updated: 2 with a critic
+    models: int = 1  # that are updated; 2 with a critic
     checkpointing: bool = True
     adapters: bool = False  # the weights' own gradients are not computed
     offload: bool = False
@@ -98,14 +99,14 @@ class StepSeconds:
     """Seconds of the parts of an RL step."""
 
     sample: float  # from the first request to the end of the longest response
-    steady: float  # for as many samples while the engines are always full, as an asynchronous sampler is
+    steady: float  # for as many samples with engines that are always full, as in an asynchronous round
     forward: float
     update: float
     sync: float
 
     @property
     def train(self) -> float:
-        """All that the trainer's GPUs do."""
+        """The time of the trainer's GPUs."""
         return self.forward + self.update
 
     @property
@@ -135,9 +136,9 @@ def step_seconds(
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How long a step of an engine takes: the longer of what it reads and what it multiplies, and its own work.
+    """The seconds of an engine's step: the longer of reading and multiplying, plus its own work.
 
-    Seconds, of a step, a row and a cached token.
+    Each field is for a step, a row or a cached token.
     """
 
     weights_read: float
@@ -174,9 +175,9 @@ def forward_flops(shape: ModelShape, context: float) -> float:
 
 
 def sampling_seconds(work: Work, shape: ModelShape, gpu: Gpu, engines: Engines, size: int) -> float:
-    """The share of the engine that has a batch's longest response, every row as soon as there is a slot, until its end.
+    """The engine with a batch's longest response, simulated: each row starts as soon as a slot is free.
 
-    The longest one's calls of the interpreter are waited for; others' are hidden behind rows that decode.
+    The step waits for the longest response's calls of the interpreter; other rows hide the calls of the rest.
     """
     share = work.lengths(work.trajectories)[::-1][:: engines.count]
     waiting = np.random.Generator(np.random.Philox(0)).permutation(share).tolist()
@@ -184,7 +185,7 @@ def sampling_seconds(work: Work, shape: ModelShape, gpu: Gpu, engines: Engines, 
     pace = Pace.of(shape, gpu, engines.tensor_parallel, size)
     rows: list[
         tuple[float, float]
-    ] = []  # a heap of what decodes: the engine's step at which it ends, and begins
+    ] = []  # a heap of decoding rows: the engine steps at which they end and began
     now = seconds = context = 0.0  # steps of the engine, seconds, cached tokens of all rows
     while waiting or rows:
         while waiting and len(rows) < engines.slots:
@@ -200,13 +201,13 @@ def sampling_seconds(work: Work, shape: ModelShape, gpu: Gpu, engines: Engines, 
 
 
 def steady_seconds(work: Work, shape: ModelShape, gpu: Gpu, engines: Engines, size: int) -> float:
-    """As many samples from engines that are always full: tokens over the rate at the mean context.
+    """As many samples from engines that are always full: tokens divided by the rate at the mean context.
 
-    Rows that wait for the interpreter decode nothing meanwhile: with more requests than slots their places are taken.
+    Rows that wait for the interpreter do not decode meanwhile.
     """
     rows = float(min(engines.slots, -(-work.trajectories // engines.count)))
     lengths = work.lengths(256)
-    # A row is met in the middle of a response, and in longer ones the longer.
+    # On average a row is in the middle of its response, and long responses are met in proportion to their length.
     context = work.prompt_tokens + float((lengths**2).mean() / lengths.mean()) / 2
     pace = Pace.of(shape, gpu, engines.tensor_parallel, size)
     step = pace.step_s(rows, rows * context)
@@ -218,11 +219,11 @@ def steady_seconds(work: Work, shape: ModelShape, gpu: Gpu, engines: Engines, si
 def training_seconds(
     work: Work, shape: ModelShape, gpu: Gpu, trainer: Trainer, size: int
 ) -> tuple[float, float]:
-    """(passes without gradients, updates): the longer of products and of what ZeRO-3 gathers meanwhile.
+    """(passes without gradients, updates): the longer of the products and of ZeRO-3's gathering.
 
-    An update is a forward pass, a backward one of twice its products (once, where adapters are trained), and with
-    checkpointing another forward. Offloaded, the optimizer reads and writes 28 bytes a parameter in the host's memory,
-    and 6 go over PCIe; offloaded while sampling, 16 go there and back once a step.
+    An update is a forward pass, a backward pass of twice its products (once with adapters), and with checkpointing
+    another forward pass. An offloaded optimizer reads and writes 28 bytes a parameter in the host's memory and moves 6
+    over PCIe; offloaded while sampling, it moves 16 there and back once a step.
     """
     lengths = work.lengths(256) + work.prompt_tokens
     tokens = work.trajectories * float(lengths.mean())
@@ -235,19 +236,18 @@ def training_seconds(
         gather = rows * size * shape.num_parameters / link
     backward = 1.0 if trainer.adapters else 2.0
     passes = 1 + backward + trainer.checkpointing
-    update = max(passes * one_pass, (passes + 1) * gather)  # gradients are scattered besides
+    update = max(passes * one_pass, (passes + 1) * gather)  # + 1: gradients are scattered
     if trainer.offload:
         hosts = -(-trainer.ranks // GPUS_A_HOST)
-        update += (
-            trainer.updates * shape.num_parameters * (28 / hosts / HOST_MEMORY + 6 / trainer.ranks / PCIE)
-        )
+        a_parameter = 28 / hosts / HOST_MEMORY + 6 / trainer.ranks / PCIE
+        update += trainer.updates * shape.num_parameters * a_parameter
     if trainer.offload_while_sampling:
         update += 2 * 16 * shape.num_parameters / trainer.ranks / PCIE
     return trainer.forward_passes * max(one_pass, gather), trainer.models * update
 
 
 def assumptions(work: Work, gpu: Gpu) -> list[tuple[str, str]]:
-    """What an estimate rests on, by name."""
+    """The assumptions of an estimate, by name."""
     return [
         (
             "response tokens",

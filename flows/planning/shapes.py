@@ -23,14 +23,14 @@ def find_shape(config: ModelConfig) -> ModelShape:
 
 
 def shape_of(config: dict[str, Any]) -> ModelShape:
-    """The shape that a config.json states. ValueError for an architecture that is not counted."""
+    """The shape in a config.json. ValueError for an unsupported architecture."""
     architecture: Any = config.get("model_type")
     if architecture not in ARCHITECTURES:
         raise ValueError(
-            f"plan counts models of type {', '.join(ARCHITECTURES)}, and this one is '{architecture}'"
+            f"plan supports models of type {', '.join(ARCHITECTURES)}, and this one is '{architecture}'"
         )
     if config.get("attention_bias") or config.get("mlp_bias"):
-        raise ValueError(f"plan counts no biases, and this model of type '{architecture}' has some")
+        raise ValueError(f"plan supports no biases, and this model of type '{architecture}' has some")
     size = config.get("head_dim") or 0
     own_size = size if size * config["num_attention_heads"] != config["hidden_size"] else 0
     return ModelShape(

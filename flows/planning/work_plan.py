@@ -1,9 +1,9 @@
-"""What a recipe would do under a run's name: which stages are done, which will run and why, which miss an input.
+"""The stages of a recipe under a run's name: which are done, which will run and why, which miss an input.
 
     tirflow plan tiny --run demo [--set rl.rounds=3] [--json]
 
-The pipeline itself is walked with a planner that answers in place of execution, so the plan asks for what a run would
-ask for. Nothing is written.
+Runs the pipeline itself with a planner in place of execution, so the plan requests the same stages as a run. Writes
+nothing.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ COLOURS = {"cached": "green", "will run": "yellow", "missing input": "red"}
 
 @dataclass(frozen=True, slots=True)
 class StagePlan:
-    """What will become of one stage."""
+    """What will happen to one stage."""
 
     label: str
     state: State
@@ -43,7 +43,7 @@ class StagePlan:
 
 
 class Pending(dict[str, ArtifactRef]):
-    """Outputs of a stage that will run: any that is asked for, under a reference of its own."""
+    """Outputs of a stage that will run: makes a reference for any requested name."""
 
     def __init__(self, label: str) -> None:
         super().__init__()
@@ -57,15 +57,14 @@ class Pending(dict[str, ArtifactRef]):
 
 @dataclass(slots=True)
 class Planner:
-    """Answers for stages; collects what will become of each."""
+    """Answers stage orders in place of execution, and collects their plans."""
 
     store: Store
-    record: RunRecord | None  # what the run has done so far
+    record: RunRecord | None  # of the run so far
     plans: list[StagePlan] = field(default_factory=list)
-    _pending: dict[str, str] = field(default_factory=dict)  # digest -> label of the stage it waits for
 
     def __call__(self, order: StageOrder) -> StageResult:
-        """The result of the same work if there is one, else a result whose outputs are pending."""
+        """The result of the same work if it was done, else a result with pending outputs."""
         waits = {name: ref for name, ref in order.inputs.items() if ref.kind == "pending"}
         missing = [
             f"input '{name}': {ref.location} is not in {self.store.root}"
@@ -91,7 +90,7 @@ class Planner:
         return StageResult.model_construct(outputs=Pending(order.label), metrics={}, seconds=0.0)
 
     def _why(self, label: str, parts: dict[str, Any]) -> list[str]:
-        """What the key is made of now and was not when the run did this stage."""
+        """The parts of the key that have changed since the run did this stage."""
         before = self.record.stages.get(label) if self.record else None
         if before is None:
             return ["new in this run"]
@@ -102,13 +101,13 @@ class Planner:
 
 
 def _by_name(parts: dict[str, Any]) -> dict[str, Any]:
-    """The parts with the surroundings, `python 3.11.7 x86_64; numpy 2.4.0; ...`, taken apart."""
+    """The parts with the versions `python 3.11.7 x86_64; numpy 2.4.0; ...` by name."""
     listed = [part.partition(" ") for part in parts.get("surroundings", "").split("; ")]
     return parts | {"surroundings": {name: version for name, _, version in listed}}
 
 
 def _described(difference: str) -> str:
-    """A difference of a key's parts in the words of who changed it."""
+    """A difference of a key's parts in the user's terms."""
     part = difference.partition(":")[0].partition(".")[0]
     named = {"code": "its sources changed", "files": "a local file it reads changed"}
     if part == "inputs":
@@ -117,7 +116,7 @@ def _described(difference: str) -> str:
 
 
 def remembered(store: str, key: str) -> StageResult | None:
-    """What Prefect remembers under a work's key; None for work that was not done."""
+    """The result that Prefect stores under a key; None for work that was not done."""
     storage = result_storage(store)
     block = storage if not hasattr(storage, "is_dir") else LocalFileSystem(basepath=str(storage))
     results = ResultStore(result_storage=block)

@@ -1,4 +1,4 @@
-"""What an evaluation knows and how well: estimates with the problem as the unit, comparisons, decisions."""
+"""Statistics of evaluations: estimates with intervals, the problem as the unit, and comparisons."""
 
 from tasks.shared.estimates.accuracy import Evaluation, Outcome, avg_at_k, maj_at_k, pass_at_k, variance_split
 from tasks.shared.estimates.comparison import Comparison, SampleSize, compare, needed_samples

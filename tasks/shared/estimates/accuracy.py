@@ -1,6 +1,6 @@
 """avg@k, unbiased pass@k, maj@k and the split of the variance, from graded samples grouped by problem.
 
-Outages (the sandbox failed) never come here: they are repeated, not counted as wrong.
+Outages (the sandbox failed) are no outcomes: they are repeated, not counted as wrong.
 """
 
 import math
@@ -27,10 +27,10 @@ Evaluation = Mapping[str, Sequence[Outcome]]  # problem id -> its samples
 
 @dataclass(frozen=True, slots=True)
 class VarianceSplit:
-    """Where the spread of scores comes from; variances of a single sample's score."""
+    """The sources of the spread of scores; variances of a single sample's score."""
 
     within: float  # p(1-p) averaged over problems: shrinks with more samples
-    between: float  # of the problems' true means: shrinks with more problems alone
+    between: float  # of the problems' true means: shrinks only with more problems
     standard_error: float  # of avg@k
 
 
@@ -60,10 +60,9 @@ def pass_at_k(evaluation: Evaluation, k: int) -> Estimate:
 def maj_at_k(evaluation: Evaluation, k: int, seed: int = 0, num_subsets: int = 1000) -> Estimate:
     """Chance that the most frequent answer of k samples is correct; ties are broken at random.
 
-    All correct samples are one answer, wrong ones are told apart by their text (give equal ones one spelling first, as
-    `grading.pooled` does), samples without an answer do not vote.
-    Exact (every subset of k) while there are at most `num_subsets` subsets, else over that many random ones.
-    Raises ValueError if a problem has fewer than k samples.
+    All correct samples are one answer; wrong ones are distinguished by their text (give equal ones one spelling first,
+    as `grading.pooled` does); samples without an answer do not vote. Exact (every subset of k) for up to `num_subsets`
+    subsets, else over that many random ones. Raises ValueError if a problem has fewer than k samples.
     """
     _require_samples(evaluation, k)
     rng = np.random.default_rng(seed)
@@ -75,12 +74,18 @@ def maj_at_k(evaluation: Evaluation, k: int, seed: int = 0, num_subsets: int = 1
     return estimate(np.array(values))
 
 
-def variance_split(evaluation: Evaluation) -> VarianceSplit:
-    """Unbiased variance components; `between` is cut at 0, where noise alone explains the spread."""
+def sampling_variances(evaluation: Evaluation) -> tuple[Array, Array]:
+    """Unbiased variances, (problems,) each: of a problem's mean, and of a single sample of it."""
     means = problem_means(evaluation)
     counts = np.array([len(samples) for samples in evaluation.values()])
-    noise = means * (1 - means) / np.maximum(counts - 1, 1)  # unbiased variance of a problem's mean
-    within = float(np.mean(noise * counts))
+    noise = means * (1 - means) / np.maximum(counts - 1, 1)
+    return noise, noise * counts
+
+
+def variance_split(evaluation: Evaluation) -> VarianceSplit:
+    """Unbiased variance components; `between` is 0 if noise alone explains the spread."""
+    means, (noise, within_problems) = problem_means(evaluation), sampling_variances(evaluation)
+    within = float(within_problems.mean())
     spread = float(means.var(ddof=1)) if len(means) > 1 else 0.0
     between = max(0.0, spread - float(noise.mean()))
     return VarianceSplit(within, between, math.sqrt(spread / len(means)))

@@ -1,15 +1,13 @@
-"""Two evaluations on the same problems: difference, interval, sign test, and what it would take to see a difference.
+"""Two evaluations on the same problems: difference, interval, sign test, and the samples needed to see a difference.
 
-Paired by problem: what makes a problem hard is the same on both sides and cancels.
+Paired by problem: the difficulty of a problem is the same on both sides and cancels.
 """
 
 import math
 from dataclasses import dataclass
 from statistics import NormalDist
 
-import numpy as np
-
-from tasks.shared.estimates.accuracy import Evaluation, problem_means
+from tasks.shared.estimates.accuracy import Evaluation, problem_means, sampling_variances
 from tasks.shared.estimates.intervals import Estimate, estimate
 
 
@@ -31,10 +29,10 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class SampleSize:
-    """What it takes to see a difference with the given power (80 %) at the 95 % level."""
+    """Samples or problems needed to see a difference with the given power (80 %) at the 95 % level."""
 
     difference: float
-    samples_per_problem: int | None  # with these problems; None: no number of samples is enough
+    samples_per_problem: int | None  # with these problems; None if no number is enough
     problems: int  # with these samples a problem
 
 
@@ -49,13 +47,10 @@ def compare(before: Evaluation, after: Evaluation, level: float = 0.95) -> Compa
             f"paired comparison: problem {only[0]!r} is in one evaluation only ({len(only)} such); "
             "evaluate both checkpoints on the same problem set"
         )
-    order = list(before)
-    first = problem_means({key: before[key] for key in order})
-    second = problem_means({key: after[key] for key in order})
-    change = second - first
+    change = problem_means({key: after[key] for key in before}) - problem_means(before)
     better, worse = int((change > 0).sum()), int((change < 0).sum())
     difference = estimate(change, level, bounds=(-1.0, 1.0))
-    return Comparison(difference, better, worse, len(order) - better - worse, sign_test(better, worse))
+    return Comparison(difference, better, worse, len(change) - better - worse, sign_test(better, worse))
 
 
 def sign_test(better: int, worse: int) -> float:
@@ -78,19 +73,14 @@ def needed_samples(
     """
     if difference <= 0:
         raise ValueError(f"needed samples: difference = {difference} must be positive, such as 0.05")
-    order = list(before)
-    first, second = (problem_means({key: side[key] for key in order}) for side in (before, after))
-    omega = np.zeros(len(order))
-    noise = np.zeros(len(order))
-    for means, side in ((first, before), (second, after)):
-        counts = np.array([len(side[key]) for key in order])
-        unbiased = means * (1 - means) / np.maximum(counts - 1, 1)
-        noise += unbiased
-        omega += unbiased * counts
-    spread = float((second - first).var(ddof=1)) if len(order) > 1 else 0.0
+    after = {key: after[key] for key in before}
+    change = problem_means(after) - problem_means(before)
+    (noise, omega), (more_noise, more_omega) = sampling_variances(before), sampling_variances(after)
+    noise, omega = noise + more_noise, omega + more_omega
+    spread = float(change.var(ddof=1)) if len(change) > 1 else 0.0
     tau = max(0.0, spread - float(noise.mean()))
     allowed = (difference / (NormalDist().inv_cdf(0.975) + NormalDist().inv_cdf(power))) ** 2
-    room = allowed * len(order) - tau
+    room = allowed * len(change) - tau
     samples = max(1, math.ceil(float(omega.mean()) / room)) if room > 0 else None
     problems = max(2, math.ceil((tau + float(noise.mean())) / allowed))
     return SampleSize(difference, samples, problems)

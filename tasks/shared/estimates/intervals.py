@@ -1,6 +1,6 @@
 """95 % intervals of a mean over problems: closed form (Student's t) and cluster bootstrap.
 
-The problem is the unit: samples of one problem are alike, so thirty problems x 32 samples are thirty observations, not
+The problem is the unit: samples of one problem are correlated, so 30 problems x 32 samples are 30 observations, not
 960. Functions take one value a problem and broadcast over leading axes. Numpy only.
 """
 
@@ -73,9 +73,9 @@ def t_distribution(value: float, freedom: int) -> float:
 
 
 def t_interval(values: Array, level: float = 0.95) -> tuple[Array, Array]:
-    """Low and high of the mean of `values` (..., problems), standard error from the spread between problems.
+    """Low and high of the mean of `values` (..., problems), with the standard error from the spread between problems.
 
-    A single problem has no spread: the interval is infinite. Not clipped: a caller that knows its range does that.
+    For a single problem, which has no spread, the interval is infinite. Not clipped to a range: the caller does that.
     """
     count = values.shape[-1]
     mean = values.mean(axis=-1)
@@ -102,7 +102,7 @@ def bootstrap_interval(
     return low, high
 
 
-@lru_cache(maxsize=2)  # an evaluation asks for the same one many times (every k of pass@k)
+@lru_cache(maxsize=2)  # an evaluation needs the same one many times (every k of pass@k)
 def _resampling_weights(count: int, num_resamples: int, seed: int) -> Array:
     """How often each problem is drawn, over their number, (problems, resamples)."""
     draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=num_resamples)
@@ -112,9 +112,9 @@ def _resampling_weights(count: int, num_resamples: int, seed: int) -> Array:
 def estimate(values: Array, level: float = 0.95, bounds: tuple[float, float] = (0.0, 1.0)) -> Estimate:
     """The mean of one value a problem, (problems,), with both intervals inside `bounds`.
 
-    Where all problems agree (accuracy 0, or no problem changed) the spread says nothing. Then the share of problems
-    that may differ is bounded: (1 - share)^problems is at least (1 - level)/2, and those may lie at either bound. At
-    accuracy 0 this is the exact binomial interval over problems. ValueError if there is no problem.
+    If all problems agree (accuracy 0, or no problem changed), the spread of 0 gives no interval. Then the share of
+    problems that may differ is bounded by (1 - share)^problems >= (1 - level)/2, and these may lie at either bound. At
+    accuracy 0 this is the exact binomial interval over problems. ValueError without a problem.
     """
     if values.size == 0:
         raise ValueError(

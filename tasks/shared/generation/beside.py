@@ -15,15 +15,14 @@ from dataclasses import replace
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Any, Unpack
+
+import torch
 
 from tasks.shared.config import GenerationConfig, ModelConfig
 from tasks.shared.generation.pool.weights import buckets
 from tasks.shared.generation.protocol import Bounds, Piece, RequestOptions
 from tasks.shared.learning.distributed import from_first_rank
-
-if TYPE_CHECKING:
-    import torch
 
 STEP_S = 0.005  # how long a step waits for a piece; feedback that is ready waits for the step
 END_S = 10.0
@@ -119,12 +118,12 @@ class BesideGenerator(Asker):
         self._beside.append(asker)
         return asker
 
-    def load_weights(self, weights: "Iterable[tuple[str, torch.Tensor]]") -> None:
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
         """Take over the trainer's parameters; running requests continue with them."""
         self._send_weights(weights)
         self._ask("load")
 
-    def differing(self, weights: "Iterable[tuple[str, torch.Tensor]]") -> list[str]:
+    def differing(self, weights: Iterable[tuple[str, torch.Tensor]]) -> list[str]:
         """Names of tensors that are not what `load_weights(weights)` would leave."""
         self._send_weights(weights)
         names: list[str] = self._ask("differing")
@@ -145,7 +144,7 @@ class BesideGenerator(Asker):
             self._process.kill()
             self._process.wait()
 
-    def _send_weights(self, weights: "Iterable[tuple[str, torch.Tensor]]") -> None:
+    def _send_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
         from safetensors.torch import save
 
         for group in buckets(weights, "cpu"):

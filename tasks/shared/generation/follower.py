@@ -1,13 +1,12 @@
 """An engine that the first of several ranks asks for all, as the other ranks see it."""
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
+
+import torch
 
 from tasks.shared.generation.protocol import Decodes, Generator, Piece
 from tasks.shared.learning.distributed import from_first_rank
-
-if TYPE_CHECKING:
-    import torch
 
 
 class Follower(Generator):
@@ -31,12 +30,12 @@ class Follower(Generator):
         """The first rank's scores."""
         return from_first_rank([[0.0]])
 
-    def load_weights(self, weights: "Iterable[tuple[str, torch.Tensor]]") -> None:
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
         """Gather with the others."""
         for _ in weights:
             pass
 
-    def differing(self, weights: "Iterable[tuple[str, torch.Tensor]]") -> list[str]:
+    def differing(self, weights: Iterable[tuple[str, torch.Tensor]]) -> list[str]:
         """The first rank's names."""
         self.load_weights(weights)
         return from_first_rank([""])

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from tasks.shared.config import GenerationConfig, ModelConfig
 from tasks.shared.contract.environment import configure_vllm, world_size
 from tasks.shared.generation.admission import Room
@@ -19,7 +21,6 @@ from tasks.shared.generation.vllm_options import CPU_CACHE_GIB, engine_options, 
 from tasks.shared.generation.vllm_weights import fingerprints, refresh_tied_head
 
 if TYPE_CHECKING:
-    import torch
     from vllm.logprobs import FlatLogprobs
 
 
@@ -39,8 +40,6 @@ class VllmGenerator(Resubmits):
         followed: bool = False,
     ) -> None:
         """`followed`: show the tokens of unfinished pieces, at some cost per step."""
-        import torch
-
         super().__init__()
         options = engine_options(config, model_config, checkpoint)
         configure_vllm(CPU_CACHE_GIB)
@@ -130,7 +129,7 @@ class VllmGenerator(Resubmits):
         self._llm.sleep(level=2)  # keep no copy: other weights come next
         self._asleep = True
 
-    def load_weights(self, weights: "Iterable[tuple[str, torch.Tensor]]") -> None:
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
         """Take over parameters by checkpoint name, in memory; drop cached prefixes of the old weights.
 
         Wakes a sleeping engine: allocates memory for the weights first and for the cache after loading, so that the
@@ -148,7 +147,7 @@ class VllmGenerator(Resubmits):
             self._asleep = False
         self._llm.reset_prefix_cache()
 
-    def differing(self, weights: "Iterable[tuple[str, torch.Tensor]]") -> list[str]:
+    def differing(self, weights: Iterable[tuple[str, torch.Tensor]]) -> list[str]:
         """Names, in vLLM's terms (q, k and v are one), of tensors that `load_weights(weights)` changes.
 
         Loads the weights. Copies that a kernel packed for itself are compared too.
@@ -185,13 +184,11 @@ def _of_tokens(flat: "FlatLogprobs", ids: Sequence[int], first: int = 0) -> list
 
 def _free_trainers_cache() -> None:
     """Free the memory that torch's allocator keeps, because vLLM takes its memory from the driver."""
-    import torch
-
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
-def _copies(weights: "Iterable[tuple[str, torch.Tensor]]") -> "Iterator[tuple[str, torch.Tensor]]":
+def _copies(weights: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
     """Copy each tensor: vLLM holds it until a layer is complete (q, k, v), longer than ZeRO-3 keeps it gathered."""
     for name, tensor in weights:
         yield name, tensor.detach().clone()

@@ -29,7 +29,10 @@ from tasks.shared.config.recipes import load_recipe
             "set rl.samples_per_prompt to 2 or more",
         ),
         ({"objective": "gspo"}, "gives sequences equal weight: set rl.reduction = 'sequence', not 'token'"),
-        ({"resample_format_penalty": True}, "needs rl.resample_on_correct, whose choice it affects: set that to true"),
+        (
+            {"resample_format_penalty": True},
+            "needs rl.resample_on_correct, whose choice it affects: set that to true",
+        ),
         ({"dual_clip": 0.5}, "rl.dual_clip = 0.5: a bound of a ratio is over 1; 0 switches it off"),
         ({"sequence_mask": 1.0}, "rl.sequence_mask = 1: a bound"),
         ({"importance_cap": 0.9}, "rl.importance_cap = 0.9: a bound"),

@@ -1,1 +1,1 @@
-"""A model behind an OpenAI-compatible endpoint: client, limits, and the log of what it has said."""
+"""A model behind an OpenAI-compatible endpoint: client, limits, and the log of its responses."""

@@ -1,8 +1,8 @@
-"""Ask an OpenAI-compatible endpoint: paced, within the budget, again where that can help, every response kept.
+"""Asks an OpenAI-compatible endpoint: paced, within a budget, with retries, and with every response kept.
 
-What the endpoint says is not trusted: a body has a largest size and a deadline, and the key is taken out of whatever
-is kept or shown. A request that was in flight when the stage was killed has the same `Idempotency-Key` when it is sent
-again, so that an endpoint that knows the header answers without charging for it twice.
+The endpoint is not trusted: a body has a size limit and a deadline, and the key is removed from whatever is kept or
+shown. A request that was in flight when the stage was killed is sent again with the same `Idempotency-Key`, so that an
+endpoint that knows the header does not charge twice.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -28,15 +29,15 @@ from tasks.shared.generation.endpoint.limits import Budget, TokenBucket
 from tasks.shared.generation.endpoint.responses import ResponseKey, ResponseLog
 
 MAX_BODY_BYTES = 64 << 20
-MAX_FAILED_BYTES = 64 << 10  # of an answer that is none
+MAX_FAILED_BYTES = 64 << 10  # of an answer other than 2xx
 SAID_CHARS = 300
 AGAIN = frozenset({408, 409, 425, 429})  # and every 5xx
-REFUSED = frozenset({401, 403, 404})  # key, rights, address or model: no request will fare better
-MESSAGE_TOKENS = 128  # a chat template's own, at most, for each message
+REFUSED = frozenset({401, 403, 404})  # wrong key, rights, address or model: every request would fail
+MESSAGE_TOKENS = 128  # that a chat template adds at most to each message
 
 
 class EndpointRefused(ValueError):
-    """The endpoint will not serve this recipe; the message says what it said."""
+    """The endpoint will not serve this recipe; the message quotes it."""
 
 
 @dataclass(eq=False, slots=True)
@@ -45,9 +46,9 @@ class AttemptFailed(Exception):
 
     # "http_429", "timeout", "connection", "invalid_response", "error", "too_large", "other_model", "empty"
     kind: str
-    said: str  # what the endpoint said, in one line
-    may_pass: bool
-    retry_after_s: float | None = None  # what the endpoint asks to wait
+    said: str  # by the endpoint, in one line
+    may_pass: bool  # a retry may succeed
+    retry_after_s: float | None = None  # the wait that the endpoint asks for
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.said}"
@@ -57,7 +58,7 @@ class EndpointClient:
     """Asks one endpoint. Use as an asynchronous context manager, within one event loop."""
 
     def __init__(self, config: EndpointAccess, section: str, log: ResponseLog) -> None:
-        """`section`: `config`'s, like `synthesize.teacher`. ValueError if the key that it names is not set."""
+        """`section` of `config`, like `synthesize.teacher`. ValueError if the variable of its key is not set."""
         self._config = config
         self._section = section
         self._asker = asker = section.rpartition(".")[2]
@@ -76,7 +77,7 @@ class EndpointClient:
             ),
         )
         self.budget = Budget(config, log.spent(asker))
-        self.num_asked = 0  # requests answered now; the others came from the log
+        self.num_asked = 0  # requests that the endpoint answered; the log answered the others
         self.failed_attempts: Counter[str] = Counter()
 
     async def __aenter__(self) -> "EndpointClient":
@@ -90,7 +91,7 @@ class EndpointClient:
         await self._client.close()
 
     async def ask(self, problem_id: str, sample: int, turn: int, payload: Mapping[str, Any]) -> Completion:
-        """The answer to one request, from the log if it was ever given.
+        """The answer to one request, from the log if it was answered before.
 
         Raises AttemptFailed after the last attempt, BudgetSpent before the first, EndpointRefused.
         """
@@ -199,7 +200,7 @@ class EndpointClient:
         return completion
 
     def _wait(self, state: RetryCallState) -> float:
-        """Seconds before the next attempt: what the endpoint asks for, with jitter on top, or an exponential draw."""
+        """Seconds before the next attempt: the endpoint's wait plus jitter, or an exponential draw."""
         assert state.outcome is not None
         failed = state.outcome.exception()
         asked = failed.retry_after_s if isinstance(failed, AttemptFailed) else None
@@ -208,14 +209,14 @@ class EndpointClient:
         return jitter if asked is None else min(asked + min(jitter, 1.0), longest)
 
     def _said(self, text: str) -> str:
-        """One line of what the endpoint said, without the key."""
+        """The beginning of the endpoint's text in one line, without the key."""
         line = " ".join((text.replace(self._key, "***") if self._key else text).split())
         return line[:SAID_CHARS] or "nothing"
 
 
 @dataclass(eq=False, slots=True)
 class _Failure(Exception):
-    """An answer other than 2xx, and the beginning of what it said."""
+    """An answer other than 2xx, with the beginning of its body."""
 
     status: int
     headers: httpx2.Headers
@@ -223,7 +224,7 @@ class _Failure(Exception):
 
 
 async def _stop_at_failure(response: httpx2.Response) -> None:
-    """Raises _Failure: the client itself would take all of the body into memory, whatever its size."""
+    """Raise _Failure, because the client itself would read the whole body into memory, whatever its size."""
     if response.is_success:
         return
     body = bytearray()
@@ -236,7 +237,7 @@ async def _stop_at_failure(response: httpx2.Response) -> None:
 
 
 def _most(payload: Mapping[str, Any]) -> Usage:
-    """The most that a request can cost: a token is a byte at least."""
+    """The most that a request can cost; a token has at least one byte."""
     messages = payload["messages"]
     limit = payload.get("max_tokens") or payload["max_completion_tokens"]
     prompt = sum(len(message["content"].encode()) + MESSAGE_TOKENS for message in messages)
@@ -246,13 +247,9 @@ def _most(payload: Mapping[str, Any]) -> Usage:
 
 
 def _seconds(retry_after: str) -> float | None:
-    """What a Retry-After header asks for, in seconds or until a date; None without one that can be read."""
-    try:
+    """The seconds of a Retry-After header, a number or a date; None without a valid one."""
+    with suppress(ValueError):
         return max(0.0, float(retry_after))
-    except ValueError:
-        pass
-    try:
-        until = parsedate_to_datetime(retry_after)
-    except ValueError:
-        return None
-    return max(0.0, until.timestamp() - time.time())
+    with suppress(ValueError):
+        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
+    return None

@@ -1,4 +1,4 @@
-"""What is read of a chat completion, and what a response cost. Endpoints differ; unknown fields are left alone."""
+"""The fields that are read from a chat completion, and the cost of a response. Unknown fields are ignored."""
 
 import json
 from dataclasses import dataclass
@@ -8,14 +8,14 @@ from pydantic import BaseModel, Field, field_validator
 
 from tasks.shared.traces.served import ServedTrajectory
 
-# How endpoints say that a token limit cut the turn short: OpenAI's word, and Anthropic's, Mistral's and Google's.
+# Finish reasons for a turn cut short by a token limit: OpenAI's, Anthropic's, Mistral's and Google's.
 CUT_SHORT = frozenset({"length", "max_tokens", "model_length", "max_output_tokens"})
 TEXT_PARTS = frozenset({"text", "output_text"})
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of a response, or of many."""
+    """Tokens of one response or of several."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -31,12 +31,12 @@ class Usage:
         return self.prompt_tokens + self.completion_tokens
 
     def money(self, prompt_price: float, completion_price: float) -> float:
-        """What they cost at these prices of a million."""
+        """Their cost, at prices for a million tokens."""
         return (self.prompt_tokens * prompt_price + self.completion_tokens * completion_price) / 1e6
 
 
 class Function(BaseModel):
-    """What is called, and with what: JSON as the model wrote it, whether or not it is valid."""
+    """The name and arguments of a call: JSON as the model wrote it, valid or not."""
 
     name: str | None = None
     arguments: str = ""
@@ -61,14 +61,14 @@ class Message(BaseModel):
     content: str | None = None
     refusal: str | None = None
     tool_calls: list[ToolCall] | None = None
-    reasoning_content: str | None = None  # thoughts, where the endpoint keeps them apart
-    # every token and call, from a server of `tirflow serve` that was asked for it
+    reasoning_content: str | None = None  # thoughts, if the endpoint separates them
+    # every token and call, from `tirflow serve` on request
     trajectory: ServedTrajectory | None = None
 
     @field_validator("content", mode="before")
     @classmethod
     def _join_parts(cls, content: Any) -> Any:
-        """The text of a content that comes in parts; other parts (thinking, images) are no words of the turn."""
+        """The text of a content in parts; other parts (thinking, images) are left out."""
         parts = [content] if isinstance(content, dict) else content
         return "".join(map(_words_of, parts)) if isinstance(parts, list) else content
 
@@ -81,7 +81,7 @@ class Choice(BaseModel):
 
     @property
     def is_cut_short(self) -> bool:
-        """Whether a token limit ended the turn; every other reason is an end that the model or a stop string made."""
+        """Whether a token limit ended the turn; otherwise the model or a stop string did."""
         return (self.finish_reason or "").lower() in CUT_SHORT
 
 
@@ -102,25 +102,25 @@ class Completion(BaseModel):
 
     @property
     def has_failed(self) -> bool:
-        """Whether the endpoint failed under the answer: routers say so in a body with status 200."""
+        """Whether the endpoint failed while answering; routers report that in a body with status 200."""
         reasons = [(choice.finish_reason or "").lower() for choice in self.choices]
         return bool(self.error and not self.choices) or "error" in reasons
 
     @field_validator("usage", mode="before")
     @classmethod
     def _need_both_counts(cls, usage: Any) -> Any:
-        """None for an endpoint that has the field and does not count."""
+        """None if the endpoint sends the field without counts."""
         if isinstance(usage, dict) and any(usage.get(name) is None for name in TokenCounts.model_fields):
             return None
         return usage
 
     def counted(self, most: Usage) -> Usage:
-        """What it cost; an endpoint that does not say is charged the most that it could have been."""
+        """Its cost; `most`, the highest possible, if the endpoint does not report it."""
         return Usage(self.usage.prompt_tokens, self.usage.completion_tokens) if self.usage else most
 
 
 def _words_of(part: Any) -> str:
-    """The text of one part of a content, "" for a part that holds none."""
+    """The text of one part of a content, maybe empty."""
     if isinstance(part, str):
         return part
     text = part.get("text") if isinstance(part, dict) and part.get("type") in TEXT_PARTS else None

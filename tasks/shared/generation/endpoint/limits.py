@@ -1,4 +1,4 @@
-"""How fast an endpoint may be asked, for how much, and how often in vain."""
+"""Limits on the rate of requests to an endpoint, on their cost, and on the share that fails."""
 
 import asyncio
 import time
@@ -7,16 +7,16 @@ from tasks.shared.config.endpoint import EndpointAccess, EndpointConfig
 from tasks.shared.generation.endpoint.completion import Usage
 
 BURST_S = 1.0
-FEWEST_JUDGED = 20  # the share of failures is taken of at least so many
+FEWEST_JUDGED = 20  # least denominator of the share of failures
 
 
 class TokenBucket:
-    """Fills at a rate and holds what comes in a second; a charge beyond it is waited for by whoever is next."""
+    """A token bucket that holds one second's rate. After an overdraft, the next request waits."""
 
     def __init__(self, per_minute: float) -> None:
         """`per_minute`: 0 is no limit."""
         self._seconds_each = 60.0 / per_minute if per_minute else 0.0
-        self._free_at = 0.0  # on the monotonic clock: when what was taken so far has been filled in again
+        self._free_at = 0.0  # on the monotonic clock: when the bucket will be full again
 
     async def take(self, amount: float) -> None:
         """Wait until the bucket is not overdrawn, and take from it."""
@@ -26,26 +26,26 @@ class TokenBucket:
         await asyncio.sleep(start - now)
 
     def charge(self, amount: float) -> None:
-        """Take without waiting: what a response turned out to cost."""
+        """Take without waiting, for the actual cost of a response."""
         self._free_at = max(self._free_at, time.monotonic() - BURST_S) + amount * self._seconds_each
 
     def pause(self, seconds: float) -> None:
-        """Nobody takes anything for so long: the endpoint asked for it."""
+        """Let nobody take anything for so long, because the endpoint asked for it."""
         self._free_at = max(self._free_at, time.monotonic() + seconds)
 
 
 class FailureShare:
-    """Stops what goes on failing."""
+    """Stops a stage whose endpoint fails too often."""
 
     def __init__(self, config: EndpointConfig, asker: str, num_due: int = FEWEST_JUDGED) -> None:
-        """`asker`: `config`'s name in the section `synthesize`."""
+        """`asker`: the name of `config` in the section `synthesize`."""
         self._config = config
         self._asker = asker
         self._fewest = min(FEWEST_JUDGED, num_due)
         self.num_finished = self._num_failed = 0
 
     def count(self, said: str = "") -> None:
-        """One more is finished; `said`: by an endpoint that gave nothing usable. ValueError past the share."""
+        """Count a finished trace; `said`: the endpoint's text if it was not usable. ValueError past the share."""
         self.num_finished += 1
         self._num_failed += bool(said)
         if said and self._num_failed > self._config.max_failure_share * max(self.num_finished, self._fewest):
@@ -61,33 +61,33 @@ class BudgetSpent(Exception):
 
 
 class Budget:
-    """Tokens and money that may be spent. A request sets aside the most it can cost, so the budget is never passed."""
+    """A budget of tokens and money. A request reserves the most that it can cost, so the budget is never exceeded."""
 
     def __init__(self, config: EndpointAccess, spent: Usage) -> None:
         """`spent`: by processes of this run that were killed."""
         self._config = config
         self.spent = spent
-        self._set_aside = Usage()
+        self._reserved = Usage()
         self._settled = asyncio.Condition()
 
     @property
     def money(self) -> float:
-        """What was spent, in the currency of the prices."""
+        """The money spent, in the currency of the prices."""
         return self._money(self.spent)
 
     async def reserve(self, most: Usage) -> None:
-        """Set aside what a request can cost at most, waiting for others to settle. Raises BudgetSpent."""
+        """Reserve the most that a request can cost; wait for others to settle if needed. Raises BudgetSpent."""
         async with self._settled:
-            while not self._fits(self.spent + self._set_aside + most):
-                if self._set_aside == Usage():
+            while not self._fits(self.spent + self._reserved + most):
+                if self._reserved == Usage():
                     raise BudgetSpent
                 await self._settled.wait()
-            self._set_aside += most
+            self._reserved += most
 
     async def settle(self, most: Usage, used: Usage) -> None:
-        """Give back what was set aside; `used` has been spent."""
+        """Release a reservation; `used` was spent."""
         async with self._settled:
-            self._set_aside += Usage(-most.prompt_tokens, -most.completion_tokens)
+            self._reserved += Usage(-most.prompt_tokens, -most.completion_tokens)
             self.spent += used
             self._settled.notify_all()
 

@@ -1,8 +1,8 @@
-"""Raw responses of a teacher, kept: append-only, each on disk before it is used, so that none is asked for twice.
+"""The log of raw responses: append-only, each on disk before it is used, so that no request is paid twice.
 
-A log is a directory of `*.jsonl.gz` files, one gzip member a response (`zcat` and pandas read a file as a whole). Every
-process begins a file of its own, so what a kill tore is the end of a file that nobody writes to any more. Only places
-are held in memory; bodies are read when they are asked for.
+A log is a directory of `*.jsonl.gz` files, one gzip member a response (`zcat` and pandas read whole files). Every
+process begins a new file, so a kill can only tear the end of a file that is never written again. Memory holds the
+offsets; bodies are read on request.
 """
 
 import gzip
@@ -23,30 +23,30 @@ GZIP_MEMBER = 31  # zlib's window bits for a gzip header
 
 @dataclass(frozen=True, slots=True, order=True)
 class ResponseKey:
-    """Which request a response answers: one turn of one sample of one problem."""
+    """The request that a response answers: one turn of one sample of one problem."""
 
     asker: str  # "teacher" or "judge"
     problem_id: str
-    sample: int  # index among the problem's traces; of the first where one request gives several
+    sample: int  # index among the problem's traces; of the first if one request returns several
     turn: int  # turn of the conversation, from 0
-    request: str  # digest of everything that was sent: a changed prompt or model is another request
+    request: str  # digest of the payload, so that a changed prompt or model is another request
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """Where a response lies, and what it cost."""
+    """The location of a response, and its cost."""
 
     path: Path
     offset: int
     usage: Usage
-    is_own: bool  # whether this run asked for it, or took it over from an earlier one
+    is_own: bool  # whether this run asked for it, or an earlier one
 
 
 class ResponseLog:
-    """The responses in `directory`, to which new ones are appended, and those of `earlier` logs."""
+    """The responses in `directory`, where new ones are appended, and those of `earlier` logs."""
 
     def __init__(self, directory: Path, earlier: Sequence[Path] = ()) -> None:
-        """Read what is there. ValueError for a damaged file, or an earlier log that has none."""
+        """Read the logs. ValueError for a damaged file, or an earlier log without files."""
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
         self._index: dict[ResponseKey, _Entry] = {}
@@ -67,9 +67,8 @@ class ResponseLog:
         return len(self._index)
 
     def find(self, key: ResponseKey) -> str | None:
-        """The body that answered this request, None if it was never answered."""
-        entry = self._index.get(key)
-        if entry is None:
+        """The response to this request; None if it was never answered."""
+        if (entry := self._index.get(key)) is None:
             return None
         with entry.path.open("rb") as stream:
             stream.seek(entry.offset)
@@ -77,7 +76,7 @@ class ResponseLog:
         return str(json.loads(record)["body"])
 
     def append(self, key: ResponseKey, body: str, usage: Usage) -> None:
-        """Keep a response; it is on disk when this returns."""
+        """Append a response; it is on disk when this returns."""
         member = _compressed(key, body, usage)
         with self._lock:
             assert key not in self._index, f"asked twice: {key}"
@@ -90,12 +89,12 @@ class ResponseLog:
             self._index[key] = _Entry(self._path, offset, usage, is_own=True)
 
     def spent(self, asker: str) -> Usage:
-        """What this run's own responses cost, those of its killed processes included."""
+        """The cost of this run's own responses, including those of its killed processes."""
         own = (entry.usage for key, entry in self._index.items() if entry.is_own and key.asker == asker)
         return sum(own, Usage())
 
     def usage_by_problem(self) -> dict[tuple[str, str], tuple[int, Usage]]:
-        """Number of responses and their usage, own and taken over, for each asker and problem."""
+        """Number of responses and their usage, of this run and earlier ones, for each asker and problem."""
         found: dict[tuple[str, str], tuple[int, Usage]] = {}
         for key, entry in sorted(self._index.items()):
             count, usage = found.get((key.asker, key.problem_id), (0, Usage()))
@@ -103,7 +102,7 @@ class ResponseLog:
         return found
 
     def write(self, path: Path) -> None:
-        """Everything as one file, in the order of keys: equal responses give equal bytes, whatever was killed."""
+        """Write all as one file in the order of keys, so that equal responses give equal bytes."""
         with path.open("wb") as stream:
             for key, entry in sorted(self._index.items()):
                 body = self.find(key)

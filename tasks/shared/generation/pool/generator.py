@@ -10,9 +10,10 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import CancelledError, Future
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import aiohttp
+import torch
 
 from tasks.shared.generation.follower import Follower
 from tasks.shared.generation.pool.client import Completion, open_session
@@ -23,9 +24,6 @@ from tasks.shared.generation.protocol import Piece
 from tasks.shared.generation.resubmission import Resubmits
 from tasks.shared.generation.vllm_options import reason_of, sampling_options
 from tasks.shared.learning.distributed import from_first_rank
-
-if TYPE_CHECKING:
-    import torch
 
 STEP_S = 0.005  # how long a step waits for a piece; feedback that is ready waits for the step
 Result = TypeVar("Result")
@@ -178,7 +176,7 @@ class PoolGenerator(Asker):
         self._num_scored += 1
         return from_first_rank(scores)
 
-    def load_weights(self, weights: "Iterable[tuple[str, torch.Tensor]]") -> None:
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
         """Give every server these weights, in memory; running requests wait meanwhile and continue with them."""
         self.wait()
         self.version += 1
@@ -196,7 +194,7 @@ class PoolGenerator(Asker):
         ]
         return from_first_rank(names)
 
-    def differing(self, weights: "Iterable[tuple[str, torch.Tensor]]") -> list[str]:
+    def differing(self, weights: Iterable[tuple[str, torch.Tensor]]) -> list[str]:
         """Tensors, by server, that `load_weights(weights)` changes. The servers hold these weights afterwards."""
         before = self._call(self._pool.digests())
         self.load_weights(weights)

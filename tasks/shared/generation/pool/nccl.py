@@ -8,15 +8,14 @@ next push.
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from tasks.shared.contract.addresses import free_port
 from tasks.shared.generation.pool.client import Client
 from tasks.shared.generation.pool.members import Member, Pool
 from tasks.shared.generation.pool.weights import BUCKET_BYTES, Call, buckets
-
-if TYPE_CHECKING:
-    import torch
 
 NUM_BUFFERS = 2
 
@@ -32,7 +31,7 @@ class NcclTransfer:
         self._group: Any = None
         self._urls: list[str] = []  # of the servers in the group
 
-    def push(self, weights: "Iterable[tuple[str, torch.Tensor]]", version: str) -> None:
+    def push(self, weights: Iterable[tuple[str, torch.Tensor]], version: str) -> None:
         """See `Transfer.push`."""
         members: list[Member] = self._call(self._pool.pause_for_push())
         if [member.url for member in members] != self._urls:
@@ -67,9 +66,8 @@ class NcclTransfer:
             met.result()
         self._urls = [member.url for member in members]
 
-    def _send(self, members: list[Member], bucket: "dict[str, torch.Tensor]") -> None:
+    def _send(self, members: list[Member], bucket: dict[str, torch.Tensor]) -> None:
         """Broadcast a bucket while the servers receive it; a server that fails breaks the group, so nobody hangs."""
-        import torch
         from vllm.distributed.weight_transfer.packed_tensor import packed_nccl_broadcast_producer
 
         group = self._group

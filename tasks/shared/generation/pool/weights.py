@@ -8,20 +8,19 @@ import os
 import shutil
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
+
+import torch
 
 from tasks.shared.generation.pool.members import Pool
-
-if TYPE_CHECKING:
-    import torch
 
 BUCKET_BYTES = 1 << 30
 Call = Callable[[Coroutine[Any, Any, Any]], Any]
 
 
 def buckets(
-    weights: "Iterable[tuple[str, torch.Tensor]]", device: str | None = None
-) -> "Iterator[dict[str, torch.Tensor]]":
+    weights: Iterable[tuple[str, torch.Tensor]], device: str | None = None
+) -> Iterator[dict[str, torch.Tensor]]:
     """Copies of the tensors in order, in groups of about BUCKET_BYTES; a larger one is a group of its own.
 
     `device`: of the copies; None: that of the tensors. Copies, because ZeRO-3 soon frees a gathered tensor.
@@ -42,7 +41,7 @@ def buckets(
 class Transfer(Protocol):
     """A way to send weights to the servers of a pool."""
 
-    def push(self, weights: "Iterable[tuple[str, torch.Tensor]]", version: str) -> None:
+    def push(self, weights: Iterable[tuple[str, torch.Tensor]], version: str) -> None:
         """Give every server these weights under that name; running requests wait meanwhile and continue with them."""
 
     def close(self) -> None:
@@ -65,13 +64,13 @@ class FileTransfer:
         if directory is not None:
             shutil.rmtree(directory, ignore_errors=True)  # of an attempt that was killed
 
-    def push(self, weights: "Iterable[tuple[str, torch.Tensor]]", version: str) -> None:
+    def push(self, weights: Iterable[tuple[str, torch.Tensor]], version: str) -> None:
         """See `Transfer.push`."""
         paths = self.write(weights)
         self._call(self._pool.push(paths, version))
         self.drop_older(paths)
 
-    def write(self, weights: "Iterable[tuple[str, torch.Tensor]]") -> list[str]:
+    def write(self, weights: Iterable[tuple[str, torch.Tensor]]) -> list[str]:
         """Write all weights and return the paths, in order. Older files stay until `drop_older`."""
         from safetensors.torch import save
 

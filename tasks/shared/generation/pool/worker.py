@@ -4,12 +4,11 @@ vLLM mixes `PoolWorker` into its worker (`--worker-extension-cls`). The server's
 name, between two steps of the engine. Each worker of a tensor-parallel group takes its part itself.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from tasks.shared.generation.vllm_weights import fingerprints, refresh_tied_head
-
-if TYPE_CHECKING:
-    import torch
 
 
 class PoolWorker:
