@@ -86,9 +86,9 @@ class Ahead(LiveExperiences):
 
     def _drop_requests(self) -> None:
         """Withdraw the requests of dropped draws, which frees their rows."""
-        wants = self._buffer.wants
-        self._queue = deque(request for request in self._queue if wants(int(request.problem_id)))
-        self._unwanted = deque(name for name, draw in self._alive.items() if not wants(draw))
+        in_flight = self._buffer.in_flight
+        self._queue = deque(request for request in self._queue if int(request.problem_id) in in_flight)
+        self._unwanted = deque(name for name, draw in self._alive.items() if draw not in in_flight)
         self._changed.notify_all()
 
     def sync(self, step: int, push: Callable[[], None]) -> None:
@@ -129,8 +129,8 @@ class Ahead(LiveExperiences):
             tokens, self._num_tokens = self._num_tokens, 0
             before, self._num_dropped = self._num_dropped, len(self._buffer.journal.account.dropped)
             return {
-                "queue": self._buffer.num_waiting,
-                "in_flight": self._buffer.num_in_flight,
+                "queue": len(self._buffer.waiting),
+                "in_flight": len(self._buffer.in_flight),
                 "dropped_groups": self._num_dropped - before,
                 "sampler_rows": round(rows, 2),
                 "sampler_idle": round(idle, 4),

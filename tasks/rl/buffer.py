@@ -42,32 +42,24 @@ class Buffer:
         self._seed, self._data_seed = seed, data_seed
         self._last_step = last_step
         self.next_draw = max(self.journal.account.drawn, default=first_draw - 1) + 1
-        self._in_flight: dict[int, list[Trajectory]] = {}  # finished trajectories of each
-        self._waiting: dict[int, list[Graded]] = {}
+        self.in_flight: dict[
+            int, list[Trajectory]
+        ] = {}  # draws with an incomplete group
+        self.waiting: dict[int, list[Graded]] = {}  # complete groups that no step has taken
         self._num_training = 0  # groups of the step in training
-
-    @property
-    def num_waiting(self) -> int:
-        """Complete groups that no step has taken."""
-        return len(self._waiting)
-
-    @property
-    def num_in_flight(self) -> int:
-        """Draws whose group is not complete."""
-        return len(self._in_flight)
 
     def may_draw(self, step: int, begun: int) -> bool:
         """Whether a group begun with the weights after `begun` steps would be taken in time; `step` steps are done."""
-        counted = sum(self._counts(group) for group in self._waiting.values())
-        num_open = len(self._in_flight) + counted + self._num_training
+        counted = sum(self._counts(group) for group in self.waiting.values())
+        num_open = len(self.in_flight) + counted + self._num_training
         steps = min(begun + self._config.staleness + 1, self._last_step) - step
         return num_open < steps * self._config.prompts_per_step
 
     def draw(self, step: int) -> list[RolloutRequest]:
         """The requests of the next problem."""
         draw, self.next_draw = self.next_draw, self.next_draw + 1
-        self.journal.draw(draw, self.problem(draw).id, step)
-        self._in_flight[draw] = []
+        self.journal.write("drawn", draw=draw, problem=self.problem(draw).id, begun=step)
+        self.in_flight[draw] = []
         return self._requests(draw)
 
     def reopen(self, step: int) -> list[RolloutRequest]:
@@ -75,10 +67,10 @@ class Buffer:
         requests = []
         for draw in self.journal.account.open:
             if draw in self.journal.account.whole:
-                self._waiting[draw] = read_group(self._path(draw))
+                self.waiting[draw] = read_group(self._path(draw))
             else:
-                self.journal.ask_again(draw, step)
-                self._in_flight[draw] = []
+                self.journal.write("asked", draw=draw, begun=step)
+                self.in_flight[draw] = []
                 requests += self._requests(draw)
         return requests
 
@@ -87,16 +79,12 @@ class Buffer:
         step, place = divmod(draw, self._config.prompts_per_step)
         return draw_problems(self._problems, self._config.prompts_per_step, step, self._data_seed)[place]
 
-    def wants(self, draw: int) -> bool:
-        """Whether a draw is in flight."""
-        return draw in self._in_flight
-
     def add(self, trajectory: Trajectory) -> list[Trajectory]:
         """Add a trajectory; return the group if this completes one that was not dropped, else nothing."""
         draw = int(trajectory.problem_id)
-        if draw not in self._in_flight:
+        if draw not in self.in_flight:
             return []
-        group = self._in_flight[draw]
+        group = self.in_flight[draw]
         group.append(replace(trajectory, problem_id=self.problem(draw).id))
         return group if len(group) == self._config.num_samples else []
 
@@ -106,10 +94,10 @@ class Buffer:
 
     def keep(self, draw: int, group: list[Graded]) -> None:
         """Let a written group wait for a step."""
-        if draw in self._in_flight:
-            del self._in_flight[draw]
-            self.journal.make_whole(draw)
-            self._waiting[draw] = group
+        if draw in self.in_flight:
+            del self.in_flight[draw]
+            self.journal.write("whole", draw=draw)
+            self.waiting[draw] = group
 
     def take(self, step: int) -> list[Graded] | None:
         """The groups of the step after `step` steps, the oldest first; None while there are too few.
@@ -121,17 +109,17 @@ class Buffer:
         size = self._config.prompts_per_step
         chosen: list[int] = []
         counted = 0
-        for draw in sorted(self._waiting, key=lambda draw: (oldest(self._waiting[draw]), draw)):
+        for draw in sorted(self.waiting, key=lambda draw: (oldest(self.waiting[draw]), draw)):
             chosen.append(draw)
-            counted += self._counts(self._waiting[draw])
+            counted += self._counts(self.waiting[draw])
             if counted == size or len(chosen) == size * self._config.resample_attempts:
                 break
         else:
             return None
         chosen.sort()
-        self.journal.take(step + 1, chosen)
+        self.journal.write("taken", step=step + 1, draws=chosen)
         self._num_training = size
-        return numbered([self._waiting.pop(draw) for draw in chosen])
+        return numbered([self.waiting.pop(draw) for draw in chosen])
 
     def taken(self, step: int) -> list[Graded] | None:
         """The groups that the step after `step` steps took before the round was killed; None if it took none."""
@@ -154,18 +142,18 @@ class Buffer:
             self._drop(draw, "the round was over")
 
     def _drop_stale(self, step: int) -> None:
-        for draw, group in list(self._waiting.items()):
+        for draw, group in list(self.waiting.items()):
             if step - oldest(group) > self._config.staleness:
                 self._drop(draw, f"stale: begun after step {oldest(group)}, waited until step {step + 1}")
-        for draw in list(self._in_flight):
+        for draw in list(self.in_flight):
             begun = self.journal.account.drawn[draw].begun
             if step - begun > self._config.staleness:
                 self._drop(draw, f"stale: begun after step {begun}, not whole at step {step + 1}")
 
     def _drop(self, draw: int, reason: str) -> None:
-        self.journal.drop(draw, reason)
-        self._in_flight.pop(draw, None)
-        self._waiting.pop(draw, None)
+        self.journal.write("dropped", draw=draw, reason=reason)
+        self.in_flight.pop(draw, None)
+        self.waiting.pop(draw, None)
         self._path(draw).unlink(missing_ok=True)
 
     def _counts(self, group: Sequence[Graded]) -> bool:

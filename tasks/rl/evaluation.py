@@ -23,7 +23,7 @@ from tasks.shared.estimates import Outcome, avg_at_k
 from tasks.shared.evaluation.problems import EvaluationProblem, SampleRequest, read_problems, sample_requests
 from tasks.shared.evaluation.sampling import Sampler, take_all
 from tasks.shared.generation.protocol import AsksBeside, Decodes, Generator
-from tasks.shared.learning.distributed import gather_from_ranks
+from tasks.shared.learning.distributed import from_first_rank, gather_from_ranks
 from tasks.shared.reporting.samples import Sample
 from tasks.shared.tools.protocol import Tool
 
@@ -32,7 +32,7 @@ Grade = tuple[str, str, bool]  # set, problem, correct
 
 
 class Evaluation:
-    """The curve of one round. Close it."""
+    """The evaluations of one round, whose points are its curve. Close it."""
 
     def __init__(
         self,
@@ -85,31 +85,30 @@ class Evaluation:
         return self._running[0].step if self._running is not None else None
 
     def keeps_weights(self, progress: Progress) -> bool:
-        """Whether the sampler keeps its weights although those of `progress` are ready; in the first rank.
+        """Whether the sampler keeps its weights although those of `progress` are ready; the same in every rank.
 
         It does while they are evaluated, unless another evaluation is due, or what they sample would be more than
         `rl.staleness` steps old.
         """
-        if self._running is None or self._running[1].done():
-            return False
-        return progress.step - self._running[0].step <= self._staleness and not self.is_due(progress)
+        keeps = False
+        if self._running is not None and not self._running[1].done():
+            keeps = progress.step - self._running[0].step <= self._staleness and not self.is_due(progress)
+        return from_first_rank(keeps)
 
-    def begin(self, progress: Progress) -> Point | None:
-        """Evaluate the current weights and return the point; None if that continues beside the round."""
+    def begin(self, progress: Progress) -> None:
+        """Evaluate the current weights, beside the round if the engine is."""
         if self._thread is None:
             share = [r for place, r in enumerate(self._requests) if is_mine(self._generation, place)]
-            return self._point(progress, gather_from_ranks(self._take(share)))
-        if rank() == 0:
+            self._note(progress, gather_from_ranks(self._take(share)))
+        elif rank() == 0:
             self._running = progress, self._thread.submit(self._take, self._requests)
-        return None
 
-    def finish(self) -> Point | None:
-        """Wait for the evaluation beside the round; its point."""
-        if self._running is None:
-            return None
-        progress, grades = self._running
-        self._running = None
-        return self._point(progress, grades.result())
+    def finish(self) -> None:
+        """Wait for the evaluation beside the round."""
+        if self._running is not None:
+            progress, grades = self._running
+            self._running = None
+            self._note(progress, grades.result())
 
     def close(self) -> None:
         """End the thread."""
@@ -122,8 +121,8 @@ class Evaluation:
         take_all(self._sampler, requests, taken.append)
         return sorted((sample.set, sample.problem_id, sample.correct) for sample in taken)
 
-    def _point(self, progress: Progress, grades: Sequence[Grade]) -> Point:
-        """Make a point, and note it in the first rank."""
+    def _note(self, progress: Progress, grades: Sequence[Grade]) -> Point:
+        """Make a point; write it in the first rank."""
         point = {"step": progress.step, "round": progress.round, **measures(grades, len(self._requests))}
         if self._lines is not None:
             self._lines.append(point)

@@ -39,7 +39,12 @@ class Account:
         return [draw for draw in self.drawn if draw not in ended]
 
     def enter(self, event: dict[str, Any]) -> None:
-        """Apply one line. AssertionError for an event that cannot follow the earlier ones."""
+        """Apply one line. AssertionError for an event that cannot follow the earlier ones.
+
+        drawn (draw, problem, begun): a problem is drawn and its samples are requested; asked (draw, begun): a draw in
+        flight at a kill is requested again; whole (draw): its group is graded and on disk; taken (step, draws): the
+        step, from 1, trains on these groups in this order; dropped (draw, reason): it is never trained on.
+        """
         kind = event["event"]
         if kind == "taken":
             assert set(event["draws"]) <= set(self.open) & self.whole, event
@@ -73,29 +78,11 @@ class Journal:
         for line in whole.splitlines():
             self.account.enter(json.loads(line))
 
-    def draw(self, draw: int, problem_id: str, begun: int) -> None:
-        """Note that a problem is drawn and its samples are requested."""
-        self._write({"event": "drawn", "draw": draw, "problem": problem_id, "begun": begun})
-
-    def ask_again(self, draw: int, begun: int) -> None:
-        """Note that a draw in flight at a kill is requested again."""
-        self._write({"event": "asked", "draw": draw, "begun": begun})
-
-    def make_whole(self, draw: int) -> None:
-        """Note that the group of a draw is complete, graded and on disk."""
-        self._write({"event": "whole", "draw": draw})
-
-    def take(self, step: int, draws: list[int]) -> None:
-        """Note that step `step`, from 1, trains on these groups in this order."""
-        self._write({"event": "taken", "step": step, "draws": draws})
-
-    def drop(self, draw: int, reason: str) -> None:
-        """Note that a draw is never trained on."""
-        self._write({"event": "dropped", "draw": draw, "reason": reason})
-
-    def _write(self, event: dict[str, Any]) -> None:
-        self.account.enter(event)
-        line = json.dumps(event).encode() + b"\n"
+    def write(self, event: str, **fields: Any) -> None:
+        """Record an event of `Account.enter`; it is on disk when this returns."""
+        entry = {"event": event, **fields}
+        self.account.enter(entry)
+        line = json.dumps(entry).encode() + b"\n"
         descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
             assert os.write(descriptor, line) == len(line), "a short write to a file"

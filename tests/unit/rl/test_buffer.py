@@ -202,13 +202,13 @@ def test_a_group_on_the_disk_is_the_group(tmp_path: Path) -> None:
 
 def test_a_line_that_does_not_follow_is_not_written(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.jsonl")
-    journal.draw(0, "p", 0)
-    journal.make_whole(0)
-    journal.take(1, [0])
+    journal.write("drawn", draw=0, problem="p", begun=0)
+    journal.write("whole", draw=0)
+    journal.write("taken", step=1, draws=[0])
     with pytest.raises(AssertionError):
-        journal.take(2, [0])  # trained twice
+        journal.write("taken", step=2, draws=[0])  # trained twice
     with pytest.raises(AssertionError):
-        journal.drop(0, "late")
+        journal.write("dropped", draw=0, reason="late")
     assert len(journal.path.read_text().splitlines()) == 3
     account = Account()
     with pytest.raises(AssertionError):
