@@ -82,10 +82,10 @@ def synthesize(
         force: execute again although the same work has been done.
     """
     current, record = rerun(("synthesize",), run, recipe, overrides or {}, into, force)
-    wanted = PROBLEMS | EVALUATION_SETS
+    sources = PROBLEMS | EVALUATION_SETS
     if current.recipe.synthesize.mode == "bootstrap":
-        wanted["checkpoint"] = _cold_start(record)
-    taken = take(record, wanted, inputs or {})
+        sources["checkpoint"] = _cold_start(record)
+    taken = take(record, sources, inputs or {})
     if responses:
         taken["responses"] = RunRecords(current.store).read(responses).output("synthesize", "responses")
     if pass_rates:
@@ -121,8 +121,8 @@ def sft(
         force: execute again although the same work has been done.
     """
     current, record = rerun(("sft",), run, recipe, overrides or {}, into, force)
-    wanted: Inputs = {"checkpoint": ("prepare", "checkpoint"), "traces": ("synthesize", "traces")}
-    taken = take(record, wanted, inputs or {})
+    sources: Inputs = {"checkpoint": ("prepare", "checkpoint"), "traces": ("synthesize", "traces")}
+    taken = take(record, sources, inputs or {})
     return {"checkpoint": tasks.sft.task.sft(current, taken["checkpoint"], taken["traces"])}
 
 
@@ -149,17 +149,17 @@ def rl(
     """
     current, record = rerun(("rl",), run, recipe, overrides or {}, into, force)
     policy = (f"rl-{number - 1}", "checkpoint") if number > 1 else _cold_start(record)
-    wanted: Inputs = {"checkpoint": policy, **PROBLEMS}
+    sources: Inputs = {"checkpoint": policy, **PROBLEMS}
     if number > 1:
-        wanted["trainer_state"] = (f"rl-{number - 1}", "trainer_state")
+        sources["trainer_state"] = (f"rl-{number - 1}", "trainer_state")
     if current.recipe.rl.kl_coefficient or current.recipe.rl.optimizer.lora:
-        wanted["reference"] = _cold_start(record)
+        sources["reference"] = _cold_start(record)
     if current.recipe.rl.evaluate_every_steps:
-        wanted |= EVALUATION_SETS
+        sources |= EVALUATION_SETS
     before = record.stages.get(f"rl-{number - 1}")
     if current.recipe.rl.keep == "best" and before and "best" in before.outputs:
-        wanted["best"] = (f"rl-{number - 1}", "best")
-    result = tasks.rl.task.rl(current, number, **take(record, wanted, inputs or {}))
+        sources["best"] = (f"rl-{number - 1}", "best")
+    result = tasks.rl.task.rl(current, number, **take(record, sources, inputs or {}))
     return {
         "checkpoint": result.checkpoint,
         "rollouts": result.rollouts,
@@ -190,14 +190,14 @@ def evaluate(
         into: name under which the outcome is recorded; `<run>-changed` if overrides change something.
         force: execute again although the same work has been done.
     """
-    changes = (overrides or {}) | ({"data.evaluation": _sources(problems)} if problems else {})
+    changes = (overrides or {}) | ({"data.evaluation": _problem_sections(problems)} if problems else {})
     worked = ("prepare", "evaluate") if problems else ("evaluate",)
     current, record = rerun(worked, run, recipe, changes, into, force)
-    wanted: Inputs = {"checkpoint": checkpoint_of(record, checkpoint)}
+    sources: Inputs = {"checkpoint": checkpoint_of(record, checkpoint)}
     given = inputs or {}
     if problems:
         given = {"evaluation_sets": tasks.prepare.task.prepare(current).evaluation_sets, **given}
-    taken = take(record, wanted | EVALUATION_SETS, given)
+    taken = take(record, sources | EVALUATION_SETS, given)
     evaluation = tasks.evaluate.task.evaluate(
         current, checkpoint, taken["checkpoint"], taken["evaluation_sets"]
     )
@@ -260,7 +260,7 @@ def _cold_start(record: RunRecord) -> tuple[str, str]:
     return ("sft" if record.recipe.get("cold_start", True) else "prepare"), "checkpoint"
 
 
-def _sources(paths: list[str]) -> list[dict[str, Any]]:
+def _problem_sections(paths: list[str]) -> list[dict[str, Any]]:
     """Problem files as sections of a recipe, named after the files."""
     section = {"source": "file", "answer": "expression"}
     return [{"name": _set_name(Path(path)), "path": path, **section} for path in paths]

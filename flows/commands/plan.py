@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from data.gpus import Gpu, find_gpu, gpu_of_memory
-from flows.planning.layouts import Plan, choose, gib, make_plan, work_of
+from flows.planning.layouts import GpuPlan, choose, gib, make_plan, work_of
 from flows.planning.memory import GIB, Memory
 from flows.planning.published import deviations
 from flows.planning.seconds import Work, assumptions
@@ -49,9 +49,9 @@ def tell(
     fixed = {"rl.staleness": staleness} if as_written and staleness is not None else {}
     resolved = load_recipe(recipe, given | fixed)
     if run:
-        from flows.planning.work_plan import tell as tell_work  # Prefect takes seconds to import
+        from flows.planning.work_plan import print_work_plan  # Prefect takes seconds to import
 
-        return tell_work(resolved, run, as_json)
+        return print_work_plan(resolved, run, as_json)
     gpu, memory = _gpu(gpus, memory_gib, kind)
     work = work_of(resolved, mean_tokens, tail, call_seconds)
     if as_written:
@@ -93,21 +93,21 @@ def read_override(text: str) -> tuple[str, Any]:
         return key, value
 
 
-def _as_json(plan: Plan) -> dict[str, Any]:
+def _as_json(plan: GpuPlan) -> dict[str, Any]:
     tree = asdict(plan)
     for phase, written in zip(plan.phases, tree["phases"], strict=True):
         written["memory"]["total"] = phase.memory.total
     return tree | {"layout": plan.name} | _times(plan)
 
 
-def _times(plan: Plan) -> dict[str, float | None]:
+def _times(plan: GpuPlan) -> dict[str, float | None]:
     """Seconds of a step; the asynchronous one where sampler and trainer have GPUs of their own."""
     assert plan.seconds is not None
     apart = round(plan.seconds.asynchronous, 1) if plan.sampling_gpus else None
     return {"synchronous_s": round(plan.seconds.synchronous, 1), "asynchronous_s": apart}
 
 
-def _show(plans: Sequence[Plan], work: Work, kind: Gpu, console: Console) -> None:
+def _show(plans: Sequence[GpuPlan], work: Work, kind: Gpu, console: Console) -> None:
     plan = plans[0]
     console.print(
         f"{plan.recipe}: {plan.parameters / 1e6:,.1f} M parameters, {plan.gpus} GPUs of {gib(plan.gpu)} GiB"
@@ -141,7 +141,7 @@ def _show(plans: Sequence[Plan], work: Work, kind: Gpu, console: Console) -> Non
     console.print(_assumption_table(work, kind))
 
 
-def _layout_table(plans: Sequence[Plan]) -> Table:
+def _layout_table(plans: Sequence[GpuPlan]) -> Table:
     """The best layouts, and those that do not fit only while there is room."""
     table = Table(title="Layouts, the one taken first; seconds are estimates")
     for name in ("layout", "fits", "sample s", "train s", "step s", "asynchronous s", "GPU hours of RL"):
@@ -162,7 +162,7 @@ def _layout_table(plans: Sequence[Plan]) -> Table:
     return table
 
 
-def _memory_table(plan: Plan) -> Table:
+def _memory_table(plan: GpuPlan) -> Table:
     used = [
         field.name
         for field in fields(Memory)

@@ -57,7 +57,7 @@ class Saved:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class GpuPlan:
     """A recipe on a number of GPUs."""
 
     recipe: str
@@ -128,7 +128,7 @@ def make_plan(
     kind: Gpu | None = None,
     work: Work | None = None,
     changes: Mapping[str, Any] | None = None,
-) -> Plan:
+) -> GpuPlan:
     """The plan of a recipe on `gpus` GPUs of `gpu` bytes; with seconds if `kind` and `work` are given.
 
     Every GPU outside a pool is a rank. ValueError if the model's shape is unknown or there are too few GPUs.
@@ -146,7 +146,7 @@ def make_plan(
     trajectories = rl.prompts_per_step * rl.samples_per_prompt
     tokens = trajectories * (generation.max_prompt_tokens + generation.max_response_tokens)
     held = sampler(recipe, shape, gpu) if generation.engine == "vllm" else None
-    return Plan(
+    return GpuPlan(
         recipe=recipe.name,
         changes=dict(changes or {}),
         gpus=gpus,
@@ -234,7 +234,7 @@ def choose(
     work: Work,
     given: Mapping[str, Any],
     staleness: int | None = None,
-) -> list[Plan]:
+) -> list[GpuPlan]:
     """Every layout's plan, the best first: the quickest that fits, among equal ones that with the fewest changes.
 
     Pools have `staleness`, by default the recipe's; on the trainer's GPUs steps are synchronous. Layouts that override
@@ -267,7 +267,7 @@ def _sft_lacks(recipe: Recipe, gpus: int, gpu: int) -> bool:
     return sft_phase(recipe, find_shape(recipe.model), gpus).memory.total > gpu
 
 
-def _rank(plan: Plan) -> tuple[bool, float, int]:
+def _rank(plan: GpuPlan) -> tuple[bool, float, int]:
     """The sort key of layouts; those that do not fit come last, sorted by the missing bytes."""
     if plan.refusal() is not None:
         lacking = max(

@@ -134,7 +134,7 @@ def plan_work(recipe: Recipe, run: str, store: str) -> list[StagePlan]:
     return planner.plans
 
 
-def tell(recipe: Recipe, run: str, as_json: bool) -> int:
+def print_work_plan(recipe: Recipe, run: str, as_json: bool) -> int:
     """Print the plan; exit code 2 if an input is missing. ValueError for a name or record that is none."""
     plans = plan_work(recipe, run, store_uri())
     if as_json:

@@ -42,9 +42,7 @@ class Buffer:
         self._seed, self._data_seed = seed, data_seed
         self._last_step = last_step
         self.next_draw = max(self.journal.account.drawn, default=first_draw - 1) + 1
-        self.in_flight: dict[
-            int, list[Trajectory]
-        ] = {}  # draws with an incomplete group
+        self.in_flight: dict[int, list[Trajectory]] = {}  # draws with an incomplete group
         self.waiting: dict[int, list[Graded]] = {}  # complete groups that no step has taken
         self._num_training = 0  # groups of the step in training
 

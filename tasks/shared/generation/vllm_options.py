@@ -67,10 +67,10 @@ def reason_of(finish_reason: str | None, stop_reason: int | str | None) -> Liter
     return "stop" if isinstance(stop_reason, str) else "eos"
 
 
-def _require_positions(checkpoint: Path, wanted: int) -> None:
-    positions = json.loads((checkpoint / "config.json").read_text()).get("max_position_embeddings", wanted)
-    if positions < wanted:
+def _require_positions(checkpoint: Path, needed: int) -> None:
+    positions = json.loads((checkpoint / "config.json").read_text()).get("max_position_embeddings", needed)
+    if positions < needed:
         raise ValueError(
-            f"generation.max_prompt_tokens + max_response_tokens + 1 = {wanted}, but the model has {positions} "
-            f"positions (max_position_embeddings in its config.json); lower them by {wanted - positions}"
+            f"generation.max_prompt_tokens + max_response_tokens + 1 = {needed}, but the model has {positions} "
+            f"positions (max_position_embeddings in its config.json); lower them by {needed - positions}"
         )

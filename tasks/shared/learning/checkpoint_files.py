@@ -87,20 +87,20 @@ def head_differs(checkpoint: Path) -> str:
 def _require_shards(checkpoint: Path) -> None:
     if (checkpoint / "model.safetensors").is_file():
         return
-    wanted: set[str] = set()
+    expected: set[str] = set()
     if (checkpoint / INDEX).is_file():
-        wanted = set(_json(checkpoint / INDEX).get("weight_map", {}).values())
+        expected = set(_json(checkpoint / INDEX).get("weight_map", {}).values())
     for path in checkpoint.glob("*.safetensors"):
         if match := SHARD.fullmatch(path.name):
             width, count = len(match[1]), min(int(match[2]), MOST_SHARDS)
-            wanted |= {f"model-{i:0{width}}-of-{match[2]}.safetensors" for i in range(1, count + 1)}
-    missing = sorted(name for name in wanted if not (checkpoint / name).is_file())
+            expected |= {f"model-{i:0{width}}-of-{match[2]}.safetensors" for i in range(1, count + 1)}
+    missing = sorted(name for name in expected if not (checkpoint / name).is_file())
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise ValueError(
             f"{checkpoint}: shard {missing[0]} is missing{more}; download the whole checkpoint again"
         )
-    if wanted and not (checkpoint / INDEX).is_file():
+    if expected and not (checkpoint / INDEX).is_file():
         raise ValueError(
             f"{checkpoint}: {INDEX} is missing, which says what is in which shard; copy it there too"
         )

@@ -7,7 +7,7 @@ import pytest
 
 from data.gpus import find_gpu, gpu_of_memory
 from flows.commands.cli import main
-from flows.planning.layouts import Plan, choose, make_plan, work_of
+from flows.planning.layouts import GpuPlan, choose, make_plan, work_of
 from flows.planning.memory import GIB, GRAPHS
 from tasks.shared.config.recipes import load_recipe
 
@@ -16,7 +16,7 @@ H100, H200 = int(79.6 * GIB), int(139.8 * GIB)
 
 def chosen(
     name: str, gpus: int, gpu: int, given: dict[str, Any] | None = None, staleness: int | None = None
-) -> list[Plan]:
+) -> list[GpuPlan]:
     recipe = load_recipe(name, given)
     return choose(recipe, gpus, gpu, gpu_of_memory(gpu / GIB), work_of(recipe), given or {}, staleness)
 
