@@ -1,6 +1,6 @@
 """Every night, evaluates each tagged checkpoint again, compares it with its last night and reference, shows the trend.
 
-    prefect deployment run nightly/nightly                          # now, besides its schedule in prefect.yaml
+    prefect deployment run nightly/nightly                          # now; its schedule is in prefect.yaml
     prefect deployment schedule pause nightly/nightly <id>          # ls, pause, resume, clear
 
 A significant drop is emitted as a Prefect event (`flows/alerts.py` sends it on). It also fails the nightly run, because

@@ -6,6 +6,8 @@ the pool's servers and tensor parallelism, ranks, hosts, offload. `choose` tries
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import reduce
+from operator import getitem
 from typing import Any
 
 from data.gpus import Gpu
@@ -253,7 +255,9 @@ def choose(
         if _sft_lacks(changed, gpus, gpu):
             layout = {**layout, "sft.optimizer.offload": True}
             changed = resolve(tree, layout, recipe.name)
-        changes = {key: value for key, value in layout.items() if _at(tree, key) != value}
+        changes = {
+            key: value for key, value in layout.items() if reduce(getitem, key.split("."), tree) != value
+        }
         plans.append(make_plan(changed, gpus, gpu, kind, work, changes))
     if not plans:
         raise ValueError(f"{recipe.name}: no layout of {gpus} GPUs has {', '.join(given)}; take --set out")
@@ -340,14 +344,6 @@ def _pools(recipe: Recipe, gpus: int, hosts: int) -> list[dict[str, Any]]:
                 }
             )
     return found
-
-
-def _at(tree: Mapping[str, Any], dotted: str) -> Any:
-    """The value at a key."""
-    value: Any = tree
-    for part in dotted.split("."):
-        value = value[part]
-    return value
 
 
 def saved_states(recipe: Recipe, shape: ModelShape) -> list[Saved]:

@@ -245,7 +245,7 @@ def sft_phase(recipe: Recipe, shape: ModelShape, ranks: int) -> Phase:
 
 
 def rl_phases(recipe: Recipe, shape: ModelShape, ranks: int, gpu: int) -> list[Phase]:
-    """Start, sampling, update and probe of an RL step; during the update only a sleeping vLLM's rest is there.
+    """Start, sampling, update and probe of an RL step; a sleeping vLLM keeps only its CUDA graphs during the update.
 
     With a pool, ranks and servers have different GPUs; the servers' phases are `pool sample` and `pool probe`. At the
     start the sampler is awake while the trainer is loaded: under stage 3 a parameter at a time, twice with its slices.

@@ -17,7 +17,7 @@ def require_experience(experience: Experience, step: int, config: RlConfig) -> N
     if outages > MOST_OUTAGES * total:
         raise TrainingStopped(
             f"step {step}: the sandbox failed under {outages} of {total} trajectories, each tried several times; "
-            "see its health in timing.jsonl, then run the stage again: it goes on from its last saved step"
+            "see its health in timing.jsonl, then run the stage again: it resumes from its last saved step"
         )
     if config.on_empty_step == "skip" or experience.in_loss.any():
         return

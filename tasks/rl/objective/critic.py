@@ -56,7 +56,7 @@ def gae(
     delta_t = r_t + gamma V_{t+1} - V_t,  A_t = delta_t + gamma lam A_{t+1},  return_t = A_t + V_t.
 
     Args:
-        rewards: (R,) the reward given at each token; the outcome's stands at the last sampled one.
+        rewards: (R,) the reward at each token; the outcome's is at the last sampled one.
         values: (R,) the critic's values.
         loss_mask: (R,) bool, True where the policy chose the token.
 

@@ -23,7 +23,7 @@ class Sampling:
 
 
 class Bounds(TypedDict):
-    """What ends the next piece, besides the end of turn."""
+    """The limits of the next piece, beside the end of turn."""
 
     stop: str | None
     max_new_tokens: int

@@ -19,7 +19,7 @@ class SlotRequest:
     uniforms: Iterator[float]
     stop: StopFinder | None
     budget: int  # tokens it may still sample before the next extension
-    forced: tuple[int, ...]  # ids to compute before sampling goes on
+    forced: tuple[int, ...]  # ids to compute before sampling continues
     slot: int = FREE
     length: int = 0  # tokens in the KV cache
     decoding: bool = False

@@ -102,7 +102,7 @@ def _require_shards(checkpoint: Path) -> None:
         )
     if expected and not (checkpoint / INDEX).is_file():
         raise ValueError(
-            f"{checkpoint}: {INDEX} is missing, which says what is in which shard; copy it there too"
+            f"{checkpoint}: {INDEX} is missing, which lists the weights of each shard; copy it there too"
         )
 
 

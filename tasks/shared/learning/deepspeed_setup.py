@@ -38,7 +38,7 @@ def make_deepspeed(module: nn.Module, config: OptimizerConfig, half: bool, plain
         engine.checkpoint_engine = WeightsOnlyCheckpoints(engine._config)
         engine._copy_recovery_script = lambda _: None  # no program belongs among weights
         if not plain:
-            # Set before DeepSpeed hands a gradient to the optimizer.
+            # DeepSpeed computes the norm before it calls the optimizer.
             engine.basic_optimizer.norm_of_step = lambda: float(engine.optimizer._global_grad_norm)
         return engine
 

@@ -50,7 +50,7 @@ from tasks.shared.learning.packing import PackedBatch, TrainSequence, lay_out, m
 from tasks.shared.learning.put_away import StepStates
 from tasks.shared.learning.saved import add_sums, checkpoints_in, is_whole, remove_others, require_files
 
-GATHERED_BYTES = 1 << 30  # whole tensors on the device beside the shards, while weights are handed over
+GATHERED_BYTES = 1 << 30  # of whole tensors on the device beside the shards, while weights are exported
 
 
 def learning_rate_at(config: OptimizerConfig, step: int, total_steps: int) -> float:
@@ -217,9 +217,8 @@ class TrainingEngine(Engine):
         if config.zero_stage == 3:
             import deepspeed
 
-            for (
-                parameter
-            ) in packed.head.weights:  # of another module: ZeRO-3 is told to gather them for the head
+            # parameters of another module, which ZeRO-3 has to gather for the head
+            for parameter in packed.head.weights:
                 deepspeed.zero.register_external_parameter(packed.head, parameter)
         remedy = "use a model of another architecture"
         if model.config._attn_implementation != "eager":
@@ -284,7 +283,7 @@ class TrainingEngine(Engine):
     @torch.no_grad()
     def base_logprobs(self, batch: PackedBatch, temperature: float = 1.0) -> torch.Tensor:
         """(B, T) log-probs of the target tokens by the model without its adapters."""
-        assert self._config.lora is not None, "every weight is trained: the base is gone"
+        assert self._config.lora is not None, "every weight is trained, so there is no base"
         with without_adapters(self.module):
             return self.token_logprobs(batch, temperature)
 

@@ -12,11 +12,10 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
-import aiohttp
 import torch
 
 from tasks.shared.generation.follower import Follower
-from tasks.shared.generation.pool.client import Completion, open_session
+from tasks.shared.generation.pool.client import Completion
 from tasks.shared.generation.pool.members import Ask, Member, Pool
 from tasks.shared.generation.pool.nccl import NcclTransfer
 from tasks.shared.generation.pool.weights import FileTransfer, Transfer
@@ -157,8 +156,7 @@ class PoolGenerator(Asker):
             self._transfer = NcclTransfer(self._pool, self._call, nccl_address)
         else:
             self._transfer = FileTransfer(self._pool, self._call, directory)
-        self._session: aiohttp.ClientSession = self._call(_in_loop(open_session))
-        self._call(self._pool.start(self._session))
+        self._call(self._pool.start())
 
     def beside(self, name: str) -> Asker:
         """A second loop's way to these servers, in a thread of its own."""
@@ -210,7 +208,6 @@ class PoolGenerator(Asker):
     def close(self) -> None:
         """Close the connections. Whoever started the servers ends them."""
         asyncio.run_coroutine_threadsafe(self._pool.close(), self._loop).result()
-        asyncio.run_coroutine_threadsafe(self._session.close(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -279,8 +276,3 @@ class PoolFollower(Follower):
     def disagreeing(self) -> list[str]:
         """The first rank's names."""
         return from_first_rank([""])
-
-
-async def _in_loop(make: Callable[[], Result]) -> Result:
-    """Call `make` in the running loop, for which aiohttp makes its session."""
-    return make()

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import aiohttp
 
-from tasks.shared.generation.pool.client import Client, Completion, ServerLost
+from tasks.shared.generation.pool.client import Client, Completion, ServerLost, open_session
 from tasks.shared.generation.pool.server import PoolFailed, Server
 
 START_S = 1800.0  # a large model from a slow disk
@@ -34,7 +34,7 @@ class Ask:
     request_id: str
     ids: list[int]
     sampling: dict[str, Any]
-    member: "Member | None" = None  # where its prefix lies
+    member: "Member | None" = None  # that holds its prefix
     attempts: int = 0
     task: "asyncio.Task[None] | None" = None  # of the last attempt
     unwanted: bool = False  # withdrawn by its caller
@@ -95,9 +95,9 @@ class Pool:
         self._session: aiohttp.ClientSession | None = None
         self._closed = False
 
-    async def start(self, session: aiohttp.ClientSession) -> None:
+    async def start(self) -> None:
         """Start every server and supervise it from now on."""
-        self._session = session
+        self._session = open_session()
         self._keepers = [asyncio.create_task(self._keep(member)) for member in self.members]
         self._keepers.append(asyncio.create_task(self._watch_all()))
 
@@ -108,6 +108,8 @@ class Pool:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        if self._session is not None:
+            await self._session.close()
 
     def put(self, ask: Ask) -> None:
         """Send a request as soon as a server is free; at once if the server that holds its prefix is there."""

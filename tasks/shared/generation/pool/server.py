@@ -25,8 +25,8 @@ PACKAGE = "tasks.shared.generation.pool"
 LAST_LINES = 3
 ERROR = re.compile(r"^(\(\w+ pid=\d+\) )?[\w.]*(Error|Exception)\b")  # as a traceback ends
 NCCL = '{"backend": "nccl"}'  # vLLM's weight_transfer_config
-# The engine's loop computes itself. vLLM would give a worker on the CPU a process of its own even where it is alone;
-# the two then wait for each other by spinning, which takes two cores and starves whoever asks on a small machine.
+# Runs the worker in the engine's own process. On the CPU vLLM would start another process even for a single worker; the
+# two then wait for each other by spinning, which takes two cores and starves the asking process on a small machine.
 ONE_PROCESS = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 
 
