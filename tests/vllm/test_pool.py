@@ -189,7 +189,8 @@ def test_a_server_that_holds_other_weights_is_named(addresses, checkpoint, monke
             spoil = member.client.take_weights([str(tmp_path / "model.safetensors")], generator._pool.version)
             generator._call(spoil)
             with pytest.raises(
-                WeightsDiffer, match=r"what the others do: http.*layers\.2\.mlp\.down_proj\.weight"
+                WeightsDiffer,
+                match=r"servers hold different weights: http.*layers\.2\.mlp\.down_proj\.weight",
             ):
                 probe(engine, generator, PROMPTS, 0.05, row_tokens=512)
 
