@@ -65,7 +65,7 @@ def tell(
             for plan in plans
         ]
         written = _as_json(plans[0]) | {"refusal": refusal, "layouts": layouts}
-        sys.stdout.write(json.dumps(written | {"assumptions": dict(assumptions(work, gpu))}, indent=2) + "\n")
+        sys.stdout.write(json.dumps(written | {"assumptions": assumptions(work, gpu)}, indent=2) + "\n")
     else:
         _show(plans, work, gpu, Console())
     if refusal is not None:
@@ -185,7 +185,7 @@ def _assumption_table(work: Work, kind: Gpu) -> Table:
     table = Table(
         title="Seconds assume (options: --mean-tokens, --tail, --call-seconds, --gpu)", show_header=False
     )
-    for name, value in assumptions(work, kind):
+    for name, value in assumptions(work, kind).items():
         table.add_row(name, value)
     for found in deviations():
         table.add_row(

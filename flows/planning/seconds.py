@@ -246,27 +246,18 @@ def training_seconds(
     return trainer.forward_passes * max(one_pass, gather), trainer.models * update
 
 
-def assumptions(work: Work, gpu: Gpu) -> list[tuple[str, str]]:
+def assumptions(work: Work, gpu: Gpu) -> dict[str, str]:
     """The assumptions of an estimate, by name."""
-    return [
-        (
-            "response tokens",
-            f"mean {work.mean_tokens:,.0f}, p99 {work.tail:g} x median, at most {work.most_tokens:,}",
-        ),
-        ("prompt tokens", f"{work.prompt_tokens:,.0f}"),
-        ("calls", f"{work.calls:g} in a mean response, {work.call_s:g} s each"),
-        (
-            f"{gpu.name.upper()}",
-            f"{gpu.bandwidth / 1e12:g} TB/s ({BANDWIDTH_SHARE:.0%} reached), {gpu.flops / 1e12:,.0f} TFLOPS "
-            f"({DECODING_SHARE:.0%} decoding, {TRAINING_SHARE:.0%} training)",
-        ),
-        (
-            "an engine's step",
-            f"{1e3 * ENGINE_STEP_S:g} ms of its own, {1e6 * REDUCTION_S:g} us an all-reduce",
-        ),
-        (
-            "links",
-            f"{HOST_LINK / 1e9:g} GB/s a GPU between hosts, {INNER_LINK / 1e9:g} within, {PCIE / 1e9:g} PCIe",
-        ),
-        ("weight sync", f"{WEIGHTS_OVER / 1e9:g} GB/s; grading, probe and log {BESIDES_S:g} s a step"),
-    ]
+    reached = f"{BANDWIDTH_SHARE:.0%} reached"
+    shares = f"{DECODING_SHARE:.0%} decoding, {TRAINING_SHARE:.0%} training"
+    cut = f"p99 {work.tail:g} x median, at most {work.most_tokens:,}"
+    links = f"{HOST_LINK / 1e9:g} GB/s a GPU between hosts, {INNER_LINK / 1e9:g} within, {PCIE / 1e9:g} PCIe"
+    return {
+        "response tokens": f"mean {work.mean_tokens:,.0f}, {cut}",
+        "prompt tokens": f"{work.prompt_tokens:,.0f}",
+        "calls": f"{work.calls:g} in a mean response, {work.call_s:g} s each",
+        gpu.name.upper(): f"{gpu.bandwidth / 1e12:g} TB/s ({reached}), {gpu.flops / 1e12:,.0f} TFLOPS ({shares})",
+        "an engine's step": f"{1e3 * ENGINE_STEP_S:g} ms of its own, {1e6 * REDUCTION_S:g} us an all-reduce",
+        "links": links,
+        "weight sync": f"{WEIGHTS_OVER / 1e9:g} GB/s; grading, probe and log {BESIDES_S:g} s a step",
+    }

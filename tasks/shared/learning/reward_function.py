@@ -68,15 +68,11 @@ class RewardFunction:
 
     def close(self) -> None:
         """End the process and all that it started."""
-        if self._process is None:
-            return
-        if self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None
-            pipe.close()
-        self._process = None
+        if self._process is not None:
+            with self._process as process:  # closes its pipes and waits for its end
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+            self._process = None
 
     def __call__(self, responses: Sequence[Response]) -> list[float]:
         """Score each response. TrainingStopped, one line, if the function fails, is slow or returns no numbers.
