@@ -7,10 +7,12 @@ recipe keys, the result is recorded under `into` (or `<run>-changed`). `inputs` 
 `force` executes the stage again although its result exists.
 """
 
+import inspect
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, ParamSpec, TypeVar
 
 from prefect import flow
 
@@ -31,23 +33,35 @@ from tasks.shared.runs.record import RunRecord, RunRecords
 Refs = dict[str, ArtifactRef]
 Overrides = dict[str, Any]
 
+P, R = ParamSpec("P"), TypeVar("R")
+
+ARGUMENTS = {
+    "run": "the run whose recipe and inputs are taken.",
+    "recipe": "start a new run with this recipe instead.",
+    "overrides": 'keys of the recipe and their values, such as {"sft.max_steps": 50}.',
+    "inputs": "references in place of single inputs.",
+    "into": "name under which the outcome is recorded; `<run>-changed` if overrides change something.",
+    "force": "execute again although the same work has been done.",
+}
 PROBLEMS: Inputs = {"problems": ("prepare", "problems")}
 EVALUATION_SETS: Inputs = {"evaluation_sets": ("prepare", "evaluation_sets")}
 
 
+def shares_arguments(function: Callable[P, R]) -> Callable[P, R]:
+    """Add ARGUMENTS to the docstring of a flow, from which Prefect's UI describes its parameters."""
+    text = inspect.cleandoc(function.__doc__ or "")
+    text += "" if "\nArgs:" in text else "\n\nArgs:"
+    taken = [name for name in inspect.signature(function).parameters if name in ARGUMENTS]
+    function.__doc__ = "\n".join([text, *(f"    {name}: {ARGUMENTS[name]}" for name in taken)])
+    return function
+
+
 @flow(name="prepare", flow_run_name="prepare-{run}")
+@shares_arguments
 def prepare(
     run: str = "", recipe: str = "", overrides: Overrides | None = None, into: str = "", force: bool = False
 ) -> Refs:
-    """Base model and problem sets.
-
-    Args:
-        run: the run whose recipe and inputs are taken.
-        recipe: start a new run with this recipe instead.
-        overrides: keys of the recipe and their values, such as {"sft.max_steps": 50}.
-        into: name under which the outcome is recorded; `<run>-changed` if overrides change something.
-        force: execute again although the same work has been done.
-    """
+    """Base model and problem sets."""
     current, _ = rerun(("prepare",), run, recipe, overrides or {}, into, force)
     prepared = tasks.prepare.task.prepare(current)
     return {
@@ -58,6 +72,7 @@ def prepare(
 
 
 @flow(name="synthesize", flow_run_name="synthesize-{run}")
+@shares_arguments
 def synthesize(
     run: str = "",
     recipe: str = "",
@@ -71,15 +86,9 @@ def synthesize(
     """Traces of a teacher, every code block verified.
 
     Args:
-        run: the run whose recipe and inputs are taken.
-        recipe: start a new run with this recipe instead.
-        overrides: keys of the recipe and their values, such as {"sft.max_steps": 50}.
-        inputs: references in place of single inputs.
         responses: a run whose teacher's responses are reused, so that only missing ones are requested.
         pass_rates: the difficulty of each problem: `<run>/rl-<number>`, the rollouts of that round, or `<run>/<name>`,
             an evaluation of the training problems.
-        into: name under which the outcome is recorded; `<run>-changed` if overrides change something.
-        force: execute again although the same work has been done.
     """
     current, record = rerun(("synthesize",), run, recipe, overrides or {}, into, force)
     sources = PROBLEMS | EVALUATION_SETS
@@ -102,6 +111,7 @@ def synthesize(
 
 
 @flow(name="sft", flow_run_name="sft-{run}")
+@shares_arguments
 def sft(
     run: str = "",
     recipe: str = "",
@@ -110,16 +120,7 @@ def sft(
     into: str = "",
     force: bool = False,
 ) -> Refs:
-    """A checkpoint fine-tuned on traces.
-
-    Args:
-        run: the run whose recipe and inputs are taken.
-        recipe: start a new run with this recipe instead.
-        overrides: keys of the recipe and their values, such as {"sft.max_steps": 50}.
-        inputs: references in place of single inputs.
-        into: name under which the outcome is recorded; `<run>-changed` if overrides change something.
-        force: execute again although the same work has been done.
-    """
+    """A checkpoint fine-tuned on traces."""
     current, record = rerun(("sft",), run, recipe, overrides or {}, into, force)
     sources: Inputs = {"checkpoint": ("prepare", "checkpoint"), "traces": ("synthesize", "traces")}
     taken = take(record, sources, inputs or {})
@@ -127,6 +128,7 @@ def sft(
 
 
 @flow(name="rl", flow_run_name="rl-{run}-{number}")
+@shares_arguments
 def rl(
     run: str = "",
     number: int = 1,
@@ -139,13 +141,7 @@ def rl(
     """One RL round, which continues the round before.
 
     Args:
-        run: the run whose recipe and inputs are taken.
         number: of the round, from 1.
-        recipe: start a new run with this recipe instead.
-        overrides: keys of the recipe and their values, such as {"sft.max_steps": 50}.
-        inputs: references in place of single inputs.
-        into: name under which the outcome is recorded; `<run>-changed` if overrides change something.
-        force: execute again although the same work has been done.
     """
     current, record = rerun(("rl",), run, recipe, overrides or {}, into, force)
     policy = (f"rl-{number - 1}", "checkpoint") if number > 1 else _cold_start(record)
@@ -168,6 +164,7 @@ def rl(
 
 
 @flow(name="evaluate", flow_run_name="evaluate-{run}-{checkpoint}")
+@shares_arguments
 def evaluate(
     run: str = "",
     checkpoint: Literal["base", "sft", "rl"] = "rl",
@@ -181,14 +178,8 @@ def evaluate(
     """Scores of one checkpoint, with intervals.
 
     Args:
-        run: the run whose recipe and inputs are taken.
         checkpoint: which checkpoint of the run.
         problems: files with columns problem and answer, by absolute path, in place of the recipe's sets.
-        recipe: start a new run with this recipe instead.
-        overrides: keys of the recipe and their values, such as {"sft.max_steps": 50}.
-        inputs: references in place of single inputs.
-        into: name under which the outcome is recorded; `<run>-changed` if overrides change something.
-        force: execute again although the same work has been done.
     """
     changes = (overrides or {}) | ({"data.evaluation": _problem_sections(problems)} if problems else {})
     worked = ("prepare", "evaluate") if problems else ("evaluate",)
@@ -205,15 +196,9 @@ def evaluate(
 
 
 @flow(name="report", flow_run_name="report-{run}")
+@shares_arguments
 def report(run: str = "", overrides: Overrides | None = None, into: str = "", force: bool = False) -> Refs:
-    """The report of what a run has finished so far.
-
-    Args:
-        run: the run whose recipe and inputs are taken.
-        overrides: keys of the recipe and their values, such as {"sft.max_steps": 50}.
-        into: name under which the outcome is recorded; `<run>-changed` if overrides change something.
-        force: execute again although the same work has been done.
-    """
+    """The report of what a run has finished so far."""
     current, record = rerun(("report",), run, "", overrides or {}, into, force)
     outputs = {
         f"rollouts_{label.removeprefix('rl-')}": stage.outputs["rollouts"]
