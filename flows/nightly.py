@@ -73,8 +73,7 @@ def nightly(
         except (StageFailed, ValueError) as error:  # the others are evaluated all the same
             tonight.failures.append(f"{subject.name}: {error}")
     drops = significant_drops(tonight.pairs)
-    shown = {name: _until(name, tonight.day)[-SHOWN:] for name in tonight.evaluations}
-    publish_night(Store(store_uri()), tonight, shown, drops)
+    publish_night(Store(store_uri()), tonight, _shown_nights(tonight), drops)
     _alert(drops, tonight)
     return tonight.evaluations
 
@@ -95,7 +94,9 @@ def _evaluate(subject: Subject, tonight: Tonight, fresh_samples: bool, force: bo
     earlier = _earlier(subject, tonight)
     for against, ref in earlier.items():
         _compare(subject.name, against, ref, evaluation, tonight)
-    shown = {name: earlier[name] for name in ("reference", "last night") if name in earlier}
+    shown: dict[str, ArtifactRef] = {
+        name: earlier[name] for name in ("reference", "last night") if name in earlier
+    }
     past = _until(subject.name, tonight.day)[-SHOWN:]
     result = comparison(
         Run(RECORD, subject.recipe),
@@ -145,6 +146,10 @@ def _compare(name: str, against: str, before: ArtifactRef, after: ArtifactRef, t
     if changed is not None:
         tonight.remarks.append(f"{name} against its {against}: {changed}")
         get_run_logger().warning("%s against its %s: %s", name, against, changed)
+
+
+def _shown_nights(tonight: Tonight) -> dict[str, list[Night]]:
+    return {name: _until(name, tonight.day)[-SHOWN:] for name in tonight.evaluations}
 
 
 def _alert(drops: list[Drop], tonight: Tonight) -> None:

@@ -33,7 +33,8 @@ from tasks.shared.runs.record import RunRecord, RunRecords
 Refs = dict[str, ArtifactRef]
 Overrides = dict[str, Any]
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 ARGUMENTS = {
     "run": "the run whose recipe and inputs are taken.",

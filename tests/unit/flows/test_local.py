@@ -3,7 +3,7 @@
 import pytest
 
 from flows.commands.local import read_parameters, record_name
-from flows.stages import _sources
+from flows.stages import _problem_sections
 from tasks.shared.config import ProblemSource
 
 
@@ -37,7 +37,7 @@ def test_scores_shown_are_those_of_the_record_that_was_written(
     ],
 )
 def test_a_problem_file_names_its_set(path: str, name: str) -> None:
-    (source,) = _sources([path])
+    (source,) = _problem_sections([path])
     assert ProblemSource.model_validate(source).name == name
 
 
