@@ -3,10 +3,11 @@
     OMP_NUM_THREADS=1 .venv/bin/python -m benchmarks.serve --seconds 120
 
 A model that answers each problem with a response that is known beforehand (`taught.py`), one to three programs each.
-The evaluation's loop samples it; then 64 clients in another process (OpenAI's own client) ask the server for as long,
-all of one engine's slots taken either way. In turn, so that noise of the machine falls on both alike. Every reply must
-be the response of its own problem; where a program failed (a busy machine ran it out of time), that is counted apart.
-Writes benchmarks/results/serve.md.
+The evaluation's loop samples it; then 64 clients in another process ask the server for as long, all of one engine's
+slots taken either way. In turn, so that noise of the machine falls on both alike. The clients share the machine with
+the server, so they do as little as they can: bodies are written before the lap, replies are parsed after it. Every
+reply must be the response of its own problem; where a program failed (a busy machine ran it out of time), that is
+counted apart. Writes benchmarks/results/serve.md.
 """
 
 import argparse
@@ -23,8 +24,9 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from itertools import count, product
 from pathlib import Path
+from typing import Any
 
-import openai
+import aiohttp
 import torch
 import uvicorn
 
@@ -83,12 +85,19 @@ class Lap:
 
     tokens: int
     seconds: float
+    processor_s: float  # of this process
+    client_s: float = 0.0  # of the clients' process
     failed: Counter[str] = field(default_factory=Counter)  # replies under which a program failed
 
     @property
     def rate(self) -> float:
         """Tokens a second."""
         return self.tokens / self.seconds
+
+    @property
+    def processor_ms(self) -> float:
+        """Processor time of a response, of the process that samples."""
+        return 1000 * self.processor_s / (self.tokens / RESPONSE_TOKENS)
 
 
 def main() -> None:
@@ -159,7 +168,7 @@ def evaluated(
     config, tokenizer = stage(), load_tokenizer(checkpoint)
     policy = RolloutPolicy.of(config.traces, config.sandbox, config.generation, Sampling(temperature=0))
     known: dict[str, Response] = {}
-    tokens, started = 0, time.monotonic()
+    tokens, started, before = 0, time.monotonic(), time.process_time()
     for batch in count():
         requests = [
             RolloutRequest(f"{batch}-{i % len(PROBLEMS)}", i, prompt_of(resident, i), i)
@@ -172,7 +181,7 @@ def evaluated(
                 known[asked] = Response(trajectory.text, len(trajectory.prompt_ids))
         if time.monotonic() - started > seconds:
             break
-    return Lap(tokens, time.monotonic() - started), known
+    return Lap(tokens, time.monotonic() - started, time.process_time() - before), known
 
 
 def prompt_of(resident: Resident, number: int) -> tuple[int, ...]:
@@ -183,7 +192,9 @@ def prompt_of(resident: Resident, number: int) -> tuple[int, ...]:
 def asked(address: str, known: dict[str, Response], seconds: float) -> Lap:
     """The clients' lap; AssertionError where a reply is not that of its own problem and no program failed under it."""
     command = [sys.executable, "-m", "benchmarks.serve", "--clients-of", address, "--seconds", str(seconds)]
+    before = time.process_time()
     done = subprocess.run(command, capture_output=True, text=True, check=True)
+    processor_s = time.process_time() - before
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["asked"] == len(found["replies"]), "a request was lost"
     differences: Counter[str] = Counter()
@@ -192,46 +203,62 @@ def asked(address: str, known: dict[str, Response], seconds: float) -> Lap:
         if why := reply.difference(known[wanted]):
             differences[why] += 1
             assert why.startswith("program failed"), f"{why}: {reply} is not {known[wanted]}"
-    return Lap(found["tokens"], found["seconds"], differences)
+    return Lap(found["tokens"], found["seconds"], processor_s, found["processor_s"], differences)
 
 
 async def clients(address: str, seconds: float) -> dict[str, object]:
-    """Ask with all clients until time is up."""
-    replies: list[tuple[str, dict[str, object]]] = []
-    tokens = asked = 0
-    started = time.monotonic()
+    """Ask with all clients until time is up; then read what came."""
+    bodies = [
+        json.dumps({"model": "taught", "messages": [{"role": "user", "content": asked}]}).encode()
+        for asked in PROBLEMS
+    ]
+    received: list[tuple[str, bytes]] = []
+    asked = 0
+    started, before = time.monotonic(), time.process_time()
 
-    async def work(number: int) -> None:
-        nonlocal tokens, asked
-        async with openai.AsyncOpenAI(base_url=address, api_key="-", max_retries=0, timeout=600) as client:
-            for turn in count(number):
-                if time.monotonic() - started > seconds:
-                    return
-                asked += 1
-                wanted = PROBLEMS[turn % len(PROBLEMS)]
-                reply = await client.chat.completions.create(
-                    model="taught", messages=[{"role": "user", "content": wanted}]
-                )
-                assert reply.usage is not None
-                tokens += reply.usage.completion_tokens
-                message = reply.choices[0].message
-                told = Response(message.content or "", reply.usage.prompt_tokens)
-                for call in reversed((message.model_extra or {})["interpreter"]):
-                    if call["status"] != "ok":
-                        told = replace(told, failed=call["status"], before=call["start"])
-                replies.append((wanted, asdict(told)))
+    async def work(session: aiohttp.ClientSession, number: int) -> None:
+        nonlocal asked
+        for turn in count(number):
+            if time.monotonic() - started > seconds:
+                return
+            asked += 1
+            place = turn % len(PROBLEMS)
+            async with session.post(f"{address}/chat/completions", data=bodies[place]) as response:
+                response.raise_for_status()
+                received.append((PROBLEMS[place], await response.read()))
 
-    await asyncio.gather(*(work(number) for number in range(CLIENTS)))
-    return {"asked": asked, "replies": replies, "tokens": tokens, "seconds": time.monotonic() - started}
+    headers = {"Content-Type": "application/json"}
+    async with aiohttp.ClientSession(headers=headers, connector=aiohttp.TCPConnector(limit=0)) as session:
+        await asyncio.gather(*(work(session, number) for number in range(CLIENTS)))
+    lap = {"asked": asked, "seconds": time.monotonic() - started, "processor_s": time.process_time() - before}
+    replies = [(wanted, json.loads(body)) for wanted, body in received]
+    tokens = sum(reply["usage"]["completion_tokens"] for _, reply in replies)
+    return lap | {"tokens": tokens, "replies": [(wanted, asdict(read(reply))) for wanted, reply in replies]}
+
+
+def read(reply: dict[str, Any]) -> Response:
+    """What a reply says."""
+    message = reply["choices"][0]["message"]
+    told = Response(message["content"], reply["usage"]["prompt_tokens"])
+    for call in reversed(message["interpreter"]):
+        if call["status"] != "ok":
+            told = replace(told, failed=call["status"], before=call["start"])
+    return told
 
 
 def write(laps: dict[str, list[Lap]], seconds: float) -> None:
     """benchmarks/results/serve.md."""
     ratios = [one.rate / other.rate for one, other in zip(laps["server"], laps["evaluation"], strict=True)]
     rows = [
-        [name, f"{statistics.median(lap.rate for lap in own):,.0f}", f"{sum(lap.tokens for lap in own):,}"]
+        [
+            name,
+            f"{statistics.median(lap.rate for lap in own):,.0f}",
+            f"{sum(lap.tokens for lap in own):,}",
+            f"{statistics.median(lap.processor_ms for lap in own):.1f}",
+        ]
         for name, own in laps.items()
     ]
+    took = statistics.median(1000 * lap.client_s / (lap.tokens / RESPONSE_TOKENS) for lap in laps["server"])
     failed = sum((lap.failed for lap in laps["server"]), Counter())
     told = ", ".join(f"{why} ({count})" for why, count in failed.items()) or "no program failed"
     lines = [
@@ -239,10 +266,11 @@ def write(laps: dict[str, list[Lap]], seconds: float) -> None:
         "",
         headline(environment_versions(), f"{len(ratios)} laps each, {seconds:g} s of clients in all"),
         "",
-        *markdown_table(["", "tokens/s", "tokens"], rows),
+        *markdown_table(["", "tokens/s", "tokens", "processor time of a response, ms"], rows),
         "",
         f"Server over evaluation, lap by lap: {', '.join(f'{ratio:.2f}' for ratio in ratios)}, median "
-        f"{statistics.median(ratios):.2f} (bar {BAR}). Every reply was that of its own problem, none was lost; {told}.",
+        f"{statistics.median(ratios):.2f} (bar {BAR}). The clients took {took:.1f} ms of processor time a reply. Every "
+        f"reply was that of its own problem, none was lost; {told}.",
     ]
     write_page("serve", lines)
 

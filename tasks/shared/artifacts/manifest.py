@@ -9,6 +9,7 @@ itself, so that metrics, times and volatile files are not changed unseen either.
 import hashlib
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
@@ -153,14 +154,16 @@ def scan(directory: Path, flush: bool = True) -> tuple[FileEntry, ...]:
 
     Raises ArtifactError for anything that is not a plain file: a link would carry what the manifest does not cover.
     """
-    entries = []
-    for path in list_files(directory):
+
+    def entry(path: Path) -> FileEntry:
         with path.open("rb") as stream:
             if flush:
                 os.fsync(stream.fileno())
             sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-        entries.append(FileEntry(path.relative_to(directory).as_posix(), path.stat().st_size, sha256))
-    return tuple(entries)
+        return FileEntry(path.relative_to(directory).as_posix(), path.stat().st_size, sha256)
+
+    with ThreadPoolExecutor() as pool:  # hashing and flushing leave the interpreter's lock
+        return tuple(pool.map(entry, list_files(directory)))
 
 
 def list_files(directory: Path) -> list[Path]:

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-CLIENTS = ("botocore", "aiobotocore", "aiohttp", "urllib3", "google", "gcsfs")  # their errors are no OSErrors
+# their errors are no OSErrors
+CLIENTS = ("boto3", "botocore", "aiobotocore", "aiohttp", "urllib3", "google", "gcsfs")
 
 
 @contextmanager

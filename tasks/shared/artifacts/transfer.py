@@ -7,37 +7,43 @@ What is downloaded is checked against its sha256 by whoever reads it.
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 from upath import UPath
 
 from tasks.shared.artifacts.manifest import VOLATILE, FileEntry
+from tasks.shared.artifacts.s3 import s3_sender
 
 Item = TypeVar("Item")
 CONNECTIONS = 8
-PART_BYTES = 32 << 20  # of what is read
-SENT_PART_BYTES = 16 << 20
+PART_BYTES = 32 << 20
 
 
 def upload(directory: Path, target: UPath, entries: Iterable[FileEntry]) -> None:
     """Put files of a local directory under `target`; what an earlier attempt put there is not sent again."""
 
-    def put(entry: FileEntry) -> None:
-        there = target / object_name(entry)
-        if not _has_size(there, entry.size):
-            there.fs.put_file(str(directory / entry.path), there.path, **_cut(there, entry.size))
+    with _sender(target) as send:
 
-    _together(put, entries)
+        def put(entry: FileEntry) -> None:
+            there = target / object_name(entry)
+            if not _has_size(there, entry.size):
+                send(directory / entry.path, there.path)
+
+        _together(put, entries)
 
 
-def _cut(path: UPath, size: int) -> dict[str, int]:
-    """How S3's client cuts a file: its own parts of 50 MiB leave connections idle. S3 takes 10,000 parts at most."""
-    if path.protocol not in ("s3", "s3a"):
-        return {}
-    return {"chunksize": max(SENT_PART_BYTES, -(-size // 10_000))}
+@contextmanager
+def _sender(target: UPath) -> Iterator[Callable[[Path, str], None]]:
+    """What puts a local file under a path of the target's file system."""
+    if target.protocol in ("s3", "s3a"):
+        with s3_sender(target.fs) as send:
+            yield send
+    else:
+        yield lambda file, path: target.fs.put_file(str(file), path)
 
 
 def object_name(entry: FileEntry) -> str:

@@ -94,6 +94,11 @@ def store_uri() -> str:
     return store if "://" in store else str(Path(store).resolve())  # stages run in other directories
 
 
+def s3_attempts() -> int:
+    """`AWS_MAX_ATTEMPTS`: how often a request that sends a file to S3 is tried; 8, which takes about a minute."""
+    return int(os.environ.get("AWS_MAX_ATTEMPTS", "8"))
+
+
 def stage_environment(stage: str, config: Mapping[str, Any] | None = None) -> dict[str, str]:
     """The environment of a stage process: an allow-list, and the secrets that this stage needs with this `config`.
 

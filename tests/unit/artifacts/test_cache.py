@@ -1,5 +1,6 @@
 """Copies of an object store's artifacts: resumed, bounded, never taken from under a reader; files in parallel parts."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -72,3 +73,18 @@ def test_files_go_over_in_parts_and_whole_ones_are_left_out(
     assert scan(target) == entries
     with pytest.raises(FileNotFoundError):
         download(place, target, [FileEntry("absent", 3, "0" * 64)])
+
+
+def test_a_file_is_sent_with_the_settings_of_the_file_system(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint = os.environ["AWS_ENDPOINT_URL"]
+    for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+    (tmp_path / "file").write_bytes(b"content")
+    extra = {"s3_additional_kwargs": {"Metadata": {"made-by": "test"}}}
+    place = UPath(bucket, endpoint_url=endpoint, key="test", secret="test", **extra)
+    upload(tmp_path, place, scan(tmp_path))
+    assert (place / "file").read_bytes() == b"content"
+    assert place.fs.metadata((place / "file").path) == {"made-by": "test"}
