@@ -88,6 +88,9 @@ class Parts:
         """The parts that are new."""
         if self.stopped:
             return
+        if grown.trajectory is not None and not self.num_ids and not self.stops:
+            yield from self._whole(grown.trajectory, len(grown.ids))
+            return
         base = self.num_ids
         place = 0
         for call in grown.calls:
@@ -115,6 +118,20 @@ class Parts:
             rest = grown.trajectory.text.removeprefix(self.text)
             if not self.stopped and rest and grown.trajectory.text.startswith(self.text):
                 yield from self._say(rest, last=True)
+
+    def _whole(self, trajectory: Trajectory, num_ids: int) -> Iterator[Part]:
+        """The parts of a response that nobody followed: its text is there, and nothing is decoded again."""
+        place = 0
+        for call, (start, end) in zip(trajectory.calls, trajectory.shown, strict=True):
+            yield from self._say(trajectory.text[place:start], last=True)
+            self.num_shown += call.feedback_end - call.turn_end
+            self.calls.append(call)
+            self.spans.append((start, end))
+            self.text += trajectory.text[start:end]
+            yield Output(trajectory.text[start:end], call)
+            place = end
+        yield from self._say(trajectory.text[place:], last=True)
+        self.num_ids = num_ids
 
     def _say(self, text: str, last: bool = False) -> Iterator[Part]:
         """Words, but for their end where it may begin a stop string; `last`: it does not."""

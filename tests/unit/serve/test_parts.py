@@ -3,7 +3,9 @@
 import pytest
 
 from tasks.serve.parts import Grown, Output, Parts, Words
-from tasks.shared.traces.trajectory import CodeCall
+from tasks.shared.traces.dialect import DIALECTS
+from tasks.shared.traces.finished import finished
+from tasks.shared.traces.trajectory import CodeCall, FinishReason, TrajectoryBuilder
 from tests.unit.serve.scripted_world import ANSWER, CALL, SHOWN, TOKENIZER
 
 
@@ -30,6 +32,24 @@ def test_the_text_of_all_parts_is_the_response(size: int) -> None:
     assert said.text == "".join(part.text for part in found) == CALL + "é 算" + SHOWN + ANSWER + "算"
     assert [said.text[start:end] for start, end in said.spans] == [SHOWN]
     assert [part for part in found if isinstance(part, Output)] == [Output(SHOWN, call)]
+
+
+def test_a_response_that_nobody_followed_is_told_as_one_that_was() -> None:
+    words, shown, last = encode(CALL), encode(SHOWN), encode(ANSWER)
+    ids = (*words, *shown, *last)
+    call = CodeCall("print(6 * 7)", "ok", "42", 0.1, len(words), len(words) + len(shown))
+    builder = TrajectoryBuilder("problem", 0, (1,))
+    builder.append_sampled(words, [0.0] * len(words))
+    builder.append_feedback(shown, call)
+    builder.append_sampled(last, [0.0] * len(last))
+    trajectory = finished(builder, FinishReason.LENGTH, TOKENIZER.decode, DIALECTS["retool"])
+    followed, whole = parts(), parts()
+    list(followed.take(Grown(ids[:5])))
+    list(followed.take(Grown(ids[5:], (call,), trajectory=trajectory)))
+    found = list(whole.take(Grown(ids, (call,), trajectory=trajectory)))
+    assert found == [Words(CALL), Output(SHOWN, call), Words(ANSWER)]
+    for name in ("text", "spans", "calls", "num_ids", "num_shown"):
+        assert getattr(whole, name) == getattr(followed, name), name
 
 
 def test_words_end_before_a_stop_string_that_comes_in_pieces() -> None:
