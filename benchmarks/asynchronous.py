@@ -29,13 +29,13 @@ import torch
 
 from benchmarks.record import environment_versions, headline, markdown_table, write_page
 from tasks.prepare.tiny_model import make_tiny_checkpoint
+from tasks.rl.spec import RlStage
 from tasks.shared.artifacts import ArtifactRef, Provenance, Store
 from tasks.shared.config import (
     GenerationConfig,
     ModelConfig,
     OptimizerConfig,
     RlConfig,
-    RlStage,
     SandboxConfig,
     TinyModel,
     TracesConfig,

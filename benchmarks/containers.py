@@ -30,8 +30,8 @@ from tasks.launch.backends.docker import DockerBackend
 from tasks.launch.backends.execute import execute
 from tasks.launch.backends.process import ProcessBackend
 from tasks.launch.keys import derive_seed
+from tasks.recipes import load_recipe
 from tasks.shared.artifacts import ArtifactRef, Provenance, Store
-from tasks.shared.config.recipes import load_recipe
 from tasks.shared.contract.addresses import free_port
 from tasks.shared.contract.stage import StageRequest
 

@@ -17,15 +17,9 @@ from benchmarks.record import environment_versions, headline, markdown_table, wr
 from benchmarks.trl import settings
 from benchmarks.trl.laps import TRL_PYTHON, Racer, median, race, trl_version
 from benchmarks.trl.world import MODEL
+from tasks.rl.spec import RlStage
 from tasks.shared.artifacts import Provenance, Store
-from tasks.shared.config import (
-    GenerationConfig,
-    OptimizerConfig,
-    RlConfig,
-    RlStage,
-    SandboxConfig,
-    TracesConfig,
-)
+from tasks.shared.config import GenerationConfig, OptimizerConfig, RlConfig, SandboxConfig, TracesConfig
 from tasks.shared.contract.stage import StageRequest
 
 BAR = 2.0

@@ -9,10 +9,10 @@ from prefect.artifacts import create_markdown_artifact
 
 from flows.publish import artifact_key
 from tasks.launch import Run
+from tasks.recipes import resolve_recorded
+from tasks.report.spec import ReportConfig
 from tasks.report.task import report
 from tasks.shared.artifacts import ArtifactRef, Store
-from tasks.shared.config import ReportConfig
-from tasks.shared.config.recipes import resolve_recorded
 from tasks.shared.contract.environment import store_uri
 from tasks.shared.contract.stage import StageResult
 from tasks.shared.runs.record import RunRecords

@@ -10,14 +10,14 @@ from prefect.artifacts import create_markdown_artifact
 
 from flows.compare import comparison
 from flows.publish import artifact_key
-from flows.tagged import latest_label, recipe_of
+from flows.tagged import label_of, recipe_of
 from tasks.evaluate.task import evaluate
 from tasks.launch import Run
 from tasks.shared.artifacts import ArtifactRef, Store
 from tasks.shared.contract.environment import store_uri
 from tasks.shared.reporting.evaluated import read_evaluated, shared_sets
 from tasks.shared.reporting.nights import promotion_gate
-from tasks.shared.runs.record import RunRecord, RunRecords
+from tasks.shared.runs.record import RunRecords
 from tasks.shared.runs.tags import PROMOTED, Tagged, Tags
 
 STAGE_NAMES = {"prepare": "base", "sft": "sft", "rl": "rl"}  # what the checkpoint of a stage is called
@@ -47,7 +47,7 @@ def promote(
     """
     records, tags = RunRecords(store_uri()), Tags(store_uri())
     record, holder = records.read(run), tags.current(tag)
-    label = _label(record, checkpoint)
+    label = label_of(record, checkpoint)
     candidate, sets = record.checkpoint(label), record.output("prepare", "evaluation_sets")
     job = Run(run, recipe_of(record))
     evaluation = evaluate(job, STAGE_NAMES[label.partition("-")[0]], candidate, sets)
@@ -65,13 +65,6 @@ def promote(
     tags.move(tag, moved)
     _publish(tag, f"carried by {run}/{label} since now: {reason}")
     return candidate
-
-
-def _label(record: RunRecord, checkpoint: str) -> str:
-    """The stage that made the checkpoint of that name."""
-    rounds = f"rl-{record.last_round or 1}"
-    labels = {"base": "prepare", "sft": "sft", "rl": rounds, "latest": latest_label(record) or "prepare"}
-    return labels[checkpoint]
 
 
 def _pass_gate(job: Run, tag: str, held: ArtifactRef, evaluation: ArtifactRef, threshold: float) -> str:

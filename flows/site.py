@@ -22,11 +22,11 @@ from upath import UPath
 
 from flows.server.cluster import require_server
 from flows.server.deployments import deploy, read_deployments
+from tasks.recipes import STAGES
 from tasks.shared.artifacts.outage import reported_as_outage
-from tasks.shared.config import STAGE_CONFIGS
 from tasks.shared.contract.environment import inherited_environment, prefect_api_url, store_uri
 
-CONTROL, STAGES = "control", "gpu"
+CONTROL, GPUS = "control", "gpu"
 QUEUES = {
     "nodes": 1,
     "training": 5,
@@ -40,13 +40,13 @@ ENDS = {f"prefect.flow-run.{name}" for name in ("Completed", "Failed", "Cancelle
 
 def set_up(client: SyncPrefectClient) -> None:
     """Pools, queues and the automation, made or brought in line."""
-    for pool in (CONTROL, STAGES):
+    for pool in (CONTROL, GPUS):
         client.create_work_pool(WorkPoolCreate(name=pool, type="process"), overwrite=True)
     for queue, priority in QUEUES.items():
         try:
-            known = client.read_work_queue_by_name(queue, work_pool_name=STAGES)
+            known = client.read_work_queue_by_name(queue, work_pool_name=GPUS)
         except ObjectNotFound:
-            client.create_work_queue(queue, priority=priority, work_pool_name=STAGES)
+            client.create_work_queue(queue, priority=priority, work_pool_name=GPUS)
         else:
             client.update_work_queue(known.id, priority=priority)
     automation = _lost_runs()
@@ -75,12 +75,12 @@ def make_bucket(store: str) -> None:
 def placed(document: dict[str, Any], backend: str) -> dict[str, Any]:
     """prefect.yaml for several machines; `backend`: what stages run on where they land, docker or process."""
     stage = {
-        "name": STAGES,
+        "name": GPUS,
         "entrypoint": "flows.worker.stage",
         "description": "A stage of a pipeline elsewhere",
     }
-    node = {"name": STAGES, "entrypoint": "flows.worker.node", "description": "A host's part of a stage"}
-    pool = {"name": STAGES, "work_queue_name": "training", "job_variables": _variables(backend)}
+    node = {"name": GPUS, "entrypoint": "flows.worker.node", "description": "A host's part of a stage"}
+    pool = {"name": GPUS, "work_queue_name": "training", "job_variables": _variables(backend)}
     entries = [_place(entry, pool) for entry in document["deployments"]]
     of_workers = [{**stage, "work_pool": pool}, {**node, "work_pool": {**pool, "work_queue_name": "nodes"}}]
     return {**document, "deployments": [*entries, *of_workers]}
@@ -88,8 +88,8 @@ def placed(document: dict[str, Any], backend: str) -> dict[str, Any]:
 
 def _place(entry: dict[str, Any], stages: dict[str, Any]) -> dict[str, Any]:
     """A deployment in its pool: a stage by itself runs where it lands, a pipeline orders its stages."""
-    if entry["entrypoint"].removeprefix("flows.stages.") in STAGE_CONFIGS:
-        return {**entry, "name": STAGES, "work_pool": stages}
+    if entry["entrypoint"].removeprefix("flows.stages.") in STAGES:
+        return {**entry, "name": GPUS, "work_pool": stages}
     queue = "nightly" if "schedules" in entry else "training"
     variables = _variables("workers", TIRFLOW_STAGE_QUEUE=queue)
     return {**entry, "work_pool": {"name": CONTROL, "job_variables": variables}}

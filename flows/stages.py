@@ -25,6 +25,7 @@ import tasks.synthesize.task
 from flows.compare import find_evaluation
 from flows.publish import publish_report
 from flows.start import Inputs, rerun, take
+from flows.tagged import label_of
 from tasks.launch import Run
 from tasks.shared.artifacts import ArtifactRef
 from tasks.shared.rows.raw import PACKED, READERS
@@ -228,7 +229,7 @@ def _with_notes(current: Run, record: RunRecord) -> Run:
 
 def checkpoint_of(record: RunRecord, which: str) -> tuple[str, str]:
     """The stage and output of a checkpoint; `rl` is the last finished round's best checkpoint, if kept, or its last."""
-    label = {"base": "prepare", "sft": "sft", "rl": f"rl-{record.last_round or 1}"}[which]
+    label = label_of(record, which)
     kept = record.stages[label].outputs if label in record.stages else {}
     return label, "best" if "best" in kept else "checkpoint"
 

@@ -8,8 +8,9 @@ from prefect.context import FlowRunContext
 from prefect.runtime import flow_run as this_run
 
 from tasks.launch import Run, require_runnable
+from tasks.recipes import key_by_key, load_recipe, resolve_recorded
+from tasks.rl.spec import round_of
 from tasks.shared.artifacts import ArtifactRef
-from tasks.shared.config.recipes import key_by_key, load_recipe, resolve_recorded
 from tasks.shared.contract.documents import check_name
 from tasks.shared.contract.environment import store_uri
 from tasks.shared.runs.record import RunRecord, RunRecords
@@ -32,7 +33,8 @@ def start(recipe: str, run: str, overrides: dict[str, Any], force: bool) -> Run:
     resolved = load_recipe(recipe, _with_deployments_own(overrides))
     job = Run(check_name(run or resolved.name), resolved, force)
     require_runnable(job)
-    RunRecords(job.store).begin(job.name, resolved.model_dump(mode="json"))
+    written = resolved.model_dump(mode="json")
+    RunRecords(job.store).begin(job.name, written, is_gone=_beyond(written))
     return job
 
 
@@ -62,7 +64,8 @@ def rerun(
     written = resolved.model_dump(mode="json") if changed else record.recipe
     if into in records.names() and not changed:
         written = records.read(into).recipe
-    records.begin(name, written, record.stages if name != run else None, keeps=bool(into))
+    taken = record.stages if name != run else None
+    records.begin(name, written, taken, keeps=bool(into), is_gone=_beyond(written))
     return Run(name, resolved, force), record
 
 
@@ -72,6 +75,13 @@ def take(record: RunRecord, wanted: Inputs, given: dict[str, ArtifactRef]) -> di
     if unknown:
         raise ValueError(f"inputs: this stage has no input '{unknown[0]}'; it takes {', '.join(wanted)}")
     return {name: given.get(name) or record.output(*source) for name, source in wanted.items()}
+
+
+def _beyond(recipe: dict[str, Any]) -> Callable[[str], bool]:
+    """Tells labels of rounds that a recipe has no more."""
+    rounds = recipe["rl"]["rounds"]
+    last = rounds if isinstance(rounds, int) else len(rounds)
+    return lambda label: round_of(label) > last
 
 
 def _with_deployments_own(overrides: dict[str, Any]) -> dict[str, Any]:

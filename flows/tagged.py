@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import partial
 
+from tasks.prepare.spec import PREPARE
+from tasks.recipes import Recipe, resolve_recorded
+from tasks.rl.spec import last_round
+from tasks.sft.spec import SFT
 from tasks.shared.artifacts import ArtifactRef
-from tasks.shared.config import Recipe
-from tasks.shared.config.recipes import resolve_recorded
 from tasks.shared.runs.record import RunRecord, RunRecords
 from tasks.shared.runs.tags import LATEST, Tags
 
@@ -50,8 +52,15 @@ def subjects(
 
 def latest_label(record: RunRecord) -> str | None:
     """The stage that made the run's newest checkpoint: its last RL round, SFT, or `prepare`; None if none has."""
-    labels = ([f"rl-{record.last_round}"] if record.last_round else []) + ["sft", "prepare"]
+    labels = (label_of(record, name) for name in ("rl", "sft", "base"))
     return next((label for label in labels if label in record.stages), None)
+
+
+def label_of(record: RunRecord, checkpoint: str) -> str:
+    """The stage that makes the checkpoint of that name: base, sft, rl (in its last round so far) or the latest."""
+    if checkpoint == "latest":
+        return latest_label(record) or PREPARE.name
+    return {"base": PREPARE.name, "sft": SFT.name, "rl": f"rl-{last_round(record.stages) or 1}"}[checkpoint]
 
 
 def recipe_of(record: RunRecord) -> Recipe:

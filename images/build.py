@@ -16,13 +16,13 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.shared.config import STAGE_CONFIGS
+from tasks.recipes import STAGES
 from tasks.shared.contract.code_digest import code_digest
 from tasks.shared.contract.environment import home
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ROOT / "images"
-STAGES = ("tasks", "data")
+SOURCES = ("tasks", "data")
 FIND_COMPILER = """command -v gcc && python3 -c 'import os, sys, sysconfig
 sys.exit(not os.path.isfile(os.path.join(sysconfig.get_path("include"), "Python.h")))'"""
 
@@ -37,10 +37,10 @@ class Role:
 
 ROLES = {
     "sandbox": Role("sandbox.txt", ("tasks/__init__.py", "tasks/shared/__init__.py", "tasks/shared/sandbox")),
-    "train": Role("train.txt", STAGES),
-    "rl": Role("vllm.txt", STAGES),
-    "inference": Role("vllm.txt", STAGES),
-    "orchestrator": Role("orchestrator.txt", (*STAGES, "flows", "prefect.yaml")),
+    "train": Role("train.txt", SOURCES),
+    "rl": Role("vllm.txt", SOURCES),
+    "inference": Role("vllm.txt", SOURCES),
+    "orchestrator": Role("orchestrator.txt", (*SOURCES, "flows", "prefect.yaml")),
 }
 
 
@@ -83,8 +83,8 @@ def build(name: str, role: Role, base_image: str, accelerator: str, prefix: str)
         "tirflow.accelerator": accelerator,
         "tirflow.packages": packages.rpartition(":")[2],
     }
-    if role.sources[: len(STAGES)] == STAGES:
-        labels |= {f"tirflow.code.{stage}": code_digest(stage) for stage in STAGE_CONFIGS}
+    if role.sources[: len(SOURCES)] == SOURCES:
+        labels |= {f"tirflow.code.{stage}": code_digest(stage) for stage in STAGES}
     command = ["docker", "build", "--quiet", "-f", "images/Dockerfile.code", "-t", prefix + name]
     command += ["--build-arg", f"PACKAGES={packages}"]
     command += [part for key, value in labels.items() for part in ("--label", f"{key}={value}")]

@@ -11,15 +11,18 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tasks.shared.config import STAGE_CONFIGS
-from tasks.shared.config.recipes import RECIPES_DIR, load_recipe
+from tasks import recipes
+from tasks.recipes import RECIPES_DIR, load_recipe
+from tasks.shared.contract.code_digest import sources
 from tasks.shared.traces.dialect import DIALECTS
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("flows", "tasks", "data")
 HEAVY = ("torch", "transformers", "deepspeed", "vllm", "pandas", "datasets", "matplotlib")
 RECIPES = sorted(path.stem for path in RECIPES_DIR.glob("*.toml"))
-STAGES = sorted(STAGE_CONFIGS)
+STAGES = sorted(recipes.STAGES)
+# words of other things: names of checkpoints, a key of an event
+NO_STAGES = {"tasks.shared.config.evaluation": {"sft", "rl"}, "tasks.shared.reporting.nights": {"report"}}
 
 
 def module_name(path: Path) -> str:
@@ -28,6 +31,7 @@ def module_name(path: Path) -> str:
 
 
 MODULES = {module_name(path): path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))}
+SHARED = [name for name in MODULES if name == "tasks.shared" or name.startswith("tasks.shared.")]
 
 
 def imports(path: Path, everywhere: bool = True) -> Iterator[str]:
@@ -79,7 +83,8 @@ def test_layers(module: str) -> None:
             assert may_import_prefect(module), f"{module} imports {name}"
         if stage in STAGES and name.startswith("tasks."):
             other = name.split(".")[1]
-            assert other in (stage, "shared", "launch"), (
+            above = ("launch", "recipes") if module.endswith(".task") else ()
+            assert other in (stage, "shared", *above), (
                 f"{module} imports {name}: a stage never imports another"
             )
         if stage == "shared" and name.startswith("tasks."):
@@ -89,6 +94,42 @@ def test_layers(module: str) -> None:
         if is_below(module, "tasks.shared.sandbox"):
             allowed = name.split(".")[0] in sys.stdlib_module_names or is_below(name, "tasks.shared.sandbox")
             assert allowed, f"{module} imports {name}: the sandbox's image holds the standard library alone"
+
+
+def test_stages_are_the_folders_that_say_what_they_are() -> None:
+    folders = {path.parent.name: path for path in (ROOT / "tasks").glob("*/spec.py")}
+    assert (
+        sorted(folders) == sorted(path.parent.name for path in (ROOT / "tasks").glob("*/task.py")) == STAGES
+    )
+    for stage, path in folders.items():
+        assert recipes.STAGES[stage].name == stage
+        assert {name for name in imports(path) if is_below(name, "tasks")} <= set(SHARED), path
+
+
+def test_shared_code_names_no_stage() -> None:
+    """What differs between stages is said in `tasks/<stage>/spec.py`, and handed down."""
+    for module in SHARED:
+        tree = ast.parse(MODULES[module].read_text())
+        said = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+        found = sorted(said & set(STAGES) - NO_STAGES.get(module, set()))
+        assert not found, (
+            f"{module} writes {found}: let it be handed a StageSpec (tasks/shared/contract/spec.py)"
+        )
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_is_run_anew_for_its_own_spec_alone(stage: str) -> None:
+    reached = {module_name(path) for path in sources(stage) if path.suffix == ".py"}
+    specs = {name for name in reached if re.fullmatch(r"tasks\.(?!shared)\w+\.spec", name)}
+    assert specs == {f"tasks.{stage}.spec"}
+    assert not [name for name in reached if is_below(name, "tasks.recipes")], "a recipe is of all stages"
+
+
+def test_an_unknown_stage_is_refused_in_a_line_that_names_the_known_ones() -> None:
+    with pytest.raises(
+        ValueError, match=r"^stage 'distill': .*prepare, synthesize, sft, rl, evaluate, report$"
+    ):
+        recipes.find_stage("distill")
 
 
 def test_every_shared_module_has_a_room() -> None:
@@ -125,10 +166,9 @@ def test_flows_tasks_and_configuration_load_without_heavy_libraries() -> None:
     light = [name for name in MODULES if is_below(name, "flows") or re.fullmatch(r"tasks\.\w+\.task", name)]
     light += [
         "tasks.launch",
-        "tasks.shared.config",
+        "tasks.recipes",
         "tasks.shared.contract.stage",
         "tasks.shared.artifacts",
-        "tasks.shared.config.recipes",
     ]
     assert len([name for name in light if name.endswith(".task")]) == len(STAGES)
     _import_without(light, HEAVY)

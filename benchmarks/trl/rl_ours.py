@@ -10,8 +10,8 @@ from pathlib import Path
 
 from benchmarks.trl.laps import Track
 from tasks.rl.main import run
+from tasks.rl.spec import RlStage
 from tasks.shared.artifacts import Store
-from tasks.shared.config import RlStage
 from tasks.shared.contract.stage import StageContext, StageRequest, Value
 
 

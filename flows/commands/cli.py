@@ -29,7 +29,7 @@ Json = Annotated[bool, typer.Option("--json", help="For programs.")]
 
 def _recipes(begun: str) -> list[str]:
     """The recipes that complete what was begun."""
-    from tasks.shared.config.recipes import RECIPES_DIR
+    from tasks.recipes import RECIPES_DIR
 
     return sorted(path.stem for path in RECIPES_DIR.glob(f"{begun}*.toml"))
 

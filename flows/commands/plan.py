@@ -25,7 +25,7 @@ from flows.planning.layouts import GpuPlan, choose, gib, make_plan, work_of
 from flows.planning.memory import GIB, Memory
 from flows.planning.published import deviations
 from flows.planning.seconds import Work, assumptions
-from tasks.shared.config.recipes import load_recipe
+from tasks.recipes import load_recipe
 
 SHOWN_LAYOUTS = 8
 

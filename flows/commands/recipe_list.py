@@ -5,7 +5,7 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
-from tasks.shared.config.recipes import RECIPES_DIR, load_recipe
+from tasks.recipes import RECIPES_DIR, load_recipe
 
 
 def tell(name: str) -> int:

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from flows.commands.plan import read_override
+from tasks.evaluate.spec import EVALUATE
 from tasks.launch.backends.process import interpreter_for
+from tasks.recipes import Recipe, load_recipe, resolve_recorded
 from tasks.serve.request import ServeRequest
 from tasks.shared.artifacts import ArtifactRef, Store
-from tasks.shared.config import EvaluateStage, Recipe
-from tasks.shared.config.recipes import load_recipe, resolve_recorded
+from tasks.shared.config import EvaluateStage
 from tasks.shared.contract.environment import home, store_uri
 from tasks.shared.runs.record import RunRecords
 from tasks.shared.runs.tags import Tags
@@ -33,7 +34,7 @@ def run_on_checkpoint(
     line, for a mistake. With vLLM this process becomes one of the environment that has it.
     """
     request = make_request(checkpoint, recipe, engine, changes, **given)
-    python = interpreter_for(request.config.model_dump(mode="json"))
+    python = interpreter_for(EVALUATE.engine(request.config))
     if python != Path(sys.executable):
         path = request.scratch / "request.json"
         path.write_text(request.model_dump_json(indent=1), encoding="utf-8")

@@ -28,8 +28,8 @@ from flows.planning.memory import (
 )
 from flows.planning.seconds import GPUS_A_HOST, Engines, StepSeconds, Trainer, Work, step_seconds
 from flows.planning.shapes import find_shape
-from tasks.shared.config import PoolConfig, Recipe
-from tasks.shared.config.recipes import resolve
+from tasks.recipes import Recipe, resolve
+from tasks.shared.config import PoolConfig
 
 TENSOR_PARALLEL = (1, 2, 4, 8)
 SHARES = (1 / 4, 1 / 3, 1 / 2, 2 / 3, 3 / 4)  # of the GPUs or hosts, tried for a pool

@@ -8,7 +8,8 @@ against what autograd really saves; KV cache 2 x layers x key-value width a toke
 from dataclasses import dataclass, fields, replace
 
 from data.models import ModelShape
-from tasks.shared.config import OptimizerConfig, Recipe
+from tasks.recipes import Recipe
+from tasks.shared.config import OptimizerConfig
 
 GIB = 2**30
 # For CUDA context, NCCL's buffers and the allocator's fragments: an allowance, not a measurement.

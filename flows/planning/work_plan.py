@@ -21,8 +21,8 @@ from rich.table import Table
 
 from flows.pipeline import stages
 from tasks.launch.run import Run, StageOrder, describe_work, result_storage
+from tasks.recipes import Recipe
 from tasks.shared.artifacts import ArtifactRef, Store
-from tasks.shared.config import Recipe
 from tasks.shared.config.differences import differences
 from tasks.shared.contract.documents import check_name
 from tasks.shared.contract.environment import store_uri

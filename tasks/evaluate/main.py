@@ -12,6 +12,7 @@ from typing import Any
 
 from tasks.evaluate.environment_versions import environment_versions
 from tasks.evaluate.journal import Journal
+from tasks.evaluate.spec import EVALUATE
 from tasks.shared.config import EvaluateStage
 from tasks.shared.contract.stage import StageContext, StageResult, Value, stage_main
 from tasks.shared.evaluation.problems import SampleRequest, read_problems, sample_requests
@@ -152,4 +153,4 @@ def _by_set(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(stage_main("evaluate", run))
+    raise SystemExit(stage_main(EVALUATE, run))

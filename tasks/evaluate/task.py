@@ -1,5 +1,6 @@
 """What Prefect sees of `evaluate`: one checkpoint on the evaluation sets."""
 
+from tasks.evaluate.spec import EVALUATE
 from tasks.launch import Run, run_stage
 from tasks.shared.artifacts import ArtifactRef
 
@@ -13,4 +14,4 @@ def evaluate(
     gives fresh samples.
     """
     inputs = {"checkpoint": checkpoint, "evaluation_sets": evaluation_sets}
-    return run_stage(run, "evaluate", inputs, f"evaluate-{which}", seed_label).outputs["evaluation"]
+    return run_stage(run, EVALUATE, inputs, f"evaluate-{which}", seed_label).outputs["evaluation"]

@@ -25,6 +25,7 @@ from tasks.launch.backends.choose import make_backend, num_nodes, num_samplers
 from tasks.launch.backends.execute import StageFailed, StageLost, StageStopped, execute
 from tasks.launch.progress import ProgressReport
 from tasks.launch.state import RunState
+from tasks.recipes import stage_of
 from tasks.shared.contract.addresses import address_towards, free_port
 from tasks.shared.contract.environment import home, prefect_api_url, shared_directory, stage_address
 from tasks.shared.contract.stage import POOL, Rendezvous, StageRequest
@@ -99,7 +100,7 @@ def gathered(request: StageRequest, label: str, fresh: bool) -> Iterator[tuple[S
     What the hosts share of earlier attempts is kept, unless `fresh`, until the block ends well. Raises StageFailed,
     or StageLost where another host was lost.
     """
-    nodes, others = num_nodes(request.stage, request.config), Others()
+    nodes, others = num_nodes(stage_of(request)[1]), Others()
     if nodes == 1:
         yield request, others
         return
@@ -115,7 +116,7 @@ def gathered(request: StageRequest, label: str, fresh: bool) -> Iterator[tuple[S
         address=address,
         port=free_port(address),
         shared=str(shared),
-        samplers=num_samplers(request.stage, request.config),
+        samplers=num_samplers(stage_of(request)[1]),
     )
     first = request.model_copy(update={"meeting": meeting})
     try:
@@ -140,7 +141,7 @@ def join(request: StageRequest, label: str, first: UUID) -> None:
     log_path = home() / "logs" / request.run / f"{label}.log"
     own, around = RunState(), RunState(first)
     backend = make_backend()
-    backend.identity(request.stage, request.config)  # an image that is missing is told in one line
+    backend.identity(*stage_of(request))  # an image that is missing is told in one line
     report = ProgressReport(f"{request.run}-{label}", log_path)
     execute(here, backend, log_path, report, lambda: own.is_over() or around.is_over(), fresh=True)
 

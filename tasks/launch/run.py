@@ -27,11 +27,12 @@ from tasks.launch.nodes import gathered
 from tasks.launch.progress import ProgressReport
 from tasks.launch.state import RunState
 from tasks.launch.workers import run_on_worker
+from tasks.recipes import STAGES, Recipe, find_stage
 from tasks.shared.artifacts import ArtifactRef, Store
 from tasks.shared.artifacts.locations import is_elsewhere
 from tasks.shared.artifacts.outage import reported_as_outage
-from tasks.shared.config import STAGE_CONFIGS, Recipe
 from tasks.shared.contract.environment import chosen_backend, home, require_keys, shared_directory, store_uri
+from tasks.shared.contract.spec import StageSpec
 from tasks.shared.contract.stage import StageRequest, StageResult
 from tasks.shared.runs.leases import Leases
 from tasks.shared.runs.record import RunRecords, StageRecord
@@ -67,7 +68,7 @@ class StageOrder(BaseModel):
 
 def run_stage(
     run: Run,
-    stage: str,
+    spec: StageSpec[Any],
     inputs: dict[str, ArtifactRef],
     label: str = "",
     seed_label: str = "",
@@ -79,12 +80,12 @@ def run_stage(
     from besides the recipe's seed (by default the label); `files` are local files and folders it reads besides its
     inputs: their content is part of what makes the work the same. Raises StageFailed, ArtifactError.
     """
-    label = label or stage
+    label = label or spec.name
     order = StageOrder(
         run=run.name,
         recipe=run.recipe.model_dump(mode="json"),
         force=run.force,
-        stage=stage,
+        stage=spec.name,
         inputs=inputs,
         label=label,
         seed_label=seed_label or label,
@@ -93,7 +94,7 @@ def run_stage(
     if run.planner is not None:
         return run.planner(order)
     if chosen_backend() == "workers":
-        run_on_worker(order.model_dump(mode="json"), stage, label)
+        run_on_worker(order.model_dump(mode="json"), spec.name, label)
         record = RunRecords(run.store).read(run.name).stages[label]  # the worker has noted it there
         return StageResult(outputs=record.outputs, metrics=record.metrics, seconds=record.seconds)
     return carry_out(order, run.store)
@@ -112,10 +113,12 @@ class Work:
 def describe_work(order: StageOrder, store: str) -> Work:
     """The work that an order asks for on this host. ValueError if the host lacks what it needs."""
     recipe = Recipe.model_validate(order.recipe)
-    config = recipe.for_stage(order.stage).model_dump(mode="json")
+    spec = find_stage(order.stage)
+    sections = spec.config.of(recipe)
+    config = sections.model_dump(mode="json")
     seed = derive_seed(recipe.seed, order.seed_label)
     backend = make_backend()
-    environment_versions = backend.identity(order.stage, config)
+    environment_versions = backend.identity(spec, sections)
     parts = key_parts(order.stage, config, order.inputs, seed, environment_versions, order.files)
     key = work_key(parts)
     request = StageRequest(
@@ -186,11 +189,11 @@ def require_runnable(run: Run) -> None:
     if chosen_backend() == "workers":
         return  # what their hosts have is for them to say
     backend = make_backend()
-    for stage in STAGE_CONFIGS:
-        config = run.recipe.for_stage(stage).model_dump(mode="json")
-        backend.identity(stage, config)
+    for spec in STAGES.values():
+        config = spec.config.of(run.recipe)
+        backend.identity(spec, config)
         require_keys(config)
-        if num_nodes(stage, config) > 1:
+        if num_nodes(config) > 1:
             shared_directory()
 
 

@@ -12,8 +12,8 @@ from tasks.prepare.base_model import place_base_model
 from tasks.prepare.decontaminate import Overlap, decontaminate
 from tasks.prepare.problem_sets import ProblemSet, read_problem_set, rows_digest
 from tasks.prepare.rows import ProblemRow
+from tasks.prepare.spec import PREPARE, PrepareStage
 from tasks.shared.artifacts import ArtifactRef
-from tasks.shared.config import PrepareStage
 from tasks.shared.contract.stage import StageContext, StageResult, Value, stage_main
 from tasks.shared.rows.tables import write_card, write_table
 
@@ -149,4 +149,4 @@ def _schema(columns: tuple[str, ...]) -> Any:
 
 
 if __name__ == "__main__":
-    raise SystemExit(stage_main("prepare", run))
+    raise SystemExit(stage_main(PREPARE, run))

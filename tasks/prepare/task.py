@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.launch import Run, run_stage
+from tasks.prepare.spec import PREPARE
 from tasks.shared.artifacts import ArtifactRef
 
 
@@ -20,5 +21,5 @@ def prepare(run: Run) -> Prepared:
     """Resolve, check and decontaminate."""
     data, model = run.recipe.data, run.recipe.model
     paths = [source.path for source in (*data.train, *data.evaluation)] + [model.path]
-    outputs = run_stage(run, "prepare", {}, files=tuple(Path(path) for path in paths if path)).outputs
+    outputs = run_stage(run, PREPARE, {}, files=tuple(Path(path) for path in paths if path)).outputs
     return Prepared(outputs["checkpoint"], outputs["problems"], outputs["evaluation_sets"])

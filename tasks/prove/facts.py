@@ -7,9 +7,10 @@ from tasks.prepare.rows import ProblemRow
 from tasks.report.inputs import ReportInputs, read_inputs
 from tasks.report.main import build_page, summarize
 from tasks.report.page import render
+from tasks.report.spec import ReportConfig, ReportStage
 from tasks.shared.artifacts import ArtifactRef, Manifest, Store
 from tasks.shared.artifacts.lineage import lineage
-from tasks.shared.config import EvaluateStage, ReportConfig, ReportStage
+from tasks.shared.config import EvaluateStage
 from tasks.shared.contract.stage import StageContext, StageRequest
 from tasks.shared.evaluation.problems import EvaluationProblem, read_problems
 from tasks.shared.reporting.evaluated import Evaluated, protocol_of, read_evaluated

@@ -9,11 +9,10 @@ from pathlib import PurePath
 from typing import Any
 
 from data.registry import load_registry
+from tasks.recipes import Recipe
 from tasks.shared.artifacts import ArtifactRef, Manifest, Store
 from tasks.shared.artifacts.lineage import lineage
-from tasks.shared.config import RlConfig, SftConfig, SynthesizeConfig
 
-SECTIONS = {"sft": SftConfig, "rl": RlConfig, "synthesize": SynthesizeConfig}
 MADE_HERE = "made by tirflow's own generator, free of third-party text"
 
 
@@ -69,10 +68,8 @@ def story_of(store: Store, ref: ArtifactRef) -> Story:
 def _step(manifest: Manifest) -> Step:
     made = manifest.provenance
     inputs = ", ".join(f"{name} {ref.location}" for name, ref in made.inputs.items())
-    section = SECTIONS.get(made.stage)
-    settings = (
-        _settings(made.config.get(made.stage, {}), section().model_dump(mode="json")) if section else ""
-    )
+    own, section = made.config.get(made.stage, {}), Recipe.model_fields.get(made.stage)
+    settings = _settings(own, section.default.model_dump(mode="json")) if section else ""
     return Step(made.stage, manifest.location, made.seed, inputs or "nothing", settings)
 
 

@@ -11,8 +11,8 @@ from typing import Any
 from tasks.report.asynchronous import read_measured
 from tasks.report.rejected import read_rejected
 from tasks.report.rollouts import RlStep, read_round
+from tasks.report.spec import ReportStage
 from tasks.shared.artifacts import Manifest
-from tasks.shared.config import ReportStage
 from tasks.shared.contract.stage import StageContext
 from tasks.shared.reporting.evaluated import Evaluated, read_evaluated
 from tasks.shared.reporting.nights import Night, scores_of_night

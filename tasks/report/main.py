@@ -21,8 +21,8 @@ from tasks.report.sections import (
     reason_table,
     strips,
 )
+from tasks.report.spec import REPORT, ReportStage
 from tasks.report.synthesis import synthesis_tables
-from tasks.shared.config import ReportStage
 from tasks.shared.contract.stage import StageContext, StageResult, Value, stage_main
 from tasks.shared.reporting.evaluated import protocol_difference, unexpected_change
 
@@ -149,4 +149,4 @@ def _metrics(summary: dict[str, Any]) -> dict[str, Value]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(stage_main("report", run))
+    raise SystemExit(stage_main(REPORT, run))

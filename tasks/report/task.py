@@ -1,6 +1,7 @@
 """What Prefect sees of `report`: one HTML file of a whole run, or of any evaluations."""
 
 from tasks.launch import Run, run_stage
+from tasks.report.spec import REPORT
 from tasks.shared.artifacts import ArtifactRef
 from tasks.shared.contract.stage import StageResult
 
@@ -10,4 +11,4 @@ def report(run: Run, inputs: dict[str, ArtifactRef], name: str = "") -> StageRes
 
     `name` tells this report apart from others of the run.
     """
-    return run_stage(run, "report", inputs, f"report-{name}" if name else "", "report")
+    return run_stage(run, REPORT, inputs, f"report-{name}" if name else "", "report")

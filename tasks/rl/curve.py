@@ -6,8 +6,8 @@ from pathlib import Path
 from tasks.rl.best import BestWeights, Point, best_of
 from tasks.rl.evaluation import Evaluation, Grade
 from tasks.rl.records import RoundRecords
+from tasks.rl.spec import RlStage
 from tasks.rl.state import Progress
-from tasks.shared.config import RlStage
 from tasks.shared.contract.environment import rank, world_size
 from tasks.shared.contract.stage import StageContext
 from tasks.shared.generation.protocol import Generator

@@ -15,8 +15,9 @@ from tasks.rl.ahead import num_rows
 from tasks.rl.best import Point
 from tasks.rl.records import JsonLines
 from tasks.rl.sampling import is_mine
+from tasks.rl.spec import RlStage
 from tasks.rl.state import Progress
-from tasks.shared.config import EvaluateConfig, EvaluateStage, RlStage
+from tasks.shared.config import EvaluateConfig, EvaluateStage
 from tasks.shared.contract.environment import rank
 from tasks.shared.contract.stage import StageContext
 from tasks.shared.estimates import Outcome, avg_at_k

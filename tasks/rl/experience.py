@@ -11,7 +11,7 @@ from tasks.rl.objective.filters import has_void_turn, is_outage, teaches
 from tasks.rl.objective.resampling import code_penalty, format_penalty, resample_on_correct
 from tasks.rl.objective.rewards import reward
 from tasks.rl.problems import RlProblem
-from tasks.shared.config import RlStage
+from tasks.rl.spec import RlStage
 from tasks.shared.grading import grade
 from tasks.shared.learning.reward_function import Response, RewardFunction
 from tasks.shared.traces.dialect import dialect_of

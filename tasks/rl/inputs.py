@@ -1,7 +1,7 @@
 """Checks that a round's input artifacts fit together, and chooses the one that holds its policy."""
 
+from tasks.rl.spec import RlStage
 from tasks.shared.artifacts import ArtifactRef
-from tasks.shared.config import RlStage
 from tasks.shared.contract.stage import StageContext
 from tasks.shared.learning.checkpoints import has_experts
 

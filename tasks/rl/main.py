@@ -24,8 +24,8 @@ from tasks.rl.evaluation import EVALUATION_FILE
 from tasks.rl.inputs import read_base, require_no_experts, require_one_round
 from tasks.rl.problems import read_problems, require_problems
 from tasks.rl.round import RlRound
+from tasks.rl.spec import RL, RlStage
 from tasks.shared.artifacts import VOLATILE, ArtifactRef
-from tasks.shared.config import RlStage
 from tasks.shared.contract.environment import under_launcher
 from tasks.shared.contract.stage import StageContext, StageResult, Value, stage_main
 from tasks.shared.generation.engines import open_generator, sample_for_others
@@ -183,4 +183,4 @@ def _headline(records: list[dict[str, Any]]) -> dict[str, Value]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(stage_main("rl", run))
+    raise SystemExit(stage_main(RL, run))

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from tasks.shared.config import RlStage
+from tasks.rl.spec import RlStage
 from tasks.shared.rows.tables import read_table
 from tasks.shared.traces.dialect import dialect_of
 from tasks.shared.traces.encoding import encode_prompt

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks.rl.rollouts import RolloutShards
+from tasks.rl.spec import RlStage
 from tasks.rl.state import Progress
-from tasks.shared.config import RlStage
 from tasks.shared.contract.environment import home, world_size
 from tasks.shared.contract.scratch import claim
 from tasks.shared.contract.stage import StageContext, Value

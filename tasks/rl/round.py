@@ -20,10 +20,11 @@ from tasks.rl.problems import RlProblem, sample_seed
 from tasks.rl.recorded import Recorded
 from tasks.rl.records import RoundRecords
 from tasks.rl.sampling import Experiences, Sampler
+from tasks.rl.spec import RlStage
 from tasks.rl.staleness import staleness_metrics
 from tasks.rl.state import Progress, SavedStates, take_over
 from tasks.rl.update import PolicyUpdate
-from tasks.shared.config import RlConfig, RlStage
+from tasks.shared.config import RlConfig
 from tasks.shared.contract.environment import rank, world_size
 from tasks.shared.contract.scratch import claim
 from tasks.shared.contract.stage import StageContext, Value

@@ -15,7 +15,8 @@ from tasks.rl.experience import Graded, score
 from tasks.rl.metrics import PhaseClock
 from tasks.rl.objective.filters import is_outage, teaches
 from tasks.rl.problems import RlProblem, draw_others, draw_problems, sample_seed
-from tasks.shared.config import GenerationConfig, RlStage
+from tasks.rl.spec import RlStage
+from tasks.shared.config import GenerationConfig
 from tasks.shared.contract.environment import rank, world_size
 from tasks.shared.contract.stage import Value
 from tasks.shared.generation.interleave import RolloutPolicy, RolloutRequest, rollout

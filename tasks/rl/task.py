@@ -3,8 +3,9 @@
 from dataclasses import dataclass, replace
 
 from tasks.launch import Run, run_stage
+from tasks.recipes import round_recipe
+from tasks.rl.spec import RL
 from tasks.shared.artifacts import ArtifactRef
-from tasks.shared.config.recipes import round_recipe
 from tasks.shared.learning.reward_function import source_of
 
 
@@ -48,7 +49,7 @@ def rl(
             inputs["best"] = best
     source = source_of(run.recipe.rl.reward)
     files = (source,) if source else ()
-    outputs = run_stage(run, "rl", inputs, label=f"rl-{number}", files=files).outputs
+    outputs = run_stage(run, RL, inputs, label=f"rl-{number}", files=files).outputs
     return Round(
         outputs["checkpoint"],
         outputs["rollouts"],

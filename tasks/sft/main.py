@@ -10,12 +10,12 @@ sft.validation_share validation.jsonl lies beside metrics.jsonl: the loss on tra
 
 import shutil
 
+from tasks.sft.spec import SFT, SftStage
 from tasks.sft.steps import plan_steps
 from tasks.sft.traces import read_training_set
 from tasks.sft.training import StepRecord, Trainer
 from tasks.sft.validation import VALIDATION_FILE, held_out
 from tasks.shared.artifacts import ArtifactRef
-from tasks.shared.config import SftStage
 from tasks.shared.contract.environment import under_launcher
 from tasks.shared.contract.stage import StageContext, StageResult, Value, stage_main
 from tasks.shared.learning.adapter import save_adapter
@@ -102,4 +102,4 @@ def _headline(records: list[StepRecord]) -> dict[str, Value]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(stage_main("sft", run))
+    raise SystemExit(stage_main(SFT, run))

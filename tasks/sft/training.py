@@ -7,8 +7,9 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from tasks.sft.spec import SftStage
 from tasks.sft.validation import ValidationFile, validate
-from tasks.shared.config import SftConfig, SftStage
+from tasks.shared.config import SftConfig
 from tasks.shared.contract.environment import home, rank, world_size
 from tasks.shared.contract.scratch import require_same
 from tasks.shared.contract.stage import StageContext

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tasks.shared.config import SynthesizeStage
+from tasks.synthesize.spec import SynthesizeStage
 
 TABLES = {"default": "train.parquet", "rejected": "rejected.parquet"}
 COLUMNS = {

@@ -10,7 +10,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from tasks.shared.config import SynthesizeStage
 from tasks.shared.contract.scratch import claim
 from tasks.shared.contract.stage import StageContext, StageResult, stage_main
 from tasks.shared.generation.endpoint.responses import ResponseLog
@@ -20,6 +19,7 @@ from tasks.shared.tools.protocol import Tool
 from tasks.synthesize.inputs import evaluation_problems, read_requests
 from tasks.synthesize.publish import publish, publish_responses
 from tasks.synthesize.selection import Judge, References, evaluation_grams, read_pass_rates, select
+from tasks.synthesize.spec import SYNTHESIZE, SynthesizeStage
 from tasks.synthesize.teachers.prompting import TraceRequest
 from tasks.synthesize.teachers.teacher import Teacher, make_teacher, teacher_weights
 from tasks.synthesize.traces import Checked, Reason, WrittenTrace
@@ -132,4 +132,4 @@ def _refuse_outage(checked: Sequence[Checked]) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(stage_main("synthesize", run))
+    raise SystemExit(stage_main(SYNTHESIZE, run))

@@ -12,7 +12,6 @@ from dataclasses import asdict
 from typing import Any
 
 from tasks.shared.artifacts import VOLATILE, ArtifactRef
-from tasks.shared.config import SynthesizeStage
 from tasks.shared.config.endpoint import EndpointConfig
 from tasks.shared.contract.stage import StageContext, StageResult, Value
 from tasks.shared.generation.endpoint.responses import ResponseLog
@@ -21,6 +20,7 @@ from tasks.shared.traces.dialect import dialect_of
 from tasks.synthesize.card import TABLES, describe
 from tasks.synthesize.funnel import funnel_of
 from tasks.synthesize.rows import seconds_rows, seconds_schema, trace_row, trace_schema
+from tasks.synthesize.spec import SynthesizeStage
 from tasks.synthesize.traces import Checked
 
 PUBLISHED_NAME = "responses.jsonl.gz"

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from tasks.shared.config import SandboxConfig, SynthesizeConfig, SynthesizeStage, TracesConfig
+from tasks.shared.config import SandboxConfig, SynthesizeConfig, TracesConfig
 from tasks.shared.config.selection import VerificationConfig
 from tasks.shared.grading import last_box
 from tasks.shared.rows.raw import file_rows
@@ -25,6 +25,7 @@ from tasks.shared.rows.values import answer_at
 from tasks.shared.tools.interpreter import open_tool
 from tasks.shared.traces.dialect import DIALECTS
 from tasks.synthesize.funnel import funnel_of
+from tasks.synthesize.spec import SynthesizeStage
 from tasks.synthesize.traces import TrainingProblem, WrittenTrace
 from tasks.synthesize.verify import Rules, settle, verify
 

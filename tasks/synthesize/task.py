@@ -5,6 +5,7 @@ from pathlib import Path
 from tasks.launch import Run, run_stage
 from tasks.shared.artifacts import ArtifactRef
 from tasks.shared.runs.record import RunRecords
+from tasks.synthesize.spec import SYNTHESIZE
 
 
 def synthesize(
@@ -34,4 +35,4 @@ def synthesize(
     texts = settings.source.path if settings.mode == "rewrite" and settings.source.source == "file" else ""
     weights = settings.teacher.model if settings.uses_engine and settings.mode != "bootstrap" else ""
     files = tuple(Path(path) for path in (texts, settings.prompt, settings.responses, weights) if path)
-    return run_stage(run, "synthesize", inputs, label, files=files).outputs["traces"]
+    return run_stage(run, SYNTHESIZE, inputs, label, files=files).outputs["traces"]

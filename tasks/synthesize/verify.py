@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Self
 
-from tasks.shared.config import SynthesizeStage
 from tasks.shared.config.selection import VerificationConfig
 from tasks.shared.grading import grade
 from tasks.shared.sandbox import ExecutionResult, Limits, Status
@@ -21,6 +20,7 @@ from tasks.shared.traces.observation import STOPPED, observe
 from tasks.shared.traces.own_words import own_words
 from tasks.synthesize.execution import run_blocks
 from tasks.synthesize.recorded import agree, contradiction
+from tasks.synthesize.spec import SynthesizeStage
 from tasks.synthesize.traces import Checked, Reason, Verdict, WrittenTrace
 
 DETAIL_CHARS = 200

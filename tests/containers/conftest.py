@@ -16,8 +16,8 @@ from tasks.launch.backends.container import SCRATCH_LABEL, name_of
 from tasks.launch.backends.docker import DockerBackend
 from tasks.launch.backends.execute import execute
 from tasks.launch.keys import derive_seed
+from tasks.recipes import load_recipe
 from tasks.shared.artifacts import ArtifactRef
-from tasks.shared.config.recipes import load_recipe
 from tasks.shared.contract.stage import StageRequest
 from tests.flows.conftest import small
 

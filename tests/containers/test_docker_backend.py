@@ -10,7 +10,8 @@ from tasks.launch.backends.container import private_directory
 from tasks.launch.backends.docker import DockerBackend
 from tasks.launch.backends.execute import StageFailed, StageLost, StageStopped, execute
 from tasks.launch.backends.process import ProcessBackend
-from tasks.shared.config.recipes import load_recipe
+from tasks.recipes import load_recipe
+from tasks.sft.spec import SFT
 from tasks.shared.contract.stage import StageRequest
 from tests.containers.conftest import World, until
 
@@ -157,10 +158,10 @@ def test_memory_that_runs_out_is_named(world: World, tmp_path: Path, monkeypatch
 def test_a_missing_image_and_one_of_other_sources_are_refused(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = load_recipe("tiny").for_stage("sft").model_dump(mode="json")
+    config = load_recipe("tiny").for_stage("sft")
     monkeypatch.setenv("TIRFLOW_IMAGES", "nobody-has-this-")
     with pytest.raises(ValueError, match="not on this host; make images ROLES=train"):
-        DockerBackend().identity("sft", config)
+        DockerBackend().identity(SFT, config)
     train = world.engine.images.get("tirflow-train")
     stale = world.engine.containers.create(train.id)
     stale.commit("tirflow-stale-train", conf={"Labels": {**train.labels, "tirflow.code.sft": "0"}})
@@ -168,6 +169,6 @@ def test_a_missing_image_and_one_of_other_sources_are_refused(
     monkeypatch.setenv("TIRFLOW_IMAGES", "tirflow-stale-")
     try:
         with pytest.raises(ValueError, match="holds other sources of 'sft' than these; make images"):
-            DockerBackend().identity("sft", config)
+            DockerBackend().identity(SFT, config)
     finally:
         world.engine.images.remove("tirflow-stale-train")

@@ -13,8 +13,8 @@ import pytest
 
 from tasks.launch.backends.docker import DockerBackend
 from tasks.launch.backends.execute import execute
+from tasks.recipes import load_recipe, stage_of
 from tasks.shared.artifacts import ArtifactRef, Store
-from tasks.shared.config.recipes import load_recipe
 from tasks.shared.contract.stage import StageRequest
 from tests.containers.conftest import World
 from tests.integration.evaluation_world import fill_sets, publish
@@ -64,7 +64,7 @@ def run(world: World, stage: str, role: str, inputs: dict[str, ArtifactRef]) -> 
         store=str(world.home / "store"),
         scratch=str(world.home / "scratch" / stage),
     )
-    DockerBackend().identity(stage, request.config)  # says so if the image holds other sources
+    DockerBackend().identity(*stage_of(request))  # says so if the image holds other sources
     outputs = execute(request, DockerBackend(), world.home / f"{stage}.log", lambda _: None).outputs
     store = Store(request.store)
     image = world.engine.images.get(f"tirflow-{role}").id

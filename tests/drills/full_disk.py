@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from tasks.recipes import find_stage
 from tasks.shared.artifacts import Store
 from tasks.shared.contract.stage import StageRequest, StageResult, stage_main
 from tasks.shared.reporting.samples import SAMPLES_FILE
@@ -53,7 +54,9 @@ class Drill:
         DISK.disk_arm(str(self.folder).encode(), ctypes.c_long(writes))
         try:
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
-                code = stage_main(self.stage, importlib.import_module(f"tasks.{self.stage}.main").run)
+                code = stage_main(
+                    find_stage(self.stage), importlib.import_module(f"tasks.{self.stage}.main").run
+                )
         finally:
             tried = DISK.disk_disarm()
         events = [json.loads(line) for line in out.getvalue().splitlines() if line.startswith("{")]

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import psutil
 
+from tasks.recipes import find_stage
 from tasks.shared.contract.stage import stage_main
 from tests.drills.full_disk import Drill
 
@@ -49,7 +50,7 @@ class Killed(Drill):
         sys.argv = ["main", str(self.folder / "request.json")]
         code = 1
         try:
-            code = stage_main(self.stage, importlib.import_module(f"tasks.{self.stage}.main").run)
+            code = stage_main(find_stage(self.stage), importlib.import_module(f"tasks.{self.stage}.main").run)
         except SystemExit as ended:
             code = int(ended.code or 0)
         finally:

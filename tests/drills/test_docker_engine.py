@@ -16,6 +16,7 @@ import pytest
 from tasks.launch.backends.container import SCRATCH_LABEL, private_directory
 from tasks.launch.backends.docker import DockerBackend
 from tasks.launch.backends.execute import Event, StageLost, execute
+from tasks.recipes import stage_of
 from tasks.shared.contract.stage import StageRequest
 from tests.drills.own_docker import OwnDocker, own_docker
 from tests.flows.conftest import until
@@ -66,7 +67,7 @@ def test_engine_goes_away(
         monkeypatch.setenv("DOCKER_HOST", engine.address)
         request = case.make(folder)
         # says so where the images hold other sources
-        DockerBackend().identity(request.stage, request.config)
+        DockerBackend().identity(*stage_of(request))
         whole = request.model_copy(update={"scratch": str(folder / "scratch" / "whole")})
         outputs = execute(whole, DockerBackend(), folder / "whole.log", lambda _: None).outputs
         request = request.model_copy(update={"scratch": str(folder / "scratch" / "hit")})

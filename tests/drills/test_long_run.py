@@ -11,9 +11,8 @@ import psutil
 import pytest
 
 from tasks.rl.main import run
-from tasks.shared.artifacts import Store
-from tasks.shared.config import RlStage
-from tasks.shared.contract.stage import StageContext
+from tasks.rl.spec import RL
+from tasks.shared.contract.stage import open_context
 from tasks.shared.estimates.intervals import t_quantile
 from tests.integration.rl_world import make_request, make_store
 
@@ -52,10 +51,7 @@ def test_long_run_stays_flat(
     process = psutil.Process()
     for _ in range(rounds):
         request = make_request(tmp_path, inputs, **rl)
-        Path(request.scratch).mkdir(exist_ok=True)
-        context = StageContext(
-            request, RlStage.model_validate(request.config), Store(request.store), Path(request.scratch)
-        )
+        context = open_context(RL, request)
         before_s = time.process_time()  # other work on the machine is no part of it
         made = run(context).outputs
         seen["MiB"].append(process.memory_info().rss / 2**20)

@@ -14,13 +14,14 @@ import torch
 from safetensors.torch import load_file
 
 import tasks.rl.update
+from tasks.recipes import STAGES
 from tasks.report.main import run as run_report
+from tasks.report.spec import REPORT
 from tasks.rl.main import run as run_rl
 from tasks.rl.round import RlRound
 from tasks.sft.main import run as run_sft
 from tasks.shared.artifacts import ArtifactRef, Store
-from tasks.shared.config import STAGE_CONFIGS, ReportStage
-from tasks.shared.contract.stage import StageContext, StageRequest, StageResult, TrainingStopped
+from tasks.shared.contract.stage import StageRequest, StageResult, TrainingStopped, open_context
 from tasks.shared.generation.transformers_engine import TransformersGenerator
 from tests.drills import worlds
 from tests.integration import sft_world
@@ -42,11 +43,8 @@ def inputs(root: Path) -> dict[str, ArtifactRef]:
 
 def run(request: StageRequest) -> StageResult:
     """The stage in this process."""
-    scratch = Path(request.scratch)
-    scratch.mkdir(parents=True, exist_ok=True)
-    config = STAGE_CONFIGS[request.stage].model_validate(request.config)
     stage = run_rl if request.stage == "rl" else run_sft
-    return stage(StageContext(request, config, Store(request.store), scratch))
+    return stage(open_context(STAGES[request.stage], request))
 
 
 def metrics_of(request: StageRequest, result: StageResult) -> list[dict[str, Any]]:
@@ -235,8 +233,6 @@ def test_reason_in_the_report(tmp_path: Path) -> None:
     request = worlds.report(tmp_path)
     reason = "rl-2 has not finished: step 7: the gradient's norm is nan <script>"
     told = {**request.config, "report": {**request.config["report"], "notes": [reason]}}
-    result = run_report(
-        StageContext(request, ReportStage.model_validate(told), Store(request.store), tmp_path)
-    )
+    result = run_report(open_context(REPORT, request.model_copy(update={"config": told})))
     page = (Store(request.store).fetch(result.outputs["report"]) / "report.html").read_text()
     assert "step 7: the gradient&#39;s norm is nan &lt;script&gt;" in page

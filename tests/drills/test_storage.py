@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from tasks.recipes import STAGES
 from tasks.rl.main import run as run_rl
 from tasks.shared.artifacts import ArtifactError, Store
-from tasks.shared.config import STAGE_CONFIGS
-from tasks.shared.contract.stage import StageContext, StageRequest, StageResult
+from tasks.shared.contract.stage import StageContext, StageRequest, StageResult, open_context
 from tests.drills import worlds
 
 HERE = Path(__file__).parent
@@ -58,9 +58,7 @@ def test_disk_full_in_each_stage(tmp_path: Path, shims: Path, saw: Callable[[str
 
 
 def in_process(request: StageRequest, stage: Callable[[StageContext[Any]], StageResult]) -> StageResult:
-    Path(request.scratch).mkdir(parents=True, exist_ok=True)
-    config = STAGE_CONFIGS[request.stage].model_validate(request.config)
-    return stage(StageContext(request, config, Store(request.store), Path(request.scratch)))
+    return stage(open_context(STAGES[request.stage], request))
 
 
 def flip_a_bit(path: Path, rng: random.Random) -> bytes:

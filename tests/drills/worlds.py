@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from tasks.evaluate.main import run as run_evaluate
-from tasks.shared.artifacts import Store
-from tasks.shared.config import EvaluateStage
-from tasks.shared.config.recipes import load_recipe
-from tasks.shared.contract.stage import StageContext, StageRequest
+from tasks.evaluate.spec import EVALUATE
+from tasks.recipes import load_recipe
+from tasks.shared.contract.stage import StageRequest, open_context
 from tests.integration import evaluation_world, rl_world, sft_world
 
 SETS = {"name": "held_out", "source": "tiny", "split": "held_out", "limit": 3}
@@ -42,14 +41,10 @@ def prepare(folder: Path) -> StageRequest:
 def synthesize(folder: Path) -> StageRequest:
     """Scripted traces for the problems of `prepare`."""
     from tasks.prepare.main import run as run_prepare
-    from tasks.shared.config import PrepareStage
+    from tasks.prepare.spec import PREPARE
 
     first = prepare(folder)
-    Path(first.scratch).mkdir(parents=True, exist_ok=True)
-    context = StageContext(
-        first, PrepareStage.model_validate(first.config), Store(first.store), Path(first.scratch)
-    )
-    made = run_prepare(context).outputs
+    made = run_prepare(open_context(PREPARE, first)).outputs
     recipe = load_recipe("tiny", {"sandbox.workers": 1})
     return first.model_copy(
         update={
@@ -89,10 +84,7 @@ def evaluate(folder: Path) -> StageRequest:
 
 def report(folder: Path) -> StageRequest:
     """A report on that evaluation."""
-    request = evaluate(folder)
-    Path(request.scratch).mkdir(parents=True, exist_ok=True)
-    config = EvaluateStage.model_validate(request.config)
-    made = run_evaluate(StageContext(request, config, Store(request.store), Path(request.scratch))).outputs
+    made = run_evaluate(open_context(EVALUATE, evaluate(folder))).outputs
     return evaluation_world.report_request(folder, {"evaluation_base": made["evaluation"]})
 
 

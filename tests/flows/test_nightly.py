@@ -20,8 +20,8 @@ from flows.compare import find_evaluation
 from flows.server import cluster
 from flows.server.deployments import ROOT
 from tasks.prepare.tiny_model import make_tiny_checkpoint
+from tasks.recipes import load_recipe
 from tasks.shared.artifacts import ArtifactRef, Provenance
-from tasks.shared.config.recipes import load_recipe
 from tasks.shared.reporting.evaluated import write_evaluation
 from tasks.shared.reporting.summary import summarize
 from tasks.shared.runs.record import RunRecords, StageRecord

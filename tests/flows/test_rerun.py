@@ -22,9 +22,9 @@ import pytest
 from flows.planning.work_plan import StagePlan, plan_work
 from flows.server import cluster
 from flows.server.deployments import ROOT
+from tasks.recipes import load_recipe
 from tasks.shared.artifacts import ArtifactRef, Provenance, Store
 from tasks.shared.artifacts.lineage import lineage
-from tasks.shared.config.recipes import load_recipe
 from tasks.shared.runs.collection import Policy, collect
 from tests.flows.conftest import Prefect, as_json, small, until
 

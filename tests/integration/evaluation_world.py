@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from tasks.prepare.tiny_model import make_tiny_checkpoint
+from tasks.report.spec import ReportStage
 from tasks.shared.artifacts import ArtifactRef, Provenance, Store
 from tasks.shared.config import (
     EvaluateConfig,
     EvaluateStage,
     GenerationConfig,
     ModelConfig,
-    ReportStage,
     SandboxConfig,
     TinyModel,
     TracesConfig,

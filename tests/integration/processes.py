@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from tasks.recipes import find_stage
 from tasks.shared.contract.environment import tell_deepspeed_of_cpu
 from tasks.shared.contract.stage import StageRequest, stage_main
 
@@ -80,4 +81,4 @@ def _run(stage: str, path: Path, stdout: Connection, stderr: Path, environment: 
     if not torch.cuda.is_available():
         tell_deepspeed_of_cpu()  # imported here for every stage, it would warn on stdout in those that do not train
     sys.argv = [f"tasks.{stage}.main", str(path)]
-    raise SystemExit(stage_main(stage, importlib.import_module(sys.argv[0]).run))
+    raise SystemExit(stage_main(find_stage(stage), importlib.import_module(sys.argv[0]).run))

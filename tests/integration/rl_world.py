@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 import torch
 
+from tasks.rl.spec import RlStage
 from tasks.shared.artifacts import ArtifactRef, Provenance, Store
 from tasks.shared.config import (
     GenerationConfig,
     ModelConfig,
     OptimizerConfig,
     RlConfig,
-    RlStage,
     SandboxConfig,
     TracesConfig,
 )

@@ -9,10 +9,11 @@ from typing import Any
 import pyarrow as pa
 
 from tasks.shared.artifacts import ArtifactRef, Provenance, Store
-from tasks.shared.config import SandboxConfig, SynthesizeConfig, SynthesizeStage, TracesConfig
-from tasks.shared.contract.stage import StageContext, StageRequest, StageResult
+from tasks.shared.config import SandboxConfig, SynthesizeConfig, TracesConfig
+from tasks.shared.contract.stage import StageRequest, StageResult, open_context
 from tasks.shared.rows.tables import write_table
 from tasks.synthesize.main import run
+from tasks.synthesize.spec import SYNTHESIZE, SynthesizeStage
 
 COLUMNS = ("id", "problem", "answer", "source", "family")
 KEPT_ALIKE = {"max_similarity": 1.0, "decontaminate_ngram": 0}  # the honest traces differ in numbers alone
@@ -84,8 +85,7 @@ def make_request(
 
 def run_in_process(request: StageRequest) -> StageResult:
     """The stage in this process: two seconds less than in its own."""
-    config = SynthesizeStage.model_validate(request.config)
-    return run(StageContext(request, config, Store(request.store), Path(request.scratch)))
+    return run(open_context(SYNTHESIZE, request))
 
 
 def start(request: StageRequest, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 
 from tasks.launch.backends.execute import StageFailed, execute
 from tasks.launch.backends.process import ProcessBackend
+from tasks.recipes import load_recipe
 from tasks.shared.artifacts import ArtifactRef, Provenance, Store
-from tasks.shared.config.recipes import load_recipe
 from tasks.shared.contract.stage import StageRequest, StageResult
 
 HELD_OUT = {"name": "held_out", "source": "tiny", "split": "held_out", "limit": 5}

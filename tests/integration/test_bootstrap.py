@@ -75,7 +75,9 @@ def test_own_traces_raise_the_model_on_problems_held_out(tmp_path):
     rejected = pandas.read_parquet(store.fetch(made.outputs["traces"]) / "rejected.parquet")
     assert set(rejected["reason"]) >= {"wrong_answer"}
 
-    tuned = run_stage(tmp_path, "sft", TUNING, {"checkpoint": inputs["checkpoint"], **made.outputs})
+    tuned = run_stage(
+        tmp_path, "sft", TUNING, {"checkpoint": inputs["checkpoint"], "traces": made.outputs["traces"]}
+    )
     outcomes = []
     for checkpoint in (inputs["checkpoint"], tuned.outputs["checkpoint"]):
         config = SAMPLING | {"evaluate": {"samples_per_problem": 4, "top_p": 1.0}}

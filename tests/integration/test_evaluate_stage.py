@@ -10,9 +10,9 @@ import pytest
 
 from tasks.evaluate.journal import Journal
 from tasks.evaluate.main import run
+from tasks.evaluate.spec import EVALUATE
 from tasks.shared.artifacts import ArtifactRef, Store
-from tasks.shared.config import EvaluateStage
-from tasks.shared.contract.stage import StageContext, StageRequest, StageResult
+from tasks.shared.contract.stage import StageRequest, StageResult, open_context
 from tasks.shared.evaluation.problems import EvaluationProblem, sample_requests
 from tasks.shared.evaluation.sampling import Sampler
 from tasks.shared.reporting.evaluated import read_evaluated
@@ -144,18 +144,13 @@ def test_samples_of_another_request_are_never_published(
     tmp_path: Path, changed: dict[str, Any], difference: str
 ) -> None:
     """By hand, in a used scratch directory: refused before a model is loaded, and the same request goes on."""
-
-    def context_of(request: StageRequest) -> StageContext[EvaluateStage]:
-        config = EvaluateStage.model_validate(request.config)
-        return StageContext(request, config, Store(request.store), Path(request.scratch))
-
     request = evaluate_request(tmp_path)
     samples = Path(request.scratch) / "samples"
-    journal = Journal(samples, context_of(request).fingerprint())
+    journal = Journal(samples, open_context(EVALUATE, request).fingerprint())
     journal.append(make_sample([]))
     journal.flush()
     inputs = request.inputs | {"checkpoint": ArtifactRef("checkpoint", "0" * 64, "checkpoint/0")}
     other = request.model_copy(update=changed | ({"inputs": inputs} if "inputs" in changed else {}))
     with pytest.raises(ValueError, match=f"samples of another request \\({difference}.*use another scratch"):
-        run(context_of(other))
-    assert len(Journal(samples, context_of(request).fingerprint())) == 1
+        run(open_context(EVALUATE, other))
+    assert len(Journal(samples, open_context(EVALUATE, request).fingerprint())) == 1

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from tasks.recipes import STAGES, resolve_recorded
 from tasks.report.main import run
+from tasks.report.spec import REPORT
+from tasks.rl.spec import last_round
 from tasks.shared.artifacts import ArtifactRef, Store
-from tasks.shared.config import STAGE_CONFIGS, ReportStage
-from tasks.shared.config.recipes import resolve_recorded
-from tasks.shared.contract.stage import StageContext
+from tasks.shared.contract.stage import open_context
 from tasks.shared.reporting.samples import read_samples
 from tasks.shared.runs.record import RunRecord, RunRecords
 from tests.integration.evaluation_world import report_request
@@ -46,10 +47,10 @@ def test_every_byte_is_what_it_was(root: Path, record: RunRecord) -> None:
 
 
 def test_every_stage_can_be_run_again_from_its_record(record: RunRecord) -> None:
-    recipe = resolve_recorded(record.recipe, {}, record.run, *STAGE_CONFIGS)
-    for stage in STAGE_CONFIGS:
+    recipe = resolve_recorded(record.recipe, {}, record.run, *STAGES)
+    for stage in STAGES:
         recipe.for_stage(stage)
-    assert record.last_round == 1
+    assert last_round(record.stages) == 1
     assert record.checkpoint("rl-1").kind == "checkpoint"
 
 
@@ -64,10 +65,8 @@ def test_a_report_is_made_of_it(root: Path, record: RunRecord) -> None:
     made = outputs(record)
     inputs = {"evaluation_rl": made["evaluation"], "traces": made["traces"]}
     request = report_request(root, inputs)
-    Path(request.scratch).mkdir()
-    store = Store(request.store)
-    context = StageContext(request, ReportStage(**request.config), store, Path(request.scratch))
+    context = open_context(REPORT, request)
     result = run(context)
-    page = (store.fetch(result.outputs["report"]) / "report.html").read_text()
+    page = (context.store.fetch(result.outputs["report"]) / "report.html").read_text()
     assert "held_out" in page
     assert "rejected traces" in page

@@ -8,9 +8,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tasks.evaluate.main import run
+from tasks.recipes import load_recipe
 from tasks.shared.artifacts import ArtifactRef, Store
 from tasks.shared.config import EvaluateStage
-from tasks.shared.config.recipes import load_recipe
 from tasks.shared.contract.stage import StageContext, StageRequest
 from tasks.shared.learning.checkpoints import load_tokenizer
 from tasks.shared.reporting.evaluated import read_evaluated

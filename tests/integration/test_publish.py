@@ -9,8 +9,8 @@ from huggingface_hub import DatasetCard, ModelCard
 
 from flows.commands.cli import main
 from tasks.publish.recipe_file import recipe_toml
+from tasks.recipes import load_recipe
 from tasks.shared.artifacts import ArtifactRef, Provenance, Store
-from tasks.shared.config.recipes import load_recipe
 from tests.integration.certificate_world import (
     STEADY,
     certificate_stage,

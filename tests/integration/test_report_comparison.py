@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from tasks.report.main import run
+from tasks.report.spec import ReportConfig, ReportStage
 from tasks.shared.artifacts import ArtifactRef, Provenance, Store
-from tasks.shared.config import ReportConfig, ReportStage
 from tasks.shared.contract.stage import StageContext
 from tasks.shared.reporting.evaluated import read_evaluated, shared_sets, unexpected_change, write_evaluation
 from tasks.shared.reporting.samples import Sample

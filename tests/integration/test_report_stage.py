@@ -12,10 +12,10 @@ import pytest
 from tasks.prepare.tiny_model import make_tiny_checkpoint
 from tasks.report.embedding import trace, trace_index
 from tasks.report.inputs import read_inputs
+from tasks.report.spec import REPORT
 from tasks.rl.rollouts import SCHEMA
 from tasks.shared.artifacts import ArtifactRef, Store
-from tasks.shared.config import ReportStage
-from tasks.shared.contract.stage import StageContext
+from tasks.shared.contract.stage import open_context
 from tasks.shared.learning.checkpoints import load_tokenizer
 from tasks.shared.reporting.evaluated import write_evaluation
 from tasks.shared.reporting.samples import SECONDS, SECONDS_FILE, Sample
@@ -229,9 +229,7 @@ def test_rollouts_and_rejected_traces_are_in_the_viewer(tmp_path: Path) -> None:
         "rollouts_1": publish_rollouts(store, 0.25),
         "rollouts_2": publish_rollouts(store, 0.75, earlier=True),
     }
-    request = report_request(tmp_path, inputs)
-    config = ReportStage.model_validate(request.config)
-    written = read_inputs(StageContext(request, config, store, tmp_path)).written
+    written = read_inputs(open_context(REPORT, report_request(tmp_path, inputs))).written
     assert {name: len(samples) for name, samples in written.items()} == {
         "rejected traces": 2,
         "rollouts 1": 8,

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from tasks.rl.main import run as run_stage
+from tasks.rl.spec import RL
 from tasks.shared.artifacts import ArtifactRef, Provenance, Store
-from tasks.shared.config import RlStage
-from tasks.shared.contract.stage import StageContext, StageRequest, StageResult
+from tasks.shared.contract.stage import StageRequest, StageResult, open_context
 from tests.integration.evaluation_world import fill_sets, publish
 from tests.integration.processes import StageProcess
 from tests.integration.rl_world import make_request, make_store
@@ -45,10 +45,7 @@ def request_of(root: Path, inputs: dict[str, ArtifactRef], scratch: str, **chang
 
 
 def run(request: StageRequest) -> StageResult:
-    scratch = Path(request.scratch)
-    scratch.mkdir(exist_ok=True)
-    config = RlStage.model_validate(request.config)
-    return run_stage(StageContext(request, config, Store(request.store), scratch))
+    return run_stage(open_context(RL, request))
 
 
 @pytest.fixture(scope="module")

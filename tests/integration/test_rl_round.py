@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file
 
 from tasks.rl.main import run as run_stage
+from tasks.rl.spec import RL
 from tasks.shared.artifacts import ArtifactRef, Store
-from tasks.shared.config import RlStage
-from tasks.shared.contract.stage import StageContext, StageRequest, StageResult
+from tasks.shared.contract.stage import StageRequest, StageResult, open_context
 from tests.integration.processes import StageProcess
 from tests.integration.rl_world import OPTIMIZER, make_request, make_store
 
@@ -281,7 +281,4 @@ def test_mistakes_are_one_line_with_the_remedy(root: Path, inputs: dict[str, Art
 
 def in_process(request: StageRequest) -> StageResult:
     """The stage in this process."""
-    scratch = Path(request.scratch)
-    scratch.mkdir(exist_ok=True)
-    config = RlStage.model_validate(request.config)
-    return run_stage(StageContext(request, config, Store(request.store), scratch))
+    return run_stage(open_context(RL, request))

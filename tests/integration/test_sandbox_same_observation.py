@@ -8,15 +8,17 @@ from typing import cast
 
 import pytest
 
+from tasks.recipes import load_recipe
 from tasks.rl.round import rollout_policy
-from tasks.shared.config import EvaluateStage, RlStage, SynthesizeStage
-from tasks.shared.config.recipes import load_recipe
+from tasks.rl.spec import RlStage
+from tasks.shared.config import EvaluateStage
 from tasks.shared.evaluation.sampling import Sampler
 from tasks.shared.generation.interleave import RolloutPolicy, RolloutRequest, rollout
 from tasks.shared.sandbox import Interpreter
 from tasks.shared.tools.interpreter import make_interpreter
 from tasks.shared.traces.observation import observe
 from tasks.synthesize.execution import run_blocks
+from tasks.synthesize.spec import SynthesizeStage
 from tests.unit.generation.scripted import ScriptedGenerator
 from tests.unit.generation.tiny import tiny_tokenizer
 

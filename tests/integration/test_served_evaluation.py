@@ -10,13 +10,14 @@ import pytest
 
 from tasks.evaluate.endpoint import EndpointSampler
 from tasks.evaluate.main import run
+from tasks.evaluate.spec import EVALUATE
 from tasks.launch.backends.access import needs_network
 from tasks.serve.request import ServeRequest
 from tasks.serve.resident import open_resident
 from tasks.shared.artifacts import Store
 from tasks.shared.config import EvaluateStage, ServeConfig
 from tasks.shared.contract.environment import named_keys
-from tasks.shared.contract.stage import StageContext, StageRequest
+from tasks.shared.contract.stage import StageRequest, open_context
 from tasks.shared.evaluation.problems import EvaluationProblem, SampleRequest, sample_requests
 from tasks.shared.evaluation.sampling import Sampler
 from tasks.shared.generation.endpoint.responses import ResponseLog
@@ -48,9 +49,8 @@ def asks(stage: EvaluateStage, address: str, **endpoint: Any) -> EvaluateStage:
 
 def evaluated(request: StageRequest) -> tuple[list[Sample], dict[str, Any]]:
     """Samples and summary of the stage, run here."""
-    config, store = EvaluateStage.model_validate(request.config), Store(request.store)
-    result = run(StageContext(request, config, store, Path(request.scratch)))
-    directory = store.fetch(result.outputs["evaluation"])
+    context = open_context(EVALUATE, request)
+    directory = context.store.fetch(run(context).outputs["evaluation"])
     return read_samples(directory), json.loads((directory / "summary.json").read_text())
 
 
@@ -123,7 +123,7 @@ def test_a_server_of_something_else_is_told_in_one_line(
 
     with scripted(SCRIPTS[:1], stage) as resident, served(resident, key="a-key") as address:
         asking = asks(stage, address, key_variable="SERVED_KEY")
-        assert "SERVED_KEY" in named_keys(asking.model_dump(mode="json"))
+        assert "SERVED_KEY" in named_keys(asking)
         changed: dict[str, Any] = {"traces": stage.traces.model_copy(update={"prompt": "plain"})}
         changed["generation"] = stage.generation.model_copy(update={"max_prompt_tokens": 1000})
         assert "another prompt" in refusal(asking.model_copy(update=changed), "prompt")

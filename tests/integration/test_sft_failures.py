@@ -7,16 +7,10 @@ from typing import Any
 import pytest
 
 from tasks.sft.main import run
+from tasks.sft.spec import SFT
 from tasks.shared.artifacts import Store
-from tasks.shared.config import SftStage
-from tasks.shared.contract.stage import StageContext, StageRequest
+from tasks.shared.contract.stage import StageRequest, open_context
 from tests.integration.sft_world import make_request
-
-
-def context_of(request: StageRequest) -> StageContext[SftStage]:
-    scratch = Path(request.scratch)
-    scratch.mkdir(parents=True, exist_ok=True)
-    return StageContext(request, SftStage.model_validate(request.config), Store(request.store), scratch)
 
 
 def fill(disk: Path) -> Path:
@@ -37,10 +31,10 @@ def test_a_full_disk_at_publication_loses_no_training(
     request = make_request(tmp_path, store_dir=small_disk)
     filler = fill(small_disk)
     with pytest.raises(OSError, match="no space left on the artifact store's disk"):
-        run(context_of(request))
+        run(open_context(SFT, request))
     filler.unlink()
     capsys.readouterr()
-    result = run(context_of(request))
+    result = run(open_context(SFT, request))
     steps = result.metrics["steps"]
     assert f"resuming after step {steps} of {steps}" in capsys.readouterr().out
     assert result.metrics["tokens_per_s"] == 0  # no step was run again
@@ -51,9 +45,9 @@ def test_checkpoints_of_another_request_are_not_taken_up(tmp_path: Path, small_d
     request = make_request(tmp_path, store_dir=small_disk)
     fill(small_disk)
     with pytest.raises(OSError):
-        run(context_of(request))
+        run(open_context(SFT, request))
     with pytest.raises(ValueError, match="checkpoints of another request"):
-        run(context_of(request.model_copy(update={"seed": 8})))
+        run(open_context(SFT, request.model_copy(update={"seed": 8})))
 
 
 def with_sft(request: StageRequest, **changes: Any) -> StageRequest:
@@ -65,12 +59,12 @@ def with_sft(request: StageRequest, **changes: Any) -> StageRequest:
 def test_a_row_budget_below_the_longest_trace_is_refused(tmp_path: Path) -> None:
     request = with_sft(make_request(tmp_path), tokens_per_micro_batch=100)
     with pytest.raises(ValueError, match="tokens_per_micro_batch = 100 is less than the longest trace; use "):
-        run(context_of(request))
+        run(open_context(SFT, request))
 
 
 def test_held_out_problems_are_not_trained_on_and_their_loss_is_told(tmp_path: Path) -> None:
     request = with_sft(make_request(tmp_path), validation_share=0.3, evaluate_every_steps=2)
-    result = run(context_of(request))
+    result = run(open_context(SFT, request))
     checkpoint = Store(request.store).fetch(result.outputs["checkpoint"])
     trained, told = (
         [json.loads(line) for line in (checkpoint / name).read_text().splitlines()]
@@ -88,7 +82,7 @@ def test_held_out_problems_are_not_trained_on_and_their_loss_is_told(tmp_path: P
 def test_the_same_request_gives_the_same_artifact(tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     digests = {
-        run(context_of(with_sft(make_request(root), max_steps=2))).outputs["checkpoint"].digest
+        run(open_context(SFT, with_sft(make_request(root), max_steps=2))).outputs["checkpoint"].digest
         for root in (first, second)
     }
     assert len(digests) == 1

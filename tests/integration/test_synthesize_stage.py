@@ -11,15 +11,14 @@ import datasets
 import pandas
 import pytest
 
+from tasks.prepare.spec import PrepareStage
 from tasks.shared.artifacts import Store
 from tasks.shared.config import (
     DataConfig,
     ModelConfig,
-    PrepareStage,
     ProblemSource,
     SandboxConfig,
     SynthesizeConfig,
-    SynthesizeStage,
     TinyModel,
     TracesConfig,
 )
@@ -27,6 +26,7 @@ from tasks.shared.config.selection import SelectionConfig
 from tasks.shared.contract.stage import StageRequest, StageResult
 from tasks.shared.sandbox import Interpreter, SandboxSettings
 from tasks.shared.traces.dialect import DIALECTS
+from tasks.synthesize.spec import SynthesizeStage
 from tasks.synthesize.teachers.script import ScriptTeacher
 from tasks.synthesize.traces import Fault, TrainingProblem
 from tasks.synthesize.verify import Rules, verify

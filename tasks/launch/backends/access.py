@@ -1,12 +1,11 @@
 """What a stage in a container may reach of its host: which directories and files, whether a network, as which user."""
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from docker.types import Mount
 
+from tasks.recipes import stage_of
 from tasks.shared.artifacts.locations import is_elsewhere
 from tasks.shared.contract.environment import home
 from tasks.shared.contract.stage import StageRequest
@@ -22,23 +21,9 @@ def mounts_of(request: StageRequest) -> list[Mount]:
 
 def needs_network(request: StageRequest) -> bool:
     """True for a stage that a recipe sends to a hub, an endpoint, a tracking server, a pool, or a store elsewhere."""
-    config = request.config
-    if is_elsewhere(request.store) or _sinks(config):
-        return True
-    if ((config.get("generation") or {}).get("pool") or {}).get("addresses"):
-        return True
-    if ((config.get("evaluate") or {}).get("endpoint") or {}).get("base_url"):
-        return True
-    if request.stage == "prepare":
-        data = config["data"]
-        sources = [
-            config["model"]["source"],
-            *(part["source"] for part in (*data["train"], *data["evaluation"])),
-        ]
-        return bool({"hub", "registry"} & set(sources))
-    if request.stage == "rl" and config["rl"]["reward"]:
-        return True  # a judge behind an endpoint
-    return request.stage == "synthesize" and config["synthesize"]["mode"] != "script"
+    spec, config = stage_of(request)
+    used = is_elsewhere(request.store) or any(sinks for _, sinks in config.each("sinks"))
+    return used or any(pool.addresses for _, pool in config.each("pool")) or spec.network(config)
 
 
 def user_of_stages() -> str:
@@ -67,7 +52,7 @@ def _writable(request: StageRequest) -> list[Path]:
     paths = [Path(request.scratch), _store(request)]
     if request.meeting is not None:
         paths.append(Path(request.meeting.shared))
-    if "tensorboard" in _sinks(request.config):
+    if any("tensorboard" in sinks for _, sinks in stage_of(request)[1].each("sinks")):
         paths.append(home() / "tensorboard")
     for path in paths:
         path.mkdir(parents=True, exist_ok=True)
@@ -77,11 +62,6 @@ def _writable(request: StageRequest) -> list[Path]:
 def _store(request: StageRequest) -> Path:
     """The store's directory, or that of the copies of one elsewhere."""
     return home() / "cache" if is_elsewhere(request.store) else Path(request.store.removeprefix("file://"))
-
-
-def _sinks(config: Mapping[str, Any]) -> list[str]:
-    """The metrics sinks that the recipe names for this stage."""
-    return [name for section in ("sft", "rl") for name in (config.get(section) or {}).get("sinks", ())]
 
 
 def _mount(path: Path, read_only: bool = False) -> Mount:

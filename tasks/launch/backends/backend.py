@@ -1,10 +1,12 @@
 """What a backend offers: start a stage on its request, hand out its output lines, end it with all it started."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
+from tasks.shared.config import StageConfig
 from tasks.shared.contract.guarded import Exit
+from tasks.shared.contract.spec import StageSpec
 
 
 class Away(ValueError):
@@ -30,7 +32,7 @@ class RunningStage(Protocol):
 class Backend(Protocol):
     """Where stages run."""
 
-    def identity(self, stage: str, config: Mapping[str, Any]) -> str:
+    def identity(self, spec: StageSpec[Any], config: StageConfig) -> str:
         """What of its environment a stage with this configuration depends on: the versions of libraries.
 
         Raises ValueError, one line, if what the configuration needs is not there.
@@ -42,7 +44,7 @@ class Backend(Protocol):
         Raises Away.
         """
 
-    def start(self, stage: str, request_path: Path, log_path: Path, lock: int) -> RunningStage:
+    def start(self, request_path: Path, log_path: Path, lock: int) -> RunningStage:
         """Start `python -m tasks.<stage>.main <request_path>`.
 
         Its stderr is appended to `log_path`. `lock` is a descriptor that must stay open as long as anything of the

@@ -1,9 +1,8 @@
 """The backend that runs stages on this host, and over how many hosts a stage runs."""
 
-from typing import Any
-
 from tasks.launch.backends.backend import Backend
 from tasks.launch.backends.process import ProcessBackend
+from tasks.shared.config import StageConfig
 from tasks.shared.contract.environment import chosen_backend
 
 
@@ -19,16 +18,15 @@ def make_backend() -> Backend:
     raise ValueError(f"TIRFLOW_BACKEND = '{name}': use process, docker or workers")
 
 
-def num_nodes(stage: str, config: dict[str, Any]) -> int:
+def num_nodes(config: StageConfig) -> int:
     """Over how many hosts a stage with this configuration runs."""
-    optimizer = (config.get(stage) or {}).get("optimizer") or {}
-    return int(optimizer.get("nodes", 1)) + num_samplers(stage, config)
+    trainers = [optimizer.nodes for _, optimizer in config.each("optimizer")]
+    return sum(trainers or [1]) + num_samplers(config)
 
 
-def num_samplers(stage: str, config: dict[str, Any]) -> int:
+def num_samplers(config: StageConfig) -> int:
     """How many of these hosts only sample; of a stage that trains nothing the first samples too."""
-    generation = config.get("generation") or {}
-    if generation.get("placement") != "pool":
+    generation = getattr(config, "generation", None)
+    if generation is None or generation.placement != "pool":
         return 0
-    nodes = int(generation["pool"]["nodes"])
-    return nodes if stage == "rl" else max(0, nodes - 1)
+    return generation.pool.nodes if any(config.each("optimizer")) else max(0, generation.pool.nodes - 1)

@@ -7,7 +7,6 @@ a launcher that dies: the same work, started again, follows it; any other start 
 
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +28,15 @@ from tasks.launch.backends.container import (
     remove,
 )
 from tasks.launch.backends.sandbox_container import MOUNTED, SOCKET, sandbox_options, wait_until_ready
-from tasks.shared.config import SandboxConfig
+from tasks.recipes import find_stage, stage_of
+from tasks.shared.config import SandboxConfig, StageConfig
 from tasks.shared.contract.code_digest import code_digest
 from tasks.shared.contract.environment import container_environment, docker_settings, home, stage_secrets
+from tasks.shared.contract.spec import StageSpec
 from tasks.shared.contract.stage import StageRequest
 from tasks.shared.tools.interpreter import sandbox_settings
 
 GRACE_S = 6.0  # with what the engine itself needs, a stopped stage is gone within 10 s
-RUN_CODE = ("synthesize", "rl", "evaluate")  # stages that execute what models write
 SECRETS = "/run/secrets/tirflow.json"
 SOCKETS = "sandbox"  # of the interpreter's, in the private directory of an execution
 MAX_PROCESSES = 8192
@@ -51,14 +51,14 @@ LOGS = LogConfig(type=LogConfig.types.JSON, config={"max-size": "256m", "max-fil
 class DockerBackend:
     """Stages in containers of this host's engine."""
 
-    def identity(self, stage: str, config: Mapping[str, Any]) -> str:
+    def identity(self, spec: StageSpec[Any], config: StageConfig) -> str:
         """The packages of the images; the sources in them must be these ones. See `Backend.identity`."""
         engine = _connect()
-        role = role_of(stage, config)
+        role = role_of(spec, config)
         labels = _image(engine, role).labels
-        if labels.get(f"tirflow.code.{stage}") != code_digest(stage):
+        if labels.get(f"tirflow.code.{spec.name}") != code_digest(spec.name):
             raise ValueError(
-                f"image {_image_name(role)}: holds other sources of '{stage}' than these; make images"
+                f"image {_image_name(role)}: holds other sources of '{spec.name}' than these; make images"
             )
         return f"packages {labels['tirflow.packages']}"
 
@@ -77,7 +77,7 @@ class DockerBackend:
         return RunningContainer(container, log_path, GRACE_S, since)
 
     @asking_engine()
-    def start(self, stage: str, request_path: Path, log_path: Path, lock: int) -> RunningContainer:
+    def start(self, request_path: Path, log_path: Path, lock: int) -> RunningContainer:
         """Start the stage; see `Backend.start`. The lock stays with the launcher: it tells whether that lives."""
         engine = _connect()
         request = StageRequest.model_validate_json(request_path.read_text())
@@ -102,8 +102,8 @@ class DockerBackend:
     def _create(self, engine: docker.DockerClient, request: StageRequest, directory: Path) -> Container:
         """The stage's container, not yet running."""
         scratch, mounts = Path(request.scratch), mounts_of(request)
-        role = role_of(request.stage, request.config)
-        image = _image(engine, role)
+        spec, config = stage_of(request)
+        image = _image(engine, role_of(spec, config))
         environment = container_environment() | {"TIRFLOW_IMAGE": image.id, "HOME": "/tmp", "USER": "tirflow"}
         if image.labels["tirflow.accelerator"] == "cpu":
             environment |= NO_COMPILER
@@ -114,7 +114,7 @@ class DockerBackend:
         if _has_sandbox(request):
             mounts.append(Mount(MOUNTED, str(directory / SOCKETS), type="bind", read_only=True))
             environment["TIRFLOW_SANDBOX_ADDRESS"] = f"unix:{SOCKET}"
-        if secrets := stage_secrets(request.stage, request.config):
+        if secrets := stage_secrets(spec.secrets, config):
             mounts.append(
                 Mount(SECRETS, str(_write_secrets(directory, secrets)), type="bind", read_only=True)
             )
@@ -132,12 +132,9 @@ class DockerBackend:
         )
 
 
-def role_of(stage: str, config: Mapping[str, Any]) -> str:
+def role_of(spec: StageSpec[Any], config: StageConfig) -> str:
     """Which image runs a stage with this configuration."""
-    engine = (config.get("generation") or {}).get("engine")
-    if engine != "vllm":
-        return "train"
-    return "rl" if stage == "rl" else "inference"
+    return spec.vllm_image if spec.engine(config) == "vllm" else "train"
 
 
 def _compiled(image: Image) -> Path:
@@ -183,7 +180,7 @@ def _network(request: StageRequest) -> str:
 
 def _has_sandbox(request: StageRequest) -> bool:
     """True for a stage that runs code, unless its recipe names a server elsewhere."""
-    return request.stage in RUN_CODE and not request.config["sandbox"]["address"]
+    return find_stage(request.stage).runs_code and not request.config["sandbox"]["address"]
 
 
 def _start_sandbox(engine: docker.DockerClient, request: StageRequest, directory: Path) -> Container:

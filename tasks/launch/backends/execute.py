@@ -91,7 +91,7 @@ def _start(request: StageRequest, backend: Backend, log_path: Path, lock: int, f
     (scratch / "result.json").unlink(missing_ok=True)
     (scratch / REQUEST).write_text(request.model_dump_json(indent=1))
     _append(log_path, {"event": "start", "time": round(time.time(), 3), "stage": request.stage})
-    return backend.start(request.stage, scratch / REQUEST, log_path, lock)
+    return backend.start(scratch / REQUEST, log_path, lock)
 
 
 def _follow(stage: RunningStage, log_path: Path, on_event: Callable[[Event], None]) -> str | None:

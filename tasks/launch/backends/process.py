@@ -5,16 +5,18 @@ the launcher's own.
 """
 
 import functools
-import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tasks.recipes import stage_of
+from tasks.shared.config import StageConfig
 from tasks.shared.contract.environment import stage_environment, vllm_python
 from tasks.shared.contract.guarded import GRACE_S, RunningProcess, start_guarded
+from tasks.shared.contract.spec import StageSpec
+from tasks.shared.contract.stage import StageRequest
 
 # Versions that a stage's numbers can depend on.
 LIBRARIES = (
@@ -42,10 +44,9 @@ print("; ".join(versions + [f"{name} {found.get(name, '-')}" for name in sys.arg
 """
 
 
-def interpreter_for(config: Mapping[str, Any]) -> Path:
-    """The Python that a stage with this configuration needs. ValueError, one line, if it is not there."""
-    served = ((config.get("evaluate") or {}).get("endpoint") or {}).get("model")
-    if served or (config.get("generation") or {}).get("engine") != "vllm":
+def interpreter_for(engine: str) -> Path:
+    """The Python of a stage that samples with this engine, "" for none. ValueError, one line, if it is not there."""
+    if engine != "vllm":
         return Path(sys.executable)
     python = vllm_python()
     if not os.access(python, os.X_OK):
@@ -68,13 +69,12 @@ def versions_in(python: Path) -> str:
     return asked.stdout.strip()
 
 
-def require_four_bits(config: Mapping[str, Any], versions: str) -> None:
+def require_four_bits(config: StageConfig, versions: str) -> None:
     """ValueError, one line, if adapters are to have a base in four bits and `versions` has no bitsandbytes."""
-    for section in ("sft", "rl"):
-        lora = ((config.get(section) or {}).get("optimizer") or {}).get("lora") or {}
-        if lora.get("base") == "nf4" and "bitsandbytes -" in versions:
+    for name, optimizer in config.each("optimizer"):
+        if optimizer.lora and optimizer.lora.base == "nf4" and "bitsandbytes -" in versions:
             raise ValueError(
-                f"{section}.optimizer.lora.base = 'nf4' needs the package bitsandbytes, and the interpreter of this "
+                f"{name}.optimizer.lora.base = 'nf4' needs the package bitsandbytes, and the interpreter of this "
                 "stage has none: pip install bitsandbytes, or take the key out"
             )
 
@@ -86,27 +86,26 @@ class ProcessBackend:
         """`grace_s`: how long a stage may take to end after SIGTERM."""
         self._grace_s = grace_s
 
-    def identity(self, stage: str, config: Mapping[str, Any]) -> str:
+    def identity(self, spec: StageSpec[Any], config: StageConfig) -> str:
         """Python and library versions of the interpreter that runs the stage; see `Backend.identity`."""
-        versions = versions_in(interpreter_for(config))
+        versions = versions_in(interpreter_for(spec.engine(config)))
         require_four_bits(config, versions)
         return versions
 
     def find(self, request_path: Path, log_path: Path) -> None:
         """None: a guard leaves nothing behind."""
 
-    def command(self, stage: str, request_path: Path) -> list[str]:
+    def command(self, engine: str, stage: str, request_path: Path) -> list[str]:
         """What runs under the guard."""
-        config = json.loads(request_path.read_text())["config"]
-        return [str(interpreter_for(config)), "-m", f"tasks.{stage}.main", str(request_path)]
+        return [str(interpreter_for(engine)), "-m", f"tasks.{stage}.main", str(request_path)]
 
-    def start(self, stage: str, request_path: Path, log_path: Path, lock: int) -> RunningProcess:
+    def start(self, request_path: Path, log_path: Path, lock: int) -> RunningProcess:
         """Start the stage; see `Backend.start`."""
-        config = json.loads(request_path.read_text())["config"]
+        spec, config = stage_of(StageRequest.model_validate_json(request_path.read_text()))
         with log_path.open("ab") as log:
             return start_guarded(
-                self.command(stage, request_path),
-                env=stage_environment(stage, config),
+                self.command(spec.engine(config), spec.name, request_path),
+                env=stage_environment(spec.secrets, config),
                 cwd=request_path.parent,
                 stdout=subprocess.PIPE,
                 stderr=log,

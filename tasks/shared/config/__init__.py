@@ -1,54 +1,19 @@
-"""The one configuration tree: recipes (TOML under `flows/recipes/`) are parsed into it before anything starts.
+"""The sections of the configuration tree that more than one stage reads, or that are read without a stage.
 
-Defaults are the vetted production setting; a recipe lists only what differs, with the reason. Unknown keys fail with
-a one-line `ValueError` that names file, key and remedy. `Recipe.for_stage` hands a stage only the sections it depends
-on, so that a changed RL rate does not rerun SFT. Loads without torch and without Prefect.
+Defaults are the vetted production setting; a recipe lists only what differs, with the reason. Unknown keys are errors.
+The tree itself, `Recipe`, stands in `tasks/recipes`. Loads without torch and without Prefect.
 """
 
-from tasks.shared.config.data import (
-    DataConfig,
-    ModelConfig,
-    ProblemSource,
-    TinyModel,
-)
-from tasks.shared.config.generation import (
-    GenerationConfig,
-    PoolConfig,
-)
-from tasks.shared.config.section import (
-    Section,
-)
-from tasks.shared.config.serving import (
-    ServeConfig,
-)
-from tasks.shared.config.stages import (
-    STAGE_CONFIGS,
-    DialectName,
-    EvaluateConfig,
-    EvaluateStage,
-    PrepareStage,
-    Recipe,
-    ReportConfig,
-    ReportStage,
-    RlStage,
-    SandboxConfig,
-    SftStage,
-    SynthesizeStage,
-    TracesConfig,
-)
-from tasks.shared.config.synthesis import (
-    SynthesizeConfig,
-)
-from tasks.shared.config.training import (
-    CriticConfig,
-    MetricsSink,
-    OptimizerConfig,
-    RlConfig,
-    SftConfig,
-)
+from tasks.shared.config.data import DataConfig, ModelConfig, ProblemSource, TinyModel
+from tasks.shared.config.evaluation import EvaluateConfig, EvaluateStage
+from tasks.shared.config.generation import GenerationConfig, PoolConfig
+from tasks.shared.config.section import Section, StageConfig
+from tasks.shared.config.serving import ServeConfig
+from tasks.shared.config.synthesis import SynthesizeConfig
+from tasks.shared.config.traces import DialectName, SandboxConfig, TracesConfig
+from tasks.shared.config.training import CriticConfig, MetricsSink, OptimizerConfig, RlConfig, SftConfig
 
 __all__ = [
-    "STAGE_CONFIGS",
     "CriticConfig",
     "DataConfig",
     "DialectName",
@@ -59,20 +24,14 @@ __all__ = [
     "ModelConfig",
     "OptimizerConfig",
     "PoolConfig",
-    "PrepareStage",
     "ProblemSource",
-    "Recipe",
-    "ReportConfig",
-    "ReportStage",
     "RlConfig",
-    "RlStage",
     "SandboxConfig",
     "Section",
     "ServeConfig",
     "SftConfig",
-    "SftStage",
+    "StageConfig",
     "SynthesizeConfig",
-    "SynthesizeStage",
     "TinyModel",
     "TracesConfig",
 ]

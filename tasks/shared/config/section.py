@@ -1,4 +1,7 @@
-"""The base of every section of the configuration tree."""
+"""The bases of the configuration tree: its sections, and what a stage takes of them."""
+
+from collections.abc import Iterator
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -7,3 +10,16 @@ class Section(BaseModel):
     """Base of every section: immutable, unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class StageConfig(Section):
+    """The sections that a stage depends on, and no others: a change of any of them runs it again."""
+
+    @classmethod
+    def of(cls, recipe: Any) -> Self:
+        """What the stage takes of a whole recipe; a stage that takes less than its sections says so here."""
+        return cls(**{name: getattr(recipe, name) for name in cls.model_fields})
+
+    def each(self, setting: str) -> Iterator[tuple[str, Any]]:
+        """Each section that has this setting, by name, and what it says there."""
+        yield from ((name, getattr(part, setting)) for name, part in self if hasattr(part, setting))

@@ -75,6 +75,13 @@ class OptimizerConfig(Section):
             )
         return self
 
+    def require_zero(self, section: str, dtype: str) -> None:
+        """ValueError for bfloat16 without ZeRO: DeepSpeed would clip each parameter group by itself there."""
+        if dtype == "bfloat16" and self.zero_stage == 0:
+            raise ValueError(
+                f"{section}.zero_stage = 0 needs model.dtype = 'float32'; for bfloat16 use zero_stage 1, 2 or 3"
+            )
+
 
 class SftConfig(Section):
     """Supervised fine-tuning on verified traces; loss on the assistant's own tokens only."""

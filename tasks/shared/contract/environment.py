@@ -3,10 +3,11 @@
 import json
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from pydantic import BaseModel
 
 # What a stage process is given of its launcher's environment; everything else (Prefect's settings and keys, other
 # tokens) stays behind.
@@ -73,14 +74,7 @@ SINK_VARIABLES = (
     "MLFLOW_TRACKING_USERNAME",
     "MLFLOW_TRACKING_PASSWORD",
 )
-ASKERS = ("teacher", "judge")  # sections of `synthesize` that may name a key of their own
-STAGE_SECRETS = {
-    "prepare": ("HF_TOKEN",),
-    "synthesize": ("TIRFLOW_SANDBOX_TOKEN_FILE",),
-    "sft": SINK_VARIABLES,
-    "rl": ("TIRFLOW_SANDBOX_TOKEN_FILE", *SINK_VARIABLES),
-    "evaluate": ("TIRFLOW_SANDBOX_TOKEN_FILE",),
-}
+SANDBOX_TOKEN = "TIRFLOW_SANDBOX_TOKEN_FILE"  # see `sandbox_token_file`
 
 
 def home() -> Path:
@@ -99,13 +93,13 @@ def s3_attempts() -> int:
     return int(os.environ.get("AWS_MAX_ATTEMPTS", "8"))
 
 
-def stage_environment(stage: str, config: Mapping[str, Any] | None = None) -> dict[str, str]:
-    """The environment of a stage process: an allow-list, and the secrets that this stage needs with this `config`.
+def stage_environment(secrets: Sequence[str], config: BaseModel) -> dict[str, str]:
+    """The environment of a stage process: an allow-list, and its secrets, see `stage_secrets`.
 
     One thread unless the launcher's environment says otherwise, as torchrun has it: tiny kernels gain nothing from a
     second one and spin against whatever else runs on the machine (seen: a tenth of the speed).
     """
-    return _own_environment(STAGE_VARIABLES) | stage_secrets(stage, config or {})
+    return _own_environment(STAGE_VARIABLES) | stage_secrets(secrets, config)
 
 
 def container_environment() -> dict[str, str]:
@@ -113,9 +107,9 @@ def container_environment() -> dict[str, str]:
     return _own_environment(CONTAINER_VARIABLES)
 
 
-def stage_secrets(stage: str, config: Mapping[str, Any]) -> dict[str, str]:
-    """The secrets of this process's environment that a stage needs with this `config`."""
-    names = [*STAGE_SECRETS.get(stage, ()), *named_keys(config)]
+def stage_secrets(secrets: Sequence[str], config: BaseModel) -> dict[str, str]:
+    """Of these secrets, and of the keys that `config` names, those that this process's environment has."""
+    names = [*secrets, *named_keys(config)]
     names += STORE_SECRETS if "://" in store_uri() else ()
     return {name: os.environ[name] for name in names if name in os.environ}
 
@@ -137,23 +131,18 @@ def _named(names: tuple[str, ...]) -> dict[str, str]:
     return {name: text for name, text in os.environ.items() if name in names or name.startswith(STAGE_PREFIX)}
 
 
-def named_keys(config: Mapping[str, Any]) -> list[str]:
+def named_keys(config: BaseModel) -> list[str]:
     """The variables that a stage's configuration names as keys: of endpoints, of a pool."""
     return [name for name, _ in _keys_in(config)]
 
 
-def _keys_in(config: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Each variable that is named, and the setting that names it."""
-    section = config.get("synthesize") or {}
-    named = [
-        (section.get(who, {}).get("key_variable", ""), f"synthesize.{who}.key_variable") for who in ASKERS
-    ]
-    served = (config.get("evaluate") or {}).get("endpoint") or {}
-    named.append((served.get("key_variable", ""), "evaluate.endpoint.key_variable"))
-    pool = (config.get("generation") or {}).get("pool") or {}
-    named.append((pool.get("key_variable", ""), "generation.pool.key_variable"))
-    named.append(((config.get("rl") or {}).get("reward_key_variable", ""), "rl.reward_key_variable"))
-    return [(name, setting) for name, setting in named if name]
+def _keys_in(section: BaseModel, above: str = "") -> Iterator[tuple[str, str]]:
+    """Each variable that is named, and the setting that names it: every one that ends in `key_variable`."""
+    for setting, value in section:
+        if isinstance(value, BaseModel):
+            yield from _keys_in(value, f"{above}{setting}.")
+        elif setting.endswith("key_variable") and value:
+            yield value, f"{above}{setting}"
 
 
 def named_key(name: str, setting: str) -> str:
@@ -165,7 +154,7 @@ def named_key(name: str, setting: str) -> str:
     return os.environ[name] if name else ""
 
 
-def require_keys(config: Mapping[str, Any]) -> None:
+def require_keys(config: BaseModel) -> None:
     """ValueError, with the remedy, if a key that a stage's configuration names is not set."""
     for name, setting in _keys_in(config):
         named_key(name, setting)
@@ -261,7 +250,7 @@ def image_digest() -> str:
 
 def sandbox_token_file() -> str:
     """`TIRFLOW_SANDBOX_TOKEN_FILE`: the file that holds the token of a sandbox server reached over TCP; else empty."""
-    return os.environ.get("TIRFLOW_SANDBOX_TOKEN_FILE", "")
+    return os.environ.get(SANDBOX_TOKEN, "")
 
 
 def shared_directory() -> Path:

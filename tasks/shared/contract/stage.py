@@ -13,18 +13,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tasks.shared.artifacts import ArtifactRef, Provenance, Store
-from tasks.shared.config import STAGE_CONFIGS, Section
 from tasks.shared.contract.code_digest import code_digest
 from tasks.shared.contract.documents import write_whole
 from tasks.shared.contract.environment import image_digest, load_secrets
 from tasks.shared.contract.full_disk import IN_SCRATCH, FullDisk, reported_as_full_disk
+from tasks.shared.contract.spec import Config, StageSpec
 
-Config = TypeVar("Config", bound=Section)
 POOL = "pool"  # below `Rendezvous.shared`: where hosts that sample and the first one meet
 Value = float | int | str | bool | None
 
@@ -153,7 +152,16 @@ def emit(event: str, **fields: Any) -> None:
     sys.stdout.flush()
 
 
-def stage_main(stage: str, run: Callable[[StageContext[Any]], StageResult]) -> int:
+def open_context(spec: StageSpec[Config], request: StageRequest) -> StageContext[Config]:
+    """What the stage works with on a request. ValueError for a configuration or an input that it does not take."""
+    spec.require_known(request.inputs)
+    config = spec.config.model_validate(request.config)
+    scratch = Path(request.meeting.shared if request.meeting else request.scratch)
+    scratch.mkdir(parents=True, exist_ok=True)
+    return StageContext(request, config, Store(request.store), scratch)
+
+
+def stage_main(spec: StageSpec[Config], run: Callable[[StageContext[Config]], StageResult]) -> int:
     """Entry point of `python -m tasks.<stage>.main request.json`; the exit code.
 
     A user's mistake (ValueError), a failing disk or store (OSError) and a training run that stops itself
@@ -161,7 +169,7 @@ def stage_main(stage: str, run: Callable[[StageContext[Any]], StageResult]) -> i
     our defect and ends in its traceback.
     """
     if len(sys.argv) != 2:
-        sys.stderr.write(f"usage: python -m tasks.{stage}.main request.json\n")
+        sys.stderr.write(f"usage: python -m tasks.{spec.name}.main request.json\n")
         return 2
     path = Path(sys.argv[1])
     if not path.is_file():
@@ -172,13 +180,12 @@ def stage_main(stage: str, run: Callable[[StageContext[Any]], StageResult]) -> i
     load_secrets()
     try:
         request = StageRequest.model_validate_json(path.read_text())
-        config = STAGE_CONFIGS[stage].model_validate(request.config)
-        scratch = Path(request.meeting.shared if request.meeting else request.scratch)
-        scratch.mkdir(parents=True, exist_ok=True)
+        context = open_context(spec, request)
         random.seed(request.seed)
         started = time.monotonic()
         with reported_as_full_disk(IN_SCRATCH, request.scratch):
-            result = run(StageContext(request, config, Store(request.store), scratch))
+            result = run(context)
+            assert all(spec.outputs[name] == ref.kind for name, ref in result.outputs.items()), result.outputs
             result = result.model_copy(update={"seconds": round(time.monotonic() - started, 3)})
             write_whole(path.with_name("result.json"), result.model_dump_json(indent=2))
     except ValidationError as error:

@@ -4,6 +4,7 @@ A JSON file in the store, `runs/<run>.json`, so that a stage can be run again by
 had: `prefect deployment run sft/local -p run=demo`.
 """
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from typing import Any
@@ -59,11 +60,6 @@ class RunRecord(BaseModel):
         record = self.stages.get(label)
         return self.output(label, "best" if record and "best" in record.outputs else "checkpoint")
 
-    @property
-    def last_round(self) -> int:
-        """The number of the last RL round that finished, 0 if none has."""
-        return max(_rounds(self.stages), default=0)
-
 
 class RunRecords:
     """The records of all runs of one store."""
@@ -90,11 +86,12 @@ class RunRecords:
         recipe: dict[str, Any],
         stages: dict[str, StageRecord] | None = None,
         keeps: bool = False,
+        is_gone: Callable[[str], bool] = lambda _: False,
     ) -> None:
         """Start a record, or give the existing one this recipe; what finished before stays until it finishes anew.
 
         `stages`: what to start from in place of nothing; a record of the same recipe, or one that `keeps`, keeps its
-        own over them. Rounds beyond those of the recipe are left out, with what was made of them.
+        own over them. A label that `is_gone` is left out, with what was made of it.
         """
 
         def update(content: bytes | None) -> str:
@@ -104,8 +101,7 @@ class RunRecords:
                 first = kept.stages if kept else {}
             elif kept and (keeps or kept.recipe == recipe):
                 first = first | kept.stages
-            last = recipe.get("rl", {}).get("rounds")
-            for label in [f"rl-{number}" for number in _rounds(first) if last and number > last]:
+            for label in filter(is_gone, list(first)):
                 first = _without(first, label)
             return _written(RunRecord(run=run, recipe=recipe, stages=first))
 
@@ -148,11 +144,6 @@ def _written(record: RunRecord) -> str:
     """The document of a record that changes now."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
     return record.model_copy(update={"updated": now}).model_dump_json(indent=1)
-
-
-def _rounds(stages: dict[str, StageRecord]) -> list[int]:
-    """The numbers of the RL rounds."""
-    return [int(label.removeprefix("rl-")) for label in stages if label.startswith("rl-")]
 
 
 def _without(

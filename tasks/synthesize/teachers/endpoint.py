@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from itertools import count, cycle, groupby
 from typing import Any
 
-from tasks.shared.config import SynthesizeStage
 from tasks.shared.generation.endpoint.client import AttemptFailed, EndpointClient
 from tasks.shared.generation.endpoint.completion import Choice, Completion
 from tasks.shared.generation.endpoint.limits import BudgetSpent, FailureShare
@@ -22,6 +21,7 @@ from tasks.shared.tools.protocol import Tool
 from tasks.shared.traces.call_forms import Block
 from tasks.shared.traces.dialect import Dialect
 from tasks.shared.traces.tool_form import TOOLS
+from tasks.synthesize.spec import SynthesizeStage
 from tasks.synthesize.teachers.prompting import Prompting, TraceRequest, derived_seed
 from tasks.synthesize.teachers.tool_turns import ToolTurn, require_usable
 from tasks.synthesize.traces import Reason, Verdict, WrittenTrace

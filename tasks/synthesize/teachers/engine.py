@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.shared.config import SynthesizeStage
 from tasks.shared.contract.stage import Rendezvous
 from tasks.shared.generation.endpoint.completion import Choice, Completion, Message, TokenCounts, Usage
 from tasks.shared.generation.endpoint.responses import ResponseKey, ResponseLog
@@ -21,6 +20,7 @@ from tasks.shared.generation.protocol import Sampling
 from tasks.shared.learning.checkpoints import load_tokenizer
 from tasks.shared.traces.encoding import encode_message, encode_prompt, written_trace
 from tasks.shared.traces.trajectory import FinishReason, Trajectory
+from tasks.synthesize.spec import SynthesizeStage
 from tasks.synthesize.teachers.prompting import Prompting, TraceRequest, derived_seed
 from tasks.synthesize.traces import Reason, Verdict, WrittenTrace
 from tasks.synthesize.verify import Rules

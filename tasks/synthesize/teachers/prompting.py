@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass
 
 from data.prompts import render_prompt, text_digest
-from tasks.shared.config import SynthesizeStage
+from tasks.synthesize.spec import SynthesizeStage
 from tasks.synthesize.traces import TrainingProblem
 from tasks.synthesize.verify import Rules
 

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from tasks.shared.config import SynthesizeStage
 from tasks.shared.contract.stage import StageContext
 from tasks.shared.generation.endpoint.responses import ResponseLog
+from tasks.synthesize.spec import SynthesizeStage
 from tasks.synthesize.teachers.prompting import TraceRequest
 from tasks.synthesize.teachers.script import ScriptTeacher
 from tasks.synthesize.traces import WrittenTrace

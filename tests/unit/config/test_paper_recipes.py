@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from data.papers import load_papers
-from tasks.shared.config.recipes import RECIPES_DIR, load_recipe
+from tasks.recipes import RECIPES_DIR, load_recipe
 
 PAPERS = load_papers().recipes
 RECIPES = ("retool", "retool_7b", "text_rl", "torl_1_5b", "torl_7b")

@@ -2,8 +2,7 @@
 
 import pytest
 
-from tasks.shared.config import STAGE_CONFIGS
-from tasks.shared.config.recipes import load_recipe, resolve, resolve_recorded, round_recipe
+from tasks.recipes import STAGES, load_recipe, resolve, resolve_recorded, round_recipe
 
 MINIMAL = """
 [model]
@@ -121,7 +120,7 @@ def test_unknown_recipe_lists_the_known_ones():
 def test_a_stage_sees_only_what_it_depends_on(tmp_path):
     path = write(tmp_path, MINIMAL)
     before, after = load_recipe(path), load_recipe(path, {"rl.optimizer.learning_rate": 0.1})
-    changed = {stage for stage in STAGE_CONFIGS if before.for_stage(stage) != after.for_stage(stage)}
+    changed = {stage for stage in STAGES if before.for_stage(stage) != after.for_stage(stage)}
     assert changed == {"rl"}
 
 

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from tasks.shared.config import ModelConfig, OptimizerConfig, RlConfig, SftConfig, SftStage, TracesConfig
-from tasks.shared.config.recipes import load_recipe
+from tasks.recipes import load_recipe
+from tasks.sft.spec import SftStage
+from tasks.shared.config import ModelConfig, OptimizerConfig, RlConfig, SftConfig, TracesConfig
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """A path that begins with `{home}` is one of this machine's home."""
 
-from tasks.shared.config.recipes import load_recipe
+from tasks.recipes import load_recipe
 
 
 def test_home_stands_for_this_machines_home(monkeypatch, tmp_path):

@@ -9,7 +9,7 @@ from data.gpus import find_gpu, gpu_of_memory
 from flows.commands.cli import main
 from flows.planning.layouts import GpuPlan, choose, make_plan, work_of
 from flows.planning.memory import GIB, GRAPHS
-from tasks.shared.config.recipes import load_recipe
+from tasks.recipes import load_recipe
 
 H100, H200 = int(79.6 * GIB), int(139.8 * GIB)
 

@@ -35,9 +35,9 @@ from flows.planning.memory import (
     training_states,
 )
 from flows.planning.shapes import shape_of
+from tasks.recipes import load_recipe
 from tasks.rl.probe import MAX_PROBED_TOKENS
 from tasks.shared.config import OptimizerConfig
-from tasks.shared.config.recipes import load_recipe
 from tasks.shared.learning.engine import TrainingEngine
 from tasks.shared.learning.logprobs import target_states, use_packed_attention
 from tasks.shared.learning.packing import TrainSequence, pack

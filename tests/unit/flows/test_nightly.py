@@ -10,8 +10,8 @@ import flows.nightly
 from flows.night_page import Tonight
 from flows.nightly import SHOWN, NightFailed, _compare, _earlier, _shown_nights, nightly
 from flows.tagged import Subject
+from tasks.recipes import load_recipe
 from tasks.shared.artifacts import ArtifactRef, Provenance, Store
-from tasks.shared.config.recipes import load_recipe
 from tasks.shared.reporting.evaluated import write_evaluation
 from tasks.shared.reporting.nights import significant_drops
 from tasks.shared.reporting.summary import summarize

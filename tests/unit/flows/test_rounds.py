@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from tasks.launch.run import Run, StageOrder
+from tasks.recipes import load_recipe
 from tasks.rl.task import rl
 from tasks.shared.artifacts import ArtifactRef
-from tasks.shared.config.recipes import load_recipe
 from tasks.shared.contract.stage import StageResult
 
 REF = ArtifactRef("checkpoint", "0" * 64, "checkpoint/0000000000000000-00000000")

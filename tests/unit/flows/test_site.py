@@ -7,8 +7,8 @@ import yaml
 
 from flows.server.deployments import ROOT
 from flows.site import make_bucket, placed
+from tasks.recipes import STAGES
 from tasks.shared.artifacts import Provenance, Store
-from tasks.shared.config import STAGE_CONFIGS
 
 
 def test_every_deployment_has_its_pool() -> None:
@@ -22,7 +22,7 @@ def test_every_deployment_has_its_pool() -> None:
         backend = pool["job_variables"]["env"]["TIRFLOW_BACKEND"]
         assert backend == ("workers" if pool["name"] == "control" else "docker")
         assert pool["job_variables"]["stream_output"] is False
-    assert by_pool["gpu"] == {f"flows.stages.{stage}" for stage in STAGE_CONFIGS} | {
+    assert by_pool["gpu"] == {f"flows.stages.{stage}" for stage in STAGES} | {
         "flows.worker.stage",
         "flows.worker.node",
     }

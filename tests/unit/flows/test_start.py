@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from flows.start import rerun
+from tasks.recipes import load_recipe
 from tasks.shared.artifacts import ArtifactRef
-from tasks.shared.config.recipes import load_recipe
 from tasks.shared.runs.record import RunRecord, RunRecords, StageRecord
 
 
@@ -46,6 +46,10 @@ def test_another_record_keeps_its_own_stages_and_recipe(records: RunRecords) -> 
 def test_with_overrides_it_keeps_its_stages_and_takes_the_recipe(records: RunRecords) -> None:
     record = begun(records, seed=7)
     assert record.stages["rl-1"] == made("b") and record.recipe["seed"] == 7
+
+
+def test_rounds_that_a_recipe_has_no_more_are_left_out(records: RunRecords) -> None:
+    assert list(begun(records, **{"rl.rounds": [{}]}).stages) == ["rl-1"]
 
 
 def test_without_a_name_each_change_begins_anew(records: RunRecords) -> None:

@@ -9,11 +9,11 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tasks.shared.config import STAGE_CONFIGS
+from tasks.recipes import STAGES
 from tasks.shared.contract.code_digest import ROOT, sources
 
 LOCKS = ROOT / "images" / "locks"
-IMAGES = {"train.txt": sorted(STAGE_CONFIGS), "vllm.txt": ["synthesize", "rl", "evaluate"]}
+IMAGES = {"train.txt": sorted(STAGES), "vllm.txt": ["synthesize", "rl", "evaluate"]}
 HELD_BY = packages_distributions()
 IN_IMAGES = {"python_version": "3.11", "python_full_version": "3.11.2", "extra": ""}  # Debian 12's
 

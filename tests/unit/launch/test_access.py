@@ -9,7 +9,8 @@ import pytest
 from tasks.launch.backends import docker
 from tasks.launch.backends.access import mounts_of, needs_network, user_of_stages
 from tasks.launch.backends.docker import role_of
-from tasks.shared.config.recipes import load_recipe
+from tasks.recipes import STAGES, load_recipe
+from tasks.rl.spec import RL, RlStage
 from tasks.shared.contract.environment import container_environment, server_environment, stage_environment
 from tasks.shared.contract.stage import Rendezvous, StageRequest
 
@@ -69,10 +70,10 @@ def test_a_stage_over_several_hosts_writes_to_what_they_share_too(tmp_path: Path
 
 
 def test_the_engine_decides_the_image() -> None:
-    vllm = {"generation": {"engine": "vllm"}}
-    assert [role_of(stage, vllm) for stage in ("rl", "evaluate")] == ["rl", "inference"]
-    assert role_of("rl", {"generation": {"engine": "transformers"}}) == "train"
-    assert role_of("sft", {}) == role_of("synthesize", {"generation": None}) == "train"
+    embedded, vllm = load_recipe("tiny"), load_recipe("tiny", {"generation.engine": "vllm"})
+    roles = {spec.name: role_of(spec, spec.config.of(vllm)) for spec in STAGES.values()}
+    assert roles.pop("rl") == "rl" and roles.pop("evaluate") == "inference"
+    assert set(roles.values()) == {role_of(RL, RlStage.of(embedded))} == {"train"}
 
 
 def image(accelerator: str) -> Any:
@@ -101,6 +102,11 @@ def test_what_vllm_compiles_outlives_a_container(tmp_path: Path, monkeypatch: py
 def test_nccl_settings_of_the_host_reach_its_stages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NCCL_IB_HCA", "mlx5")
     monkeypatch.setenv("SOME_TOKEN", "secret")
-    for environment in (container_environment(), stage_environment("rl"), server_environment(1, "", "", "")):
+    asked = load_recipe("tiny").for_stage("rl")
+    for environment in (
+        container_environment(),
+        stage_environment((), asked),
+        server_environment(1, "", "", ""),
+    ):
         assert environment["NCCL_IB_HCA"] == "mlx5"
         assert "SOME_TOKEN" not in environment

@@ -20,11 +20,13 @@ from tasks.launch.backends.execute import (
     parse_event,
 )
 from tasks.launch.backends.process import ProcessBackend, RunningProcess
+from tasks.prepare.spec import PREPARE
+from tasks.recipes import load_recipe
 from tasks.shared.artifacts import Store
-from tasks.shared.config import STAGE_CONFIGS
 from tasks.shared.contract.environment import stage_environment
 from tasks.shared.contract.stage import StageRequest, StageResult
 
+SECTIONS = load_recipe("tiny").for_stage("sft")
 RESULT = StageResult(outputs={}, metrics={"loss": 1.5})
 
 
@@ -35,7 +37,7 @@ class ScriptBackend(ProcessBackend):
         super().__init__(grace_s=1.0)
         self.script = "import json, os, sys, time, pathlib\nrequest = pathlib.Path(sys.argv[1])\n" + script
 
-    def command(self, stage: str, request_path: Path) -> list[str]:
+    def command(self, engine: str, stage: str, request_path: Path) -> list[str]:
         return [sys.executable, "-c", self.script, str(request_path)]
 
 
@@ -48,7 +50,7 @@ def make_request(tmp_path: Path) -> StageRequest:
     return StageRequest(
         stage="sft",
         run="demo",
-        config={},
+        config=SECTIONS.model_dump(mode="json"),
         inputs={},
         seed=1,
         store=str(tmp_path / "store"),
@@ -163,9 +165,9 @@ def test_a_stage_sees_only_the_allowed_environment(tmp_path: Path, monkeypatch: 
     seen = events[0]["message"]
     assert not set(canaries) & set(seen)
     assert seen["OMP_NUM_THREADS"] == "1"
-    assert "HF_TOKEN" in stage_environment("prepare")
+    assert "HF_TOKEN" in stage_environment(PREPARE.secrets, SECTIONS)
     monkeypatch.setenv("TIRFLOW_STORE", "s3://bucket")
-    assert stage_environment("sft")["AWS_SECRET_ACCESS_KEY"] == "canary"
+    assert stage_environment((), SECTIONS)["AWS_SECRET_ACCESS_KEY"] == "canary"
 
 
 def test_a_real_stage_runs_by_hand_and_through_the_backend_alike(tmp_path: Path) -> None:
@@ -181,7 +183,6 @@ def test_a_real_stage_runs_by_hand_and_through_the_backend_alike(tmp_path: Path)
         },
     }
     request = make_request(tmp_path).model_copy(update={"stage": "prepare", "config": config})
-    STAGE_CONFIGS["prepare"].model_validate(config)
     result = execute(request, ProcessBackend(), tmp_path / "log", lambda _: None)
     assert result.metrics["train_problems"] == 9
     by_hand = tmp_path / "by_hand"
@@ -208,7 +209,7 @@ def test_a_real_stage_runs_by_hand_and_through_the_backend_alike(tmp_path: Path)
 class AwayBackend(ScriptBackend):
     """A backend whose surroundings do not answer."""
 
-    def start(self, stage: str, request_path: Path, log_path: Path, lock: int) -> RunningProcess:
+    def start(self, request_path: Path, log_path: Path, lock: int) -> RunningProcess:
         raise Away("no engine answers; start one")
 
 

@@ -7,16 +7,14 @@ import pytest
 
 from tasks.launch import Run, require_runnable
 from tasks.launch.backends.choose import num_nodes, num_samplers
-from tasks.shared.config import STAGE_CONFIGS
-from tasks.shared.config.recipes import load_recipe
+from tasks.recipes import STAGES, load_recipe
 
 SPREAD = {"sft.optimizer.ranks": 4, "sft.optimizer.nodes": 2}
 
 
 def test_a_recipe_says_over_how_many_hosts_a_stage_runs() -> None:
     recipe = load_recipe("tiny", SPREAD)
-    configs = {stage: recipe.for_stage(stage).model_dump(mode="json") for stage in ("sft", "rl", "prepare")}
-    assert {stage: num_nodes(stage, config) for stage, config in configs.items()} == {
+    assert {stage: num_nodes(recipe.for_stage(stage)) for stage in ("sft", "rl", "prepare")} == {
         "sft": 2,
         "rl": 1,
         "prepare": 1,
@@ -26,10 +24,8 @@ def test_a_recipe_says_over_how_many_hosts_a_stage_runs() -> None:
 def test_hosts_that_sample_are_beside_those_that_train() -> None:
     pool = {"generation.engine": "vllm", "generation.placement": "pool", "generation.pool.nodes": 2}
     recipe = load_recipe("tiny", pool | {"rl.optimizer.ranks": 2, "rl.optimizer.nodes": 2})
-    configs = {stage: recipe.for_stage(stage).model_dump(mode="json") for stage in STAGE_CONFIGS}
-    nodes = {
-        stage: (num_nodes(stage, config), num_samplers(stage, config)) for stage, config in configs.items()
-    }
+    configs = {stage: recipe.for_stage(stage) for stage in STAGES}
+    nodes = {stage: (num_nodes(config), num_samplers(config)) for stage, config in configs.items()}
     assert nodes.pop("rl") == (4, 2)
     assert nodes.pop("evaluate") == (2, 1), "the first host samples too where nobody trains"
     assert set(nodes.values()) == {(1, 0)}

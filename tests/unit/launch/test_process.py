@@ -1,17 +1,18 @@
 """Which interpreter runs a stage, and what the process backend says of it."""
 
-import json
 import sys
 from pathlib import Path
 
 import pytest
 
 from tasks.launch import Run, require_runnable
-from tasks.launch.backends.process import ProcessBackend
-from tasks.shared.config.recipes import load_recipe
+from tasks.launch.backends.process import ProcessBackend, interpreter_for
+from tasks.recipes import load_recipe
+from tasks.rl.spec import RL
 
-VLLM = {"generation": {"engine": "vllm"}}
-EMBEDDED = {"generation": {"engine": "transformers"}}
+VLLM, EMBEDDED = (
+    load_recipe("tiny", {"generation.engine": engine}).for_stage("rl") for engine in ("vllm", "transformers")
+)
 
 
 def an_interpreter(directory: Path, body: str) -> Path:
@@ -21,23 +22,17 @@ def an_interpreter(directory: Path, body: str) -> Path:
     return python
 
 
-def program(tmp_path: Path, config: object) -> str:
-    request = tmp_path / "request.json"
-    request.write_text(json.dumps({"config": config}))
-    return ProcessBackend().command("rl", request)[0]
-
-
 def test_a_stage_that_samples_with_vllm_has_its_own_interpreter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     python = an_interpreter(tmp_path, 'echo "python 9; torch 8"')
     monkeypatch.setenv("TIRFLOW_VLLM_PYTHON", str(python))
-    assert program(tmp_path, VLLM) == str(python)
-    assert program(tmp_path, EMBEDDED) == program(tmp_path, {"sft": {}}) == sys.executable
+    assert interpreter_for(RL.engine(VLLM)) == python
+    assert {interpreter_for(engine) for engine in (RL.engine(EMBEDDED), "")} == {Path(sys.executable)}
     backend = ProcessBackend()
-    assert backend.identity("rl", VLLM) == "python 9; torch 8"
-    assert f"torch {__import__('torch').__version__}" in backend.identity("rl", EMBEDDED)
-    assert "prefect" not in backend.identity("rl", EMBEDDED)
+    assert backend.identity(RL, VLLM) == "python 9; torch 8"
+    assert f"torch {__import__('torch').__version__}" in backend.identity(RL, EMBEDDED)
+    assert "prefect" not in backend.identity(RL, EMBEDDED)
 
 
 def test_a_missing_or_broken_interpreter_stops_a_run_before_it_starts(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tasks.launch.keys import key_parts, work_key
-from tasks.shared.config.recipes import load_recipe
+from tasks.recipes import load_recipe
 from tasks.shared.config.training import RlConfig
 from tasks.shared.contract.environment import named_keys
 from tasks.shared.contract.stage import TrainingStopped
@@ -113,7 +113,7 @@ def test_one_secret_reaches_it(source: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("JUDGE_KEY", "sk-1")
     monkeypatch.setenv("OTHER_KEY", "sk-1")
     config = RlConfig(reward=f"{source}:secrets", reward_key_variable="JUDGE_KEY")
-    assert named_keys({"rl": config.model_dump()}) == ["JUDGE_KEY"], "the stage itself is given it"
+    assert named_keys(config) == ["JUDGE_KEY"], "the stage itself is given it"
     with RewardFunction(config) as function:
         assert function(TWO) == [1.0, 0.0]
 

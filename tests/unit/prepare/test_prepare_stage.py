@@ -9,6 +9,7 @@ import pandas
 import pytest
 
 from tasks.prepare.main import run
+from tasks.prepare.spec import PrepareStage
 from tasks.rl import problems as rl_problems
 from tasks.sft.traces import read_training_set
 from tasks.shared.artifacts import Store
@@ -16,7 +17,6 @@ from tasks.shared.config import (
     DataConfig,
     GenerationConfig,
     ModelConfig,
-    PrepareStage,
     ProblemSource,
     TinyModel,
     TracesConfig,

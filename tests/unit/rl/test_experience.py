@@ -10,8 +10,9 @@ from tasks.rl.metrics import learning_metrics
 from tasks.rl.objective.losses import PolicySums
 from tasks.rl.probe import Gap
 from tasks.rl.problems import RlProblem
+from tasks.rl.spec import RlStage
 from tasks.rl.update import UpdateResult, train_sequence
-from tasks.shared.config import GenerationConfig, ModelConfig, RlConfig, RlStage, SandboxConfig, TracesConfig
+from tasks.shared.config import GenerationConfig, ModelConfig, RlConfig, SandboxConfig, TracesConfig
 from tasks.shared.traces.trajectory import NOTICE, CodeCall, FinishReason, Trajectory
 
 PROBLEMS = [RlProblem("a", "5", "sums", (1, 2), "What is 2 + 3?"), RlProblem("b", "7", "", (3,))]

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.rl.problems import RlProblem, draw_problems, read_problems, require_problems, sample_seed
-from tasks.shared.config import GenerationConfig, ModelConfig, RlConfig, RlStage, SandboxConfig, TracesConfig
+from tasks.rl.spec import RlStage
+from tasks.shared.config import GenerationConfig, ModelConfig, RlConfig, SandboxConfig, TracesConfig
 from tests.unit.generation.tiny import tiny_tokenizer
 
 

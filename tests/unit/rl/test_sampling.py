@@ -9,7 +9,8 @@ from tasks.rl import sampling
 from tasks.rl.metrics import PhaseClock
 from tasks.rl.problems import RlProblem, draw_others, draw_problems
 from tasks.rl.sampling import Sampler, num_teaching
-from tasks.shared.config import GenerationConfig, ModelConfig, RlConfig, RlStage, SandboxConfig, TracesConfig
+from tasks.rl.spec import RlStage
+from tasks.shared.config import GenerationConfig, ModelConfig, RlConfig, SandboxConfig, TracesConfig
 from tasks.shared.generation.interleave import RolloutRequest
 from tasks.shared.traces.trajectory import FinishReason, Trajectory
 

@@ -47,11 +47,9 @@ def test_the_same_outputs_again_change_nothing(records: RunRecords) -> None:
     assert records.read("run").stages == STAGES
 
 
-def test_fewer_rounds_leave_the_later_ones_out(records: RunRecords) -> None:
-    records.begin("run", {"rl": {"rounds": 1}})
-    record = records.read("run")
-    assert record.last_round == 1
-    assert sorted(record.stages) == ["evaluate-sft", "prepare", "rl-1", "sft"]
+def test_what_is_gone_leaves_with_what_was_made_of_it(records: RunRecords) -> None:
+    records.begin("run", {}, is_gone=lambda label: label == "rl-2")
+    assert sorted(records.read("run").stages) == ["evaluate-sft", "prepare", "rl-1", "sft"]
 
 
 def test_a_record_of_the_same_recipe_keeps_its_own_stages(records: RunRecords) -> None:

@@ -8,11 +8,11 @@ import pytest
 
 import tasks.synthesize.task
 from flows.stages import synthesize
+from tasks.recipes import load_recipe
 from tasks.rl.experience import build_experience, score
 from tasks.rl.problems import RlProblem
 from tasks.rl.rollouts import RolloutShards
 from tasks.shared.artifacts import ArtifactRef
-from tasks.shared.config.recipes import load_recipe
 from tasks.shared.contract.stage import StageResult
 from tasks.shared.reporting.samples import write_samples
 from tasks.shared.runs.record import RunRecords, StageRecord
@@ -74,7 +74,9 @@ def test_the_flow_gives_them_to_the_stage(
         records.add("done", label, _finished(label, kinds))
     given: dict[str, ArtifactRef] = {}
 
-    def run_stage(run: object, stage: str, inputs: dict[str, ArtifactRef], *_: Any, **__: Any) -> StageResult:
+    def run_stage(
+        run: object, spec: object, inputs: dict[str, ArtifactRef], *_: Any, **__: Any
+    ) -> StageResult:
         given.update(inputs)
         return StageResult(outputs={"traces": _ref("traces")}, metrics={})
 

@@ -9,9 +9,10 @@ import pandas
 import pytest
 
 from tasks.shared.artifacts import Store
-from tasks.shared.config import SandboxConfig, SynthesizeConfig, SynthesizeStage, TracesConfig
+from tasks.shared.config import SandboxConfig, SynthesizeConfig, TracesConfig
 from tasks.shared.contract.stage import StageContext, StageRequest
 from tasks.synthesize.publish import publish
+from tasks.synthesize.spec import SynthesizeStage
 from tasks.synthesize.traces import Checked, Reason, TrainingProblem, Verdict, WrittenTrace
 
 CODE = "x = 2 + 3\nprint(x)"

@@ -8,8 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from data.problems import Split, generate
-from tasks.shared.config import SynthesizeStage
-from tasks.shared.config.recipes import load_recipe
+from tasks.recipes import load_recipe
 from tasks.shared.config.selection import SelectionConfig
 from tasks.shared.traces.dialect import DIALECTS
 from tasks.synthesize.selection import References, Vote, evaluation_grams, select
@@ -17,6 +16,7 @@ from tasks.synthesize.selection.balance import shares
 from tasks.synthesize.selection.code_work import code_work
 from tasks.synthesize.selection.contamination import shared_gram
 from tasks.synthesize.selection.near_duplicates import NearDuplicates, signature
+from tasks.synthesize.spec import SynthesizeStage
 from tasks.synthesize.teachers.script import ScriptTeacher
 from tasks.synthesize.traces import Checked, Reason, TrainingProblem, Verdict, WrittenTrace
 from tasks.synthesize.verify import Rules, verify

@@ -13,11 +13,20 @@ from pathlib import Path
 from typing import NoReturn
 
 import torch
+from pydantic import ValidationError
 
-from tasks.shared.config.recipes import load_recipe
+from tasks.shared.config import GenerationConfig, ModelConfig, Section
+from tasks.shared.config.recipe_files import find_recipe, first_mistake, read_recipe
 from tasks.shared.contract.environment import pool_token, server_environment
 from tasks.shared.generation.pool.server import NCCL, server_command
 from tasks.shared.generation.vllm_options import CPU_CACHE_GIB, engine_options
+
+
+class Sampling(Section, extra="ignore"):
+    """What a server takes of a recipe."""
+
+    model: ModelConfig
+    generation: GenerationConfig = GenerationConfig()
 
 
 def main(arguments: list[str]) -> NoReturn:
@@ -36,7 +45,7 @@ def main(arguments: list[str]) -> NoReturn:
     if not pool_token():
         parser.error("TIRFLOW_POOL_TOKEN is not set: export the secret that the stages use too")
     try:
-        recipe = load_recipe(given.recipe)
+        recipe = _sampling(find_recipe(given.recipe))
         options = engine_options(recipe.generation, recipe.model, given.checkpoint.resolve())
     except (ValueError, OSError) as error:
         parser.error(str(error))
@@ -45,6 +54,13 @@ def main(arguments: list[str]) -> NoReturn:
     environment = server_environment(CPU_CACHE_GIB, pool_token(), "", given.cores)
     command = server_command(options, given.host, given.port)
     os.execve(command[0], command, environment)
+
+
+def _sampling(recipe: Path) -> Sampling:
+    try:
+        return Sampling.model_validate(read_recipe(recipe))
+    except ValidationError as error:
+        raise ValueError(f"{recipe}: {first_mistake(error, Sampling)}") from None
 
 
 if __name__ == "__main__":

@@ -1,17 +1,14 @@
-"""Read a recipe: TOML file to `Recipe`, with overrides; every mistake is one line that says where and what to do."""
+"""Read a recipe with overrides, of one round, or from a run's record; every mistake is one line that says where."""
 
 import copy
-import difflib
-import tomllib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from data.protocols import find_protocol
-from tasks.shared.config import STAGE_CONFIGS, Recipe
-from tasks.shared.contract.environment import home
+from tasks.recipes.recipe import Recipe, find_stage
+from tasks.shared.config.recipe_files import find_recipe, first_mistake, read_recipe
 
 OF_A_ROUND = ("generation.", "traces.", "sandbox.", "rl.")
 # what optimizers, schedules and the reference of the whole run are made for
@@ -25,7 +22,6 @@ OF_ALL_ROUNDS = (
     "rl.kl_coefficient",
 )
 EXAMPLE = '{"sft.max_steps": 50}'
-RECIPES_DIR = Path(__file__).resolve().parents[3] / "flows" / "recipes"
 
 
 def load_recipe(name_or_path: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
@@ -34,55 +30,8 @@ def load_recipe(name_or_path: str, overrides: Mapping[str, Any] | None = None) -
     An override may be a section (`{"rl": {"rounds": 2}}`): it changes the keys that it names, as `extends` does.
     Raises ValueError, one line: the file, the key and the remedy.
     """
-    path = _find(name_or_path)
-    tree = _read(path)
-    tree.setdefault("name", path.stem)
-    _place_home(tree)
-    return resolve(tree, overrides or {}, str(path))
-
-
-def _place_home(tree: Any) -> None:
-    """Replace a leading `{home}` of every path by this machine's home."""
-    for value in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
-        _place_home(value)
-    if isinstance(tree, dict) and str(tree.get("path", "")).startswith("{home}/"):
-        tree["path"] = str(home() / tree["path"].removeprefix("{home}/"))
-
-
-def _find(name_or_path: str) -> Path:
-    path = Path(name_or_path)
-    if path.suffix != ".toml":
-        path = RECIPES_DIR / f"{name_or_path}.toml"
-    if not path.is_file():
-        known = sorted(p.stem for p in RECIPES_DIR.glob("*.toml"))
-        raise ValueError(
-            f"recipe '{name_or_path}': no file {path}; use one of {', '.join(known)} or a path to a .toml"
-        )
-    return path
-
-
-def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The file's tree, laid over that of the recipe beside it that its key `extends` names."""
-    try:
-        tree = tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{path}: not valid TOML: {error}; correct that line") from None
-    parent = tree.pop("extends", None)
-    if parent is None:
-        return tree
-    parent_path = path.parent / f"{parent}.toml"
-    if not parent_path.is_file() or parent_path in (path, *above):
-        raise ValueError(f"{path}: key 'extends': no other recipe {parent_path}; name one in the same folder")
-    return _merge(_read(parent_path, (path, *above)), tree)
-
-
-def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """`above` over `below`, section by section; a list replaces a list."""
-    merged = dict(below)
-    for key, value in above.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if both else value
-    return merged
+    path = find_recipe(name_or_path)
+    return resolve(read_recipe(path), overrides or {}, str(path))
 
 
 def resolve(tree: Mapping[str, Any], overrides: Mapping[str, Any], where: str) -> Recipe:
@@ -100,7 +49,7 @@ def resolve(tree: Mapping[str, Any], overrides: Mapping[str, Any], where: str) -
         for number in range(1, 1 if isinstance(recipe.rl.rounds, int) else recipe.rl.num_rounds + 1):
             round_recipe(recipe, number)
     except ValidationError as error:
-        raise ValueError(f"{where}: {_first_mistake(error)}") from None
+        raise ValueError(f"{where}: {first_mistake(error, Recipe)}") from None
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
     return recipe
@@ -149,7 +98,7 @@ def resolve_recorded(tree: Mapping[str, Any], overrides: Mapping[str, Any], run:
     Keys that are no more are left out where no such stage depends on them. ValueError, one line, where one does.
     """
     kept = copy.deepcopy(dict(tree))
-    needed = {section for stage in stages for section in STAGE_CONFIGS[stage].model_fields}
+    needed = {section for stage in stages for section in find_stage(stage).config.model_fields}
     for *parents, leaf in _unknown_keys(kept):
         if (parents or [leaf])[0] in needed:
             key = ".".join(str(part) for part in (*parents, leaf))
@@ -202,32 +151,3 @@ def _lay_protocol(tree: dict[str, Any], overrides: Mapping[str, Any]) -> None:
                 "take one of the two out, or set evaluate.protocol = '' for numbers of your own"
             )
         section[key] = value
-
-
-def _first_mistake(error: ValidationError) -> str:
-    """One line for the first mistake: key, what is wrong, the nearest known key."""
-    mistake = error.errors()[0]
-    key = ".".join(str(part) for part in mistake["loc"])
-    if mistake["type"] == "extra_forbidden":
-        known = _known_keys(mistake["loc"][:-1])
-        near = difflib.get_close_matches(str(mistake["loc"][-1]), known, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(known)}"
-        return f"unknown key '{key}'; {hint}"
-    if mistake["type"] == "model_type":
-        example = f"{key}.{_known_keys(mistake['loc'])[0]}"
-        return f"key '{key}' is a section, not a value ({mistake['input']!r}); set its keys, like {example}"
-    message = mistake["msg"].removeprefix("Value error, ")
-    if isinstance(mistake["input"], str | int | float):
-        message += f" (it is {mistake['input']!r})"
-    return f"key '{key}': {message}" if key else message
-
-
-def _known_keys(section: tuple[int | str, ...]) -> list[str]:
-    fields = Recipe.model_fields
-    for part in section:
-        if isinstance(part, int):
-            continue
-        annotation = fields[part].annotation
-        inner = [a for a in (annotation, *getattr(annotation, "__args__", ())) if hasattr(a, "model_fields")]
-        fields = inner[0].model_fields
-    return sorted(fields)

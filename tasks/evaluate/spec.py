@@ -1,0 +1,17 @@
+"""What `evaluate` is; its configuration is that of everything that grades samples (`config/evaluation.py`)."""
+
+from tasks.shared.config import EvaluateStage
+from tasks.shared.contract.environment import SANDBOX_TOKEN
+from tasks.shared.contract.spec import StageSpec
+
+EVALUATE = StageSpec(
+    name="evaluate",
+    config=EvaluateStage,
+    inputs={"checkpoint": "checkpoint", "evaluation_sets": "evaluation_sets"},
+    outputs={"evaluation": "evaluation"},
+    runs_code=True,
+    secrets=(SANDBOX_TOKEN,),
+    network=lambda config: config.evaluate.endpoint.is_asked,
+    engine=lambda config: "" if config.evaluate.endpoint.is_asked else config.generation.engine,
+    vllm_image="inference",
+)
