@@ -174,7 +174,7 @@ def evaluated(
             RolloutRequest(f"{batch}-{i % len(PROBLEMS)}", i, prompt_of(resident, i), i)
             for i in range(4 * CLIENTS)
         ]
-        for trajectory in rollout(requests, generator, resident.interpreter, tokenizer, policy):
+        for trajectory in rollout(requests, generator, resident.tool, tokenizer, policy):
             tokens += len(trajectory.response_ids)
             if all(call.status == "ok" for call in trajectory.calls):
                 asked = PROBLEMS[int(trajectory.problem_id.partition("-")[2])]

@@ -1,4 +1,4 @@
-"""`tirflow artifacts ...`: the commands over `artifacts.py`, which is imported when one of them is asked for."""
+"""`tirflow artifacts ...`: the command line of `artifacts.py`, which each command imports when it runs."""
 
 import json
 import sys
@@ -21,7 +21,7 @@ Artifact = Annotated[str, typer.Argument(help="See above.")]
 
 
 def _tell(command: str, store: str, as_json: bool, *arguments: object) -> int:
-    """Print a command's answer; its exit code."""
+    """Print the answer of a command. Returns its exit code."""
     from rich.console import Console
 
     from flows.commands import artifacts

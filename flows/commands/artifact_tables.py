@@ -1,4 +1,4 @@
-"""What `tirflow artifacts` shows to people."""
+"""Tables and trees that `tirflow artifacts` prints for people."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from tasks.shared.runs.collection import Collection
 
 
 def ls(console: Console, rows: Sequence[Mapping[str, Any]], damaged: Mapping[str, str]) -> None:
-    """A row an artifact."""
+    """Print a row for each artifact."""
     table = Table(box=None, padding=(0, 1))
     table.add_column("artifact", no_wrap=True)
     table.add_column("size", justify="right", no_wrap=True)
@@ -29,7 +29,7 @@ def ls(console: Console, rows: Sequence[Mapping[str, Any]], damaged: Mapping[str
 
 
 def show(console: Console, content: Mapping[str, Any]) -> None:
-    """One artifact's manifest."""
+    """Print the manifest of an artifact."""
     made = content["provenance"]
     console.print(
         f"[bold]{content['location']}[/]  made by {made['stage']}, seed {made['seed']}, {content['created']}"
@@ -42,26 +42,26 @@ def show(console: Console, content: Mapping[str, Any]) -> None:
 
 
 def lineage(console: Console, ref: ArtifactRef, found: Mapping[ArtifactRef, Manifest | None]) -> None:
-    """A tree from the artifact back; what was shown above is not unfolded again."""
+    """Print the ancestors of an artifact as a tree. An ancestor that is shown above is not expanded again."""
     shown: set[ArtifactRef] = set()
 
-    def grow(tree: Tree, ref: ArtifactRef, name: str) -> None:
+    def add(tree: Tree, ref: ArtifactRef, name: str) -> None:
         manifest = found[ref]
-        told = f"by {manifest.provenance.stage}" if manifest else "[red]in the store no more[/]"
+        origin = f"by {manifest.provenance.stage}" if manifest else "[red]no longer in the store[/]"
         again = ref in shown
-        branch = tree.add(f"{name} [bold]{ref.location}[/] {told}{' (above)' if again else ''}")
+        branch = tree.add(f"{name} [bold]{ref.location}[/] {origin}{' (above)' if again else ''}")
         shown.add(ref)
         if manifest and not again:
             for parent_name, parent in manifest.provenance.inputs.items():
-                grow(branch, parent, parent_name)
+                add(branch, parent, parent_name)
 
     root = Tree("", hide_root=True)
-    grow(root, ref, ref.kind)
+    add(root, ref, ref.kind)
     console.print(root)
 
 
 def compare(console: Console, content: Mapping[str, Any]) -> None:
-    """What differs."""
+    """Print what differs between two artifacts."""
     console.print(f"{content['before']} -> {content['after']}")
     console.print("equal content" if content["equal_content"] else "other content")
     _pairs(console, "provenance", dict(line.split(": ", 1) for line in content["provenance"]))
@@ -70,13 +70,13 @@ def compare(console: Console, content: Mapping[str, Any]) -> None:
 
 
 def verify(console: Console, count: int, damaged: Mapping[str, str]) -> None:
-    """How many are whole, and what is wrong with the others."""
+    """Print how many artifacts are intact, and the damage of the others."""
     console.print(f"{count - len(damaged)} of {count} artifacts are whole")
     _damage(console, damaged)
 
 
 def gc(console: Console, found: Collection, deleted: bool) -> None:
-    """What nothing wants."""
+    """Print the artifacts that nothing wants."""
     table = Table(box=None, padding=(0, 1))
     table.add_column("unwanted", overflow="fold")
     table.add_column("size", justify="right")

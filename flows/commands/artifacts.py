@@ -1,4 +1,4 @@
-"""Housekeeping of the artifact store: list, show, walk back, compare, verify, collect what nothing wants, pin.
+"""Housekeeping of the artifact store: list, show, lineage, compare, verify, remove what nothing wants, pin.
 
 An artifact is named by its location or the start of it (checkpoint/3f9c), the start of its digest, a tag (promoted), or
 <run>/<stage>/<output> (demo/rl-2/checkpoint). A mistake ends in one line and exit code 2, damage in exit code 1.
@@ -19,11 +19,11 @@ from tasks.shared.runs.collection import Policy, collect, read_all, wanted_locat
 from tasks.shared.runs.record import RunRecords
 from tasks.shared.runs.tags import Pins, Tags
 
-Answer = tuple[Any, Callable[[Console], None], int]  # JSON, how it is shown, exit code
+Answer = tuple[Any, Callable[[Console], None], int]  # JSON, function that prints for people, exit code
 
 
 def find(store: Store, name: str) -> ArtifactRef:
-    """The artifact of that name, see above. ValueError if there is none, or more than one."""
+    """Return the artifact of that name, see above. Raises ValueError if there is none, or more than one."""
     run, _, rest = name.partition("/")
     label, _, output = rest.rpartition("/")
     if label and run in RunRecords(store.root).names():
@@ -34,28 +34,23 @@ def find(store: Store, name: str) -> ArtifactRef:
     found = [
         path for path in store.locations() if path.startswith(name) or path.partition("/")[2].startswith(name)
     ]
-    if len(found) != 1:
-        some = (
-            f"{len(found)} artifacts begin so: {', '.join(found[:3])}; write more of it"
-            if found
-            else "none such"
-        )
-        raise ValueError(f"artifact '{name}': {some} in {store.root}; see tirflow artifacts ls")
+    if not found:
+        raise ValueError(f"artifact '{name}': none such in {store.root}; see tirflow artifacts ls")
+    if len(found) > 1:
+        some = f"{len(found)} artifacts begin so in {store.root}: {', '.join(found[:3])}"
+        raise ValueError(f"artifact '{name}': {some}; write more of the name")
     return store.read(found[0]).ref
 
 
 def ls(store: Store, kind: str | None = None) -> Answer:
-    """Every artifact, or those of a kind, the newest first, and who wants it."""
+    """List every artifact, or those of a kind, the newest first, and what wants it."""
     manifests, damaged = read_all(store)
     wanted = wanted_locations(store.root, manifests, Policy())
     chosen = [m for m in manifests.values() if kind in (None, m.kind)]
     chosen.sort(key=lambda manifest: manifest.created, reverse=True)
     rows = [_headline(manifest) | {"wanted_by": wanted.get(manifest.location, [])} for manifest in chosen]
-    return (
-        {"artifacts": rows, "damaged": damaged},
-        lambda console: tables.ls(console, rows, damaged),
-        int(bool(damaged)),
-    )
+    content = {"artifacts": rows, "damaged": damaged}
+    return content, lambda console: tables.ls(console, rows, damaged), int(bool(damaged))
 
 
 def _headline(manifest: Manifest) -> dict[str, Any]:
@@ -70,7 +65,7 @@ def _headline(manifest: Manifest) -> dict[str, Any]:
 
 
 def show(store: Store, artifact: str) -> Answer:
-    """One artifact: files, metrics, provenance, what was made of it."""
+    """Show an artifact: files, metrics, provenance, and what was made from it."""
     ref = find(store, artifact)
     manifest = store.manifest(ref)
     users = [other.location for other in made_from(store, ref.location)]
@@ -79,7 +74,7 @@ def show(store: Store, artifact: str) -> Answer:
 
 
 def walk_back(store: Store, artifact: str) -> Answer:
-    """What an artifact was made from, back to the problems."""
+    """Show what an artifact was made from, back to the problems."""
     ref = find(store, artifact)
     found = lineage(store, ref)
     content = [
@@ -92,7 +87,7 @@ def walk_back(store: Store, artifact: str) -> Answer:
 
 
 def compare(store: Store, before: str, after: str) -> Answer:
-    """What differs between two artifacts."""
+    """Show what differs between two artifacts."""
     first, second = (store.manifest(find(store, name)) for name in (before, after))
     old, new = ({entry.path: entry.sha256 for entry in manifest.files} for manifest in (first, second))
     metrics = {
@@ -118,7 +113,7 @@ def _change(before: str | None, after: str | None) -> str:
 
 
 def verify(store: Store, artifacts: Sequence[str]) -> Answer:
-    """Every byte read again, of all artifacts where none is named; exit code 1 for damage."""
+    """Read every byte again, of all artifacts if none is named. The exit code is 1 for damage."""
     names = [find(store, name).location for name in artifacts] or store.locations()
     damaged: dict[str, str] = {}
     for location in names:
@@ -131,7 +126,7 @@ def verify(store: Store, artifacts: Sequence[str]) -> Answer:
 
 
 def gc(store: Store, delete: bool, trainer_states: int, hours: float) -> Answer:
-    """What nothing wants, and with `delete` gone. ValueError for numbers below 0."""
+    """List what nothing wants, and remove it with `delete`. Raises ValueError for numbers below 0."""
     if trainer_states < 0 or hours < 0:
         raise ValueError("gc: --trainer-states and --hours must not be below 0")
     policy = Policy(trainer_states, timedelta(hours=hours))
@@ -144,14 +139,10 @@ def pin(store: Store, name: str, artifact: str) -> Answer:
     """Keep an artifact under a name whatever refers to it."""
     ref = find(store, artifact)
     Pins(store.root).set(name, ref)
-    return (
-        {name: ref.location},
-        lambda console: console.print(f"{name}: {ref.location} is kept"),
-        0,
-    )
+    return {name: ref.location}, lambda console: console.print(f"{name}: {ref.location} is kept"), 0
 
 
 def unpin(store: Store, name: str) -> Answer:
-    """Take a pin away."""
+    """Remove a pin."""
     Pins(store.root).remove(name)
-    return {}, lambda console: console.print(f"{name}: no pin any more"), 0
+    return {}, lambda console: console.print(f"{name}: pin removed"), 0

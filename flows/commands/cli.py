@@ -1,7 +1,7 @@
-"""The command `tirflow`: everything that is done by hand, in one place. `tirflow --help` lists it.
+"""The command `tirflow`. `tirflow --help` lists its subcommands.
 
-A command's module is imported when it is asked for: Prefect takes seconds. Each returns its exit code; a user's
-mistake ends in one line and code 2.
+The module of a subcommand is imported when that runs, since Prefect takes seconds to import. Each function returns its
+exit code. A user's mistake ends in one line and code 2.
 """
 
 import signal
@@ -28,7 +28,7 @@ Json = Annotated[bool, typer.Option("--json", help="For programs.")]
 
 
 def _recipes(begun: str) -> list[str]:
-    """The recipes that complete what was begun."""
+    """List the names of recipes that begin so."""
     from tasks.recipes import RECIPES_DIR
 
     return sorted(path.stem for path in RECIPES_DIR.glob(f"{begun}*.toml"))
@@ -39,7 +39,7 @@ RecipeName = Annotated[str, typer.Argument(help="A recipe's name or file.", auto
 
 @app.command()
 def demo() -> int:
-    """The whole pipeline on this machine: `train/tiny` followed to its scores; nothing is left running."""
+    """Run the whole pipeline on this machine: follow `train/tiny` to its scores. Leaves nothing running."""
     from flows.commands import local
 
     return local.demo()
@@ -47,7 +47,7 @@ def demo() -> int:
 
 @app.command()
 def up() -> int:
-    """Start a Prefect server and a worker that stay, deployments included."""
+    """Start a Prefect server and a worker with all deployments. They run until `tirflow down`."""
     from flows.commands import local
 
     return local.up()
@@ -63,7 +63,7 @@ def down() -> int:
 
 @app.command()
 def env() -> int:
-    """Shell lines that point Prefect's own commands at the local server: eval "$(tirflow env)"."""
+    """Print shell lines that point Prefect's own commands at the local server: eval "$(tirflow env)"."""
     from flows.commands import local
 
     return local.env()
@@ -84,7 +84,7 @@ def run(
         list[str] | None, typer.Argument(help="name=value each; overrides.KEY=value changes a recipe's key.")
     ] = None,
 ) -> int:
-    """Start a deployment's run and follow it; finished stages are taken as they are."""
+    """Start a deployment's run and follow it. Finished stages are reused."""
     from flows.commands import local
 
     return local.run(deployment, parameters or [])
@@ -113,7 +113,7 @@ def plan(
     changes: Changes = None,
     as_json: Json = False,
 ) -> int:
-    """What a recipe would do under a run's name, or the quickest layout of it on so many GPUs, and what that takes."""
+    """Show what a recipe would do under a run's name, or its fastest layout on GPUs with memory and times."""
     from flows.commands import plan
 
     return plan.tell(
@@ -183,7 +183,7 @@ def serve(
 
 @app.command()
 def recipes(recipe: Annotated[str, typer.Argument(autocompletion=_recipes)] = "") -> int:
-    """Every recipe and what it is; or one as it resolves, as JSON."""
+    """List every recipe with its description, or print one with all its values as JSON."""
     from flows.commands.recipe_list import tell
 
     return tell(recipe)
@@ -197,7 +197,7 @@ def certify(
     ] = None,
     output: Annotated[str, typer.Option(help="A .tar, or a folder; EVALUATION.certificate.tar.")] = "",
 ) -> int:
-    """Write a score with everything that others need to check it into one file."""
+    """Write a score, with everything that others need to check it, into one file."""
     from flows.commands import prove
     from tasks.shared.artifacts import Store
     from tasks.shared.contract.environment import store_uri
@@ -215,7 +215,7 @@ def check(
     sample: Annotated[str, typer.Option(help="How much is drawn again, with --checkpoint.")] = "5%",
     as_json: Json = False,
 ) -> int:
-    """Run a certificate's programs again, grade and count again; no model, no GPU. Code 1 if anything differs."""
+    """Check a certificate: run its programs and grade again, without model and GPU. Code 1 if anything differs."""
     from flows.commands import prove
 
     return prove.check(file, expect, checkpoint, sample, as_json)
@@ -236,7 +236,7 @@ def publish(
     private: Annotated[bool, typer.Option("--private", help="A new repository is private.")] = False,
     dry_run: Annotated[str, typer.Option(help="Write this folder and send nothing.")] = "",
 ) -> int:
-    """Bring an artifact with a card of its making and its scores to a hub; the token is HF_TOKEN."""
+    """Upload an artifact to a hub, with a card of its origin and its scores. The token is HF_TOKEN."""
     from flows.commands import publishing
     from tasks.shared.artifacts import Store
     from tasks.shared.contract.environment import store_uri
@@ -257,7 +257,7 @@ def publish(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; its exit code. `arguments`: by default those of this process."""
+    """Run the command, by default with the arguments of this process. Returns its exit code."""
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
         code = app(args=arguments, prog_name="tirflow", standalone_mode=False)
@@ -273,8 +273,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _mistake(said: str) -> int:
-    sys.stderr.write(f"error: {said}\n")
+def _mistake(message: str) -> int:
+    sys.stderr.write(f"error: {message}\n")
     return 2
 
 

@@ -1,6 +1,6 @@
-"""Follow a deployment run: its stages as they finish, the running one's progress and numbers.
+"""Follow a deployment run: its finished stages, and progress and numbers of the running one.
 
-In a terminal a picture that changes; elsewhere a line whenever a stage ends, and at least every 30 s.
+A terminal shows a table that is updated. Elsewhere a line is printed whenever a stage ends, and at least every 30 s.
 """
 
 import json
@@ -29,11 +29,11 @@ from flows.commands.parameters import check_parameters
 from tasks.launch.backends.execute import Event, parse_event
 
 POLL_S = 0.5
-LINE_S = 30.0  # between two lines for those who see no terminal
+LINE_S = 30.0  # longest time between two lines without a terminal
 TAIL_BYTES = 64 * 1024
-FRAME = re.compile(
+PREFIX = re.compile(
     r"^(?:Task|Flow) run encountered an exception:? (?:\w+: )?"
-)  # what Prefect puts before a reason
+)  # Prefect puts it before a reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +42,14 @@ class Outcome:
 
     state: str  # COMPLETED, FAILED, ...
     message: str
-    seconds: float  # from its start to its end, as the server counts
-    failed: tuple[tuple[str, str], ...] = ()  # stages that failed, and why
+    seconds: float  # from start to end, by the server's clock
+    failed: tuple[tuple[str, str], ...] = ()  # stages that failed, with the cause
 
 
 def start_run(api_url: str, deployment: str, parameters: dict[str, Any]) -> UUID:
-    """What `prefect deployment run <deployment>` does: create a run.
+    """Create a run, as `prefect deployment run <deployment>` does.
 
-    ValueError, one line, if there is no such deployment or it does not take these parameters.
+    Raises ValueError if there is no such deployment, or if it does not take these parameters.
     """
     with SyncPrefectClient(api_url) as client:
         try:
@@ -63,7 +63,7 @@ def start_run(api_url: str, deployment: str, parameters: dict[str, Any]) -> UUID
 
 
 def follow(api_url: str, flow_run: UUID, logs: Path, console: Console) -> Outcome:
-    """Show the run until it has ended. `logs`: the folder of the stages' logs of this run."""
+    """Show the run until it has ended. `logs` is the folder of its stages' logs."""
     with SyncPrefectClient(api_url) as client, _shown(console, logs) as show:
         while True:
             run, stages = client.read_flow_run(flow_run), _stages(client, flow_run)
@@ -72,7 +72,7 @@ def follow(api_url: str, flow_run: UUID, logs: Path, console: Console) -> Outcom
                 break
             time.sleep(POLL_S)
     if not console.is_terminal:
-        console.print(_picture(run, stages, logs))
+        console.print(_table(run, stages, logs))
     failed = tuple(
         (stage.name, reason_of(stage))
         for stage in stages
@@ -83,72 +83,72 @@ def follow(api_url: str, flow_run: UUID, logs: Path, console: Console) -> Outcom
 
 
 def reason_of(run: FlowRun | TaskRun) -> str:
-    """What a state's message says, in the words of whoever raised it; "" for none."""
-    said = (run.state.message or "") if run.state is not None else ""
-    return FRAME.sub("", said.strip())
+    """Return the message of a state without Prefect's prefix, or ""."""
+    message = (run.state.message or "") if run.state is not None else ""
+    return PREFIX.sub("", message.strip())
 
 
 @contextmanager
 def _shown(console: Console, logs: Path) -> Iterator[Callable[[FlowRun, list[TaskRun]], None]]:
-    """What shows a run as it is now: a picture in a terminal, else lines."""
+    """Yield a function that shows the current state of a run: a table in a terminal, else lines."""
     if not console.is_terminal:
         yield Lines(console, logs).show
         return
     with Live(console=console, refresh_per_second=4) as live:
-        yield lambda run, stages: live.update(_picture(run, stages, logs))
+        yield lambda run, stages: live.update(_table(run, stages, logs))
 
 
 class Lines:
-    """A run in lines: each stage as it begins and ends, and every `LINE_S` seconds how far the running ones are."""
+    """Shows a run in lines: when a stage begins or ends, and every `LINE_S` seconds the progress of running stages."""
 
     def __init__(self, console: Console, logs: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._console = console
         self._logs = logs
         self._clock = clock
-        self._known: dict[str, str] = {}  # stage -> its state when it was last told
-        self._told = clock()
+        self._known: dict[str, str] = {}  # stage -> its state when it was last shown
+        self._shown = clock()
 
     def show(self, run: FlowRun, stages: list[TaskRun]) -> None:
-        """Tell what is new, and what goes on where nothing was told for long."""
+        """Print stages whose state is new. After a long time without any, print the running stages."""
         new = [stage for stage in stages if self._known.get(stage.name) != (stage.state_name or "")]
         running = [stage for stage in stages if stage.state is not None and not stage.state.is_final()]
-        if not new and self._clock() - self._told < LINE_S:
+        if not new and self._clock() - self._shown < LINE_S:
             return
         self._known = {stage.name: stage.state_name or "" for stage in stages}
-        self._told = self._clock()
+        self._shown = self._clock()
         for stage in new or running:
-            self._print(run, stage.name, _words(stage, self._logs))
+            self._print(run, stage.name, _line(stage, self._logs))
         if not new and not running:
             self._print(run, "", run.state_name or "")
 
-    def _print(self, run: FlowRun, name: str, said: str) -> None:
-        line = f"{_seconds(run):6.0f} s  {name}  {said}".rstrip()
+    def _print(self, run: FlowRun, name: str, text: str) -> None:
+        line = f"{_seconds(run):6.0f} s  {name}  {text}".rstrip()
         self._console.print(Text(line), soft_wrap=True)
 
 
-def _words(stage: TaskRun, logs: Path) -> str:
-    """A stage in a line: how it ended, or how far it is with its latest numbers."""
-    _, where, numbers = _row(stage, logs)
-    if isinstance(where, Text):
-        return f"{where.plain}  {numbers.plain}".strip()
+def _line(stage: TaskRun, logs: Path) -> str:
+    """Describe a stage in a line: how it ended, or its progress with the latest numbers."""
+    _, status, numbers = _row(stage, logs)
+    if isinstance(status, Text):
+        return f"{status.plain}  {numbers.plain}".strip()
     progress = last_progress(logs / f"{stage.name}.log")
-    far = f"{progress['step']} of {progress['total']}" if progress else stage.state_name or ""
-    return f"{far}, {numbers.plain}"
+    steps = f"{progress['step']} of {progress['total']}" if progress else stage.state_name or ""
+    return f"{steps}, {numbers.plain}"
 
 
 def cancel(api_url: str, flow_run: UUID) -> None:
-    """Ask the run to end; its worker ends it, and the stage with it."""
+    """Cancel the run. Its worker ends it with its stage."""
     with SyncPrefectClient(api_url) as client:
         client.set_flow_run_state(flow_run, Cancelling())
 
 
 def _stages(client: SyncPrefectClient, flow_run: UUID) -> list[TaskRun]:
-    """The run's stages in the order in which they began."""
-    mine = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run]))
-    return client.read_task_runs(flow_run_filter=mine, sort=TaskRunSort.EXPECTED_START_TIME_ASC)
+    """List the run's stages in the order in which they began."""
+    own = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run]))
+    return client.read_task_runs(flow_run_filter=own, sort=TaskRunSort.EXPECTED_START_TIME_ASC)
 
 
-def _picture(run: FlowRun, stages: list[TaskRun], logs: Path) -> Group:
+def _table(run: FlowRun, stages: list[TaskRun], logs: Path) -> Group:
     table = Table(box=None, padding=(0, 1), show_header=False)
     for stage in stages:
         table.add_row(*_row(stage, logs))
@@ -157,7 +157,7 @@ def _picture(run: FlowRun, stages: list[TaskRun], logs: Path) -> Group:
 
 
 def _row(stage: TaskRun, logs: Path) -> tuple[Text, ProgressBar | Text, Text]:
-    """A stage: its name, how far it is, and its latest numbers (or how it ended)."""
+    """Return the cells of a stage: its name, its progress or status, and its latest numbers or the cause of its end."""
     name, state = Text(stage.name), stage.state
     if state is None or stage.state_name == "Cached":
         return name, Text("done before" if state else "", style="cyan"), Text("")
@@ -177,7 +177,7 @@ def _seconds(run: FlowRun | TaskRun) -> float:
 
 
 def last_progress(log_path: Path) -> Event | None:
-    """The last progress event of a stage's log since its last start, None if there is none."""
+    """Return the last progress event of a stage's log since its last start, or None."""
     if not log_path.is_file():
         return None
     with log_path.open("rb") as log:
@@ -193,10 +193,6 @@ def last_progress(log_path: Path) -> Event | None:
 
 
 def _short(value: object) -> str:
-    return (
-        f"{value:.3g}"
-        if isinstance(value, float)
-        else json.dumps(value)
-        if isinstance(value, bool)
-        else str(value)
-    )
+    if isinstance(value, bool):
+        return json.dumps(value)
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""`tirflow demo, up, down, env, deploy, run`: everything on this machine, under one home."""
+"""`tirflow demo, up, down, env, deploy, run`: a Prefect server and worker on this machine, under one home."""
 
 import json
 import shlex
@@ -24,11 +24,11 @@ DEMO_QUESTION = "What remainder does 53^641 leave when divided by 391?"
 
 
 def up() -> int:
-    """Start server and worker, deploy everything; they stay until `down`."""
+    """Start server and worker, and deploy everything. They run until `down`."""
     running = cluster.start(home())
     cluster.keep(running)
     print(
-        f'Prefect {running.ui_url}, state under {home()}; in this shell: eval "$(tirflow env)"; end it: tirflow down'
+        f'Prefect {running.ui_url}, state under {home()}; in this shell: eval "$(tirflow env)"; end: tirflow down'
     )
     return 0
 
@@ -45,26 +45,28 @@ def down() -> int:
 
 def env() -> int:
     """Print the shell lines that point Prefect's own commands at the local server."""
-    running = cluster.find(home())
-    if running is None:
-        raise ValueError(f"no server runs under {home()}; start one with `tirflow up`")
-    for name, value in cluster.settings(home(), running.port).items():
+    for name, value in cluster.settings(home(), _running().port).items():
         print(f"export {name}={shlex.quote(value)}")
     return 0
 
 
 def deploy() -> int:
     """Bring the local server's deployments in line with prefect.yaml."""
-    running = cluster.find(home())
-    if running is None:
-        raise ValueError(f"no server runs under {home()}; start one with `tirflow up`")
+    running = _running()
     cluster.require_server(running.api_url)
     cluster.deploy(home(), running.port)
     return 0
 
 
+def _running() -> cluster.Cluster:
+    running = cluster.find(home())
+    if running is None:
+        raise ValueError(f"no server runs under {home()}; start one with `tirflow up`")
+    return running
+
+
 def run(deployment: str, parameters: list[str]) -> int:
-    """Start a deployment run on the server of PREFECT_API_URL and follow it; `parameters`: name=value each."""
+    """Start a deployment run on the server of PREFECT_API_URL and follow it. `parameters` are name=value each."""
     running = cluster.find(home())
     api_url = cluster.require_server(prefect_api_url() or (running.api_url if running else None))
     command = shlex.join(["tirflow", "run", deployment, *parameters])
@@ -72,7 +74,7 @@ def run(deployment: str, parameters: list[str]) -> int:
 
 
 def demo() -> int:
-    """The demo: server and worker, `train/tiny` followed to its scores, its policy `promoted`; ends what it started."""
+    """Run the demo: start server and worker, follow `train/tiny` to its scores, promote its policy, end both."""
     console = Console()
     with console.status("starting Prefect server and worker, deploying prefect.yaml"):
         running = cluster.start(home(), owned=True)
@@ -84,17 +86,15 @@ def demo() -> int:
     finally:
         if ours:
             cluster.stop(running)
-            console.print(
-                "server and worker ended; `tirflow up` starts them to stay (runs and report are kept)",
-                soft_wrap=True,
-            )
+            ended = "server and worker ended, runs and report are kept; start them again with `tirflow up`"
+            console.print(ended, soft_wrap=True)
     if not code:
         console.print(f'ask it: tirflow ask {PROMOTED} "{DEMO_QUESTION}"', soft_wrap=True)
     return code
 
 
 def _promote(api_url: str, console: Console) -> int:
-    """Give the demo's policy the tag `promoted` where it has not got it; the exit code."""
+    """Give the demo's policy the tag `promoted` unless it has that tag. Returns the exit code."""
     from flows.tagged import latest_label
 
     record, holder = RunRecords(store_uri()).read(DEMO_RUN), Tags(store_uri()).current(PROMOTED)
@@ -111,7 +111,7 @@ def _promote(api_url: str, console: Console) -> int:
 def _run_and_follow(
     api_url: str, deployment: str, parameters: dict[str, object], console: Console, command: str
 ) -> int:
-    """`command`: what goes on with this run where it stops."""
+    """Start and follow a run. Returns the exit code. `command` continues the run if it fails."""
     flow_run = start_run(api_url, deployment, parameters)
     name = record_name(deployment, parameters)
     try:
@@ -127,16 +127,16 @@ def _run_and_follow(
 
 
 def record_name(deployment: str, parameters: Mapping[str, object]) -> str:
-    """Under which name a deployment run notes its outcome: a stage by itself with other values beside its run."""
+    """Return the name of the record of a deployment run. A stage with changed values has a record of its own."""
     flow, _, recipe = deployment.partition("/")
     run = str(parameters.get("run") or recipe)
     changed = parameters.get("overrides") or parameters.get("problems")
-    beside = f"{run}-bootstrap" if flow == "bootstrap" else f"{run}-changed" if changed else run
-    return str(parameters.get("into") or (run if flow == "train" else beside))
+    own_name = f"{run}-bootstrap" if flow == "bootstrap" else f"{run}-changed" if changed else run
+    return str(parameters.get("into") or (run if flow == "train" else own_name))
 
 
 def _show(outcome: Outcome, name: str, command: str, console: Console) -> None:
-    """The scores and where the report lies; of a run that failed which stage, why, its log, and what goes on."""
+    """Print the scores and the path of the report; for a failed run the stage, the cause and its log."""
     if outcome.state != "COMPLETED":
         console.print(failure(outcome, home() / "logs" / name, command), soft_wrap=True)
     elif name in RunRecords(store_uri()).names():
@@ -150,23 +150,23 @@ def _show(outcome: Outcome, name: str, command: str, console: Console) -> None:
 
 
 def failure(outcome: Outcome, logs: Path, command: str) -> Text:
-    """What is to be known of a run that did not complete, in one place."""
-    lines = [(f"{outcome.state.lower()}", outcome.message)] if not outcome.failed else []
-    for stage, why in outcome.failed:
+    """Describe a run that did not complete: stage, cause, log, and the command that continues it."""
+    lines = [(outcome.state.lower(), outcome.message)] if not outcome.failed else []
+    for stage, cause in outcome.failed:
         log = logs / f"{stage}.log"
-        lines += [("stage", stage), ("why", why or outcome.message)]
+        lines += [("stage", stage), ("why", cause or outcome.message)]
         lines += [("log", str(log))] if log.is_file() else []
-    lines.append(("go on", f"{command}    (finished stages are taken as they are)"))
+    lines.append(("go on", f"{command}    (finished stages are reused)"))
     text = Text()
-    for label, said in lines:
+    for label, content in lines:
         text.append(f"{label + ':':<11}", style="red bold")
-        text.append(f"{said}\n")
+        text.append(f"{content}\n")
     text.rstrip()
     return text
 
 
 def score_table(rows: list[Row], differences: dict[str, Value]) -> Table:
-    """Accuracies with their 95 % intervals, and below them what SFT and RL changed on the same problems; fits 80."""
+    """Show accuracies with 95 % intervals, and below them the changes by SFT and RL, in 80 columns."""
     table = Table(title="accuracy in % [95 % interval], problem by problem", box=SIMPLE_HEAD, pad_edge=False)
     for column in ("set", "checkpoint", "accuracy", "code\nratio", "pass\nratio", "samples/\nproblems"):
         table.add_column(column, no_wrap=True, justify="left" if column in ("set", "checkpoint") else "right")
@@ -184,20 +184,17 @@ def score_table(rows: list[Row], differences: dict[str, Value]) -> Table:
 
 
 def _interval(values: Mapping[str, object], middle: str, low: str, high: str, sign: str = "") -> str:
-    middles, ends = (
-        _percent(values.get(middle), sign),
-        [_percent(values.get(end), sign) for end in (low, high)],
-    )
-    return f"{middles} [{', '.join(ends)}]"
+    value, start, end = (_percent(values.get(name), sign) for name in (middle, low, high))
+    return f"{value} [{start}, {end}]"
 
 
 def _percent(value: object, sign: str = "") -> str:
-    """A share as percent, to one digit."""
+    """Write a share as percent, to one digit."""
     return f"{100 * value:{sign}.1f}" if isinstance(value, float | int) else "-"
 
 
 def read_parameters(arguments: list[str]) -> dict[str, object]:
-    """`name=value` each, the value JSON if it is that and else text; `overrides.<key>=value` changes a recipe's key."""
+    """Parse name=value arguments. A value is JSON if possible, else text. `overrides.<key>=value` changes a recipe."""
     parameters: dict[str, object] = {}
     overrides: dict[str, object] = {}
     for argument in arguments:

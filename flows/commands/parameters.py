@@ -1,4 +1,4 @@
-"""Parameters of a deployment run, held against the flow's signature before anything starts."""
+"""Check the parameters of a deployment run against the flow's signature, before anything starts."""
 
 import json
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ OBJECTS: dict[str, Any] = {
 
 
 def check_parameters(deployment: str, schema: Mapping[str, Any], parameters: Mapping[str, Any]) -> None:
-    """ValueError, one line with an example, for a parameter that the flow has not, or of the wrong type."""
+    """Raise ValueError, with an example, for an unknown parameter or one of the wrong type."""
     known = schema.get("properties", {})
     for name, value in parameters.items():
         if name not in known:
@@ -35,12 +35,12 @@ def check_parameters(deployment: str, schema: Mapping[str, Any], parameters: Map
 
 
 def _kind_and_example(name: str, schema: Mapping[str, Any], value: Any) -> tuple[str, str]:
-    """What a parameter takes, and one as it is written after `-p` in a shell."""
+    """Describe what a parameter takes, with an example as it is written in a shell."""
     if "enum" in schema:
         return f"one of {', '.join(schema['enum'])}", str(schema["enum"][0])
     choices = [schema, *schema.get("anyOf", ())]
     kind = next(choice["type"] for choice in choices if choice.get("type", "null") != "null")
-    if kind == "string":  # a name of digits alone is read as a number
+    if kind == "string":  # without quotes, a name of digits would be read as a number
         return KINDS[kind], f"'{json.dumps(str(value))}'"
     example = OBJECTS.get(name, {}) if kind == "object" else EXAMPLES[kind]
     return KINDS[kind], f"'{json.dumps(example)}'"

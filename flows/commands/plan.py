@@ -1,13 +1,12 @@
-"""Before anything runs: on which GPUs a recipe samples and trains, what that takes on each, and how long a step is.
+"""Plan a recipe before it runs: on which GPUs it samples and trains, the memory on each, and the time of a step.
 
     tirflow plan retool --gpus 32 --memory-gib 139.8 [--gpu h200] [--set generation.max_sequences=128] [--json]
     tirflow plan retool --gpus 32 --memory-gib 139.8 --as-written
-    tirflow plan tiny --run demo                          # what it would do under a run's name: work_plan.py
+    tirflow plan tiny --run demo                          # the stages that a run would execute: work_plan.py
 
-Chooses the quickest layout that fits (`layouts.py`), and prints what it sets otherwise than the recipe; with
---as-written the recipe is taken as it is, every GPU a rank but those of its pool. A recipe of rl.staleness, or the
-option, is planned by asynchronous steps. Prints tables, or JSON; exit code 2
-and one line if no layout fits, an input is missing or the recipe is wrong.
+Chooses the fastest layout that fits (`layouts.py`), and prints its changes to the recipe. With --as-written the recipe
+is used unchanged, and every GPU outside its pool is a rank. With rl.staleness, in the recipe or as an option, steps are
+asynchronous. Prints tables, or JSON. The exit code is 2 if no layout fits, an input is missing or the recipe is wrong.
 """
 
 import json
@@ -44,7 +43,7 @@ def tell(
     tail: float = 5.0,
     call_seconds: float = 1.0,
 ) -> int:
-    """Print the plan of a recipe with `changes` (key=value each); the exit code, 2 where it cannot be carried out."""
+    """Print the plan of a recipe with `changes` (key=value each). Returns the exit code, 2 if the plan cannot run."""
     given = dict(read_override(text) for text in changes)
     fixed = {"rl.staleness": staleness} if as_written and staleness is not None else {}
     resolved = load_recipe(recipe, given | fixed)
@@ -64,8 +63,8 @@ def tell(
             {"layout": plan.name, "changes": plan.changes, "refusal": plan.refusal()} | _times(plan)
             for plan in plans
         ]
-        written = _as_json(plans[0]) | {"refusal": refusal, "layouts": layouts}
-        sys.stdout.write(json.dumps(written | {"assumptions": assumptions(work, gpu)}, indent=2) + "\n")
+        more = {"refusal": refusal, "layouts": layouts, "assumptions": assumptions(work, gpu)}
+        sys.stdout.write(json.dumps(_as_json(plans[0]) | more, indent=2) + "\n")
     else:
         _show(plans, work, gpu, Console())
     if refusal is not None:
@@ -75,7 +74,7 @@ def tell(
 
 
 def _gpu(gpus: int, memory_gib: float, kind: str) -> tuple[Gpu, int]:
-    """The kind of GPU and the usable bytes of one; each gives the other where it alone is named."""
+    """Return the kind of GPU and its usable bytes. If only one of them is given, it implies the other."""
     if gpus < 1 or memory_gib < 0 or not (memory_gib or kind):
         raise ValueError("plan: give --run NAME, or --gpus and --memory-gib (or --gpu), both above 0")
     gpu = find_gpu(kind) if kind else gpu_of_memory(memory_gib)
@@ -83,7 +82,7 @@ def _gpu(gpus: int, memory_gib: float, kind: str) -> tuple[Gpu, int]:
 
 
 def read_override(text: str) -> tuple[str, Any]:
-    """`key=value`; the value as TOML has it, text without quotes where it is none."""
+    """Parse `key=value`. The value is TOML if possible, else text without quotes."""
     key, equals, value = text.partition("=")
     if not equals:
         raise ValueError(f"--set '{text}': write key=value")
@@ -95,13 +94,13 @@ def read_override(text: str) -> tuple[str, Any]:
 
 def _as_json(plan: GpuPlan) -> dict[str, Any]:
     tree = asdict(plan)
-    for phase, written in zip(plan.phases, tree["phases"], strict=True):
-        written["memory"]["total"] = phase.memory.total
+    for phase, entry in zip(plan.phases, tree["phases"], strict=True):
+        entry["memory"]["total"] = phase.memory.total
     return tree | {"layout": plan.name} | _times(plan)
 
 
 def _times(plan: GpuPlan) -> dict[str, float | None]:
-    """Seconds of a step; the asynchronous one where sampler and trainer have GPUs of their own."""
+    """Return the seconds of a step, also for asynchronous steps if the sampler has GPUs of its own."""
     assert plan.seconds is not None
     apart = round(plan.seconds.asynchronous, 1) if plan.sampling_gpus else None
     return {"synchronous_s": round(plan.seconds.synchronous, 1), "asynchronous_s": apart}
@@ -142,7 +141,7 @@ def _show(plans: Sequence[GpuPlan], work: Work, kind: Gpu, console: Console) -> 
 
 
 def _layout_table(plans: Sequence[GpuPlan]) -> Table:
-    """The best layouts, and those that do not fit only while there is room."""
+    """Show the best layouts, and those that do not fit if there is room."""
     table = Table(title="Layouts, the one taken first; seconds are estimates")
     for name in ("layout", "fits", "sample s", "train s", "step s", "asynchronous s", "GPU hours of RL"):
         table.add_column(name, justify="left" if name == "layout" else "right")
@@ -163,11 +162,8 @@ def _layout_table(plans: Sequence[GpuPlan]) -> Table:
 
 
 def _memory_table(plan: GpuPlan) -> Table:
-    used = [
-        field.name
-        for field in fields(Memory)
-        if any(getattr(phase.memory, field.name) for phase in plan.phases)
-    ]
+    names = [field.name for field in fields(Memory)]
+    used = [name for name in names if any(getattr(phase.memory, name) for phase in plan.phases)]
     table = Table()
     table.add_column("GiB on each")
     for phase in plan.phases:
@@ -181,7 +177,7 @@ def _memory_table(plan: GpuPlan) -> Table:
 
 
 def _assumption_table(work: Work, kind: Gpu) -> Table:
-    """What the seconds rest on, and how far off they are where a step was published."""
+    """Show the assumptions of the estimate, and how it compares with published times of a step."""
     table = Table(
         title="Seconds assume (options: --mean-tokens, --tail, --call-seconds, --gpu)", show_header=False
     )

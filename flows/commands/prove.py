@@ -1,6 +1,6 @@
-"""`tirflow certify` and `tirflow check`: a score as a file that others can check, and the check as one table.
+"""`tirflow certify` and `tirflow check`: write a score as a file that others can check, and check such a file.
 
-An evaluation is named as <run>/<which> (demo/rl), by a tag (the one it was promoted with), or as any artifact is.
+An evaluation is named by <run>/<checkpoint> (demo/rl), by a tag (that of its checkpoint), or like any artifact.
 """
 
 import json
@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console
 from rich.markup import escape
@@ -25,25 +26,23 @@ from tasks.shared.runs.record import RunRecords
 from tasks.shared.runs.tags import Tags
 from tasks.shared.sandbox import SandboxUnavailable
 
-EVERY_S = 10.0  # between two lines on what is being done
+REPORT_EVERY_S = 10.0  # between two lines of progress
 MOST_SHOWN = 20  # differences below the table
 
 
 def certify(store: Store, evaluation: str, against: Sequence[str], output: str) -> int:
-    """Write the certificate of an evaluation; by default `<name>.certificate.tar` here."""
+    """Write the certificate of an evaluation, by default as `<name>.certificate.tar` in the working directory."""
     refs = {name: find_evaluation(store, name) for name in (*against, evaluation)}
     path = Path(output or f"{evaluation.replace('/', '-')}.certificate.tar").resolve()
     ref = refs.pop(evaluation)
     sha256 = write_certificate(store, ref, evaluation, refs, path)
-    size = sum(
-        part.stat().st_size for part in ([path] if path.is_file() else path.rglob("*")) if part.is_file()
-    )
-    sys.stdout.write(f"{path}\n{size / 1e6:.1f} MB; quote this to say which one is meant: {sha256}\n")
+    size = sum(part.stat().st_size for part in (path, *path.rglob("*")) if part.is_file())
+    sys.stdout.write(f"{path}\n{size / 1e6:.1f} MB; to refer to this certificate, quote {sha256}\n")
     return 0
 
 
 def check(file: Path, expected: str, checkpoint: str, sample: str, as_json: bool) -> int:
-    """Go through a certificate and print what holds and what differs; 1 if anything differs.
+    """Check a certificate, and print what holds and what differs. Returns 1 if anything differs.
 
     With a `checkpoint`, a folder or an artifact's name, a share of the samples is drawn again.
     """
@@ -53,13 +52,13 @@ def check(file: Path, expected: str, checkpoint: str, sample: str, as_json: bool
         from tasks.prove.check import check as find_rows  # torch takes seconds to import
         from tasks.prove.resample import sample_again
 
-        teller = Teller()
+        report = Progress().report
         try:
-            rows = find_rows(evidence, teller.tell, expected)
+            rows = find_rows(evidence, report, expected)
             if directory is not None:
-                rows += sample_again(evidence, directory, share, secrets.randbits(32), teller.tell)
+                rows += sample_again(evidence, directory, share, secrets.randbits(32), report)
         except SandboxUnavailable as error:
-            raise ValueError(f"programs of a certificate run in the sandbox alone: {error}") from None
+            raise ValueError(f"programs of a certificate run only in the sandbox: {error}") from None
     if as_json:
         sys.stdout.write(json.dumps([row.to_json() for row in rows], indent=1) + "\n")
     else:
@@ -68,10 +67,10 @@ def check(file: Path, expected: str, checkpoint: str, sample: str, as_json: bool
 
 
 def share_of(text: str) -> float:
-    """A share as people write it, `5%` or `0.05`. ValueError for what is none above 0 and up to 1."""
-    number = text.strip().removesuffix("%").strip()
+    """Parse a share such as `5%` or `0.05`. Raises ValueError unless it is above 0 and at most 1."""
+    number = text.strip()
     try:
-        share = float(number) / (100 if text.strip().endswith("%") else 1)
+        share = float(number.removesuffix("%")) / (100 if number.endswith("%") else 1)
     except ValueError:
         share = 0.0
     if not 0 < share <= 1:
@@ -80,51 +79,52 @@ def share_of(text: str) -> float:
 
 
 def find_evaluation(store: Store, name: str) -> ArtifactRef:
-    """The evaluation of that name, see above. ValueError if there is none, or more than one."""
-    run, _, which = name.partition("/")
-    if which and run in RunRecords(store.root).names():
+    """Return the evaluation of that name, see above. Raises ValueError if there is none, or more than one."""
+    run, _, checkpoint = name.partition("/")
+    if checkpoint and run in RunRecords(store.root).names():
         record = RunRecords(store.root).read(run)
-        if f"evaluate-{which}" in record.stages:
-            return record.output(f"evaluate-{which}", "evaluation")
-        if "/" not in which:
+        if f"evaluate-{checkpoint}" in record.stages:
+            return record.output(f"evaluate-{checkpoint}", "evaluation")
+        if "/" not in checkpoint:
             known = [
                 label.removeprefix("evaluate-") for label in record.stages if label.startswith("evaluate-")
             ]
-            raise ValueError(f"run '{run}': no evaluation '{which}'; it has {', '.join(known) or 'none'}")
+            raise ValueError(
+                f"run '{run}': no evaluation '{checkpoint}'; it has {', '.join(known) or 'none'}"
+            )
     tagged = Tags(store.root).current(name) if "/" not in name else None
     return tagged.evaluation if tagged is not None else find(store, name)
 
 
-def find_made(store: Store, name: str) -> ArtifactRef:
-    """An artifact by any of its names, or the checkpoint of RUN/STAGE. ValueError if there is none, or several."""
+def find_artifact(store: Store, name: str) -> ArtifactRef:
+    """Return an artifact by any of its names, or the checkpoint of RUN/STAGE. Raises ValueError for none or several."""
     run, _, label = name.partition("/")
     is_stage = label and "/" not in label and run in RunRecords(store.root).names()
     return find(store, f"{name}/checkpoint" if is_stage else name)
 
 
 def _directory(checkpoint: str) -> Path:
-    """A folder, or what lies in the store under an artifact's name."""
+    """Return a folder, or the directory of a checkpoint in the store."""
     if Path(checkpoint).is_dir():
         return Path(checkpoint).resolve()
     store = Store(store_uri())
-    ref = find_made(store, checkpoint)
+    ref = find_artifact(store, checkpoint)
     if ref.kind != "checkpoint":
         raise ValueError(f"{ref.location}: a {ref.kind}, not a checkpoint")
     return store.fetch(ref)
 
 
 def show(console: Console, rows: Sequence[Row]) -> None:
-    """The table, and the differences below it."""
+    """Print the table, and the differences below it."""
     table = Table(box=None, padding=(0, 1))
     for column in ("what", "", "checked", "differ", "how"):
-        table.add_column(
-            column, justify="right" if column in ("checked", "differ") else "left", overflow="fold"
-        )
+        justify: Literal["left", "right"] = "right" if column in ("checked", "differ") else "left"
+        table.add_column(column, justify=justify, overflow="fold")
     for row in rows:
         holds = "[green]holds[/]" if row.holds else "[red]differs[/]"
         kinds = ", ".join(f"{kind} {count}" for kind, count in row.kinds.items())
-        how = "; ".join(part for part in (kinds, row.note) if part)
-        table.add_row(row.what, holds, f"{row.checked:,}", str(len(row.differences) or ""), escape(how))
+        notes = "; ".join(part for part in (kinds, row.note) if part)
+        table.add_row(row.what, holds, f"{row.checked:,}", str(len(row.differences) or ""), escape(notes))
     console.print(table)
     differences = [difference for row in rows for difference in row.differences]
     for difference in differences[:MOST_SHOWN]:
@@ -134,15 +134,15 @@ def show(console: Console, rows: Sequence[Row]) -> None:
         console.print(f"and {len(differences) - MOST_SHOWN} more: --json lists them")
 
 
-class Teller:
-    """Says on stderr what is being done, at most every ten seconds."""
+class Progress:
+    """Reports progress on stderr, at most every ten seconds."""
 
     def __init__(self) -> None:
-        self._said = time.monotonic()
+        self._reported = time.monotonic()
 
-    def tell(self, line: str) -> None:
-        """Say it, unless something was said just now."""
-        if time.monotonic() - self._said >= EVERY_S:
-            self._said = time.monotonic()
+    def report(self, line: str) -> None:
+        """Write the line, unless another was written just before."""
+        if time.monotonic() - self._reported >= REPORT_EVERY_S:
+            self._reported = time.monotonic()
             sys.stderr.write(f"{line}\n")
             sys.stderr.flush()

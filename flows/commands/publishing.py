@@ -1,4 +1,4 @@
-"""`tirflow publish`: a checkpoint, adapter or dataset with its card to a hub, or as a folder to look at first."""
+"""`tirflow publish`: upload a checkpoint, adapter or dataset with its card to a hub, or write it to a folder."""
 
 import shutil
 import sys
@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from flows.commands.prove import find_evaluation, find_made
+from flows.commands.prove import find_artifact, find_evaluation
 from tasks.publish.folder import DATASETS, PublicationRequest, collect
 from tasks.publish.hub import RepoType, check_name, upload
 from tasks.shared.artifacts import Store
@@ -26,14 +26,14 @@ def publish(
     private: bool,
     dry_run: str,
 ) -> int:
-    """Publish; the exit code. `dry_run`: a folder that is written in place of it. Mistakes before anything is made."""
+    """Publish, or with `dry_run` write that folder instead. Returns the exit code. Mistakes are found first."""
     check_name(repo)
     folder = Path(dry_run).resolve() if dry_run else None
     if folder is not None and folder.exists():
-        raise ValueError(f"{folder}: there already; move it away or name another folder")
+        raise ValueError(f"{folder}: exists already; move it away or name another folder")
     token = "" if folder else hub_token()
-    ref = find_made(store, artifact)
-    wanted = PublicationRequest(
+    ref = find_artifact(store, artifact)
+    request = PublicationRequest(
         repo,
         licence,
         find_evaluation(store, evaluation) if evaluation else None,
@@ -43,19 +43,14 @@ def publish(
         base,
     )
     with tempfile.TemporaryDirectory(prefix="tirflow-publish-") as scratch:
-        files = collect(store, ref, wanted, Path(scratch))
-        if folder is not None:
-            _write(files, folder)
-            sys.stdout.write(f"{folder}: {len(files)} files, nothing was sent; README.md is the card\n")
+        files = collect(store, ref, request, Path(scratch))
+        if folder is None:
+            kind: RepoType = "dataset" if ref.kind in DATASETS else "model"
+            sys.stdout.write(f"{upload(files, repo, kind, hub_endpoint(), token, private)}\n")
             return 0
-        kind: RepoType = "dataset" if ref.kind in DATASETS else "model"
-        sys.stdout.write(f"{upload(files, repo, kind, hub_endpoint(), token, private)}\n")
+        for name, path in files.items():  # copies, so that edits do not change the store
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+    sys.stdout.write(f"{folder}: {len(files)} files, nothing was sent; README.md is the card\n")
     return 0
-
-
-def _write(files: dict[str, Path], folder: Path) -> None:
-    """Copies, so that who edits them does not edit the store."""
-    for name, path in files.items():
-        target = folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, target)

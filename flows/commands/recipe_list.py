@@ -1,4 +1,4 @@
-"""`tirflow recipes`: which recipes there are, and one as it resolves."""
+"""`tirflow recipes`: the list of recipes, or one recipe with all its values."""
 
 import sys
 
@@ -9,7 +9,7 @@ from tasks.recipes import RECIPES_DIR, load_recipe
 
 
 def tell(name: str) -> int:
-    """Print the list, or the recipe of that name or file as JSON. ValueError, one line, for a mistake in it."""
+    """Print the list, or the recipe of that name or file as JSON. Raises ValueError for a mistake in it."""
     if name:
         sys.stdout.write(load_recipe(name).model_dump_json(indent=2) + "\n")
         return 0

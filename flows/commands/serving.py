@@ -1,7 +1,7 @@
-"""`tirflow ask` and `tirflow serve`: which checkpoint and recipe are meant, and the environment that they run in.
+"""`tirflow ask` and `tirflow serve`: find checkpoint and recipe, and run in the environment that the engine needs.
 
-A checkpoint is named by its location, the start of its digest, a tag, RUN/STAGE, or a folder. It is asked as the
-recipe of the run that made it evaluates; a folder needs a recipe by name.
+A checkpoint is named by its location, the start of its digest, a tag, RUN/STAGE, or a folder. It is asked as the recipe
+of its run evaluates. A folder needs the name of a recipe.
 """
 
 import os
@@ -28,10 +28,10 @@ ROOT = Path(__file__).resolve().parents[2]
 def run_on_checkpoint(
     command: str, checkpoint: str, recipe: str, engine: str, changes: Sequence[str], **given: Any
 ) -> int:
-    """Run `ask` or `serve` on a checkpoint; the exit code.
+    """Run `ask` or `serve` on a checkpoint. Returns the exit code.
 
-    `engine`: in place of the recipe's; `changes`: key=value each; `given`: other fields of the request. ValueError, one
-    line, for a mistake. With vLLM this process becomes one of the environment that has it.
+    `engine` replaces the recipe's. `changes` are key=value each. `given` has other fields of the request. Raises
+    ValueError for a mistake. With vLLM this process is replaced by one in the environment that has vLLM.
     """
     request = make_request(checkpoint, recipe, engine, changes, **given)
     python = interpreter_for(EVALUATE.engine(request.config))
@@ -40,23 +40,21 @@ def run_on_checkpoint(
         path.write_text(request.model_dump_json(indent=1), encoding="utf-8")
         os.chdir(ROOT)
         os.execv(python, [str(python), "-m", "tasks.serve.main", command, str(path)])
-    from tasks.serve.main import carry_out  # torch takes seconds to import
+    from tasks.serve.main import run_command  # torch takes seconds to import
 
-    return carry_out(command, request)
+    return run_command(command, request)
 
 
 def make_request(
     checkpoint: str, recipe: str, engine: str, changes: Sequence[str], **given: Any
 ) -> ServeRequest:
-    """The request that a command line means. ValueError, one line: no such checkpoint, or no recipe for it."""
+    """Make the request of a command line. Raises ValueError if there is no such checkpoint, or no recipe for it."""
     overrides = dict(read_override(text) for text in changes) | _engine(engine)
     folder = Path(checkpoint)
     if folder.is_dir():
         directory, made_by = folder.resolve(), ""
         if not recipe:
-            raise ValueError(
-                f"folder '{checkpoint}': name the recipe that says how it is asked: --recipe tiny"
-            )
+            raise ValueError(f"folder '{checkpoint}': name the recipe that says how to ask it: --recipe tiny")
     else:
         store = Store(store_uri())
         ref, made_by = find_checkpoint(store, checkpoint)
@@ -77,7 +75,7 @@ def make_request(
 
 
 def find_checkpoint(store: Store, name: str) -> tuple[ArtifactRef, str]:
-    """The checkpoint of that name and the run that it is of, "" if no record knows. ValueError if there is none."""
+    """Return the checkpoint of that name and its run ("" if no record has it). Raises ValueError if there is none."""
     from flows.commands.artifacts import find
 
     records = RunRecords(store.root)
@@ -93,30 +91,29 @@ def find_checkpoint(store: Store, name: str) -> tuple[ArtifactRef, str]:
     ref = find(store, name)
     if ref.kind != "checkpoint":
         raise ValueError(f"'{name}' is an artifact of kind {ref.kind}; ask and serve take a checkpoint")
-    return ref, next((run for run in records.names() if _made(records, run, ref)), "")
-
-
-def _made(records: RunRecords, run: str, ref: ArtifactRef) -> bool:
-    """Whether a stage of that run gave this artifact."""
-    stages = records.read(run).stages.values()
-    return any(ref.digest == output.digest for stage in stages for output in stage.outputs.values())
+    for run in records.names():
+        stages = records.read(run).stages.values()
+        if any(ref.digest == output.digest for stage in stages for output in stage.outputs.values()):
+            return ref, run
+    return ref, ""
 
 
 def _recorded(run: str, checkpoint: str, overrides: dict[str, Any]) -> Recipe:
     if not run:
         raise ValueError(
-            f"checkpoint '{checkpoint}': no run of this store made it; say how it is asked with --recipe NAME"
+            f"checkpoint '{checkpoint}': no run of this store made it; say how to ask it with --recipe NAME"
         )
     record = RunRecords(store_uri()).read(run)
     return resolve_recorded(record.recipe, overrides, run, "evaluate")
 
 
 def _engine(name: str) -> dict[str, Any]:
-    """The overrides that choose an engine; the embedded one has no pool."""
-    if not name:
-        return {}
-    if name not in ("transformers", "vllm"):
-        raise ValueError(f"--engine {name}: it is transformers or vllm")
-    return {"generation.engine": name} | (
-        {"generation.placement": "inside"} if name == "transformers" else {}
-    )
+    """Return the overrides for an engine. The Transformers engine has no pool."""
+    overrides = {
+        "": {},
+        "vllm": {"generation.engine": "vllm"},
+        "transformers": {"generation.engine": "transformers", "generation.placement": "inside"},
+    }
+    if name not in overrides:
+        raise ValueError(f"--engine {name}: write transformers or vllm")
+    return overrides[name]

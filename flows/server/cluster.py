@@ -1,6 +1,6 @@
-"""A Prefect server (SQLite) and a process worker of one's own, under the project's home, on a free loopback port.
+"""A private Prefect server (SQLite) and process worker, under the project's home, on a free loopback port.
 
-Both are daemons of this user: `start` returns when they are healthy, `stop` ends exactly the processes it started.
+Both are daemons of this user. `start` returns when they are healthy; `stop` ends exactly the processes it started.
 """
 
 import hashlib
@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,18 +20,19 @@ import psutil
 from prefect.client.orchestration import SyncPrefectClient
 
 from flows.server import deployments
+from tasks.shared.contract.addresses import free_port
 from tasks.shared.contract.environment import inherited_environment
 
 POOL = "local"
 PREFERRED_PORT = 4200
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 40.0
-IDLE_STOP_TIMEOUT_S = 10.0  # with no flow below it there is nothing to wait for
+IDLE_STOP_TIMEOUT_S = 10.0  # without flows there is nothing to wait for
 
 
 @dataclass(frozen=True, slots=True)
 class Daemon:
-    """A process that was started, told apart from a later one with the same id by its creation time."""
+    """A started process. The creation time distinguishes it from a later process with the same id."""
 
     pid: int
     created: float  # seconds since the epoch
@@ -50,20 +50,20 @@ class Cluster:
 
     @property
     def ui_url(self) -> str:
-        """Where people look."""
+        """Address of the user interface."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
     def api_url(self) -> str:
-        """Where clients connect."""
+        """Address of the API."""
         return f"{self.ui_url}/api"
 
 
 def start(home: Path, owned: bool = False, port: int = PREFERRED_PORT) -> Cluster:
-    """The cluster of this home with the deployments of prefect.yaml: the running one, or a new one, healthy.
+    """Return the healthy cluster of this home with the deployments of prefect.yaml, and start it if needed.
 
-    `owned`: it should not outlive this process. `port`: the server's if nobody has it, 0 for any free one. Raises
-    ValueError, naming the log, if it does not become healthy.
+    An `owned` cluster should not outlive this process. The server takes `port` if it is free, else (or for 0) any free
+    port. Raises ValueError that names the log if the cluster does not become healthy.
     """
     running = find(home)
     if running and _alive(running.server) and _alive(running.worker):
@@ -72,12 +72,12 @@ def start(home: Path, owned: bool = False, port: int = PREFERRED_PORT) -> Cluste
         return running
     if running:
         stop(running)
-        port = running.port  # there a flow that outlived its worker looks for it
+        port = running.port  # a flow that outlived its worker looks for the server there
     (home / "prefect").mkdir(parents=True, exist_ok=True)
     server, port = _start_server(home, port)
     started = [server]
     try:
-        # Before there is a worker: on SQLite a deployment written while one polls can wait a minute for a lock.
+        # Before the worker starts: while a worker polls SQLite, writing a deployment can wait a minute for a lock.
         _make_pool(port)
         deploy(home, port)
         command = ["worker", "start", "--pool", POOL, "--type", "process", "--name", "local"]
@@ -94,7 +94,7 @@ def start(home: Path, owned: bool = False, port: int = PREFERRED_PORT) -> Cluste
 
 
 def find(home: Path) -> Cluster | None:
-    """The cluster that was started under this home and not stopped; its processes may have died since."""
+    """Return the cluster that was started under this home and not stopped. Its processes may have died."""
     path = _state_path(home)
     if not path.is_file():
         return None
@@ -103,18 +103,13 @@ def find(home: Path) -> Cluster | None:
     return Cluster(home, state["port"], Daemon(**state["server"]), Daemon(**state["worker"]), owner)
 
 
-def is_orphan(cluster: Cluster) -> bool:
-    """True if the process that should have stopped this cluster has died."""
-    return cluster.owner is not None and not _alive(cluster.owner)
-
-
 def is_ours(cluster: Cluster) -> bool:
-    """True if this process has to stop it: it started it, or whoever should have stopped it has died."""
-    return cluster.owner is not None and (cluster.owner.pid == os.getpid() or is_orphan(cluster))
+    """Whether this process must stop the cluster: it is the owner, or the owner has died."""
+    return cluster.owner is not None and (cluster.owner.pid == os.getpid() or not _alive(cluster.owner))
 
 
 def keep(cluster: Cluster) -> None:
-    """Let the cluster stay until `stop`."""
+    """Let the cluster run until `stop`."""
     state = asdict(cluster) | {"owner": None}
     _state_path(cluster.home).write_text(json.dumps(state, default=str))
 
@@ -127,7 +122,7 @@ def stop(cluster: Cluster) -> None:
 
 
 def deploy(home: Path, port: int) -> None:
-    """Bring the server's deployments in line with prefect.yaml. ValueError, one line, if that fails."""
+    """Bring the server's deployments in line with prefect.yaml. Raises ValueError if that fails."""
     environment = inherited_environment() | settings(home, port)
     with SyncPrefectClient(environment["PREFECT_API_URL"]) as client:
         deployments.deploy(deployments.read_deployments(), client, environment)
@@ -135,7 +130,7 @@ def deploy(home: Path, port: int) -> None:
 
 
 def settings(home: Path, port: int) -> dict[str, str]:
-    """Environment of server, worker and clients. The values that differ from Prefect's defaults have a reason each."""
+    """Return the environment of server, worker and clients. A comment says why a value is not Prefect's default."""
     prefect = home / "prefect"
     return {
         "TIRFLOW_HOME": str(home),
@@ -143,20 +138,20 @@ def settings(home: Path, port: int) -> dict[str, str]:
         "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
         "PREFECT_UI_API_URL": f"http://127.0.0.1:{port}/api",
         "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{prefect / 'prefect.db'}",
-        # Leases in memory are lost with the server, their slots stay taken.
+        # Leases in memory would be lost with the server, and their slots would stay taken.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-        "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",  # a server that is away is an error, not a reason for another
+        "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",  # an absent server is an error; no other one is started
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_WORKER_QUERY_SECONDS": "2",  # a run is picked up within two seconds, not ten
-        "PREFECT_CLIENT_MAX_RETRIES": "9",  # outlasts a server that is away for 100 s
-        "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500",  # which it answers while its database is away
-        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # what a zombie is known by
+        "PREFECT_WORKER_QUERY_SECONDS": "2",  # starts a run within two seconds, not ten
+        "PREFECT_CLIENT_MAX_RETRIES": "9",  # outlasts an absence of the server of 100 s
+        "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500",  # the server's answer while its database is away
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # reveals flows whose process has died
         "DO_NOT_TRACK": "1",
     }
 
 
 def require_server(api_url: str | None) -> str:
-    """The API's address if a Prefect server answers there; ValueError, one line, with the remedy if not."""
+    """Return the API's address if a Prefect server answers there. Raises ValueError with the remedy if not."""
     if not api_url:
         raise ValueError(
             'PREFECT_API_URL is not set: start a server with `tirflow up`, then `eval "$(tirflow env)"`'
@@ -171,7 +166,7 @@ def require_server(api_url: str | None) -> str:
 
 
 def _spawn(arguments: list[str], environment: dict[str, str], log_path: Path) -> Daemon:
-    """Start a Prefect command in a session of its own: under a shell's nohup it would ignore SIGTERM."""
+    """Start a Prefect command in a session of its own, because under a shell's nohup it would ignore SIGTERM."""
     with log_path.open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "prefect", *arguments],
@@ -197,7 +192,7 @@ def _alive(daemon: Daemon) -> bool:
 
 
 def _end(daemon: Daemon) -> None:
-    """SIGTERM to the process, and SIGKILL to its group if it has not ended in time."""
+    """Send SIGTERM to the process, and SIGKILL to its group if it does not end in time."""
     if not _alive(daemon):
         return
     busy = psutil.Process(daemon.pid).children()
@@ -210,10 +205,10 @@ def _end(daemon: Daemon) -> None:
 
 
 def _start_server(home: Path, preferred: int) -> tuple[Daemon, int]:
-    """A server and its port. A port that was free may be another's by the time the server binds: then once more."""
+    """Start a server. Returns it and its port. Tries again if another process took the port before the server did."""
     log_path = home / "prefect" / "server.log"
-    for wanted in (preferred, 0, 0):
-        port = _free_port(wanted)
+    for candidate in (preferred, 0, 0):
+        port = _free_port(candidate)
         command = ["server", "start", "--host", "127.0.0.1", "--port", str(port)]
         server = _spawn(command, inherited_environment() | settings(home, port), log_path)
         try:
@@ -224,7 +219,7 @@ def _start_server(home: Path, preferred: int) -> tuple[Daemon, int]:
                 continue
             raise
         return server, port
-    raise ValueError(f"Prefect did not start: others took three ports one after the other; see {log_path}")
+    raise ValueError(f"Prefect did not start: other processes took three ports in a row; see {log_path}")
 
 
 def _wait_healthy(daemon: Daemon, is_healthy: Callable[[], bool], log_path: Path) -> None:
@@ -238,14 +233,14 @@ def _wait_healthy(daemon: Daemon, is_healthy: Callable[[], bool], log_path: Path
 
 
 def _listens(daemon: Daemon, port: int) -> bool:
-    """True if the daemon itself does, or a child of it: another's server would answer as well."""
+    """Whether the daemon or a child of it listens on the port. Another server there would also answer."""
     try:
         process = psutil.Process(daemon.pid)
         family = [process, *process.children(recursive=True)]
-        sockets = [socket for one in family for socket in one.net_connections("tcp")]
+        connections = [connection for member in family for connection in member.net_connections("tcp")]
     except psutil.NoSuchProcess:
         return False
-    return any(s.status == psutil.CONN_LISTEN and s.laddr.port == port for s in sockets)
+    return any(c.status == psutil.CONN_LISTEN and c.laddr.port == port for c in connections)
 
 
 def _answers(port: int) -> bool:
@@ -256,36 +251,29 @@ def _answers(port: int) -> bool:
 
 
 def _make_pool(port: int) -> None:
-    """The work pool, if it is not there yet."""
-    response = httpx.post(
-        f"http://127.0.0.1:{port}/api/work_pools/", json={"name": POOL, "type": "process"}, timeout=90.0
-    )
+    """Make the work pool if it does not exist."""
+    url, pool = f"http://127.0.0.1:{port}/api/work_pools/", {"name": POOL, "type": "process"}
+    response = httpx.post(url, json=pool, timeout=90.0)
     if response.status_code != httpx.codes.CONFLICT:
         response.raise_for_status()
 
 
 def _worker_is_online(cluster: Cluster) -> bool:
-    """True once the worker's first heartbeat is stored."""
+    """Whether the worker's first heartbeat is stored."""
     workers = httpx.post(f"{cluster.api_url}/work_pools/{POOL}/workers/filter", json={}, timeout=90.0)
     return workers.status_code == httpx.codes.OK and any(row["status"] == "ONLINE" for row in workers.json())
 
 
 def _free_port(preferred: int) -> int:
-    """The preferred port if nobody has it, or else any free one."""
-    if preferred and _is_free(preferred):
-        return preferred
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return the preferred port if it is free, or else any free port."""
+    return preferred if preferred and _is_free(preferred) else free_port("127.0.0.1")
 
 
 def _is_free(port: int) -> bool:
-    with closing(socket.socket()) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # also just after a server ended
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        return False
     return True
 
 
@@ -299,7 +287,7 @@ def _deployments_digest() -> str:
 
 
 def _deployed_path(home: Path) -> Path:
-    """Holds the digest of the deployments that the server of this home has."""
+    """Return the file with the digest of the deployments on the server of this home."""
     return home / "prefect" / "deployed.sha256"
 
 

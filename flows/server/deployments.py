@@ -1,7 +1,7 @@
-"""Deploy prefect.yaml to a server, and leave alone what people changed there about schedules.
+"""Deploy prefect.yaml to a server, and keep what people changed there about schedules.
 
-A schedule belongs to the server once its deployment is there: paused, cleared or moved it stays so. It is written
-again when the file's own schedules change; what they were is kept in a variable of the server.
+Once a deployment exists, its schedule belongs to the server: paused, cleared or moved, it stays so. It is written again
+only when the schedules in the file change. A variable of the server remembers the file's schedules.
 """
 
 import subprocess
@@ -18,19 +18,19 @@ from prefect.exceptions import ObjectNotFound
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOYMENTS = ROOT / "prefect.yaml"
-VARIABLE = "tirflow_schedules"  # the schedules of the file as they were deployed last, by deployment
+VARIABLE = "tirflow_schedules"  # the file's schedules at the last deployment, by deployment
 Document = dict[str, Any]
 
 
 def read_deployments() -> Document:
-    """prefect.yaml."""
+    """Read prefect.yaml."""
     document = yaml.safe_load(DEPLOYMENTS.read_text())
     assert isinstance(document, dict)
     return document
 
 
 def deploy(document: Document, client: SyncPrefectClient, environment: Mapping[str, str]) -> str:
-    """`prefect deploy --all` of a document; what the command said. ValueError, one line, if that fails."""
+    """Run `prefect deploy --all` on a document. Returns its output. Raises ValueError if it fails."""
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "prefect.yaml"
         path.write_text(yaml.safe_dump(_without_kept_schedules(document, client)))
@@ -47,8 +47,9 @@ def deploy(document: Document, client: SyncPrefectClient, environment: Mapping[s
 
 
 def _without_kept_schedules(document: Document, client: SyncPrefectClient) -> Document:
-    """The document without schedules that the server has for itself to keep."""
-    before = _remembered(client)
+    """Return the document without the schedules that belong to the server."""
+    variable = client.read_variable_by_name(VARIABLE)
+    before = variable.value if variable and isinstance(variable.value, dict) else {}
     kept = {
         name
         for name, schedules in _schedules(document).items()
@@ -62,12 +63,12 @@ def _without_kept_schedules(document: Document, client: SyncPrefectClient) -> Do
 
 
 def _schedules(document: Document) -> dict[str, Any]:
-    """The schedules in a document, by deployment."""
+    """Return the schedules in a document by deployment."""
     return {_name(entry): entry["schedules"] for entry in document["deployments"] if "schedules" in entry}
 
 
 def _name(entry: Mapping[str, Any]) -> str:
-    """`<flow>/<deployment>`: flows are named after their functions."""
+    """Return `<flow>/<deployment>`. Flows are named after their functions."""
     return f"{entry['entrypoint'].rpartition('.')[2]}/{entry['name']}"
 
 
@@ -77,11 +78,6 @@ def _exists(name: str, client: SyncPrefectClient) -> bool:
     except ObjectNotFound:
         return False
     return True
-
-
-def _remembered(client: SyncPrefectClient) -> dict[str, Any]:
-    variable = client.read_variable_by_name(VARIABLE)
-    return variable.value if variable and isinstance(variable.value, dict) else {}
 
 
 def _remember(schedules: dict[str, Any], client: SyncPrefectClient) -> None:

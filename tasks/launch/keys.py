@@ -1,4 +1,4 @@
-"""What makes work the same: a stage's key and seed."""
+"""A stage's key, which is equal for equal work, and its seed."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from tasks.shared.contract.code_digest import code_digest
 
 
 def derive_seed(seed: int, label: str) -> int:
-    """A stage's own seed, 0 <= seed < 2**31, from the recipe's and the label of its use."""
+    """Derive a stage's own seed, 0 <= seed < 2**31, from the recipe's seed and a label."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{label}".encode()).digest()[:4], "big") >> 1
 
 
@@ -22,7 +22,7 @@ def key_parts(
     environment_versions: str,
     files: tuple[Path, ...] = (),
 ) -> dict[str, Any]:
-    """Everything that the outcome of a stage depends on, as JSON has it."""
+    """Return everything that the outcome of a stage depends on, as JSON values."""
     return {
         "stage": stage,
         "code": code_digest(stage),
@@ -35,12 +35,12 @@ def key_parts(
 
 
 def work_key(parts: dict[str, Any]) -> str:
-    """sha256, as hex, over the parts."""
+    """Return the sha256 over the parts, as hex."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _file_digest(path: Path) -> str:
-    """sha256 of a file, or over the files of a folder; of nothing if it is missing (the stage says so itself)."""
+    """Return the sha256 over a file or the files of a folder. A missing file is an error of the stage itself."""
     digest = hashlib.sha256()
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
         if file.is_file():

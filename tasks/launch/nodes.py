@@ -1,7 +1,7 @@
-"""A stage over several hosts: the first orders the others, each as a run of `node/gpu`, and meets them once they run.
+"""Run a stage over several hosts: the first orders the others, each as a run of `node/gpu`, and waits until they run.
 
-Whether the work was done before is known to the first host alone, so nobody waits for what is cached. When one host
-ends, or is lost, all of them end.
+Only the first host knows whether the result is cached, so no host waits for cached work. When one host ends or is lost,
+all of them end.
 """
 
 import shutil
@@ -13,7 +13,6 @@ from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
 
-import httpx
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
@@ -24,17 +23,17 @@ from prefect.states import Cancelling, State
 from tasks.launch.backends.choose import make_backend, num_nodes, num_samplers
 from tasks.launch.backends.execute import StageFailed, StageLost, StageStopped, execute
 from tasks.launch.progress import ProgressReport
-from tasks.launch.state import RunState
+from tasks.launch.state import RunState, state_of
 from tasks.recipes import stage_of
 from tasks.shared.contract.addresses import address_towards, free_port
 from tasks.shared.contract.environment import home, prefect_api_url, shared_directory, stage_address
 from tasks.shared.contract.stage import POOL, Rendezvous, StageRequest
 
 DEPLOYMENT, QUEUE = "node/gpu", "nodes"
-GATHER_S = 3600.0  # how long the first host waits for the others with its slot taken
-GRACE_S = 60.0  # how long the others may take to end after it
+GATHER_S = 3600.0  # how long the first host waits for the others while it holds its slot
+GRACE_S = 60.0  # how long the others may take to end after the first
 POLL_S = 1.0
-MOST_REPLACED = 10  # hosts that sample, in one stage
+MOST_REPLACED = 10  # sampling hosts in one stage
 
 
 class Others:
@@ -47,58 +46,58 @@ class Others:
         self._replaced = 0
 
     def replace_samplers(self, samplers: range, order: Callable[[int], UUID]) -> None:
-        """Let hosts that only sample be lost: `order` gives a node of them to another host."""
+        """Replace lost hosts that only sample: `order` gives such a node to another host."""
         self._samplers, self._order_again = samplers, order
 
-    def ended(self) -> State[Any] | None:
-        """The state of one that failed, if the stage needs it."""
+    def failed(self) -> State[Any] | None:
+        """Return the state of a host that failed and cannot be replaced, if there is one."""
         for node, run in self.runs.items():
-            state = _state(run)
-            ended = state is not None and state.is_final() and not state.is_completed()
-            if ended and not (state and self._can_replace(node, state)):
+            state = state_of(run)
+            if state is None or not state.is_final() or state.is_completed():
+                continue
+            if not self._can_replace(node, state):
                 return state
         return None
 
     def have_failed(self) -> bool:
-        """True if the stage cannot go on. A host that only sampled and was lost is ordered anew meanwhile."""
+        """Whether the stage cannot go on. Orders lost hosts again that only sampled."""
         for node, run in list(self.runs.items()):
-            state = _state(run)
+            state = state_of(run)
             if state is not None and self._can_replace(node, state):
                 assert self._order_again is not None
                 self._replaced += 1
                 self.runs[node] = self._order_again(node)
-        return self.ended() is not None
+        return self.failed() is not None
 
     def _can_replace(self, node: int, state: State[Any]) -> bool:
         return node in self._samplers and state.is_crashed() and self._replaced < MOST_REPLACED
 
     def are_running(self) -> bool:
-        """True if all of them run."""
-        return all((state := _state(run)) is not None and state.is_running() for run in self.runs.values())
+        """Whether all hosts run."""
+        return all((state := state_of(run)) is not None and state.is_running() for run in self.runs.values())
 
     def wait(self) -> None:
-        """Let them end by themselves: with the first host's ranks theirs are done."""
+        """Wait until they end by themselves, as their ranks do with those of the first host."""
         deadline = time.monotonic() + GRACE_S
-        while not all((s := _state(run)) is not None and s.is_final() for run in self.runs.values()):
-            if time.monotonic() > deadline:
-                return
+        while self._living() and time.monotonic() <= deadline:
             time.sleep(POLL_S)
 
     def cancel(self) -> None:
-        """End those that have not ended."""
+        """Cancel the hosts that have not ended."""
         with get_client(sync_client=True) as client:
-            for run in self.runs.values():
-                state = _state(run)
-                if state is None or not state.is_final():
-                    client.set_flow_run_state(run, Cancelling())
+            for run in self._living():
+                client.set_flow_run_state(run, Cancelling())
+
+    def _living(self) -> list[UUID]:
+        return [run for run in self.runs.values() if (state := state_of(run)) is None or not state.is_final()]
 
 
 @contextmanager
 def gathered(request: StageRequest, label: str, fresh: bool) -> Iterator[tuple[StageRequest, Others]]:
-    """The request as this host executes it, and the other hosts, which run; for a stage of one host just the request.
+    """Yield the request for this host, and the other hosts once they run. A stage of one host has no others.
 
-    What the hosts share of earlier attempts is kept, unless `fresh`, until the block ends well. Raises StageFailed,
-    or StageLost where another host was lost.
+    Unless `fresh`, the shared state of earlier attempts is kept until the block ends well. Raises StageFailed, or
+    StageLost if another host was lost.
     """
     nodes, others = num_nodes(stage_of(request)[1]), Others()
     if nodes == 1:
@@ -123,8 +122,8 @@ def gathered(request: StageRequest, label: str, fresh: bool) -> Iterator[tuple[S
         _order(others, first, label)
         yield first, others
         others.wait()
-    except StageFailed as error:  # also when it was stopped because another host had ended
-        reason = None if RunState().is_over() else _reason(others.ended())
+    except StageFailed as error:  # also raised when the stage was stopped because another host had ended
+        reason = None if RunState().is_over() else _reason(others.failed())
         if reason is None or (not isinstance(error, StageStopped) and not isinstance(reason, StageLost)):
             raise
         raise reason from error
@@ -134,7 +133,7 @@ def gathered(request: StageRequest, label: str, fresh: bool) -> Iterator[tuple[S
 
 
 def join(request: StageRequest, label: str, first: UUID) -> None:
-    """Do this host's part of a stage; `first`: the flow run on the first host, with which this one ends."""
+    """Run this host's part of a stage. It ends with `first`, the flow run on the first host."""
     assert request.meeting is not None
     name = f"{Path(request.scratch).name}-node{request.meeting.node}"
     here = request.model_copy(update={"scratch": str(home() / "scratch" / name)})
@@ -154,23 +153,23 @@ def _shared(request: StageRequest) -> Path:
 
 
 def _order(others: Others, first: StageRequest, label: str) -> None:
-    """Order the other hosts; return once all of them run."""
+    """Order the other hosts. Returns once all of them run."""
     meeting = first.meeting
     assert meeting is not None
-
-    logger, around = get_run_logger(), RunState().flow_run  # another thread orders again, and knows neither
+    # Another thread may call `order` again, and has neither of these two.
+    logger, parent = get_run_logger(), RunState().flow_run
 
     def order(node: int) -> UUID:
         logger.info("%s: orders a host as node %d", label, node)
-        return _order_node(first, label, node, around)
+        return _order_node(first, label, node, parent)
 
     others.replace_samplers(range(meeting.trainers, meeting.nodes), order)
     for node in range(1, meeting.nodes):
         others.runs[node] = order(node)
-    get_run_logger().info("%s: waits for %d more hosts", label, len(others.runs))
+    logger.info("%s: waits for %d more hosts", label, len(others.runs))
     deadline = time.monotonic() + GATHER_S
     while not others.are_running():
-        if (reason := _reason(others.ended())) is not None:
+        if (reason := _reason(others.failed())) is not None:
             raise reason
         if RunState().is_over():
             raise StageStopped(f"stage '{first.stage}' was stopped while it waited for other hosts")
@@ -182,19 +181,15 @@ def _order(others: Others, first: StageRequest, label: str) -> None:
         time.sleep(POLL_S)
 
 
-def _order_node(first: StageRequest, label: str, node: int, around: UUID | None) -> UUID:
-    """Order one host; its flow run. `around`: the run on the first host."""
+def _order_node(first: StageRequest, label: str, node: int, parent: UUID | None) -> UUID:
+    """Order one host. Returns its flow run. `parent` is the run on the first host."""
     assert first.meeting is not None
-    here = first.model_copy(update={"meeting": first.meeting.model_copy(update={"node": node})})
-    parameters = {
-        "request": here.model_dump(mode="json"),
-        "label": f"{label}-node{node}",
-        "first": around,
-    }
+    request = first.model_copy(update={"meeting": first.meeting.model_copy(update={"node": node})})
+    arguments = {"request": request.model_dump(mode="json"), "label": f"{label}-node{node}", "first": parent}
     name = f"{first.run}-{label}-node{node}"
     try:
         run = run_deployment(
-            DEPLOYMENT, parameters=parameters, flow_run_name=name, timeout=0, work_queue_name=QUEUE
+            DEPLOYMENT, parameters=arguments, flow_run_name=name, timeout=0, work_queue_name=QUEUE
         )
     except ObjectNotFound:
         raise StageFailed(
@@ -206,21 +201,10 @@ def _order_node(first: StageRequest, label: str, node: int, around: UUID | None)
 
 
 def _reason(state: State[Any] | None) -> StageFailed | None:
-    """What another host's end means for the stage; None while all go on."""
+    """Return the error of the stage for the failed state of another host; None without one."""
     if state is None:
         return None
-    said = state.message or state.name
-    return (
-        StageLost(f"another host was lost: {said}")
-        if state.is_crashed()
-        else StageFailed(f"on another host: {said}")
-    )
-
-
-def _state(run: UUID) -> State[Any] | None:
-    """The state of a run; None while the server does not answer."""
-    try:
-        with get_client(sync_client=True) as client:
-            return client.read_flow_run(run).state
-    except httpx.HTTPError:
-        return None
+    message = state.message or state.name
+    if state.is_crashed():
+        return StageLost(f"another host was lost: {message}")
+    return StageFailed(f"on another host: {message}")

@@ -1,4 +1,4 @@
-"""A stage's events as Prefect logs and one progress artifact, at limited rates; the full log is a file."""
+"""Show a stage's events as Prefect logs and one progress artifact, at limited rates. A file has the full log."""
 
 import contextvars
 import re
@@ -20,19 +20,19 @@ LAST_WAIT_S = 10.0  # for the artifact of a stage that has ended
 
 
 class ProgressReport:
-    """Turns a stage's events into Prefect logs and one progress artifact; rates are limited, the full log is a file.
+    """Turns a stage's events into Prefect logs and one progress artifact.
 
-    Events come from the thread that empties the stage's pipe. The artifact is sent from another: a client tries again
-    for minutes while the server is away, and a stage whose pipe is full stands still.
+    Events come from the thread that empties the stage's pipe. Another thread sends the artifact: while the server is
+    away the client retries for minutes, and a stage whose pipe is full stands still.
     """
 
     def __init__(self, key: str, log_path: Path) -> None:
-        """`key`: names the artifact."""
+        """`key` names the artifact."""
         self._logger = get_run_logger()
         self._key = re.sub(r"[^a-z0-9]+", "-", key.lower()).strip("-")
         self._artifact: UUID | None = None
         self._lock = threading.Lock()
-        self._wanted: float | None = None  # percent to be shown next
+        self._pending: float | None = None  # percent to send next
         self._sender: threading.Thread | None = None
         self._updated = self._logged = 0.0
         self._logger.info("full log: %s", log_path)
@@ -48,7 +48,7 @@ class ProgressReport:
             self._progress(int(event["step"]), int(event["total"]), event.get("metrics") or {})
 
     def close(self) -> None:
-        """Mark the progress as complete; a server that does not answer is not waited for."""
+        """Mark the progress as complete, without a long wait for a server that does not answer."""
         self._send(100.0).join(timeout=LAST_WAIT_S)
 
     def _progress(self, step: int, total: int, metrics: dict[str, Any]) -> None:
@@ -64,29 +64,29 @@ class ProgressReport:
             self._logged = now
 
     def _send(self, percent: float) -> threading.Thread:
-        """Have the artifact brought up to date; the thread that does it."""
+        """Update the artifact in the background. Returns the thread that does so."""
         with self._lock:
-            self._wanted = percent
+            self._pending = percent
             if self._sender is None:
-                context = contextvars.copy_context()  # names the run that the artifact belongs to
+                run = contextvars.copy_context().run  # the context names the run that the artifact belongs to
                 self._sender = threading.Thread(
-                    target=context.run, args=(self._send_wanted,), name="progress", daemon=True
+                    target=run, args=(self._send_pending,), name="progress", daemon=True
                 )
                 self._sender.start()
             return self._sender
 
-    def _send_wanted(self) -> None:
-        """Publish what is wanted last, until nothing is."""
+    def _send_pending(self) -> None:
+        """Publish the latest value until there is no newer one."""
         while True:
             with self._lock:
-                percent, self._wanted = self._wanted, None
+                percent, self._pending = self._pending, None
                 if percent is None:
                     self._sender = None
                     return
             self._publish(percent)
 
     def _publish(self, percent: float) -> None:
-        """Bring the artifact up to date; a server that is away is no reason to end a stage that runs."""
+        """Update the artifact. If the server is away, the stage still goes on."""
         try:
             if self._artifact is None:
                 artifact = create_progress_artifact(percent, key=self._key, description=self._key)

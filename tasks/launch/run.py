@@ -4,8 +4,7 @@ The cache key is what the work depends on (code, libraries, resolved configurati
 whose stage failed goes on from there when it is run again, whoever starts it; `force` executes anew.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,7 +36,7 @@ from tasks.shared.contract.stage import StageRequest, StageResult
 from tasks.shared.runs.leases import Leases
 from tasks.shared.runs.record import RunRecords, StageRecord
 
-RETRY_DELAYS_S = [5.0, 30.0]  # after an outage; a stage that failed by itself is not tried again
+RETRY_DELAYS_S = [5.0, 30.0]  # after an outage; a stage that failed by itself is not retried
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,35 +142,28 @@ def carry_out(order: StageOrder, store: str) -> StageResult:
         result_storage=result_storage(store),
         refresh_cache=order.force,
     )
+    arguments = (work.request, order.label, work.key, work.backend, order.force)
     artifacts = Store(store)
-    with (
-        Leases(store).hold(f"{order.run}, {order.label}", order.inputs.values()),
-        _noting_why_not(order, store),
-    ):
-        result = execution(work.request, order.label, work.key, work.backend, order.force)
-        _note(order, work, result)  # before its outputs are looked for: a collection keeps what is noted
-        if not all(artifacts.exists(ref) for ref in result.outputs.values()):
-            get_run_logger().warning(
-                "%s: its outputs are gone from the store, executing it again", order.label
-            )
-            again = execution.with_options(refresh_cache=True)
-            result = again(work.request, order.label, work.key, work.backend, order.force)
-            _note(order, work, result)
+    with Leases(store).hold(f"{order.run}, {order.label}", order.inputs.values()):
+        try:
+            result = execution(*arguments)
+            _record(
+                order, work, result
+            )  # before the check of its outputs, since a collection keeps what is recorded
+            if not all(artifacts.exists(ref) for ref in result.outputs.values()):
+                get_run_logger().warning(
+                    "%s: its outputs are gone from the store; running it again", order.label
+                )
+                result = execution.with_options(refresh_cache=True)(*arguments)
+                _record(order, work, result)
+        except StageFailed as error:
+            RunRecords(store).stop(order.run, order.label, str(error))  # for the report
+            raise
     return result
 
 
-@contextmanager
-def _noting_why_not(order: StageOrder, store: str) -> Iterator[None]:
-    """Note in the run's record why a stage failed: its report says so."""
-    try:
-        yield
-    except StageFailed as error:
-        RunRecords(store).stop(order.run, order.label, str(error))
-        raise
-
-
-def _note(order: StageOrder, work: Work, result: StageResult) -> None:
-    """Note a finished stage in its run's record."""
+def _record(order: StageOrder, work: Work, result: StageResult) -> None:
+    """Add a finished stage to its run's record."""
     record = StageRecord(
         stage=order.stage,
         inputs=order.inputs,
@@ -198,7 +190,7 @@ def require_runnable(run: Run) -> None:
 
 
 def result_storage(store: str) -> Path | RemoteFileSystem:
-    """Where finished work is remembered: beside an object store's artifacts, for every host, or under the home."""
+    """Return where results of finished work are kept: in an object store for all hosts, else under the home."""
     if not is_elsewhere(store):
         return home() / "results"
     storage = RemoteFileSystem(basepath=f"{store}/results")
@@ -207,7 +199,7 @@ def result_storage(store: str) -> Path | RemoteFileSystem:
 
 
 def _is_outage(_: Task[Any, Any], __: TaskRun, state: State[Any]) -> bool:
-    """True if a stage was lost through no fault of its own."""
+    """Whether a stage was lost through no fault of its own."""
     return isinstance(state.result(raise_on_failure=False), StageLost)
 
 
@@ -224,18 +216,20 @@ def _execute(request: StageRequest, label: str, key: str, backend: Backend, fres
     log_path = home() / "logs" / request.run / f"{label}.log"
     report, state = ProgressReport(f"{request.run}-{label}", log_path), RunState()
     try:
-        with gathered(request, label, fresh) as (here, others):
-            result = execute(
-                here, backend, log_path, report, lambda: state.is_over() or others.have_failed(), fresh
-            )
+        with gathered(request, label, fresh) as (own_request, others):
+
+            def should_stop() -> bool:
+                return state.is_over() or others.have_failed()
+
+            result = execute(own_request, backend, log_path, report, should_stop, fresh)
     finally:
-        _keep_log(request, log_path)
+        _upload_log(request, log_path)
     report.close()
     return result
 
 
-def _keep_log(request: StageRequest, log_path: Path) -> None:
-    """Put the log beside the artifacts where those are not on this host: people look for it elsewhere."""
+def _upload_log(request: StageRequest, log_path: Path) -> None:
+    """Copy the log to an object store of artifacts, so that people find it from other hosts."""
     if not is_elsewhere(request.store) or not log_path.exists():
         return
     target = UPath(request.store) / "logs" / request.run / log_path.name

@@ -1,4 +1,4 @@
-"""The state of the flow run around a task, asked of the server."""
+"""States of flow runs, read from the server."""
 
 from typing import Any
 from uuid import UUID
@@ -9,25 +9,28 @@ from prefect.context import FlowRunContext
 from prefect.states import State
 
 
-class RunState:
-    """Tells whether the flow run around this task goes on.
+def state_of(flow_run: UUID) -> State[Any] | None:
+    """Return the state of a flow run; None while the server does not answer."""
+    try:
+        with get_client(sync_client=True) as client:
+            return client.read_flow_run(flow_run).state
+    except httpx.HTTPError:
+        return None
 
-    A flow whose worker died still runs but no cancellation reaches it, and one that was cut off may have been given
-    up meanwhile; its stage has to look for itself.
+
+class RunState:
+    """Tells whether the flow run around this task, or another one, goes on.
+
+    No cancellation reaches a flow whose worker died, and a flow that lost its server may have been given up. So its
+    stage must check by itself.
     """
 
     def __init__(self, flow_run: UUID | None = None) -> None:
-        """`flow_run`: another one than that around this task."""
+        """`flow_run` is another run than that around this task."""
         context = FlowRunContext.get()
         self.flow_run = flow_run or (context.flow_run.id if context and context.flow_run else None)
 
     def is_over(self) -> bool:
-        """True once the run is cancelled or was given up; a server that does not answer is no reason to stop."""
-        if self.flow_run is None:
-            return False
-        try:
-            with get_client(sync_client=True) as client:
-                state: State[Any] | None = client.read_flow_run(self.flow_run).state
-        except httpx.HTTPError:
-            return False
+        """Whether the run was cancelled or given up. If the server does not answer, the stage goes on."""
+        state = state_of(self.flow_run) if self.flow_run is not None else None
         return state is not None and (state.is_cancelling() or state.is_final())

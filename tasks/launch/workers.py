@@ -1,7 +1,7 @@
-"""A stage handed to a worker of the stage pool: the deployment `stage/gpu`, followed to its end.
+"""Run a stage on a worker of the stage pool: order the deployment `stage/gpu`, and follow it to its end.
 
-A parent that is retried attaches to the run that its order already has; one that is cancelled cancels it; a run whose
-host was lost (Crashed) is ordered again and lands on another.
+A parent that is retried follows the run that it ordered before, and a cancelled parent cancels it. A run whose host was
+lost (Crashed) is ordered again and lands on another host.
 """
 
 import hashlib
@@ -10,9 +10,8 @@ import time
 from typing import Any
 from uuid import UUID
 
-import httpx
 from prefect import task
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterState,
@@ -25,17 +24,17 @@ from prefect.logging import get_run_logger
 from prefect.states import Cancelling, State
 
 from tasks.launch.backends.execute import StageFailed, StageLost
-from tasks.launch.state import RunState
+from tasks.launch.state import RunState, state_of
 from tasks.shared.contract.environment import stage_queue
 
 DEPLOYMENT = "stage/gpu"
-ATTEMPTS = 3  # on as many hosts, each lost in turn
+ATTEMPTS = 3  # each on another host
 POLL_S = 1.0
 LIVING = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateType.PAUSED]
 
 
 def run_on_worker(order: dict[str, Any], stage: str, label: str) -> None:
-    """Return once a worker has carried out the order. Raises StageFailed with its message, or StageLost."""
+    """Return once a worker has run the ordered stage. Raises StageFailed with its message, or StageLost."""
     _order.with_options(name=stage, task_run_name=label)(order, label)
 
 
@@ -68,36 +67,26 @@ def _order(order: dict[str, Any], label: str) -> None:
 
 
 def _living(tag: str) -> UUID | None:
-    """The flow run of an order that has not ended, if there is one."""
-    wanted = FlowRunFilter(
-        tags=FlowRunFilterTags(all_=[tag]),
-        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=LIVING)),
-    )
+    """Return the flow run of an order that has not ended, or None."""
+    living = FlowRunFilterState(type=FlowRunFilterStateType(any_=LIVING))
+    chosen = FlowRunFilter(tags=FlowRunFilterTags(all_=[tag]), state=living)
     with get_client(sync_client=True) as client:
-        found = client.read_flow_runs(flow_run_filter=wanted, limit=1)
+        found = client.read_flow_runs(flow_run_filter=chosen, limit=1)
     return found[0].id if found else None
 
 
 def _follow(flow_run: UUID) -> State[Any]:
-    """The final state of a flow run; it is cancelled if this run is, or is interrupted in any way."""
+    """Return the final state of a flow run. Cancels it if this run is cancelled or interrupted."""
     parent = RunState()
-    with get_client(sync_client=True) as client:
-        try:
-            while True:
-                state = _state(client, flow_run)
-                if state is not None and state.is_final():
-                    return state
-                if parent.is_over():
-                    raise StageFailed("the run was cancelled")
-                time.sleep(POLL_S)
-        except BaseException:
-            client.set_flow_run_state(flow_run, Cancelling())
-            raise
-
-
-def _state(client: SyncPrefectClient, flow_run: UUID) -> State[Any] | None:
-    """The state of a flow run; None while the server does not answer."""
     try:
-        return client.read_flow_run(flow_run).state
-    except httpx.HTTPError:
-        return None
+        while True:
+            state = state_of(flow_run)
+            if state is not None and state.is_final():
+                return state
+            if parent.is_over():
+                raise StageFailed("the run was cancelled")
+            time.sleep(POLL_S)
+    except BaseException:
+        with get_client(sync_client=True) as client:
+            client.set_flow_run_state(flow_run, Cancelling())
+        raise

@@ -1,4 +1,4 @@
 """Certificates: a score with everything that a reader needs to check it, without the model and without a GPU.
 
-`certify.py` gathers one from a store, `check.py` goes through one; docs/evaluation.md describes the format.
+`certify.py` writes one from a store, `check.py` checks one. docs/evaluation.md describes the format.
 """

@@ -1,15 +1,15 @@
-"""A folder as one tar and back. Equal folders give equal bytes; what others packed is opened with bounds."""
+"""Pack a folder as one tar, and unpack a tar that is not trusted. Equal folders give equal bytes."""
 
 import shutil
 import tarfile
 from pathlib import Path, PurePosixPath
 
 MOST_FILES = 10_000
-MOST_BYTES = 16 << 30  # of everything in an archive
+MOST_BYTES = 16 << 30  # of all files in an archive
 
 
 def pack(directory: Path, archive: Path) -> None:
-    """Write every file below `directory` into an uncompressed tar, sorted, without owners and times."""
+    """Write every file below `directory` into an uncompressed tar, sorted by name, without owners and times."""
     partial = archive.with_name(f"{archive.name}.partial")
     with tarfile.open(partial, "w", format=tarfile.PAX_FORMAT) as tar:
         for path in sorted(path for path in directory.rglob("*") if path.is_file()):
@@ -21,13 +21,13 @@ def pack(directory: Path, archive: Path) -> None:
 
 
 def unpack(archive: Path, directory: Path) -> Path:
-    """`directory` with the files of a tar that is not trusted.
+    """Unpack a tar that is not trusted into `directory`, and return that.
 
-    ValueError, one line, before a byte is written: no plain tar (a packed one could grow without bound), a member that
-    is no plain file, that would leave the folder or stands there twice, more files or bytes than a certificate has.
+    Raises ValueError before a byte is written: for a compressed tar, which could grow without bound, for a member that
+    is not a plain file, would leave the folder or occurs twice, and for more files or bytes than a certificate has.
     """
     try:
-        tar = tarfile.open(archive, "r:")  # noqa: SIM115 - closed below; the error of opening is told apart
+        tar = tarfile.open(archive, "r:")  # noqa: SIM115 - closed below; an error of opening has its own message
     except (tarfile.TarError, OSError) as error:
         raise ValueError(f"{archive}: not an uncompressed tar ({error}); give what certify wrote") from None
     with tar:
@@ -43,7 +43,7 @@ def unpack(archive: Path, directory: Path) -> Path:
 
 
 def _members(tar: tarfile.TarFile, archive: Path) -> list[tarfile.TarInfo]:
-    """Every member, each a plain file below the folder; ValueError at the first that is not."""
+    """List the members. Raises ValueError at the first that is not a plain file below the folder."""
     members: list[tarfile.TarInfo] = []
     names: set[str] = set()
     total = 0
@@ -51,11 +51,11 @@ def _members(tar: tarfile.TarFile, archive: Path) -> list[tarfile.TarInfo]:
         for member in tar:
             path = PurePosixPath(member.name)
             if not member.isreg() or member.issparse():
-                raise ValueError(f"{archive}: '{member.name}' is no plain file; nothing was unpacked")
+                raise ValueError(f"{archive}: '{member.name}' is not a plain file; nothing was unpacked")
             if path.is_absolute() or ".." in path.parts or "\\" in member.name or "\0" in member.name:
                 raise ValueError(f"{archive}: '{member.name}' would leave its folder; nothing was unpacked")
             if str(path) in names or any(str(parent) in names for parent in path.parents):
-                raise ValueError(f"{archive}: '{member.name}' is there twice; nothing was unpacked")
+                raise ValueError(f"{archive}: '{member.name}' occurs twice; nothing was unpacked")
             names.add(str(path))
             members.append(member)
             total += member.size
@@ -65,7 +65,6 @@ def _members(tar: tarfile.TarFile, archive: Path) -> list[tarfile.TarInfo]:
                 )
     except tarfile.TarError as error:
         raise ValueError(f"{archive}: damaged ({error}); get it again") from None
-    size = archive.stat().st_size
-    if total > size:
+    if total > archive.stat().st_size:
         raise ValueError(f"{archive}: shorter than its members say; get it again")
     return members

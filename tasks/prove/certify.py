@@ -1,4 +1,4 @@
-"""Gather what a score rests on into one file that others can check: `tirflow certify EVALUATION`."""
+"""Write a score and everything it follows from into one file that others can check: `tirflow certify EVALUATION`."""
 
 import hashlib
 import json
@@ -7,15 +7,7 @@ import tempfile
 from pathlib import Path
 
 from tasks.prove.archive import pack
-from tasks.prove.evidence import (
-    CERTIFICATE_FILE,
-    FORMAT,
-    README_FILE,
-    REPORT_FILE,
-    STORE,
-    WHOLE,
-    Certificate,
-)
+from tasks.prove.evidence import CERTIFICATE_FILE, FORMAT, README_FILE, REPORT_FILE, STORE, WHOLE, Certificate
 from tasks.prove.facts import facts, report_html
 from tasks.shared.artifacts import ArtifactRef, Manifest, Store
 from tasks.shared.artifacts.lineage import lineage
@@ -23,23 +15,23 @@ from tasks.shared.artifacts.manifest import MANIFEST_NAME, FileEntry, scan
 
 README = """# A certificate of tirflow
 
-It holds every sample of an evaluation and what the score rests on. Whoever has tirflow checks it without the model and
-without a GPU; programs in it run in the sandbox alone:
+It holds every sample of an evaluation and everything the score follows from. tirflow checks it without the model and
+without a GPU. The programs in it run only in the sandbox:
 
     tirflow check {name}
 
-`report.html` opens in a browser. docs/evaluation.md of tirflow describes what is in here and what the check proves.
+`report.html` opens in a browser. docs/evaluation.md of tirflow describes the content and what the check proves.
 """
 
 
 def certify(
     store: Store, evaluation: ArtifactRef, name: str, against: dict[str, ArtifactRef], output: Path
 ) -> str:
-    """Write the certificate of `evaluation`, a tar if `output` ends in .tar, else a folder; its sha256.
+    """Write the certificate of `evaluation`, as a tar if `output` ends in .tar, else as a folder. Returns its sha256.
 
-    `name`: what the report calls it. `against`: evaluations that it is compared with, by name. The sha256, of
-    `certificate.json`, covers everything: whoever quotes it says which certificate is meant. Equal artifacts give equal
-    bytes. ValueError: `output` is there already, or something is no evaluation; ArtifactError: damaged or missing.
+    The report calls the evaluation `name`. `against` has the evaluations to compare with, by name. The sha256 is that
+    of `certificate.json`, which covers all other files. Equal artifacts give equal bytes. Raises ValueError if `output`
+    exists or an artifact is not an evaluation, and ArtifactError if one is damaged or missing.
     """
     for ref in (evaluation, *against.values()):
         if ref.kind != "evaluation":
@@ -47,7 +39,7 @@ def certify(
     if name in against:
         raise ValueError(f"'{name}' is compared with itself; name another evaluation")
     if output.exists():
-        raise ValueError(f"{output}: there already; move it away or name another place")
+        raise ValueError(f"{output}: exists already; move it away or name another path")
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as temporary:
         directory = Path(temporary) / "certificate"
@@ -71,13 +63,13 @@ def _fill(
     for ref in evaluations.values():
         inputs = store.manifest(ref).provenance.inputs.values()
         for parent, manifest in lineage(store, ref).items():
-            if manifest is None and parent in inputs:
-                raise ValueError(
-                    f"{ref.location}: its {parent.kind} {parent.location} is in the store no more"
-                )
             if manifest is not None:
                 _copy(store, parent, manifest, directory / STORE)
-    copied = Store(str(directory / STORE))  # what is stated is derived from what a reader will have
+            elif parent in inputs:
+                raise ValueError(
+                    f"{ref.location}: its {parent.kind} {parent.location} was removed from the store"
+                )
+    copied = Store(str(directory / STORE))  # the facts are derived from the files that a reader will have
     stated = facts(copied, evaluations, name)
     (directory / REPORT_FILE).write_text(report_html(copied, evaluations), encoding="utf-8")
     (directory / README_FILE).write_text(README.format(name=file_name), encoding="utf-8")
@@ -95,12 +87,12 @@ def _fill(
 
 
 def every_file(directory: Path) -> tuple[FileEntry, ...]:
-    """Size and sha256 of every file of a certificate but `certificate.json`, which is above all others."""
+    """List size and sha256 of every file of a certificate, except `certificate.json`, which contains this list."""
     return tuple(entry for entry in scan(directory, flush=False) if entry.path != CERTIFICATE_FILE)
 
 
 def _copy(store: Store, ref: ArtifactRef, manifest: Manifest, into: Path) -> None:
-    """Copy what a certificate holds of one artifact, its bytes checked on the way."""
+    """Copy the files of an artifact that a certificate holds, and check their bytes."""
     target = into / ref.location
     if target.exists():
         return
@@ -117,5 +109,5 @@ def _copy(store: Store, ref: ArtifactRef, manifest: Manifest, into: Path) -> Non
 
 
 def is_beside_weights(path: str) -> bool:
-    """Whether a file of a checkpoint is configuration or tokenizer, hence small and needed to read ids."""
+    """Whether a file of a checkpoint is configuration or tokenizer: small, and needed to read ids."""
     return "/" not in path and not path.endswith((".safetensors", ".safetensors.index.json"))

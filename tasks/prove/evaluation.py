@@ -1,4 +1,4 @@
-"""One evaluation of a certificate, sample by sample: problems, programs, responses, grades, intervals."""
+"""Check one evaluation of a certificate, sample by sample: problems, programs, responses, grades, intervals."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -14,6 +14,7 @@ from tasks.prove.evidence import Evidence, require_bounded, tree_differences
 from tasks.prove.facts import evaluate_config
 from tasks.prove.findings import GRADE, MISSING, STATED, UNDECIDED, Difference, Row, short
 from tasks.prove.programs import run_again
+from tasks.prove.replay import sample_name
 from tasks.shared.artifacts import ArtifactRef
 from tasks.shared.config import EvaluateStage
 from tasks.shared.evaluation.problems import EvaluationProblem, read_problems, sample_requests
@@ -32,37 +33,37 @@ GRADED = ("correct", "reason", "predicted")
 
 @dataclass(slots=True)
 class Tally:
-    """What was looked at in all evaluations together, in the order in which it was first."""
+    """Sums up the checks of all evaluations, in the order in which they were first made."""
 
     checked: dict[str, int] = field(default_factory=dict)
     differences: dict[str, list[Difference]] = field(default_factory=dict)
 
     def add(self, what: str, checked: int, differences: Sequence[Difference]) -> None:
-        """Count `checked` more of it."""
+        """Count `checked` more items of `what`."""
         self.checked[what] = self.checked.get(what, 0) + checked
         self.differences.setdefault(what, []).extend(differences)
 
     def rows(self) -> list[Row]:
-        """A row for each."""
+        """Return a row for each kind of evidence."""
         return [Row(what, checked, self.differences[what]) for what, checked in self.checked.items()]
 
 
 def check_evaluation(
     evidence: Evidence, name: str, ref: ArtifactRef, tally: Tally, tell: Callable[[str], None]
 ) -> None:
-    """Check every sample of an evaluation. ValueError, one line, for one that cannot be read."""
+    """Check every sample of an evaluation. Raises ValueError for one that cannot be read."""
     config = config_of(evidence, ref)
     samples = samples_of(evidence, ref, config)
-    made = evidence.store.manifest(ref).provenance
-    problems = read_problems(evidence.place(made.inputs["evaluation_sets"]))
-    wrong = check_problems(name, problems, made.seed, config, samples)
+    provenance = evidence.store.manifest(ref).provenance
+    problems = read_problems(evidence.place(provenance.inputs["evaluation_sets"]))
+    wrong = check_problems(name, problems, provenance.seed, config, samples)
     tally.add("problems and ids of samples", len(samples), wrong)
-    checkpoint = evidence.place(made.inputs["checkpoint"])
+    checkpoint = evidence.place(provenance.inputs["checkpoint"])
     tokenizer = load_tokenizer(checkpoint)
     again = run_again(name, samples, config, tokenizer, stop_ids_of(checkpoint, tokenizer), tell)
     tally.add("programs, run again", again.calls, again.programs)
     tally.add("responses: ids, mask, text", again.responses, again.records)
-    tell(f"{name}: {len(samples)} samples are graded again")
+    tell(f"{name}: grading {len(samples)} samples again")
     integers = {(problem.set, problem.id) for problem in problems if problem.integer}
     regraded = [graded_again(sample, (sample.set, sample.problem_id) in integers) for sample in samples]
     tally.add("grades, given again", len(samples), check_grades(name, samples, regraded))
@@ -71,44 +72,41 @@ def check_evaluation(
 
 
 def config_of(evidence: Evidence, ref: ArtifactRef) -> EvaluateStage:
-    """The sections an evaluation was made with; ValueError, one line, if they cannot be read."""
+    """Return the configuration of an evaluation. Raises ValueError if it cannot be read."""
     manifest = evidence.store.manifest(ref)
     missing = {"checkpoint", "evaluation_sets"} - manifest.provenance.inputs.keys()
     if missing:
-        raise ValueError(
-            f"{ref.location}: no {sorted(missing)[0]} among its inputs; it is no evaluation of tirflow"
-        )
+        raise ValueError(f"{ref.location}: no input {sorted(missing)[0]}; this is no evaluation of tirflow")
     try:
         return evaluate_config(manifest)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise ValueError(
-            f"{ref.location}: its configuration cannot be read ({key}: {first['msg']})"
-        ) from None
+        cause = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+        raise ValueError(f"{ref.location}: its configuration cannot be read ({cause})") from None
 
 
 def samples_of(evidence: Evidence, ref: ArtifactRef, config: EvaluateStage) -> list[Sample]:
-    """The samples of an evaluation as they lie there, checked to be samples at all; ValueError, one line, if not."""
+    """Read the samples of an evaluation. Raises ValueError if they cannot be read or are inconsistent."""
     place = evidence.place(ref)
     try:
         for table in place.rglob("*.parquet"):
             require_bounded(table)
         samples = read_samples(place, config.traces.dialect)
     except (pa.ArrowException, KeyError, TypeError, ValueError, OSError) as error:
-        said = str(error).partition("\n")[0]
+        cause = str(error).partition("\n")[0]
         raise ValueError(
-            f"{ref.location}: its samples cannot be read ({said}); get the certificate again"
+            f"{ref.location}: cannot read its samples ({cause}); get the certificate again"
         ) from None
     for sample in samples:
-        if not _is_whole(sample):
-            key = f"{sample.set}/{sample.problem_id}/{sample.sample}"
-            raise ValueError(f"{ref.location}: sample {key} is no sample: its parts do not fit one another")
+        if not _is_consistent(sample):
+            raise ValueError(
+                f"{ref.location}: the parts of sample {sample_name(sample)} do not fit one another"
+            )
     return samples
 
 
-def _is_whole(sample: Sample) -> bool:
-    """Whether ids, mask, log-probs, places and dialect fit one another, as everything else takes for granted."""
+def _is_consistent(sample: Sample) -> bool:
+    """Whether ids, mask, log-probs, spans and dialect fit one another, as all other checks assume."""
     length = len(sample.response_ids)
     if not len(sample.sampled) == len(sample.logprobs) == len(sample.token_ends) == length:
         return False
@@ -129,28 +127,27 @@ def _is_whole(sample: Sample) -> bool:
 def check_problems(
     name: str, problems: list[EvaluationProblem], seed: int, config: EvaluateStage, samples: list[Sample]
 ) -> list[Difference]:
-    """Every sample that the protocol asks for is there once, in order, with the problem and answer of its set."""
-    wanted = list(sample_requests(problems, config.evaluate.samples_per_problem, seed))
+    """Check that every sample of the protocol is there once, in order, with the problem and answer of its set."""
+    requests = list(sample_requests(problems, config.evaluate.samples_per_problem, seed))
     differences = []
-    if [want.key for want in wanted] != [sample.key for sample in samples]:
-        detail = f"{len(samples)} samples where the protocol asks for {len(wanted)}, or in another order"
+    if [request.key for request in requests] != [sample.key for sample in samples]:
+        detail = f"{len(samples)} samples where the protocol asks for {len(requests)}, or in another order"
         differences.append(Difference(name, MISSING, detail))
     known = {(problem.set, problem.id): problem for problem in problems}
+    dialect = config.traces.dialect
     for sample in samples:
         problem = known.get((sample.set, sample.problem_id))
-        said = (sample.problem, sample.answer, sample.family)
-        where = f"{name}: {sample.set}/{sample.problem_id}/{sample.sample}"
-        if sample.dialect != config.traces.dialect:
-            differences.append(
-                Difference(where, STATED, f"dialect {sample.dialect}, not {config.traces.dialect}")
-            )
-        if problem is None or said != (problem.problem, problem.answer, problem.family):
+        stated = (sample.problem, sample.answer, sample.family)
+        where = f"{name}: {sample_name(sample)}"
+        if sample.dialect != dialect:
+            differences.append(Difference(where, STATED, f"dialect {sample.dialect}, not {dialect}"))
+        if problem is None or stated != (problem.problem, problem.answer, problem.family):
             differences.append(Difference(where, STATED, "not the problem and answer of its set"))
     return differences
 
 
 def graded_again(sample: Sample, integer: bool) -> Sample:
-    """The same sample with the grade that it is given here."""
+    """Return the sample with the grade that this grader gives it."""
     if sample.outage:
         return replace(sample, correct=False, reason="void", predicted=None)
     truncated = sample.finish is FinishReason.LENGTH
@@ -159,46 +156,44 @@ def graded_again(sample: Sample, integer: bool) -> Sample:
 
 
 def check_grades(name: str, samples: list[Sample], regraded: list[Sample]) -> list[Difference]:
-    """Samples that are graded otherwise here."""
+    """Return the samples whose grade is different here."""
     found = []
-    for sample, here in zip(samples, regraded, strict=True):
-        if all(getattr(sample, part) == getattr(here, part) for part in GRADED):
+    for sample, regrade in zip(samples, regraded, strict=True):
+        if all(getattr(sample, part) == getattr(regrade, part) for part in GRADED):
             continue
-        kind = UNDECIDED if "grading_error" in (sample.reason, here.reason) else GRADE
-        detail = f"{sample.reason} ({short(sample.predicted)}), here {here.reason} ({short(here.predicted)})"
-        found.append(Difference(f"{name}: {sample.set}/{sample.problem_id}/{sample.sample}", kind, detail))
+        kind = UNDECIDED if "grading_error" in (sample.reason, regrade.reason) else GRADE
+        stated, found_here = (f"{one.reason} ({short(one.predicted)})" for one in (sample, regrade))
+        found.append(Difference(f"{name}: {sample_name(sample)}", kind, f"{stated}, here {found_here}"))
     return found
 
 
 def check_scores(
     evidence: Evidence, name: str, ref: ArtifactRef, config: EvaluateStage, regraded: list[Sample]
 ) -> list[Difference]:
-    """Every estimate, interval and count of the summary follows from the samples as they are graded here."""
+    """Check that every estimate, interval and count of the summary follows from the samples as graded here."""
     stated = json.loads((evidence.place(ref) / SUMMARY_FILE).read_text())
     sets: dict[str, list[Sample]] = {}
     for sample in regraded:
         sets.setdefault(sample.set, []).append(sample)
-    here: dict[str, Any] = {
+    derived: dict[str, Any] = {
         "sets": {problem_set: summarize(samples) for problem_set, samples in sets.items()},
         "protocol": protocol_of(config),
         "allow_unsafe": config.sandbox.allow_unsafe,
     }
-    found = stated_otherwise(tree_differences(stated, json.loads(json.dumps(here))))
+    found = stated_otherwise(tree_differences(stated, json.loads(json.dumps(derived))))
     return [replace(difference, where=f"{name}: {difference.where}") for difference in found]
 
 
 def check_outages(name: str, samples: list[Sample]) -> list[Difference]:
-    """No more samples are outages than a stage lets pass: an outage is in no estimate."""
+    """Check that no more samples are outages than the stage tolerates, because no estimate counts them."""
     outages = sum(sample.outage for sample in samples)
     if outages <= MOST_OUTAGES * len(samples):
         return []
-    return [
-        Difference(
-            name, STATED, f"{outages} of {len(samples)} samples are void; at most {MOST_OUTAGES:.0%} may be"
-        )
-    ]
+    detail = f"{outages} of {len(samples)} samples are void; at most {MOST_OUTAGES:.0%} may be"
+    return [Difference(name, STATED, detail)]
 
 
 def stated_otherwise(lines: list[str]) -> list[Difference]:
-    """Lines of `tree_differences` as differences."""
-    return [Difference(line.partition(": ")[0], STATED, line.partition(": ")[2]) for line in lines]
+    """Turn lines of `tree_differences` into differences."""
+    parts = (line.partition(": ") for line in lines)
+    return [Difference(where, STATED, detail) for where, _, detail in parts]

@@ -1,14 +1,15 @@
-"""How a certificate lies in its folder, and how one is opened that somebody else has written.
+"""The folder of a certificate, and how to open one that somebody else wrote.
 
-    certificate.json   what it is about, every fact it states, and sha256 and size of every other file
-    store/             an artifact store of what the score rests on, byte for byte as it was published
+    certificate.json   its subject, every fact it states, and sha256 and size of every other file
+    store/             an artifact store with everything the score follows from, byte for byte as published
     report.html        the report of these evaluations
-    README.md          for people: what this is and how to check it
+    README.md          for people: what a certificate is and how to check it
 
-In `store/` lie whole the evaluations, the evaluation sets and the training problems; of a checkpoint everything but the
-weights; of everything else in the lineage the manifest alone.
+`store/` has all files of the evaluations, the evaluation sets and the training problems, a checkpoint without its
+weights, and only the manifests of all other artifacts in the lineage.
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,14 +24,10 @@ from tasks.shared.artifacts.manifest import FileEntry
 
 FORMAT = "tirflow-certificate-1"
 CERTIFICATE_FILE, STORE, REPORT_FILE, README_FILE = "certificate.json", "store", "report.html", "README.md"
-WHOLE = (
-    "evaluation",
-    "evaluation_sets",
-    "problems",
-)  # kinds that are in a certificate with all of their files
+WHOLE = ("evaluation", "evaluation_sets", "problems")  # kinds that a certificate holds with all their files
 MOST_ROWS = 2_000_000  # of a table that others wrote
 MOST_DOCUMENT_BYTES = 64 << 20  # of a JSON file; tokenizers have up to 35 MB
-MOST_TABLE_BYTES = 8 << 30  # of a table, unpacked
+MOST_TABLE_BYTES = 8 << 30  # of an uncompressed table
 
 
 class Certificate(BaseModel):
@@ -39,40 +36,40 @@ class Certificate(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: str
-    name: str  # of the evaluation, as the report calls it
+    name: str  # of the evaluation in the report
     evaluation: ArtifactRef
-    against: dict[str, ArtifactRef]  # evaluations that it is compared with, by name
-    facts: dict[str, Any]  # what `facts.py` derives from the rest
+    against: dict[str, ArtifactRef]  # evaluations to compare with, by name
+    facts: dict[str, Any]  # derived by `facts.py`
     files: tuple[FileEntry, ...]  # every other file of the folder
 
     @property
     def evaluations(self) -> dict[str, ArtifactRef]:
-        """Every evaluation in it by its name, in the order of comparison: the one it is about comes last."""
+        """All evaluations by name, in the order of comparison: its own evaluation comes last."""
         return {**self.against, self.name: self.evaluation}
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """A certificate that was opened."""
+    """An open certificate."""
 
     directory: Path
     certificate: Certificate
 
     @property
     def store(self) -> Store:
-        """What the score rests on."""
+        """The artifacts that the score follows from."""
         return Store(str(self.directory / STORE))
 
     def place(self, ref: ArtifactRef) -> Path:
-        """Where an artifact's files lie, unchecked."""
+        """Return the directory of an artifact's files, which are not checked."""
         return self.directory / STORE / ref.location
 
 
 def open_evidence(path: Path, scratch: Path) -> Evidence:
-    """The certificate at `path`, a folder or a tar, which is unpacked into `scratch`.
+    """Open the certificate at `path`, a folder or a tar. A tar is unpacked into `scratch`.
 
-    ValueError, one line, for what is none: no such file, an archive that would leave its folder or is too large, no
-    certificate.json in it, or one that cannot be read.
+    Raises ValueError if there is no such file, the archive is unsafe or too large, or certificate.json is missing or
+    damaged.
     """
     if not path.exists():
         raise ValueError(f"{path}: no such certificate; tirflow certify EVALUATION writes one")
@@ -94,7 +91,7 @@ def open_evidence(path: Path, scratch: Path) -> Evidence:
 
 
 def require_bounded(table: Path) -> None:
-    """ValueError for a parquet file that claims more rows or bytes than an evaluation can have."""
+    """Raise ValueError for a parquet file that claims more rows or bytes than an evaluation can have."""
     metadata = pq.ParquetFile(table).metadata
     unpacked = sum(metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups))
     if metadata.num_rows > MOST_ROWS or unpacked > MOST_TABLE_BYTES:
@@ -104,8 +101,14 @@ def require_bounded(table: Path) -> None:
         )
 
 
+def has_digest(path: Path, sha256: str) -> bool:
+    """Whether a file has this sha256."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest() == sha256
+
+
 def tree_differences(stated: Any, found: Any, where: str = "") -> list[str]:
-    """A line for every leaf of two JSON trees that differs; numbers may differ by what another processor rounds."""
+    """Return a line for every leaf that differs in two JSON trees. Numbers may differ by rounding."""
     if isinstance(stated, Mapping) and isinstance(found, Mapping):
         keys = sorted(stated.keys() | found.keys())
         pairs = [(f"{where}.{key}" if where else key, stated.get(key), found.get(key)) for key in keys]

@@ -1,4 +1,4 @@
-"""Everything a certificate states, derived from the artifacts in it: written by `certify`, derived again by `check`."""
+"""The facts that a certificate states, derived from its artifacts: by `certify`, and again by `check`."""
 
 from typing import Any
 
@@ -21,16 +21,16 @@ SEEDS = "first 8 bytes, little-endian, of sha256('<seed>\\0<set>\\0<problem>\\0<
 
 
 def facts(store: Store, evaluations: dict[str, ArtifactRef], name: str) -> dict[str, Any]:
-    """What the evaluation `name` says, and how it compares with the others. Plain data, JSON-ready.
+    """Return what the evaluation `name` shows and how it compares with the others, as plain data for JSON.
 
-    ArtifactError or ValueError for an artifact in `store` that is missing, damaged or of another kind.
+    Raises ArtifactError or ValueError for an artifact in `store` that is missing, damaged or of another kind.
     """
     evaluated = read_evaluated(store, evaluations[name])
-    made = evaluated.manifest.provenance
+    provenance = evaluated.manifest.provenance
     config = evaluate_config(evaluated.manifest)
-    problems = read_problems(store.fetch(made.inputs["evaluation_sets"]))
+    problems = read_problems(store.fetch(provenance.inputs["evaluation_sets"]))
     ancestors = lineage(store, evaluations[name])
-    checkpoint = made.inputs["checkpoint"]
+    checkpoint = provenance.inputs["checkpoint"]
     inputs = report_inputs(store, evaluations)[1]
     return {
         "checkpoint": {
@@ -38,7 +38,7 @@ def facts(store: Store, evaluations: dict[str, ArtifactRef], name: str) -> dict[
             "digest": checkpoint.digest,
             "weights": _weights(ancestors.get(checkpoint)),
         },
-        "seed": made.seed,
+        "seed": provenance.seed,
         "seed_of_a_sample": SEEDS,
         "protocol": protocol_of(config),
         "engine": config.generation.engine,
@@ -54,20 +54,20 @@ def facts(store: Store, evaluations: dict[str, ArtifactRef], name: str) -> dict[
             if ref.kind == "problems"
         ],
         "lineage": [_ancestor(ref, manifest) for ref, manifest in ancestors.items()],
-        "code": made.code,
+        "code": provenance.code,
         "versions": evaluated.volatile["surroundings"],
     }
 
 
 def evaluate_config(manifest: Manifest) -> EvaluateStage:
-    """The sections an evaluation was made with, its own limits in place. ValueError if they are not understood."""
+    """Return the configuration of an evaluation with its own limits. Raises ValueError if it cannot be read."""
     return EvaluateStage.model_validate(manifest.provenance.config).limited()
 
 
 def report_inputs(
     store: Store, evaluations: dict[str, ArtifactRef]
 ) -> tuple[StageContext[ReportStage], ReportInputs]:
-    """What the report stage reads of these evaluations; the last is compared with those before it."""
+    """Return what the report stage reads of these evaluations. The last is compared with those before it."""
     manifest = store.manifest(list(evaluations.values())[-1])
     evaluate = evaluate_config(manifest)
     config = ReportStage(
@@ -90,18 +90,18 @@ def report_inputs(
 
 
 def report_html(store: Store, evaluations: dict[str, ArtifactRef]) -> str:
-    """The report of these evaluations: equal artifacts and an equal version give equal text."""
+    """Render the report of these evaluations. Equal artifacts and an equal version give equal text."""
     return render(build_page(*report_inputs(store, evaluations)))
 
 
 def _weights(manifest: Manifest | None) -> dict[str, str]:
-    """sha256 of each file of weights; empty where the manifest is in the store no more."""
+    """Return the sha256 of each file of weights; empty if the manifest is no longer in the store."""
     files = manifest.files if manifest else ()
     return {entry.path: entry.sha256 for entry in files if entry.path.endswith(".safetensors")}
 
 
 def _problem_digests(problems: list[EvaluationProblem]) -> dict[str, Any]:
-    """Each set's number of problems and digest over problems and answers, as `prepare` logs it."""
+    """Return number of problems, kind of answer and digest of each set, as `prepare` logs them."""
     sets: dict[str, list[EvaluationProblem]] = {}
     for problem in problems:
         sets.setdefault(problem.set, []).append(problem)
@@ -126,7 +126,7 @@ def _scores(evaluated: Evaluated) -> dict[str, Any]:
 def _decontamination(
     store: Store, ref: ArtifactRef, manifest: Manifest | None, evaluation: list[EvaluationProblem]
 ) -> dict[str, Any]:
-    """What was taken out of these training problems, and what of them overlaps with these evaluation problems."""
+    """Return what was removed from these training problems, and which of them overlap with the evaluation problems."""
     if manifest is None:
         return {"problems": ref.location, "in_store": False}
     directory = store.fetch(ref)
@@ -150,13 +150,13 @@ def _decontamination(
 def _ancestor(ref: ArtifactRef, manifest: Manifest | None) -> dict[str, Any]:
     if manifest is None:
         return {"location": ref.location, "digest": ref.digest, "in_store": False}
-    made = manifest.provenance
+    provenance = manifest.provenance
     return {
         "location": ref.location,
         "digest": ref.digest,
         "in_store": True,
-        "stage": made.stage,
-        "seed": made.seed,
-        "code": made.code,
-        "inputs": {name: parent.location for name, parent in made.inputs.items()},
+        "stage": provenance.stage,
+        "seed": provenance.seed,
+        "code": provenance.code,
+        "inputs": {name: parent.location for name, parent in provenance.inputs.items()},
     }

@@ -1,14 +1,15 @@
-"""What a check has found: a row for each thing that was looked at, a difference for each that does not hold."""
+"""The result of a check: a row for each kind of evidence, and a difference for each item that does not hold."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-# Kinds of differences. The first four can come of honest work on another machine, and are differences all the same.
-RUN_TO_RUN = "changes from run to run"  # seen: run twice here, the program printed two things
-CLOCK = "reads the clock, chance or addresses"  # by the names in its source
+# Kinds of differences. The first four can arise honestly on another machine, but still count as differences.
+RUN_TO_RUN = "changes from run to run"  # the program printed different output when it ran again here
+CLOCK = "reads the clock, chance or addresses"  # according to names in its source
 LIMIT = "met a limit"  # of time or memory, on one side
-ROUNDING = "a draw between two tokens"  # log-probs agree up to it
+ROUNDING = "a draw between two tokens"  # the log-probs before it agree
 OUTPUT = "other output"
 RECORD = "not as the loop writes it"
 GRADE = "other grade"
@@ -22,19 +23,19 @@ MODEL = "other model or settings"
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One thing that does not hold."""
+    """One item that does not hold."""
 
-    where: str  # demo/rl: held_out/p0/3, call 1
+    where: str  # such as "demo/rl: held_out/p0/3, call 1"
     kind: str
     detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One thing that was looked at."""
+    """One kind of evidence that was checked."""
 
     what: str
-    checked: int  # how many of it
+    checked: int  # number of items
     differences: Sequence[Difference] = ()
     note: str = ""
 
@@ -45,18 +46,15 @@ class Row:
 
     @property
     def kinds(self) -> dict[str, int]:
-        """How many differences of which kind."""
-        found: dict[str, int] = {}
-        for difference in self.differences:
-            found[difference.kind] = found.get(difference.kind, 0) + 1
-        return found
+        """Number of differences of each kind."""
+        return Counter(difference.kind for difference in self.differences)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values."""
         return asdict(self) | {"holds": self.holds}
 
 
-def short(text: object, most: int = 60) -> str:
-    """A text in one line of at most `most` characters."""
+def short(text: object) -> str:
+    """Return a text as one line of at most 60 characters."""
     line = repr(str(text))
-    return line if len(line) <= most else f"{line[: most - 3]}..."
+    return line if len(line) <= 60 else f"{line[:57]}..."

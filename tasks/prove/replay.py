@@ -1,12 +1,14 @@
-"""A recorded sample goes through the loop of an evaluation again: the model's tokens as recorded, its programs run.
+"""Send a recorded sample through the loop of an evaluation again: the model's tokens as recorded, its programs run.
 
-`rollout`, the one loop behind evaluation, does it; a `Recorded` generator says what the model said. What comes out has
-to be the sample as it was recorded: ids, mask, calls, text, finish. So a sample with a changed output, a call that was
-left out, or ids that are not its text cannot stay unseen.
+`rollout`, the loop behind evaluation, runs with a `Recorded` generator that repeats the model's tokens. The result must
+equal the recorded sample: ids, mask, calls, text, finish. This reveals a changed output, a removed call, and ids that
+are not its text.
 """
 
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from typing import TYPE_CHECKING, Unpack
 
 from tasks.shared.config import EvaluateStage
@@ -21,47 +23,43 @@ from tasks.shared.traces.trajectory import Trajectory
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-AT_ONCE = 64  # samples whose programs run side by side
+BATCH = 64  # samples whose programs run side by side
 
 
 @dataclass(slots=True)
 class _Turn:
     """A request between two pieces."""
 
-    left: list[int]  # tokens that the model is still to say
+    left: list[int]  # tokens that are still to come
     stop: str | None
     budget: int
     running: bool = True
 
 
 class Recorded:
-    """Says what samples say, up to each stop string and to the end of turn (`Decodes`); it knows no model."""
+    """Repeats the tokens of recorded samples (`Decodes`), up to each stop string and each end of turn."""
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", ends: frozenset[int]) -> None:
-        """`ends`: the ids that end a turn."""
-        self._tokenizer = tokenizer
+        """`ends` are the ids that end a turn."""
         self._ends = ends
-        self._finders: dict[str, StopFinder] = {}
-        self._words: dict[str, list[int]] = {}
+        self._finder = functools.cache(functools.partial(StopFinder, tokenizer))
+        self._tokens: dict[str, list[int]] = {}
         self._turns: dict[str, _Turn] = {}
         self.unfinished: set[str] = set()  # samples whose record stops where no engine would
 
-    def know(self, samples: Iterable[Sample]) -> None:
-        """Say these from now on, and no others."""
-        self._words = {
-            request_id(sample): [
-                token for token, drawn in zip(sample.response_ids, sample.sampled, strict=True) if drawn
-            ]
-            for sample in samples
+    def set_samples(self, samples: Iterable[Sample]) -> None:
+        """Repeat these samples from now on, and no others."""
+        self._tokens = {
+            sample_name(sample): list(compress(sample.response_ids, sample.sampled)) for sample in samples
         }
 
     def add(self, request_id: str, ids: Sequence[int], **options: Unpack[RequestOptions]) -> None:
-        """Begin a sample; prompt and seed do not matter."""
-        words = list(self._words[request_id])
-        self._turns[request_id] = _Turn(words, options["stop"], options["max_new_tokens"])
+        """Begin a sample. Prompt and seed have no effect."""
+        tokens = list(self._tokens[request_id])
+        self._turns[request_id] = _Turn(tokens, options["stop"], options["max_new_tokens"])
 
     def extend(self, request_id: str, ids: Sequence[int], **bounds: Unpack[Bounds]) -> None:
-        """Go on after a piece."""
+        """Continue after a piece."""
         turn = self._turns[request_id]
         turn.stop, turn.budget, turn.running = bounds["stop"], bounds["max_new_tokens"], True
 
@@ -71,68 +69,61 @@ class Recorded:
 
     @property
     def num_running(self) -> int:
-        """Samples that have something to say."""
+        """Number of samples that have more tokens."""
         return sum(turn.running for turn in self._turns.values())
 
     def step(self) -> list[Piece]:
-        """The next piece of each."""
+        """Return the next piece of each running sample."""
         return [self._piece(name, turn) for name, turn in self._turns.items() if turn.running]
 
     def _piece(self, name: str, turn: _Turn) -> Piece:
-        """As an engine ends a piece: at the end of turn, where the stop string is complete, at the budget.
+        """End a piece as an engine does: at the end of turn, at a complete stop string, or at the budget.
 
         A record that stops before any of these is noted as unfinished.
         """
         finder = self._finder(turn.stop) if turn.stop else None
-        said: list[int] = []
+        ids: list[int] = []
         reason = "length"
-        while turn.left and len(said) < turn.budget:
-            said.append(turn.left.pop(0))
-            if said[-1] in self._ends:
+        while turn.left and len(ids) < turn.budget:
+            ids.append(turn.left.pop(0))
+            if ids[-1] in self._ends:
                 reason = "eos"
                 break
-            if finder is not None and finder.found(said):
+            if finder is not None and finder.found(ids):
                 reason = "stop"
                 break
-        if reason == "length" and len(said) < turn.budget:
+        if reason == "length" and len(ids) < turn.budget:
             self.unfinished.add(name)
         turn.running = False
-        return Piece(name, tuple(said), (0.0,) * len(said), reason)  # type: ignore[arg-type]
-
-    def _finder(self, stop: str) -> StopFinder:
-        if stop not in self._finders:
-            self._finders[stop] = StopFinder(self._tokenizer, stop)
-        return self._finders[stop]
+        return Piece(name, tuple(ids), (0.0,) * len(ids), reason)  # type: ignore[arg-type]
 
 
-def request_id(sample: Sample) -> str:
-    """As `rollout` names the request of a sample."""
+def sample_name(sample: Sample) -> str:
+    """Return the name of a sample, which is also the id of its request in `rollout`."""
     return f"{sample.set}/{sample.problem_id}/{sample.sample}"
 
 
 def replay(
     samples: Sequence[Sample],
     config: EvaluateStage,
-    interpreter: Tool | None,
+    tool: Tool | None,
     tokenizer: "PreTrainedTokenizerBase",
     ends: frozenset[int],
 ) -> Iterator[tuple[Sample, Trajectory, bool]]:
-    """Every sample with what comes of it here, and whether its record ends where an engine would end it.
+    """Yield every sample except outages, in the order in which they finish.
 
-    As they finish; outages are left out.
+    With it come its new trajectory, and whether its record ends where an engine would end it.
     """
     generator = Recorded(tokenizer, ends)
     sampling = Sampling(config.evaluate.temperature, config.evaluate.top_p)
     policy = RolloutPolicy.of(config.traces, config.sandbox, config.generation, sampling)
     policy = replace(policy, delivery="ready")  # nothing is sampled, so nothing depends on a schedule
     valid = [sample for sample in samples if not sample.outage]
-    for start in range(0, len(valid), AT_ONCE):
-        batch = {request_id(sample): sample for sample in valid[start : start + AT_ONCE]}
-        generator.know(batch.values())
-        requests = (
-            RolloutRequest(name.rpartition("/")[0], sample.sample, (), 0) for name, sample in batch.items()
-        )
-        for trajectory in rollout(requests, generator, interpreter, tokenizer, policy):
+    for start in range(0, len(valid), BATCH):
+        batch = {sample_name(sample): sample for sample in valid[start : start + BATCH]}
+        generator.set_samples(batch.values())
+        requests = (RolloutRequest(f"{s.set}/{s.problem_id}", s.sample, (), 0) for s in batch.values())
+        for trajectory in rollout(requests, generator, tool, tokenizer, policy):
             name = f"{trajectory.problem_id}/{trajectory.sample}"
             yield batch[name], trajectory, name not in generator.unfinished
 
@@ -140,7 +131,7 @@ def replay(
 def not_as_recorded(
     sample: Sample, trajectory: Trajectory, tokenizer: "PreTrainedTokenizerBase"
 ) -> list[str]:
-    """What of a response is not as recorded, programs' outputs aside: a name each."""
+    """Name the parts of a response that are not as recorded, apart from outputs of programs."""
     pairs = {
         "ids": (list(sample.response_ids), list(trajectory.response_ids)),
         "mask": (list(sample.sampled), list(trajectory.loss_mask)),
@@ -155,11 +146,11 @@ def not_as_recorded(
             [(call.turn_end, call.feedback_end) for call in trajectory.calls],
         ),
     }
-    found = [name for name, (recorded, here) in pairs.items() if recorded != here]
+    found = [name for name, (recorded, replayed) in pairs.items() if recorded != replayed]
     if not found and list(sample.token_ends) != token_ends(tokenizer, sample.response_ids, sample.text):
         found.append("ends of tokens")
-    drawn = zip(sample.logprobs, sample.sampled, strict=True)
-    if any(logprob > 0 or (logprob and not is_sampled) for logprob, is_sampled in drawn):
+    pairs_of_tokens = zip(sample.logprobs, sample.sampled, strict=True)
+    if any(logprob > 0 or (logprob and not is_sampled) for logprob, is_sampled in pairs_of_tokens):
         found.append("log-probs")
     return found
 

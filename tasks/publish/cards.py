@@ -1,4 +1,4 @@
-"""Model cards and dataset cards: front matter by huggingface_hub, text by the templates beside this file."""
+"""Write model cards and dataset cards: front matter by huggingface_hub, text by the templates beside this file."""
 
 import re
 from collections.abc import Mapping
@@ -21,9 +21,10 @@ def model_card(
     config: EvaluateStage | None,
     certificate: str,
 ) -> str:
-    """The card of a checkpoint or adapter; `facts` of its certificate, None where it is published without a score.
+    """Write the card of a checkpoint or adapter.
 
-    `certificate`: the sha256 of the one beside it, "" for none.
+    `facts` are those of its certificate, or None to publish without a score. `certificate` is the sha256 of the
+    published certificate, or "".
     """
     from huggingface_hub import EvalResult, ModelCardData
 
@@ -62,11 +63,11 @@ def model_card(
 
 
 def dataset_card(repo: str, story: Story, licence: str, manifest: Manifest, own_card: str) -> str:
-    """The card of traces or rollouts; `own_card`: the README that lies in the artifact."""
+    """Write the card of traces or rollouts. `own_card` is the README in the artifact."""
     from huggingface_hub import DatasetCardData
 
     configs, text = split_card(own_card)
-    text = f"#{text}" if text.startswith("# ") else text  # below the repository's own heading
+    text = f"#{text}" if text.startswith("# ") else text  # one level below the repository's heading
     data = DatasetCardData(
         license=licence or None,
         task_categories=["text-generation"],
@@ -84,7 +85,7 @@ def dataset_card(repo: str, story: Story, licence: str, manifest: Manifest, own_
 
 
 def split_card(card: str) -> tuple[str, str]:
-    """Front matter and text of a card; the front matter is "" where there is none."""
+    """Return front matter ("" without one) and text of a card."""
     found = re.match(r"---\n(.*?)\n---\n+", card, re.DOTALL)
     return (found[1], card[found.end() :]) if found else ("", card)
 
@@ -92,20 +93,16 @@ def split_card(card: str) -> tuple[str, str]:
 def _render(template: str, **values: Any) -> str:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=False,  # Markdown; what is not ours goes through `cell`
+        autoescape=False,  # Markdown; text of others goes through `cell`
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"cell": _cell, "percent": _percent}
+    environment.filters |= {"cell": _cell, "percent": lambda value: f"{value * 100:.1f} %"}
     return environment.get_template(template).render(**values)
 
 
 def _cell(text: object) -> str:
-    """A text that cannot leave its table cell."""
+    """Escape a text so that it cannot leave its table cell."""
     return re.sub(r"\s+", " ", str(text)).replace("|", "\\|").replace("<", "&lt;")
-
-
-def _percent(value: float) -> str:
-    return f"{value * 100:.1f} %"

@@ -1,4 +1,4 @@
-"""What is published of an artifact: its files in the store, and beside them card, certificate and recipe made here."""
+"""Collect the files to publish of an artifact: its own files, and a new card, certificate and recipe."""
 
 import json
 from collections.abc import Mapping
@@ -21,49 +21,52 @@ TOKENIZER = ("tokenizer", "special_tokens_map", "chat_template", "vocab", "merge
 
 @dataclass(frozen=True, slots=True)
 class PublicationRequest:
-    """How something is published."""
+    """What to publish with an artifact."""
 
     repo: str  # OWNER/NAME
     licence: str = ""  # as hubs name it: apache-2.0
-    evaluation: ArtifactRef | None = None  # that the card speaks of; None: the newest of the checkpoint
-    against: Mapping[str, ArtifactRef] = field(default_factory=dict)  # that it is compared with, by name
+    evaluation: ArtifactRef | None = None  # for the card; None takes the checkpoint's newest
+    against: Mapping[str, ArtifactRef] = field(default_factory=dict)  # evaluations to compare with, by name
     without_evaluation: bool = False
     without_certificate: bool = False
-    base: str = ""  # hub id of an adapter's base, where the lineage names none
+    base: str = ""  # hub id of an adapter's base, if the lineage names none
 
 
-def collect(store: Store, ref: ArtifactRef, wanted: PublicationRequest, scratch: Path) -> dict[str, Path]:
-    """Every file to publish, by its path in the repository; what is made here lies in `scratch`, a new folder.
+def collect(store: Store, ref: ArtifactRef, request: PublicationRequest, scratch: Path) -> dict[str, Path]:
+    """Return every file to publish by its path in the repository. New files are written to `scratch`, a new folder.
 
-    ValueError, one line: a kind that is not published, a checkpoint without an evaluation, an adapter whose base nobody
-    could find; ArtifactError: damaged or missing.
+    Raises ValueError for a kind that is not published, a checkpoint without an evaluation, or an adapter whose base is
+    on no hub, and ArtifactError for a damaged or missing artifact.
     """
-    if ref.kind in DATASETS:
-        return _dataset(store, ref, wanted, scratch)
-    if ref.kind not in MODELS:
+    if ref.kind not in MODELS + DATASETS:
         raise ValueError(f"{ref.location}: a {ref.kind} is not published; {', '.join(MODELS + DATASETS)} are")
     manifest = store.manifest(ref)
-    merged = manifest if ref.kind == "checkpoint" else _merged(store, manifest)
+    checkpoint = _merged_checkpoint(store, manifest) if ref.kind == "adapter" else manifest
     evaluation = None
-    if not wanted.without_evaluation:
-        evaluation = wanted.evaluation or newest_evaluation(store, merged.ref)
-    if evaluation is None and not wanted.without_evaluation:
-        raise ValueError(
-            f"{merged.location}: no evaluation of it in this store, and a card without scores says nothing: evaluate "
-            "it, name one with --evaluation, or publish it --without-evaluation"
-        )
+    if ref.kind in MODELS and not request.without_evaluation:
+        evaluation = request.evaluation or newest_evaluation(store, checkpoint.ref)
+        if evaluation is None:
+            raise ValueError(
+                f"{checkpoint.location}: no evaluation of it in this store, and a card needs scores: evaluate it, "
+                "name an evaluation with --evaluation, or publish it --without-evaluation"
+            )
     source = store.fetch(ref)
-    files = {entry.path: source / entry.path for entry in manifest.files if not _is_circumstance(entry.path)}
+    paths = [entry.path for entry in manifest.files if not entry.path.startswith(f"{VOLATILE}/")]
+    files = {path: source / path for path in paths}
+    if ref.kind in DATASETS:
+        own_card = (source / "README.md").read_text(encoding="utf-8") if "README.md" in files else ""
+        card = dataset_card(request.repo, story_of(store, ref), request.licence, manifest, own_card)
+        return files | {"README.md": _write(scratch / "README.md", card)}
     if ref.kind == "adapter":
-        tokenizer = store.fetch(merged.ref)
-        names = [entry.path for entry in merged.files if entry.path.startswith(TOKENIZER)]
+        tokenizer = store.fetch(checkpoint.ref)
+        names = [entry.path for entry in checkpoint.files if entry.path.startswith(TOKENIZER)]
         files |= {name: tokenizer / name for name in names}
-        files["adapter_config.json"] = _with_base(store, manifest, source, wanted.base, scratch)
-    return files | _beside(store, ref, evaluation, wanted, scratch)
+        files["adapter_config.json"] = _with_base(store, manifest, source, request.base, scratch)
+    return files | _card_and_certificate(store, ref, checkpoint.ref, evaluation, request, scratch)
 
 
 def newest_evaluation(store: Store, checkpoint: ArtifactRef) -> ArtifactRef | None:
-    """The evaluation of a checkpoint that was made last; None if there is none."""
+    """Return the newest evaluation of a checkpoint, or None."""
     found = [
         manifest
         for manifest in made_from(store, checkpoint.location)
@@ -72,68 +75,58 @@ def newest_evaluation(store: Store, checkpoint: ArtifactRef) -> ArtifactRef | No
     return max(found, key=lambda manifest: manifest.created).ref if found else None
 
 
-def _beside(
-    store: Store, ref: ArtifactRef, evaluation: ArtifactRef | None, wanted: PublicationRequest, scratch: Path
+def _card_and_certificate(
+    store: Store,
+    ref: ArtifactRef,
+    checkpoint: ArtifactRef,
+    evaluation: ArtifactRef | None,
+    request: PublicationRequest,
+    scratch: Path,
 ) -> dict[str, Path]:
-    """Card, and where there is an evaluation certificate and recipe."""
+    """Write the card, and certificate and recipe if there is an evaluation."""
     files: dict[str, Path] = {}
     facts, config, sha256 = None, None, ""
     if evaluation is not None:
-        made = store.manifest(evaluation)
-        of = made.provenance.inputs.get("checkpoint")
-        own = ref if ref.kind == "checkpoint" else _merged(store, store.manifest(ref)).ref
-        if of != own:
-            raise ValueError(
-                f"{evaluation.location}: an evaluation of another checkpoint ({of and of.location})"
-            )
-        name = wanted.repo.partition("/")[2]
+        manifest = store.manifest(evaluation)
+        evaluated = manifest.provenance.inputs.get("checkpoint")
+        if evaluated != checkpoint:
+            other = evaluated and evaluated.location
+            raise ValueError(f"{evaluation.location}: an evaluation of another checkpoint ({other})")
+        name = request.repo.partition("/")[2]
         certificate = scratch / "certificate.tar"
-        sha256 = certify(store, evaluation, name, dict(wanted.against), certificate)
+        sha256 = certify(store, evaluation, name, dict(request.against), certificate)
         facts = open_evidence(certificate, scratch / "certificate").certificate.facts
-        config = evaluate_config(made)
+        config = evaluate_config(manifest)
         files["recipe.toml"] = _write(scratch / "recipe.toml", recipe_toml(config))
-        if wanted.without_certificate:
+        if request.without_certificate:
             sha256 = ""
         else:
             files["certificate.tar"] = certificate
-    card = model_card(
-        wanted.repo, story_of(store, ref), wanted.licence, ref.kind == "adapter", facts, config, sha256
-    )
+    story, is_adapter = story_of(store, ref), ref.kind == "adapter"
+    card = model_card(request.repo, story, request.licence, is_adapter, facts, config, sha256)
     return files | {"README.md": _write(scratch / "README.md", card)}
 
 
-def _dataset(store: Store, ref: ArtifactRef, wanted: PublicationRequest, scratch: Path) -> dict[str, Path]:
-    manifest, source = store.manifest(ref), store.fetch(ref)
-    files = {entry.path: source / entry.path for entry in manifest.files if not _is_circumstance(entry.path)}
-    own = (source / "README.md").read_text(encoding="utf-8") if "README.md" in files else ""
-    card = dataset_card(wanted.repo, story_of(store, ref), wanted.licence, manifest, own)
-    return files | {"README.md": _write(scratch / "README.md", card)}
-
-
-def _is_circumstance(path: str) -> bool:
-    return path.startswith(f"{VOLATILE}/")
-
-
-def _merged(store: Store, adapter: Manifest) -> Manifest:
-    """The checkpoint that the adapter's stage published beside it, in which it is merged."""
+def _merged_checkpoint(store: Store, adapter: Manifest) -> Manifest:
+    """Return the checkpoint that the adapter's stage published with the adapter merged into it."""
     for location in store.locations():
         if location.startswith("checkpoint/"):
             manifest = store.read(location)
             if manifest.provenance == adapter.provenance:
                 return manifest
     raise ValueError(
-        f"{adapter.location}: the checkpoint that was published with it, which has its tokenizer and evaluations, is "
-        "in the store no more; run its stage again"
+        f"{adapter.location}: the merged checkpoint that its stage published, which has its tokenizer and evaluations, "
+        "is no longer in the store; run the stage again"
     )
 
 
 def _with_base(store: Store, adapter: Manifest, source: Path, base: str, scratch: Path) -> Path:
-    """`adapter_config.json` with a base that others can find, in place of a location in this store."""
+    """Write `adapter_config.json` with the hub id of the base instead of its location in this store."""
     config: dict[str, Any] = json.loads((source / "adapter_config.json").read_text())
     location = config["base_model_name_or_path"]
     named = next((ref for ref in adapter.provenance.inputs.values() if ref.location == location), None)
-    made = store.manifest(named).provenance if named and store.exists(named) else None
-    model = made.config.get("model", {}) if made and made.stage == "prepare" else {}
+    provenance = store.manifest(named).provenance if named and store.exists(named) else None
+    model = provenance.config.get("model", {}) if provenance and provenance.stage == "prepare" else {}
     if base:
         config["base_model_name_or_path"], config["revision"] = base, None
     elif model.get("source") == "hub":
@@ -141,7 +134,7 @@ def _with_base(store: Store, adapter: Manifest, source: Path, base: str, scratch
     else:
         raise ValueError(
             f"{adapter.location}: its base {location} is on no hub; publish that first and name it with --base "
-            "OWNER/NAME, or publish the checkpoint in which it is merged"
+            "OWNER/NAME, or publish the merged checkpoint"
         )
     return _write(scratch / "adapter_config.json", json.dumps(config, indent=2, sort_keys=True))
 

@@ -1,6 +1,6 @@
-"""Files to a hub through huggingface_hub, in one commit. A token is handed over and never shown.
+"""Upload files to a hub with huggingface_hub, in one commit. The token is never shown.
 
-Raises one line of ValueError for whatever a hub, a network or a name does not allow.
+Errors of the hub, of the network and of names are a ValueError of one line.
 """
 
 import sys
@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-EVERY_S = 30.0  # between two lines on a long upload
+REPORT_EVERY_S = 30.0  # between two lines during a long upload
 RepoType = Literal["model", "dataset"]
 
 
 def check_name(repo: str) -> None:
-    """ValueError, one line, for what no hub takes as a name."""
+    """Raise ValueError for a name that no hub accepts."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
@@ -30,10 +30,9 @@ def check_name(repo: str) -> None:
 def upload(
     files: Mapping[str, Path], repo: str, repo_type: RepoType, endpoint: str, token: str, private: bool
 ) -> str:
-    """Make the repository if there is none, and commit `files` (path in the repository -> file); the commit's address.
+    """Create the repository if needed, and commit `files` (path in the repository -> file). Returns the commit's URL.
 
-    ValueError, one line that never holds the token: no connection, a token that is refused or may not write, a full
-    quota, a file that the hub refuses.
+    Raises ValueError, never with the token in it, if there is no connection, or the hub refuses the token or a file.
     """
     import httpx2
     from huggingface_hub import CommitOperationAdd, HfApi
@@ -45,7 +44,7 @@ def upload(
     api = HfApi(endpoint=endpoint, token=token)
     size = sum(path.stat().st_size for path in files.values())
     try:
-        with _telling(f"uploading {len(files)} files, {size / 1e6:.1f} MB, to {endpoint}/{repo}"):
+        with _reporting(f"uploading {len(files)} files, {size / 1e6:.1f} MB, to {endpoint}/{repo}"):
             api.create_repo(repo, repo_type=repo_type, private=private or None, exist_ok=True)
             operations = [CommitOperationAdd(name, str(path)) for name, path in files.items()]
             commit = api.create_commit(
@@ -53,47 +52,39 @@ def upload(
             )
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else 0
-        raise ValueError(
-            _without(token, f"hub {endpoint} refused: {_said(error)}; {_remedy(status, repo)}")
-        ) from None
+        message = f"hub {endpoint} refused: {_first_line(error)}; {_remedy(status, repo)}"
+        raise ValueError(message.replace(token, "[token]")) from None
     except (httpx2.HTTPError, OSError, RuntimeError) as error:
-        cause = error.__cause__ or error
-        raise ValueError(
-            _without(
-                token, f"hub {endpoint}: {_said(cause)}; check the network and HF_ENDPOINT, then run it again"
-            )
-        ) from None
+        cause = _first_line(error.__cause__ or error)
+        message = f"hub {endpoint}: {cause}; check the network and HF_ENDPOINT, then run it again"
+        raise ValueError(message.replace(token, "[token]")) from None
     return str(commit.commit_url)
 
 
-def _said(error: BaseException) -> str:
+def _first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _remedy(status: int, repo: str) -> str:
     if status == 401:
-        return "HF_TOKEN is not one of its tokens, or has run out"
+        return "HF_TOKEN is not one of its tokens, or has expired"
     if status == 403:
         return f"HF_TOKEN may not write to {repo}: give the token write access, or another owner's name"
-    return "mend that, then run it again: what is there already is not sent twice"
-
-
-def _without(token: str, text: str) -> str:
-    return text.replace(token, "[token]") if token else text
+    return "correct that, then run it again: files that are there already are not sent twice"
 
 
 @contextmanager
-def _telling(what: str) -> Iterator[None]:
-    """Say what is being done at once, and again every half minute."""
+def _reporting(message: str) -> Iterator[None]:
+    """Write the message now and every half minute until the block ends."""
     done = threading.Event()
 
-    def tell() -> None:
+    def report() -> None:
         while True:
-            sys.stderr.write(f"{what}\n")
-            if done.wait(EVERY_S):
+            sys.stderr.write(f"{message}\n")
+            if done.wait(REPORT_EVERY_S):
                 return
 
-    thread = threading.Thread(target=tell, daemon=True)
+    thread = threading.Thread(target=report, daemon=True)
     thread.start()
     try:
         yield

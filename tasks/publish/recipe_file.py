@@ -1,4 +1,4 @@
-"""`recipe.toml` of a published checkpoint: how it was evaluated, so that it is asked and served the same way."""
+"""Write `recipe.toml` of a published checkpoint, with which it is asked and served as it was evaluated."""
 
 import json
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Any
 from tasks.shared.config import EvaluateStage
 
 HEAD = """# How this checkpoint was evaluated: tirflow ask and tirflow serve take it with --recipe.
-# Asking reads no problems and makes no model: data and model.source are placeholders.
+# Asking reads no problems and creates no model: data and model.source are placeholders.
 name = "published"
 description = "As the published checkpoint was evaluated."
 """
@@ -18,17 +18,15 @@ DATA = {
 
 
 def recipe_toml(config: EvaluateStage) -> str:
-    """The sections of an evaluation as a recipe; places and addresses of this site are left out."""
+    """Return the configuration of an evaluation as a recipe, without paths and addresses of this site."""
     model = config.model.model_dump(mode="json", include={"dtype", "attention"}) | {"source": "tiny"}
-    generation = config.generation.model_dump(mode="json", exclude={"pool", "placement"})
-    checkpoints = {"checkpoints": ["base"]}
     sections = {
         "model": model,
         "data": DATA,
         "traces": config.traces.model_dump(mode="json"),
         "sandbox": config.sandbox.model_dump(mode="json", exclude={"address", "allow_unsafe"}),
-        "generation": generation,
-        "evaluate": config.evaluate.model_dump(mode="json") | checkpoints,
+        "generation": config.generation.model_dump(mode="json", exclude={"pool", "placement"}),
+        "evaluate": config.evaluate.model_dump(mode="json") | {"checkpoints": ["base"]},
     }
     return HEAD + "".join(_section(name, values) for name, values in sections.items())
 
@@ -39,7 +37,7 @@ def _section(name: str, values: Mapping[str, Any]) -> str:
 
 
 def _value(value: Any) -> str:
-    """A TOML value; strings of JSON are strings of TOML."""
+    """Write a TOML value. JSON strings are valid TOML strings."""
     if isinstance(value, Mapping):
         return "{ " + ", ".join(f"{key} = {_value(inner)}" for key, inner in value.items()) + " }"
     if isinstance(value, list | tuple):

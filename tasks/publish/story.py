@@ -1,6 +1,6 @@
-"""How an artifact came about, for its card: steps, base model and data with licences, read from the manifests alone.
+"""The origin of an artifact, for its card: stages, base model, and data with licences. Only manifests are read.
 
-Paths, addresses and names of keys that a recipe holds stay out of a card.
+Paths, addresses and names of keys in a recipe stay out of a card.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,44 +18,43 @@ MADE_HERE = "made by tirflow's own generator, free of third-party text"
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One set of data, or one model, that something was made from."""
+    """A data set or model that an artifact was made from."""
 
     name: str
     use: str  # training, evaluation, teacher
-    id: str  # where it is published; "" where it is not
+    id: str  # where it is published, or ""
     revision: str
     licence: str
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One stage of the way to an artifact."""
+    """A stage that led to an artifact."""
 
     stage: str
     location: str
     seed: int
     inputs: str
-    settings: str  # what differs from the defaults of this version
+    settings: str  # that differ from the defaults of this version
 
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """What a card says of the way to an artifact."""
+    """The origin of an artifact as its card describes it."""
 
     steps: list[Step]
     sources: list[Source]
     base: Source | None
-    gone: list[str]  # ancestors that are in the store no more
+    gone: list[str]  # ancestors that are no longer in the store
 
 
 def story_of(store: Store, ref: ArtifactRef) -> Story:
-    """The way to an artifact, oldest step first. ArtifactError if a manifest of it is damaged."""
+    """Return the origin of an artifact, oldest step first. Raises ArtifactError if a manifest is damaged."""
     found = lineage(store, ref)
     manifests = [manifest for manifest in reversed(found.values()) if manifest is not None]
     steps: dict[tuple[str, str], Step] = {}
     for manifest in manifests:
-        made = manifest.provenance
-        steps.setdefault((made.stage, made.digest), _step(manifest))
+        steps.setdefault((manifest.provenance.stage, manifest.provenance.digest), _step(manifest))
     prepared = [m.provenance.config for m in manifests if m.provenance.stage == "prepare"]
     written = [m.provenance.config["synthesize"] for m in manifests if "synthesize" in m.provenance.config]
     sources = [source for config in prepared for source in _of_data(config.get("data", {}))]
@@ -66,15 +65,15 @@ def story_of(store: Store, ref: ArtifactRef) -> Story:
 
 
 def _step(manifest: Manifest) -> Step:
-    made = manifest.provenance
-    inputs = ", ".join(f"{name} {ref.location}" for name, ref in made.inputs.items())
-    own, section = made.config.get(made.stage, {}), Recipe.model_fields.get(made.stage)
+    provenance, stage = manifest.provenance, manifest.provenance.stage
+    inputs = ", ".join(f"{name} {ref.location}" for name, ref in provenance.inputs.items())
+    own, section = provenance.config.get(stage, {}), Recipe.model_fields.get(stage)
     settings = _settings(own, section.default.model_dump(mode="json")) if section else ""
-    return Step(made.stage, manifest.location, made.seed, inputs or "nothing", settings)
+    return Step(stage, manifest.location, provenance.seed, inputs or "nothing", settings)
 
 
 def _settings(section: Mapping[str, Any], defaults: Mapping[str, Any], prefix: str = "") -> str:
-    """What differs from the defaults: numbers, switches and choices, never a place or the name of a key."""
+    """List numbers, switches and choices that differ from the defaults, but no paths and no names of keys."""
     found = []
     for key, value in section.items():
         default = defaults.get(key)
@@ -94,11 +93,10 @@ def _is_harmless(key: str, value: Any) -> bool:
 
 
 def _of_data(data: Mapping[str, Any]) -> Iterable[Source]:
-    """The problem sets of a recipe."""
+    """Yield the problem sets of a recipe."""
     registry = load_registry()
-    for use in ("train", "evaluation"):
-        for entry in data.get(use, ()):
-            purpose = "training" if use == "train" else "evaluation"
+    for key, purpose in (("train", "training"), ("evaluation", "evaluation")):
+        for entry in data.get(key, ()):
             name, known = entry["name"], registry.get(entry.get("id", ""))
             if entry["source"] == "registry" and known is not None:
                 yield Source(name, purpose, known.id, known.revision, known.licence)
@@ -112,7 +110,7 @@ def _of_data(data: Mapping[str, Any]) -> Iterable[Source]:
 
 
 def _of_synthesis(section: Mapping[str, Any]) -> Iterable[Source]:
-    """Who wrote the traces, and what from."""
+    """Yield the teacher of the traces, and the text that it rewrote."""
     mode, teacher, text = section.get("mode"), section.get("teacher", {}), section.get("source", {})
     if mode == "script":
         yield Source("scripted teacher", "teacher", "", "", MADE_HERE)

@@ -1,12 +1,13 @@
-"""`tirflow ask`: a question or a conversation in the terminal, with code that runs while the answer is written.
+"""`tirflow ask`: a question or a conversation in the terminal, with code that runs while the answer is sampled.
 
-Words stream as they are sampled, programs line by line in colour, what they printed when they have run; the answer
-stands out. With several samples, their vote. Sample i of a question has the seed `seed + i`.
+Text streams as it is sampled, and programs line by line in colour. A program's output follows when it has run. The
+answer is highlighted. With several samples, their vote is shown. Sample i of a question has the seed `seed + i`.
 """
 
 import secrets
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from queue import SimpleQueue
 
 from rich.console import Console
@@ -14,46 +15,43 @@ from rich.table import Table
 from rich.text import Text
 
 from tasks.serve.conversation import Message
-from tasks.serve.parts import Grown, Parts
+from tasks.serve.parts import Grown, Parts, answer_of
 from tasks.serve.printing import Printer
 from tasks.serve.request import ServeRequest
 from tasks.serve.resident import Resident, open_resident
 from tasks.shared.contract.environment import quieten_engines
 from tasks.shared.generation.interleave import RolloutRequest
-from tasks.shared.grading import last_box, pooled
+from tasks.shared.grading import pooled
 from tasks.shared.traces.trajectory import FinishReason, Trajectory
 
 
 def ask(request: ServeRequest, console: Console | None = None) -> int:
-    """Answer the question of `request`, or one after the other from the terminal; the exit code."""
+    """Answer the question of `request`, or questions from the terminal one by one. Returns the exit code."""
     quieten_engines()
     console = console or Console()
-    with console.status(f"loading {request.name}"):
-        opened = open_resident(request)
-        resident = opened.__enter__()
-    try:
+    with ExitStack() as stack:
+        with console.status(f"loading {request.name}"):
+            resident = stack.enter_context(open_resident(request))
         asker = Asker(resident, console, request)
         if request.question:
             asker.answer(request.question)
         else:
             asker.converse()
-    finally:
-        opened.__exit__(None, None, None)
     return 0
 
 
 class Asker:
-    """Asks one resident checkpoint and shows what it says."""
+    """Asks one resident checkpoint and shows its answers."""
 
     def __init__(self, resident: Resident, console: Console, request: ServeRequest) -> None:
         self._resident = resident
         self._console = console
         self._samples = request.samples
         self._seed = secrets.randbits(31) if request.seed is None else request.seed
-        self._said: list[Message] = []
+        self._history: list[Message] = []
 
     def converse(self) -> None:
-        """One question after the other until an empty line or the end of input; an interrupt ends an answer only."""
+        """Answer questions until an empty line or the end of input. An interrupt ends the current answer only."""
         self._console.print("An empty line ends the conversation.", style="dim")
         while question := self._next_question():
             try:
@@ -64,16 +62,17 @@ class Asker:
                 self._console.print("\nstopped", style="dim")
 
     def answer(self, question: str) -> None:
-        """Ask and show. ValueError: the prompt is too long."""
-        kept = self._said if self._resident.prompts.converses and self._samples == 1 else []
-        messages = [*kept, Message("user", question)]
-        prompt_ids = self._resident.prompts.of(messages)
+        """Ask the question and show the answer. Raises ValueError if the prompt is too long."""
+        prompts = self._resident.prompts
+        history = self._history if prompts.converses and self._samples == 1 else []
+        messages = [*history, Message("user", question)]
+        prompt_ids = prompts.of(messages)
         self._console.print(f"seed {self._seed}", style="dim")
         if self._samples > 1:
             self._vote(prompt_ids)
         else:
             trajectory = self._follow(prompt_ids)
-            self._said = [*messages, Message("assistant", trajectory.text)]
+            self._history = [*messages, Message("assistant", trajectory.text)]
         self._seed += self._samples
 
     def _next_question(self) -> str:
@@ -83,10 +82,10 @@ class Asker:
             return ""
 
     def _follow(self, prompt_ids: tuple[int, ...]) -> Trajectory:
-        """Show one sample while it grows; the trajectory."""
+        """Show one sample while it grows. Returns its trajectory."""
         printer = Printer(self._console, self._resident.policy.dialect)
         parts = Parts(self._resident.decode)
-        for _, grown in self._sampled(prompt_ids, follows=True):
+        for _, grown in self._stream(prompt_ids, follows=True):
             for part in parts.take(grown):
                 printer.show(part)
             if grown.trajectory is not None:
@@ -95,47 +94,41 @@ class Asker:
         raise AssertionError("a sample ends")
 
     def _vote(self, prompt_ids: tuple[int, ...]) -> None:
-        """Show the answers of all samples as they come, and which one most gave."""
+        """Show the answer of each sample as it ends, then the vote."""
         ended: dict[int, Trajectory] = {}
-        for sample, grown in self._sampled(prompt_ids, follows=False):
+        for sample, grown in self._stream(prompt_ids, follows=False):
             if grown.trajectory is not None:
                 ended[sample] = grown.trajectory
                 self._console.print(_line(sample, grown.trajectory), highlight=False)
         answers = [answer for number in sorted(ended) if (answer := answer_of(ended[number]))]
         self._console.print(vote_table(answers, self._samples))
 
-    def _sampled(self, prompt_ids: tuple[int, ...], follows: bool) -> Iterator[tuple[int, Grown]]:
-        """What grows, by number of the sample, until all have ended; whatever ends this ends them."""
-        heard: SimpleQueue[tuple[int, Grown | Exception]] = SimpleQueue()
+    def _stream(self, prompt_ids: tuple[int, ...], follows: bool) -> Iterator[tuple[int, Grown]]:
+        """Yield (sample, growth) until all samples have ended. Closing the generator drops those that have not."""
+        growth: SimpleQueue[tuple[int, Grown | Exception]] = SimpleQueue()
         name = secrets.token_hex(8)
         requests = [RolloutRequest(name, i, prompt_ids, self._seed + i) for i in range(self._samples)]
         for request in requests:
 
-            def listen(said: Grown | Exception, sample: int = request.sample) -> None:
-                heard.put((sample, said))
+            def listen(grown: Grown | Exception, sample: int = request.sample) -> None:
+                growth.put((sample, grown))
 
             self._resident.ask(request, listen, follows)
         left = len(requests)
         try:
             while left:
-                sample, said = heard.get()
-                if isinstance(said, Exception):
-                    raise said
-                left -= said.trajectory is not None
-                yield sample, said
+                sample, grown = growth.get()
+                if isinstance(grown, Exception):
+                    raise grown
+                left -= grown.trajectory is not None
+                yield sample, grown
         finally:
             for request in requests if left else ():
                 self._resident.drop(request.id)
 
 
-def answer_of(trajectory: Trajectory) -> str:
-    """What stands in the last whole box of the model's own words, "" without one."""
-    box = last_box(trajectory.own_words)
-    return (box.content or "") if box is not None else ""
-
-
 def vote_table(answers: list[str], samples: int) -> Table:
-    """How many samples gave each answer, equal values as one, the most first."""
+    """Count the samples of each answer, the most frequent first. Equal values are one answer."""
     names = dict(zip(answers, pooled(answers), strict=True))
     counts = Counter(names[answer] for answer in answers).most_common()
     table = Table(box=None, padding=(0, 1), show_header=False)
@@ -148,7 +141,7 @@ def vote_table(answers: list[str], samples: int) -> Table:
 
 
 def _line(sample: int, trajectory: Trajectory) -> Text:
-    """One sample in a line: its answer, its calls, its length."""
+    """Return one line for a sample: its answer, number of calls and length."""
     cut = ", cut off" if trajectory.finish is FinishReason.LENGTH else ""
     calls, tokens = len(trajectory.calls), len(trajectory.response_ids)
     return Text.assemble(

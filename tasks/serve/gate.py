@@ -1,19 +1,21 @@
-"""What stands before the API: the key, the size of a body, how long a client may take to send it."""
+"""Middleware before the API: checks the key, the size of a body, and how long a client takes to send it."""
 
 import asyncio
 import hmac
-import json
-from typing import Any
 
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from tasks.serve.schemas import ApiError
+
 BODY_SECONDS = 30.0
-READ_ON = 8  # times the largest size, of a body that is refused for its own
+READ_ON = 8  # a body that is too large is read up to this many times the largest size
 GUARDED = ("/v1/", "/metrics")
 
 
 class Gate:
-    """ASGI middleware. Bodies are read whole before anything looks at them."""
+    """ASGI middleware that reads each body whole before the application sees it."""
 
     def __init__(self, app: ASGIApp, key: str, max_body: int) -> None:
         """`key`: "" for none; `max_body`: bytes."""
@@ -22,53 +24,47 @@ class Gate:
         self._max_body = max_body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request through, or answer it."""
+        """Pass a request on, or refuse it."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        headers = {name.decode("latin-1").lower(): value for name, value in scope["headers"]}
-        if (
-            self._key
-            and scope["path"].startswith(GUARDED)
-            and not hmac.compare_digest(headers.get("authorization", b""), b"Bearer " + self._key.encode())
-        ):
-            said = "the API key is missing or wrong: send it as Authorization: Bearer KEY"
-            return await _refuse(send, 401, said, "invalid_api_key")
         try:
+            if self._key and scope["path"].startswith(GUARDED):
+                self._check_key(Headers(scope=scope).get("authorization", ""))
             body = await self._body(receive)
-        except TimeoutError:
-            return await _refuse(send, 408, f"the body did not come within {BODY_SECONDS:g} s", "timeout")
-        if body is None:
-            return await _refuse(send, 413, f"the body is larger than {self._max_body} bytes", "too_large")
+        except ApiError as error:
+            return await JSONResponse(error.body, error.status)(scope, receive, send)
         return await self._app(scope, _replay(body, receive), send)
 
-    async def _body(self, receive: Receive) -> bytes | None:
-        """The body; None for one that is too large, which is read on for a while: a client that still sends hears no
-        answer.
+    def _check_key(self, authorization: str) -> None:
+        if not hmac.compare_digest(authorization.encode("latin-1"), b"Bearer " + self._key.encode()):
+            message = "the API key is missing or wrong: send it as Authorization: Bearer KEY"
+            raise ApiError(401, message, code="invalid_api_key")
+
+    async def _body(self, receive: Receive) -> bytes:
+        """Return the body. Raises ApiError if it is too large or too slow.
+
+        A body that is too large is read on for a while, because a client that still sends reads no answer.
         """
-        body, size = bytearray(), 0
-        async with asyncio.timeout(BODY_SECONDS):
-            while True:
-                message = await receive()
-                part = message.get("body", b"")
-                size += len(part)
-                body += part if size <= self._max_body else b""
-                if not message.get("more_body", False) or size > READ_ON * self._max_body:
-                    return bytes(body) if size <= self._max_body else None
+        body, size, more = bytearray(), 0, True
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                while more and size <= READ_ON * self._max_body:
+                    message = await receive()
+                    part, more = message.get("body", b""), message.get("more_body", False)
+                    size += len(part)
+                    body += part if size <= self._max_body else b""
+        except TimeoutError:
+            raise ApiError(408, f"the body did not come within {BODY_SECONDS:g} s", code="timeout") from None
+        if size > self._max_body:
+            raise ApiError(413, f"the body is larger than {self._max_body} bytes", code="too_large")
+        return bytes(body)
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """Hand the body out once; then whatever comes, as that the client has gone."""
+    """Return a `receive` that gives the body once, then what follows, such as a disconnect."""
     waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def next_message() -> Message:
         return waiting.pop() if waiting else await receive()
 
     return next_message
-
-
-async def _refuse(send: Send, status: int, message: str, code: str) -> None:
-    error: dict[str, Any] = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
-    body = json.dumps({"error": error}).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

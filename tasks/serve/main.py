@@ -1,4 +1,4 @@
-"""`ask` and `serve` in the environment that the recipe's engine needs; `flows/commands/serving.py` starts it.
+"""`ask` and `serve` in the environment that the recipe's engine needs. `flows/commands/serving.py` starts it.
 
 python -m tasks.serve.main ask | serve request.json
 """
@@ -11,13 +11,13 @@ from tasks.serve.request import ServeRequest
 
 
 def main(arguments: list[str]) -> int:
-    """The command; its exit code."""
+    """Run the command line. Returns the exit code."""
     if len(arguments) != 2 or arguments[0] not in ("ask", "serve"):
         sys.stderr.write("usage: python -m tasks.serve.main ask | serve request.json\n")
         return 2
     text = Path(arguments[1]).read_text(encoding="utf-8")
     try:
-        return carry_out(arguments[0], ServeRequest.model_validate_json(text))
+        return run_command(arguments[0], ServeRequest.model_validate_json(text))
     except (ValueError, OSError) as error:
         sys.stderr.write(f"error: {str(error).splitlines()[0]}\n")
         return 2
@@ -26,8 +26,8 @@ def main(arguments: list[str]) -> int:
         return 130
 
 
-def carry_out(command: str, request: ServeRequest) -> int:
-    """`ask` or `serve`; the exit code. ValueError or OSError, told in one line, for a mistake."""
+def run_command(command: str, request: ServeRequest) -> int:
+    """Run `ask` or `serve`. Returns the exit code. Raises ValueError or OSError for a user's mistake."""
     if command == "ask":
         from tasks.serve.ask import ask
 
@@ -36,7 +36,7 @@ def carry_out(command: str, request: ServeRequest) -> int:
         from tasks.serve.serve import serve
 
         code = serve(request)
-    shutil.rmtree(request.scratch, ignore_errors=True)  # where it ended in an error its logs stay
+    shutil.rmtree(request.scratch, ignore_errors=True)  # after an error the logs stay
     return code
 
 

@@ -1,26 +1,27 @@
-"""A response while it grows, in parts for people: the model's words, a program that begins, what it printed, the end.
+"""A growing response, split into parts to show: the model's words, the start of a program, and its output.
 
-Ids come in as the loop appends them. The text of all parts is that of the trajectory; API stop strings end it early.
+The loop appends ids and the parts follow. Together they are the trajectory's text, unless a stop string ends it early.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from tasks.shared.grading import last_box
 from tasks.shared.traces.trajectory import CodeCall, Trajectory
 
-UNFINISHED = "\ufffd"  # what a character is decoded to of which tokens are missing
+UNFINISHED = "\ufffd"  # a character decodes to this while some of its tokens are missing
 
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """What the model said."""
+    """Text that the model wrote."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What was appended after a block, as the model reads it, and the call with what was observed."""
+    """The text appended after a block, as the model reads it, and the recorded call."""
 
     text: str
     call: CodeCall
@@ -38,24 +39,24 @@ Part = Words | Output | Runs
 
 @dataclass(frozen=True, slots=True)
 class Grown:
-    """What a response has more than before; the last has the trajectory."""
+    """What a response gained since the last report. The last report has the trajectory."""
 
     ids: tuple[int, ...] = ()
-    calls: tuple[CodeCall, ...] = ()  # their spans are places among all ids
+    calls: tuple[CodeCall, ...] = ()  # their spans are positions among all ids
     running: str | None = None
     trajectory: Trajectory | None = None
 
 
 class TextStream:
-    """Text of ids that arrive one by one; a character that is not whole waits for the ids that complete it."""
+    """Decodes ids that arrive one by one. An incomplete character waits for the ids that complete it."""
 
     def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
         self._decode = decode
         self._ids: list[int] = []
-        self._start = self._read = 0  # ids from `start` are decoded, up to `read` they were given out
+        self._start = self._read = 0  # decoding starts at `_start`; text up to `_read` was returned
 
     def push(self, ids: Iterable[int]) -> str:
-        """The text that these ids add."""
+        """Return the text that these ids add."""
         self._ids += ids
         before = self._decode(self._ids[self._start : self._read])
         now = self._decode(self._ids[self._start :])
@@ -67,12 +68,12 @@ class TextStream:
 
 @dataclass(slots=True)
 class Parts:
-    """The parts of one response, and what was said of it so far."""
+    """Splits one response into parts, and keeps what was returned so far."""
 
     decode: Callable[[Sequence[int]], str]
-    stops: tuple[str, ...] = ()  # looked for in the model's words; what follows the first is not said
+    stops: tuple[str, ...] = ()  # searched in the model's words; the text ends before the first one
     text: str = ""  # of all parts
-    spans: list[tuple[int, int]] = field(default_factory=list)  # outputs in `text`
+    spans: list[tuple[int, int]] = field(default_factory=list)  # of outputs in `text`
     calls: list[CodeCall] = field(default_factory=list)
     num_ids: int = 0
     num_shown: int = 0  # ids of outputs
@@ -85,7 +86,7 @@ class Parts:
         self._stream = TextStream(self.decode)
 
     def take(self, grown: Grown) -> Iterator[Part]:
-        """The parts that are new."""
+        """Yield the new parts."""
         if self.stopped:
             return
         if grown.trajectory is not None and not self.num_ids and not self.stops:
@@ -95,8 +96,7 @@ class Parts:
         place = 0
         for call in grown.calls:
             start, end = call.turn_end - base, call.feedback_end - base
-            yield from self._say(self._stream.push(grown.ids[place:start]))
-            yield from self._say("", last=True)
+            yield from self._words(self._stream.push(grown.ids[place:start]), last=True)
             if self.stopped:
                 return
             self._announced = False
@@ -107,34 +107,33 @@ class Parts:
             self.text += shown
             yield Output(shown, call)
             place = end
-        yield from self._say(self._stream.push(grown.ids[place:]))
+        yield from self._words(self._stream.push(grown.ids[place:]))
         self.num_ids = base + len(grown.ids)
         if grown.running is not None and not self._announced and not self.stopped:
-            yield from self._say("", last=True)
+            yield from self._words("", last=True)
             self._announced = True
             yield Runs(grown.running)
         if grown.trajectory is not None and not self.stopped:
-            yield from self._say("", last=True)
-            rest = grown.trajectory.text.removeprefix(self.text)
-            if not self.stopped and rest and grown.trajectory.text.startswith(self.text):
-                yield from self._say(rest, last=True)
+            yield from self._words("", last=True)
+            if grown.trajectory.text.startswith(self.text):
+                yield from self._words(grown.trajectory.text.removeprefix(self.text), last=True)
 
     def _whole(self, trajectory: Trajectory, num_ids: int) -> Iterator[Part]:
-        """The parts of a response that nobody followed: its text is there, and nothing is decoded again."""
+        """Yield the parts of a response that nobody followed. Its text is known, so nothing is decoded again."""
         place = 0
         for call, (start, end) in zip(trajectory.calls, trajectory.shown, strict=True):
-            yield from self._say(trajectory.text[place:start], last=True)
+            yield from self._words(trajectory.text[place:start], last=True)
             self.num_shown += call.feedback_end - call.turn_end
             self.calls.append(call)
             self.spans.append((start, end))
             self.text += trajectory.text[start:end]
             yield Output(trajectory.text[start:end], call)
             place = end
-        yield from self._say(trajectory.text[place:], last=True)
+        yield from self._words(trajectory.text[place:], last=True)
         self.num_ids = num_ids
 
-    def _say(self, text: str, last: bool = False) -> Iterator[Part]:
-        """Words, but for their end where it may begin a stop string; `last`: it does not."""
+    def _words(self, text: str, last: bool = False) -> Iterator[Part]:
+        """Yield words. Unless they are the `last` of a turn, hold back an end that may begin a stop string."""
         text = self._held + text
         self._held = ""
         found = min((place for stop in self.stops if (place := text.find(stop)) >= 0), default=-1)
@@ -150,5 +149,11 @@ class Parts:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """How many characters at the end of `text` begin `stop`."""
+    """Count the characters at the end of `text` that begin `stop`."""
     return next((size for size in range(len(stop) - 1, 0, -1) if text.endswith(stop[:size])), 0)
+
+
+def answer_of(trajectory: Trajectory) -> str:
+    """Return the content of the last complete box in the model's own words, or "" without one."""
+    box = last_box(trajectory.own_words)
+    return (box.content or "") if box is not None else ""

@@ -1,4 +1,4 @@
-"""A response in the terminal while it grows: prose as it comes, programs line by line in colour, outputs at once."""
+"""Prints a growing response in the terminal: prose as it comes, programs line by line in colour, outputs whole."""
 
 import re
 
@@ -18,7 +18,7 @@ MARK = r"```.*|</?think>"
 
 
 class Printer:
-    """Prints the parts of one response; what the marks of its dialect enclose is a program."""
+    """Prints the parts of one response. Text between the marks of its dialect is a program."""
 
     def __init__(self, console: Console, dialect: Dialect) -> None:
         self._console = console
@@ -29,8 +29,8 @@ class Printer:
         first = "".join(dict.fromkeys(mark[0] for mark in ("`", "<", *dialect.marks)))
         self._may_be_mark = re.compile(rf"\s*[{re.escape(first)}]")
         self._syntax = Syntax("", "python", background_color="default")
-        self._line = ""  # not printed yet
-        self._begun = False  # a part of this line is printed
+        self._line = ""  # text that is not printed yet
+        self._line_begun = False  # a part of this line is printed
         self._in_code = False
         self._status: Status | None = None
 
@@ -49,7 +49,7 @@ class Printer:
             self._output(part)
 
     def end(self, trajectory: Trajectory, answer: str) -> None:
-        """The end of the response: why it ended, where that is not by itself, and the answer."""
+        """Print the answer, and why the response ended if it did not end by itself."""
         self._stop_status()
         self._flush()
         if trajectory.finish is FinishReason.LENGTH:
@@ -60,27 +60,26 @@ class Printer:
             self._console.print(Text.assemble(("answer: ", "bold"), (answer, "bold black on green")))
 
     def _words(self, piece: str) -> None:
-        """A line, or a part of one, that the model wrote."""
+        """Print a line that the model wrote, or a part of one."""
         self._line += piece
-        whole = self._line.endswith("\n")
-        held = self._in_code or (not self._begun and self._may_be_mark.match(self._line))
-        if held and not whole:
+        is_whole = self._line.endswith("\n")
+        is_held = self._in_code or (not self._line_begun and self._may_be_mark.match(self._line))
+        if is_held and not is_whole:
             return
         text, self._line = self._line, ""
         line = text.rstrip("\n")
-        if not self._begun and (self._mark.match(line) or (self._in_code and self._closes.match(line))):
-            self._in_code = bool(self._opens.match(line)) or (self._in_code and not self._closes.match(line))
+        closes = self._in_code and bool(self._closes.match(line))
+        if not self._line_begun and (closes or self._mark.match(line)):
+            self._in_code = bool(self._opens.match(line)) or (self._in_code and not closes)
             self._console.print(Text(line, style="dim"), soft_wrap=True)
         elif self._in_code:
             self._console.print(self._syntax.highlight(line), end="", soft_wrap=True)
         else:
             self._console.print(Text(text), end="", soft_wrap=True)
-            self._begun = not whole
-        if whole:
-            self._begun = False
+        self._line_begun = not is_whole
 
     def _output(self, part: Output) -> None:
-        """What a program printed, or the notice that it did not run."""
+        """Print the output of a program, or the notice that it did not run."""
         self._in_code = False
         style = "cyan" if part.call.ran else "red"
         observed = part.call.observation or "(nothing was printed)"
@@ -88,12 +87,12 @@ class Printer:
         self._console.print(Padding(Text(lines, style=style), (0, 0, 0, 2)))
 
     def _flush(self) -> None:
-        """Print what is held, and end the line."""
+        """Print the held text, and end the line."""
         if self._line:
             self._words("\n")
-        elif self._begun:
+        elif self._line_begun:
             self._console.print()
-            self._begun = False
+            self._line_begun = False
 
     def _stop_status(self) -> None:
         if self._status is not None:
@@ -102,6 +101,6 @@ class Printer:
 
 
 def _line(pattern: str, *marks: str) -> re.Pattern[str]:
-    """A line that holds what `pattern` says, or one of the marks, and nothing else."""
+    """Compile a pattern for lines that consist of `pattern` or of one of the marks."""
     either = "|".join([pattern, *(re.escape(mark) for mark in marks if mark)])
     return re.compile(rf"\s*(?:{either})\s*$")

@@ -1,4 +1,4 @@
-"""What is served: a checkpoint, how it samples, and the limits. Written by `serving.py` of the command line."""
+"""The request for `ask` or `serve`: a checkpoint, how it samples, and the limits. The command line writes it."""
 
 from pathlib import Path
 
@@ -8,19 +8,19 @@ from tasks.shared.config import EvaluateStage, ServeConfig
 
 
 class ServeRequest(BaseModel):
-    """Everything that `ask` and `serve` need; the environment that they run in knows no store."""
+    """Everything that `ask` and `serve` need, since they may run in an environment without the store."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str  # the checkpoint's, as it was given: the model's name in the API
-    checkpoint: Path  # its directory
+    name: str  # of the checkpoint as the user gave it, and of the model in the API
+    checkpoint: Path  # directory
     config: EvaluateStage
     serve: ServeConfig
-    scratch: Path  # for logs of a pool's servers
+    scratch: Path  # for the logs of a pool's servers
     # ask
     question: str = ""
     samples: int = 1
-    seed: int | None = None  # None: drawn
+    seed: int | None = None  # None draws one
     # serve
     host: str = "127.0.0.1"
     port: int = 8000

@@ -1,4 +1,4 @@
-"""What the API takes: OpenAI's fields, checked; what would change an answer and is not offered here is refused."""
+"""Requests of the API: OpenAI's fields, validated. Fields that would change the answer are refused if not offered."""
 
 from typing import Any, Literal, Self
 
@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from tasks.serve.conversation import Message
 
-# Fields that change what is answered, with the values that ask for nothing.
+# Fields that would change the answer, with the values that have no effect.
 NOT_OFFERED: dict[str, tuple[Any, ...]] = {
     "logprobs": (None, False),
     "top_logprobs": (None, 0),
@@ -24,24 +24,20 @@ NOT_OFFERED: dict[str, tuple[Any, ...]] = {
 
 
 class ApiError(Exception):
-    """An answer other than 200, in the API's own form."""
+    """A response other than 200, in the API's own form."""
 
     def __init__(
-        self,
-        status: int,
-        message: str,
-        *,
-        kind: str = "invalid_request_error",
-        param: str | None = None,
-        code: str | None = None,
+        self, status: int, message: str, *, param: str | None = None, code: str | None = None
     ) -> None:
         super().__init__(message)
+        kind = "server_error" if status >= 500 else "invalid_request_error"
+        kind = "rate_limit_error" if status == 429 else kind
         self.status = status
         self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
 class TextPart(BaseModel):
-    """A part of a message's content; there are no other parts than text."""
+    """A part of a message's content. Only text is supported."""
 
     type: Literal["text"]
     text: str
@@ -55,11 +51,9 @@ class ChatMessage(BaseModel):
 
     @property
     def message(self) -> Message:
-        """As prompts take it."""
-        content = (
-            self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        )
-        return Message("system" if self.role == "developer" else self.role, content)
+        """The message as `Prompts` takes it."""
+        texts = [self.content] if isinstance(self.content, str) else [part.text for part in self.content]
+        return Message("system" if self.role == "developer" else self.role, "".join(texts))
 
 
 class StreamOptions(BaseModel):
@@ -68,8 +62,8 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
-class Asked(BaseModel):
-    """What both kinds of request have."""
+class CommonRequest(BaseModel):
+    """The fields that both kinds of request have."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -77,14 +71,14 @@ class Asked(BaseModel):
     n: int = Field(1, ge=1)
     seed: int | None = None
     stop: list[str] = Field(default=[], max_length=16)
-    max_tokens: int | None = Field(None, ge=1)  # of a whole response, outputs of programs included
+    max_tokens: int | None = Field(None, ge=1)  # of a whole response, including outputs of programs
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
-    # in place of the recipe's serve.interpreter; none: the model alone, its blocks do not run
+    # instead of the recipe's serve.interpreter; "none" does not run code blocks
     interpreter: Literal["text", "field", "none"] | None = None
-    return_trajectory: bool = False  # every token with its log-prob, and every call: for evaluations
+    return_trajectory: bool = False  # every token with its log-prob, and every call; for evaluations
 
     @field_validator("stop", mode="before")
     @classmethod
@@ -97,23 +91,23 @@ class Asked(BaseModel):
         return cls.model_fields[info.field_name].default if value is None else value
 
     @model_validator(mode="after")
-    def _nothing_is_asked_in_vain(self) -> Self:
-        for name, nothing in NOT_OFFERED.items():
-            if (given := (self.model_extra or {}).get(name)) not in nothing:
-                raise ValueError(f"{name} = {given!r} is not offered by this server; leave it out")
+    def _has_no_unsupported_field(self) -> Self:
+        for name, neutral in NOT_OFFERED.items():
+            if (value := (self.model_extra or {}).get(name)) not in neutral:
+                raise ValueError(f"{name} = {value!r} is not offered by this server; leave it out")
         if self.return_trajectory and (self.stream or self.stop):
-            raise ValueError("return_trajectory is of whole replies: leave out stream and stop")
+            raise ValueError("return_trajectory needs whole replies: leave out stream and stop")
         if "" in self.stop:
             raise ValueError("stop: an empty string would end every answer at once; leave it out")
         return self
 
 
-class ChatRequest(Asked):
+class ChatRequest(CommonRequest):
     """POST /v1/chat/completions."""
 
     messages: list[ChatMessage] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1)
-    continue_final_message: bool = False  # vLLM's: go on with the last message, which is the assistant's
+    continue_final_message: bool = False  # as in vLLM: continue the last message, which is the assistant's
     add_generation_prompt: bool = True
 
     @model_validator(mode="after")
@@ -122,16 +116,14 @@ class ChatRequest(Asked):
         return self
 
 
-class CompletionRequest(Asked):
-    """POST /v1/completions: prompts as they are, in text or ids."""
+class CompletionRequest(CommonRequest):
+    """POST /v1/completions: complete prompts, as text or ids."""
 
     prompt: str | list[str] | list[int] | list[list[int]]
 
     @property
     def prompts(self) -> list[str | tuple[int, ...]]:
-        """Each of them."""
-        if isinstance(self.prompt, str):
-            return [self.prompt]
-        if self.prompt and isinstance(self.prompt[0], int):
-            return [tuple(self.prompt)]
-        return [one if isinstance(one, str) else tuple(one) for one in self.prompt]  # type: ignore[arg-type]
+        """The prompts one by one."""
+        is_single = isinstance(self.prompt, str) or (self.prompt and isinstance(self.prompt[0], int))
+        prompts = [self.prompt] if is_single else self.prompt
+        return [one if isinstance(one, str) else tuple(one) for one in prompts]  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Run the server: the port and the key first, then the checkpoint, then requests until it is told to end."""
+"""Run the server: bind the port and check the key, load the checkpoint, then answer until a signal comes."""
 
 import asyncio
 import os
@@ -16,14 +16,14 @@ from tasks.serve.server import make_app
 from tasks.shared.contract.environment import serve_key
 
 LOOK_S = 0.5
-KEEP_S = 75  # that an idle connection stays: longer than clients keep it, or it might close as it is used
+KEEP_S = 75  # idle connections stay longer than clients keep them, so that none closes while it is used
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def serve(request: ServeRequest) -> int:
-    """Serve until SIGTERM or Ctrl-C; 1 if the engine stopped by itself.
+    """Serve until SIGTERM or Ctrl-C. Returns 1 if the engine stopped by itself.
 
-    ValueError, before anything is loaded: the port is taken, or others could reach a server without a key.
+    Raises ValueError, before anything is loaded, if the port is taken or if others could reach a server without a key.
     """
     key = serve_key()
     if not key and request.host not in LOOPBACK:
@@ -43,23 +43,23 @@ def serve(request: ServeRequest) -> int:
                 timeout_keep_alive=KEEP_S,
                 timeout_graceful_shutdown=max(1, round(request.serve.end_seconds)),
             )
-            asked = "asks for the key" if key else "asks for no key"
-            sys.stdout.write(f"serving {request.name} on http://{request.host}:{port}, {asked}\n")
+            access = "asks for the key" if key else "asks for no key"
+            sys.stdout.write(f"serving {request.name} on http://{request.host}:{port}, {access}\n")
             sys.stdout.flush()
             return asyncio.run(_run(Server(config), listener, resident))
 
 
 class Server(uvicorn.Server):
-    """One that leaves signals to `_run`: uvicorn would raise them again once it has ended well."""
+    """A uvicorn server that leaves signals to `_run`; uvicorn would raise them again after a clean end."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Take none."""
+        """Capture no signal."""
         yield
 
 
 async def _run(server: Server, listener: socket.socket, resident: Resident) -> int:
-    """Until a signal, or the end of the engine; requests under way are answered first."""
+    """Serve until a signal comes or the engine ends. Requests under way are answered first."""
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, server.handle_exit, number, None)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
@@ -74,16 +74,11 @@ async def _run(server: Server, listener: socket.socket, resident: Resident) -> i
 
 
 def listening_socket(host: str, port: int) -> socket.socket:
-    """A bound socket. ValueError, one line, where the port is taken or the address is not this machine's."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    """Return a bound socket. Raises ValueError if the port is taken or the address is not this machine's."""
+    v6 = ":" in host
+    family = socket.AF_INET6 if v6 else socket.AF_INET
     try:
-        listener.bind((host, port))
-        listener.listen(socket.SOMAXCONN)
+        return socket.create_server((host, port), family=family, backlog=socket.SOMAXCONN, dualstack_ipv6=v6)
     except OSError as error:
-        listener.close()
-        raise ValueError(
-            f"port {port} on {host} cannot be had ({os.strerror(error.errno or 0)}): give another with --port"
-        ) from None
-    return listener
+        cause = os.strerror(error.errno or 0)
+        raise ValueError(f"cannot use port {port} on {host} ({cause}): give another with --port") from None

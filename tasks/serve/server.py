@@ -1,8 +1,8 @@
-"""`tirflow serve`: an OpenAI-compatible server over one resident checkpoint, whose code runs while it answers.
+"""`tirflow serve`: an OpenAI-compatible server for one resident checkpoint, with code that runs while it answers.
 
-Requests of all clients go side by side through the loop of evaluation; sample i of a request has the seed `seed + i`,
-so that an evaluation's seeds give its samples. A request that stops at the dialect's own stop string runs its code
-itself: its messages are taken as they are, and nothing is run here.
+The loop of evaluation samples the requests of all clients side by side. Sample i of a request has the seed `seed + i`,
+so that an evaluation's seeds give its samples. A client that stops at the dialect's own stop string runs the code
+itself: the server then takes its messages as they are and runs nothing.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from tasks.serve.parts import Grown, Parts
 from tasks.serve.replies import Form, Reply
 from tasks.serve.request import ServeRequest
 from tasks.serve.resident import Resident
-from tasks.serve.schemas import ApiError, Asked, ChatRequest, CompletionRequest
+from tasks.serve.schemas import ApiError, ChatRequest, CommonRequest, CompletionRequest
 from tasks.shared.generation.interleave import RolloutRequest
 from tasks.shared.generation.protocol import Sampling
 from tasks.shared.traces.trajectory import FinishReason
@@ -36,85 +36,68 @@ POLICY = (
     "form-action 'none'; frame-ancestors 'none'"
 )
 SEEDS = 2**63
-LOOK_S = 1.0  # between two looks whether a client is still there
+LOOK_S = 1.0  # between two checks that a client is still connected
 
 
 def make_app(resident: Resident, request: ServeRequest, key: str) -> FastAPI:
-    """The application; `key`: what clients must send, "" for nothing."""
+    """Return the application. Clients must send `key`, unless it is ""."""
     app = FastAPI(title="tirflow", docs_url=None, redoc_url=None, openapi_url=None)
     service = Service(resident, request)
     app.add_middleware(Gate, key=key, max_body=request.serve.max_body_kib * 1024)
-
-    @app.post("/v1/chat/completions")
-    async def chat(asked: ChatRequest, http: Request) -> Response:
-        """A conversation."""
-        return await service.chat(asked, http)
-
-    @app.post("/v1/completions")
-    async def completions(asked: CompletionRequest, http: Request) -> Response:
-        """Prompts as they are."""
-        return await service.complete(asked, http)
+    app.post("/v1/chat/completions")(service.chat)
+    app.post("/v1/completions")(service.complete)
+    app.get("/health")(service.health)
 
     @app.get("/v1/models")
     def models() -> dict[str, Any]:
-        """The one model."""
+        """List the one model."""
         return {"object": "list", "data": [service.model]}
 
     @app.get("/v1/models/{name:path}")
     def model(name: str) -> dict[str, Any]:
-        """The one model by its name."""
+        """Describe the one model."""
         service.require_model(name)
         return service.model
 
-    @app.get("/health")
-    def health() -> Response:
-        """200 while it answers."""
-        failed = resident.failed
-        body = {"status": "ok"} if failed is None else {"status": "failed", "reason": str(failed)}
-        return JSONResponse(body, 200 if failed is None else 503)
-
     @app.get("/metrics")
     def metrics() -> Response:
-        """For Prometheus."""
+        """Return the metrics in Prometheus's format."""
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
 
     @app.get("/{name}")
     @app.get("/")
     def page(name: str = "page.html") -> Response:
-        """The page to try it, its style and script."""
+        """Return the page to try the checkpoint, its style or its script."""
         if name not in ("page.html", "page.css", "page.js"):
             raise ApiError(404, f"there is no /{name}")
         return FileResponse(PAGE / name, headers={"Content-Security-Policy": POLICY})
 
     @app.exception_handler(ApiError)
-    async def error_response(http: Request, error: ApiError) -> Response:
+    async def api_error(http: Request, error: ApiError) -> Response:
         headers = {"Retry-After": "1"} if error.status == 429 else {}
         return service.counted(http, JSONResponse(error.body, error.status, headers))
 
     @app.exception_handler(RequestValidationError)
-    async def mistaken(http: Request, error: RequestValidationError) -> Response:
+    async def invalid_request(http: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         param = ".".join(str(part) for part in first["loc"][1:]) or None
-        said = str(first["msg"]).removeprefix("Value error, ")
-        return await error_response(http, ApiError(400, f"{param}: {said}" if param else said, param=param))
+        message = str(first["msg"]).removeprefix("Value error, ")
+        return await api_error(http, ApiError(400, f"{param}: {message}" if param else message, param=param))
 
     @app.exception_handler(HTTPException)
-    async def missing(http: Request, error: HTTPException) -> Response:
-        return await error_response(
-            http, ApiError(error.status_code, f"{error.detail}: {http.method} {http.url.path}")
-        )
+    async def http_error(http: Request, error: HTTPException) -> Response:
+        message = f"{error.detail}: {http.method} {http.url.path}"
+        return await api_error(http, ApiError(error.status_code, message))
 
     @app.exception_handler(Exception)
-    async def failed(http: Request, error: Exception) -> Response:
-        return await error_response(
-            http, ApiError(500, "the server failed; see its log", kind="server_error")
-        )
+    async def server_error(http: Request, error: Exception) -> Response:
+        return await api_error(http, ApiError(500, "the server failed; see its log"))
 
     return app
 
 
 class Service:
-    """What the routes do."""
+    """Answers the requests of all clients."""
 
     def __init__(self, resident: Resident, request: ServeRequest) -> None:
         generation = request.config.generation
@@ -134,54 +117,61 @@ class Service:
         }
 
     def require_model(self, name: str) -> None:
-        """ApiError for another model than the one that is served."""
+        """Raise ApiError for another model than the one that is served."""
         if name != self._name:
-            said = f"model '{name}' is not served here; this is '{self._name}'"
-            raise ApiError(404, said, param="model", code="model_not_found")
+            message = f"model '{name}' is not served here; this is '{self._name}'"
+            raise ApiError(404, message, param="model", code="model_not_found")
 
     def counted(self, http: Request, response: Response) -> Response:
-        """The response, counted."""
+        """Count a response and return it."""
         route = http.scope.get("route")
         self.metrics.requests.labels(getattr(route, "path", "other"), str(response.status_code)).inc()
         return response
 
-    async def chat(self, asked: ChatRequest, http: Request) -> Response:
+    def health(self) -> Response:
+        """Return 200 while the engine runs, else 503."""
+        failed = self._resident.failed
+        body = {"status": "ok"} if failed is None else {"status": "failed", "reason": str(failed)}
+        return JSONResponse(body, 200 if failed is None else 503)
+
+    async def chat(self, body: ChatRequest, http: Request) -> Response:
         """Answer a conversation."""
-        self.require_model(asked.model)
-        raw = self._is_raw(asked)
+        self.require_model(body.model)
         try:
-            messages = [message.message for message in asked.messages]
-            prompt = self._resident.prompts.of(messages, raw, asked.continue_final_message)
+            messages = [message.message for message in body.messages]
+            prompt = self._resident.prompts.of(messages, self._is_raw(body), body.continue_final_message)
         except ValueError as error:
             raise ApiError(400, str(error), param="messages") from None
-        return await self._answer(asked, [prompt], Form(True, secrets.token_hex(12), asked.model), http)
+        return await self._answer(body, [prompt], Form(True, body.model), http)
 
-    async def complete(self, asked: CompletionRequest, http: Request) -> Response:
+    async def complete(self, body: CompletionRequest, http: Request) -> Response:
         """Continue prompts."""
-        self.require_model(asked.model)
+        self.require_model(body.model)
         try:
-            prompts = [self._resident.prompts.of_text(prompt) for prompt in asked.prompts]
+            prompts = [self._resident.prompts.of_text(prompt) for prompt in body.prompts]
             if not prompts:
-                raise ValueError("prompt: an empty list asks for nothing")
+                raise ValueError("prompt: the list is empty")
         except ValueError as error:
             raise ApiError(400, str(error), param="prompt") from None
-        return await self._answer(asked, prompts, Form(False, secrets.token_hex(12), asked.model), http)
+        return await self._answer(body, prompts, Form(False, body.model), http)
 
-    def _is_raw(self, asked: Asked) -> bool:
+    def _is_raw(self, body: CommonRequest) -> bool:
         """Whether the client runs the code itself."""
-        return asked.interpreter == "none" or self._resident.policy.dialect.stop in asked.stop
+        return body.interpreter == "none" or self._resident.policy.dialect.stop in body.stop
 
     async def _answer(
-        self, asked: Asked, prompts: Sequence[tuple[int, ...]], form: Form, http: Request
+        self, body: CommonRequest, prompts: Sequence[tuple[int, ...]], form: Form, http: Request
     ) -> Response:
-        requests = self._requests(asked, prompts)
-        in_text = (asked.interpreter or self._limits.interpreter) != "field"
-        decode, stops = self._resident.decode, tuple(asked.stop)
-        replies = [Reply(Parts(decode, stops), in_text, tells_all=asked.return_trajectory) for _ in requests]
+        requests = self._requests(body, prompts)
+        in_text = (body.interpreter or self._limits.interpreter) != "field"
+        decode, stops = self._resident.decode, tuple(body.stop)
+        replies = [
+            Reply(Parts(decode, stops), in_text, with_trajectory=body.return_trajectory) for _ in requests
+        ]
         prompt_tokens = sum(map(len, prompts))
-        if asked.stream:
-            chunks = self._stream(asked, requests, replies, form, prompt_tokens)
-            await anext(chunks)  # refusals are answers of their own, not events in a stream
+        if body.stream:
+            chunks = self._stream(body, requests, replies, form, prompt_tokens)
+            await anext(chunks)  # a refusal is a response of its own, not an event in a stream
             return self.counted(http, StreamingResponse(chunks, media_type="text/event-stream"))
         work = asyncio.create_task(self._collect(requests, replies))
         try:
@@ -194,41 +184,33 @@ class Service:
         self.metrics.count(replies, prompt_tokens)
         return self.counted(http, JSONResponse(form.whole(replies, prompt_tokens)))
 
-    def _requests(self, asked: Asked, prompts: Sequence[tuple[int, ...]]) -> list[RolloutRequest]:
-        """A request a sample. ApiError: more than one request may have, or no room for a response."""
-        if len(prompts) * asked.n > self._limits.max_samples:
-            said = f"n = {asked.n} for {len(prompts)} prompts: at most {self._limits.max_samples} samples a request"
-            raise ApiError(400, said, param="n")
+    def _requests(self, body: CommonRequest, prompts: Sequence[tuple[int, ...]]) -> list[RolloutRequest]:
+        """Make a rollout request for each sample. Raises ApiError for too many samples, or no room for a response."""
+        limit = self._limits.max_samples
+        if len(prompts) * body.n > limit:
+            message = f"n = {body.n} for {len(prompts)} prompts: at most {limit} samples a request"
+            raise ApiError(400, message, param="n")
         policy, name = self._resident.policy, secrets.token_hex(8)
         sampling = Sampling(
-            policy.sampling.temperature if asked.temperature is None else asked.temperature,
-            policy.sampling.top_p if asked.top_p is None else asked.top_p,
+            policy.sampling.temperature if body.temperature is None else body.temperature,
+            policy.sampling.top_p if body.top_p is None else body.top_p,
         )
-        seed = secrets.randbits(62) if asked.seed is None else asked.seed
+        seed = secrets.randbits(62) if body.seed is None else body.seed
+        max_calls = 0 if self._is_raw(body) else None
         requests = []
         for place, prompt in enumerate(prompts):
-            room = self._resident.max_positions - len(prompt)
-            if room < 1:
-                raise ApiError(
-                    400, f"the prompt leaves no room of the model's {len(prompt) + room} positions"
-                )
-            budget = min(room, asked.max_tokens or policy.max_response_tokens)
+            positions = self._resident.max_positions
+            if len(prompt) >= positions:
+                raise ApiError(400, f"the prompt leaves no room of the model's {positions} positions")
+            budget = min(positions - len(prompt), body.max_tokens or policy.max_response_tokens)
             requests += [
-                RolloutRequest(
-                    name,
-                    sample,
-                    prompt,
-                    (seed + sample) % SEEDS,
-                    sampling,
-                    budget,
-                    0 if self._is_raw(asked) else None,
-                )
-                for sample in range(place * asked.n, (place + 1) * asked.n)
+                RolloutRequest(name, i, prompt, (seed + i) % SEEDS, sampling, budget, max_calls)
+                for i in range(place * body.n, (place + 1) * body.n)
             ]
         return requests
 
     async def _collect(self, requests: Sequence[RolloutRequest], replies: Sequence[Reply]) -> None:
-        """Fill the replies."""
+        """Sample all replies to their end."""
         with self._admitted(len(requests)):
             async for number, grown in self._sampled(requests, replies, follows=bool(replies[0].parts.stops)):
                 for _ in replies[number].parts.take(grown):
@@ -236,13 +218,13 @@ class Service:
 
     async def _stream(
         self,
-        asked: Asked,
+        body: CommonRequest,
         requests: Sequence[RolloutRequest],
         replies: Sequence[Reply],
         form: Form,
         prompt_tokens: int,
     ) -> AsyncIterator[str]:
-        """Server-sent events; the first one is empty and comes once the request is admitted."""
+        """Yield server-sent events. The first is empty and comes once the request is admitted."""
         with self._admitted(len(requests)):
             yield ""
             for number in range(len(requests)):
@@ -258,21 +240,21 @@ class Service:
             except ApiError as error:
                 yield _event(error.body)
                 return
-            if asked.stream_options.include_usage:
+            if body.stream_options.include_usage:
                 yield _event(form.last(replies, prompt_tokens))
             yield "data: [DONE]\n\n"
         self.metrics.count(replies, prompt_tokens)
 
     @contextmanager
     def _admitted(self, samples: int) -> Iterator[None]:
-        """Count samples while they are alive. ApiError where there is no room for more."""
+        """Count samples while they are alive. Raises ApiError if the engine has stopped or the queue is full."""
         if self._resident.failed is not None:
-            raise ApiError(503, f"the engine has stopped: {self._resident.failed}", kind="server_error")
+            raise ApiError(503, f"the engine has stopped: {self._resident.failed}")
         if self._alive + samples > self._most_alive:
-            said = (
+            message = (
                 f"{self._alive} samples are under way, of at most {self._most_alive}; ask again in a moment"
             )
-            raise ApiError(429, said, kind="rate_limit_error", code="queue_full")
+            raise ApiError(429, message, code="queue_full")
         self._alive += samples
         self.metrics.alive.set(self._alive)
         try:
@@ -285,43 +267,37 @@ class Service:
     async def _sampled(
         self, requests: Sequence[RolloutRequest], replies: Sequence[Reply], follows: bool
     ) -> AsyncIterator[tuple[int, Grown]]:
-        """What grows, by number of the sample, until all replies have ended; whatever ends this ends the samples.
+        """Yield (sample, growth) until all replies have ended. Closing the generator drops samples that have not.
 
-        ApiError: the sandbox or the engine failed, or time is up.
+        Raises ApiError if the sandbox or the engine fails, or if time is up.
         """
-        heard: asyncio.Queue[tuple[int, Grown | Exception]] = asyncio.Queue()
+        growth: asyncio.Queue[tuple[int, Grown | Exception]] = asyncio.Queue()
         loop = asyncio.get_running_loop()
         for number, request in enumerate(requests):
 
-            def listen(said: Grown | Exception, number: int = number) -> None:
-                loop.call_soon_threadsafe(heard.put_nowait, (number, said))
+            def listen(grown: Grown | Exception, number: int = number) -> None:
+                loop.call_soon_threadsafe(growth.put_nowait, (number, grown))
 
             self._resident.ask(request, listen, follows)
-        deadline = loop.time() + self._limits.max_seconds
+        limit_s = self._limits.max_seconds
+        deadline = loop.time() + limit_s
         alive = set(range(len(requests)))
         try:
             while alive:
                 try:
                     async with asyncio.timeout_at(deadline):
-                        number, said = await heard.get()
+                        number, grown = await growth.get()
                 except TimeoutError:
-                    raise ApiError(
-                        504,
-                        f"no whole answer within {self._limits.max_seconds:g} s",
-                        kind="server_error",
-                        code="timeout",
-                    ) from None
+                    raise ApiError(504, f"no whole answer within {limit_s:g} s", code="timeout") from None
                 if number not in alive:
                     continue
-                if isinstance(said, Exception):
-                    raise ApiError(503, f"the engine has stopped: {said}", kind="server_error") from None
-                replies[number].trajectory = said.trajectory
-                if said.trajectory is not None and said.trajectory.finish is FinishReason.SANDBOX_FAILURE:
-                    raise ApiError(
-                        503, "the sandbox failed under a program", kind="server_error", code="sandbox"
-                    )
-                yield number, said
-                if said.trajectory is not None:
+                if isinstance(grown, Exception):
+                    raise ApiError(503, f"the engine has stopped: {grown}") from None
+                replies[number].trajectory = grown.trajectory
+                if grown.trajectory is not None and grown.trajectory.finish is FinishReason.SANDBOX_FAILURE:
+                    raise ApiError(503, "the sandbox failed under a program", code="sandbox")
+                yield number, grown
+                if grown.trajectory is not None:
                     alive.discard(number)
                 elif replies[number].ended:
                     alive.discard(number)

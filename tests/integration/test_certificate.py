@@ -80,14 +80,14 @@ def test_a_certificate_holds_elsewhere(
     calls = [call for sample in (*samples, *before) for call in sample.calls if call.executed]
     assert len(calls) == 7 and rows["programs, run again"]["checked"] == len(calls)
     assert rows["grades, given again"]["checked"] == 2 * len(samples)
-    assert rows["decontamination, done again"]["note"] == "0 taken out, 0 of 1 kept share 5 words"
+    assert rows["decontamination, done again"]["note"] == "0 removed, 0 of 1 kept share 5 words"
     evidence = open_evidence(output, tmp_path / "elsewhere")
     compared = evidence.certificate.facts["comparisons"]["sums"][f"{refs[0]}-{refs[1]}"]
     assert compared["difference"]["value"] == pytest.approx(1 / 6)
     assert not list((evidence.directory / STORE).rglob("*.safetensors")), "a certificate has no weights"
     monkeypatch.setenv("TIRFLOW_STORE", store.root)
     assert main(["certify", refs[0], "--output", str(output)]) == 2
-    assert "there already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err
 
 
 def test_equal_evaluations_have_equal_certificates(
@@ -215,11 +215,11 @@ def _member(name: str, content: bytes = b"", kind: bytes = tarfile.REGTYPE, link
     [
         ([_member("../outside", b"x")], "would leave its folder"),
         ([_member("/etc/outside", b"x")], "would leave its folder"),
-        ([_member("link", kind=tarfile.SYMTYPE, link="/etc/passwd")], "no plain file"),
-        ([_member("link", kind=tarfile.LNKTYPE, link="certificate.json")], "no plain file"),
-        ([_member("pipe", kind=tarfile.FIFOTYPE)], "no plain file"),
-        ([_member("a", b"1"), _member("./a", b"2")], "there twice"),
-        ([_member("a", b"1"), _member("a/b", b"2")], "there twice"),
+        ([_member("link", kind=tarfile.SYMTYPE, link="/etc/passwd")], "not a plain file"),
+        ([_member("link", kind=tarfile.LNKTYPE, link="certificate.json")], "not a plain file"),
+        ([_member("pipe", kind=tarfile.FIFOTYPE)], "not a plain file"),
+        ([_member("a", b"1"), _member("./a", b"2")], "occurs twice"),
+        ([_member("a", b"1"), _member("a/b", b"2")], "occurs twice"),
         ([_member(f"f{n}") for n in range(10_001)], "more than 10,000 files"),
     ],
 )

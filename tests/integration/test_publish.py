@@ -111,7 +111,7 @@ def test_a_dry_run_writes_the_folder_and_needs_no_token(
     assert {"README.md", "recipe.toml", "model.safetensors"} <= {path.name for path in folder.iterdir()}
     assert not (folder / "certificate.tar").exists()
     assert "certificate.tar" not in (folder / "README.md").read_text()
-    assert main(arguments) == 2 and "there already" in capsys.readouterr().err
+    assert main(arguments) == 2 and "exists already" in capsys.readouterr().err
     assert main(arguments[:3]) == 2 and "HF_TOKEN is not set" in capsys.readouterr().err
 
 

@@ -16,9 +16,7 @@ import pytest
 from benchmarks.sandbox_soak import descendants
 from tasks.shared.sandbox import Interpreter, Limits, SandboxSettings, Status
 
-SMALL = SandboxSettings(
-    workers=1, slots=1, preload=("math",), stateful=True, limits=Limits(wall_s=30.0, cpu_s=30.0)
-)
+SMALL = SandboxSettings(workers=1, slots=1, preload=("math",), limits=Limits(wall_s=30.0, cpu_s=30.0))
 
 
 @pytest.fixture
@@ -152,7 +150,7 @@ MANY = """
 import json
 from tasks.shared.sandbox import Interpreter, SandboxSettings
 from tasks.shared.sandbox.client import RequestRefused
-with Interpreter(SandboxSettings(workers=1, slots=1, preload=("math",), stateful=True)) as interpreter:
+with Interpreter(SandboxSettings(workers=1, slots=1, preload=("math",))) as interpreter:
     sessions, refused = [], ""
     while not refused and len(sessions) < 100:
         try:

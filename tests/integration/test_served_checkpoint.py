@@ -57,7 +57,7 @@ def test_clients_of_the_server_get_evaluations_samples(checkpoint: Path, tmp_pat
     )
     with open_resident(request) as resident:
         generator = make_generator(stage.generation, stage.model, checkpoint, tokenizer)
-        sampler = Sampler(stage, generator, resident.interpreter, tokenizer)
+        sampler = Sampler(stage, generator, resident.tool, tokenizer)
         own = {(sample.problem_id, sample.sample): sample for sample in sampler.take(wanted)}
         with served(resident, max_queue=1000) as address:
             client = openai.OpenAI(base_url=f"{address}/v1", api_key="-", max_retries=0)
@@ -115,10 +115,10 @@ def test_the_commands_in_one_line(
         for arguments, said in (
             (["ask", "promoted", "Q?"], "artifact 'promoted': none such"),
             (["ask", "/nowhere/model", "Q?"], "checkpoint '/nowhere/model': there is no such folder"),
-            (["ask", str(checkpoint), "Q?"], "name the recipe that says how it is asked"),
+            (["ask", str(checkpoint), "Q?"], "name the recipe that says how to ask it"),
             (["ask", *folder, "--engine", "vllm", "Q?"], "make setup-vllm"),
-            (["ask", *folder, "--engine", "other", "Q?"], "it is transformers or vllm"),
-            (["serve", *folder, "--port", port], f"port {port} on 127.0.0.1 cannot be had"),
+            (["ask", *folder, "--engine", "other", "Q?"], "write transformers or vllm"),
+            (["serve", *folder, "--port", port], f"cannot use port {port} on 127.0.0.1"),
             (["serve", *folder, "--host", "0.0.0.0"], "export TIRFLOW_API_KEY"),
         ):
             assert main(arguments) == 2

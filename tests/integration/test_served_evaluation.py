@@ -91,7 +91,7 @@ def test_programs_run_at_the_server_and_are_graded_here(tmp_path: Path) -> None:
     wanted = list(sample_requests(PROBLEMS, len(SCRIPTS), seed=7))
     with scripted(SCRIPTS, stage) as resident:
         generator = ScriptedGenerator(TOKENIZER, BySample(SCRIPTS))
-        own = {s.key: s for s in Sampler(stage, generator, resident.interpreter, TOKENIZER).take(wanted)}
+        own = {s.key: s for s in Sampler(stage, generator, resident.tool, TOKENIZER).take(wanted)}
 
     there: list[Sample] = []
     for number, script in enumerate(SCRIPTS):  # each sample is a request: its script is a server's first

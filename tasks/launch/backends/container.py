@@ -1,7 +1,7 @@
-"""A stage in a container: its output, how it ended, its end with all that belongs to it, and what others left behind.
+"""A stage's running container: its output, its exit, its removal, and the removal of containers that others left.
 
-Everything of one execution is named after its scratch directory, whose lock its launcher holds: so there is one
-container for the same work, and one whose lock is free has lost its launcher.
+Everything of one execution is named after its scratch directory, whose lock its launcher holds. So equal work has one
+container, and a container whose lock is free has lost its launcher.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ SCRATCH_LABEL, PART_LABEL = "tirflow.scratch", "tirflow.part"
 
 @contextlib.contextmanager
 def asking_engine() -> Iterator[None]:
-    """A connection that is refused or breaks is told as Away; what the engine answers, errors too, passes."""
+    """Raise Away if the connection is refused or breaks. Errors that the engine answers pass."""
     try:
         yield
     except APIError:
@@ -47,17 +47,17 @@ class RunningContainer:
     """A stage's container, just started or found running."""
 
     def __init__(self, container: Container, log_path: Path, grace_s: float, since: int = 0) -> None:
-        """`since`: seconds since the epoch from which on its output is wanted; 0: all of it."""
+        """Output is read from `since` on, in seconds since the epoch; 0 reads all of it."""
         self._container = container
         self._scratch = Path(container.labels[SCRATCH_LABEL])
         self._grace_s = grace_s
         self._since = since
-        self._broken = False  # its output, by an engine that went away
+        self._broken = False  # the engine went away while its output was read
         self._errors = threading.Thread(target=self._copy_stderr, args=(log_path,), daemon=True)
         self._errors.start()
 
     def lines(self) -> Iterator[str]:
-        """Its stdout line by line, until it has ended or is gone."""
+        """Yield its stdout line by line, until it has ended or is gone."""
         rest = ""
         for chunk in self._output(stdout=True):
             *lines, rest = (rest + chunk).split("\n")
@@ -66,7 +66,7 @@ class RunningContainer:
             yield rest
 
     def wait(self) -> Exit:
-        """How it ended, as the engine says; lost if there is no such container any more, away if no engine answers."""
+        """Return its exit: lost if the container no longer exists, away if no engine answers."""
         try:
             with asking_engine():
                 code = self._container.wait(timeout=60)["StatusCode"]
@@ -85,7 +85,7 @@ class RunningContainer:
     def stop(self) -> None:
         """End it, and remove it with its interpreter, socket and secrets.
 
-        Where no engine answers nothing can be ended: the next start on this host removes what is left.
+        If no engine answers, the next start on this host removes what is left.
         """
         with contextlib.suppress(Away), asking_engine():
             with contextlib.suppress(NotFound):  # removed by somebody else, or by an earlier call
@@ -93,7 +93,7 @@ class RunningContainer:
             remove(self._container.client, self._scratch)
 
     def _wait_for_loss(self) -> None:
-        """Raise NotFound or Away if that is why it was killed: both come a moment after the signal."""
+        """Raise NotFound or Away if one of these explains the signal; both become visible a moment later."""
         deadline = time.monotonic() + LOSS_S
         while time.monotonic() < deadline and not self._broken:
             time.sleep(LOSS_POLL_S)
@@ -106,7 +106,7 @@ class RunningContainer:
                 log.flush()
 
     def _output(self, stdout: bool) -> Iterator[str]:
-        """Pieces of one of its streams until it ends; a container or an engine that is gone has no more output."""
+        """Yield pieces of a stream until it ends, or until the container or the engine is gone."""
         try:
             with asking_engine():
                 stream = self._container.logs(
@@ -121,12 +121,12 @@ class RunningContainer:
 
 
 def name_of(scratch: Path, part: str) -> str:
-    """The name of a container: of the `stage` or the `sandbox` that belong to a scratch directory."""
+    """Return the name of a scratch directory's container, for the part `stage` or `sandbox`."""
     return f"tirflow-{hashlib.sha256(str(scratch).encode()).hexdigest()[:12]}-{part}"
 
 
 def private_directory(scratch: Path) -> Path:
-    """Where the socket and the secrets of an execution lie on the host."""
+    """Return the host's directory for socket and secrets of an execution."""
     return home() / "containers" / name_of(scratch, "stage")
 
 
@@ -138,13 +138,13 @@ def remove(engine: docker.DockerClient, scratch: Path) -> None:
         except NotFound:
             continue
         except APIError as error:
-            if error.status_code != 409:  # somebody else is removing it already
+            if error.status_code != 409:  # another process is removing it
                 raise
     shutil.rmtree(private_directory(scratch), ignore_errors=True)
 
 
 def reap(engine: docker.DockerClient) -> None:
-    """Remove what launchers that died left running on this host."""
+    """Remove the containers of launchers that died on this host."""
     for container in engine.containers.list(all=True, filters={"label": SCRATCH_LABEL}, ignore_removed=True):
         scratch = Path(container.labels[SCRATCH_LABEL])
         if _has_no_launcher(scratch):
@@ -152,7 +152,7 @@ def reap(engine: docker.DockerClient) -> None:
 
 
 def _has_no_launcher(scratch: Path) -> bool:
-    """True if nobody holds the lock of a scratch directory of this home."""
+    """Whether the lock of a scratch directory of this home is free."""
     lock = scratch.with_name(scratch.name + ".lock")
     if not lock.is_relative_to(home()) or not lock.exists():
         return False

@@ -6,7 +6,6 @@ a launcher that dies: the same work, started again, follows it; any other start 
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -154,9 +153,9 @@ def _bounds(request: StageRequest, image: Image) -> dict[str, Any]:
     network = _network(request)
     return {
         "network_mode": network,
-        "hostname": "localhost" if network == "none" else None,  # ranks look up their host's name to meet
+        "hostname": "localhost" if network == "none" else None,  # ranks look up their host's name
         "read_only": True,
-        "tmpfs": {"/tmp": "mode=1777,exec"},  # kernels that are compiled on the way are loaded from there
+        "tmpfs": {"/tmp": "mode=1777,exec"},  # kernels that are compiled at run time are loaded from there
         "cap_drop": ["ALL"],
         "security_opt": ["no-new-privileges"],
         "init": True,
@@ -172,7 +171,7 @@ def _bounds(request: StageRequest, image: Image) -> dict[str, Any]:
 
 
 def _network(request: StageRequest) -> str:
-    """The network of a stage's container: none unless it needs one; the host's where ranks of other hosts call."""
+    """Return the network of a stage's container: the host's for ranks on several hosts, else none unless needed."""
     if request.meeting is not None:
         return "host"
     return docker_settings().network if needs_network(request) else "none"
@@ -184,7 +183,7 @@ def _has_sandbox(request: StageRequest) -> bool:
 
 
 def _start_sandbox(engine: docker.DockerClient, request: StageRequest, directory: Path) -> Container:
-    """The interpreter of one stage; it does not listen yet."""
+    """Start the interpreter of one stage. It may not listen yet."""
     scratch, sockets = Path(request.scratch), directory / SOCKETS
     sockets.mkdir(mode=0o700)
     give(sockets)
@@ -201,16 +200,16 @@ def _start_sandbox(engine: docker.DockerClient, request: StageRequest, directory
 
 
 def _write_secrets(directory: Path, secrets: dict[str, str]) -> Path:
-    """A file that the stage's user alone can read."""
+    """Write a file that only the stage's user can read."""
     path = directory / "secrets.json"
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        json.dump(secrets, file)
+    path.touch(mode=0o600, exist_ok=False)
+    path.write_text(json.dumps(secrets))
     give(path)
     return path
 
 
 def _connect() -> docker.DockerClient:
-    """The host's engine. Away, a ValueError of one line, if none answers."""
+    """Return the host's engine. Raises Away, a ValueError of one line, if none answers."""
     with asking_engine():
         engine = docker.from_env()
         engine.ping()
@@ -222,7 +221,7 @@ def _image_name(role: str) -> str:
 
 
 def _image(engine: docker.DockerClient, role: str) -> Image:
-    """A role's image. ValueError, one line, if there is none."""
+    """Return a role's image. Raises ValueError if there is none."""
     try:
         return engine.images.get(_image_name(role))
     except ImageNotFound:

@@ -1,7 +1,7 @@
-"""Execute a stage on a backend: scratch directory, lock, log, events, and an error that says what went wrong.
+"""Execute a stage on a backend: scratch directory, lock, log, events, and an error that names the cause.
 
-Knows nothing of Prefect. The scratch directory belongs to the request's content, so a stage that was killed finds its
-own checkpoints when the same request is executed again.
+Knows nothing of Prefect. The scratch directory belongs to the request's content, so a killed stage finds its own
+checkpoints when the same request is executed again.
 """
 
 import fcntl
@@ -29,15 +29,15 @@ STOP_POLL_S = 2.0
 
 
 class StageFailed(RuntimeError):
-    """A stage ended without a result; the message names the cause in one line and the full log."""
+    """A stage ended without a result. The message names the cause and the full log in one line."""
 
 
 class StageStopped(StageFailed):
-    """A stage was ended because its run was cancelled."""
+    """A stage was stopped because its run was cancelled."""
 
 
 class StageLost(StageFailed):
-    """A stage ended through no fault of its own (container, engine or store went away): worth another attempt."""
+    """A stage ended through no fault of its own (container, engine or store went away) and may be tried again."""
 
 
 def execute(
@@ -48,17 +48,16 @@ def execute(
     should_stop: Callable[[], bool] = lambda: False,
     fresh: bool = False,
 ) -> StageResult:
-    """Run the stage to its end and return its result; nothing of it is left running, however this returns.
+    """Run the stage to its end and return its result. Nothing of it is left running, however this returns.
 
-    `on_event` gets every event the stage emits; `should_stop` is polled from a thread, True ends the stage;
-    `fresh` forgets what an earlier attempt left in the scratch directory.
-    Raises StageFailed, or of its kinds StageStopped and StageLost.
+    `on_event` gets every event of the stage. A thread polls `should_stop`; True ends the stage. `fresh` removes what
+    an earlier attempt left in the scratch directory. Raises StageFailed, StageStopped or StageLost.
     """
     scratch = Path(request.scratch)
     log_path.parent.mkdir(parents=True, exist_ok=True)
     with _exclusive(scratch, on_event) as (lock, waited):
         if waited and (result := _read_result(scratch)):
-            return result  # another run did this very work while we waited for it
+            return result  # another run did the same work while this one waited
         try:
             stage = None if fresh else backend.find(scratch / REQUEST, log_path)
             found = stage is not None
@@ -83,19 +82,21 @@ def execute(
 
 
 def _start(request: StageRequest, backend: Backend, log_path: Path, lock: int, fresh: bool) -> RunningStage:
-    """Start the stage in its scratch directory, with its own checkpoints of earlier attempts alone."""
+    """Start the stage in its scratch directory, which has only its own checkpoints of earlier attempts."""
     scratch = Path(request.scratch)
     if fresh:
         shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True, exist_ok=True)
     (scratch / "result.json").unlink(missing_ok=True)
     (scratch / REQUEST).write_text(request.model_dump_json(indent=1))
-    _append(log_path, {"event": "start", "time": round(time.time(), 3), "stage": request.stage})
+    with log_path.open("a") as log:
+        started = {"event": "start", "time": round(time.time(), 3), "stage": request.stage}
+        log.write(json.dumps(started) + "\n")
     return backend.start(scratch / REQUEST, log_path, lock)
 
 
 def _follow(stage: RunningStage, log_path: Path, on_event: Callable[[Event], None]) -> str | None:
-    """Log every line, hand on every event; the message of the stage's own error event, if there was one."""
+    """Log every line and pass every event on. Returns the message of the stage's own error event, if any."""
     error = None
     with log_path.open("a") as log:
         for line in stage.lines():
@@ -111,7 +112,7 @@ def _follow(stage: RunningStage, log_path: Path, on_event: Callable[[Event], Non
 
 
 def parse_event(line: str) -> Event | None:
-    """The event on a line of a stage's stdout, None for other text (libraries print too)."""
+    """Return the event on a line of a stage's stdout; None for other text, such as output of libraries."""
     if not line.startswith("{"):
         return None
     try:
@@ -123,7 +124,7 @@ def parse_event(line: str) -> Event | None:
 
 @contextmanager
 def _stopping(stage: RunningStage, should_stop: Callable[[], bool]) -> Iterator[threading.Event]:
-    """End the stage when the block ends in any way, or as soon as `should_stop`; the event says it was the latter."""
+    """End the stage when the block ends, or as soon as `should_stop`, which sets the event."""
     finished, stopped = threading.Event(), threading.Event()
 
     def watch() -> None:
@@ -145,7 +146,7 @@ def _stopping(stage: RunningStage, should_stop: Callable[[], bool]) -> Iterator[
 
 @contextmanager
 def _exclusive(scratch: Path, on_event: Callable[[Event], None]) -> Iterator[tuple[int, bool]]:
-    """The lock of a scratch directory (descriptor, whether it was waited for): two runs may want the same work."""
+    """Hold the lock of a scratch directory, since two runs may need the same work. Yields (descriptor, waited)."""
     scratch.parent.mkdir(parents=True, exist_ok=True)
     lock = os.open(scratch.with_name(scratch.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o644)
     waited = False
@@ -156,9 +157,7 @@ def _exclusive(scratch: Path, on_event: Callable[[Event], None]) -> Iterator[tup
                 break
             except BlockingIOError:
                 if not waited:
-                    on_event(
-                        {"event": "log", "message": "another run executes this very work; waiting for it"}
-                    )
+                    on_event({"event": "log", "message": "another run does the same work; waiting for it"})
                 waited = True
                 time.sleep(0.5)
         yield lock, waited
@@ -174,41 +173,30 @@ def _read_result(scratch: Path) -> StageResult | None:
 
 
 def _explain(stage: str, ended: Exit, error: str | None, log_path: Path) -> str:
-    """One line: what its surroundings say, the stage's own error, the signal, or the last words of its log."""
-    tail = " | ".join(log_path.read_text(errors="replace").splitlines()[-TAIL_LINES:])[-600:]
-    if ended.cause == "lost":
-        return f"stage '{stage}': its container is gone, nothing here stopped it; log: {log_path}; it ends: {tail}"
-    if ended.cause == "away":
-        return (
-            f"stage '{stage}': the Docker engine stopped or does not answer, look at it (systemctl status docker); "
-            f"log: {log_path}; it ends: {tail}"
-        )
-    if ended.cause == "out_of_memory":
-        return (
-            f"stage '{stage}' ran out of memory; raise TIRFLOW_STAGE_MEMORY or lower the token budgets of the recipe; "
-            f"log: {log_path}; it ends: {tail}"
-        )
-    if error is not None:
+    """Return one line: the cause that the backend saw, the stage's own error, the signal, or the exit code."""
+    causes = {
+        "lost": ": its container is gone, and no process here stopped it",
+        "away": ": the Docker engine stopped or does not answer, look at it (systemctl status docker)",
+        "out_of_memory": " ran out of memory; raise TIRFLOW_STAGE_MEMORY or lower the token budgets of the recipe",
+    }
+    if ended.cause:
+        cause = causes[ended.cause]
+    elif error is not None:
         return f"stage '{stage}': {error}"
-    if ended.code > 128:
+    elif ended.code > 128:
         name = signal.Signals(ended.code - 128).name
         hint = "out of memory? " if name == "SIGKILL" else ""
-        return (
-            f"stage '{stage}' was killed by {name}; {hint}run it again and it goes on from its last checkpoint; "
-            f"log: {log_path}; it ends: {tail}"
-        )
-    return f"stage '{stage}' failed with exit code {ended.code}; log: {log_path}; it ends: {tail}"
+        cause = f" was killed by {name}; {hint}run it again and it goes on from its last checkpoint"
+    else:
+        cause = f" failed with exit code {ended.code}"
+    tail = " | ".join(log_path.read_text(errors="replace").splitlines()[-TAIL_LINES:])[-600:]
+    return f"stage '{stage}'{cause}; log: {log_path}; it ends: {tail}"
 
 
 def _prune(scratch: Path) -> None:
-    """A finished stage needs no checkpoints to resume from; request and result stay for people."""
+    """Remove the checkpoints of a finished stage. Request and result stay for people."""
     for path in scratch.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
         elif path.name not in (REQUEST, "result.json"):
             path.unlink()
-
-
-def _append(path: Path, event: Event) -> None:
-    with path.open("a") as log:
-        log.write(json.dumps(event) + "\n")

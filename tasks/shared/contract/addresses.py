@@ -1,4 +1,4 @@
-"""Which of its addresses a host is reached under, and which of its network interfaces has it."""
+"""The addresses, network interfaces and free ports of this host."""
 
 import socket
 
@@ -6,15 +6,15 @@ import psutil
 
 
 def address_towards(host: str) -> str:
-    """This host's own address on the way to another one; nothing is sent. OSError if there is no way."""
-    family, kind, *_, place = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]
+    """Return this host's own address on the route to another one. Sends nothing. Raises OSError without a route."""
+    family, kind, *_, address = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]
     with socket.socket(family, kind) as probe:
-        probe.connect(place)
+        probe.connect(address)
         return str(probe.getsockname()[0])
 
 
 def interface_of(address: str) -> str:
-    """The network interface that has an address of this host; ValueError if none has."""
+    """Return the network interface with an address of this host. Raises ValueError if there is none."""
     for name, found in psutil.net_if_addrs().items():
         if any(entry.address == address for entry in found):
             return name
@@ -22,6 +22,6 @@ def interface_of(address: str) -> str:
 
 
 def free_port(address: str) -> int:
-    """A TCP port of this address that nobody listens on now."""
+    """Return a TCP port of this address that is free now."""
     with socket.create_server((address, 0)) as probe:
         return int(probe.getsockname()[1])

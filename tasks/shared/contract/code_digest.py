@@ -1,8 +1,8 @@
-"""Which sources a stage's result depends on, as one digest: the modules it imports, and the data files beside them.
+"""One digest of the sources that a stage's result depends on: the modules it imports, and the data files beside them.
 
-Imports are followed in the syntax trees, from `tasks.<stage>.main`, within this project's packages; nothing is
-imported. So a change to RL code reruns RL and not SFT. Packages that start processes of their own modules, which no
-import shows, count as a whole.
+Imports are followed in the syntax trees from `tasks.<stage>.main`, within this project's packages, without importing
+anything. So a change to RL code reruns RL but not SFT. Packages that start processes from their own modules count as a
+whole, because no import shows these modules.
 """
 
 import ast
@@ -12,12 +12,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
 PACKAGES = ("tasks", "data")
-WHOLE = ("tasks.shared.sandbox", "tasks.shared.grading")  # they run their own modules as processes
+WHOLE = ("tasks.shared.sandbox", "tasks.shared.grading")  # these start processes from their own modules
 DATA_SUFFIXES = (".toml", ".txt", ".md", ".json", ".html", ".css", ".js", ".j2")
 
 
 def code_digest(stage: str, root: Path = ROOT) -> str:
-    """sha256, as hex, over paths and contents of every source that `tasks.<stage>.main` can reach."""
+    """Return the sha256, as hex, over paths and contents of every source that `tasks.<stage>.main` reaches."""
     digest = hashlib.sha256()
     for path in sources(stage, root):
         digest.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes() + b"\0")
@@ -25,7 +25,7 @@ def code_digest(stage: str, root: Path = ROOT) -> str:
 
 
 def sources(stage: str, root: Path = ROOT) -> list[Path]:
-    """The source files, sorted: reached modules, and data files in the folders of reached modules."""
+    """List the source files, sorted: reached modules, and data files in their folders."""
     waiting = [f"tasks.{stage}.main"]
     reached: dict[str, Path] = {}
     while waiting:
@@ -34,10 +34,8 @@ def sources(stage: str, root: Path = ROOT) -> list[Path]:
         if path is None or module in reached:
             continue
         reached[module] = path
-        parts = module.split(".")
-        waiting += [
-            ".".join(parts[:count]) for count in range(1, len(parts))
-        ]  # the packages above it run too
+        parts = module.split(".")  # the packages above it run too
+        waiting += [".".join(parts[:count]) for count in range(1, len(parts))]
         waiting += _imports(path)
         if module in WHOLE:
             waiting += [f"{module}.{file.stem}" for file in path.parent.glob("*.py")]
@@ -47,7 +45,7 @@ def sources(stage: str, root: Path = ROOT) -> list[Path]:
 
 
 def _module_path(module: str, root: Path) -> Path | None:
-    """The file of a module of this project; None for others and for names that are not modules."""
+    """Return the file of a module of this project; None for other names."""
     if module.split(".")[0] not in PACKAGES:
         return None
     base = root.joinpath(*module.split("."))
@@ -56,7 +54,7 @@ def _module_path(module: str, root: Path) -> Path | None:
 
 
 def _imports(path: Path) -> Iterator[str]:
-    """Every module that a file names in an import, anywhere in it; `from a import b` gives a and a.b."""
+    """Yield every module named in an import anywhere in a file. `from a import b` gives a and a.b."""
     for node in ast.walk(ast.parse(path.read_bytes(), str(path))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

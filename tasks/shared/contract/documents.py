@@ -1,6 +1,6 @@
-"""Small JSON documents beside the artifacts of a store (`runs/`, `tags/`, `nights/`): read whole, changed under a lock.
+"""Small JSON documents beside the artifacts of a store (`runs/`, `tags/`, `nights/`), changed under a lock.
 
-On a file system a change is a temporary file and a rename; an object store has no locks, there the last writer wins.
+On a file system a change is a temporary file and a rename. An object store has no locks, so the last writer wins.
 """
 
 import fcntl
@@ -22,13 +22,13 @@ class Documents:
     """The documents of one folder of a store, by name."""
 
     def __init__(self, store: str, folder: str) -> None:
-        """`store`: the artifact store's directory or URI."""
+        """`store` is the directory or URI of the artifact store."""
         self._store = store
         self._root = UPath(store) / folder
         self.is_local = self._root.protocol in ("", "file", "local")
 
     def names(self) -> list[str]:
-        """All documents, the one that was changed last first."""
+        """List all documents, the last changed first."""
         if not self._root.is_dir():
             return []
         paths = [path for path in self._root.iterdir() if path.name.endswith(".json")]
@@ -36,11 +36,11 @@ class Documents:
         return sorted(changed, key=lambda name: changed[name], reverse=True)
 
     def describe(self, name: str) -> str:
-        """The document's path or URI. ValueError if the name cannot be a file's."""
+        """Return the path or URI of a document. Raises ValueError for an invalid name."""
         return str(self._path(name))
 
     def read(self, name: str) -> bytes | None:
-        """The document's content, None if there is none."""
+        """Return the content of a document, or None."""
         try:
             with reported_as_outage(self._store):
                 return self._path(name).read_bytes()
@@ -48,21 +48,18 @@ class Documents:
             return None
 
     def change(self, name: str, update: Callable[[bytes | None], str]) -> None:
-        """Replace the document by what `update` makes of its present content; one change at a time."""
+        """Replace the content of a document by `update(content)`, one change at a time."""
         with self.locked():
             self.write(name, update(self.read(name)))
 
     def write(self, name: str, content: str) -> None:
-        """Write the document whole, whatever was there; who changes one that others change too wants `change`."""
-        with reported_as_full_disk(IN_STORE, self._store), reported_as_outage(self._store):
-            self._write(name, content)
-
-    def _write(self, name: str, content: str) -> None:
+        """Write a whole document. Use `change` for documents that others change too."""
         path = self._path(name)
-        if not self.is_local:
-            path.write_text(content)
-            return
-        write_whole(Path(str(path)), content)
+        with reported_as_full_disk(IN_STORE, self._store), reported_as_outage(self._store):
+            if self.is_local:
+                write_whole(Path(str(path)), content)
+            else:
+                path.write_text(content)
 
     def remove(self, name: str) -> None:
         """Delete the document, if there is one."""
@@ -70,7 +67,7 @@ class Documents:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """While it is held nobody changes a document of this folder; without effect on an object store."""
+        """Lock the documents of this folder against changes. Has no effect on an object store."""
         if not self.is_local:
             yield
             return
@@ -88,7 +85,7 @@ class Documents:
 
 
 def write_whole(path: Path, content: str) -> None:
-    """Write a local file: whoever reads it sees all of it or what was there before, after a power cut too."""
+    """Write a local file at once: a reader sees the old or the new content, even after a power failure."""
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     try:
         with temporary.open("w", encoding="utf-8") as stream:
@@ -101,7 +98,7 @@ def write_whole(path: Path, content: str) -> None:
 
 
 def check_name(name: str) -> str:
-    """The name if it can be a file's; ValueError otherwise."""
+    """Return the name. Raises ValueError if it cannot be the name of a file."""
     if not NAME.fullmatch(name):
         raise ValueError(
             f"name {name!r}: use letters, digits, '.', '_' and '-', at most 80, starting with a letter or digit"

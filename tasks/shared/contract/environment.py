@@ -9,37 +9,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-# What a stage process is given of its launcher's environment; everything else (Prefect's settings and keys, other
-# tokens) stays behind.
-STAGE_VARIABLES = (
-    "PATH",
-    "HOME",
-    "LANG",
-    "LC_ALL",
-    "TZ",
-    "TMPDIR",
-    "VIRTUAL_ENV",
-    "LD_LIBRARY_PATH",
-    "SSL_CERT_FILE",
-    "SSL_CERT_DIR",
-    "REQUESTS_CA_BUNDLE",
-    "HTTPS_PROXY",
-    "HTTP_PROXY",
-    "NO_PROXY",
-    "HF_HOME",
-    "HF_ENDPOINT",
-    "HF_HUB_OFFLINE",
-    "CUDA_VISIBLE_DEVICES",
-    "OMP_NUM_THREADS",
-    "DS_ACCELERATOR",
-    "VLLM_CACHE_ROOT",
-    "TIRFLOW_HOME",
-    "TIRFLOW_STORE",
-    "TIRFLOW_CACHE_GIB",
-)
-# Besides, whatever begins so: how a site's network is used is known there alone.
-STAGE_PREFIX = "NCCL_"
-# What of them means something inside a container, whose paths and devices are its own.
+# What a stage in a container gets of its launcher's environment. Its paths and devices are its own.
 CONTAINER_VARIABLES = (
     "LANG",
     "LC_ALL",
@@ -53,6 +23,25 @@ CONTAINER_VARIABLES = (
     "TIRFLOW_STORE",
     "TIRFLOW_CACHE_GIB",
 )
+# What a stage process gets. Nothing else is passed on, such as Prefect's settings and keys, or other tokens.
+STAGE_VARIABLES = (
+    *CONTAINER_VARIABLES,
+    "PATH",
+    "HOME",
+    "TMPDIR",
+    "VIRTUAL_ENV",
+    "LD_LIBRARY_PATH",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "REQUESTS_CA_BUNDLE",
+    "HF_HOME",
+    "HF_HUB_OFFLINE",
+    "CUDA_VISIBLE_DEVICES",
+    "VLLM_CACHE_ROOT",
+    "TIRFLOW_HOME",
+)
+# Variables that begin so are passed on too, since only the site knows how its network is used.
+STAGE_PREFIX = "NCCL_"
 # Secrets go only where they are needed: the store's keys to every stage when the store is an object store.
 STORE_SECRETS = (
     "AWS_ACCESS_KEY_ID",
@@ -115,7 +104,7 @@ def stage_secrets(secrets: Sequence[str], config: BaseModel) -> dict[str, str]:
 
 
 def load_secrets() -> None:
-    """Take the secrets in the file that `TIRFLOW_SECRETS_FILE` names, a JSON object, into the environment."""
+    """Load the secrets from the file that `TIRFLOW_SECRETS_FILE` names, a JSON object, into the environment."""
     path = os.environ.pop("TIRFLOW_SECRETS_FILE", "")
     if path:
         os.environ.update(json.loads(Path(path).read_text()))
@@ -161,7 +150,7 @@ def require_keys(config: BaseModel) -> None:
 
 
 def hub_token() -> str:
-    """`HF_TOKEN`: with which things are published on a hub. Never log it. ValueError if it is not set."""
+    """`HF_TOKEN`: the token to publish on a hub. Never log it. Raises ValueError if it is not set."""
     if not os.environ.get("HF_TOKEN"):
         raise ValueError(
             "HF_TOKEN is not set: export HF_TOKEN=..., a token with write access; or try --dry-run"
@@ -170,12 +159,12 @@ def hub_token() -> str:
 
 
 def hub_endpoint() -> str:
-    """`HF_ENDPOINT`: the hub that things are published on."""
+    """`HF_ENDPOINT`: the hub to publish on."""
     return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
 
 
 def inherited_environment() -> dict[str, str]:
-    """Everything: for Prefect's own server, worker and commands."""
+    """The whole environment, for Prefect's own server, worker and commands."""
     return dict(os.environ)
 
 
@@ -190,12 +179,12 @@ def chosen_backend() -> str:
 
 
 def cache_limit_bytes() -> int:
-    """`TIRFLOW_CACHE_GIB`: how much of an object store's artifacts a host keeps copies of; 500."""
+    """`TIRFLOW_CACHE_GIB`: size of a host's copies of an object store's artifacts; 500."""
     return int(float(os.environ.get("TIRFLOW_CACHE_GIB", "500")) * 2**30)
 
 
 def stage_queue() -> str | None:
-    """`TIRFLOW_STAGE_QUEUE`: the queue of the stage pool that stages are ordered in; None: its default."""
+    """`TIRFLOW_STAGE_QUEUE`: the queue of the stage pool for ordered stages; None for its default."""
     return os.environ.get("TIRFLOW_STAGE_QUEUE")
 
 
@@ -203,9 +192,9 @@ def stage_queue() -> str | None:
 class DockerSettings:
     """How stages run in containers on this host."""
 
-    images: str  # what the images' names begin with
-    gpus: str  # their ids, comma-separated; empty: all, where the image is a CUDA build
-    memory: str  # of a stage's container, as Docker writes it (64g); empty: no limit
+    images: str  # prefix of the images' names
+    gpus: str  # ids, comma-separated; empty for all, if the image is a CUDA build
+    memory: str  # of a stage's container, as Docker writes it (64g); empty for no limit
     shared_memory: str  # size of /dev/shm, which NCCL and data loaders use
     network: str  # of stages that need one
 
@@ -228,12 +217,12 @@ def vllm_python() -> Path:
 
 
 def serve_key() -> str:
-    """`TIRFLOW_API_KEY`: what clients of `tirflow serve` must send; "" for none. Never log it."""
+    """`TIRFLOW_API_KEY`: the key that clients of `tirflow serve` must send; "" for none. Never log it."""
     return os.environ.get("TIRFLOW_API_KEY", "")
 
 
 def reward_environment(key_variable: str) -> dict[str, str]:
-    """The environment of a reward function's process: no secret but the one that the recipe names."""
+    """The environment of a reward function's process. Its only secret is the one that the recipe names."""
     named = {key_variable: named_key(key_variable, "rl.reward_key_variable")} if key_variable else {}
     return {name: os.environ[name] for name in STAGE_VARIABLES if name in os.environ} | named
 
@@ -254,9 +243,9 @@ def sandbox_token_file() -> str:
 
 
 def shared_directory() -> Path:
-    """`TIRFLOW_SHARED`: a directory that all GPU hosts see; stages over several of them keep their checkpoints there.
+    """`TIRFLOW_SHARED`: a directory that all GPU hosts share, for checkpoints of stages over several hosts.
 
-    ValueError if it is not set or not there.
+    Raises ValueError if it is not set or does not exist.
     """
     named = os.environ.get("TIRFLOW_SHARED", "")
     if not named or not Path(named).is_dir():
@@ -268,12 +257,12 @@ def shared_directory() -> Path:
 
 
 def stage_address() -> str:
-    """`TIRFLOW_ADDRESS`: where other hosts reach this one; empty: as the Prefect server does."""
+    """`TIRFLOW_ADDRESS`: the address by which other hosts reach this one; empty for that on the route to the server."""
     return os.environ.get("TIRFLOW_ADDRESS", "")
 
 
 def ranks_environment(interface: str) -> dict[str, str]:
-    """The environment of ranks, which is that of their stage; `interface`: which network they talk over, "" for any."""
+    """The environment of ranks: that of their stage, and the network `interface` between them ("" for any)."""
     names = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
     return (dict.fromkeys(names, interface) if interface else {}) | dict(os.environ)
 
@@ -289,14 +278,14 @@ def rank() -> int:
 
 
 def under_launcher() -> bool:
-    """True inside a rank that torchrun or the DeepSpeed launcher started."""
+    """Whether torchrun or the DeepSpeed launcher started this process as a rank."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
 def configure_vllm(cpu_cache_gib: int) -> None:
-    """Set what vLLM reads when it is imported: engine in this process, no usage reports, warnings only.
+    """Set variables that vLLM reads when it is imported: engine in this process, no usage reports, warnings only.
 
-    The engine core must live in this process so that weights go over as tensors, without a file or a socket.
+    The engine core must live in this process, so that weights are passed as tensors without a file or a socket.
     """
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(cpu_cache_gib))
@@ -305,10 +294,10 @@ def configure_vllm(cpu_cache_gib: int) -> None:
 
 
 def server_environment(cpu_cache_gib: int, token: str, devices: str, cores: str) -> dict[str, str]:
-    """The environment of a server of the pool: no secret but its own `token`.
+    """The environment of a server of the pool. Its only secret is its own `token`.
 
-    `devices`: its GPUs, comma-separated; `cores`: those of each of its workers, as vLLM writes them; "" where there
-    are GPUs.
+    `devices` are its GPUs, comma-separated. `cores` are those of each of its workers, as vLLM writes them, or "" with
+    GPUs.
     """
     return (
         _named(STAGE_VARIABLES)
@@ -327,26 +316,26 @@ def server_environment(cpu_cache_gib: int, token: str, devices: str, cores: str)
 
 
 def pool_token() -> str:
-    """`TIRFLOW_POOL_TOKEN`: what a server of the pool asks of whoever talks to it. Never log it."""
+    """`TIRFLOW_POOL_TOKEN`: the token that clients of a pool's server must send. Never log it."""
     return os.environ.get("TIRFLOW_POOL_TOKEN", "")
 
 
 def visible_gpus() -> list[str]:
-    """`CUDA_VISIBLE_DEVICES`: the ids of the GPUs that this process may use; empty: all of the host."""
+    """`CUDA_VISIBLE_DEVICES`: the ids of the GPUs that this process may use; empty for all of the host."""
     return [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
 
 
 def become_only_rank() -> None:
-    """Set `LOCAL_RANK` as a launcher would: DeepSpeed asks for it even where there is none."""
+    """Set `LOCAL_RANK` as a launcher would, since DeepSpeed needs it even without one."""
     os.environ.setdefault("LOCAL_RANK", "0")
 
 
 def quieten_engines() -> None:
-    """For a conversation in a terminal: vLLM says errors alone, unless `VLLM_LOGGING_LEVEL` says otherwise."""
+    """Limit vLLM's log to errors for a conversation in a terminal, unless `VLLM_LOGGING_LEVEL` is set."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     warnings.filterwarnings("ignore", category=FutureWarning)
 
 
 def tell_deepspeed_of_cpu() -> None:
-    """Set `DS_ACCELERATOR`, which DeepSpeed reads when it is imported: it then spares itself a search and a warning."""
+    """Set `DS_ACCELERATOR`, which DeepSpeed reads when it is imported, to avoid a search and a warning."""
     os.environ.setdefault("DS_ACCELERATOR", "cpu")

@@ -1,4 +1,4 @@
-"""A full disk is told as one, whoever met it: other projects' writers report it by classes of their own."""
+"""Report a full disk as such, whichever error it causes: writers of other projects raise classes of their own."""
 
 import errno
 import os
@@ -16,13 +16,13 @@ IN_SCRATCH = (
 
 
 class FullDisk(OSError):
-    """No space is left; the message says what to do, `filename` where."""
+    """No space is left. The message says what to do, and `filename` where."""
 
 
 @contextmanager
 def reported_as_full_disk(message: str, where: str) -> Iterator[None]:
-    """Raise FullDisk, "no space left <message>", for a full disk that the block meets and nobody has told of yet."""
-    # Broad on purpose: safetensors, Arrow and torch raise classes of their own, with the system's words in them.
+    """Raise FullDisk, "no space left <message>", if the block fails because of a full disk."""
+    # Broad on purpose: safetensors, Arrow and torch raise classes of their own with the system's message in them.
     try:
         yield
     except FullDisk:
@@ -34,10 +34,10 @@ def reported_as_full_disk(message: str, where: str) -> Iterator[None]:
 
 
 def is_full_disk(error: BaseException) -> bool:
-    """True if it, or what it came from, says that no space is left."""
+    """Whether the error, or one of its causes, says that no space is left."""
     if isinstance(error, OSError) and error.errno in CODES:
         return True
     if any(os.strerror(code) in str(error) for code in CODES):
         return True
-    before = error.__cause__ or error.__context__
-    return before is not None and is_full_disk(before)
+    cause = error.__cause__ or error.__context__
+    return cause is not None and is_full_disk(cause)

@@ -1,10 +1,10 @@
-"""Stands between the launcher and a stage process so that nothing of a stage outlives its launcher.
+"""A process between the launcher and a stage, which ensures that nothing of the stage outlives its launcher.
 
     python -m tasks.shared.contract.guard LIFELINE_FD GRACE_S -- command ...
 
-The launcher holds the other end of the lifeline pipe: when it closes it, or dies in any way, the stage's process group
-gets SIGTERM and after the grace SIGKILL. Whatever the stage started and left (other sessions too: this process is
-their subreaper) is killed before the guard ends. Exits with the stage's code, 128 + n for signal n. Linux, stdlib only.
+The launcher holds the other end of the lifeline pipe. When it closes it or dies, the stage's process group gets
+SIGTERM, and SIGKILL after the grace period. As a subreaper the guard then kills all remaining processes of the stage,
+in other sessions too. It exits with the stage's code, 128 + n for signal n. Linux only, standard library only.
 """
 
 import ctypes
@@ -21,9 +21,9 @@ PR_SET_CHILD_SUBREAPER = 36
 
 
 def main() -> int:
-    """Run the command, watch it and the lifeline; the exit code."""
+    """Run the command, and watch it and the lifeline. Returns the exit code."""
     lifeline, grace_s, command = int(sys.argv[1]), float(sys.argv[2]), sys.argv[4:]
-    # A signal to the whole group is meant for the stage; the guard stays to clean up.
+    # A signal to the whole group is meant for the stage. The guard stays to clean up.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
@@ -40,14 +40,14 @@ def main() -> int:
 
 
 def _prepare_stage() -> None:
-    """Between fork and exec: undo the ignored signals; die if the guard itself is killed."""
+    """Restore the ignored signals between fork and exec, and die if the guard is killed."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _kill_descendants() -> None:
-    """Kill what is left below this process; orphans are reparented to it, so rounds go on until there is none."""
+    """Kill all processes below this one. Orphans become its children, so this repeats until none is left."""
     while children := _children(os.getpid()):
         for pid in children:
             try:

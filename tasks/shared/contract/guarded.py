@@ -1,4 +1,4 @@
-"""A subprocess under a guard (`guard.py`), which ends it with all it started when this process ends."""
+"""A subprocess under a guard (`guard.py`), which ends it and all its children when this process ends."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ class Exit:
     """How a stage ended."""
 
     code: int  # 128 + n if signal n ended it
-    # what its surroundings say; lost: they do not know it any more, away: they do not answer
+    # as the backend saw it; lost: the stage no longer exists, away: the backend does not answer
     cause: Literal["", "out_of_memory", "lost", "away"] = ""
 
 
@@ -30,22 +30,22 @@ class RunningProcess:
         self._lifeline: int | None = lifeline
 
     def lines(self) -> Iterator[str]:
-        """Its stdout line by line; a line longer than 1 Mi characters comes in pieces."""
+        """Yield its stdout line by line. A line longer than 1 Mi characters comes in pieces."""
         assert self._process.stdout is not None
         while line := self._process.stdout.readline(MAX_LINE_CHARS):
             yield line.rstrip("\n")
 
     def ended(self) -> bool:
-        """True once it has ended."""
+        """Whether it has ended."""
         return self._process.poll() is not None
 
     def wait(self) -> Exit:
-        """How it ended."""
+        """Wait for its end, and return the exit."""
         code = self._process.wait()
         return Exit(128 - code if code < 0 else code)
 
     def stop(self) -> None:
-        """Close the lifeline: the guard ends the stage. A guard that does not finish is killed with the group."""
+        """Close the lifeline, so that the guard ends the stage. A guard that does not end is killed with its group."""
         lifeline, self._lifeline = self._lifeline, None
         if lifeline is None:
             return
@@ -67,9 +67,9 @@ def start_guarded(
     grace_s: float = GRACE_S,
     keep_open: tuple[int, ...] = (),
 ) -> RunningProcess:
-    """Start a command under a guard, which ends it with all it started when this process ends, however that is.
+    """Start a command under a guard, which ends it and all its children when this process ends in any way.
 
-    `keep_open`: descriptors that it inherits.
+    The command inherits the descriptors in `keep_open`.
     """
     reader, writer = os.pipe()
     guard = ["-m", "tasks.shared.contract.guard", str(reader), str(grace_s), "--"]

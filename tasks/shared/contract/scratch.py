@@ -1,6 +1,6 @@
-"""What lies in a scratch directory belongs to one request: state of another is never taken up.
+"""A scratch directory belongs to one request, and the state of another request is never used.
 
-Under the launcher a scratch directory is named after its request; by hand any may be given.
+The launcher names the directory after the request. A stage that is run by hand may be given any directory.
 """
 
 import json
@@ -13,25 +13,25 @@ OWNER = "request.fingerprint"
 REMEDY = "remove it or use another scratch directory"
 
 
-def require_same(found: str, wanted: str, where: Path, what: str, remedy: str = REMEDY) -> None:
-    """ValueError, naming what differs, if `found` is not the fingerprint `wanted`.
+def require_same(found: str, expected: str, where: Path, what: str, remedy: str = REMEDY) -> None:
+    """Raise ValueError that names the first difference if two fingerprints differ.
 
     Args:
-        found: the fingerprint that was kept with what lies in `where`; "" if there is none.
-        wanted: that of this request (`StageContext.fingerprint`).
+        found: the fingerprint stored with the content of `where`, or "".
+        expected: that of this request (`StageContext.fingerprint`).
         where: file or directory.
-        what: what lies there, in the plural.
+        what: its content, in the plural.
         remedy: what to do about it.
     """
-    if found == wanted:
+    if found == expected:
         return
-    changed = differences(json.loads(found), json.loads(wanted)) if found else []
+    changed = differences(json.loads(found), json.loads(expected)) if found else []
     difference = f" ({changed[0]})" if changed else ""
     raise ValueError(f"{where}: {what} of another request{difference}; {remedy}")
 
 
 def claim(directory: Path, fingerprint: str, what: str, remedy: str = REMEDY) -> None:
-    """Note whose the directory is, made if it is not there. ValueError if something of another request lies in it."""
+    """Make the directory and note its request. Raises ValueError if it has content of another request."""
     directory.mkdir(parents=True, exist_ok=True)
     owner = directory / OWNER
     if owner.is_file() or any(directory.iterdir()):

@@ -29,29 +29,29 @@ Value = float | int | str | bool | None
 
 
 class TrainingStopped(RuntimeError):
-    """Going on would spoil the policy; what is saved is from before. The message says what was seen and what to do."""
+    """Training further would damage the policy. What is saved is intact. The message names the cause and the remedy."""
 
 
 class Rendezvous(BaseModel):
-    """How the processes of a stage over several hosts find each other, and which host this one is."""
+    """How the processes of a stage over several hosts find each other, and the number of this host."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    nodes: int  # hosts
-    node: int  # this one, from 0; the first publishes
-    address: str  # of the first one, as the others reach it
+    nodes: int  # number of hosts
+    node: int  # this host, from 0; the first publishes
+    address: str  # of the first host, as the others reach it
     port: int
-    shared: str  # a directory that all of them see: checkpoints to resume from
-    samplers: int = 0  # the last of them, which sample for the others and do nothing else
+    shared: str  # a directory that all hosts share, with checkpoints to resume from
+    samplers: int = 0  # number of hosts, the last ones, that only sample for the others
 
     @property
     def trainers(self) -> int:
-        """The first of them, which do the stage's own work."""
+        """Number of hosts, the first ones, that do the stage's own work."""
         return self.nodes - self.samplers
 
     @property
     def only_samples(self) -> bool:
-        """True on a host that samples for the others."""
+        """Whether this host only samples for the others."""
         return self.node >= self.trainers
 
 
@@ -61,18 +61,18 @@ class StageRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     stage: str
-    run: str  # the pipeline run's name, for people
+    run: str  # name of the pipeline run, for people
     config: dict[str, Any]  # the stage's resolved sections
     inputs: dict[str, ArtifactRef]
     seed: int
     store: str  # artifact store: a directory or an fsspec URI
-    scratch: str  # a local directory kept for the same request: checkpoints to resume from
-    files: tuple[str, ...] = ()  # local files and folders it reads besides its inputs
-    meeting: Rendezvous | None = None  # of a stage over several hosts
+    scratch: str  # a local directory kept for the same request, with checkpoints to resume from
+    files: tuple[str, ...] = ()  # local files and folders that it reads besides its inputs
+    meeting: Rendezvous | None = None  # for a stage over several hosts
 
 
 class StageResult(BaseModel):
-    """What a stage hands downstream."""
+    """The result of a stage."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -83,19 +83,19 @@ class StageResult(BaseModel):
 
 @dataclass(slots=True)
 class StageContext(Generic[Config]):
-    """What a stage's `run` works with: typed configuration, verified inputs, publication, progress."""
+    """The tools of a stage's `run`: typed configuration, verified inputs, publication, progress."""
 
     request: StageRequest
     config: Config
     store: Store
     scratch: Path
-    code: str = field(init=False)  # digest of the sources as they are when the stage starts
+    code: str = field(init=False)  # digest of the sources when the stage starts
 
     def __post_init__(self) -> None:
         self.code = code_digest(self.request.stage)
 
     def input(self, name: str) -> Path:
-        """The input artifact's local directory, every byte checked against its manifest."""
+        """Return the local directory of an input artifact, every byte checked against its manifest."""
         if name not in self.request.inputs:
             given = ", ".join(sorted(self.request.inputs)) or "none"
             raise ValueError(f"stage '{self.request.stage}' needs input '{name}'; the request has: {given}")
@@ -103,7 +103,7 @@ class StageContext(Generic[Config]):
 
     @contextmanager
     def output(self, kind: str, metrics: dict[str, Value] | None = None) -> Iterator["Output"]:
-        """A temporary directory that is published whole when the block ends without an error, or not at all."""
+        """Yield a temporary directory. It is published if the block ends without an error, else not at all."""
         provenance = Provenance(
             stage=self.request.stage,
             config=self.request.config,
@@ -118,28 +118,23 @@ class StageContext(Generic[Config]):
             output.ref = self.store.publish(kind, directory, provenance, output.metrics)
 
     def fingerprint(self, num_ranks: int = 1) -> str:
-        """What a state in the scratch directory belongs to: configuration, inputs, seed, the ranks it is cut for."""
-        inputs = {name: ref.digest for name, ref in sorted(self.request.inputs.items())}
-        parts = {
-            "config": self.request.config,
-            "inputs": inputs,
-            "seed": self.request.seed,
-            "ranks": num_ranks,
-        }
+        """Identify the state in the scratch directory: configuration, inputs, seed, and the number of its ranks."""
+        request, inputs = self.request, {name: ref.digest for name, ref in self.request.inputs.items()}
+        parts = {"config": request.config, "inputs": inputs, "seed": request.seed, "ranks": num_ranks}
         return json.dumps(parts, sort_keys=True)
 
     def progress(self, step: int, total: int, **metrics: Value) -> None:
-        """One progress line: `step` of `total`, with the numbers worth watching."""
+        """Report `step` of `total` with the numbers worth watching."""
         emit("progress", step=step, total=total, metrics=metrics)
 
     def log(self, message: str) -> None:
-        """One line for people."""
+        """Write one line for people."""
         emit("log", message=message)
 
 
 @dataclass(slots=True)
 class Output:
-    """An artifact in the making; `ref` is set once it is published."""
+    """An artifact that is being written. `ref` is set once it is published."""
 
     directory: Path
     metrics: dict[str, Value]
@@ -210,10 +205,10 @@ def stage_main(spec: StageSpec[Config], run: Callable[[StageContext[Config]], St
 
 
 def _explain(error: OSError) -> str:
-    """One line: cause, place, and what to do unless that is said already."""
+    """Return one line: cause, path, and the remedy unless the error has it already."""
     if not error.errno:
         return str(error)
-    said = f"{error.strerror}: {error.filename}"
+    cause = f"{error.strerror}: {error.filename}"
     if isinstance(error, FullDisk):
-        return said
-    return f"{said}; mend that, or point TIRFLOW_STORE (artifacts) or TIRFLOW_HOME (scratch) elsewhere, and run again"
+        return cause
+    return f"{cause}; repair it, or point TIRFLOW_STORE (artifacts) or TIRFLOW_HOME (scratch) elsewhere; run again"

@@ -1,9 +1,9 @@
-"""The code interpreter: runs a model's programs in isolation, at close to the cost of a fork.
+"""The code interpreter: runs the programs of a model in isolation, at about the cost of a fork.
 
-`Interpreter` is the face that stages use, `SandboxClient` the asynchronous one, and
+`Interpreter` is the interface for stages, `SandboxClient` the asynchronous one, and
 `python -m tasks.shared.sandbox.server --socket PATH` the server by itself. Standard library only.
-What is protected and what is not: docs/sandbox.md, and the docstring of `confinement`.
-Names load on first use, so that a warm interpreter does not carry the client's modules in its memory.
+docs/sandbox.md and the docstring of `confinement` say what it protects against.
+Names load on first use, so that the memory of a warm interpreter does not hold the client.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The broker: queues programs, hands each to a ready child, judges how it ended, retries lost ones.
+"""The broker: queues programs, hands each to a ready child, decides its result, and retries lost ones.
 
-It alone knows the requests; it never forks. Statuses come from what the child's parent observed (wait
-status, processor time) and from the broker's own clock; the child's word counts for its traceback only.
-Whatever happens between taking a child and its end is answered: by a verdict, by another run, or as a failure.
+Only the broker knows the requests, and it never forks. A status follows from what the child's parent observed (wait
+status, processor time) and from the broker's own clock. Only the traceback comes from the child. Whatever happens
+between taking a child and its end has an answer: a result, another run, or a failure of the sandbox.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from tasks.shared.sandbox.executions import (
     Execution,
     Session,
     drop_output,
-    ending_of,
     has_ended,
     last_report,
     own_time_s,
@@ -35,7 +34,6 @@ from tasks.shared.sandbox.suspects import Suspects
 from tasks.shared.sandbox.verdict import (
     ended_between_blocks,
     ended_its_worker,
-    is_killed_from_outside,
     judge,
     lost_session,
     signal_or_code,
@@ -44,16 +42,16 @@ from tasks.shared.sandbox.verdict import (
 from tasks.shared.sandbox.workers import WorkerSet
 
 _LONGEST_WAIT = 10.0
-"""A program that waits for a processor may take this many times its wall limit, no more."""
+"""A program that waits for a processor may take at most this many times its wall limit."""
 _END_S = 30.0
-"""How long the end of a killed process may take to be told before its worker is given up."""
+"""A worker that does not report the end of a killed process within this time is replaced."""
 _KILLED = "its process was killed from outside"
 _ENDED = "its process had ended before the program was handed to it"
 _WORKER_LOST = "the worker of this session was lost"
 
 
 class Broker:
-    """Queue, dispatch and judgement of one server."""
+    """Queues and runs the programs of one server."""
 
     def __init__(self, settings: SandboxSettings) -> None:
         self.settings = settings
@@ -82,22 +80,19 @@ class Broker:
         return execution.future
 
     def open_session(self) -> str:
-        """The name of a new session. Raises RuntimeError when there are too many."""
+        """Return the name of a new session. Raises RuntimeError when there are too many."""
         if len(self._sessions) >= self._max_sessions:
-            by = (
-                "max_sessions"
-                if self._max_sessions == self.settings.max_sessions
-                else "this machine's limits"
-            )
+            is_own_limit = self._max_sessions == self.settings.max_sessions
+            limit = "max_sessions" if is_own_limit else "this machine's limits"
             raise RuntimeError(
-                f"{len(self._sessions)} sessions are open, {by} (see docs/sandbox.md) allow no more: close some"
+                f"{len(self._sessions)} sessions are open, {limit} (see docs/sandbox.md) allow no more: close some"
             )
         name = secrets.token_hex(16)
-        self._sessions[name] = Session(name)
+        self._sessions[name] = Session()
         return name
 
     def close_session(self, name: str) -> None:
-        """End a session, and with it what it runs or would have run. Raises KeyError for an unknown one."""
+        """End a session with its running and waiting blocks. Raises KeyError for an unknown one."""
         session = self._sessions.pop(name)
         session.closed = True
         unrun = [*session.waiting]
@@ -112,15 +107,15 @@ class Broker:
             session.child.kill()
 
     def progress(self, future: asyncio.Future[ExecutionResult]) -> tuple[float | None, float]:
-        """For how many seconds the program of that future has run this time (None while it waits), and may at most."""
+        """Return for how many seconds a program has run (None while it waits), and for how many it may run."""
         for execution in self._running:
             if execution.future is future:
-                most = _LONGEST_WAIT * execution.limits.wall_s + 2 * _END_S
-                return time.monotonic() - execution.started, most
+                limit_s = _LONGEST_WAIT * execution.limits.wall_s + 2 * _END_S
+                return time.monotonic() - execution.started, limit_s
         return None, 0.0
 
     def health(self) -> dict[str, object]:
-        """The figures of this moment."""
+        """Return the current figures of the server."""
         return {
             "isolation": self.workers.isolation,
             "unsafe": self.workers.isolation == "unsafe",
@@ -137,11 +132,11 @@ class Broker:
         waiting = [item for session in self._sessions.values() for item in session.waiting]
         for execution in [*self._running, *self._queue, *self._suspects, *waiting]:
             self._release(execution)
-            answered = execution.probe_of or execution
-            self._finish(answered, sandbox_failure(reason, answered.attempts))
+            failed = execution.probe_of or execution
+            self._finish(failed, sandbox_failure(reason, failed.attempts))
 
     def _withdraw(self, execution: Execution, future: asyncio.Future[ExecutionResult]) -> None:
-        """The client went away: do not run it, or end it."""
+        """Remove or kill a program whose client went away."""
         if not future.cancelled():
             return
         if execution.child is not None:
@@ -155,7 +150,7 @@ class Broker:
             execution.session.waiting.remove(execution)
 
     def _pump(self) -> None:
-        """Hand suspects to the workers kept for them, and queued programs to ready children, oldest first."""
+        """Start suspects on the workers reserved for them, and queued programs on ready children, oldest first."""
         limit = self.settings.workers * self.settings.slots
         for worker in self._suspects.next_workers:
             child = self.workers.take_of(worker)
@@ -171,18 +166,18 @@ class Broker:
             if session is not None and session.child is None:
                 session.child = child
                 child.promote()
-                child.on_end = lambda how, owner=session: self._session_ended(owner, how)
+                child.on_end = lambda exit, owner=session: self._session_ended(owner, exit)
             self._start(execution, child)
 
     def _next_block(self, session: Session) -> None:
-        """A session runs one block at a time; its next one joins the queue."""
+        """Queue the next block of a session, which runs one block at a time."""
         if session.running is None and session.waiting:
             session.running = session.waiting.popleft()
             self._queue.append(session.running)
-            self._tell_loss(session)
+            self._report_loss(session)
 
-    def _tell_loss(self, session: Session) -> None:
-        """The variables were lost while no block ran: the next block is told so, and is not run without them."""
+    def _report_loss(self, session: Session) -> None:
+        """If the variables were lost while no block ran, answer the next block so instead of running it."""
         execution, result = session.running, session.lost
         if result is not None and execution is not None and execution in self._queue:
             self._queue.remove(execution)
@@ -195,7 +190,7 @@ class Broker:
         execution.begun = execution.session is not None and execution.session.num_blocks > 0
         self._running.add(execution)
         if execution.session is None:
-            child.on_end = lambda how: self._program_ended(execution, how)
+            child.on_end = lambda exit: self._program_ended(execution, exit)
         try:
             self._hand_over(execution, child)
         except BrokenPipeError:  # the child has ended already, and its worker is about to say how
@@ -206,13 +201,13 @@ class Broker:
             child.kill()
 
     def _hand_over(self, execution: Execution, child: Child) -> None:
-        """Give the child what it needs and start the clock. Raises OSError where it cannot be done."""
+        """Send the request to the child and start the clock. Raises OSError if that fails."""
         loop = asyncio.get_running_loop()
         limits, stateful = execution.limits, execution.session is not None
         execution.timer = loop.call_later(limits.wall_s, self._deadline, execution)
         execution.stdout_fd = os.memfd_create("stdout", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         execution.stderr_fd = os.memfd_create("stderr", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        if execution.begun:  # in a process that has lived before
+        if execution.begun:  # the process has run blocks before
             execution.before = processor_times(child.pidfd) or execution.before
         if stateful:
             child.signal(signal.SIGCONT)
@@ -220,10 +215,10 @@ class Broker:
         send_request(child, execution)
 
     def _deadline(self, execution: Execution) -> None:
-        """The wall limit is up: kill, unless the program spent part of it waiting for a processor."""
+        """Kill a program at its wall limit, unless it spent part of the time waiting for a processor."""
         assert execution.child is not None
         loop = asyncio.get_running_loop()
-        if not has_ended(execution.child.pidfd):  # else in time: its worker has yet to say so
+        if not has_ended(execution.child.pidfd):  # else it ended in time, and its worker has yet to report it
             limit, elapsed = execution.limits.wall_s, time.monotonic() - execution.started
             left = limit - own_time_s(execution.child.pidfd, elapsed, execution.before)
             if left > 0.001 and elapsed < _LONGEST_WAIT * limit:
@@ -232,33 +227,30 @@ class Broker:
             if not has_ended(execution.child.pidfd):
                 execution.timed_out = True
                 execution.child.kill()
-        reason = f"a worker did not tell the end of a process for {_END_S:.0f} s"
+        reason = f"a worker did not report the end of a process for {_END_S:.0f} s"
         execution.timer = loop.call_later(_END_S, self.workers.give_up, execution.child.worker, reason)
 
-    def _program_ended(self, execution: Execution, how: Exit | None) -> None:
-        if how is None:
+    def _program_ended(self, execution: Execution, exit: Exit | None) -> None:
+        if exit is None:
             self._worker_lost(execution)
             return
         report = last_report(execution)
-        code = os.waitstatus_to_exitcode(how.status)
         if execution.failure or not (execution.begun or execution.timed_out):
-            began = f"its process ended before the program began ({report or signal_or_code(code)})"
-            self._retry(execution, execution.failure or began)
-        elif self._is_killed_from_outside(execution, how):
+            cause = f"its process ended before the program began ({report or signal_or_code(exit.code)})"
+            self._retry(execution, execution.failure or cause)
+        elif self._is_killed_from_outside(execution, exit):
             self._retry(execution, _KILLED)
         else:
-            self._conclude(execution, how, report)
+            self._conclude(execution, exit, report)
 
-    def _is_killed_from_outside(self, execution: Execution, how: Exit) -> bool:
-        code = os.waitstatus_to_exitcode(how.status)
-        return (
-            not execution.timed_out
-            and is_killed_from_outside(code, 0.0 if execution.session else how.cpu_s, execution.limits)
-            and not self._memory.happened()
-        )
+    def _is_killed_from_outside(self, execution: Execution, exit: Exit) -> bool:
+        """Whether somebody else sent SIGKILL: a program cannot, and no limit or lack of memory explains it."""
+        cpu_s = 0.0 if execution.session else exit.cpu_s
+        explained = execution.timed_out or cpu_s >= execution.limits.cpu_s
+        return exit.code == -signal.SIGKILL and not explained and not self._memory.happened()
 
     def _block_ended(self, execution: Execution) -> None:
-        """A living session reports on its block; it is stopped until the next one."""
+        """Read the report of a living session on its block, and stop the session until the next block."""
         child, session = execution.child, execution.session
         assert child is not None and session is not None
         try:
@@ -272,70 +264,65 @@ class Broker:
             return
         asyncio.get_running_loop().remove_reader(child.channel.fileno())
         if execution.timed_out or len(report) < runner.BLOCK_REPORT.size:
-            child.kill()  # it is ending, or speaks nonsense: `_session_ended` follows
+            child.kill()  # it is ending, or its report is invalid; `_session_ended` follows
             return
         child.signal(signal.SIGSTOP)
         session.num_blocks += 1
-        # The exit code in its report is shifted to look like the wait status of a process that ended so.
+        # The shift turns the reported exit code into the wait status of a process that ended with it.
         code, peak = runner.BLOCK_REPORT.unpack_from(report)
         text = report[runner.BLOCK_REPORT.size :].decode("utf-8", "replace")
         self._conclude(execution, Exit(code << 8, 0.0, peak), text, session_alive=True)
 
-    def _session_ended(self, session: Session, how: Exit | None) -> None:
-        """The child of a session is gone: its block ends with it, or the next one is told; then it starts anew."""
+    def _session_ended(self, session: Session, exit: Exit | None) -> None:
+        """Answer the running block of a session whose child has ended, or the next block. Then start anew."""
         execution, child = session.running, session.child
         session.child, had_run, session.num_blocks = None, session.num_blocks > 0, 0
         assert child is not None
         if execution is None or execution.child is not child:
-            session.lost = self._lost_between_blocks(how)
-            self._tell_loss(session)
+            session.lost = self._lost_between_blocks(exit)
+            self._report_loss(session)
             return
         asyncio.get_running_loop().remove_reader(child.channel.fileno())
         report = last_report(execution)
-        if how is None or (had_run and execution.failure == _ENDED):
-            self._finish(execution, self._lost_between_blocks(how))
+        if exit is None or (had_run and execution.failure == _ENDED):
+            self._finish(execution, self._lost_between_blocks(exit))
         elif not execution.failure and (execution.timed_out or execution.begun):
-            if self._is_killed_from_outside(execution, how):
+            if self._is_killed_from_outside(execution, exit):
                 self._finish(execution, lost_session(_KILLED))
             else:
-                self._conclude(execution, how, report, session_alive=False)
+                self._conclude(execution, exit, report, session_alive=False)
         elif had_run:
             self._finish(execution, lost_session(execution.failure))
         else:
-            self._retry(
-                execution, execution.failure or f"its process ended before the program began ({report})"
-            )
+            cause = f"its process ended before the program began ({report})"
+            self._retry(execution, execution.failure or cause)
 
-    def _lost_between_blocks(self, how: Exit | None) -> ExecutionResult:
-        """What the next block is answered when the child of its session ended before it got that block."""
-        if how is None:
+    def _lost_between_blocks(self, exit: Exit | None) -> ExecutionResult:
+        """Return the result of the next block when the child of its session ended before that block."""
+        if exit is None:
             return lost_session(_WORKER_LOST)
-        code = os.waitstatus_to_exitcode(how.status)
-        if code != -signal.SIGKILL or self._memory.happened():
-            return ended_between_blocks(code, self.workers.isolation)
+        if exit.code != -signal.SIGKILL or self._memory.happened():
+            return ended_between_blocks(exit.code, self.workers.isolation)
         return lost_session(_KILLED)
 
     def _conclude(
-        self, execution: Execution, how: Exit, report: str, session_alive: bool | None = None
+        self, execution: Execution, exit: Exit, report: str, session_alive: bool | None = None
     ) -> None:
-        """Judge an ended program or block, and answer."""
-        ending = ending_of(execution, how, report, session_alive)
+        """Decide the result of an ended program or block, and answer."""
+        isolation = self.workers.isolation
         try:
-            result = judge(ending, execution.limits, self.workers.isolation)
-        except Exception as error:  # noqa: BLE001 - all that is judged comes from the program, and it must be answered
-            result = unreadable(error, ending, self.workers.isolation)
+            result = judge(execution, exit, report, isolation, session_alive)
+        except Exception as error:  # noqa: BLE001 - the program controls what is read here, and must get an answer
+            result = unreadable(error, execution, isolation, session_alive)
         self._finish(execution, result)
 
     def _worker_lost(self, execution: Execution) -> None:
-        """A worker was lost under a program: an outage, or the program's doing?"""
+        """Find out whether an outage or the program ended the worker: run the program again, alone."""
         assert execution.child is not None
-        worker, was_alone, probed = (
-            execution.child.worker.index,
-            execution.alone is not None,
-            execution.probe_of,
-        )
+        worker, was_alone = execution.child.worker.index, execution.alone is not None
+        probed = execution.probe_of
         self._release(execution)
-        if probed is not None:  # not even an empty program can be kept: an outage
+        if probed is not None:  # the worker of an empty program is lost too: an outage
             self._retry(probed, f"its worker was lost {probed.attempts} times")
         elif execution.future.done():
             return
@@ -350,7 +337,7 @@ class Broker:
             self._suspects.add(execution, worker)
 
     def _retry(self, execution: Execution, reason: str) -> None:
-        """The sandbox failed under a program: run it again, or say so."""
+        """Run a program again after a failure of the sandbox, or answer with the failure."""
         worker = execution.alone
         self._release(execution)
         if execution.future.done():
@@ -367,7 +354,7 @@ class Broker:
             self._pump()
 
     def _release(self, execution: Execution) -> None:
-        """Give back what an execution holds."""
+        """Release the child, the timer and the output of an execution."""
         self._running.discard(execution)
         self._suspects.leave(execution)
         execution.child = None

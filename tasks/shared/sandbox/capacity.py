@@ -1,7 +1,7 @@
-"""What this machine's own bounds leave room for: sessions (open files of a process, processes of a cgroup) and limits.
+"""How many sessions, and which limits, the bounds of this machine allow (open files, processes of a cgroup).
 
-Each living session holds two descriptors in the broker and two in its worker, and is a process. Not counted: threads
-of programs, and the processes of others in the same cgroup that are started later.
+Each living session is a process, and holds two descriptors in the broker and two in its worker. Threads of programs and
+later processes of others in the same cgroup are not counted.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ import math
 import resource
 from pathlib import Path
 
+from tasks.shared.sandbox.cgroups import CGROUPS, own_groups
 from tasks.shared.sandbox.confinement import MEMORY_RESERVE
 from tasks.shared.sandbox.records import Limits, SandboxSettings
 
 _FILES_A_SESSION = 2
 _FILES_A_PROGRAM = 8
 _FILES_SPARE = 64
-"""Connections of clients, sockets and standard streams of the server."""
+"""For connections of clients, sockets and standard streams of the server."""
 _PROCESSES_SPARE = 32
-_CGROUPS = Path("/sys/fs/cgroup")
 
 
 def raise_open_files() -> None:
@@ -28,7 +28,7 @@ def raise_open_files() -> None:
 
 
 def sessions_that_fit(settings: SandboxSettings) -> int:
-    """`max_sessions`, or fewer where the limits of open files or of processes would be met first; at least 1."""
+    """Return `max_sessions`, or fewer if the limits of open files or of processes allow fewer; at least 1."""
     programs = settings.workers * settings.slots
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     room = [settings.max_sessions]
@@ -41,9 +41,9 @@ def sessions_that_fit(settings: SandboxSettings) -> int:
 
 
 def above_hard_limit(limits: Limits, warm_mb: int) -> str:
-    """Which of the limits no child could be given, in a line with the remedy; empty where all can."""
+    """Describe the first limit that no child can be given, with the remedy; "" if all can."""
     memory = (limits.memory_mb + warm_mb << 20) + MEMORY_RESERVE
-    needed = (
+    required = (
         (f"cpu_s = {limits.cpu_s:g}", resource.RLIMIT_CPU, math.ceil(limits.cpu_s) + 1, "seconds", "t"),
         (f"open_files = {limits.open_files}", resource.RLIMIT_NOFILE, limits.open_files, "files", "n"),
         (f"processes = {limits.processes}", resource.RLIMIT_NPROC, limits.processes, "processes", "u"),
@@ -51,7 +51,7 @@ def above_hard_limit(limits: Limits, warm_mb: int) -> str:
         (f"memory_mb = {limits.memory_mb}", resource.RLIMIT_DATA, memory, "bytes of data", "d"),
         (f"memory_mb = {limits.memory_mb}", resource.RLIMIT_AS, memory, "bytes of addresses", "v"),
     )
-    for text, kind, least, unit, letter in needed:
+    for text, kind, least, unit, letter in required:
         hard = resource.getrlimit(kind)[1]
         if hard != resource.RLIM_INFINITY and least > hard:
             return (
@@ -61,20 +61,15 @@ def above_hard_limit(limits: Limits, warm_mb: int) -> str:
     return ""
 
 
-def processes_left(cgroups: Path = _CGROUPS) -> int | None:
-    """How many more processes the cgroup of this process may have; None where nothing bounds them."""
+def processes_left(cgroups: Path = CGROUPS) -> int | None:
+    """Return how many more processes the cgroup of this process may have; None without a bound."""
     left: list[int] = []
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
-        _, controllers, name = line.split(":", 2)
-        if controllers not in ("", "pids"):
-            continue
-        top = cgroups / controllers
-        group = top / name.lstrip("/")
+    for _, top, group in own_groups("pids", cgroups):
         for level in (group, *(parent for parent in group.parents if parent.is_relative_to(top))):
             try:
-                most = (level / "pids.max").read_text().strip()
-                if most != "max":
-                    left.append(int(most) - int((level / "pids.current").read_text()))
+                limit = (level / "pids.max").read_text().strip()
+                if limit != "max":
+                    left.append(int(limit) - int((level / "pids.current").read_text()))
             except OSError:
-                continue  # the root of the tree has none, and a container may hide its own
+                continue  # the root of the tree has no such files, and a container may hide its own
     return min(left, default=None)

@@ -13,31 +13,32 @@ from tasks.shared.sandbox.records import ExecutionResult, Limits, SandboxUnavail
 _HELLO_S = 10.0
 _ASK_EVERY_S = 5.0
 _SILENCE_S = 20.0
-"""A server that reads nothing and says nothing for so long is lost. It never works for long between two messages."""
+"""A server that sends nothing for so long is lost. It never works that long between two messages."""
 _BUSY_SILENCE_S = 600.0
+"""The same while it has `MAX_IN_FLIGHT` requests, since it then reads on only after half of them."""
 
 
 class SandboxLost(ConnectionError):
-    """The connection to the server broke, or was never there."""
+    """There is no connection to the server, or it broke."""
 
 
 class RequestLost(RuntimeError):
-    """The server lives, and will never answer this request."""
+    """The server is alive but will never answer this request."""
 
 
 class RequestRefused(ValueError):
-    """The server understood the request and refuses it; the message says why."""
+    """The server refuses the request. The message says why."""
 
 
 class SandboxSilent(SandboxLost):
-    """There is a server, and it answers nothing."""
+    """There is a server, but it answers nothing."""
 
 
 class _Wire(asyncio.Protocol):
-    """The connection: matches answers to requests by their id, and waits for none for ever.
+    """The connection: matches answers to requests by their id, and waits for no answer forever.
 
-    While requests are open it asks every few seconds what became of them. A server that leaves that unanswered is given
-    up; a request that the server no longer knows, or runs far beyond its limit, has failed.
+    While requests are open it asks the server every few seconds about them. A server that does not answer is lost. A
+    request that the server no longer knows, or that runs far beyond its limit, has failed.
     """
 
     def __init__(self) -> None:
@@ -55,7 +56,7 @@ class _Wire(asyncio.Protocol):
         self._timer = asyncio.get_running_loop().call_later(_ASK_EVERY_S, self._ask_about_open)
 
     def send(self, message: dict[str, Any]) -> asyncio.Future[Any]:
-        """Send a request; the future has its answer. Raises SandboxLost."""
+        """Send a request. The future gets its answer. Raises SandboxLost."""
         if self.transport is None or self.transport.is_closing():
             raise self.loss()
         number = self._next_id
@@ -91,33 +92,31 @@ class _Wire(asyncio.Protocol):
         if not self.waiting or self.transport is None or self.transport.is_closing():
             self._silent_s = 0.0
             return
-        busy = (
-            len(self.waiting) >= protocol.MAX_IN_FLIGHT
-        )  # the server reads on when it has done half of them
-        if self._silent_s >= (_BUSY_SILENCE_S if busy else _SILENCE_S):
-            self._give_up(
-                SandboxSilent(f"the sandbox server has answered nothing for {self._silent_s:.0f} s")
-            )
+        is_full = len(self.waiting) >= protocol.MAX_IN_FLIGHT
+        if self._silent_s >= (_BUSY_SILENCE_S if is_full else _SILENCE_S):
+            reason = f"the sandbox server has answered nothing for {self._silent_s:.0f} s"
+            self._give_up(SandboxSilent(reason))
             return
         self._silent_s += _ASK_EVERY_S
-        asked = [number for number, future in self.waiting.items() if not future.done()]
-        self.send({"op": "in_flight"}).add_done_callback(lambda told: self._compare(asked, told))
+        open_ids = [number for number, future in self.waiting.items() if not future.done()]
+        self.send({"op": "in_flight"}).add_done_callback(lambda answer: self._compare(open_ids, answer))
 
-    def _compare(self, asked: list[int], told: asyncio.Future[Any]) -> None:
-        """What the server says of the requests that were open when it was asked."""
-        if told.cancelled() or told.exception() is not None:
+    def _compare(self, open_ids: list[int], answer: asyncio.Future[Any]) -> None:
+        """Fail the open requests that the server does not know, or that run far beyond their limit."""
+        if answer.cancelled() or answer.exception() is not None:
             return
-        known = {number: (running_s, most_s) for number, running_s, most_s in told.result()}
-        for number in asked:
-            running_s, most_s = known.get(number, (None, 0.0))
-            overdue = running_s is not None and running_s > most_s
-            if number not in known or overdue:
-                future = self.waiting.pop(number, None)
-                if future is not None and not future.done():
-                    reason = (
-                        f"has run for {running_s:.0f} s" if overdue else "is no longer known to the server"
-                    )
-                    future.set_exception(RequestLost(f"a request {reason}"))
+        known = {number: (running_s, limit_s) for number, running_s, limit_s in answer.result()}
+        for number in open_ids:
+            running_s, limit_s = known.get(number, (None, 0.0))
+            if number not in known:
+                reason = "is no longer known to the server"
+            elif running_s is not None and running_s > limit_s:
+                reason = f"has run for {running_s:.0f} s"
+            else:
+                continue
+            future = self.waiting.pop(number, None)
+            if future is not None and not future.done():
+                future.set_exception(RequestLost(f"a request {reason}"))
 
     def _give_up(self, error: SandboxLost) -> None:
         self.lost = error
@@ -133,20 +132,20 @@ class _Wire(asyncio.Protocol):
         self.waiting.clear()
 
     def loss(self) -> SandboxLost:
-        """Why the connection is gone; an exception of its own for each who is told."""
+        """Return a new exception with the cause of the lost connection."""
         return type(self.lost)(str(self.lost))
 
 
 class SandboxClient:
-    """Talks to one server. Use `await SandboxClient.connect(...)`.
+    """Talks to one server. Create it with `await SandboxClient.connect(...)`.
 
-    Addresses: the path of a Unix socket, or `tcp://HOST:PORT` with the file that holds the token.
+    An address is the path of a Unix socket, or `tcp://HOST:PORT` with a file that holds the token.
     """
 
     def __init__(self, wire: _Wire) -> None:
         self._wire = wire
         self.isolation = ""
-        """The stack the server runs its programs under: namespaces, landlock or unsafe."""
+        """The isolation of the server's programs: namespaces, landlock or unsafe."""
 
     @property
     def connected(self) -> bool:
@@ -155,13 +154,15 @@ class SandboxClient:
 
     @property
     def is_silent(self) -> bool:
-        """Whether the connection was given up because the server answered nothing."""
+        """Whether the connection was closed because the server answered nothing."""
         return isinstance(self._wire.lost, SandboxSilent)
 
     @classmethod
     async def connect(cls, address: str, token_file: str = "") -> SandboxClient:
-        """Connect and greet. Raises SandboxLost if there is no server, or one that answers nothing (SandboxSilent), and
-        SandboxUnavailable if it refuses."""
+        """Connect and say hello.
+
+        Raises SandboxLost if there is no server, SandboxSilent if it answers nothing, SandboxUnavailable if it refuses.
+        """
         loop = asyncio.get_running_loop()
         token = Path(token_file).read_text().strip() if token_file else ""
         try:
@@ -192,7 +193,7 @@ class SandboxClient:
         """Run a program, or a block of a session.
 
         Raises SandboxLost if the server goes away or falls silent, RequestLost if it will never answer, RequestRefused
-        if the request is not acceptable.
+        if the request is invalid.
         """
         message: dict[str, Any] = {"op": "run", "code": code}
         if session is not None:
@@ -202,7 +203,7 @@ class SandboxClient:
         return ExecutionResult.from_json(await self._wire.send(message))
 
     async def open_session(self) -> str:
-        """The name of a new session, known to this connection alone."""
+        """Open a session of this connection. Returns its name."""
         return str(await self._wire.send({"op": "open_session"}))
 
     async def close_session(self, session: str) -> None:
@@ -210,11 +211,11 @@ class SandboxClient:
         await self._wire.send({"op": "close_session", "session": session})
 
     async def health(self) -> dict[str, Any]:
-        """The server's figures of this moment."""
+        """Return the current figures of the server."""
         return dict(await self._wire.send({"op": "health"}))
 
     async def close(self) -> None:
-        """Close the connection; sessions and programs in flight end with it."""
+        """Close the connection, which ends its sessions and programs in flight."""
         if self._wire.transport is not None:
             self._wire.transport.close()
             await asyncio.sleep(0)

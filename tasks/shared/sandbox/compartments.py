@@ -1,8 +1,7 @@
-"""The private directory of a child, the Landlock ruleset that names it, and the user it runs as.
+"""The private directory of a child, the Landlock ruleset for it, and the user that the child runs as.
 
-A worker keeps a few compartments and uses them again, each time with another directory. Where the worker may mount,
-that is a tmpfs of its own with a size; under landlock it lies in one of the tmpfs mounts that the settings name,
-emptied, if any.
+A worker reuses a few compartments, each time with a new directory. Under namespaces that is a new tmpfs with a size
+limit. Under landlock it lies in one of the tmpfs mounts that the settings name, if any, which is emptied before.
 """
 
 from __future__ import annotations
@@ -18,10 +17,10 @@ from tasks.shared.sandbox import kernel
 from tasks.shared.sandbox.confinement import Isolation, build_ruleset
 
 FIRST_UID = 1_879_000_000
-"""Children of a worker with root's rights run as uids from here on, which no system hands out."""
+"""Under root, children run as uids from here on, which no system assigns."""
 COMPARTMENTS_A_WORKER = 4096
 UIDS_A_SERVER = 16 * COMPARTMENTS_A_WORKER
-"""Distance between the first uids of two servers; one of more workers takes several such blocks."""
+"""Distance between the first uids of two servers. A server of more than 16 workers takes several such ranges."""
 SCRATCH = "/scratch"
 _ENTRIES_A_STEP = 500
 _ATTEMPTS = 5
@@ -29,39 +28,39 @@ _ATTEMPTS = 5
 
 @dataclass(slots=True)
 class Compartment:
-    """What one child at a time runs in."""
+    """The environment of one child at a time."""
 
     ruleset: int
     """Landlock ruleset descriptor; -1 in unsafe mode."""
     uid: int
-    """The user, where the worker has root's rights."""
-    place: str = ""
-    """Directory that holds the private one and nothing else, and in which programs cannot write; empty for none."""
+    """The user of the child, if the worker is root."""
+    parent: str = ""
+    """Directory that contains only the private directory, and in which programs cannot write; "" for none."""
     directory: int = -1
-    """Descriptor of the private directory, or -1. Its name is random and kept nowhere: others cannot look at it."""
+    """Descriptor of the private directory, or -1. Its name is random and stored nowhere, so others cannot find it."""
 
 
 def reserve_uids(workers: int) -> int:
-    """The first uid of a range of this server's own; it stays so until the process and all its forks have ended.
+    """Reserve a range of uids for this server, until the process and all its forks end. Returns the first uid.
 
     The kernel counts threads by uid over the whole machine, so programs of two servers of root must not share one.
-    Names of abstract sockets reserve the ranges. They are seen in one network namespace: servers of root in several
-    may still share uids. Raises OSError when no range is left.
+    Names of abstract sockets reserve the ranges. They are visible in one network namespace only, so servers of root in
+    different ones may still share uids. Raises OSError when no range is left.
     """
-    wanted = -(-workers * COMPARTMENTS_A_WORKER // UIDS_A_SERVER)
+    num_ranges = -(-workers * COMPARTMENTS_A_WORKER // UIDS_A_SERVER)
     held: list[int] = []
-    for place in range((2**32 - 1 - FIRST_UID) // UIDS_A_SERVER):
-        name = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    for number in range((2**32 - 1 - FIRST_UID) // UIDS_A_SERVER):
+        lock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
-            name.bind(f"\0tirflow-sandbox-uids-{place}")
+            lock.bind(f"\0tirflow-sandbox-uids-{number}")
         except OSError:
-            name.close()
+            lock.close()
             while held:
                 os.close(held.pop())
             continue
-        held.append(name.detach())  # open for good
-        if len(held) == wanted:
-            return FIRST_UID + (place - wanted + 1) * UIDS_A_SERVER
+        held.append(lock.detach())  # stays open
+        if len(held) == num_ranges:
+            return FIRST_UID + (number - num_ranges + 1) * UIDS_A_SERVER
     raise OSError("all ranges of users for programs are taken by other sandbox servers")
 
 
@@ -79,111 +78,106 @@ class CompartmentPool:
     ) -> None:
         self._isolation, self._readable, self._disk_mb = isolation, readable, disk_mb
         self._first_uid = first_uid + worker * COMPARTMENTS_A_WORKER
-        self._made = 0
+        self._num_made = 0
         self._unused = list(scratch)
         self._free: list[Compartment] = []
-        self._soiled: list[tuple[Compartment, Iterator[None]]] = []
+        self._used: list[tuple[Compartment, Iterator[None]]] = []
         self._failures = 0
 
     @property
     def cleaning(self) -> bool:
         """Whether `clean` has work left."""
-        return bool(self._soiled)
+        return bool(self._used)
 
     def take(self) -> Compartment | None:
-        """One with an empty directory; None while one is being emptied. Raises OSError if none can be made."""
+        """Take a compartment with an empty directory, or None while one is being emptied. Raises OSError."""
         if self._free:
             return self._free.pop()
-        return None if self._soiled else self._make()
+        return None if self._used else self._make()
 
     def give_back(self, compartment: Compartment) -> None:
-        """Keep the compartment for the next child, with another directory.
+        """Keep the compartment for the next child, with a new directory.
 
-        Also where the last one left nothing: dates and inode numbers would tell the next one what it did.
+        The directory is new even if the last child left nothing in it: dates and inode numbers would show what it did.
         """
         if compartment.directory < 0:
             self._free.append(compartment)
         elif self._isolation.mode == "namespaces":
             self._unmount(compartment)
-            self._furnish(compartment)
-            self._free.append(compartment)
+            self._reuse(compartment)
         else:
             os.close(compartment.directory)
-            self._soiled.append((compartment, emptying(compartment.place)))
+            self._used.append((compartment, emptying(compartment.parent)))
             self.clean()
 
     def clean(self) -> None:
-        """Do a part of what is to be emptied, so that thousands of files hold up nobody for long."""
-        compartment, steps = self._soiled[0]
+        """Empty a part of a used directory. Thousands of files would otherwise delay other programs."""
+        compartment, steps = self._used[0]
         try:
             done = next(steps, self) is self
-        except (
-            OSError
-        ):  # no file can do this, a shortage of the machine might: from the start again, a few times
+        except OSError:  # caused by a shortage of the machine, never by files: start over a few times
             self._failures += 1
             if self._failures == _ATTEMPTS:
                 raise
-            self._soiled[0] = (compartment, emptying(compartment.place))
+            self._used[0] = (compartment, emptying(compartment.parent))
             return
         if done:
-            del self._soiled[0]
+            del self._used[0]
             self._failures = 0
-            self._furnish(compartment)
-            self._free.append(compartment)
+            self._reuse(compartment)
 
     def _make(self) -> Compartment:
-        number = self._made
-        self._made += 1
+        number = self._num_made
+        self._num_made += 1
         uid = self._first_uid + number % COMPARTMENTS_A_WORKER
-        place = ""
+        parent = ""
         if self._isolation.mode == "namespaces":
-            place = f"{SCRATCH}/{number}"
-            os.mkdir(place, 0o500)
+            parent = f"{SCRATCH}/{number}"
+            os.mkdir(parent, 0o500)
             if self._isolation.as_root:
-                os.chown(place, uid, uid)
+                os.chown(parent, uid, uid)
         elif self._unused:
-            place = self._unused.pop()
-            empty(place)
+            parent = self._unused.pop()
+            for _ in emptying(parent):
+                pass
         ruleset = -1
         if self._isolation.mode != "unsafe":
-            ruleset = build_ruleset(self._readable, place or None, self._isolation.landlock)
-        compartment = Compartment(ruleset, uid, place)
-        if place:
-            self._furnish(compartment)
+            ruleset = build_ruleset(self._readable, parent or None, self._isolation.landlock)
+        compartment = Compartment(ruleset, uid, parent)
+        if parent:
+            self._make_directory(compartment)
         return compartment
 
-    def _furnish(self, compartment: Compartment) -> None:
-        """Give the compartment a new private directory: a tmpfs of its own where the worker may mount."""
+    def _reuse(self, compartment: Compartment) -> None:
+        self._make_directory(compartment)
+        self._free.append(compartment)
+
+    def _make_directory(self, compartment: Compartment) -> None:
+        """Make a new private directory, under namespaces a tmpfs of its own."""
         if self._isolation.mode == "namespaces":
             owner = f",uid={compartment.uid},gid={compartment.uid}" if self._isolation.as_root else ""
             options = f"size={self._disk_mb}m,nr_inodes=1024,mode=700{owner}"
-            compartment.directory = kernel.make_unnamed(compartment.place, options)
+            compartment.directory = kernel.make_unnamed(compartment.parent, options)
         else:
-            os.chmod(compartment.place, 0o700)
-            compartment.directory = kernel.make_unnamed(compartment.place)
-            os.chmod(compartment.place, 0o500)
+            os.chmod(compartment.parent, 0o700)
+            compartment.directory = kernel.make_unnamed(compartment.parent)
+            os.chmod(compartment.parent, 0o500)
 
     def _unmount(self, compartment: Compartment) -> None:
-        """Drop the tmpfs with all that is in it, whatever it is."""
+        """Remove the tmpfs with all its content."""
         os.fchdir(compartment.directory)
         os.close(compartment.directory)
         kernel.unmount(".")
         os.chdir("/")
-        for name in os.listdir(compartment.place):
-            os.rmdir(f"{compartment.place}/{name}")
-
-
-def empty(place: str) -> None:
-    """Remove everything below a directory that a hostile program filled."""
-    for _ in emptying(place):
-        pass
+        for name in os.listdir(compartment.parent):
+            os.rmdir(f"{compartment.parent}/{name}")
 
 
 def emptying(place: str) -> Iterator[None]:
-    """As `empty`, in parts: a step for every 500 entries.
+    """Remove everything below a directory that a hostile program filled, with a pause after every 500 entries.
 
-    Directories are moved up and removed level by level: no recursion, no long paths, no link followed, no name taken
-    that could be there. Only what ran in the directory could write there, and it has ended.
+    Directories are moved up and removed level by level: no recursion, no long paths, no link followed, and no name used
+    that could exist. Only programs that ran in the directory could write there, and they have ended.
     """
     os.chmod(place, 0o700)
     root = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

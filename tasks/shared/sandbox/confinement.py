@@ -1,15 +1,14 @@
-"""Which isolation this machine allows, and how a child is put under it before it sees a program.
+"""Chooses the isolation that this machine allows, and puts a child under it before the child sees a program.
 
-Two stacks with the same promise. namespaces (host): the worker lives in its own mount, pid, net, ipc and uts
-namespaces with a private root; each child adds a user of its own, Landlock, seccomp and rlimits. landlock
-(container, where namespaces are refused): Landlock, seccomp, rlimits, and what the container itself bounds.
+Two stacks give the same protection. `namespaces` (host): the worker lives in its own mount, pid, net, ipc and uts
+namespaces with a private root; each child adds a user of its own, Landlock, seccomp and rlimits. `landlock` (container
+without namespaces): Landlock, seccomp, rlimits, and the limits of the container.
 
-Not protected against: a flaw in the kernel or the processor (Spectre and kin); timing, as programs share
-processors and caches; under landlock, the sight of names, sizes and dates of files by stat (contents and
-listings are refused); the program's own result, which it may forge as it likes (it cannot feign an
-outage of the sandbox); the total memory of all programs together beyond slots x memory_mb; uids that servers
-of root in different network namespaces may share, so that each counts the other's threads; the channels between
-programs that docs/sandbox.md names. It says more.
+No protection against: flaws in the kernel or the processor (Spectre); timing, as programs share processors and caches;
+under landlock, `stat` of names, sizes and dates of files (contents and listings are refused); a program that forges its
+own result (it cannot feign an outage of the sandbox); the total memory of all programs beyond slots x memory_mb; uids
+shared by servers of root in different network namespaces, so that each counts the other's threads; the channels between
+programs that docs/sandbox.md lists.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ import socket
 import struct
 from dataclasses import dataclass
 
-from tasks.shared.sandbox import kernel, seccomp
+from tasks.shared.sandbox import kernel
 from tasks.shared.sandbox.records import SandboxUnavailable
 
 FS_EXECUTE, FS_WRITE_FILE, FS_READ_FILE, FS_READ_DIR = 1, 2, 4, 8
@@ -34,32 +33,38 @@ NET_TCP, SCOPE_ABSTRACT_AND_SIGNAL = 3, 3
 ABI_NAMESPACES, ABI_LANDLOCK = 3, 6
 CHANNEL_FD = 3
 """The only descriptor besides 0, 1 and 2 that a child has."""
-
-_PID_PLACE = 0x7FFFFFF1
+STACK_BYTES = 64 << 20
+"""Limit of the main thread's stack, beside the memory limit. Recursion through C code needs it."""
+MEMORY_RESERVE = 32 << 20
+"""Bytes kept back for the traceback of a MemoryError."""
+_ADDRESSES = 8 << 30
+"""Addresses that a program may reserve beside its memory."""
+PID_PLACEHOLDER = 0x7FFFFFF1
+"""Stands for the child's pid in the seccomp filter, which is built once."""
 _RLIMIT_SIGPENDING = 11  # Python 3.11 has no name for it
-_WORKER_NAMESPACES = (
+WORKER_NAMESPACES = (
     kernel.CLONE_NEWNS | kernel.CLONE_NEWPID | kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Isolation:
-    """The stack in force."""
+    """The isolation in force."""
 
     mode: str
     """namespaces, landlock or unsafe."""
     as_root: bool = False
-    """Namespaces with real root's rights: children get unused uids. Else: in a user namespace."""
+    """Under namespaces: the server is root and gives children unused uids. Otherwise it uses a user namespace."""
     landlock: int = 0
     """Landlock version of the kernel."""
 
 
 def _try_unshare(extra: int) -> bool:
-    """Whether a child process may enter the namespaces and mount in them."""
+    """Whether a child process may enter the namespaces, and the namespaces of `extra`, and mount in them."""
     child = os.fork()
     if child == 0:
         try:
-            kernel.unshare(_WORKER_NAMESPACES | extra)
+            kernel.unshare(WORKER_NAMESPACES | extra)
             kernel.mount("none", "/", "", kernel.MS_REC | kernel.MS_PRIVATE)
             kernel.mount("tmpfs", "/tmp", "tmpfs", kernel.MS_NOSUID)
             if not extra:
@@ -70,13 +75,14 @@ def _try_unshare(extra: int) -> bool:
     return os.waitpid(child, 0)[1] == 0
 
 
-def probe(wanted: str, allow_unsafe: bool) -> Isolation:
-    """Choose the stack. Raises SandboxUnavailable with what is missing and the remedy."""
+def probe(setting: str, allow_unsafe: bool) -> Isolation:
+    """Choose the isolation. Raises SandboxUnavailable with what is missing and the remedy."""
     missing: list[str] = []
-    if platform.machine() != "x86_64" or struct.calcsize("P") != 8:
+    is_x86 = platform.machine() == "x86_64" and struct.calcsize("P") == 8
+    if not is_x86:
         missing.append(f"the seccomp filter is written for 64-bit x86, this is {platform.machine()}")
     abi = kernel.landlock_abi()
-    if not missing and wanted in ("auto", "namespaces"):
+    if is_x86 and setting in ("auto", "namespaces"):
         as_root = _try_unshare(0)
         if not as_root and not _try_unshare(kernel.CLONE_NEWUSER):
             missing.append(
@@ -87,7 +93,7 @@ def probe(wanted: str, allow_unsafe: bool) -> Isolation:
             missing.append(f"Landlock {abi} is too old: Linux 6.2 with lsm=landlock is needed")
         else:
             return Isolation("namespaces", as_root, abi)
-    if platform.machine() == "x86_64" and wanted in ("auto", "landlock"):
+    if is_x86 and setting in ("auto", "landlock"):
         if abi >= ABI_LANDLOCK:
             return Isolation("landlock", False, abi)
         missing.append(
@@ -103,9 +109,9 @@ def probe(wanted: str, allow_unsafe: bool) -> Isolation:
 
 
 def build_ruleset(readable: tuple[str, ...], private: str | None, abi: int) -> int:
-    """A Landlock ruleset: read the libraries, use /dev/null, write in the private directory, nothing else.
+    """Make a Landlock ruleset: read the libraries, use /dev/null, write in the private directory, nothing else.
 
-    Returns the descriptor. Paths that do not exist are left out (they cannot be read either way).
+    Returns its descriptor. Paths that do not exist are left out.
     """
     fs = FS_ALL & ~(FS_IOCTL_DEV if abi < 5 else 0)
     net, scoped = (NET_TCP if abi >= 4 else 0), (SCOPE_ABSTRACT_AND_SIGNAL if abi >= 6 else 0)
@@ -126,18 +132,13 @@ def build_ruleset(readable: tuple[str, ...], private: str | None, abi: int) -> i
     return ruleset
 
 
-def filter_template(isolation: Isolation) -> bytes:
-    """The seccomp filter with a place for the child's pid, made once."""
-    return seccomp.build_filter(_PID_PLACE)
-
-
 def confine(
     isolation: Isolation, channel: int, ruleset: int, directory: int, uid: int, template: bytes
 ) -> socket.socket:
-    """Put the calling, freshly forked child under its isolation; returns its only channel.
+    """Put the calling, freshly forked child under its isolation. Returns its only channel.
 
-    Order matters: the user changes first (that clears the death signal), then Landlock, then all other
-    descriptors go, and seccomp comes last, since it refuses most of the calls above it.
+    The order matters: the user changes first, because that clears the death signal; then Landlock; then all other
+    descriptors are closed; seccomp comes last, because it refuses most of these calls.
     """
     if directory >= 0:
         os.fchdir(directory)
@@ -152,10 +153,9 @@ def confine(
         else:
             kernel.unshare(kernel.CLONE_NEWUSER)
     kernel.prctl(kernel.PR_SET_PDEATHSIG, 9)
-    kernel.prctl(kernel.PR_SET_DUMPABLE, 0)  # no core file, and no sight of its descriptors through /proc
-    os.dup2(
-        os.open("/dev/null", os.O_RDONLY), 0
-    )  # a description of its own: flags set on one are seen in all copies
+    kernel.prctl(kernel.PR_SET_DUMPABLE, 0)  # no core file, and /proc does not show its descriptors
+    # Standard input is opened anew, because processes that share a file description see each other's flags.
+    os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
     if isolation.mode != "unsafe":
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
         kernel.landlock_restrict(ruleset)
@@ -165,52 +165,44 @@ def confine(
     kernel.close_from(CHANNEL_FD + 1)
     wire = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=CHANNEL_FD)
     if isolation.mode != "unsafe":
-        place, pid = struct.pack("=I", _PID_PLACE), struct.pack("=I", os.getpid())
-        kernel.install_filter(template.replace(place, pid))
+        placeholder, pid = struct.pack("=I", PID_PLACEHOLDER), struct.pack("=I", os.getpid())
+        kernel.install_filter(template.replace(placeholder, pid))
     return wire
 
 
 def limit_resources(
     cpu_s: float, memory_bytes: int, warm_bytes: int, open_files: int, file_bytes: int, stateful: int
 ) -> None:
-    """Set the limits of the calling child; the hard limit on memory leaves room to format a traceback.
+    """Set the limits of the calling child. The hard limit on memory leaves room to format a traceback.
 
-    Memory is what a process can fill: its private writable mappings. Those are not counted that only take addresses
-    (what malloc reserves for each thread, shared objects of libraries); addresses have a generous limit of their own,
-    since page tables are memory too. The filter refuses the mappings that would escape the count.
+    The memory limit counts private writable mappings, which a process can fill. It does not count mappings that only
+    take addresses (malloc's reserve for each thread, shared objects of libraries). Addresses have a generous limit of
+    their own, since page tables are memory too. The seccomp filter refuses mappings that would escape the count.
     """
     if stateful:
         limit_processor(cpu_s)
     else:
         cpu = math.ceil(cpu_s)
-        # SIGXCPU first, which tells itself apart; SIGKILL a second later for those who ignore it.
+        # SIGXCPU comes first, since it cannot be confused with a lack of memory; SIGKILL follows a second later.
         resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu + 1))
     data = warm_bytes + memory_bytes
     resource.setrlimit(resource.RLIMIT_DATA, (data, data + MEMORY_RESERVE))
     _limit_at_most(resource.RLIMIT_AS, data + _ADDRESSES)
     resource.setrlimit(resource.RLIMIT_NOFILE, (open_files, open_files))
     resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
-    # Signals that are queued count for the user, who is the same for all programs of some stacks: none is queued.
+    # No signal may be queued: the count is per user, and under landlock all programs share a user.
     resource.setrlimit(_RLIMIT_SIGPENDING, (0, 0))
 
 
 def _limit_at_most(kind: int, value: int) -> None:
-    """Set a limit, to less where the server itself may have less."""
+    """Set a limit, or the server's own hard limit if that is lower."""
     hard = resource.getrlimit(kind)[1]
     value = value if hard == resource.RLIM_INFINITY else min(value, hard)
     resource.setrlimit(kind, (value, value))
 
 
 def limit_processor(cpu_s: float) -> None:
-    """Give a session `cpu_s` more seconds. A soft limit, as it must grow: past it only the wall limit holds."""
+    """Give a session `cpu_s` more seconds. The limit must grow, so it is soft: beyond it only the wall limit holds."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     cpu = math.ceil(usage.ru_utime + usage.ru_stime + cpu_s)
     resource.setrlimit(resource.RLIMIT_CPU, (cpu, resource.RLIM_INFINITY))
-
-
-STACK_BYTES = 64 << 20
-"""The most that the stack of the main thread takes, beside the memory: recursion through C code needs it."""
-MEMORY_RESERVE = 32 << 20
-"""Bytes kept back for the traceback of a MemoryError."""
-_ADDRESSES = 8 << 30
-"""Addresses that a program may take beside its memory."""

@@ -1,4 +1,4 @@
-"""A program on its way through the broker, a session, and what the broker asks of the child that runs them."""
+"""A program on its way through the broker, a session, and what the broker reads of the child that runs them."""
 
 from __future__ import annotations
 
@@ -14,26 +14,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tasks.shared.sandbox import runner
-from tasks.shared.sandbox.links import Child, Exit
+from tasks.shared.sandbox.links import Child
 from tasks.shared.sandbox.records import ExecutionResult, Limits
-from tasks.shared.sandbox.verdict import Ending
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessorTimes:
-    """What a process had of the processors, over its life."""
+    """Processor times of a process over its life."""
 
     run_s: float = 0.0
-    """Seconds that all its threads ran, ended ones included."""
+    """Seconds that all its threads ran, including ended ones."""
     threads: dict[int, tuple[float, float]] = field(default_factory=dict)
-    """For each living thread: seconds it ran, and seconds it stood ready while others held the processors."""
+    """For each living thread: seconds it ran, and seconds it waited while others held the processors."""
 
 
 @dataclass(eq=False, slots=True)
 class Execution:
-    """One program on its way."""
+    """A program, or a block of a session, on its way through the broker."""
 
     code: bytes
     limits: Limits
@@ -46,36 +45,40 @@ class Execution:
     stdout_fd: int = -1
     stderr_fd: int = -1
     before: ProcessorTimes = field(default_factory=ProcessorTimes)
-    """The times of its child when it began: a session's child has lived before its block."""
+    """Times of its child when it began, since the child of a session has run blocks before."""
     timer: asyncio.TimerHandle | None = None
     timed_out: bool = False
     begun: bool = False
-    """The child has said that the program begins: what comes of it from then on is the program's own."""
+    """The child has reported that the program begins. What happens from then on is the program's own doing."""
     failure: str = ""
-    """Why the broker could not hand it over, if so."""
+    """Why the broker could not hand it over, or empty."""
     alone: int | None = None
-    """The worker on which it runs alone, since a worker was lost under it."""
+    """The worker on which it runs alone, after a worker was lost under it."""
     probe_of: Execution | None = None
-    """For an empty program that tells whether a worker can be kept: the one in question."""
+    """For an empty program that tests whether a worker can be kept: the suspected program."""
+
+    @property
+    def queue_s(self) -> float:
+        """Seconds in the queue before it ran."""
+        return self.started - self.enqueued
 
 
 @dataclass(eq=False, slots=True)
 class Session:
     """Variables that live on from block to block."""
 
-    name: str
     child: Child | None = None
     waiting: deque[Execution] = field(default_factory=deque)
     running: Execution | None = None
     num_blocks: int = 0
-    """Blocks that its child has ended well."""
+    """Blocks that its child has completed."""
     closed: bool = False
     lost: ExecutionResult | None = None
-    """Its child ended between two blocks: what the next one is answered, in place of running without its variables."""
+    """Set when its child ended between two blocks: the result of the next block, which does not run."""
 
 
 def send_request(child: Child, execution: Execution) -> None:
-    """Hand the request, two memory files for output and one with the source to the child. Raises OSError."""
+    """Send the request, two memory files for output and one with the source to the child. Raises OSError."""
     limits = execution.limits
     request = runner.REQUEST.pack(
         limits.cpu_s,
@@ -95,40 +98,23 @@ def send_request(child: Child, execution: Execution) -> None:
         os.close(source_fd)
 
 
-def ending_of(execution: Execution, how: Exit, report: str, session_alive: bool | None) -> Ending:
-    """What was observed of a program or block that has ended, to be judged."""
-    return Ending(
-        code=os.waitstatus_to_exitcode(how.status),
-        report=report,
-        timed_out=execution.timed_out,
-        started=execution.started,
-        queue_s=execution.started - execution.enqueued,
-        attempts=execution.attempts,
-        stdout_fd=execution.stdout_fd,
-        stderr_fd=execution.stderr_fd,
-        cpu_s=how.cpu_s,
-        peak_bytes=how.peak_bytes,
-        session_alive=session_alive,
-    )
-
-
 def drop_output(descriptor: int) -> None:
-    """Empty a memory file for good, whoever else still holds it, and close it."""
-    with contextlib.suppress(OSError):  # sealed already: only a program that nothing isolates can
+    """Empty a memory file for good, even if others hold it, and close it."""
+    with contextlib.suppress(OSError):  # sealed already, as only a program without isolation can do
         fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW)
         os.ftruncate(descriptor, 0)
     os.close(descriptor)
 
 
 def has_ended(pidfd: int) -> bool:
-    """Whether the process is gone (its descriptor is then readable)."""
+    """Whether the process has ended (its descriptor is then readable)."""
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     return bool(poll.poll(0))
 
 
 def processor_times(pidfd: int) -> ProcessorTimes | None:
-    """The times of a process over its life; None on a kernel without these figures, or when it has just ended."""
+    """Return the times of a process; None on a kernel without these figures, or when it has just ended."""
     try:
         lines = Path(f"/proc/self/fdinfo/{pidfd}").read_text().splitlines()
         process = Path("/proc", dict(line.split(":\t") for line in lines)["Pid"])
@@ -145,11 +131,11 @@ def _thread_times(thread: Path) -> tuple[float, float]:
 
 
 def own_time_s(pidfd: int, elapsed_s: float, before: ProcessorTimes) -> float:
-    """The part of `elapsed_s` that the program is to answer for: what it would have taken on free processors.
+    """Return how much of `elapsed_s` the program would have taken on free processors.
 
-    Left out is what its longest waiting thread stood ready while others held the processors, less the time that the
-    program's other threads ran: a thread that waits for its own siblings waits for nobody else. A pause counts in full.
-    `before`: the times of the process when `elapsed_s` began.
+    This leaves out the longest time that one of its threads waited while other programs held the processors. Time in
+    which the program's own threads ran is not such waiting. A pause counts in full. `before` has the times of the
+    process when `elapsed_s` began.
     """
     now = processor_times(pidfd)
     if now is None:
@@ -163,7 +149,7 @@ def own_time_s(pidfd: int, elapsed_s: float, before: ProcessorTimes) -> float:
 
 
 def last_report(execution: Execution) -> str:
-    """What an ended child left in its channel: the traceback, or why the program could not begin."""
+    """Read what an ended child left in its channel: the traceback, or why the program could not begin."""
     assert execution.child is not None
     channel = execution.child.channel
     try:

@@ -1,4 +1,4 @@
-"""The synchronous face of the interpreter: starts a server as a subprocess and talks to it from a thread.
+"""The synchronous interface of the interpreter. It starts a server as a subprocess and talks to it from a thread.
 
 with Interpreter(SandboxSettings()) as interpreter:
     interpreter.run("print(1 + 1)").stdout  # "2\\n"
@@ -19,7 +19,6 @@ import uuid
 from concurrent.futures import Future
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from tasks.shared.sandbox.client import RequestLost, SandboxClient, SandboxLost, SandboxSilent
@@ -35,30 +34,30 @@ _STOP_S = 10.0
 FIRST_PAUSE_S = 0.05  # between attempts, doubled each time
 
 
-class Interpreter:
-    """Runs programs in a sandbox server: its own (started here, ended with this object), or an existing one.
+class Interpreter(contextlib.AbstractContextManager["Interpreter"]):
+    """Runs programs in a sandbox server: its own, which ends with this object, or an existing one.
 
-    Raises SandboxUnavailable when it cannot start. `run` and `submit` never raise for an outage: it comes back
-    as a result with status SANDBOX_FAILURE, after retries (in which an own server is started anew).
+    Raises SandboxUnavailable when it cannot start. `run` and `submit` never raise for an outage: after
+    retries, in which an own server starts anew, they return a result with the status SANDBOX_FAILURE.
     """
 
     def __init__(self, settings: SandboxSettings, address: str | None = None) -> None:
         self.settings = settings
-        self._given = address
+        self._owns_server = address is None
         self._address = address or ""
         self._server: subprocess.Popen[str] | None = None
         self._directory = ""
         self._client: SandboxClient | None = None
         self._closed = False
         self._last_health: dict[str, Any] = {}
-        self._sessions: dict[str, SandboxClient | None] = {}  # None: it could not be opened
+        self._sessions: dict[str, SandboxClient | None] = {}  # None for a session that could not be opened
+        self._reconnecting = asyncio.Lock()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="sandbox-client", daemon=True)
         self._thread.start()
         try:
-            if address is None:
+            if self._owns_server:
                 self._start_server()
-            self._reconnecting = self._call(self._make_lock())
             self._call(self._connect())
         except SandboxLost as error:
             self.close()
@@ -67,27 +66,17 @@ class Interpreter:
             self.close()
             raise
 
-    async def _make_lock(self) -> asyncio.Lock:
-        return asyncio.Lock()
-
     def _call(self, coroutine: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
     def _start_server(self) -> None:
         """Start the subprocess and wait for its ready line. It ends when this process does."""
         self._directory = tempfile.mkdtemp(prefix="sandbox-")
-        path = str(Path(self._directory) / "socket")
+        self._address = str(Path(self._directory) / "socket")
         root = Path(__file__).resolve().parents[3]
         environment = {"PATH": os.defpath, "PYTHONPATH": str(root), "LANG": "C.UTF-8"}
-        command = [
-            sys.executable,
-            "-m",
-            "tasks.shared.sandbox.server",
-            "--socket",
-            path,
-            "--until-stdin-closes",
-        ]
-        command += ["--settings", json.dumps(asdict(self.settings))]
+        command = [sys.executable, "-m", "tasks.shared.sandbox.server", "--socket", self._address]
+        command += ["--until-stdin-closes", "--settings", json.dumps(asdict(self.settings))]
         self._server = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
@@ -97,10 +86,9 @@ class Interpreter:
         if "failed" in answer:
             self._stop_server()
             raise SandboxUnavailable(answer["failed"])
-        self._address = path
 
     def _stop_server(self) -> None:
-        """End the server and read its last words: the health at its end."""
+        """End the server, and keep the health that it prints last."""
         if self._server is not None:
             assert self._server.stdin is not None and self._server.stdout is not None
             self._server.stdin.close()
@@ -116,7 +104,7 @@ class Interpreter:
         shutil.rmtree(self._directory, ignore_errors=True)
 
     async def _connect(self) -> SandboxClient:
-        """The living client, made anew (with its server, if that is ours) when it was lost."""
+        """Return the connected client. A lost one is replaced, and so is an own server that died or fell silent."""
         async with self._reconnecting:
             if self._client is not None and self._client.connected:
                 return self._client
@@ -127,7 +115,7 @@ class Interpreter:
                 client = await SandboxClient.connect(self._address, self.settings.token_file)
             except SandboxSilent:
                 if self._server is not None:
-                    self._server.kill()  # the next try starts another
+                    self._server.kill()  # the next attempt starts another
                 raise
             if client.isolation == "unsafe" and not self.settings.allow_unsafe:
                 await client.close()
@@ -145,9 +133,9 @@ class Interpreter:
         self._start_server()
 
     async def _run(self, code: str, session: str | None, limits: Limits | None) -> ExecutionResult:
-        """Run with retries over lost connections; a session does not survive its connection."""
+        """Run, and retry after a lost connection. A session does not survive its connection."""
         reason = ""
-        if limits is None and self._given is not None:
+        if limits is None and not self._owns_server:
             limits = self.settings.limits  # an existing server has defaults of its own
         for attempt in range(self.settings.retries + 1):
             try:
@@ -162,17 +150,17 @@ class Interpreter:
             except (SandboxLost, SandboxUnavailable) as error:
                 reason = str(error)
                 if self._closed or (isinstance(error, SandboxSilent) and self._server is None):
-                    break  # a server of others that answers nothing is not asked again for this call
+                    break  # an existing server that answers nothing gets no second request for this call
                 await asyncio.sleep(FIRST_PAUSE_S * 2**attempt)
         return sandbox_failure(reason, attempt + 1)
 
     def submit(
         self, code: str, session: str | None = None, limits: Limits | None = None
     ) -> Future[ExecutionResult]:
-        """Run a program (or a block of a session) in the background.
+        """Run a program, or a block of a session, in the background.
 
-        The future raises RequestRefused (a ValueError) for a request that is not acceptable, such as a
-        session that does not exist or a program above 1 MiB.
+        The future raises RequestRefused (a ValueError) for an invalid request, such as an unknown session or a program
+        above 1 MiB.
         """
         if self._closed:
             raise RuntimeError("this interpreter is closed: make another, or keep to its with-block")
@@ -183,9 +171,9 @@ class Interpreter:
         return self.submit(code, session, limits).result()
 
     def open_session(self) -> str:
-        """A new session; pass it to `run`. Variables live on until `close_session`.
+        """Open a session to pass to `run`. Its variables live on until `close_session`.
 
-        In an outage that outlasts the retries it is a session whose blocks are all sandbox failures.
+        If the retries do not outlast an outage, all blocks of the session are sandbox failures.
         """
         return str(self._call(self._open_session()))
 
@@ -204,24 +192,21 @@ class Interpreter:
         return session
 
     def close_session(self, session: str) -> None:
-        """End a session and what it holds; one that was lost has ended already."""
+        """End a session and free what it holds. A lost session has ended already."""
         client = self._sessions.pop(session, None)
         if client is not None and client.connected:
             with contextlib.suppress(SandboxLost):
                 self._call(client.close_session(session))
 
     def health(self) -> dict[str, Any]:
-        """Figures of the server: now, at its end once this object is closed, or the last known in an outage."""
+        """Return the figures of the server: now, at its end once this object is closed, or the last known ones."""
         if not self._closed:
             with contextlib.suppress(SandboxLost, SandboxUnavailable):
-                self._last_health = self._call(self._ask_health())
+                self._last_health = self._call(self._call(self._connect()).health())
         return self._last_health
 
-    async def _ask_health(self) -> dict[str, Any]:
-        return await (await self._connect()).health()
-
     def close(self) -> None:
-        """End the connection, and the server if it is ours. Calls in flight become sandbox failures."""
+        """End the connection, and an own server. Calls in flight become sandbox failures."""
         if self._closed:
             return
         self._closed = True
@@ -232,12 +217,6 @@ class Interpreter:
         self._thread.join()
         self._loop.close()
 
-    def __enter__(self) -> Interpreter:
-        """The interpreter itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Close."""
         self.close()

@@ -1,6 +1,6 @@
 """The Linux calls that Python 3.11 lacks, through ctypes: namespaces, mounts, Landlock, seccomp, prctl.
 
-Every function raises OSError naming the call. x86-64 numbers; `confinement.probe` refuses elsewhere.
+Every function raises OSError that names the call. Numbers are those of x86-64; `confinement.probe` refuses others.
 """
 
 from __future__ import annotations
@@ -8,13 +8,13 @@ from __future__ import annotations
 import ctypes
 import os
 
-CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS = 0x00020000, 0x02000000, 0x04000000
-CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x08000000, 0x10000000, 0x20000000, 0x40000000
+CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x00020000, 0x04000000, 0x08000000
+CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_NOATIME = 1, 2, 4, 8, 32, 1024
 MS_BIND, MS_REC, MS_PRIVATE = 4096, 16384, 1 << 18
 MNT_DETACH = 2
-PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 4, 22, 38
-SECCOMP_MODE_FILTER = 2
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 1, 4, 38
+SECCOMP_SET_MODE_FILTER, SECCOMP_NEW_LISTENER, SECCOMP_WAIT_KILLABLE = 1, 1 << 3, 1 << 5
 SYS_PIVOT_ROOT, SYS_CAPSET = 155, 126
 SYS_LANDLOCK_CREATE_RULESET, SYS_LANDLOCK_ADD_RULE, SYS_LANDLOCK_RESTRICT_SELF = 444, 445, 446
 SYS_CLOSE_RANGE, SYS_SECCOMP = 436, 317
@@ -69,9 +69,9 @@ def unmount(target: str) -> None:
 
 
 def make_unnamed(parent: str, tmpfs: str = "") -> int:
-    """Make a directory below `parent` under a name that no memory keeps; returns its descriptor.
+    """Make a directory below `parent` under a random name that is kept nowhere. Returns its descriptor.
 
-    `tmpfs`: options of a tmpfs to mount there. A process forked later cannot find the name in what it inherits.
+    `tmpfs` has the options of a tmpfs to mount there. A process forked later inherits no memory with the name in it.
     """
     path = ctypes.create_string_buffer(parent.encode() + b"/" + bytes(_NAME_LENGTH + 1))
     first = len(path) - _NAME_LENGTH - 2
@@ -85,8 +85,8 @@ def make_unnamed(parent: str, tmpfs: str = "") -> int:
             flags = ctypes.c_ulong(MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_NOATIME)
             value = _libc.mount(b"tmpfs", path, b"tmpfs", flags, tmpfs.encode())
             _check(value, f"mount tmpfs in {parent}")
-        flags_ = ctypes.c_int(os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        return _check(_libc.open(path, flags_), f"open in {parent}")
+        how = ctypes.c_int(os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        return _check(_libc.open(path, how), f"open in {parent}")
     finally:
         ctypes.memset(path, 0, len(path))
 
@@ -114,7 +114,7 @@ def close_from(first: int) -> None:
 
 
 def landlock_abi() -> int:
-    """The Landlock version of the running kernel; 0 where there is none."""
+    """Return the Landlock version of the running kernel; 0 without Landlock."""
     value = _libc.syscall(
         ctypes.c_long(SYS_LANDLOCK_CREATE_RULESET), None, ctypes.c_size_t(0), ctypes.c_uint32(1)
     )
@@ -122,7 +122,7 @@ def landlock_abi() -> int:
 
 
 def landlock_ruleset(fs: int, net: int, scoped: int) -> int:
-    """A descriptor of a new ruleset that handles the given rights."""
+    """Make a ruleset that handles the given rights. Returns its descriptor."""
     attr = _RulesetAttr(fs, net, scoped)
     size = ctypes.c_size_t(ctypes.sizeof(attr))
     number = SYS_LANDLOCK_CREATE_RULESET
@@ -144,22 +144,20 @@ def landlock_restrict(ruleset: int) -> None:
 
 def install_filter(instructions: bytes) -> None:
     """Install a seccomp filter: instructions of 8 bytes each (struct sock_filter)."""
-    program = _FilterProgram(len(instructions) // 8, instructions)
-    pointer = ctypes.cast(ctypes.byref(program), ctypes.c_void_p)
-    zero = ctypes.c_ulong(0)
-    value = _libc.prctl(
-        ctypes.c_int(PR_SET_SECCOMP), ctypes.c_ulong(SECCOMP_MODE_FILTER), pointer, zero, zero
-    )
-    _check(value, "seccomp")
+    _seccomp(instructions, 0)
 
 
 def install_listener(instructions: bytes) -> int:
-    """Install a seccomp filter that asks the holder of the descriptor which is returned (SECCOMP_RET_USER_NOTIF)."""
+    """Install a seccomp filter that asks the holder of the returned descriptor (SECCOMP_RET_USER_NOTIF)."""
+    return _seccomp(instructions, SECCOMP_NEW_LISTENER | SECCOMP_WAIT_KILLABLE)
+
+
+def _seccomp(instructions: bytes, flags: int) -> int:
     program = _FilterProgram(len(instructions) // 8, instructions)
-    mode, flags = ctypes.c_uint(1), ctypes.c_uint(1 << 3 | 1 << 5)  # set; new listener, wait killable
-    return _syscall("seccomp listener", SYS_SECCOMP, mode, flags, ctypes.byref(program))
+    mode = ctypes.c_uint(SECCOMP_SET_MODE_FILTER)
+    return _syscall("seccomp", SYS_SECCOMP, mode, ctypes.c_uint(flags), ctypes.byref(program))
 
 
-def collapse_pages(start: int, length: int) -> bool:
-    """Ask for huge pages at once in a range; False where the kernel declines."""
-    return _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), ctypes.c_int(MADV_COLLAPSE)) == 0
+def collapse_pages(start: int, length: int) -> None:
+    """Ask the kernel to gather a range into huge pages now. It may decline."""
+    _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), ctypes.c_int(MADV_COLLAPSE))

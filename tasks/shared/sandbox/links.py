@@ -1,4 +1,4 @@
-"""A worker and its children as the broker holds them: descriptors, and what is done by them."""
+"""A worker and its children as the broker sees them: their descriptors, and operations on these."""
 
 from __future__ import annotations
 
@@ -25,6 +25,11 @@ class Exit:
     cpu_s: float
     peak_bytes: int
 
+    @property
+    def code(self) -> int:
+        """The exit code as the runner defines it, or the negative number of the signal."""
+        return os.waitstatus_to_exitcode(self.status)
+
 
 @dataclass(eq=False, slots=True)
 class Child:
@@ -35,25 +40,25 @@ class Child:
     channel: socket.socket
     pidfd: int
     on_end: Callable[[Exit | None], None] | None = None
-    """Called once: with how it ended, or with None when its worker was lost."""
+    """Called once, with its exit, or with None when its worker was lost."""
 
     def kill(self) -> None:
-        """End it at once; `on_end` follows."""
+        """Kill it. A call of `on_end` follows."""
         self.signal(signal.SIGKILL)
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal. To one that has ended by itself or was closed it does nothing."""
+        """Send a signal, unless the child has ended or was closed."""
         if self.pidfd < 0:
             return
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.pidfd, number)
 
     def promote(self) -> None:
-        """Keep it as a session: the worker makes another child in its place."""
+        """Keep it for a session. The worker then makes another child in its place."""
         self.worker.send(PROMOTE.pack(b"P", self.number))
 
     def close(self) -> None:
-        """Let go of the descriptors."""
+        """Close the descriptors."""
         self.channel.close()
         os.close(self.pidfd)
         self.pidfd = -1
@@ -69,17 +74,17 @@ class WorkerLink:
     ready: list[Child] = field(default_factory=list)
     reason: str = ""
     pidfd: int = -1
-    """The worker itself, once it has said hello."""
+    """The worker process, once it has said hello."""
     silent: int = 0
-    """Questions whether it is there since its last message."""
+    """Health checks since its last message."""
 
     def send(self, message: bytes) -> None:
-        """A message to the worker; its death is noticed by the reader of the same socket, its silence by the beat."""
+        """Send a message. The reader of the socket notices a dead worker, and the health check a silent one."""
         with contextlib.suppress(BrokenPipeError, ConnectionResetError, BlockingIOError):
             self.control.send(message)
 
     def end(self) -> None:
-        """Kill the worker, if it still lives, and those of its children that are known; wait until they are gone."""
+        """Kill the worker and its known children, and wait until they are gone."""
         dying = {child.pidfd for child in self.children.values()} | ({self.pidfd} - {-1})
         poll = select.poll()
         for pidfd in dying:

@@ -1,4 +1,4 @@
-"""Health of a sandbox server as numbers: what was run, how it ended, how long it waited and took."""
+"""Health figures of a sandbox server: programs by status, waiting times and execution times."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _WINDOW = 10_000
 
 
 def percentile(values: list[float], share: float) -> float:
-    """The value below which `share` of the sorted values lie; 0 for none."""
+    """Return the value below which `share` of the sorted values lie; 0 without values."""
     return values[min(int(len(values) * share), len(values) - 1)] if values else 0.0
 
 
 class Metrics:
-    """Counts since the start; times over the last 10,000 programs."""
+    """Counts since the start, and times over the last 10,000 programs."""
 
     def __init__(self) -> None:
         self._started = time.monotonic()
@@ -34,7 +34,7 @@ class Metrics:
         self._run_s.append(result.seconds)
 
     def snapshot(self) -> dict[str, object]:
-        """All figures, times in milliseconds, ready for JSON."""
+        """Return all figures for JSON, times in milliseconds."""
         waited, ran = sorted(self._queue_s), sorted(self._run_s)
         return {
             "uptime_s": round(time.monotonic() - self._started, 3),

@@ -1,7 +1,6 @@
-"""Reads what a program printed: from a memory file, head and tail only, so that a flood costs nothing.
+"""Reads the output of a program from a memory file: only head and tail, so that a flood costs nothing.
 
-The program writes to a memfd that outlives it, hence nothing printed before a kill is lost, and its size
-is bounded by RLIMIT_FSIZE.
+The program writes to a memfd that outlives it, so nothing printed before a kill is lost. RLIMIT_FSIZE bounds its size.
 """
 
 from __future__ import annotations
@@ -16,13 +15,13 @@ _MARK = "\n... [output cut: {} characters left out] ...\n"
 _SHORT_MARK = "\n...\n"
 _MARKED = re.compile(re.escape(_MARK).replace(r"\{\}", r"(\d+)"))
 _PRIVATE = re.compile(r"/scratch/\d+/(?:[a-p]{24}/)?")
-"""The directory of a program has another number each time."""
+"""The private directory of a program, whose path differs each time."""
 
 
 def cut_middle(text: str, limit: int, total: int | None = None) -> tuple[str, bool]:
-    """`text` with its middle replaced by a mark, so that it is at most `limit` characters long; and whether it was cut.
+    """Replace the middle of a text by a mark if it is longer than `limit`. Returns the text, and whether it was cut.
 
-    `total` is the true length where `text` already lacks a middle. As much is kept of the head as of the tail.
+    `total` is the true length of a text that already lacks a middle. Head and tail are kept in equal parts.
     """
     length = len(text) if total is None else total
     if len(text) <= limit and total is None:
@@ -36,7 +35,7 @@ def cut_middle(text: str, limit: int, total: int | None = None) -> tuple[str, bo
 
 
 def cut_again(text: str, limit: int) -> str:
-    """Text that `cut_middle` may have cut before, cut to a lower limit: one mark, with all that is missing."""
+    """Cut a text to a lower limit that `cut_middle` may have cut before. One mark then counts all that is missing."""
     found = _MARKED.search(text)
     if found is None or len(text) <= limit:
         return cut_middle(text, limit)[0]
@@ -45,22 +44,22 @@ def cut_again(text: str, limit: int) -> str:
 
 
 def read_output(descriptor: int, limit_chars: int) -> tuple[str, bool]:
-    """What is in the memory file, cut in the middle; and whether it was cut."""
+    """Read a memory file, cut in the middle. Returns the text, and whether it was cut."""
     size = os.fstat(descriptor).st_size
-    most = limit_chars * _BYTES_A_CHAR
-    if size <= 2 * most:
+    part = limit_chars * _BYTES_A_CHAR
+    if size <= 2 * part:
         whole = os.pread(descriptor, size, 0).decode("utf-8", "replace")
         return cut_middle(without_host_paths(whole), limit_chars)
-    head = os.pread(descriptor, most, 0).decode("utf-8", "replace")
-    tail = os.pread(descriptor, most, size - most).decode("utf-8", "replace")
+    head = os.pread(descriptor, part, 0).decode("utf-8", "replace")
+    tail = os.pread(descriptor, part, size - part).decode("utf-8", "replace")
     kept = without_host_paths(head)[:limit_chars] + without_host_paths(tail)[-limit_chars:]
     return cut_middle(kept, limit_chars, total=size)
 
 
 def without_host_paths(text: str) -> str:
-    """The text with library files named from their package on, and the program's own from its directory on.
+    """Shorten paths of library files to begin at their package, and those of the program to begin at its directory.
 
-    Where this machine keeps its libraries is none of the model's affair, and differs from host to container.
+    The full paths do not concern the model, and differ between host and container.
     """
     if "/" not in text:
         return text
@@ -71,7 +70,7 @@ def without_host_paths(text: str) -> str:
 
 @functools.cache
 def _library_folders() -> tuple[str, ...]:
-    """Where this interpreter, which is that of the programs too, imports from; the longest first."""
-    folders = {f"{os.path.realpath(path)}/" for path in sys.path if os.path.isabs(path)}
-    folders |= {f"{path}/" for path in sys.path if os.path.isabs(path)}
+    """List the folders from which this interpreter, and so each program, imports; the longest first."""
+    paths = [path for path in sys.path if os.path.isabs(path)]
+    folders = {f"{path}/" for path in (*paths, *map(os.path.realpath, paths))}
     return tuple(sorted(folders - {"//"}, key=len, reverse=True))

@@ -1,8 +1,9 @@
-"""The wire between client and server: frames of a 4-byte big-endian length and a JSON object.
+"""The protocol of client and server: frames of a 4-byte big-endian length and a JSON object.
 
-First `{"op": "hello", "version": 1, "token": ...}`; then `{"id": n, "op": ...}` with op run, open_session,
-close_session, in_flight or health, in any order and number; answers `{"id": n, "ok": ...}` or `{"id": n, "error": ...}`
-in the order of completion. A frame that cannot be read is answered with an error and ends the connection.
+The first message is `{"op": "hello", "version": 1, "token": ...}`. Requests `{"id": n, "op": ...}` follow, with op run,
+open_session, close_session, in_flight or health. Answers are `{"id": n, "ok": ...}` or `{"id": n, "error": ...}`, in
+the order of completion. `in_flight` answers [id, seconds it has run or null, seconds it may run] for each open request.
+A frame that cannot be read is answered with an error and ends the connection.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from tasks.shared.sandbox.records import Limits
 
 VERSION = 1
 MAX_FRAME = 8 << 20
-"""Holds two outputs of `MAX_OUTPUT_CHARS`, each character of which may take 12 bytes, and a traceback."""
+"""Room for two outputs of `MAX_OUTPUT_CHARS`, at up to 12 bytes a character, and a traceback."""
 MAX_CODE_BYTES = 1 << 20
 MAX_IN_FLIGHT = 4096
 """Requests of one connection that may be open before the server stops reading from it."""
@@ -38,13 +39,13 @@ def encode(message: dict[str, Any]) -> bytes:
 
 
 class FrameReader:
-    """Collects bytes and yields whole messages."""
+    """Collects bytes and yields complete messages."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[dict[str, Any]]:
-        """The messages completed by `data`. Raises ProtocolError, after which the reader is unusable."""
+        """Yield the messages that `data` completes. Raises ProtocolError, after which the reader is unusable."""
         self._buffer += data
         while len(self._buffer) >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(self._buffer)
@@ -59,7 +60,7 @@ class FrameReader:
 
 
 def decode(body: bytes) -> dict[str, Any]:
-    """The message in a frame's body. Raises ProtocolError."""
+    """Return the message in a frame's body. Raises ProtocolError."""
     try:
         message = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -70,7 +71,7 @@ def decode(body: bytes) -> dict[str, Any]:
 
 
 def parse_limits(values: object, default: Limits) -> Limits:
-    """The limits of a request: those it names, else the default. Raises ProtocolError."""
+    """Return the limits of a request: those it names, and defaults for the others. Raises ProtocolError."""
     if values is None:
         return default
     if not isinstance(values, dict) or not _LIMIT_NAMES.issuperset(values):
@@ -82,7 +83,7 @@ def parse_limits(values: object, default: Limits) -> Limits:
 
 
 def parse_code(value: object) -> bytes:
-    """The program of a request. Raises ProtocolError."""
+    """Return the program of a request. Raises ProtocolError."""
     if not isinstance(value, str):
         raise ProtocolError(f"code must be a string, not {type(value).__name__}")
     source = value.encode("utf-8", "surrogatepass")

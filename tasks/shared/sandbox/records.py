@@ -1,7 +1,7 @@
-"""What goes into the interpreter and what comes out: limits, settings, status, result.
+"""Input and output of the interpreter: limits, settings, status, result.
 
-Frozen records without behaviour, shared by client, server and the stages. Lengths and units stand
-in the names: `_s` seconds, `_mb` mebibytes, `_chars` characters.
+Client, server and stages share these records. Units stand in the names: `_s` seconds, `_mb` mebibytes, `_chars`
+characters.
 """
 
 from __future__ import annotations
@@ -11,13 +11,12 @@ from enum import StrEnum
 from typing import Any
 
 MAX_OUTPUT_CHARS = 250_000
-"""The most of `output_chars`: a result must fit into one message."""
+"""The largest `output_chars`, since a result must fit into one message."""
 PRELOAD = (
     *("sympy", "numpy", "mpmath", "gmpy2", "scipy", "pandas", "networkx", "matplotlib", "tqdm"),
     *("math", "itertools", "fractions"),
 )
-"""What models reach for; images/locks/sandbox.in names the same."""
-
+"""Modules that models often use. images/locks/sandbox.in names the same."""
 
 SESSION_ENDED = "The session ended with this block: its variables are lost, the next block starts anew."
 
@@ -27,22 +26,22 @@ class SandboxUnavailable(RuntimeError):
 
 
 class Status(StrEnum):
-    """How one program ended. Only SANDBOX_FAILURE is not the program's own doing."""
+    """How one program ended. Only SANDBOX_FAILURE is not caused by the program."""
 
     OK = "ok"
     """The program ran to its end (or called exit with 0)."""
     ERROR = "error"
     """The program raised, exited with a code other than 0, or crashed."""
     TIMEOUT = "timeout"
-    """The wall or CPU time ran out; what was printed before is in `stdout`."""
+    """The wall or CPU time ran out. `stdout` has what was printed before."""
     OUT_OF_MEMORY = "out_of_memory"
     """The memory limit was reached and the program did not handle it."""
     OUTPUT_CUT = "output_cut"
-    """The program ended well but printed more than `output_chars`: the middle is missing, and marked."""
+    """The program ended well but printed more than `output_chars`. A mark replaces the middle."""
     FORBIDDEN = "forbidden"
-    """The program ended because it asked for something the sandbox refuses (network, processes, files)."""
+    """The program ended because of a request that the sandbox refuses (network, processes, files)."""
     SANDBOX_FAILURE = "sandbox_failure"
-    """The sandbox itself failed, after retries: an outage, never the model's error."""
+    """The sandbox failed, after retries: an outage, never the model's error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,22 +49,22 @@ class Limits:
     """The most that one program (or one block of a session) may take."""
 
     wall_s: float = 5.0
-    """Elapsed time, less the time the program waited for a processor that others held (at most 10 x)."""
+    """Elapsed time without waits for a processor that other programs held (at most 10 times the limit)."""
     cpu_s: float = 5.0
-    """Processor time; enforced in whole seconds by the kernel, rounded up."""
+    """Processor time. The kernel enforces it in whole seconds, rounded up."""
     memory_mb: int = 512
-    """Private writable memory beyond what the warm interpreter already holds; the stack has 64 MB of its own."""
+    """Private writable memory beyond that of the warm interpreter. The stack has 64 MB of its own."""
     processes: int = 8
-    """Threads of the program, itself included. Processes are always refused."""
+    """Threads of the program, including the main thread. Processes are always refused."""
     open_files: int = 64
     """Open descriptors."""
     output_chars: int = 4096
-    """Characters that are shown of a program, its error included; more is cut in the middle, and marked."""
+    """Characters that are shown of a program, including its error. A mark replaces the middle of longer output."""
     disk_mb: int = 16
-    """Size of the private directory, of any file in it, and of all that may be printed."""
+    """Size of the private directory, of each file in it, and of the output."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a limit that is not positive or is too small to start the interpreter."""
+        """Raise ValueError for a limit that is not positive, or with which the interpreter cannot start."""
         for item in fields(self):
             value = getattr(self, item.name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 2**31:
@@ -74,7 +73,7 @@ class Limits:
                 raise ValueError(f"sandbox limit {item.name} = {value!r}: give a whole number")
         if self.output_chars > MAX_OUTPUT_CHARS:
             raise ValueError(
-                f"sandbox limit output_chars = {self.output_chars}: at most {MAX_OUTPUT_CHARS} can be handed back"
+                f"sandbox limit output_chars = {self.output_chars}: at most {MAX_OUTPUT_CHARS} can be returned"
             )
         if self.open_files < 8:
             raise ValueError(f"sandbox limit open_files = {self.open_files}: at least 8 are needed")
@@ -82,34 +81,32 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class SandboxSettings:
-    """One sandbox server and how its client treats it."""
+    """Settings of a sandbox server and its client."""
 
     limits: Limits = field(default_factory=Limits)
-    """Default limits; a call may give its own."""
-    stateful: bool = False
-    """True where the recipe wants one session per trajectory (read by the stages)."""
+    """Default limits. A call may give its own."""
     preload: tuple[str, ...] = PRELOAD
-    """Modules that programs can import besides the standard library, with what their distributions require, and nothing
-    else. All but the heaviest (`libraries.ON_DEMAND`) are imported, and used once, before any program runs."""
+    """Modules that programs can import besides the standard library, with all that their distributions require. All but
+    the heaviest (`libraries.ON_DEMAND`) are imported, and used once, before any program runs."""
     workers: int = 2
-    """Worker processes, each with its own namespaces; about one a processor."""
+    """Worker processes, each with its own namespaces. About one per processor."""
     slots: int = 2
-    """Programs that one worker runs at the same time; ready children wait in the free slots."""
+    """Programs that one worker runs at the same time. Ready children wait in the free slots."""
     max_sessions: int = 1024
-    """Living sessions at a time; fewer where the limits of open files or processes leave less room."""
+    """Living sessions at a time. Limits of open files or processes may leave room for fewer."""
     retries: int = 3
-    """How often a program is run again after the sandbox failed under it."""
+    """How often a program runs again after a failure of the sandbox."""
     isolation: str = "auto"
-    """auto, namespaces (host), or landlock (container: no namespaces)."""
+    """auto, namespaces (host), or landlock (container without namespaces)."""
     allow_unsafe: bool = False
-    """Run even where isolation is impossible. Shows in `health()` and in every result."""
+    """Run programs even where isolation is impossible. `health()` and every result show it."""
     scratch_dirs: tuple[str, ...] = ()
-    """Under landlock: private directories, each a tmpfs mount of its own. None: programs write nowhere."""
+    """Under landlock: private directories, each a tmpfs mount of its own. Without them programs cannot write."""
     token_file: str = ""
-    """File that holds the token of a TCP server; empty for a Unix socket."""
+    """File with the token of a TCP server; empty for a Unix socket."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for counts below 1, an unknown isolation, or a module name that is none."""
+        """Raise ValueError for counts below 1, an unknown isolation, or an invalid module name."""
         for name, least in (("workers", 1), ("slots", 1), ("max_sessions", 1), ("retries", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"sandbox setting {name} = {getattr(self, name)}: at least {least}")
@@ -122,43 +119,47 @@ class SandboxSettings:
 
 @dataclass(frozen=True, slots=True)
 class ExecutionResult:
-    """What one program did."""
+    """The result of one program or block."""
 
     status: Status
     stdout: str
     """Standard output, cut in the middle at `output_chars`. Paths of libraries begin at their package."""
     error: str
-    """The traceback (of the program's own frames), or a line on the limit it met; empty when it ended well."""
+    """The traceback of the program's own frames, or a line on the limit it met; empty when it ended well."""
     error_line: str
     """The last line of `error`."""
     seconds: float
-    """From handing the program to its child until the child was seen to end."""
+    """From handing the program to its child until the end of the child was seen."""
     peak_memory_mb: float
-    """Peak resident memory, the shared warm interpreter (about 60 MB) included."""
+    """Peak resident memory, including that of the shared warm interpreter (about 60 MB)."""
     stderr: str = ""
-    """What the program wrote to standard error, warnings for example; cut like `stdout`."""
+    """What the program wrote to standard error, such as warnings; cut like `stdout`."""
     queue_s: float = 0.0
-    """Time in the queue before it ran."""
+    """Seconds in the queue before it ran."""
     attempts: int = 1
-    """Runs it took; more than 1 after a failure of the sandbox."""
+    """Number of runs; more than 1 after a failure of the sandbox."""
     session_alive: bool | None = None
-    """In a session: whether its variables live on. None outside one."""
+    """Whether the variables of its session live on. None outside a session."""
     isolation: str = ""
-    """The stack it ran under: namespaces, landlock or unsafe."""
+    """The isolation it ran under: namespaces, landlock or unsafe."""
     output_chars: int = MAX_OUTPUT_CHARS
-    """The limit it ran under: the most that may be shown of it, its error included."""
+    """Its limit for the characters shown of it, including its error."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for the wire."""
+        """Return plain values for the wire."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> ExecutionResult:
-        """The inverse of `to_json`. Raises TypeError or ValueError on values that are not a result."""
+        """Invert `to_json`. Raises TypeError or ValueError for values that are not a result."""
         return cls(**{**values, "status": Status(values["status"])})
 
 
+def without_output(status: Status, error: str, seconds: float = 0.0, **fields: Any) -> ExecutionResult:
+    """Return a result that has an error and no output."""
+    return ExecutionResult(status, "", error, error.rpartition("\n")[2], seconds, 0.0, **fields)
+
+
 def sandbox_failure(reason: str, attempts: int = 1) -> ExecutionResult:
-    """The result of a call that the sandbox could not carry out."""
-    line = f"SandboxFailure: {reason}"
-    return ExecutionResult(Status.SANDBOX_FAILURE, "", line, line, 0.0, 0.0, attempts=attempts)
+    """Return the result of a call that the sandbox could not carry out."""
+    return without_output(Status.SANDBOX_FAILURE, f"SandboxFailure: {reason}", attempts=attempts)

@@ -1,8 +1,7 @@
-"""Says in words what the sandbox refuses: an audit hook raises before the kernel would, with the name of what it was.
+"""Explains refusals: an audit hook raises an error that names the call, before the kernel refuses it.
 
-Words only: what is refused is refused by the kernel too. The hook makes one thing of what the kernel answers in several
-ways (no such file here, permission denied there, a silent -1 of `os.system`), so that a program sees the same on a host
-and in a container.
+The hook only explains, since the kernel refuses the same calls. But the kernel's answers vary (no such file, permission
+denied, or a silent -1 from `os.system`). With the hook a program sees the same on a host and in a container.
 """
 
 from __future__ import annotations
@@ -17,36 +16,20 @@ _PROCESSES = "processes are limited to the program's own: it cannot start others
 _NETWORK = "there is no network"
 _FILES = "Permission denied: a program has files in its own directory alone"
 _STARTS = ("os.system", "subprocess.Popen", "os.fork", "os.forkpty", "os.exec", "os.posix_spawn", "os.spawn")
-_CALLS = (
-    "getaddrinfo",
-    "gethostbyname",
-    "gethostbyaddr",
-    "getnameinfo",
-    "connect",
-    "bind",
-    "sendto",
-    "sendmsg",
-)
-_ON_PATH = (
-    "open",
-    "os.listdir",
-    "os.scandir",
-    "os.mkdir",
-    "os.rmdir",
-    "os.remove",
-    "os.truncate",
-)
+_LOOKUPS = ("getaddrinfo", "gethostbyname", "gethostbyaddr", "getnameinfo")
+_SOCKET_CALLS = (*_LOOKUPS, "connect", "bind", "sendto", "sendmsg")
+_ON_PATH = ("open", "os.listdir", "os.scandir", "os.mkdir", "os.rmdir", "os.remove", "os.truncate")
 _ON_PATHS = ("os.rename", "os.link")
 _ALSO_READABLE = ("/dev/null", "/dev/urandom")
 _AF_UNIX, _AF_OF_DESCRIPTOR = 1, -1
-_SEGMENT_CHARS = 80
-_CHAIN = 50
+_EXPRESSION_CHARS = 80
+_MAX_CHAIN = 50
 
 Hook = Callable[[str, tuple[object, ...]], None]
 
 
 def make_hook(directory: str, libraries: frozenset[str]) -> Hook:
-    """The audit hook of a program that runs in `directory` and may read the libraries, by any of these names."""
+    """Make the audit hook of a program that runs in `directory` and may read the libraries under these paths."""
     inside = tuple(f"{path.rstrip('/')}/" for path in (directory, *libraries))
     exact = {*libraries, *_ALSO_READABLE, directory}
 
@@ -70,40 +53,39 @@ def make_hook(directory: str, libraries: frozenset[str]) -> Hook:
         if family not in (_AF_UNIX, _AF_OF_DESCRIPTOR):
             raise PermissionError(errno.EPERM, f"socket.socket: {_NETWORK}")
 
-    def refuse(what: str, why: str) -> Callable[..., None]:
-        def raise_it(*arguments: object) -> None:
-            raise PermissionError(errno.EPERM, f"{what}: {why}")
+    def refuse(call: str, reason: str) -> Callable[..., None]:
+        def raise_error(*arguments: object) -> None:
+            raise PermissionError(errno.EPERM, f"{call}: {reason}")
 
-        return raise_it
+        return raise_error
 
-    answers: dict[str, Callable[..., None]] = {name: refuse(name, _PROCESSES) for name in _STARTS}
-    answers |= {f"socket.{name}": refuse(f"socket.{name}", _NETWORK) for name in _CALLS}
-    answers["socket.__new__"] = check_socket
-    answers |= dict.fromkeys(_ON_PATH, check_first)
-    answers |= dict.fromkeys(_ON_PATHS, check_both)
-    answers["os.symlink"] = lambda source, target, *rest: check(target)
+    checks: dict[str, Callable[..., None]] = {name: refuse(name, _PROCESSES) for name in _STARTS}
+    checks |= {f"socket.{name}": refuse(f"socket.{name}", _NETWORK) for name in _SOCKET_CALLS}
+    checks["socket.__new__"] = check_socket
+    checks |= dict.fromkeys(_ON_PATH, check_first)
+    checks |= dict.fromkeys(_ON_PATHS, check_both)
+    checks["os.symlink"] = lambda source, target, *rest: check(target)
 
     def hook(event: str, arguments: tuple[object, ...]) -> None:
-        answer = answers.get(event)
-        if answer is not None:
-            answer(*arguments)
+        if (check_event := checks.get(event)) is not None:
+            check_event(*arguments)
 
     return hook
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Whether the program ended because something was refused; what hides it in an OSError of its own counts too."""
+    """Whether a refusal ended the program, including one that a library wraps in an OSError of its own."""
     if not isinstance(error, OSError):
         return False
-    hidden = error.__dict__.get("reason") if type(error).__module__ == "urllib.error" else None
-    for link in (error, error.__cause__, hidden):
+    wrapped = error.__dict__.get("reason") if type(error).__module__ == "urllib.error" else None
+    for link in (error, error.__cause__, wrapped):
         if isinstance(link, PermissionError) and link.errno in (errno.EPERM, errno.EACCES):
             return True
-    return _innermost_module(error).startswith("multiprocessing.")
+    return _is_of_multiprocessing(error)
 
 
 def drop_own_frames(error: BaseException, runner: int) -> None:
-    """Take the first frames, of the runner (the id of its globals), and the last, of the hook, out of tracebacks."""
+    """Remove the first frames, of the runner (`runner` is the id of its globals), and the last, of the hook."""
     own = (runner, id(globals()))
     for link in _chain(error):
         frames = link.__traceback__
@@ -118,58 +100,53 @@ def drop_own_frames(error: BaseException, runner: int) -> None:
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    """An exception and those that led to it."""
+    """List an exception and those that led to it."""
     found, waiting = list[BaseException](), [error]
-    while waiting and len(found) < _CHAIN:
+    while waiting and len(found) < _MAX_CHAIN:
         link = waiting.pop()
         if not any(link is one for one in found):
             found.append(link)
-            waiting += [led for led in (link.__cause__, link.__context__) if led is not None]
+            waiting += [cause for cause in (link.__cause__, link.__context__) if cause is not None]
     return found
 
 
 def is_of_the_parser(error: MemoryError) -> bool:
-    """Whether it is how the parser says that a source is too deeply nested: it came up where one is compiled."""
-    frames = error.__traceback__
-    while frames is not None and frames.tb_next is not None:
-        frames = frames.tb_next
-    return frames is None or _expression(frames).startswith(("eval(", "exec(", "compile("))
+    """Whether the parser raised it for source that is too deeply nested: it comes from a call that compiles."""
+    frames = _frames(error)
+    return not frames or _expression(frames[-1]).startswith(("eval(", "exec(", "compile("))
 
 
 def explain(error: BaseException, text: str, threads: int) -> str:
-    """The traceback's text, whose last line says what was refused or which limit was met, if it does not yet."""
+    """Complete the text of a traceback, so that its last line names the refusal or the limit."""
     if isinstance(error, MemoryError) and is_of_the_parser(error):
         return f"{text.rstrip().removesuffix('MemoryError')}RecursionError: the source is too deeply nested\n"
     if isinstance(error, RuntimeError) and str(error) == "can't start new thread":
         return f"{text.rstrip()}: threads are limited to {threads} a program\n"
     if not is_refusal(error) or any(words in str(error) for words in (_PROCESSES, _NETWORK, _FILES)):
         return text
-    if _innermost_module(error).startswith("multiprocessing."):
+    if _is_of_multiprocessing(error):
         return f"{text.rstrip()}\nPermissionError: multiprocessing: {_PROCESSES}\n"
-    segment = _call_that_failed(error.__traceback__)
-    return f"{text.rstrip()}: the sandbox refuses {segment}\n" if segment else text
+    own = [frame for frame in _frames(error) if frame.tb_frame.f_globals.get("__name__") == "__main__"]
+    expression = _expression(own[-1])[:_EXPRESSION_CHARS] if own else ""
+    return f"{text.rstrip()}: the sandbox refuses {expression}\n" if expression else text
 
 
-def _innermost_module(error: BaseException) -> str:
-    name, frames = "", error.__traceback__
-    while frames is not None:
-        name = str(frames.tb_frame.f_globals.get("__name__", ""))
-        frames = frames.tb_next
-    return name
+def _frames(error: BaseException) -> list[TracebackType]:
+    """List the frames of a traceback, the innermost last."""
+    frames, frame = [], error.__traceback__
+    while frame is not None:
+        frames.append(frame)
+        frame = frame.tb_next
+    return frames
 
 
-def _call_that_failed(frames: TracebackType | None) -> str:
-    """The program's own expression under which the error came up, if it stands in one line."""
-    found = ""
-    while frames is not None:
-        if frames.tb_frame.f_globals.get("__name__") == "__main__":
-            found = _expression(frames)[:_SEGMENT_CHARS]
-        frames = frames.tb_next
-    return found
+def _is_of_multiprocessing(error: BaseException) -> bool:
+    frames = _frames(error)
+    return bool(frames) and str(frames[-1].tb_frame.f_globals.get("__name__")).startswith("multiprocessing.")
 
 
 def _expression(frame: TracebackType) -> str:
-    """What the frame was at, if it stands in one line."""
+    """Return the expression that the frame was executing, if it is on one line."""
     code = frame.tb_frame.f_code
     first, last, start, end = list(code.co_positions())[frame.tb_lasti // 2]
     if first is None or first != last:

@@ -1,8 +1,7 @@
-"""What a child does: wait for one program, set its limits, run it exactly as written, report, end.
+"""The work of a child: wait for one program, set its limits, run it exactly as written, report, end.
 
-A child holds nothing but the warm interpreter and the program it is handed. Its exit code says how the
-program ended; the text of a traceback goes back over the channel. Both are the program's own affair:
-whatever it forges there concerns its own result alone.
+A child holds nothing but the warm interpreter and its program. Its exit code says how the program ended, and the
+traceback goes back over the channel. A program can forge both, which affects its own result only.
 """
 
 from __future__ import annotations
@@ -30,34 +29,34 @@ EXIT_OK, EXIT_ERROR, EXIT_MEMORY, EXIT_FORBIDDEN, EXIT_NO_DESCRIPTORS = 0, 1, 2,
 REQUEST = struct.Struct("=dQIIQIB")
 """cpu_s, memory bytes beyond the warm interpreter, open files, threads, file bytes, code bytes, stateful."""
 BLOCK_REPORT = struct.Struct("=BQ")
-"""Head of what a session reports on a block: exit code, peak resident bytes; the traceback follows."""
+"""Head of a session's report on a block: exit code, peak resident bytes; the traceback follows."""
 CONFINED, STARTED = b"C", b"S"
-"""What a child says first, to its supervisor, and when its limits are set and the program begins, to the broker."""
+"""A child's first message, to its worker; and its message to the broker when its program begins."""
 REPORT_CHARS = 16_384
 _SEED = 0
 
 
 @dataclass(frozen=True, slots=True)
 class ChildContext:
-    """What a child knows of where it runs."""
+    """What a child knows of its environment."""
 
     warm_bytes: int
     """Data of the warm interpreter, which does not count against the program."""
     libraries: frozenset[str]
-    """Names of what the program may read."""
+    """Paths that the program may read."""
     has_own_user: bool
-    """Whether the kernel counts its threads apart from those of others."""
+    """Whether the kernel counts its threads apart from those of other programs."""
 
 
 def serve(channel: socket.socket, context: ChildContext) -> NoReturn:
-    """Run what comes over the channel: one program, or the blocks of a session until it is closed."""
+    """Run one program from the channel, or the blocks of a session until it is closed."""
     program = types.ModuleType("__main__")
     sys.addaudithook(refusals.make_hook(os.getcwd(), context.libraries))
     blocks = 0
     while True:
         message, descriptors, _, _ = socket.recv_fds(channel, REQUEST.size, 3)
         if len(message) != REQUEST.size:
-            os._exit(EXIT_OK)  # the broker let go of this child
+            os._exit(EXIT_OK)  # the broker closed the channel
         if len(descriptors) != 3:
             os._exit(EXIT_NO_DESCRIPTORS)
         cpu_s, memory, files, threads, file_bytes, size, stateful = REQUEST.unpack(message)
@@ -68,7 +67,8 @@ def serve(channel: socket.socket, context: ChildContext) -> NoReturn:
             os.dup2(descriptor, target)
             os.close(descriptor)
         if not blocks:
-            _prepare(program)
+            sys.modules["__main__"] = program
+            random.seed(_SEED)  # every program starts with the same random state
             try:
                 limit_resources(cpu_s, memory, context.warm_bytes, files, file_bytes, stateful)
                 limit_threads(threads, context.has_own_user)
@@ -87,14 +87,8 @@ def serve(channel: socket.socket, context: ChildContext) -> NoReturn:
         channel.send(BLOCK_REPORT.pack(code, peak_kb << 10) + text.encode("utf-8", "replace"))
 
 
-def _prepare(program: types.ModuleType) -> None:
-    """A fresh `__main__`, and the same start of every random sequence for every program."""
-    sys.modules["__main__"] = program
-    random.seed(_SEED)
-
-
 def standard_streams() -> None:
-    """Unbuffered text streams on descriptors 1 and 2: nothing that was printed can be lost. Made once."""
+    """Open unbuffered text streams on descriptors 1 and 2, so that nothing printed is lost. Called once."""
     for name, descriptor, errors in (("stdout", 1, "strict"), ("stderr", 2, "backslashreplace")):
         raw = io.FileIO(descriptor, "w", closefd=False)
         stream = io.TextIOWrapper(raw, encoding="utf-8", errors=errors, write_through=True)
@@ -103,7 +97,7 @@ def standard_streams() -> None:
 
 
 def run_program(source: bytes, name: str, namespace: dict[str, object], threads: int) -> tuple[int, str]:
-    """Compile and run; returns the exit code and the traceback text."""
+    """Compile and run. Returns the exit code and the text of the traceback."""
     text = source.decode("utf-8", "replace")
     linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
     try:
@@ -115,7 +109,7 @@ def run_program(source: bytes, name: str, namespace: dict[str, object], threads:
 
 
 def _describe(error: BaseException, threads: int) -> tuple[int, str]:
-    """Exit code and traceback of what the program raised, without this module's own frames."""
+    """Return the exit code and the traceback of a program's exception, without this module's frames."""
     code = EXIT_ERROR
     if isinstance(error, SystemExit):
         if error.code is None or error.code == 0:
@@ -139,13 +133,12 @@ def _describe(error: BaseException, threads: int) -> tuple[int, str]:
 
 
 def _end(channel: socket.socket, code: int, text: str) -> NoReturn:
-    """Report, then do what the interpreter does at its end: join threads, run exit handlers, flush."""
+    """Report, then end as the interpreter does: join threads, run exit handlers, flush."""
     if text:
         channel.send(text.encode("utf-8", "replace"))
     try:
         threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
         sys.stdout.flush()
-    except BaseException:  # noqa: BLE001 - the program's own exit handlers: as in Python, they do not change its result
+    finally:  # as in Python, an error in the program's exit handlers does not change its result
         os._exit(code)
-    os._exit(code)

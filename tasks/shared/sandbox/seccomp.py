@@ -1,10 +1,10 @@
-"""The system calls a program may make: a seccomp filter, assembled by hand into classic BPF.
+"""The system calls that a program may make: a seccomp filter, assembled by hand into classic BPF.
 
-A list of what is allowed; anything else gets EPERM (calls newer than the list: ENOSYS, so that libraries fall
-back), and a foreign architecture kills. Refused among others: socket, fork, execve, ptrace, kill of
-others, mount, unshare, io_uring, memfd_create, chmod, chown, flock, timer_create, setsockopt, statfs, sysinfo.
-`clone` is allowed for threads only. Calls that name a process may name their own alone: no program sees another.
-Some calls are answered without being carried out, where that is what an honest program would see (`_PRETENDED`).
+It is a list of allowed calls. Any other call gets EPERM, or ENOSYS if it is newer than the list, so that libraries fall
+back. A foreign architecture kills the process. Refused are among others: socket, fork, execve, ptrace, kill of other
+processes, mount, unshare, io_uring, memfd_create, chmod, chown, flock, timer_create, setsockopt, statfs, sysinfo.
+`clone` is allowed for threads only. Calls that take a process may take the own one only, so no program sees another.
+Some calls report success without any effect, if an honest program cannot see the difference (`_PRETENDED`).
 """
 
 from __future__ import annotations
@@ -49,36 +49,34 @@ _ALLOWED_BY_PURPOSE = {
         shutdown=48 getsockname=51 getpeername=52 recvfrom=45 recvmsg=47
     """,
 }
-ALLOWED = {
-    name: int(number)
-    for text in _ALLOWED_BY_PURPOSE.values()
-    for name, _, number in (item.partition("=") for item in text.split())
-}
-"""Allowed whatever their arguments: name -> x86-64 number."""
+
+
+def _numbers(text: str) -> dict[str, int]:
+    pairs = (item.partition("=") for item in text.split())
+    return {name: int(number) for name, _, number in pairs}
+
+
+ALLOWED = _numbers(" ".join(_ALLOWED_BY_PURPOSE.values()))
+"""Allowed with any arguments: name -> x86-64 number."""
 
 CLONE, CLONE3, KILL, TKILL, TGKILL, PRCTL, IOCTL = 56, 435, 62, 200, 234, 157, 16
 SOCKETPAIR, PRLIMIT64, FCNTL, SENDTO, GETSOCKOPT = 53, 302, 72, 44, 55
 FUTEX, MMAP, MADVISE, GETPRIORITY = 202, 9, 28, 140
-CLOCKS = {"clock_gettime": 228, "clock_getres": 229, "clock_nanosleep": 230}
-OF_ITSELF = {
-    "getpgid": 121,
-    "getsid": 124,
-    "sched_getaffinity": 204,
-    "sched_getparam": 143,
-    "sched_getscheduler": 145,
-    "get_robust_list": 274,
-}
-"""Calls that show something of the process they name."""
-_PRETENDED = {"fsync": 74, "fdatasync": 75, "fadvise64": 221}
-"""Answered with success and not carried out: what a program writes is in memory, and it must not reach the disk or the
-page cache of the host, by which it could signal."""
+CLOCKS = _numbers("clock_gettime=228 clock_getres=229 clock_nanosleep=230")
+OF_ITSELF = _numbers(
+    "getpgid=121 getsid=124 sched_getaffinity=204 sched_getparam=143 sched_getscheduler=145 get_robust_list=274"
+)
+"""Calls that read properties of the process that they name."""
+_PRETENDED = _numbers("fsync=74 fdatasync=75 fadvise64=221")
+"""These report success without any effect. A program's files are in memory, and effects on the disk or the page cache
+of the host could signal to others."""
 LAST_KNOWN = 424
-"""Calls above this number did not exist when the list was made; libraries try them and expect ENOSYS."""
+"""Calls above this number are newer than the list. Libraries try them and expect ENOSYS."""
 
 _ARCH_X86_64 = 0xC000003E
 _KILL_PROCESS, _ALLOW, _ERRNO = 0x80000000, 0x7FFF0000, 0x00050000
 _DONE = _ERRNO
-"""Error number 0: the call returns success and has not happened."""
+"""Error number 0: the call reports success without any effect."""
 _EPERM, _ENOSYS, _EAGAIN = _ERRNO | errno.EPERM, _ERRNO | errno.ENOSYS, _ERRNO | errno.EAGAIN
 _EINVAL, _ENOMEM = _ERRNO | errno.EINVAL, _ERRNO | errno.ENOMEM
 _ASK = 0x7FC00000
@@ -86,32 +84,26 @@ _LOAD, _JEQ, _JGE, _JSET, _JA, _AND, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x05, 0x5
 _XOR, _SHIFT_RIGHT = 0xA4, 0x74
 _CLONE_THREAD, _CLONE_NEW = 0x00010000, 0x7E020080
 _PR_SET_NAME, _PR_GET_NAME, _PR_SET_VMA = 15, 16, 0x53564D41
-_IOCTLS = (
-    0x5401,
-    0x5413,
-    0x541B,
-    0x5421,
-    0x5450,
-    0x5451,
-)  # TCGETS TIOCGWINSZ FIONREAD FIONBIO FIONCLEX FIOCLEX
+_IOCTLS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
+"""TCGETS TIOCGWINSZ FIONREAD FIONBIO FIONCLEX FIOCLEX."""
 _FCNTLS = (0, 1, 2, 3, 4, 1030, 1032, 1034)
-"""F_DUPFD F_GETFD F_SETFD F_GETFL F_SETFL F_DUPFD_CLOEXEC F_GETPIPE_SZ F_GET_SEALS. Not listed: what a file keeps for
-all who open it (leases, write hints, seals, notification, sight of locks), signals to others, larger pipes."""
+"""F_DUPFD F_GETFD F_SETFD F_GETFL F_SETFL F_DUPFD_CLOEXEC F_GETPIPE_SZ F_GET_SEALS. Not listed are settings that all
+who open a file share (leases, write hints, seals, notification, sight of locks), signals to others, larger pipes."""
 _LOCKS = (6, 7)
-"""F_SETLK F_SETLKW (SQLite takes them): answered with success. Such a lock never stands against its own process, and
-no other can open a program's files, so that is what the program would see; no file keeps a lock that another meets."""
+"""F_SETLK F_SETLKW (SQLite uses them) report success. A real lock would never conflict with its own process, and no
+other process can open a program's files. So no file keeps a lock by which programs could signal."""
 _SOCKET_OPTIONS = (3, 4, 7, 8, 30, 38, 39)
 """SO_TYPE SO_ERROR SO_SNDBUF SO_RCVBUF SO_ACCEPTCONN SO_PROTOCOL SO_DOMAIN; not SO_COOKIE, which counts all sockets."""
 _ADVICE = (0, 1, 2, 3, 4, 8, 10, 11, 14, 15, 16, 17, 18, 19)
-"""For the program's own mappings; not those that merge equal pages of all programs or act on the page cache."""
+"""Advice on the program's own mappings; none that merges equal pages of all programs or acts on the page cache."""
 _MAP_HUGETLB, _MAP_GROWSDOWN, _MAP_SHARED_ANONYMOUS = 0x40000, 0x100, 0x21
 _RLIMIT_STACK = 3
 _FUTEX_PRIVATE, _FUTEX_COMMAND = 0x80, 0x7F
 _FUTEX_WAITS, _FUTEX_WAKES = (0, 9), (1, 10)
 _SEND_FLAGS = 0x40 | 0x4000  # MSG_DONTWAIT, MSG_NOSIGNAL
 _NEVER_TO_ITSELF = (9, 18, 19)
-"""SIGKILL, SIGCONT and SIGSTOP: the supervisor alone uses them, and reads them as its own. For the same reason there
-are no timers that send a signal of one's choice."""
+"""SIGKILL, SIGCONT and SIGSTOP: only the sandbox may send them, since it draws conclusions from them. For the same
+reason timers that send a chosen signal are refused."""
 
 Instruction = tuple[int, int, int, int]
 
@@ -126,10 +118,8 @@ def _argument(index: int, high: bool = False) -> Instruction:
 
 def _one_of(index: int, values: tuple[int, ...], found: int, otherwise: int) -> list[Instruction]:
     """Return `found` if the argument is one of the values, else `otherwise`."""
-    block = [_argument(index)]
-    for place, value in enumerate(values):
-        block.append(_ins(_JEQ, value, len(values) - place, 0))
-    return [*block, _ins(_RETURN, otherwise), _ins(_RETURN, found)]
+    jumps = [_ins(_JEQ, value, len(values) - place, 0) for place, value in enumerate(values)]
+    return [_argument(index), *jumps, _ins(_RETURN, otherwise), _ins(_RETURN, found)]
 
 
 def _cases(index: int, cases: dict[int, int], otherwise: int) -> list[Instruction]:
@@ -141,10 +131,10 @@ def _cases(index: int, cases: dict[int, int], otherwise: int) -> list[Instructio
 
 
 def _futex() -> list[Instruction]:
-    """Futexes of the process alone. One that is shared is keyed by a page of a file, which may be a library's.
+    """Allow futexes within the process. A shared futex belongs to a page of a file, which may be a library's.
 
-    Nobody waits there: a wait returns at once, as if the value had changed (`pthread_join` then looks again), and a
-    wake finds nobody.
+    On a shared futex a wait returns at once, as if the value had changed (`pthread_join` then checks again), and a wake
+    finds no waiter.
     """
     cases = dict.fromkeys(_FUTEX_WAITS, _EAGAIN) | dict.fromkeys(_FUTEX_WAKES, _DONE)
     shared = _cases(1, cases, _EPERM)
@@ -153,7 +143,7 @@ def _futex() -> list[Instruction]:
 
 
 def _clock(pid: int) -> list[Instruction]:
-    """Clocks of the system, of its own threads (the kernel shows no others) and of its own process.
+    """Allow clocks of the system, of the program's threads (the kernel shows no others) and of its own process.
 
     The clock of process p is the number ~p << 3 and its kind; bit 2 says that p is a thread.
     """
@@ -177,10 +167,10 @@ def _signal(argument: int, pid: int) -> list[Instruction]:
 
 
 def _mapping() -> list[Instruction]:
-    """Any mapping that RLIMIT_DATA counts, and those of files, which have limits of their own.
+    """Allow mappings that RLIMIT_DATA counts, and those of files, which have limits of their own.
 
-    It counts neither memory that is shared and of no file (MAP_SHARED | MAP_ANONYMOUS) nor stacks (MAP_GROWSDOWN). Huge
-    pages are refused as if there were none.
+    The limit counts neither shared anonymous memory (MAP_SHARED | MAP_ANONYMOUS) nor stacks (MAP_GROWSDOWN). Huge pages
+    are refused as if the machine had none.
     """
     return [
         _argument(3),
@@ -196,7 +186,7 @@ def _mapping() -> list[Instruction]:
 
 
 def _limits(pid: int) -> list[Instruction]:
-    """Limits of its own process. A larger stack, which programs ask for, is granted in name: it has the largest."""
+    """Allow limits of the own process. A larger stack is granted in name only, since it is the largest already."""
     return [
         _argument(0),
         _ins(_JEQ, 0, 2, 0),
@@ -214,7 +204,7 @@ def _limits(pid: int) -> list[Instruction]:
 
 
 def thread_filter() -> bytes:
-    """A filter that asks its listener about each new thread, and lets all else pass to the filters beside it."""
+    """Build a filter that asks its listener about each new thread, and leaves all other calls to other filters."""
     program = [
         _ins(_LOAD, 4),
         _ins(_JEQ, _ARCH_X86_64, 0, 5),
@@ -226,11 +216,15 @@ def thread_filter() -> bytes:
         _ins(_RETURN, _ALLOW),
         _ins(_RETURN, _ASK),
     ]
+    return _assemble(program)
+
+
+def _assemble(program: list[Instruction]) -> bytes:
     return b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
 
 
 def _checked(pid: int) -> dict[int, list[Instruction]]:
-    """The calls that depend on their arguments."""
+    """Return the checks of calls that depend on their arguments, by number."""
     threads_only = [
         _argument(0),
         _ins(_AND, _CLONE_THREAD | _CLONE_NEW),
@@ -286,7 +280,7 @@ def _checked(pid: int) -> dict[int, list[Instruction]]:
 
 
 def _tree(blocks: list[tuple[int, list[Instruction]]]) -> list[Instruction]:
-    """A binary search over (first number, block), sorted: a few comparisons a call instead of 150."""
+    """Build a binary search over sorted (first number, block) pairs: a few comparisons a call instead of 150."""
     if len(blocks) == 1:
         return blocks[0][1]
     middle = len(blocks) // 2
@@ -297,7 +291,7 @@ def _tree(blocks: list[tuple[int, list[Instruction]]]) -> list[Instruction]:
 
 
 def build_filter(pid: int) -> bytes:
-    """The filter for the process `pid` (as it sees itself), ready for `kernel.install_filter`."""
+    """Build the filter for the process `pid` (as it sees itself), for `kernel.install_filter`."""
     allow, refuse = [_ins(_RETURN, _ALLOW)], [_ins(_RETURN, _EPERM)]
     table = dict.fromkeys(ALLOWED.values(), allow) | _checked(pid)
     blocks: list[tuple[int, list[Instruction]]] = []
@@ -314,4 +308,4 @@ def build_filter(pid: int) -> bytes:
         _ins(_LOAD, 0),
         *_tree(blocks),
     ]
-    return b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
+    return _assemble(program)

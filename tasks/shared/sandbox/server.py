@@ -1,13 +1,14 @@
 """The sandbox server: python -m tasks.shared.sandbox.server --socket PATH | --tcp HOST:PORT --token-file FILE
 
-Serves many clients; prints one JSON line when it is ready (`{"ready": address, "isolation": mode}`) and, on
-SIGTERM or when its standard input closes (`--until-stdin-closes`), its health as the last line.
+Serves many clients. Prints one JSON line when it is ready (`{"ready": address, "isolation": mode}`), and its health as
+the last line, on SIGTERM or when its standard input closes (`--until-stdin-closes`).
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import hmac
 import json
 import os
@@ -27,7 +28,7 @@ _HELLO_S = 10.0
 
 
 class Connection(asyncio.Protocol):
-    """One client: its requests in flight and its sessions, which end with it."""
+    """A client's connection: its requests in flight and its sessions, which end with it."""
 
     def __init__(self, broker: Broker, token: str, connections: set[Connection]) -> None:
         self._broker, self._token, self._connections = broker, token, connections
@@ -40,7 +41,7 @@ class Connection(asyncio.Protocol):
         self._paused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A client has come; it must say hello in time."""
+        """Wait for the client's hello, for a limited time."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         self._connections.add(self)
@@ -48,7 +49,7 @@ class Connection(asyncio.Protocol):
         self._greeting = loop.call_later(_HELLO_S, self._refuse, "no hello within 10 s")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The client went away: what it asked for is withdrawn."""
+        """Withdraw the requests of a client that went away, and end its sessions."""
         self._connections.discard(self)
         if self._greeting is not None:
             self._greeting.cancel()
@@ -59,12 +60,12 @@ class Connection(asyncio.Protocol):
         self._sessions.clear()
 
     def close(self) -> None:
-        """Send what is written, then hang up."""
+        """Send what is written, then close the connection."""
         assert self._transport is not None
         self._transport.close()
 
     def data_received(self, data: bytes) -> None:
-        """Bytes of the client."""
+        """Handle the messages in the client's bytes."""
         try:
             for message in self._reader.feed(data):
                 self._handle(message)
@@ -72,11 +73,10 @@ class Connection(asyncio.Protocol):
             self._refuse(str(error))
 
     def _refuse(self, reason: str) -> None:
-        """Say why, and end the connection."""
+        """Send the reason, and close the connection."""
         self._broker.metrics.bad_requests += 1
         self._send({"id": None, "error": reason})
-        assert self._transport is not None
-        self._transport.close()
+        self.close()
 
     def _send(self, message: dict[str, Any]) -> None:
         assert self._transport is not None
@@ -90,34 +90,35 @@ class Connection(asyncio.Protocol):
         number, operation = message.get("id"), message.get("op")
         if isinstance(number, bool) or not isinstance(number, int):
             raise ProtocolError(f"request id must be a whole number, not {number!r:.40}")
+        answer: object = None
         try:
             if operation == "run":
                 self._run(number, message)
-            elif operation == "open_session":
-                session = self._broker.open_session()
-                self._sessions.add(session)
-                self._send({"id": number, "ok": session})
+                return
+            if operation == "open_session":
+                answer = self._broker.open_session()
+                self._sessions.add(answer)
             elif operation == "close_session":
                 self._broker.close_session(self._own_session(message))
                 self._sessions.discard(message["session"])
-                self._send({"id": number, "ok": None})
             elif operation == "in_flight":
-                self._send({"id": number, "ok": self._progress()})
+                answer = [[number, *self._broker.progress(run)] for run, number in self._in_flight.items()]
             elif operation == "health":
-                self._send({"id": number, "ok": self._broker.health()})
+                answer = self._broker.health()
             else:
-                raise ProtocolError(
-                    f"unknown op {operation!r:.40}: run, open_session, close_session, in_flight or health"
-                )
+                known = "run, open_session, close_session, in_flight or health"
+                raise ProtocolError(f"unknown op {operation!r:.40}: {known}")
         except (ProtocolError, RuntimeError) as error:
             self._broker.metrics.bad_requests += 1
             self._send({"id": number, "error": str(error)})
+        else:
+            self._send({"id": number, "ok": answer})
 
     def _greet(self, message: dict[str, Any]) -> None:
         if message.get("op") != "hello" or message.get("version") != protocol.VERSION:
             raise ProtocolError(f"the first message must be hello with version {protocol.VERSION}")
-        given = str(message.get("token") or "")
-        if not hmac.compare_digest(given.encode("utf-8", "replace"), self._token.encode()):
+        token = str(message.get("token") or "")
+        if not hmac.compare_digest(token.encode("utf-8", "replace"), self._token.encode()):
             raise ProtocolError("wrong token")
         self._greeted = True
         assert self._greeting is not None
@@ -131,14 +132,12 @@ class Connection(asyncio.Protocol):
         return session
 
     def _run(self, number: int, message: dict[str, Any]) -> None:
-        code = protocol.parse_code(message.get("code"))
-        limits = protocol.parse_limits(message.get("limits"), self._broker.settings.limits)
-        if limits.disk_mb > self._broker.settings.limits.disk_mb:
-            raise ProtocolError(f"limit disk_mb: this server allows {self._broker.settings.limits.disk_mb}")
-        if limits is not self._broker.settings.limits:
-            refusal = above_hard_limit(limits, self._broker.workers.warm_mb)
-            if refusal:
-                raise ProtocolError(refusal)
+        code, defaults = protocol.parse_code(message.get("code")), self._broker.settings.limits
+        limits = protocol.parse_limits(message.get("limits"), defaults)
+        if limits.disk_mb > defaults.disk_mb:
+            raise ProtocolError(f"limit disk_mb: this server allows {defaults.disk_mb}")
+        if limits is not defaults and (refusal := above_hard_limit(limits, self._broker.workers.warm_mb)):
+            raise ProtocolError(refusal)
         session = None if message.get("session") is None else self._own_session(message)
         future = self._broker.submit(code, limits, session)
         self._in_flight[future] = number
@@ -147,11 +146,6 @@ class Connection(asyncio.Protocol):
             assert self._transport is not None
             self._transport.pause_reading()
             self._paused = True
-
-    def _progress(self) -> list[list[object]]:
-        """For each request that is not answered: its id, for how many seconds it has run (None while it waits for its
-        turn), and for how many it may."""
-        return [[number, *self._broker.progress(future)] for future, number in self._in_flight.items()]
 
     def _answer(self, future: asyncio.Future[ExecutionResult]) -> None:
         number = self._in_flight.pop(future)
@@ -167,22 +161,18 @@ class Connection(asyncio.Protocol):
 
 
 async def serve(settings: SandboxSettings, path: str, tcp: str, token: str, until_stdin_closes: bool) -> None:
-    """Run the server until it is told to stop. Raises SandboxUnavailable if workers cannot be kept."""
+    """Run the server until it is stopped. Raises SandboxUnavailable if workers cannot be kept."""
     loop = asyncio.get_running_loop()
     raise_open_files()
     broker = Broker(settings)
     connections: set[Connection] = set()
+    connect = functools.partial(Connection, broker, token, connections)
     stop = asyncio.Event()
     try:
         broker.workers.start()
-        refusal = above_hard_limit(settings.limits, broker.workers.warm_mb)
-        if refusal:
+        if refusal := above_hard_limit(settings.limits, broker.workers.warm_mb):
             raise SandboxUnavailable(refusal)
         await broker.workers.first_child()
-
-        def connect() -> Connection:
-            return Connection(broker, token, connections)
-
         if tcp:
             host, _, port = tcp.rpartition(":")
             server: asyncio.Server = await loop.create_server(connect, host, int(port), backlog=1024)
@@ -207,7 +197,7 @@ async def serve(settings: SandboxSettings, path: str, tcp: str, token: str, unti
         try:
             print(json.dumps({"health": broker.health()}), flush=True)
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # who started it is gone, and would have read this
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the process that would read this is gone
         if broker.workers.failed.done():
             raise SandboxUnavailable(f"the sandbox cannot keep its workers: {reason}")
     finally:
@@ -217,20 +207,19 @@ async def serve(settings: SandboxSettings, path: str, tcp: str, token: str, unti
 
 
 def settings_from_json(text: str) -> SandboxSettings:
-    """Settings as the embedded client hands them over. Raises ValueError."""
+    """Read settings as `Interpreter` writes them. Raises ValueError."""
     values = json.loads(text)
     unknown = set(values) - {item.name for item in fields(SandboxSettings)}
     if unknown:
         raise ValueError(f"unknown sandbox settings {sorted(unknown)}")
     values["limits"] = Limits(**values.get("limits", {}))
-    for name in ("preload", "scratch_dirs"):
-        if name in values:
-            values[name] = tuple(values[name])
+    for name in {"preload", "scratch_dirs"} & values.keys():
+        values[name] = tuple(values[name])
     return SandboxSettings(**values)
 
 
 def main() -> None:
-    """Command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--socket", default="", help="path of the Unix socket to serve on")

@@ -1,65 +1,60 @@
-"""Programs under which a worker was lost: who is to blame, the sandbox or the program?
+"""Programs under which a worker was lost. They run again to find out whether the sandbox or the program is the cause.
 
-A worker may die by an outage, which is nobody's fault and is made good by running its programs again. But an outage
-that a program could cause at will would be its way out of every verdict. So each program that a worker was lost under
-runs again alone, on the worker that took the place of the lost one. If that is lost too, an empty program runs there:
-when it ends well, workers can be kept, and the loss was the program's doing.
+After an outage, programs run again. But a program that could cause an outage at will could escape every error. So each
+program under which a worker was lost runs again, alone, on the worker that replaces the lost one. If that is lost too,
+an empty program runs there. If the empty program ends well, the loss was the program's doing.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 
 from tasks.shared.sandbox.executions import Execution
 
 
 class Suspects:
-    """Who is to run alone, by worker; such a worker takes nothing else until all of them have ended."""
+    """The programs to run alone, by worker. Such a worker takes no other program until all of them have ended."""
 
     def __init__(self) -> None:
-        self._lines: dict[int, deque[Execution]] = {}
+        self._waiting: list[Execution] = []
         self._running: dict[int, Execution] = {}
 
     def __iter__(self) -> Iterator[Execution]:
-        """Those that wait."""
-        return (execution for line in self._lines.values() for execution in line)
+        """Iterate over the waiting programs."""
+        return iter(self._waiting)
 
     def __len__(self) -> int:
-        """How many wait."""
-        return sum(map(len, self._lines.values()))
+        """Count the waiting programs."""
+        return len(self._waiting)
 
     @property
     def workers(self) -> set[int]:
-        """Numbers of the workers that are kept for them."""
-        return {*self._lines, *self._running}
+        """The workers that are reserved for suspects."""
+        return {
+            *self._running,
+            *(execution.alone for execution in self._waiting if execution.alone is not None),
+        }
 
     @property
-    def next_workers(self) -> list[int]:
-        """Workers on which the next of a line may start."""
-        return [worker for worker in self._lines if worker not in self._running]
+    def next_workers(self) -> set[int]:
+        """The workers on which the next suspect may start."""
+        return self.workers - self._running.keys()
 
     def add(self, execution: Execution, worker: int, first: bool = False) -> None:
-        """Let it run alone on that worker."""
+        """Let a program run alone on that worker."""
         execution.alone = worker
-        line = self._lines.setdefault(worker, deque())
-        line.appendleft(execution) if first else line.append(execution)
+        self._waiting.insert(0 if first else len(self._waiting), execution)
 
     def start(self, worker: int) -> Execution:
-        """The next of a line, which now runs."""
-        execution = self._running[worker] = self._lines[worker].popleft()
-        if not self._lines[worker]:
-            del self._lines[worker]
+        """Return the next suspect of a worker, which now runs."""
+        execution = next(execution for execution in self._waiting if execution.alone == worker)
+        self._waiting.remove(execution)
+        self._running[worker] = execution
         return execution
 
     def leave(self, execution: Execution) -> None:
-        """It has ended, or is withdrawn."""
-        worker = execution.alone
-        if worker is None:
-            return
-        if self._running.get(worker) is execution:
-            del self._running[worker]
-        elif execution in self._lines.get(worker, ()):
-            self._lines[worker].remove(execution)
-            if not self._lines[worker]:
-                del self._lines[worker]
+        """Remove a program that has ended or was withdrawn."""
+        if execution in self._waiting:
+            self._waiting.remove(execution)
+        elif execution.alone is not None and self._running.get(execution.alone) is execution:
+            del self._running[execution.alone]

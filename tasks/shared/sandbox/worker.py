@@ -1,10 +1,10 @@
-"""A worker: keeps children ready, sees them end, tells the broker. It never sees a program or its output.
+"""A worker: keeps children ready, reports their ends to the broker. It never sees a program or its output.
 
-One thread, one poll loop over its control socket, the pidfds of its children and the channels of those that are not
-ready yet. A child is handed to the broker when it says that it is confined, with its channel, so that the memory which
-is forked holds no request but the child's. Messages to the broker: H(ello) with the worker's own pidfd, R(eady) with
-channel and pidfd of a child, X (a child ended), A(live), F(ailed) with the reason. From the broker: P(romote) makes a
-child a session, for which another is made ready; ? is answered by A; end of file ends all.
+One thread polls its control socket, the pidfds of its children, and the channels of children that are not ready yet.
+Once a child reports that it is confined, the broker gets its channel, so that the worker's memory, which is forked,
+never holds a request. Messages to the broker: H(ello) with the worker's pidfd, R(eady) with channel and pidfd of a
+child, X (a child ended), A(live), F(ailed) with the reason. Messages from the broker: P(romote) turns a child into a
+session and asks for another child; ? asks for A; end of file ends the worker.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ READY = struct.Struct("=cI")
 EXITED = struct.Struct("=cIidQ")
 """X, child number, wait status, CPU seconds, peak resident bytes."""
 PROMOTE = struct.Struct("=cI")
-ARE_YOU_THERE = b"?"
+HEALTH_CHECK = b"?"
 _ATTEMPTS = 8
-"""Children in a row that cannot be made, while no other lives, before the worker gives up."""
+"""Failed attempts in a row to make a child, while no other child lives, before the worker gives up."""
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:
-    """What a worker needs to know, and all it knows."""
+    """Everything that a worker knows."""
 
     isolation: confinement.Isolation
     readable: tuple[str, ...]
@@ -49,7 +49,7 @@ class WorkerSettings:
     template: bytes
     """The seccomp filter, made once."""
     first_uid: int
-    """First of the server's own users, for children of a worker with root's rights."""
+    """First of the server's own uids, for children of a worker that is root."""
 
 
 @dataclass(slots=True)
@@ -59,16 +59,16 @@ class _Child:
     pidfd: int
     compartment: Compartment
     channel: socket.socket | None
-    """The broker's end of its channel, until it is handed over."""
+    """The broker's end of its channel, until the broker gets it."""
     session: bool = False
 
 
 class CannotConfine(Exception):
-    """No child can be put under its isolation here; the message says what fails."""
+    """No child can be put under its isolation here. The message says what fails."""
 
 
 class OomScore:
-    """What a fork inherits of: who is the first to go when memory runs out. Does nothing where it cannot be set."""
+    """The score that a fork inherits: what the kernel kills first without memory. Does nothing if it cannot be set."""
 
     def __init__(self) -> None:
         try:
@@ -78,12 +78,12 @@ class OomScore:
             self._descriptor = -1
 
     def give_way(self) -> None:
-        """Children forked from now on go before everything else."""
+        """Let the kernel kill children forked from now on first."""
         if self._descriptor >= 0:
             os.pwrite(self._descriptor, b"1000", 0)
 
-    def stand(self) -> None:
-        """Back to what it was."""
+    def restore(self) -> None:
+        """Restore the own score."""
         if self._descriptor >= 0:
             os.pwrite(self._descriptor, self._own, 0)
 
@@ -93,24 +93,24 @@ class Worker:
 
     def __init__(
         self,
-        plan: WorkerSettings,
+        settings: WorkerSettings,
         index: int,
         scratch: tuple[str, ...],
         control: socket.socket,
         oom: OomScore,
     ) -> None:
-        self._plan, self._control = plan, control
+        self._settings, self._control = settings, control
         self._compartments = CompartmentPool(
-            plan.isolation, plan.readable, index, plan.disk_mb, scratch, plan.first_uid
+            settings.isolation, settings.readable, index, settings.disk_mb, scratch, settings.first_uid
         )
         self._children: dict[int, _Child] = {}  # by pidfd
         self._starting: dict[int, _Child] = {}  # by the descriptor of the channel
         self._poll = select.poll()
         self._oom = oom
-        self._libraries = frozenset({*plan.readable, *map(os.path.realpath, plan.readable)})
-        self._gate = ThreadGate() if plan.isolation.mode == "landlock" else None
-        self._made = 0
-        self._wanted = plan.slots
+        self._libraries = frozenset({*settings.readable, *map(os.path.realpath, settings.readable)})
+        self._gate = ThreadGate() if settings.isolation.mode == "landlock" else None
+        self._num_made = 0
+        self._num_missing = settings.slots
         self._failures = 0
         self._next_try = 0.0
 
@@ -126,7 +126,7 @@ class Worker:
             wait_ms = self._make_ready()
             for descriptor, _ in self._poll.poll(wait_ms):
                 if descriptor == self._control.fileno():
-                    self._obey()
+                    self._read_control()
                 elif descriptor in self._children:
                     self._reap(descriptor)
                 elif descriptor in self._starting:
@@ -137,20 +137,20 @@ class Worker:
                 self._compartments.clean()
 
     def _make_ready(self) -> int | None:
-        """Make the children that are wanted. Returns for how many milliseconds there is nothing else to do."""
-        while self._wanted and (not self._failures or time.monotonic() >= self._next_try):
+        """Make the missing children. Returns for how many milliseconds to wait for messages."""
+        while self._num_missing and (not self._failures or time.monotonic() >= self._next_try):
             try:
                 if not self._spawn():
-                    break  # for want of a directory, until it is empty
+                    break  # until a used directory is empty
             except OSError as error:
                 self._failed(str(error))
         if self._compartments.cleaning:
             return 0
-        return round(1000 * _LONGEST_PAUSE_S) if self._wanted else None
+        return round(1000 * _LONGEST_PAUSE_S) if self._num_missing else None
 
-    def _obey(self) -> None:
+    def _read_control(self) -> None:
         message = self._control.recv(64)
-        if message == ARE_YOU_THERE:
+        if message == HEALTH_CHECK:
             self._control.send(ALIVE)
             return
         if len(message) != PROMOTE.size:
@@ -159,7 +159,7 @@ class Worker:
         for child in self._children.values():
             if child.number == number:
                 child.session = True
-                self._wanted += 1
+                self._num_missing += 1
                 return
 
     def _leave(self) -> NoReturn:
@@ -184,10 +184,10 @@ class Worker:
         cpu_s = usage.ru_utime + usage.ru_stime
         self._control.send(EXITED.pack(b"X", child.number, status, cpu_s, usage.ru_maxrss * 1024))
         if not child.session:
-            self._wanted += 1
+            self._num_missing += 1
 
     def _spawn(self) -> bool:
-        """Fork a child that confines itself; False where there is no place for it yet. Raises OSError."""
+        """Fork a child that confines itself. Returns False if there is no compartment for it yet. Raises OSError."""
         compartment = self._compartments.take()
         if compartment is None:
             return False
@@ -199,21 +199,21 @@ class Worker:
             self._compartments.give_back(compartment)
             raise
         finally:
-            self._oom.stand()
+            self._oom.restore()
         if pid == 0:
             self._become_child(compartment, theirs)
         theirs.close()
-        self._wanted -= 1
-        self._made += 1
+        self._num_missing -= 1
+        self._num_made += 1
         pidfd = os.pidfd_open(pid)
-        child = _Child(self._made, pid, pidfd, compartment, ours)
+        child = _Child(self._num_made, pid, pidfd, compartment, ours)
         self._children[pidfd] = self._starting[ours.fileno()] = child
         self._poll.register(pidfd, select.POLLIN)
         self._poll.register(ours.fileno(), select.POLLIN)
         return True
 
     def _hand_over(self, child: _Child) -> None:
-        """A child says that it is confined: the broker may use it. Whatever else it says, its end follows."""
+        """Give a child to the broker once it reports that it is confined. After any other message it ends."""
         channel = child.channel
         assert channel is not None
         if channel.recv(len(runner.CONFINED), socket.MSG_PEEK) != runner.CONFINED:
@@ -234,18 +234,18 @@ class Worker:
         child.channel = None
 
     def _not_ready(self, child: _Child, code: int) -> None:
-        """A child ended before it was confined: this machine does not allow it, or somebody killed it."""
+        """Note that a child ended before it was confined: this machine does not allow it, or somebody killed it."""
         channel = child.channel
         assert channel is not None
         self._stop_waiting_for(child)
         with channel:
             reason = channel.recv(4096).removeprefix(runner.CONFINED).decode("utf-8", "replace")
         self._compartments.give_back(child.compartment)
-        self._wanted += 1
+        self._num_missing += 1
         self._failed(reason or f"a child ended before it was confined ({code})")
 
     def _failed(self, reason: str) -> None:
-        """Wait before the next try, longer each time. Raises CannotConfine when nobody lives and nobody starts."""
+        """Wait before the next attempt, longer each time. Raises CannotConfine when no child lives and none starts."""
         pause = min(_FIRST_PAUSE_S * 2**self._failures, _LONGEST_PAUSE_S)
         self._failures += 1
         self._next_try = time.monotonic() + pause
@@ -253,53 +253,53 @@ class Worker:
             raise CannotConfine(reason)
 
     def _become_child(self, compartment: Compartment, channel: socket.socket) -> NoReturn:
-        plan = self._plan
+        settings = self._settings
         try:
             wire = confinement.confine(
-                plan.isolation,
+                settings.isolation,
                 channel.fileno(),
                 compartment.ruleset,
                 compartment.directory,
                 compartment.uid,
-                plan.template,
+                settings.template,
             )
             wire.send(runner.CONFINED)
-        except BaseException as error:  # noqa: BLE001 - whatever it is, the supervisor tells it, and no program runs
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the worker reports it, and no program runs
             for descriptor in (channel.fileno(), confinement.CHANNEL_FD):  # the first, as long as it is open
                 with contextlib.suppress(OSError):
                     os.write(descriptor, f"a child cannot be confined: {error}".encode()[:4000])
                     break
             os._exit(runner.EXIT_ERROR)
         try:
-            own_user = plan.isolation.mode == "namespaces"
-            runner.serve(wire, runner.ChildContext(plan.warm_bytes, self._libraries, own_user))
+            own_user = settings.isolation.mode == "namespaces"
+            runner.serve(wire, runner.ChildContext(settings.warm_bytes, self._libraries, own_user))
         finally:
             os._exit(runner.EXIT_ERROR)
 
 
-def main(plan: WorkerSettings, index: int, scratch: tuple[str, ...], control: socket.socket) -> NoReturn:
+def main(settings: WorkerSettings, index: int, scratch: tuple[str, ...], control: socket.socket) -> NoReturn:
     """Enter the worker's namespaces and serve. Called in a fresh fork of the zygote; never returns."""
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         oom = OomScore()
         kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
-        if plan.isolation.mode == "namespaces":
-            namespaces.enter(plan.isolation)
+        if settings.isolation.mode == "namespaces":
+            namespaces.enter(settings.isolation)
             inner = os.fork()
             if inner:
-                # This process only keeps the namespaces' first process company, and ends with it.
+                # This process only waits for the first process of the namespaces, and ends with it.
                 control.close()
                 os.waitpid(inner, 0)
                 os._exit(0)
             kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
-            oom = OomScore()  # of this process, while /proc is in view
-            namespaces.build_root(plan.readable)
+            oom = OomScore()  # of this process, while /proc is visible
+            namespaces.build_root(settings.readable)
         for name in [name for name in sys.modules if name.partition(".")[0] == "tasks"]:
-            del sys.modules[name]  # so that programs do not find the project importable
-        Worker(plan, index, scratch, control, oom).run()
+            del sys.modules[name]  # so that programs cannot import the project
+        Worker(settings, index, scratch, control, oom).run()
     except (BrokenPipeError, ConnectionResetError):
         os._exit(0)  # the broker is gone
-    except Exception as error:  # noqa: BLE001 - last line of this process: the broker must learn why, whatever it was
+    except Exception as error:  # noqa: BLE001 - the end of this process: the broker must learn the cause, whatever it is
         reason = str(error) if isinstance(error, CannotConfine) else f"{type(error).__name__}: {error}"
         control.send(FAILED + reason.encode()[:4000])
         os._exit(1)

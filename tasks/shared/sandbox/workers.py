@@ -1,7 +1,6 @@
-"""The broker's side of the worker processes: starts the zygote, asks it for workers, follows each child.
+"""The broker's side of the worker processes: starts the zygote, requests workers from it, follows each child.
 
-A worker that dies is replaced, and whoever waited for one of its children is told. All calls run in the
-event loop's thread.
+A worker that dies is replaced, and the owners of its children are notified. All calls run in the event loop's thread.
 """
 
 from __future__ import annotations
@@ -20,16 +19,16 @@ from tasks.shared.sandbox.libraries import ENVIRONMENT
 from tasks.shared.sandbox.links import Child, Exit, WorkerLink
 from tasks.shared.sandbox.metrics import Metrics
 from tasks.shared.sandbox.records import SandboxSettings, SandboxUnavailable
-from tasks.shared.sandbox.worker import ALIVE, ARE_YOU_THERE, EXITED, FAILED, HELLO, READY
+from tasks.shared.sandbox.worker import ALIVE, EXITED, FAILED, HEALTH_CHECK, HELLO, READY
 from tasks.shared.sandbox.zygote import WORKER_REQUEST
 
 _START_S = 60.0
 _STOP_S = 5.0
 _FAST_DEATHS = 5
-"""Deaths of a worker in a row, none of which gave a child, before the server gives up."""
+"""Deaths in a row of a worker that never had a ready child, before the server gives up."""
 _BEAT_S = 1.0
 _SILENT_BEATS = 15
-"""Questions in a row that a worker leaves unanswered before it is given up. Counted: the server may stand still too."""
+"""Unanswered health checks before a worker is replaced. They are counted, because the server may stand still too."""
 
 
 class WorkerSet:
@@ -45,38 +44,38 @@ class WorkerSet:
         self._zygote_is_stuck = False
         self._reviving: asyncio.Task[None] | None = None
         self._missing: set[int] = set()
-        """Workers to be started when there is a zygote again."""
+        """Workers to start when there is a zygote again."""
         self._beat_timer: asyncio.TimerHandle | None = None
         self._alive: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.isolation = ""
         self.warm_mb = 0
-        """Address space of the warm interpreter."""
+        """Private writable memory of the warm interpreter."""
         self.failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         """Set, with the reason, when workers can no longer be started."""
 
     def start(self) -> None:
-        """Start the zygote and its workers; blocks for the imports. Raises SandboxUnavailable."""
+        """Start the zygote and its workers, and wait for the imports. Raises SandboxUnavailable."""
         self._start_zygote()
         for index in range(self._settings.workers):
             self._start_worker(index)
         self._beat_timer = asyncio.get_running_loop().call_later(_BEAT_S, self._beat)
 
     async def first_child(self) -> None:
-        """Return once a program can be run. Raises SandboxUnavailable, with the reason, if none ever can."""
-        either: set[asyncio.Future[Any]] = {self._alive, self.failed}
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        """Return once a program can run. Raises SandboxUnavailable, with the reason, if none ever can."""
+        outcomes: set[asyncio.Future[Any]] = {self._alive, self.failed}
+        await asyncio.wait(outcomes, return_when=asyncio.FIRST_COMPLETED)
         if not self._alive.done():
             raise SandboxUnavailable(f"the sandbox cannot run programs here: {self.failed.result()}")
 
     def _beat(self) -> None:
-        """Ask every worker whether it is there, and give up those that have not answered for long."""
+        """Check the health of every worker, and replace those that have not answered for long."""
         self._beat_timer = asyncio.get_running_loop().call_later(_BEAT_S, self._beat)
         for link in list(self._links.values()):
             if link.silent >= _SILENT_BEATS:
                 self.give_up(link, f"a worker answered nothing for {_SILENT_BEATS * _BEAT_S:.0f} s")
             else:
                 link.silent += 1
-                link.send(ARE_YOU_THERE)
+                link.send(HEALTH_CHECK)
 
     def give_up(self, link: WorkerLink, reason: str) -> None:
         """Replace a worker that does not do its work."""
@@ -84,7 +83,7 @@ class WorkerSet:
             return
         link.reason = reason
         if link.pidfd < 0:
-            self._zygote_is_stuck = True  # it was asked for a worker and made none
+            self._zygote_is_stuck = True  # it never made the worker
         self._lost(link)
 
     def _start_zygote(self) -> None:
@@ -99,14 +98,14 @@ class WorkerSet:
             "HOME": "/",
             **ENVIRONMENT,
         }
-        command = [sys.executable, "-m", "tasks.shared.sandbox.zygote", "--control", str(theirs.fileno())]
+        command = [sys.executable, "-m", "tasks.shared.sandbox.zygote", str(theirs.fileno())]
         self._zygote = subprocess.Popen(
             command,
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             env=environment,
-            umask=0o022,  # programs of other users must find their way through the root that a worker builds
+            umask=0o022,  # programs of other users must be able to enter the root that a worker builds
         )
         theirs.close()
         self._zygote_control = ours
@@ -150,7 +149,7 @@ class WorkerSet:
         asyncio.get_running_loop().add_reader(ours.fileno(), self._read, link)
 
     async def _restart_zygote(self) -> None:
-        """Start another zygote, beside which the server goes on, and then the workers that are missing."""
+        """Start another zygote in the background, and then the missing workers."""
         assert self._zygote is not None and self._zygote_control is not None
         self._metrics.restarts += 1
         self._zygote.kill()
@@ -169,7 +168,7 @@ class WorkerSet:
             self._start_worker(self._missing.pop())
 
     def _read(self, link: WorkerLink) -> None:
-        """Messages of one worker."""
+        """Handle the messages of one worker."""
         while True:
             try:
                 message, descriptors, _, _ = socket.recv_fds(link.control, 4096, 2)
@@ -179,10 +178,10 @@ class WorkerSet:
                 message, descriptors = b"", []
             link.silent = 0
             if message[:1] == b"R":
-                self._welcome(link, message, descriptors)
+                self._child_ready(link, message, descriptors)
             elif message[:1] == b"X":
                 _, number, status, cpu_s, peak = EXITED.unpack(message)
-                self._ended(link, number, Exit(status, cpu_s, peak))
+                self._child_ended(link, number, Exit(status, cpu_s, peak))
             elif message == HELLO:
                 link.pidfd = descriptors[0] if descriptors else -1
             elif message[:1] == FAILED:
@@ -191,11 +190,9 @@ class WorkerSet:
                 self._lost(link)
                 return
 
-    def _welcome(self, link: WorkerLink, message: bytes, descriptors: list[int]) -> None:
-        """A child is ready."""
-        if (
-            len(descriptors) != 2
-        ):  # not all fitted in here: without its channel the child ends, and another is made
+    def _child_ready(self, link: WorkerLink, message: bytes, descriptors: list[int]) -> None:
+        # At the limit of open files descriptors get lost. A child without its channel ends, and another is made.
+        if len(descriptors) != 2:
             for descriptor in descriptors:
                 os.close(descriptor)
             return
@@ -210,18 +207,18 @@ class WorkerSet:
             self._alive.set_result(None)
         self._on_ready()
 
-    def _ended(self, link: WorkerLink, number: int, how: Exit) -> None:
+    def _child_ended(self, link: WorkerLink, number: int, exit: Exit) -> None:
         child = link.children.pop(number, None)
         if child is None:
             return
         if child in link.ready:
             link.ready.remove(child)
         if child.on_end is not None:
-            child.on_end(how)
+            child.on_end(exit)
         child.close()
 
     def _lost(self, link: WorkerLink) -> None:
-        """A worker is gone: tell those who wait, and start another in its place."""
+        """Notify the owners of a dead worker's children, and start another worker in its place."""
         asyncio.get_running_loop().remove_reader(link.control.fileno())
         link.control.close()
         if self._closing:
@@ -237,30 +234,30 @@ class WorkerSet:
                 child.on_end(None)
             child.close()
         if deaths < _FAST_DEATHS:
-            self._start_worker(link.index)  # last, for it needs descriptors that the children held
+            self._start_worker(link.index)  # last, since it needs descriptors that the children held
         elif not self.failed.done():
             self.failed.set_result(link.reason or "workers die as soon as they start")
 
-    def take(self, kept: set[int]) -> Child | None:
-        """A ready child of the worker with the most of them, but none of `kept`; None where all are busy."""
-        links = [link for link in self._links.values() if link.index not in kept and link.ready]
+    def take(self, reserved: set[int]) -> Child | None:
+        """Take a ready child of the worker with the most, except `reserved` workers. None if all are busy."""
+        links = [link for link in self._links.values() if link.index not in reserved and link.ready]
         return max(links, key=lambda link: len(link.ready)).ready.pop() if links else None
 
     def take_of(self, worker: int) -> Child | None:
-        """A ready child of one worker."""
+        """Take a ready child of one worker."""
         link = self._links.get(worker)
         return link.ready.pop() if link is not None and link.ready else None
 
     def num_children(self) -> int:
-        """Living children, ready, running and sessions."""
+        """Count the living children: ready, running and in sessions."""
         return sum(len(link.children) for link in self._links.values())
 
     def close(self) -> None:
         """End every worker and the zygote, and wait for them."""
         self._closing = True
-        for running in (self._beat_timer, self._reviving):
-            if running is not None:
-                running.cancel()
+        for timer in (self._beat_timer, self._reviving):
+            if timer is not None:
+                timer.cancel()
         loop = asyncio.get_running_loop()
         for link in self._links.values():
             if link.control.fileno() >= 0:

@@ -1,4 +1,4 @@
-"""The interpreter that a recipe's `[sandbox]` section asks for: started here, or reached at its address."""
+"""The interpreter of a recipe's `[sandbox]` section: started here, or reached at its address."""
 
 import time
 from collections.abc import Iterator
@@ -15,13 +15,13 @@ START_TIMEOUT_S = 60.0
 
 @contextmanager
 def open_tool(config: SandboxConfig) -> Iterator[Tool]:
-    """What answers the calls of a stage's model, until the end of the block. The one place that knows which."""
+    """Open the tool that answers a stage's model. Only this function decides which tool that is."""
     with make_interpreter(config) as interpreter:
         yield interpreter
 
 
 def make_interpreter(config: SandboxConfig) -> Interpreter:
-    """An `Interpreter` to be used as a context manager; SandboxUnavailable, with the remedy, if it cannot isolate."""
+    """Make an `Interpreter`, a context manager. Raises SandboxUnavailable, with the remedy, if it cannot isolate."""
     address = _address(config.address or sandbox_address())
     if address is not None and address.startswith("/") and not config.address:
         _wait_for(Path(address))
@@ -29,17 +29,16 @@ def make_interpreter(config: SandboxConfig) -> Interpreter:
 
 
 def _wait_for(socket: Path) -> None:
-    """Return once the interpreter beside this stage, which was started with it, listens; or has had its time."""
+    """Wait, for a limited time, until the interpreter that was started with this stage listens."""
     deadline = time.monotonic() + START_TIMEOUT_S
     while not socket.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
 
 
 def sandbox_settings(config: SandboxConfig) -> SandboxSettings:
-    """The section as the interpreter service takes it."""
+    """Return the section as settings of the interpreter."""
     return SandboxSettings(
         limits=limits_of(config),
-        stateful=config.stateful,
         preload=config.preload,
         workers=config.workers,
         allow_unsafe=config.allow_unsafe,
@@ -48,20 +47,17 @@ def sandbox_settings(config: SandboxConfig) -> SandboxSettings:
 
 
 def limits_of(config: SandboxConfig) -> Limits:
-    """What one program may take."""
+    """Return the limits of one program."""
     return Limits(
-        wall_s=config.wall_s,
-        cpu_s=config.cpu_s,
-        memory_mb=config.memory_mb,
-        output_chars=config.output_chars,
+        wall_s=config.wall_s, cpu_s=config.cpu_s, memory_mb=config.memory_mb, output_chars=config.output_chars
     )
 
 
-def _address(written: str) -> str | None:
-    """unix:/path and tcp:host:port, as recipes write them, in the client's notation."""
-    if not written:
+def _address(setting: str) -> str | None:
+    """Turn a recipe's unix:/path or tcp:host:port into the client's notation."""
+    if not setting:
         return None
-    scheme, _, rest = written.partition(":")
+    scheme, _, rest = setting.partition(":")
     if scheme not in ("unix", "tcp") or not rest:
-        raise ValueError(f"sandbox.address = '{written}': write unix:/path or tcp:host:port")
+        raise ValueError(f"sandbox.address = '{setting}': write unix:/path or tcp:host:port")
     return rest if scheme == "unix" else f"tcp://{rest.removeprefix('//')}"

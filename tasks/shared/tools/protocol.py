@@ -1,7 +1,7 @@
-"""What a model calls while it reasons: one protocol, whatever answers; the interpreter is one such tool.
+"""The protocol of tools that a model calls while it reasons. The interpreter is one of them.
 
-What a call asks is a text. The interpreter's is a program; another tool's is one line, its name and its arguments as
-JSON, so that calls of every tool are recorded, verified and made again for a certificate alike.
+The content of a call is a text. For the interpreter it is a program; for another tool it is one line with the tool's
+name and its arguments as JSON. So calls of every tool are recorded, verified and replayed in the same way.
 """
 
 import json
@@ -13,12 +13,12 @@ from tasks.shared.sandbox import ExecutionResult, Limits
 
 
 class Tool(Protocol):
-    """Answers calls in the background. An outage is a result of status SANDBOX_FAILURE, no exception."""
+    """Answers calls in the background. An outage is a result of status SANDBOX_FAILURE, not an exception."""
 
     def submit(
         self, code: str, session: str | None = None, limits: Limits | None = None
     ) -> Future[ExecutionResult]:
-        """Queue a call; `limits` in place of the recipe's. The future comes at once, its result may be late."""
+        """Queue a call, with `limits` instead of the recipe's. Returns at once; the future gets the result."""
 
     def open_session(self) -> str:
         """Start a session in which variables live on from call to call."""
@@ -27,15 +27,15 @@ class Tool(Protocol):
         """End a session."""
 
     def health(self) -> dict[str, Any]:
-        """Figures of whatever answers: now, or the last known."""
+        """Return the current figures of the tool, or the last known ones."""
 
 
 def call_text(name: str, arguments: Mapping[str, Any]) -> str:
-    """What a call of a tool beside the interpreter is recorded as, and submitted as."""
+    """Return the text by which a call of another tool than the interpreter is recorded and submitted."""
     return f"#!{name} {json.dumps(arguments, ensure_ascii=False)}"
 
 
 def arguments_of(code: str, name: str) -> str | None:
-    """The arguments in `code` as JSON, if it is a call of the tool `name`; None for any other, programs included."""
+    """Return the arguments as JSON if `code` is a call of the tool `name`, else None, as for programs."""
     mark = f"#!{name} "
     return code.removeprefix(mark) if code.startswith(mark) else None

@@ -53,7 +53,7 @@ def test_a_run_that_failed_says_which_stage_why_where_and_what_goes_on(tmp_path:
         "stage:     sft",
         "why:       no room on the disk",
         f"log:       {tmp_path}/sft.log",
-        "go on:     tirflow run train/tiny run=mine    (finished stages are taken as they are)",
+        "go on:     tirflow run train/tiny run=mine    (finished stages are reused)",
     ]
     early = failure(Outcome("CRASHED", "the worker died", 1.0), tmp_path, "make demo").plain
     assert early.splitlines()[0] == "crashed:   the worker died"

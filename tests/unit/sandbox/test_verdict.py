@@ -6,13 +6,16 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from tasks.shared.sandbox import Limits, Status, confinement
+from tasks.shared.sandbox import ExecutionResult, Limits, Status, confinement
 from tasks.shared.sandbox.confinement import Isolation, probe
+from tasks.shared.sandbox.executions import Execution
+from tasks.shared.sandbox.links import Exit
 from tasks.shared.sandbox.records import SandboxUnavailable
-from tasks.shared.sandbox.verdict import Ending, judge
+from tasks.shared.sandbox.verdict import judge
 
 LIMITS = Limits(cpu_s=2.0, output_chars=70, disk_mb=1)
 
@@ -25,15 +28,20 @@ def files() -> Iterator[tuple[int, int]]:
         os.close(descriptor)
 
 
-def ending(files: tuple[int, int], code: int, **more: object) -> Ending:
-    values = {
-        "report": "",
-        "timed_out": False,
-        "started": time.monotonic(),
-        "queue_s": 0.0,
-        "attempts": 1,
-    } | more
-    return Ending(code=code, stdout_fd=files[0], stderr_fd=files[1], **values)  # type: ignore[arg-type]
+def result_of(
+    files: tuple[int, int],
+    code: int,
+    report: str = "",
+    timed_out: bool = False,
+    cpu_s: float = 0.0,
+    peak_bytes: int = 0,
+    session_alive: bool | None = None,
+) -> ExecutionResult:
+    execution = Execution(b"", LIMITS, future=None)  # type: ignore[arg-type]
+    execution.stdout_fd, execution.stderr_fd = files
+    execution.started, execution.timed_out = time.monotonic(), timed_out
+    exit = Exit(code << 8 if code >= 0 else -code, cpu_s, peak_bytes)
+    return judge(execution, exit, report, "namespaces", session_alive)
 
 
 @pytest.mark.parametrize(
@@ -69,9 +77,9 @@ def ending(files: tuple[int, int], code: int, **more: object) -> Ending:
     ],
 )
 def test_status_and_line(
-    files: tuple[int, int], code: int, more: dict[str, object], status: Status, line: str
+    files: tuple[int, int], code: int, more: dict[str, Any], status: Status, line: str
 ) -> None:
-    result = judge(ending(files, code, **more), LIMITS, "namespaces")
+    result = result_of(files, code, **more)
     assert (result.status, result.error_line) == (status, line)
 
 
@@ -89,27 +97,26 @@ def test_crash_by_recursion_is_told_apart(
     ]
     lines += ['  File "main.py", line 1 in f'] * frames + ["  ..."] * (frames == 100)
     os.write(files[1], "\n".join([*lines, ""]).encode())
-    result = judge(ending(files, -signal.SIGSEGV, peak_bytes=peak_mb << 20), LIMITS, "")
+    result = result_of(files, -signal.SIGSEGV, peak_bytes=peak_mb << 20)
     assert result.status is Status.ERROR
     assert result.error_line.startswith("RecursionError") == recursion
 
 
 def test_cut_output_is_a_status_only_where_the_program_ended_well(files: tuple[int, int]) -> None:
     os.write(files[0], b"z" * 500)
-    assert judge(ending(files, 0), LIMITS, "").status is Status.OUTPUT_CUT
-    failed = judge(ending(files, 1, report="ValueError\n"), LIMITS, "")
+    assert result_of(files, 0).status is Status.OUTPUT_CUT
+    failed = result_of(files, 1, report="ValueError\n")
     assert (failed.status, "output cut" in failed.stdout) == (Status.ERROR, True)
 
 
 def test_flood_is_told_apart_from_an_error(files: tuple[int, int]) -> None:
     os.ftruncate(files[0], 1 << 20)
-    result = judge(ending(files, 1, report="OSError: [Errno 27] File too large\n"), LIMITS, "")
+    result = result_of(files, 1, report="OSError: [Errno 27] File too large\n")
     assert (result.status, result.error_line) == (Status.OUTPUT_CUT, "OSError: [Errno 27] File too large")
 
 
 def test_session_that_ended_says_so(files: tuple[int, int]) -> None:
-    result = judge(ending(files, 0, session_alive=False), LIMITS, "")
-    assert "variables are lost" in result.error
+    assert "variables are lost" in result_of(files, 0, session_alive=False).error
 
 
 @pytest.mark.parametrize(

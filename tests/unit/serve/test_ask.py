@@ -45,8 +45,8 @@ def test_a_conversation_shows_code_output_and_answer() -> None:
             "│ 42",
         ]
         asking.answer("And again?")
-        assert [message.role for message in asking._said] == ["user", "assistant"] * 2
-        ids = resident.prompts.of([*asking._said, Message("user", "Once more?")])
+        assert [message.role for message in asking._history] == ["user", "assistant"] * 2
+        ids = resident.prompts.of([*asking._history, Message("user", "Once more?")])
         assert resident.decode(ids).count("<interpreter>") == 2 and "seed 6" in shown.getvalue()
 
 

@@ -150,7 +150,7 @@ def test_a_client_that_runs_the_code_itself() -> None:
             .message.content
             == ANSWER
         )
-        program = resident.interpreter.health()["executions"]
+        program = resident.tool.health()["executions"]
         assert program == 0
 
 
