@@ -1,7 +1,7 @@
-"""`run_stage`: a stage as one cached Prefect task around a backend that executes it out of this process.
+"""`run_stage`: run a stage as one cached Prefect task, around a backend that executes it in another process.
 
-The cache key is what the work depends on (code, libraries, resolved configuration, input digests, seed), so a run
-whose stage failed goes on from there when it is run again, whoever starts it; `force` executes anew.
+The cache key has everything that the work depends on (code, libraries, resolved configuration, input digests, seed). So
+a failed run continues at the failed stage when anybody runs it again. `force` ignores the cache.
 """
 
 from collections.abc import Callable
@@ -41,17 +41,17 @@ RETRY_DELAYS_S = [5.0, 30.0]  # after an outage; a stage that failed by itself i
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What the stages of one run share."""
+    """The values that the stages of one run share."""
 
-    name: str  # names the record, the logs and the progress; not part of any cache key
+    name: str  # of the record, the logs and the progress; not part of any cache key
     recipe: Recipe
-    force: bool = False  # execute although the same work has been done
+    force: bool = False  # execute even if the same work has been done
     store: str = field(default_factory=store_uri)
     planner: "Callable[[StageOrder], StageResult] | None" = None  # answers in place of execution
 
 
 class StageOrder(BaseModel):
-    """One stage of a run, as it is handed to a worker."""
+    """One stage of a run, as a worker gets it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -73,11 +73,11 @@ def run_stage(
     seed_label: str = "",
     files: tuple[Path, ...] = (),
 ) -> StageResult:
-    """Run a stage, or take what the same work gave before; note it in the run's record.
+    """Run a stage, or reuse the result of equal work, and add it to the run's record.
 
-    `label` names this use of the stage (`rl-2`, `evaluate-sft`); `seed_label` what its random numbers are derived
-    from besides the recipe's seed (by default the label); `files` are local files and folders it reads besides its
-    inputs: their content is part of what makes the work the same. Raises StageFailed, ArtifactError.
+    `label` names this use of the stage (`rl-2`, `evaluate-sft`). Its random numbers derive from the recipe's seed and
+    `seed_label`, by default the label. `files` are local files and folders that it reads besides its inputs; their
+    content is part of the cache key. Raises StageFailed, ArtifactError.
     """
     label = label or spec.name
     order = StageOrder(
@@ -94,23 +94,23 @@ def run_stage(
         return run.planner(order)
     if chosen_backend() == "workers":
         run_on_worker(order.model_dump(mode="json"), spec.name, label)
-        record = RunRecords(run.store).read(run.name).stages[label]  # the worker has noted it there
+        record = RunRecords(run.store).read(run.name).stages[label]  # added by the worker
         return StageResult(outputs=record.outputs, metrics=record.metrics, seconds=record.seconds)
     return carry_out(order, run.store)
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """A stage's work and what makes it the same."""
+    """A stage's work and its cache key."""
 
     request: StageRequest
     backend: Backend
-    parts: dict[str, Any]  # what the key is made of
+    parts: dict[str, Any]  # of the key
     key: str
 
 
 def describe_work(order: StageOrder, store: str) -> Work:
-    """The work that an order asks for on this host. ValueError if the host lacks what it needs."""
+    """Return the work of an order on this host. Raises ValueError if the host lacks something that it needs."""
     recipe = Recipe.model_validate(order.recipe)
     spec = find_stage(order.stage)
     sections = spec.config.of(recipe)
@@ -134,7 +134,7 @@ def describe_work(order: StageOrder, store: str) -> Work:
 
 
 def carry_out(order: StageOrder, store: str) -> StageResult:
-    """Run a stage on this host, or take what the same work gave before; see `run_stage`."""
+    """Run a stage on this host, or reuse the result of equal work; see `run_stage`."""
     work = describe_work(order, store)
     execution = _execute.with_options(
         name=order.stage,
@@ -177,9 +177,9 @@ def _record(order: StageOrder, work: Work, result: StageResult) -> None:
 
 
 def require_runnable(run: Run) -> None:
-    """Refuse, before anything starts, a run of which some stage could not; ValueError, one line, with the remedy."""
+    """Raise ValueError with the remedy, before anything starts, if some stage of the run could not start."""
     if chosen_backend() == "workers":
-        return  # what their hosts have is for them to say
+        return  # only their hosts can know
     backend = make_backend()
     for spec in STAGES.values():
         config = spec.config.of(run.recipe)

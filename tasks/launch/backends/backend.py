@@ -1,4 +1,4 @@
-"""What a backend offers: start a stage on its request, hand out its output lines, end it with all it started."""
+"""The protocol of backends: start a stage on its request, yield its output lines, end it with all its processes."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,39 +10,36 @@ from tasks.shared.contract.spec import StageSpec
 
 
 class Away(ValueError):
-    """What stages run in does not answer; worth another attempt where work has begun. One line, with the remedy."""
+    """The backend does not answer, and another attempt may succeed. The message is one line with the remedy."""
 
 
 class RunningStage(Protocol):
-    """A stage that was started."""
+    """A started stage."""
 
     def lines(self) -> Iterator[str]:
-        """Its stdout line by line, without line ends, until it has ended."""
+        """Yield its stdout line by line, without line ends, until it has ended."""
 
     def wait(self) -> Exit:
-        """How it ended."""
+        """Wait for its end, and return the exit."""
 
     def stop(self) -> None:
-        """End it and everything it started: asked first, killed after a grace. Harmless when it has ended already.
+        """End it and everything it started, by SIGTERM and after a grace period by SIGKILL. May be called again.
 
         May be called from another thread than the one that reads `lines`.
         """
 
 
 class Backend(Protocol):
-    """Where stages run."""
+    """Runs stages."""
 
     def identity(self, spec: StageSpec[Any], config: StageConfig) -> str:
-        """What of its environment a stage with this configuration depends on: the versions of libraries.
+        """Return the versions of libraries that a stage with this configuration depends on.
 
-        Raises ValueError, one line, if what the configuration needs is not there.
+        Raises ValueError if something that the configuration needs is missing.
         """
 
     def find(self, request_path: Path, log_path: Path) -> RunningStage | None:
-        """The stage that an earlier launcher, now dead, started on this request, if it outlived its launcher.
-
-        Raises Away.
-        """
+        """Return the stage of this request that outlived its launcher, or None. Raises Away."""
 
     def start(self, request_path: Path, log_path: Path, lock: int) -> RunningStage:
         """Start `python -m tasks.<stage>.main <request_path>`.

@@ -1,4 +1,4 @@
-"""The backend that runs stages on this host, and over how many hosts a stage runs."""
+"""The backend that runs stages on this host, and the number of hosts of a stage."""
 
 from tasks.launch.backends.backend import Backend
 from tasks.launch.backends.process import ProcessBackend
@@ -7,7 +7,7 @@ from tasks.shared.contract.environment import chosen_backend
 
 
 def make_backend() -> Backend:
-    """The backend of this host that `TIRFLOW_BACKEND` names. ValueError for another name."""
+    """Return the backend of this host that `TIRFLOW_BACKEND` names. Raises ValueError for another name."""
     name = chosen_backend()
     if name == "process":
         return ProcessBackend()
@@ -19,13 +19,13 @@ def make_backend() -> Backend:
 
 
 def num_nodes(config: StageConfig) -> int:
-    """Over how many hosts a stage with this configuration runs."""
+    """Return the number of hosts of a stage with this configuration."""
     trainers = [optimizer.nodes for _, optimizer in config.each("optimizer")]
     return sum(trainers or [1]) + num_samplers(config)
 
 
 def num_samplers(config: StageConfig) -> int:
-    """How many of these hosts only sample; of a stage that trains nothing the first samples too."""
+    """Return how many of these hosts only sample. In a stage that trains nothing, the first one samples too."""
     generation = getattr(config, "generation", None)
     if generation is None or generation.placement != "pool":
         return 0

