@@ -1,1 +1,1 @@
-"""A checkpoint at work for people and programs: asked in the terminal, served over HTTP. No stage."""
+"""Ask a checkpoint in the terminal, or serve it over HTTP, with code that runs while it answers. Not a stage."""

@@ -39,7 +39,7 @@ GRACE_S = 6.0  # with what the engine itself needs, a stopped stage is gone with
 SECRETS = "/run/secrets/tirflow.json"
 SOCKETS = "sandbox"  # of the interpreter's, in the private directory of an execution
 MAX_PROCESSES = 8192
-# CPU images have no C++ compiler, and vLLM has torch compile some small functions even in eager mode.
+# CPU images have no C++ compiler, but vLLM lets torch compile some small functions even in eager mode.
 NO_COMPILER = {"TORCH_COMPILE_DISABLE": "1"}
 INFINIBAND = Path("/dev/infiniband")  # the network between GPU hosts, where there is one
 COMPILED = "compiled"  # below the home: what vLLM compiles for a model, minutes of each start of an engine
@@ -48,7 +48,7 @@ LOGS = LogConfig(type=LogConfig.types.JSON, config={"max-size": "256m", "max-fil
 
 
 class DockerBackend:
-    """Stages in containers of this host's engine."""
+    """Runs stages in containers of this host's engine."""
 
     def identity(self, spec: StageSpec[Any], config: StageConfig) -> str:
         """The packages of the images; the sources in them must be these ones. See `Backend.identity`."""
@@ -63,16 +63,15 @@ class DockerBackend:
 
     @asking_engine()
     def find(self, request_path: Path, log_path: Path) -> RunningContainer | None:
-        """The container of this scratch directory, if it runs still or ended well; see `Backend.find`."""
+        """Return the container of this scratch directory, if it still runs or ended well; see `Backend.find`."""
         try:
             container = _connect().containers.get(name_of(request_path.parent, "stage"))
         except NotFound:
             return None
         if container.status != "running" and container.attrs["State"]["ExitCode"]:
             return None
-        since = (
-            int(log_path.stat().st_mtime) if log_path.exists() else 0
-        )  # that second's lines may come twice
+        # The lines of that second may come twice.
+        since = int(log_path.stat().st_mtime) if log_path.exists() else 0
         return RunningContainer(container, log_path, GRACE_S, since)
 
     @asking_engine()
@@ -91,7 +90,7 @@ class DockerBackend:
             sandbox = _start_sandbox(engine, request, directory) if _has_sandbox(request) else None
             container = self._create(engine, request, directory)
             container.start()
-            if sandbox is not None:  # the stage has started meanwhile, and waits for the socket
+            if sandbox is not None:  # the stage waits for the socket
                 wait_until_ready(sandbox, directory / SOCKETS)
         except BaseException:
             remove(engine, scratch)
@@ -99,7 +98,7 @@ class DockerBackend:
         return RunningContainer(container, log_path, GRACE_S)
 
     def _create(self, engine: docker.DockerClient, request: StageRequest, directory: Path) -> Container:
-        """The stage's container, not yet running."""
+        """Create the stage's container without starting it."""
         scratch, mounts = Path(request.scratch), mounts_of(request)
         spec, config = stage_of(request)
         image = _image(engine, role_of(spec, config))
@@ -137,7 +136,7 @@ def role_of(spec: StageSpec[Any], config: StageConfig) -> str:
 
 
 def _compiled(image: Image) -> Path:
-    """Where on this host the code that vLLM compiles outlives a container; one directory for a set of packages."""
+    """Return the host's directory for code that vLLM compiles, one for each set of packages. It outlives containers."""
     directory = home() / COMPILED / image.labels["tirflow.packages"]
     directory.mkdir(parents=True, exist_ok=True)
     give(directory)
@@ -145,10 +144,10 @@ def _compiled(image: Image) -> Path:
 
 
 def _bounds(request: StageRequest, image: Image) -> dict[str, Any]:
-    """The limits of a stage's container, its network and its devices."""
+    """Return the limits of a stage's container, its network and its devices."""
     settings = docker_settings()
     gpus = [gpu for gpu in settings.gpus.split(",") if gpu]
-    wanted = {"device_ids": gpus} if gpus else {"count": -1}
+    devices = {"device_ids": gpus} if gpus else {"count": -1}
     cuda = image.labels["tirflow.accelerator"] == "cuda"
     network = _network(request)
     return {
@@ -164,7 +163,7 @@ def _bounds(request: StageRequest, image: Image) -> dict[str, Any]:
         "memswap_limit": settings.memory or None,
         "shm_size": settings.shared_memory,
         "ulimits": [Ulimit(name="core", soft=0, hard=0), *([PINNED] if cuda else [])],
-        "device_requests": [DeviceRequest(capabilities=[["gpu"]], **wanted)] if cuda else None,
+        "device_requests": [DeviceRequest(capabilities=[["gpu"]], **devices)] if cuda else None,
         "devices": [f"{INFINIBAND}:{INFINIBAND}:rwm"] if cuda and INFINIBAND.is_dir() else None,
         "log_config": LOGS,
     }

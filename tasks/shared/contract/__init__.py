@@ -1,1 +1,1 @@
-"""What holds between a stage and whoever starts it: request and result, environment, scratch, guard, code digest."""
+"""The contract between a stage and its launcher: request, result, environment, scratch, guard, code digest."""
