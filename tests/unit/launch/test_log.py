@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import s3fs
 
-from tasks.launch.run import _keep_log
+from tasks.launch.run import _upload_log
 from tasks.shared.contract.addresses import free_port
 from tasks.shared.contract.stage import StageRequest
 
@@ -18,7 +18,7 @@ def request(store: str, tmp_path: Path) -> StageRequest:
 
 def test_the_log_lies_beside_the_artifacts(bucket: str, tmp_path: Path) -> None:
     (tmp_path / "sft.log").write_text("a line\n")
-    _keep_log(request(bucket, tmp_path), tmp_path / "sft.log")
+    _upload_log(request(bucket, tmp_path), tmp_path / "sft.log")
     assert s3fs.S3FileSystem().cat(f"{bucket}/logs/demo/sft.log") == b"a line\n"
 
 
@@ -31,5 +31,5 @@ def test_a_store_that_is_away_is_told_and_no_error(
     (tmp_path / "sft.log").write_text("a line\n")
     logger = logging.getLogger("told")
     monkeypatch.setattr("tasks.launch.run.get_run_logger", lambda: logger)
-    _keep_log(request(bucket, tmp_path), tmp_path / "sft.log")
+    _upload_log(request(bucket, tmp_path), tmp_path / "sft.log")
     assert "full log stays on this host" in caplog.text
