@@ -23,10 +23,13 @@ import tasks.rl.task
 import tasks.sft.task
 import tasks.synthesize.task
 from flows.compare import find_evaluation
+from flows.orders import order_of
 from flows.publish import publish_report
 from flows.start import Inputs, rerun, take
 from flows.tagged import label_of
-from tasks.launch import Run
+from tasks.launch import Run, run_stage
+from tasks.recipes import Recipe, find_stage
+from tasks.rl.spec import RL
 from tasks.shared.artifacts import ArtifactRef
 from tasks.shared.rows.raw import PACKED, READERS
 from tasks.shared.runs.record import RunRecord, RunRecords
@@ -95,7 +98,7 @@ def synthesize(
     current, record = rerun(("synthesize",), run, recipe, overrides or {}, into, force)
     sources = PROBLEMS | EVALUATION_SETS
     if current.recipe.synthesize.mode == "bootstrap":
-        sources["checkpoint"] = _cold_start(record)
+        sources["checkpoint"] = _cold_start(current)
     taken = take(record, sources, inputs or {})
     if responses:
         taken["responses"] = RunRecords(current.store).read(responses).output("synthesize", "responses")
@@ -146,12 +149,12 @@ def rl(
         number: of the round, from 1.
     """
     current, record = rerun(("rl",), run, recipe, overrides or {}, into, force)
-    policy = (f"rl-{number - 1}", "checkpoint") if number > 1 else _cold_start(record)
+    policy = (f"rl-{number - 1}", "checkpoint") if number > 1 else _cold_start(current)
     sources: Inputs = {"checkpoint": policy, **PROBLEMS}
     if number > 1:
         sources["trainer_state"] = (f"rl-{number - 1}", "trainer_state")
     if current.recipe.rl.kl_coefficient or current.recipe.rl.optimizer.lora:
-        sources["reference"] = _cold_start(record)
+        sources["reference"] = _cold_start(current)
     if current.recipe.rl.evaluate_every_steps:
         sources |= EVALUATION_SETS
     before = record.stages.get(f"rl-{number - 1}")
@@ -163,6 +166,29 @@ def rl(
         "rollouts": result.rollouts,
         "trainer_state": result.trainer_state,
     }
+
+
+@flow(name="again", flow_run_name="again-{run}-{label}")
+@shares_arguments
+def again(
+    run: str = "",
+    label: str = "",
+    overrides: Overrides | None = None,
+    inputs: Refs | None = None,
+    into: str = "",
+    force: bool = False,
+) -> Refs:
+    """Any stage of a run's pipeline by itself.
+
+    Args:
+        label: of the stage in the run's record, such as sft, rl-2 or evaluate-rl.
+    """
+    current, record = rerun((label.partition("-")[0],), run, "", overrides or {}, into, force)
+    order, sources = order_of(current, label)
+    taken = order.inputs | take(record, sources, inputs or {})
+    as_ordered = replace(current, recipe=Recipe.model_validate(order.recipe))
+    spec = find_stage(order.stage)
+    return run_stage(as_ordered, spec, taken, label, order.seed_label, order.files).outputs
 
 
 @flow(name="evaluate", flow_run_name="evaluate-{run}-{checkpoint}")
@@ -242,9 +268,9 @@ def _pass_rates(records: RunRecords, name: str) -> ArtifactRef:
     return find_evaluation(records, name)
 
 
-def _cold_start(record: RunRecord) -> tuple[str, str]:
+def _cold_start(run: Run) -> tuple[str, str]:
     """The stage and output from which RL starts."""
-    return ("sft" if record.recipe.get("cold_start", True) else "prepare"), "checkpoint"
+    return order_of(run, f"{RL.name}-1")[1]["checkpoint"]
 
 
 def _problem_sections(paths: list[str]) -> list[dict[str, Any]]:

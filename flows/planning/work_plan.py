@@ -6,7 +6,6 @@ Runs the pipeline itself with a planner in place of execution, so the plan reque
 nothing.
 """
 
-import hashlib
 import json
 import sys
 from collections.abc import Sequence
@@ -19,10 +18,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from flows.orders import Pending
 from flows.pipeline import stages
 from tasks.launch.run import Run, StageOrder, describe_work, result_storage
 from tasks.recipes import Recipe
-from tasks.shared.artifacts import ArtifactRef, Store
+from tasks.shared.artifacts import Store
 from tasks.shared.config.differences import differences
 from tasks.shared.contract.documents import check_name
 from tasks.shared.contract.environment import store_uri
@@ -40,19 +40,6 @@ class StagePlan:
     label: str
     state: State
     reasons: list[str]  # why it will run, or what is missing
-
-
-class Pending(dict[str, ArtifactRef]):
-    """Outputs of a stage that will run: makes a reference for any requested name."""
-
-    def __init__(self, label: str) -> None:
-        super().__init__()
-        self._label = label
-
-    def __missing__(self, name: str) -> ArtifactRef:
-        digest = hashlib.sha256(f"{self._label}/{name}".encode()).hexdigest()
-        self[name] = ArtifactRef("pending", digest, f"pending/{digest[:16]}-{digest[:8]}")
-        return self[name]
 
 
 @dataclass(slots=True)

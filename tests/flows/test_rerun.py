@@ -153,6 +153,7 @@ def test_one_stage_by_its_deployment_with_changed_parameters(prefect: Prefect, k
     [
         ("synthesize/local", {}, "synthesize"),
         ("rl/local", {"number": 1}, "rl-1"),
+        ("again/local", {"label": "evaluate-rl"}, "evaluate-rl"),
     ],
 )
 def test_a_stage_by_itself_takes_the_runs_own_inputs(

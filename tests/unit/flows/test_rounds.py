@@ -1,7 +1,11 @@
-"""What each RL round of a run is ordered with: the schedule of `rl.rounds`, the source of a reward function."""
+"""What stages are ordered with: sources of inputs, the schedule of `rl.rounds`, the file of a reward function."""
 
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from flows.orders import order_of
 from tasks.launch.run import Run, StageOrder
 from tasks.recipes import load_recipe
 from tasks.rl.task import rl
@@ -30,3 +34,34 @@ def test_rounds_are_ordered_with_what_changes_in_them(tmp_path: Path) -> None:
     assert [order.recipe["traces"]["max_calls"] for order in orders] == [1, 2, 3]
     assert [order.recipe["rl"]["rounds"] for order in orders] == [3, 3, 3]
     assert {order.files for order in orders} == {(reward,)}
+
+
+@pytest.mark.parametrize(
+    ("label", "changes", "sources"),
+    [
+        ("sft", {}, {"checkpoint": ("prepare", "checkpoint"), "traces": ("synthesize", "traces")}),
+        ("rl-1", {}, {"checkpoint": ("sft", "checkpoint"), "problems": ("prepare", "problems")}),
+        (
+            "rl-2",
+            {"cold_start": False, "evaluate.checkpoints": [], "rl.rounds": 2, "rl.kl_coefficient": 0.1},
+            {
+                "checkpoint": ("rl-1", "checkpoint"),
+                "problems": ("prepare", "problems"),
+                "trainer_state": ("rl-1", "trainer_state"),
+                "reference": ("prepare", "checkpoint"),
+            },
+        ),
+    ],
+)
+def test_the_pipeline_says_where_inputs_come_from(
+    tmp_path: Path, label: str, changes: dict[str, Any], sources: dict[str, tuple[str, str]]
+) -> None:
+    order, found = order_of(Run("x", load_recipe("tiny", changes), store=str(tmp_path)), label)
+    assert (order.label, found) == (label, sources)
+
+
+def test_a_stage_that_the_pipeline_has_not_is_refused_with_what_it_has(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"^stage 'rl-9': the pipeline of run 'x' has prepare, .*rl-1, .*report$"
+    ):
+        order_of(Run("x", load_recipe("tiny"), store=str(tmp_path)), "rl-9")
