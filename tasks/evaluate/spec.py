@@ -1,4 +1,7 @@
-"""What `evaluate` is; its configuration is that of everything that grades samples (`config/evaluation.py`)."""
+"""Stage `evaluate`: k samples a problem, with intervals and behaviour.
+
+Its configuration is that of everything that grades samples (`tasks/shared/config/evaluation.py`).
+"""
 
 from tasks.shared.config import EvaluateStage
 from tasks.shared.contract.environment import SANDBOX_TOKEN

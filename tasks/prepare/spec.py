@@ -1,4 +1,4 @@
-"""What `prepare` is."""
+"""Stage `prepare`: base model and problem sets, pinned, checked and kept apart from evaluation."""
 
 from tasks.shared.config import DataConfig, ModelConfig, StageConfig
 from tasks.shared.contract.spec import StageSpec

@@ -1,4 +1,4 @@
-"""What `report` is."""
+"""Stage `report`: one HTML file of a whole run."""
 
 from tasks.shared.config import EvaluateConfig, SandboxConfig, Section, StageConfig, TracesConfig
 from tasks.shared.contract.spec import StageSpec

@@ -1,4 +1,4 @@
-"""What `rl` is: one round."""
+"""Stage `rl`: one round of on-policy steps with live code execution."""
 
 from collections.abc import Iterable
 from typing import Self

@@ -1,4 +1,4 @@
-"""What `sft` is."""
+"""Stage `sft`: supervised fine-tuning on verified traces, interpreter spans masked."""
 
 from typing import Any, Self
 

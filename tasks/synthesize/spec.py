@@ -1,4 +1,4 @@
-"""What `synthesize` is."""
+"""Stage `synthesize`: traces from a teacher, every code block executed again."""
 
 from typing import Any, Self
 

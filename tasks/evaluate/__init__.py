@@ -1,1 +1,0 @@
-"""evaluate: k samples a problem, with intervals and behaviour."""

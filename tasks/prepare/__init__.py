@@ -1,1 +1,0 @@
-"""Stage `prepare`: base model and problem sets, pinned, checked and kept apart from evaluation."""

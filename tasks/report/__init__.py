@@ -1,1 +1,0 @@
-"""report: one HTML file of a whole run."""

@@ -1,1 +1,0 @@
-"""rl: one round of on-policy steps with live code execution."""

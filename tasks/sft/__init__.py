@@ -1,1 +1,0 @@
-"""sft: supervised fine-tuning on verified traces, interpreter spans masked."""

@@ -1,1 +1,0 @@
-"""synthesize: traces from a teacher, every code block executed again."""
