@@ -17,7 +17,7 @@ from markupsafe import Markup
 from tasks.report.embedding import json_in_html, select, trace_chunks, trace_index
 from tasks.shared.reporting.samples import Sample
 
-PAGE_DIR = Path(__file__).with_name("page")
+PAGE_DIR = Path(__file__).with_name("template")
 SCRIPTS = ("traces.js", "pane.js", "viewer.js")
 MOST_TRACES = 10_000
 MOST_TOKENS = 6_000_000  # about 30 MB

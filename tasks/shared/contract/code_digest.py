@@ -25,7 +25,7 @@ def code_digest(stage: str, root: Path = ROOT) -> str:
 
 
 def sources(stage: str, root: Path = ROOT) -> list[Path]:
-    """List the source files, sorted: reached modules, and data files in their folders."""
+    """List the source files, sorted: reached modules, and data files in their folders and in folders of data there."""
     waiting = [f"tasks.{stage}.main"]
     reached: dict[str, Path] = {}
     while waiting:
@@ -40,6 +40,9 @@ def sources(stage: str, root: Path = ROOT) -> list[Path]:
         if module in WHOLE:
             waiting += [f"{module}.{file.stem}" for file in path.parent.glob("*.py")]
     folders = {path.parent for path in reached.values()}
+    folders |= {
+        at for folder in folders for at in folder.iterdir() if at.is_dir() and not any(at.glob("*.py"))
+    }
     data = {file for folder in folders for file in folder.iterdir() if file.suffix in DATA_SUFFIXES}
     return sorted({*reached.values(), *data})
 
