@@ -25,6 +25,7 @@ from tasks.shared.traces.own_words import own_words
 from tasks.shared.traces.trajectory import CodeCall, FinishReason, Trajectory, turns_between
 
 ROWS_FILE = "train.parquet"
+GRADE = "group", "family", "correct", "reason", "outcome", "reward"
 VERSION = pa.struct([("step", pa.int32()), ("tokens", pa.int32())])
 # A trajectory before its step: all that is known of a waiting group.
 GRADED = pa.schema(
@@ -124,8 +125,7 @@ def graded_of(row: Mapping[str, Any]) -> Graded:
         wrote_code=row["wrote_code"],
         versions=tuple((version["step"], version["tokens"]) for version in row["versions"]),
     )
-    graded = {name: row[name] for name in ("group", "family", "correct", "reason", "outcome", "reward")}
-    return Graded(trajectory, **graded)
+    return Graded(trajectory, **{name: row[name] for name in GRADE})
 
 
 class RolloutShards:
@@ -173,27 +173,12 @@ def _row(round_number: int, step: int, experience: Experience, i: int) -> dict[s
 def _graded_row(row: Graded) -> dict[str, Any]:
     trajectory = row.trajectory
     calls = [asdict(call) for call in trajectory.calls]
-    seconds = [call.pop("seconds") for call in calls]
     return {
-        "problem_id": trajectory.problem_id,
-        "family": row.family,
-        "sample": trajectory.sample,
-        "prompt_ids": trajectory.prompt_ids,
-        "response_ids": trajectory.response_ids,
+        **{name: getattr(trajectory, name) for name in GRADED.names if hasattr(trajectory, name)},
+        **{name: getattr(row, name) for name in GRADE},
         "sampled": np.array(trajectory.loss_mask, dtype=bool),
-        "logprobs": trajectory.logprobs,
-        "text": trajectory.text,
+        "seconds": [call.pop("seconds") for call in calls],
         "calls": calls,
-        "shown": trajectory.shown,
-        "unrecognised": trajectory.unrecognised,
-        "self_written": trajectory.self_written,
-        "wrote_code": trajectory.wrote_code,
         "versions": [{"step": step, "tokens": count} for step, count in trajectory.versions],
         "finish": trajectory.finish.value,
-        "group": row.group,
-        "outcome": row.outcome,
-        "reward": row.reward,
-        "correct": row.correct,
-        "reason": row.reason,
-        "seconds": seconds,
     }

@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from typing import Unpack
 
 from transformers import PreTrainedTokenizerBase
 
-from tasks.shared.generation.protocol import Piece, Sampling
+from tasks.shared.generation.protocol import Piece, RequestOptions
 from tasks.shared.generation.stops import StopFinder
 
 
@@ -40,22 +41,13 @@ class ScriptedGenerator:
         self.steps_at: dict[str, list[int]] = {}  # step of each extend
         self.num_steps = 0
 
-    def add(
-        self,
-        request_id: str,
-        ids: Sequence[int],
-        *,
-        sampling: Sampling,
-        seed: int,
-        stop: str | None,
-        max_new_tokens: int,
-    ) -> None:
+    def add(self, request_id: str, ids: Sequence[int], **options: Unpack[RequestOptions]) -> None:
         script = self._scripts[request_id]
         if isinstance(script, str):
             script = self._tokenizer.encode(script, add_special_tokens=False)
         words = [*script, self._tokenizer.eos_token_id]
-        self._requests[request_id] = _Scripted(words, list(ids), stop, max_new_tokens)
-        self.contexts[request_id], self.stops[request_id] = [tuple(ids)], [stop]
+        self._requests[request_id] = _Scripted(words, list(ids), options["stop"], options["max_new_tokens"])
+        self.contexts[request_id], self.stops[request_id] = [tuple(ids)], [options["stop"]]
         self.steps_at[request_id] = []
 
     def extend(self, request_id: str, ids: Sequence[int], *, stop: str | None, max_new_tokens: int) -> None:
