@@ -1,4 +1,4 @@
-"""Move a tag to a checkpoint, through a gate: not if it is shown to be worse than what carries the tag now.
+"""Move a tag to a checkpoint, unless it is significantly worse than the checkpoint that holds the tag.
 
 prefect deployment run promote/promote -p run=demo            # the newest checkpoint of the run becomes `promoted`
 """
@@ -24,7 +24,7 @@ STAGE_NAMES = {"prepare": "base", "sft": "sft", "rl": "rl"}  # what the checkpoi
 
 
 class PromotionRefused(RuntimeError):
-    """The gate did not let the tag move."""
+    """The gate refused to move the tag."""
 
 
 @flow(name="promote", flow_run_name="promote-{run}-{checkpoint}")
@@ -34,14 +34,14 @@ def promote(
     tag: str = PROMOTED,
     threshold: float = 0.0,
 ) -> ArtifactRef:
-    """Give a tag to a checkpoint, unless the gate refuses: then the flow run fails and the tag stays.
+    """Move a tag to a checkpoint, unless the gate refuses: then the flow run fails and the tag stays.
 
-    Both sides are evaluated alike, on the candidate's sets.
+    Both checkpoints are evaluated with the candidate's settings on the candidate's sets.
 
     Args:
         run: the run that made the checkpoint.
-        checkpoint: which of the run's.
-        tag: what it is called from then on.
+        checkpoint: which checkpoint of the run.
+        tag: the tag to move.
         threshold: refused where on any set the paired 95 % interval (candidate minus holder of the tag, as shares)
             lies wholly below it; -0.02 allows a loss of two points.
     """
@@ -68,18 +68,18 @@ def promote(
 
 
 def _pass_gate(job: Run, tag: str, held: ArtifactRef, evaluation: ArtifactRef, threshold: float) -> str:
-    """What the gate says of every set; PromotionRefused, with the place of the report, if it refuses one."""
+    """The gate's reasons for every set. PromotionRefused, with the report's location, if it refuses one."""
     title, sides = f"Promotion to {tag}", {"holder of the tag": held, "candidate": evaluation}
-    made = comparison(job, title, sides, f"promotion-{tag}")
+    result = comparison(job, title, sides, f"promotion-{tag}")
     store = Store(job.store)
     pairs = shared_sets(read_evaluated(store, held), read_evaluated(store, evaluation))
     gates = {name: promotion_gate(before, after, threshold) for name, before, after in pairs}
-    told = "; ".join(f"{name} {gate.reason}" for name, gate in gates.items())
+    reasons = "; ".join(f"{name} {gate.reason}" for name, gate in gates.items())
     if not all(gate.promote for gate in gates.values()):
-        place = f"{store.describe(made.outputs['report'])}/report.html"
-        _publish(tag, f"not moved: {told} ({place})")
-        raise PromotionRefused(f"tag '{tag}' stays where it is: {told}; report: {place}")
-    return told
+        location = f"{store.describe(result.outputs['report'])}/report.html"
+        _publish(tag, f"not moved: {reasons} ({location})")
+        raise PromotionRefused(f"tag '{tag}' stays where it is: {reasons}; report: {location}")
+    return reasons
 
 
 def _publish(tag: str, words: str) -> None:

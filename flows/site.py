@@ -1,4 +1,4 @@
-"""Bring a Prefect server in line for several machines: pools and queues, deployments, and an end for lost runs.
+"""Set up a Prefect server for several machines: pools and queues, deployments, and an end for lost runs.
 
     PREFECT_API_URL=http://server:4200/api python -m flows.site     # again after every change of prefect.yaml
 
@@ -39,7 +39,7 @@ ENDS = {f"prefect.flow-run.{name}" for name in ("Completed", "Failed", "Cancelle
 
 
 def set_up(client: SyncPrefectClient) -> None:
-    """Pools, queues and the automation, made or brought in line."""
+    """Create or update the pools, queues and the automation."""
     for pool in (CONTROL, GPUS):
         client.create_work_pool(WorkPoolCreate(name=pool, type="process"), overwrite=True)
     for queue, priority in QUEUES.items():
@@ -56,7 +56,7 @@ def set_up(client: SyncPrefectClient) -> None:
 
 
 def make_bucket(store: str) -> None:
-    """The bucket of an s3:// store, unless it is there.
+    """Create the bucket of an s3:// store, unless it exists.
 
     ValueError for a name that no bucket can have, OSError if the object store does not answer; one line each.
     """
@@ -73,7 +73,7 @@ def make_bucket(store: str) -> None:
 
 
 def placed(document: dict[str, Any], backend: str) -> dict[str, Any]:
-    """prefect.yaml for several machines; `backend`: what stages run on where they land, docker or process."""
+    """prefect.yaml for several machines; `backend`: of the stages on their machines, docker or process."""
     stage = {
         "name": GPUS,
         "entrypoint": "flows.worker.stage",
@@ -87,7 +87,7 @@ def placed(document: dict[str, Any], backend: str) -> dict[str, Any]:
 
 
 def _place(entry: dict[str, Any], stages: dict[str, Any]) -> dict[str, Any]:
-    """A deployment in its pool: a stage by itself runs where it lands, a pipeline orders its stages."""
+    """A deployment in its pool: a single stage runs on the worker, a pipeline orders its stages from workers."""
     if entry["entrypoint"].removeprefix("flows.stages.") in STAGES:
         return {**entry, "name": GPUS, "work_pool": stages}
     queue = "nightly" if "schedules" in entry else "training"
@@ -96,7 +96,7 @@ def _place(entry: dict[str, Any], stages: dict[str, Any]) -> dict[str, Any]:
 
 
 def _variables(backend: str, **environment: str) -> dict[str, Any]:
-    """What a worker gives the process of a flow run; it outlives its worker, so its output must not be a pipe."""
+    """A flow run's environment. Its process may outlive the worker, so its output must not be a pipe."""
     return {"env": {"TIRFLOW_BACKEND": backend, **environment}, "stream_output": False}
 
 

@@ -1,4 +1,4 @@
-"""How a flow begins: the recipe checked before anything starts, and the run's record opened or read."""
+"""Starts a flow: checks the recipe before anything else, and opens or reads the run's record."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +19,7 @@ Inputs = dict[str, tuple[str, str]]  # input -> (label of the stage that made it
 
 
 def named_after(*parameters: str) -> Callable[[], str]:
-    """What a flow run is called: its flow, and those of these parameters that were given."""
+    """A name for a flow run: its flow, and the values of these parameters that were given."""
 
     def name() -> str:
         given = [str(this_run.parameters.get(parameter) or "") for parameter in parameters]
@@ -29,7 +29,7 @@ def named_after(*parameters: str) -> Callable[[], str]:
 
 
 def start(recipe: str, run: str, overrides: dict[str, Any], force: bool) -> Run:
-    """Begin a run of a whole recipe, or go on with the run of that name. ValueError for a mistake in the recipe."""
+    """Begin a run of a whole recipe, or continue the run of that name. ValueError for a mistake in the recipe."""
     resolved = load_recipe(recipe, _with_deployments_own(overrides))
     job = Run(check_name(run or resolved.name), resolved, force)
     require_runnable(job)
@@ -41,12 +41,12 @@ def start(recipe: str, run: str, overrides: dict[str, Any], force: bool) -> Run:
 def rerun(
     stages: tuple[str, ...], run: str, recipe: str, overrides: dict[str, Any], into: str, force: bool
 ) -> tuple[Run, RunRecord]:
-    """Begin single `stages`: with the recipe and the inputs of `run`, or with a recipe for a run that is new.
+    """Begin single `stages`: with the recipe and the inputs of `run`, or with a recipe for a new run.
 
-    With overrides the outcome is noted under another name, `into` or `<run>-changed`, so that the record of `run`
-    stays what its recipe gives; what later versions added to recipes or took out of them is no change. A record that
-    `into` names keeps what it has of other stages and, where nothing is changed, its recipe. Returns the record that
-    inputs are taken from. ValueError if there is none to take.
+    With overrides the outcome is recorded under another name, `into` or `<run>-changed`, so that the record of `run`
+    matches its recipe; keys that later versions added or removed are no change. An existing record `into` keeps its
+    other stages and, if nothing is changed, its recipe. Returns the run and the record from which inputs are taken.
+    ValueError if there is no such record.
     """
     records = RunRecords(store_uri())
     if recipe and run not in records.names():
@@ -70,7 +70,7 @@ def rerun(
 
 
 def take(record: RunRecord, wanted: Inputs, given: dict[str, ArtifactRef]) -> dict[str, ArtifactRef]:
-    """Every wanted input: the given reference, or else what the run's record holds."""
+    """Every input of `wanted`: the given reference, or else the one in the run's record."""
     unknown = sorted(set(given) - set(wanted))
     if unknown:
         raise ValueError(f"inputs: this stage has no input '{unknown[0]}'; it takes {', '.join(wanted)}")
@@ -85,9 +85,9 @@ def _beyond(recipe: dict[str, Any]) -> Callable[[str], bool]:
 
 
 def _with_deployments_own(overrides: dict[str, Any]) -> dict[str, Any]:
-    """The overrides of the deployment of this flow run and, over them, those that the run was given.
+    """The overrides of this flow run's deployment, and over them those of the run.
 
-    Prefect puts a run's parameter in the place of the deployment's.
+    Prefect would replace the deployment's parameter by the run's.
     """
     context = FlowRunContext.get()
     flow_run = context.flow_run if context else None

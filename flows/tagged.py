@@ -1,4 +1,4 @@
-"""Which checkpoints have a name that outlives their run: every tag, and the latest of each run."""
+"""The checkpoints with a name that outlives their run: every tag, and the latest of each run."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class Subject:
     """A checkpoint that is evaluated every night."""
 
     name: str  # the tag, or latest.<run>
-    recipe: Recipe  # how it is evaluated
+    recipe: Recipe  # of its evaluation
     checkpoint: ArtifactRef
     evaluation_sets: ArtifactRef
     reference: ArtifactRef | None  # its evaluation when it was tagged or trained
@@ -30,7 +30,7 @@ def subjects(
 ) -> tuple[list[Subject], list[str]]:
     """Every tag, then the latest checkpoint of `runs`, or of the runs that changed in the last `days` days.
 
-    Beside them, a line each, those that cannot be evaluated: a damaged record, a recipe that no longer resolves.
+    Also returns a line for each that cannot be evaluated: a damaged record, a recipe that no longer resolves.
     """
     records, tags = RunRecords(store), Tags(store)
     since = (date.fromisoformat(today) - timedelta(days=days)).isoformat() if runs is None else ""
