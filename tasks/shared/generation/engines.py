@@ -6,16 +6,16 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from transformers import PreTrainedTokenizerBase
+
 from tasks.shared.config import GenerationConfig, ModelConfig
 from tasks.shared.config.generation import PoolConfig
 from tasks.shared.contract.environment import rank
+from tasks.shared.contract.stage import Rendezvous, StageContext, StageResult
 from tasks.shared.generation.protocol import Generator
 from tasks.shared.traces.turns import stop_ids_of
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    from tasks.shared.contract.stage import Rendezvous, StageContext, StageResult
     from tasks.shared.generation.transformers_engine import TransformersGenerator
 
 
@@ -24,10 +24,10 @@ def open_generator(
     config: GenerationConfig,
     model_config: ModelConfig,
     checkpoint: Path,
-    tokenizer: "PreTrainedTokenizerBase",
+    tokenizer: PreTrainedTokenizerBase,
     *,
     scratch: Path,
-    meeting: "Rendezvous | None" = None,
+    meeting: Rendezvous | None = None,
     num_training: int = 0,
     can_sleep: bool = False,
     followed: bool = False,
@@ -65,10 +65,9 @@ def open_generator(
 
 
 def sample_for_others(
-    context: "StageContext[Any]", config: GenerationConfig, model_config: ModelConfig, checkpoint: Path
-) -> "StageResult":
+    context: StageContext[Any], config: GenerationConfig, model_config: ModelConfig, checkpoint: Path
+) -> StageResult:
     """All that a sampling host does: run servers with this checkpoint until the first host is done."""
-    from tasks.shared.contract.stage import StageResult
     from tasks.shared.generation.pool.hosts import keep_servers
 
     assert context.request.meeting is not None
@@ -88,7 +87,7 @@ def make_generator(
     config: GenerationConfig,
     model_config: ModelConfig,
     checkpoint: Path,
-    tokenizer: "PreTrainedTokenizerBase",
+    tokenizer: PreTrainedTokenizerBase,
     can_sleep: bool = False,
     followed: bool = False,
 ) -> Generator:
@@ -108,7 +107,7 @@ def make_embedded(
     config: GenerationConfig,
     model_config: ModelConfig,
     checkpoint: Path,
-    tokenizer: "PreTrainedTokenizerBase",
+    tokenizer: PreTrainedTokenizerBase,
 ) -> "TransformersGenerator":
     """The Transformers engine in this process, on the GPU if there is one. ValueError if it cannot run the model."""
     import torch
