@@ -11,6 +11,7 @@ import pytest
 from tasks.prepare.main import run
 from tasks.prepare.spec import PrepareStage
 from tasks.rl import problems as rl_problems
+from tasks.rl.spec import RlStage
 from tasks.sft.traces import read_training_set
 from tasks.shared.artifacts import Store
 from tasks.shared.config import (
@@ -18,6 +19,8 @@ from tasks.shared.config import (
     GenerationConfig,
     ModelConfig,
     ProblemSource,
+    RlConfig,
+    SandboxConfig,
     TinyModel,
     TracesConfig,
 )
@@ -103,7 +106,14 @@ def test_a_system_message_goes_from_a_chat_prompt_to_every_prompt_that_is_sample
     result = prepare(tmp_path, [train], [test])
     problems, sets = (fetched(tmp_path, result, name) for name in ("problems", "evaluation_sets"))
     tokenizer, traces = tiny_tokenizer(), TracesConfig(prompt="bare")
-    (trained,), _ = rl_problems.read_problems(problems, tokenizer, traces, GenerationConfig())
+    config = RlStage(
+        model=ModelConfig(source="tiny"),
+        traces=traces,
+        sandbox=SandboxConfig(),
+        generation=GenerationConfig(),
+        rl=RlConfig(),
+    )
+    (trained,), _ = rl_problems.read_problems(problems, tokenizer, config)
     assert tokenizer.decode(trained.prompt_ids) == (
         f"<|system|>\n{system}<|end|>\n<|user|>\nWhat is 3 * 7?<|end|>\n<|assistant|>\n"
     )
