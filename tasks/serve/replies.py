@@ -101,7 +101,8 @@ class Form:
         choice: dict[str, Any] = {"index": number, "finish_reason": reply.finish, "logprobs": None}
         extra: dict[str, Any] = {"interpreter": reply.interpreter(), "answer": reply.answer}
         if reply.with_trajectory and reply.trajectory is not None:
-            extra["trajectory"] = ServedTrajectory.of(reply.trajectory).model_dump(mode="json")
+            served = ServedTrajectory.model_validate(reply.trajectory, from_attributes=True)
+            extra["trajectory"] = served.model_dump(mode="json")
         if self._chat:
             return choice | {"message": {"role": "assistant", "content": reply.content} | extra}
         return choice | {"text": reply.content} | extra

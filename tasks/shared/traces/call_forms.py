@@ -1,11 +1,11 @@
 """How a turn requests the execution of a program: the block, and the stop string that ends it.
 
-A form is read leniently (any fence that says Python or nothing, any indentation, blank lines, CRLF) and written in one
-way. A stop string that is part of a program ends no block: `read` is asked at every stop string, in order, and sees
-nothing behind it, so a rollout that reads while it writes and a reader of the whole text decide alike.
+A form is read leniently (any fence that names Python or nothing, any indentation, blank lines, CRLF) and written in one
+way. A stop string inside a program ends no block. `read` is called at every stop string in order, and sees no text
+after it. So a rollout that reads while it writes and a reader of the whole text decide alike.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -89,7 +89,7 @@ class CallForm(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TagForm:
-    """A program between two tags, in a fence or without one (ReTool)."""
+    """A program between two tags, in a fence or without one (ReTool). A `CallForm`."""
 
     opening: str
     stop: str
@@ -97,17 +97,14 @@ class TagForm:
 
     @property
     def marks(self) -> tuple[str, ...]:
-        """See `CallForm.marks`."""
         return (self.opening, "```python", "```", self.stop)
 
     def write(self, code: str) -> str:
-        """See `CallForm.write`."""
         return f"{self.opening}\n```python\n{code}\n```\n{self.stop}"
 
     def read(self, text: str) -> Block | None:
-        """See `CallForm.read`."""
         before = text[: -len(self.stop)]
-        start = self._opening(before)
+        start = find_opening(self.opening, before, _in_program)
         if start is None:
             return self._unopened(text, before)
         inside = start + len(self.opening)
@@ -121,20 +118,14 @@ class TagForm:
             return _whole(text, start, fence.start, fence.first, closing.start())
         if literal_at(text[fence.first :], len(before) - fence.first):
             return None
-        closed = any(True for _ in closing_marks(before, fence))
-        return _faulty(
-            text,
-            start,
-            fence.first,
-            "it holds more than one program" if closed else "its fence is not closed",
-        )
+        is_closed = any(True for _ in closing_marks(before, fence))
+        fault = "it holds more than one program" if is_closed else "its fence is not closed"
+        return _faulty(text, start, fence.first, fault)
 
     def stray(self, text: str) -> str:
-        """See `CallForm.stray`."""
         return self.opening if self.opening in text else ""
 
     def unasked(self, text: str) -> Iterator[Block]:
-        """See `CallForm.unasked`."""
         found = list(in_fences(text, f"{self.opening} and {self.stop} are missing around it"))
         yield from found
         start = text.rfind(self.opening)
@@ -156,25 +147,10 @@ class TagForm:
             return _faulty(text, fence.start, fence.first, f"{self.opening} is missing before it")
         return None
 
-    def _opening(self, before: str) -> int | None:
-        """Where the block opens: at the first opening tag without a later one outside the program."""
-        start = before.find(self.opening)
-        while start >= 0:
-            inside = before[start + len(self.opening) :]
-            in_fence = MARKS.match(inside.lstrip()) is not None
-            program = ("string", "comment") if in_fence else ("string",)
-            after = inside.find(self.opening)
-            while after >= 0 and literal_at(inside, after) in program:
-                after = inside.find(self.opening, after + 1)
-            if after < 0:
-                return start
-            start += len(self.opening) + after
-        return None
-
     def _bare(self, text: str, start: int, inside: int, stop: int) -> Block | None:
         """A block without a fence."""
         line = text.find("\n", inside, stop) + 1
-        word = text[inside:line].strip()  # the language without its fence, at times
+        word = text[inside:line].strip()  # may be a language without its fence
         first = line if line and (not word or PYTHON.fullmatch(word)) else inside
         if literal_at(text[first:], stop - first) == "string":
             return None
@@ -186,22 +162,19 @@ class TagForm:
 
 @dataclass(frozen=True, slots=True)
 class FenceForm:
-    """A program in a fence, and the opening of the fence that its output fills (ToRL)."""
+    """A program in a fence, and the opening of the fence that its output fills (ToRL). A `CallForm`."""
 
     stop: str
     usage: str
 
     @property
     def marks(self) -> tuple[str, ...]:
-        """See `CallForm.marks`."""
         return ("```python", "```", self.stop)
 
     def write(self, code: str) -> str:
-        """See `CallForm.write`."""
         return f"```python\n{code}\n```\n{self.stop}"
 
     def read(self, text: str) -> Block | None:
-        """See `CallForm.read`."""
         before = text[: -len(self.stop)]
         found = list(fences(before))
         closing = last_marks(before, 0)
@@ -223,13 +196,31 @@ class FenceForm:
         return None
 
     def unasked(self, text: str) -> Iterator[Block]:
-        """See `CallForm.unasked`."""
         yield from in_fences(text, f"no {self.stop} follows it")
 
     def stray(self, text: str) -> str:
-        """See `CallForm.stray`."""
         fence = next((one for one in fences(text) if one.names_python), None)
         return text[fence.start : fence.first].strip() if fence else ""
+
+
+def find_opening(tag: str, before: str, is_hidden: Callable[[str, int], bool]) -> int | None:
+    """Where the last block of `before` opens: at the first tag after which every other tag is hidden in the program."""
+    start = before.find(tag)
+    while start >= 0:
+        inside = before[start + len(tag) :]
+        after = inside.find(tag)
+        while after >= 0 and is_hidden(inside, after):
+            after = inside.find(tag, after + 1)
+        if after < 0:
+            return start
+        start += len(tag) + after
+    return None
+
+
+def _in_program(source: str, place: int) -> bool:
+    """Whether `place` lies in a string of the program, or in a comment if a fence shows that it is a program."""
+    hiding = ("string", "comment") if MARKS.match(source.lstrip()) else ("string",)
+    return literal_at(source, place) in hiding
 
 
 def in_fences(text: str, fault: str) -> Iterator[Block]:
@@ -241,10 +232,8 @@ def in_fences(text: str, fault: str) -> Iterator[Block]:
         closing = next(closing_marks(text, fence), None)
         stop, end = (len(text), len(text)) if closing is None else closing.span()
         last = program_end(text, fence.first, stop)
-        code = without_indentation(text[fence.first : last])
-        yield Block(
-            fence.start, end, fence.start, fence.first, last, code, UNFINISHED if closing is None else fault
-        )
+        code, lack = without_indentation(text[fence.first : last]), UNFINISHED if closing is None else fault
+        yield Block(fence.start, end, fence.start, fence.first, last, code, lack)
 
 
 def _whole(text: str, start: int, body: int, first: int, mark: int) -> Block:

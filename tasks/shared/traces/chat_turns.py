@@ -1,9 +1,9 @@
-"""What a chat template writes around a tool's result, learned by rendering a conversation with marks in it.
+"""Learns what a chat template writes around a tool's result, by rendering a conversation with marks in it.
 
-A rollout appends ids and renders nothing again, so it needs two strings of the template: what stands between a call and
+A rollout appends ids and renders nothing again. So it needs two strings of the template: the text between a call and
 its result (the end of the assistant's turn, the header of the next), and between the result and the assistant's next
-words. Some templates render earlier turns differently once a result follows. Nothing can be appended to them, so they
-are refused with the reason. No table of models is kept.
+words. Some templates render earlier turns differently once a result follows. Nothing can be appended to those, so they
+are refused with the reason. No table of models is needed.
 """
 
 import json
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 FORM = ToolForm()
-# of a template that knows no tools: told in the system message, in Hermes's form
+# the system message where a template knows no tools, in Hermes's form
 SYSTEM = """\
 You may call a tool while you answer. Its description in JSON:
 {schema}
@@ -30,7 +30,7 @@ To call it, end your turn with a JSON object between {opening} and {stop}:
 {call}
 Its output is then given to you."""
 THOUGHTS, WORDS = "Thoughts before words.", "Words before a call."
-SAID = f"<think>\n{THOUGHTS}\n</think>\n\n{WORDS}"
+CONTENT = f"<think>\n{THOUGHTS}\n</think>\n\n{WORDS}"
 CODE, RESULT = "print('a mark in a call')", "a mark in a result"
 Message = dict[str, Any]
 
@@ -45,15 +45,14 @@ class ChatTurns:
 
     before: str
     after: str
-    # whether the template itself tells of the tools; else the system message does
-    lists_tools: bool
+    lists_tools: bool  # whether the template itself describes the tools; otherwise the system message does
 
     def conversation(self, message: str, system: str) -> tuple[list[Message], list[Message] | None]:
         """The messages of a prompt and the tools that the template is given."""
         if not self.lists_tools:
             schema = "\n".join(json.dumps(tool["function"]) for tool in TOOLS)
-            told = SYSTEM.format(schema=schema, opening=FORM.opening, stop=FORM.stop, call=FORM.write("..."))
-            system = f"{system}\n\n{told}" if system else told
+            tools = SYSTEM.format(schema=schema, opening=FORM.opening, stop=FORM.stop, call=FORM.write("..."))
+            system = f"{system}\n\n{tools}" if system else tools
         return conversation(message, system), TOOLS if self.lists_tools else None
 
     def encode_result(self, tokenizer: "PreTrainedTokenizerBase", content: str) -> list[int]:
@@ -86,7 +85,13 @@ def chat_turns(tokenizer: "PreTrainedTokenizerBase") -> ChatTurns:
         return _learn(tokenizer)
     except _Refused as refused:
         reason = str(refused)
-    except (TemplateError, TypeError, KeyError, AttributeError, ValueError) as error:  # a stranger's template
+    except (
+        TemplateError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        ValueError,
+    ) as error:  # a template is foreign code
         reason = f"it fails on a conversation with a tool: {' '.join(str(error).split())}"
     raise ValueError(
         f"tokenizer {tokenizer.name_or_path}: its chat template cannot be used with traces.dialect = 'hermes': "
@@ -101,52 +106,53 @@ class _Refused(Exception):
 def _learn(tokenizer: "PreTrainedTokenizerBase") -> ChatTurns:
     if not tokenizer.chat_template:
         raise _Refused("there is none")
-    bare, told = (_render(tokenizer, [_user("Q")], tools, goes_on=True) for tools in (None, TOOLS))
-    lists_tools = bare != told
+    bare, prompt = (_render(tokenizer, [_user("Q")], tools, open_turn=True) for tools in (None, TOOLS))
+    lists_tools = bare != prompt
     tools = TOOLS if lists_tools else None
-    opened = told if lists_tools else bare
-    asking = [_user("Q"), _asking(lists_tools)]
-    asked = _render(tokenizer, asking, tools, goes_on=False)
-    end = _end_of_call(opened, asked)
-    answered = _render(tokenizer, [*asking, _result()], tools, goes_on=True)
-    if not answered.startswith(asked[:end]):
+    exchange = [_calling(lists_tools), _result()]
+    called = _render(tokenizer, [_user("Q"), exchange[0]], tools, open_turn=False)
+    end = _end_of_call(prompt, called)
+    answered = _render(tokenizer, [_user("Q"), *exchange], tools, open_turn=True)
+    if not answered.startswith(called[:end]):
         raise _Refused(
-            "it writes the assistant's turn otherwise once a result follows, as where thoughts are dropped"
+            "it renders the assistant's turn differently once a result follows (it may drop thoughts)"
         )
     before, mark, after = answered[end:].partition(RESULT)
     if not mark:
         raise _Refused("it does not show a tool's result")
-    twice = [*asking, _result(), _asking(lists_tools), _result()]
-    again = _render(tokenizer, twice, tools, goes_on=True)
+    again = _render(tokenizer, [_user("Q"), *exchange, *exchange], tools, open_turn=True)
     if not (again.startswith(answered) and again.endswith(f"{FORM.stop}{before}{RESULT}{after}")):
-        raise _Refused("it writes earlier turns otherwise once another follows")
+        raise _Refused("it renders earlier turns differently once another follows")
     return ChatTurns(before, after, lists_tools)
 
 
-def _end_of_call(opened: str, asked: str) -> int:
-    """Where the call of a rendered conversation ends; the turn must begin as a prompt does and hold what was said."""
-    if not asked.startswith(opened):
-        raise _Refused("it begins an assistant's turn otherwise than a prompt for one ends")
-    if THOUGHTS not in asked:
+def _end_of_call(prompt: str, called: str) -> int:
+    """Where the call of a rendered conversation ends; the turn must continue the prompt and keep its text."""
+    if not called.startswith(prompt):
+        raise _Refused("an assistant's turn does not begin as a prompt for one ends")
+    if THOUGHTS not in called:
         raise _Refused("it drops the thoughts of a turn that calls a tool")
-    said = asked.find(SAID)
-    if not 0 <= said <= len(opened):
-        raise _Refused("it changes what the assistant said")
-    end = asked.find(FORM.stop, len(opened)) + len(FORM.stop)
-    block = FORM.read(asked[said + len(SAID) : end]) if end >= len(FORM.stop) else None
+    start = called.find(CONTENT)
+    if not 0 <= start <= len(prompt):
+        raise _Refused("it changes the assistant's text")
+    end = called.find(FORM.stop, len(prompt)) + len(FORM.stop)
+    block = FORM.read(called[start + len(CONTENT) : end]) if end >= len(FORM.stop) else None
     if block is None or block.code != CODE:
         raise _Refused(f"it does not write calls as JSON between {FORM.opening} and {FORM.stop}")
     return end
 
 
 def _render(
-    tokenizer: "PreTrainedTokenizerBase", messages: list[Message], tools: list[Message] | None, goes_on: bool
+    tokenizer: "PreTrainedTokenizerBase",
+    messages: list[Message],
+    tools: list[Message] | None,
+    open_turn: bool,
 ) -> str:
     text = tokenizer.apply_chat_template(
         messages,
         tools=tools,  # type: ignore[arg-type]
         tokenize=False,
-        add_generation_prompt=goes_on,
+        add_generation_prompt=open_turn,
     )
     assert isinstance(text, str)
     return text
@@ -156,13 +162,13 @@ def _user(content: str) -> Message:
     return {"role": "user", "content": content}
 
 
-def _asking(lists_tools: bool) -> Message:
-    """An assistant's turn that thinks, speaks and calls."""
+def _calling(lists_tools: bool) -> Message:
+    """An assistant's turn with thoughts, words and a call."""
     if not lists_tools:
-        return {"role": "assistant", "content": f"{SAID}\n{FORM.write(CODE)}"}
+        return {"role": "assistant", "content": f"{CONTENT}\n{FORM.write(CODE)}"}
     function = {"name": TOOL, "arguments": {ARGUMENT: CODE}}
     call = {"type": "function", "id": "call00001", "function": function}
-    return {"role": "assistant", "content": SAID, "tool_calls": [call]}
+    return {"role": "assistant", "content": CONTENT, "tool_calls": [call]}
 
 
 def _result() -> Message:

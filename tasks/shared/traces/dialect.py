@@ -58,8 +58,7 @@ class Dialect:
     answer_template: str  # how the answer is written, with {answer}
     answer_block: re.Pattern[str]  # the answer at the end of a trace; group 1 is the content of the box
     max_calls: int | None = None  # after this many calls a block without output is text, as in a rollout
-    # a call and its result are turns of the chat template's own (`chat_turns.py`); what a written trace has between
-    # them is put into the template's words when it is encoded
+    # calls and results are turns of the chat template (`chat_turns.py`), to which encoding translates a trace's marks
     speaks_tools: bool = False
     libraries: tuple[str, ...] = ()  # what programs can import besides the standard library
 
@@ -141,10 +140,10 @@ class Dialect:
             return
         place = 0
         while (block := self.read(words[place:])) is not None:
-            yield from (one.moved(place) for one in self.form.unasked(words[place : place + block.start]))
+            yield from (other.moved(place) for other in self.form.unasked(words[place : place + block.start]))
             yield block.moved(place)
             place += block.end
-        yield from (one.moved(place) for one in self.form.unasked(words[place:]))
+        yield from (other.moved(place) for other in self.form.unasked(words[place:]))
 
     def write_call(self, code: str) -> str:
         """A block that runs `code`, as `find_call` reads it. Raises ValueError for a dialect that runs none."""
@@ -160,11 +159,11 @@ class Dialect:
 
     def closes_with_answer(self, trace: str) -> bool:
         """Whether a trace ends with an answer in this dialect's form and contains no other answer."""
-        said = trace.rpartition("</think>")[2]  # an answer within the thoughts does not count
-        return said.count("\\boxed") == 1 and self.answer_block.search(said) is not None
+        words = trace.rpartition("</think>")[2]  # an answer within the thoughts does not count
+        return words.count("\\boxed") == 1 and self.answer_block.search(words) is not None
 
     def count_answers(self, words: str) -> int:
-        """Whole answers in a model's own words: between the tags, or boxes; 0 where a tag has no counterpart."""
+        """Count whole answers in a model's own words: between the tags, or boxes; 0 where a tag has no counterpart."""
         opening, closing = self._answer_ends
         if opening == closing:
             return words.count("\\boxed{")
@@ -173,7 +172,7 @@ class Dialect:
 
     @property
     def _answer_ends(self) -> tuple[str, str]:
-        """The first and the last line of an answer: its tags, or twice the box."""
+        """The first and the last line of an answer: its tags, or the box twice."""
         lines = self.write_answer("").split("\n")
         return lines[0], lines[-1]
 
@@ -205,16 +204,16 @@ class Dialect:
         return len(faulty)
 
     def content_of(self, feedback: str) -> str:
-        """What stands between the tags of a feedback."""
+        """The text between the tags of a feedback."""
         return feedback.removeprefix(self.feedback_open).removesuffix(self.feedback_close)
 
     def self_written(self, turn: str) -> int:
         """Count the output marks that the model wrote itself in a turn, outside of programs."""
         if not self.feedback_mark:
             return 0
-        asked = self.read(turn)
-        spans = [(one.first, one.last) for one in self.blocks(turn) if one != asked]
-        spans += [(asked.start, asked.end)] if asked else []
+        call = self.read(turn)
+        spans = [(block.first, block.last) for block in self.blocks(turn) if block != call]
+        spans += [(call.start, call.end)] if call else []
         words = "".join(_outside(turn, sorted(spans)))
         return words.count(self.feedback_mark)
 
@@ -239,7 +238,10 @@ class Dialect:
             if output is None:
                 if len(segments) // 2 == self.max_calls:
                     break
-                raise TraceFormatError(self._without_output(rest, block))
+                fault = f"'{self.stop}' without a whole code block before it: {block.fault}"
+                raise TraceFormatError(
+                    fault if block.fault else "a code block without interpreter output right after it"
+                )
             start, end = output
             self._refuse_stray_tags(rest[: block.first], last=False)
             observation = self.content_of(rest[start:end])
@@ -270,11 +272,6 @@ class Dialect:
             raise TraceFormatError("interpreter output that is not closed")
         return found.start(1), close + len(self.feedback_close)
 
-    def _without_output(self, text: str, block: Block) -> str:
-        if not block.fault:
-            return "a code block without interpreter output right after it"
-        return f"'{self.stop}' without a whole code block before it: {block.fault}"
-
     def _refuse_stray_tags(self, text: str, last: bool) -> None:
         """Raise TraceFormatError for output tags in a turn's words, and in the last turn for block tags too."""
         for tag in self.refused:
@@ -282,11 +279,11 @@ class Dialect:
             if place >= 0 and self.stop and self.stop in text[:place][-CARRIED - len(self.stop) :]:
                 raise TraceFormatError(f"'{self.stop}' without a whole code block before it")
             if place >= 0:
-                raise TraceFormatError(f"'{tag}' where it cannot stand")
+                raise TraceFormatError(f"'{tag}' in the wrong place")
         if not last:
             return
         if self.form is not None and (tag := self.form.stray(text)):
-            raise TraceFormatError(f"'{tag}' where it cannot stand")
+            raise TraceFormatError(f"'{tag}' in the wrong place")
         opening, closing = self._answer_ends
         if opening != closing and text.count(opening) != text.count(closing):
             raise TraceFormatError(f"{opening} that is not closed")

@@ -26,7 +26,7 @@ class EncodedTrace:
     """Prompt and response ids of one written trace. Lengths: P prompt, R response."""
 
     prompt_ids: tuple[int, ...]  # (P,)
-    response_ids: tuple[int, ...]  # (R,) ends with the template's end of turn, or that of the sequence
+    response_ids: tuple[int, ...]  # (R,) ends with the template's end of turn, or the end of the sequence
     loss_mask: tuple[bool, ...]  # (R,) False on interpreter output and on headers of turns
 
 
@@ -41,7 +41,7 @@ def encode_prompt(
     """The prompt's ids, (P,), including the header of the assistant's turn.
 
     `system`: the problem's own system message. `plain`: text without a chat template. Raises ValueError if the
-    tokenizer has no chat template, or one without system messages where there is one.
+    tokenizer has no chat template, or its template does not support the system message.
     """
     if plain:
         return tuple(text_ids(tokenizer, plain_prompt(dialect, problem, system), opened=True))
@@ -72,7 +72,7 @@ def encode_message(
             raise
         raise ValueError(
             f"tokenizer {tokenizer.name_or_path}: its chat template takes no system message ({error}); "
-            "take those of the problems out, or put them into the problems' text"
+            "remove the problems' system messages, or move them into the problems' text"
         ) from None
     assert isinstance(text, str)
     return tuple(text_ids(tokenizer, text))

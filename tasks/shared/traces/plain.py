@@ -1,6 +1,6 @@
 r"""Prompts in plain text, without a chat template, for base models (`traces.prompt = "plain"`).
 
-ToRL's own stands in its paper (arXiv 2503.23383) and its released code; the other dialects' instructions stand in a
+ToRL's prompt is that of its paper (arXiv 2503.23383) and its released code; the other dialects' instructions stand in a
 frame of the same kind. A response ends at any token that ends a turn: for Qwen's base models `<|endoftext|>` and
 `<|im_end|>`.
 """
@@ -17,7 +17,7 @@ TORL = (
 
 def plain_prompt(dialect: Dialect, problem: str, system: str = "") -> str:
     """The whole prompt of a problem, up to where the assistant begins; `system`: the problem's own message, if any."""
-    said = f" {system}" if system else ""
-    if dialect.name == "torl":
-        return TORL.format(system=said, message=problem)
-    return FRAME.format(system=said, message=dialect.prompt(problem, instructed=True))
+    frame, message = (
+        (TORL, problem) if dialect.name == "torl" else (FRAME, dialect.prompt(problem, instructed=True))
+    )
+    return frame.format(system=f" {system}" if system else "", message=message)

@@ -18,9 +18,9 @@ def text_ids(
     tokenizer: "PreTrainedTokenizerBase", text: str, *, spelled_out: bool = False, opened: bool = False
 ) -> list[int]:
     """Ids of a text, from any thread. `spelled_out`: control tokens are text; `opened`: with opening ids."""
-    how = {"split_special_tokens": True} if spelled_out else {}
+    options = {"split_special_tokens": True} if spelled_out else {}
     with _ENCODING:
-        return list(tokenizer.encode(text, add_special_tokens=opened, **how))
+        return list(tokenizer.encode(text, add_special_tokens=opened, **options))
 
 
 def ids_text(tokenizer: "PreTrainedTokenizerBase", ids: Iterable[int]) -> str:

@@ -1,7 +1,7 @@
 """A tool call as chat models write it: JSON between `<tool_call>` tags (Hermes, Qwen2.5, Qwen3).
 
-Code for the interpreter stands in a JSON string, which is read as leniently as JSON allows; its value is the program
-that runs. A call of any other tool in `TOOLS` becomes one line (`call_text`).
+Code for the interpreter is a JSON string, which is read as leniently as JSON allows; its value is the program that
+runs. A call of any other tool in `TOOLS` becomes one line (`call_text`).
 """
 
 import json
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tasks.shared.tools.protocol import arguments_of, call_text
-from tasks.shared.traces.call_forms import UNFINISHED, Block, in_fences
+from tasks.shared.traces.call_forms import UNFINISHED, Block, find_opening, in_fences
 
 TOOL, ARGUMENT = "python", "code"
 TOOL_SCHEMA: dict[str, Any] = {
@@ -26,15 +26,15 @@ TOOL_SCHEMA: dict[str, Any] = {
         },
     },
 }
+# the tools that a model is told about and can call, the interpreter first
 TOOLS = [TOOL_SCHEMA]
-"""What a model is told of, the interpreter first: every tool that `read_arguments` takes calls of."""
 STRING = re.compile(r'"(?:\\.|[^"\\\n])*"?')  # of JSON; one that is not closed ends with its line
 VALUE = re.compile(rf'"{ARGUMENT}"\s*:\s*"((?:\\.|[^"\\])*)"', re.DOTALL)
-MOST_SAID = 40  # characters of a wrong name that a notice repeats
+MAX_NAME_CHARS = 40  # of a wrong name that a notice repeats
 
 
 class BrokenCallError(ValueError):
-    """What a call lacks, in one line for the model."""
+    """A call is not valid; the message tells the model why in one line."""
 
 
 def read_call(text: str) -> str:
@@ -47,17 +47,15 @@ def read_call(text: str) -> str:
         ) from None
     if not isinstance(call, dict) or "name" not in call:
         raise BrokenCallError("it is no JSON object with name and arguments")
-    arguments = call.get("arguments", call.get("parameters"))
-    return read_arguments(call["name"], arguments)
+    return read_arguments(call["name"], call.get("arguments", call.get("parameters")))
 
 
 def read_arguments(name: object, arguments: object) -> str:
     """The code of a call with this name and these arguments, given as an object or as JSON."""
     names = [tool["function"]["name"] for tool in TOOLS]
     if name not in names:
-        said = " ".join(str(name)[:MOST_SAID].split())
-        known = "', '".join(names)
-        raise BrokenCallError(f"there is no tool '{said}', only '{known}'")
+        unknown, known = " ".join(str(name)[:MAX_NAME_CHARS].split()), "', '".join(names)
+        raise BrokenCallError(f"there is no tool '{unknown}', only '{known}'")
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments, strict=False)
@@ -75,24 +73,21 @@ def read_arguments(name: object, arguments: object) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ToolForm:
-    """A call between tags; see `CallForm`."""
+    """A call between tags (a `CallForm`)."""
 
     opening: str = "<tool_call>"
     stop: str = "</tool_call>"
 
     @property
     def usage(self) -> str:
-        """See `CallForm.usage`."""
         call = json.dumps({"name": TOOL, "arguments": {ARGUMENT: "..."}})
         return f"Write {self.opening}, {call} as one JSON object, and {self.stop}, each on a line of its own."
 
     @property
     def marks(self) -> tuple[str, ...]:
-        """See `CallForm.marks`."""
         return (self.opening, self.stop)
 
     def write(self, code: str) -> str:
-        """See `CallForm.write`."""
         for name in (tool["function"]["name"] for tool in TOOLS[1:]):
             if (arguments := arguments_of(code, name)) is not None:
                 return self.write_raw(name, arguments)
@@ -103,9 +98,8 @@ class ToolForm:
         return f'{self.opening}\n{{"name": {json.dumps(name)}, "arguments": {arguments}}}\n{self.stop}'
 
     def read(self, text: str) -> Block | None:
-        """See `CallForm.read`."""
         before = text[: -len(self.stop)]
-        start = self._opening(before)
+        start = find_opening(self.opening, before, _in_string)
         if start is None:
             return None
         first = start + len(self.opening)
@@ -120,28 +114,13 @@ class ToolForm:
         return Block(start, len(text), start, *span, code, fault)
 
     def unasked(self, text: str) -> Iterator[Block]:
-        """See `CallForm.unasked`."""
         yield from in_fences(text, f"no {self.opening} asks for it")
         start = text.rfind(self.opening)
         if start >= 0:
             yield Block(start, len(text), start, start + len(self.opening), len(text), "", UNFINISHED)
 
     def stray(self, text: str) -> str:
-        """See `CallForm.stray`."""
         return self.opening if self.opening in text else ""
-
-    def _opening(self, before: str) -> int | None:
-        """Where the call opens: at the first opening tag without a later one outside JSON strings."""
-        start = before.find(self.opening)
-        while start >= 0:
-            inside = before[start + len(self.opening) :]
-            after = inside.find(self.opening)
-            while after >= 0 and _in_string(inside, after):
-                after = inside.find(self.opening, after + 1)
-            if after < 0:
-                return start
-            start += len(self.opening) + after
-        return None
 
 
 def _in_string(source: str, place: int) -> bool:

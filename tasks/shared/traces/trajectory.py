@@ -19,7 +19,7 @@ class FinishReason(StrEnum):
     EOS = "eos"  # the model closed its turn
     LENGTH = "length"  # the token budget of the whole response is used up
     SANDBOX_FAILURE = (
-        "sandbox_failure"  # the interpreter service failed: not the model's error, excluded from the loss
+        "sandbox_failure"  # the interpreter service failed: no error of the model, not trained on
     )
 
 
@@ -145,15 +145,14 @@ class TrajectoryBuilder:
 
     def finish(self, reason: FinishReason, text: str, own_words: str) -> Trajectory:
         """Return the frozen record after checking the invariants that training relies on."""
-        length = len(self.response_ids)
-        assert len(self.loss_mask) == len(self.logprobs) == length
+        assert len(self.loss_mask) == len(self.logprobs) == len(self.response_ids)
         for call in self.calls:
-            assert not any(self.loss_mask[call.turn_end : call.feedback_end]), (
-                "interpreter tokens marked as sampled"
-            )
-        assert all(
-            in_loss or logprob == 0.0 for in_loss, logprob in zip(self.loss_mask, self.logprobs, strict=True)
-        ), "a log-prob on a token that was not sampled"
+            in_loss = any(self.loss_mask[call.turn_end : call.feedback_end])
+            assert not in_loss, "interpreter tokens marked as sampled"
+        pairs = zip(self.loss_mask, self.logprobs, strict=True)
+        assert all(in_loss or not logprob for in_loss, logprob in pairs), (
+            "a log-prob on a token that was not sampled"
+        )
         return Trajectory(
             self.problem_id,
             self.sample,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from transformers import GenerationConfig as TransformersGenerationConfig
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-MESSAGE = "Indeed, 2"  # an assistant's message; the text after it is examined
+MESSAGE = "Indeed, 2"  # an assistant's message; the text after it ends the turn
 
 
 def turn_end(tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
@@ -25,9 +25,9 @@ def turn_end(tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
     try:
         text = tokenizer.apply_chat_template(messages, tokenize=False)
     except Exception as error:  # a foreign template may raise anything
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
-            f"tokenizer {tokenizer.name_or_path}: its chat template cannot write an assistant's message ({said}); "
+            f"tokenizer {tokenizer.name_or_path}: its chat template cannot write an assistant's message ({reason}); "
             "correct it, or use another model"
         ) from error
     assert isinstance(text, str)

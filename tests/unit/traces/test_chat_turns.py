@@ -68,14 +68,14 @@ def test_control_tokens_are_the_templates_alone() -> None:
             TOOLS.replace(
                 "{{ m.content }}{% for", "{{ m.content if loop.last or m.role == 'user' else 'So' }}{% for"
             ),
-            "otherwise once a result follows",
+            "differently once a result follows",
         ),
         (TOOLS.replace("\n{{ m.content }}\n</tool_response>", "..."), "does not show a tool's result"),
         (TOOLS.replace("<tool_call>\n", "[TOOL_CALLS]").replace("\n</tool_call>", ""), "as JSON between"),
         (TOOLS.replace('"arguments": ', '"inputs": '), "as JSON between"),
         (
             TOOLS.replace("<|assistant|>\n{% endif %}", "<|assistant|>\nWell, {% endif %}"),
-            "otherwise than a prompt",
+            "does not begin as a prompt",
         ),
         (
             "{% if messages[-1].role == 'tool' %}{{ raise_exception('no such role') }}{% endif %}" + TEMPLATE,
@@ -83,7 +83,7 @@ def test_control_tokens_are_the_templates_alone() -> None:
         ),
         (
             TOOLS.replace("{% for m in messages %}", "{{ messages | length }}{% for m in messages %}"),
-            "otherwise than a prompt",
+            "does not begin as a prompt",
         ),
     ],
 )

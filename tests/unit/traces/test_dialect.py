@@ -64,12 +64,12 @@ def test_remaining_calls_are_announced_inside_the_feedback():
     [
         (RETOOL, RETOOL_TURN + "\nso 2", "without interpreter output"),
         (RETOOL, RETOOL_TURN + "\n<interpreter>\n2", "not closed"),
-        (RETOOL, "I think <interpreter>\n2\n</interpreter>\n", "cannot stand"),
+        (RETOOL, "I think <interpreter>\n2\n</interpreter>\n", "in the wrong place"),
         (RETOOL, "print(1)\n</code>\n<interpreter>\n1\n</interpreter>\n", "without a whole code block"),
-        (RETOOL, "see <code>\n```python\nprint(1)", "cannot stand"),
+        (RETOOL, "see <code>\n```python\nprint(1)", "in the wrong place"),
         (RETOOL, "<answer>\\boxed{2}", "not closed"),
-        (TORL, "```python\nprint(1)\n```", "cannot stand"),
-        (TEXT, "see <code>", "cannot stand"),
+        (TORL, "```python\nprint(1)\n```", "in the wrong place"),
+        (TEXT, "see <code>", "in the wrong place"),
     ],
 )
 def test_broken_traces_are_refused_with_the_rule(dialect, trace, rule):
@@ -168,7 +168,7 @@ def test_after_the_cap_a_block_is_text():
     with pytest.raises(TraceFormatError, match="without interpreter output"):
         RETOOL.split(past)
     assert [s.code for s in replace(RETOOL, max_calls=1).split(past)] == [CODE, None, None]
-    with pytest.raises(TraceFormatError, match="cannot stand"):  # output of its own making is none
+    with pytest.raises(TraceFormatError, match="in the wrong place"):  # output of its own making is none
         replace(RETOOL, max_calls=0).split("Look. <interpreter>\n3\n</interpreter>\n")
 
 
