@@ -1,7 +1,7 @@
-"""Local copies of an object store's artifacts, up to a size: the least recently used go first, none that is in use.
+"""Local copies of an object store's artifacts, up to a size. Removes the least recently used, but none in use.
 
-A copy in use is locked, shared, by every process that reads it, as long as that lives. Several processes and
-containers of a host share one cache.
+Every process that reads a copy holds a shared lock on it while it lives. The processes and containers of a host share
+one cache.
 """
 
 import fcntl
@@ -25,7 +25,7 @@ class Cache:
         self._in_use: dict[str, int] = {}  # location -> descriptor with the lock
 
     def find(self, location: str) -> Path | None:
-        """The copy, kept from now on as long as this process lives; None if there is none."""
+        """The copy, which is kept while this process lives; None if there is none."""
         directory = self.root / location
         if location in self._in_use and directory.is_dir():
             return directory
@@ -34,7 +34,7 @@ class Cache:
         except FileNotFoundError:
             return None
         fcntl.flock(descriptor, fcntl.LOCK_SH)
-        if not (directory / MANIFEST_NAME).exists():  # it went while this process waited for the lock
+        if not (directory / MANIFEST_NAME).exists():  # removed while this process waited for the lock
             os.close(descriptor)
             return None
         self._in_use[location] = descriptor
@@ -43,7 +43,7 @@ class Cache:
 
     @contextmanager
     def filling(self, location: str) -> Iterator[Path]:
-        """A directory to fill, with what an earlier attempt left in it; it becomes the copy if the block ends well.
+        """A directory to fill, with the files of an earlier attempt; it becomes the copy if the block succeeds.
 
         One process at a time fills it; others wait here and then find it filled.
         """
@@ -66,14 +66,14 @@ class Cache:
             os.close(lock)
 
     def remove(self, location: str) -> None:
-        """Remove a copy, if there is one, whoever uses it."""
+        """Remove a copy, if there is one, even if it is in use."""
         if (descriptor := self._in_use.pop(location, None)) is not None:
             os.close(descriptor)
         (self.root / location / MANIFEST_NAME).unlink(missing_ok=True)
         shutil.rmtree(self.root / location, ignore_errors=True)
 
     def make_room(self) -> None:
-        """Remove copies that nobody uses, the one read longest ago first, until the limit holds."""
+        """Remove unused copies, the least recently used first, until the limit holds."""
         copies = [path.parent for path in self.root.glob(f"[!.]*/*/{MANIFEST_NAME}")]
         by_use = sorted(copies, key=lambda path: (path / MANIFEST_NAME).stat().st_mtime)
         sizes = {copy: sum(path.stat().st_size for path in copy.rglob("*")) for copy in copies}
@@ -81,23 +81,26 @@ class Cache:
         for copy in by_use:
             if total <= self._limit:
                 return
-            if _remove_unused(copy):
+            with locked(copy / MANIFEST_NAME) as is_unused:
+                if is_unused:
+                    (copy / MANIFEST_NAME).unlink(missing_ok=True)  # first: a copy without a manifest is none
+                    shutil.rmtree(copy)
+            if not copy.exists():
                 total -= sizes[copy]
 
 
-def _remove_unused(directory: Path) -> bool:
-    """Remove a copy unless some process uses it; whether it did."""
+@contextmanager
+def locked(path: Path) -> Iterator[bool]:
+    """True while this process holds the lock of `path`; False if a living process has it, or it is gone."""
     try:
-        descriptor = os.open(directory / MANIFEST_NAME, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
-        return True
+        yield False
+        return
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # The manifest first: a copy without one is no copy.
-        (directory / MANIFEST_NAME).unlink(missing_ok=True)
-        shutil.rmtree(directory)
+        yield True
     except BlockingIOError:
-        return False
+        yield False
     finally:
         os.close(descriptor)
-    return True

@@ -1,11 +1,11 @@
-"""From a score back to the problems, and forth: which artifacts were made from which."""
+"""Traces a score back to the problems, and forward: which artifacts were made from which."""
 
 from tasks.shared.artifacts.manifest import ArtifactError, ArtifactRef, Manifest
 from tasks.shared.artifacts.store import Store
 
 
 def lineage(store: Store, ref: ArtifactRef) -> dict[ArtifactRef, Manifest | None]:
-    """The artifact and everything it was made from, nearest first; None for what is in the store no more.
+    """The artifact and everything it was made from, nearest first; None for an artifact that is no longer stored.
 
     Raises ArtifactError if the artifact itself is missing, or any manifest is damaged.
     """

@@ -1,6 +1,6 @@
 """Where artifacts lie: a local directory (published by one rename) or an object store (the manifest goes last).
 
-Both promise the same: what has a manifest is whole, and nothing without one is ever seen as an artifact.
+Both guarantee that an artifact with a manifest is complete, and that nothing without one counts as an artifact.
 """
 
 import errno
@@ -9,13 +9,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Protocol
 
 from upath import UPath
 
-from tasks.shared.artifacts.cache import Cache
+from tasks.shared.artifacts.cache import Cache, locked
 from tasks.shared.artifacts.manifest import MANIFEST_NAME, Manifest, parse_manifest
 from tasks.shared.artifacts.outage import reported_as_outage
 from tasks.shared.artifacts.transfer import download, upload
@@ -28,44 +27,23 @@ def is_elsewhere(root: str) -> bool:
     return "://" in root and not root.startswith("file://")
 
 
-class StoreLocation(Protocol):
-    """What the store needs from where artifacts lie. `location` is relative to the root."""
-
-    def staging(self, kind: str) -> "Iterator[Path]":
-        """Yield a local directory to fill; the generator's end removes what is left of it."""
-
-    def install(self, directory: Path, location: str) -> bool:
-        """Make a filled directory visible whole under `location`; False if one is there already."""
-
-    def read_manifest(self, location: str) -> bytes | None:
-        """The bytes of the manifest, None if there is no artifact."""
-
-    def local(self, manifest: Manifest) -> Path:
-        """A local directory with the artifact's files, not yet verified."""
-
-    def locations(self) -> Iterator[str]:
-        """The location of every artifact, in no order."""
-
-    def remove(self, location: str) -> None:
-        """Take an artifact away: at once it is none any more, then its files go."""
-
-    def describe(self, location: str) -> str:
-        """The location as a person or a tool would open it."""
-
-
 class LocalLocation:
-    """A directory on a file system; staging lies inside it, so that publication is one rename."""
+    """A directory on a file system; staging lies inside it, so that publication is one rename.
+
+    A `location` is relative to the root.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
+    @contextmanager
     def staging(self, kind: str) -> Iterator[Path]:
-        """Yield a directory under `.staging`, locked as long as this process lives; leftovers of dead ones go first."""
+        """A directory to fill, locked while this process lives. Removes what dead processes left behind."""
         parent = self.root / STAGING
         parent.mkdir(parents=True, exist_ok=True)
         for leftover in parent.iterdir():
-            with _lock(leftover) as locked:
-                if locked:
+            with locked(leftover) as is_locked:
+                if is_locked:
                     shutil.rmtree(leftover, ignore_errors=True)
         directory, descriptor = _make_locked(parent, kind)
         try:
@@ -75,7 +53,7 @@ class LocalLocation:
             os.close(descriptor)
 
     def install(self, directory: Path, location: str) -> bool:
-        """Rename `directory` to its place; of several at once one wins. Files become read-only: they are shared."""
+        """Rename `directory` to `location`; False if an artifact is there. Files become read-only: they are shared."""
         for path in directory.rglob("*"):
             if path.is_file():
                 path.chmod(0o444)
@@ -97,37 +75,37 @@ class LocalLocation:
         return path.read_bytes() if path.is_file() else None
 
     def local(self, manifest: Manifest) -> Path:
-        """The artifact's own directory."""
+        """The artifact's directory, not yet verified."""
         return self.root / manifest.location
 
     def locations(self) -> Iterator[str]:
-        """Every directory with a manifest."""
+        """The location of every artifact, in no order."""
         for path in self.root.glob(f"[!.]*/*/{MANIFEST_NAME}"):
             yield path.parent.relative_to(self.root).as_posix()
 
     def remove(self, location: str) -> None:
-        """Rename it out of sight, then delete it."""
-        with contextmanager(self.staging)("removed") as directory:
+        """Remove an artifact: rename it out of sight, then delete its files."""
+        with self.staging("removed") as directory:
             (self.root / location).rename(directory / "artifact")
 
     def describe(self, location: str) -> str:
-        """The path."""
+        """The path that a person or a tool opens."""
         return str(self.root / location)
 
 
 class ObjectLocation:
-    """A prefix on an object store (s3://, gs://, memory://), with a local cache of what was read."""
+    """A prefix on an object store (s3://, gs://, memory://), with a local cache of read artifacts."""
 
     def __init__(self, root: UPath, cache: Cache) -> None:
         self.root = root
         self.cache = cache
 
-    def staging(self, kind: str) -> Iterator[Path]:
-        """Yield a directory under the local cache."""
+    def staging(self, kind: str) -> AbstractContextManager[Path]:
+        """A directory to fill, below the local cache."""
         return LocalLocation(self.cache.root).staging(kind)
 
     def install(self, directory: Path, location: str) -> bool:
-        """Upload the files, the manifest last; False if another one's manifest is there already."""
+        """Upload the files, the manifest last; False if an artifact is there."""
         if self.read_manifest(location) is not None:
             return False
         target = self.root / location
@@ -139,7 +117,7 @@ class ObjectLocation:
 
     def read_manifest(self, location: str) -> bytes | None:
         """The bytes of the manifest, None if there is no artifact."""
-        # Listings and absences are cached by fsspec; another process may have published since.
+        # fsspec caches listings and absences, but another process may have published since.
         self.root.fs.invalidate_cache()
         try:
             with reported_as_outage(str(self.root)):
@@ -148,10 +126,10 @@ class ObjectLocation:
             return None
 
     def local(self, manifest: Manifest) -> Path:
-        """The cached copy, downloaded if it is not there; a download that was cut off goes on where it was."""
+        """The cached copy, downloaded if it is missing; a download that was interrupted continues."""
         copy = self.cache.find(manifest.location)
         if copy is not None and (copy / MANIFEST_NAME).read_bytes() != manifest.to_json():
-            self.cache.remove(manifest.location)  # of one that did the same work in the same moment, and lost
+            self.cache.remove(manifest.location)  # of a stage that did the same work and published second
             copy = None
         while copy is None:
             with self.cache.filling(manifest.location) as directory:
@@ -163,7 +141,7 @@ class ObjectLocation:
         return copy
 
     def locations(self) -> Iterator[str]:
-        """Every prefix with a manifest."""
+        """The location of every artifact, in no order."""
         self.root.fs.invalidate_cache()
         for path in self.root.glob(f"*/*/{MANIFEST_NAME}"):
             yield "/".join(path.parts[-3:-1])
@@ -180,23 +158,6 @@ class ObjectLocation:
         """The URI, and the cached copy if there is one."""
         cached = self.cache.root / location
         return f"{self.root / location}" + (f" (and its copy {cached})" if cached.exists() else "")
-
-
-@contextmanager
-def _lock(directory: Path) -> Iterator[bool]:
-    """True while this process holds the lock of `directory`; False if a living process has it or it is gone."""
-    try:
-        descriptor = os.open(directory, os.O_RDONLY)
-    except FileNotFoundError:
-        yield False
-        return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield True
-    except BlockingIOError:
-        yield False
-    finally:
-        os.close(descriptor)
 
 
 def _make_locked(parent: Path, kind: str) -> tuple[Path, int]:

@@ -1,9 +1,9 @@
-"""What is written about an artifact: its files with size and sha256, and where it came from.
+"""An artifact's manifest: its files with size and sha256, and its provenance.
 
-The digest covers the files, so equal content has an equal digest wherever and whenever it was made; what was measured
-on a clock or depends on the host goes under `circumstances/`, which the digest leaves out. The provenance (stage,
-configuration, seed, code, inputs) is what lets a score be walked back to the problems. The seal covers the manifest
-itself, so that metrics, times and volatile files are not changed unseen either.
+The digest covers the files, so equal content has an equal digest wherever and whenever it was made. Measured times and
+values that depend on the host go under `circumstances/`, which the digest leaves out. The provenance (stage,
+configuration, seed, code, inputs) lets a score be traced back to the problems. The seal covers the manifest itself, so
+that a change of metrics, times or volatile files shows too.
 """
 
 import hashlib
@@ -18,10 +18,10 @@ from pydantic import ConfigDict, StringConstraints, TypeAdapter, ValidationError
 
 MANIFEST_NAME = "manifest.json"
 VOLATILE = "circumstances"  # folder of files that equal artifacts may differ in: seconds, versions, host
-STRICT = ConfigDict(extra="forbid")  # a key that is not ours is damage, not news
+STRICT = ConfigDict(extra="forbid")  # an unknown key means damage
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Kind = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z_]*$")]
-# A reference comes from JSON that others wrote: a location must not be able to leave the store.
+# References come from JSON that others wrote: a location must not lead out of the store.
 Location = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z_]*/[0-9a-f]{16}-[0-9a-f]{8}$")]
 
 
@@ -108,31 +108,27 @@ class Manifest:
 
 
 def parse_manifest(content: bytes, where: str) -> Manifest:
-    """The manifest in `content`, checked to be consistent in itself; ArtifactError naming `where` if it is not."""
+    """The manifest in `content`, checked to be consistent; ArtifactError naming `where` if it is not."""
     try:
         manifest = TypeAdapter(Manifest).validate_json(content)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        raise ArtifactError(
-            f"{where}/{MANIFEST_NAME}: damaged ({key or 'file'}: {first['msg']}); {remedy(where)}"
-        ) from None
+        raise _damaged(where, f"damaged ({key or 'file'}: {first['msg']})") from None
     for entry in manifest.files:
         path = PurePosixPath(entry.path)
         if path.is_absolute() or ".." in path.parts:
-            raise ArtifactError(
-                f"{where}/{MANIFEST_NAME}: file '{entry.path}' would leave the artifact; {remedy(where)}"
-            )
+            raise _damaged(where, f"file '{entry.path}' would leave the artifact")
     if content_digest(manifest.files) != manifest.digest:
-        raise ArtifactError(
-            f"{where}/{MANIFEST_NAME}: its digest does not fit its list of files; {remedy(where)}"
-        )
+        raise _damaged(where, "its digest does not fit its list of files")
     if manifest.sealed() != manifest:
-        raise ArtifactError(
-            f"{where}/{MANIFEST_NAME}: its seal does not fit: changed since it was published, or published before "
-            f"there were seals; {remedy(where)}"
-        )
+        fault = "its seal does not fit: changed since it was published, or published before there were seals"
+        raise _damaged(where, fault)
     return manifest
+
+
+def _damaged(where: str, fault: str) -> ArtifactError:
+    return ArtifactError(f"{where}/{MANIFEST_NAME}: {fault}; {remedy(where)}")
 
 
 def remedy(where: str) -> str:
@@ -150,9 +146,9 @@ def content_digest(files: tuple[FileEntry, ...]) -> str:
 
 
 def scan(directory: Path, flush: bool = True) -> tuple[FileEntry, ...]:
-    """An entry for every file below `directory`, flushed to the disk (unless it does not stay there), sorted by path.
+    """An entry for every file below `directory`, sorted by path; with `flush` each file is flushed to the disk.
 
-    Raises ArtifactError for anything that is not a plain file: a link would carry what the manifest does not cover.
+    Raises ArtifactError for anything but plain files: the manifest does not cover what a link points to.
     """
 
     def entry(path: Path) -> FileEntry:

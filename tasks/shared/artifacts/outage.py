@@ -1,4 +1,4 @@
-"""An object store that cannot be reached is an OSError, whichever of the client's libraries met it first."""
+"""Turns the errors of object store clients into OSError, whichever of their libraries raised them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,15 +9,14 @@ CLIENTS = ("boto3", "botocore", "aiobotocore", "aiohttp", "urllib3", "google", "
 
 @contextmanager
 def reported_as_outage(root: str) -> Iterator[None]:
-    """Raise OSError, one line with the remedy, for a client's own error; anything else goes on as it is."""
-    # Broad on purpose: which libraries are below depends on the protocol, and none of them must be imported for it.
+    """Raise OSError, one line with the remedy, for a client's own error; other errors pass unchanged."""
+    # Broad on purpose: the protocol decides which libraries are involved, and none of them is to be imported here.
     try:
         yield
     except Exception as error:
         if type(error).__module__.partition(".")[0] not in CLIENTS:
             raise
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise OSError(
-            f"{root}: the object store does not answer as it should ({said}); nothing half-written is visible, "
-            "run again when it does"
+            f"{root}: the object store fails ({reason}); nothing half-written is visible, run again when it answers"
         ) from error

@@ -17,7 +17,7 @@ from pathlib import Path
 from upath import UPath
 
 from tasks.shared.artifacts.cache import Cache
-from tasks.shared.artifacts.locations import LocalLocation, ObjectLocation, StoreLocation, is_elsewhere
+from tasks.shared.artifacts.locations import LocalLocation, ObjectLocation, is_elsewhere
 from tasks.shared.artifacts.manifest import (
     MANIFEST_NAME,
     ArtifactError,
@@ -39,16 +39,16 @@ class Store:
     """Artifacts under one root: a directory or an fsspec URI."""
 
     def __init__(self, root: str, cache: Path | None = None) -> None:
-        """`cache`: where an object store's artifacts are copied to when read; `<home>/cache` by default."""
+        """`cache`: the directory for copies of an object store's artifacts; `<home>/cache` by default."""
         self.root = root
+        self._place: LocalLocation | ObjectLocation
         if is_elsewhere(root):
             copies = Cache(cache or home() / "cache", cache_limit_bytes())
-            self._place: StoreLocation = ObjectLocation(UPath(root), copies)
+            self._place = ObjectLocation(UPath(root), copies)
         else:
             self._place = LocalLocation(Path(root.removeprefix("file://")).resolve())
-        self._verified: set[tuple[str, int, int, int, str]] = (
-            set()
-        )  # path, inode, mtime, size, sha256 seen good
+        # path, inode, mtime, size and sha256 of files that were verified
+        self._verified = set[tuple[str, int, int, int, str]]()
 
     @contextmanager
     def staging(self, kind: str) -> Iterator[Path]:
@@ -56,10 +56,7 @@ class Store:
 
         Raises OSError with a remedy when the disk is full.
         """
-        with (
-            reported_as_full_disk(IN_STORE, self.root),
-            contextmanager(self._place.staging)(kind) as directory,
-        ):
+        with reported_as_full_disk(IN_STORE, self.root), self._place.staging(kind) as directory:
             yield directory
 
     def publish(
@@ -69,24 +66,24 @@ class Store:
         provenance: Provenance,
         metrics: Mapping[str, float | int | str | bool | None] | None = None,
     ) -> ArtifactRef:
-        """Publish a directory from `staging`, which it uses up. Publishing equal content twice gives one artifact.
+        """Publish a directory from `staging`, which it consumes. Publishing equal content twice gives one artifact.
 
-        Raises ArtifactError: nothing to publish, links among the files, or a damaged artifact in the same place.
+        Raises ArtifactError: no files to publish, links among the files, or a damaged artifact in the same place.
         """
-        stays_here = not is_elsewhere(self.root)  # else what lasts is the object store's: nothing is flushed
-        files = scan(directory, flush=stays_here)
+        is_local = not is_elsewhere(
+            self.root
+        )  # files for an object store need no flush: the store keeps them
+        files = scan(directory, flush=is_local)
         if not files:
             raise ArtifactError(
                 f"{kind}: nothing to publish, {directory} has no files; the stage must write some"
             )
-        created = datetime.now(UTC).isoformat(timespec="seconds")
-        manifest = Manifest(
-            kind, content_digest(files), files, provenance, dict(metrics or {}), created
-        ).sealed()
+        digest, created = content_digest(files), datetime.now(UTC).isoformat(timespec="seconds")
+        manifest = Manifest(kind, digest, files, provenance, dict(metrics or {}), created).sealed()
         with (directory / MANIFEST_NAME).open("wb") as stream:
             stream.write(manifest.to_json())
             stream.flush()
-            if stays_here:
+            if is_local:
                 os.fsync(stream.fileno())
         if not self._place.install(directory, manifest.location):
             self.fetch(manifest.ref)
@@ -100,10 +97,8 @@ class Store:
         manifest = self.manifest(ref)
         directory = self._place.local(manifest)
         where = self._place.describe(ref.location)
-        known = {entry.path for entry in manifest.files}
-        foreign = [
-            path for path in list_files(directory) if path.relative_to(directory).as_posix() not in known
-        ]
+        known = {directory / entry.path for entry in manifest.files}
+        foreign = [path for path in list_files(directory) if path not in known]
         if foreign:
             raise ArtifactError(f"{foreign[0]}: not in the artifact's manifest; take it out of the store")
         for entry in manifest.files:
@@ -133,15 +128,15 @@ class Store:
         return sorted(self._place.locations())
 
     def remove(self, location: str) -> None:
-        """Take an artifact away; who may do that is for `collection.py` to say."""
+        """Remove an artifact; `collection.py` decides which ones may go."""
         self._place.remove(location)
 
     def exists(self, ref: ArtifactRef) -> bool:
-        """True if the artifact has been published here and is still there; its bytes are not read."""
+        """Whether the artifact is in this store; its files are not read."""
         return self._place.read_manifest(ref.location) is not None
 
     def describe(self, ref: ArtifactRef) -> str:
-        """The artifact's place as a person or a tool would open it: a path or a URI."""
+        """The path or URI at which a person or a tool opens the artifact."""
         return self._place.describe(ref.location)
 
     def _verify(self, path: Path, entry: FileEntry, where: str) -> None:
@@ -152,7 +147,7 @@ class Store:
             raise ArtifactError(
                 f"{path}: {status.st_size} bytes where its manifest says {entry.size}; {remedy(where)}"
             )
-        # Within one process a file that was seen good and was not touched since is not read again.
+        # A file that this process has verified, and that was not touched since, is not read again.
         seen = (str(path), status.st_ino, status.st_mtime_ns, status.st_size, entry.sha256)
         if seen in self._verified:
             return

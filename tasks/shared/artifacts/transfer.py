@@ -1,9 +1,9 @@
-"""Files to and from an object store: several at a time, large ones in parts, those that are there already left out.
+"""Moves files to and from an object store: several at a time, large ones in parts, existing ones not again.
 
-An artifact's location names its content, and an object appears whole or not at all: a file of the right size under the
-right name was put there by an earlier attempt. Volatile files are no part of the content, so their objects' names hold
-their own sha256: hosts that publish equal work at once do not meet there, and the manifest that wins finds its own.
-What is downloaded is checked against its sha256 by whoever reads it.
+An artifact's location names its content, and an object appears whole or not at all. So a file of the right size under
+the right name comes from an earlier attempt. Volatile files are no part of the content, so their objects' names hold
+their own sha256: hosts that publish equal work at once write different objects, and the first manifest finds its own.
+Readers check the sha256 of what is downloaded.
 """
 
 import os
@@ -24,21 +24,25 @@ PART_BYTES = 32 << 20
 
 
 def upload(directory: Path, target: UPath, entries: Iterable[FileEntry]) -> None:
-    """Put files of a local directory under `target`; what an earlier attempt put there is not sent again."""
+    """Put files of a local directory under `target`; files of an earlier attempt are not sent again."""
 
     with _sender(target) as send:
 
         def put(entry: FileEntry) -> None:
-            there = target / object_name(entry)
-            if not _has_size(there, entry.size):
-                send(directory / entry.path, there.path)
+            path = target / object_name(entry)
+            try:
+                is_sent = path.fs.info(path.path)["size"] == entry.size
+            except FileNotFoundError:
+                is_sent = False
+            if not is_sent:
+                send(directory / entry.path, path.path)
 
         _together(put, entries)
 
 
 @contextmanager
 def _sender(target: UPath) -> Iterator[Callable[[Path, str], None]]:
-    """What puts a local file under a path of the target's file system."""
+    """The function that puts a local file under a path of the target's file system."""
     if target.protocol in ("s3", "s3a"):
         with s3_sender(target.fs) as send:
             yield send
@@ -47,15 +51,15 @@ def _sender(target: UPath) -> Iterator[Callable[[Path, str], None]]:
 
 
 def object_name(entry: FileEntry) -> str:
-    """Where a file lies below its artifact on an object store."""
-    if not _is_circumstance(entry):
+    """The name of a file's object below its artifact on an object store."""
+    if not _is_volatile(entry):
         return entry.path
     return f"{VOLATILE}/{entry.sha256[:16]}{entry.path.removeprefix(VOLATILE)}"
 
 
 def download(source: UPath, directory: Path, entries: Iterable[FileEntry]) -> None:
-    """Get files below `source` into a local directory; whole files of an earlier attempt stay as they are."""
-    missing = [entry for entry in entries if not _is_there(directory, entry)]
+    """Get files below `source` into a local directory; complete files of an earlier attempt are kept."""
+    missing = [entry for entry in entries if not _is_downloaded(directory, entry)]
     for entry in missing:
         target = _partial(directory / entry.path)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -64,8 +68,8 @@ def download(source: UPath, directory: Path, entries: Iterable[FileEntry]) -> No
 
     def get(part: tuple[FileEntry, int]) -> None:
         entry, start = part
-        there = source / object_name(entry)
-        content = there.fs.cat_file(there.path, start=start, end=min(start + PART_BYTES, entry.size))
+        path = source / object_name(entry)
+        content = path.fs.cat_file(path.path, start=start, end=min(start + PART_BYTES, entry.size))
         with _partial(directory / entry.path).open("r+b") as file:
             file.seek(start)
             file.write(content)
@@ -76,26 +80,19 @@ def download(source: UPath, directory: Path, entries: Iterable[FileEntry]) -> No
 
 
 def _together(work: Callable[[Item], None], items: Iterable[Item]) -> None:
-    """Do the work on every item, several at a time; the first error is raised once the others have ended."""
+    """Do the work on every item, several at a time; raises the first error once all others have ended."""
     with ThreadPoolExecutor(CONNECTIONS) as pool:
         for done in [pool.submit(work, item) for item in items]:
             done.result()
 
 
-def _has_size(path: UPath, size: int) -> bool:
-    try:
-        return path.fs.info(path.path)["size"] == size
-    except FileNotFoundError:
-        return False
-
-
-def _is_there(directory: Path, entry: FileEntry) -> bool:
-    """True if an earlier attempt has downloaded the file; of volatile files the size does not tell."""
+def _is_downloaded(directory: Path, entry: FileEntry) -> bool:
+    """Whether an earlier attempt has downloaded the file; the size of a volatile file does not show it."""
     path = directory / entry.path
-    return path.is_file() and path.stat().st_size == entry.size and not _is_circumstance(entry)
+    return path.is_file() and path.stat().st_size == entry.size and not _is_volatile(entry)
 
 
-def _is_circumstance(entry: FileEntry) -> bool:
+def _is_volatile(entry: FileEntry) -> bool:
     return entry.path.startswith(f"{VOLATILE}/")
 
 

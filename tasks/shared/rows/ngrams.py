@@ -1,6 +1,6 @@
-"""Normalised words and their n-grams: what decontamination of problems and of traces compare (open-r1, rStar2).
+"""Normalised words and their n-grams, which decontamination of problems and traces compares (open-r1, rStar2).
 
-Words are runs of letters or of digits, lower case; numbers stay as they are.
+Words are runs of letters or digits in lower case; numbers are kept.
 """
 
 import re
@@ -14,10 +14,7 @@ def words(text: str) -> list[str]:
 
 
 def ngrams(text: str, n: int) -> list[str]:
-    """The n-grams of a text in order; a text of fewer than n words is one gram as a whole.
-
-    Without the latter two equal short problems would pass as different.
-    """
+    """The n-grams of a text in order; a text of fewer than n words is one gram, so that equal short problems match."""
     tokens = words(text)
     if len(tokens) <= n:
         return [" ".join(tokens)] if tokens else []

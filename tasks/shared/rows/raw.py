@@ -1,7 +1,7 @@
 """Raw rows of a dataset, each with its place for error messages: hub datasets at a pinned revision, files, folders.
 
-A mistake is one line of ValueError that names what is read (`what`: "problem set 'mine'"), file, row and remedy. Bytes
-that are no UTF-8 are kept as surrogates: whoever takes a value out of such a row (`values.py`) refuses it.
+An error is a ValueError of one line that names the dataset (`what`: "problem set 'mine'"), file, row and remedy. Bytes
+that are not UTF-8 are kept as surrogates, which `values.py` refuses where it reads them.
 """
 
 import csv
@@ -26,13 +26,14 @@ RawRows = Iterator[tuple[str, Mapping[str, Any]]]
 PACKED = (".gz", ".bz2", ".xz")
 UNREADABLE = (gzip.BadGzipFile, lzma.LZMAError, zlib.error, EOFError)
 BYTE_ORDER_MARKS = {b"\xff\xfe\x00\x00": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
-BLANK = "\ufeff \t\r\n"  # around a line; a mark stands within a file that was joined from several
+BLANK = "\ufeff \t\r\n"  # around a line; a file joined from several holds marks within it
 # `train-00000-of-00002.parquet`, `data/test.jsonl`, `validation/0.csv`
 SPLIT = re.compile(r"(?:^|[-_./ ])(train|test|validation|valid|val|dev|eval)(?:[-_./ ]|$)", re.IGNORECASE)
 SPLIT_NAMES = {"valid": "validation", "val": "validation", "dev": "validation", "eval": "test"}
+HIDDEN = re.compile(r"(?:^|/)[._]")  # a file or folder whose name begins so
 SAVED = ("dataset_dict.json", "state.json")  # by `save_to_disk`
-MAX_FIELD = 1 << 30  # of a CSV file; how long a value may be is said where it is taken
-MOST_SAID = 300  # characters of what a library said
+MAX_FIELD = 1 << 30  # of a CSV file; `values.py` limits the length of a value
+MAX_REASON_CHARS = 300  # of a library's message
 
 
 def file_rows(what: str, path: Path, split: str = "train") -> RawRows:
@@ -51,8 +52,7 @@ def file_rows(what: str, path: Path, split: str = "train") -> RawRows:
 def hub_rows(what: str, hub_id: str, revision: str, subset: str, split: str) -> RawRows:
     """Rows of a hub dataset through `datasets`; its cache serves a second read without a network.
 
-    Files whose columns or types do not fit together make no table: they are read row by row, so that a row that lacks
-    what is wanted is named.
+    Files whose columns or types differ make no table: they are read row by row, so that an error names the row.
     """
     if not COMMIT.fullmatch(revision):
         raise ValueError(
@@ -76,7 +76,7 @@ def hub_rows(what: str, hub_id: str, revision: str, subset: str, split: str) -> 
         yield from file_rows(what, Path(folder), split)
         return
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        # no network, a missing dataset, subset or split; files whose columns do not fit together or cannot be read
+        # no network, a missing dataset, subset or split, or unreadable files
         raise ValueError(
             f"{what}: cannot load {hub_id} at {revision[:12]}, split '{split}' ({_in_one_line(error)}); "
             "check the network, id, subset and split, or use source = 'file'"
@@ -86,13 +86,13 @@ def hub_rows(what: str, hub_id: str, revision: str, subset: str, split: str) -> 
 
 
 def _in_one_line(error: Exception) -> str:
-    """What a library says over several lines, the list of what there is included."""
-    said = " ".join(str(error).split()) or type(error).__name__
-    return said if len(said) <= MOST_SAID else said[: MOST_SAID - 3] + "..."
+    """A library's message of several lines in one line."""
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return reason if len(reason) <= MAX_REASON_CHARS else reason[: MAX_REASON_CHARS - 3] + "..."
 
 
 def _kind(path: Path) -> str:
-    """The ending that says how a file is read: `.jsonl` of `a.JSONL.gz`."""
+    """The ending that decides how a file is read: `.jsonl` of `a.JSONL.gz`."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     return next((suffix for suffix in reversed(suffixes) if suffix not in PACKED), "")
 
@@ -106,15 +106,10 @@ def _reader(what: str, path: Path) -> Callable[[Path], RawRows]:
 
 def _shards(what: str, folder: Path, split: str) -> list[Path]:
     """The data files of a folder in order, all of one kind; of several splits those of `split`."""
-    inside = {path: path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()}
-    files = {
-        path: name
-        for path, name in inside.items()
-        if _kind(path) in READERS and not any(part.startswith((".", "_")) for part in name.parts)
-    }
-    kinds = sorted({_kind(path) for path in files} - {".json"}) or [
-        ".json"
-    ]  # a .json beside data describes it
+    files = {path: path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()}
+    files = {path: name for path, name in files.items() if not HIDDEN.search(name.as_posix())}
+    # a .json file beside other data describes it
+    kinds = sorted({_kind(path) for path in files} & READERS.keys() - {".json"}) or [".json"]
     files = {path: name for path, name in files.items() if _kind(path) in kinds}
     if not files:
         raise ValueError(f"{what}: no {', '.join(READERS)} in the folder {folder}; correct its path")
@@ -130,10 +125,10 @@ def _shards(what: str, folder: Path, split: str) -> list[Path]:
 
 
 def _split_of(name: Path) -> str:
-    """The split that a shard's name or folder says, `train` if it says none."""
+    """The split that a shard's name or folder names, `train` if it names none."""
     found = SPLIT.search(name.as_posix())
-    said = found.group(1).lower() if found else "train"
-    return SPLIT_NAMES.get(said, said)
+    split = found[1].lower() if found else "train"
+    return SPLIT_NAMES.get(split, split)
 
 
 def _open(path: Path) -> IO[str]:
@@ -143,17 +138,14 @@ def _open(path: Path) -> IO[str]:
     with fsspec.open(path, "rb", compression="infer") as stream:
         begin = stream.read(4)
     encodings = (encoding for mark, encoding in BYTE_ORDER_MARKS.items() if begin.startswith(mark))
-    encoding = next(encodings, "utf-8-sig")
-    opened = fsspec.open(
-        path, "rt", compression="infer", encoding=encoding, errors="surrogateescape", newline=""
-    )
-    text: IO[str] = opened.open()
+    options = {"encoding": next(encodings, "utf-8-sig"), "errors": "surrogateescape", "newline": ""}
+    text: IO[str] = fsspec.open(path, "rt", compression="infer", **options).open()
     return text
 
 
 @contextmanager
 def _reported(path: Path) -> Iterator[None]:
-    """Say in one line that a file cannot be unpacked or decoded."""
+    """Report in one line that a file cannot be unpacked or decoded."""
     try:
         yield
     except UNREADABLE as error:
@@ -176,24 +168,23 @@ def _jsonl_rows(path: Path) -> RawRows:
 def _json_row(line: str, place: str) -> tuple[str, Mapping[str, Any]]:
     try:
         row = json.loads(line)
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits is a plain ValueError
-        hint = encoding_hint(line)
-        said = _in_json(error)
-        raise ValueError(f"{place}: not valid JSON ({said}{hint}); correct that line") from None
+    except (ValueError, RecursionError) as error:
+        fault = f"{_json_fault(error)}{encoding_hint(line)}"
+        raise ValueError(f"{place}: not valid JSON ({fault}); correct that line") from None
     if not isinstance(row, dict):
         raise ValueError(f"{place}: not a JSON object; write one object a line")
     return place, row
 
 
-def _in_json(error: Exception) -> str:
-    """What is wrong with a text that is no JSON."""
+def _json_fault(error: Exception) -> str:
+    """Why a text is not valid JSON. A number of thousands of digits raises a plain ValueError."""
     if isinstance(error, json.JSONDecodeError):
         return error.msg
     return "nested too deeply" if isinstance(error, RecursionError) else "a number of too many digits"
 
 
 def _json_rows(path: Path) -> RawRows:
-    """A JSON array of objects, an object that holds one, or lines of objects after all."""
+    """A JSON array of objects, an object that holds one, or lines of objects in spite of the name."""
     with _reported(path), _open(path) as stream:
         text = stream.read()
     try:
@@ -202,10 +193,10 @@ def _json_rows(path: Path) -> RawRows:
         if error.msg == "Extra data":
             yield from _jsonl_rows(path)
             return
-        said = f"line {error.lineno}: {error.msg}{encoding_hint(text)}"
-        raise ValueError(f"{path}: not valid JSON ({said}); correct it") from None
+        fault = f"line {error.lineno}: {error.msg}{encoding_hint(text)}"
+        raise ValueError(f"{path}: not valid JSON ({fault}); correct it") from None
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not valid JSON ({_in_json(error)}); write a list of objects") from None
+        raise ValueError(f"{path}: not valid JSON ({_json_fault(error)}); write a list of objects") from None
     lists = [content] if isinstance(content, list) else []
     if isinstance(content, dict):
         found = [value for value in content.values() if isinstance(value, list) and value]
@@ -221,28 +212,24 @@ def _json_rows(path: Path) -> RawRows:
 
 
 def _csv_rows(path: Path) -> RawRows:
-    """Rows under a header; the separator is what parts the header: a comma, a semicolon or a tab."""
+    """Rows under a header; the separator is that of the header: a comma, a semicolon or a tab."""
     with _reported(path), _open(path) as stream:
         header = stream.readline()
         stream.seek(0)
         separator = max(",;\t", key=header.count)
         csv.field_size_limit(MAX_FIELD)
-        rows = csv.DictReader(stream, delimiter=separator, strict=True)
         number = 0
-        while True:
-            number += 1
-            place = f"{path}: row {number}"
-            try:
-                row = next(rows)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                raise ValueError(f"{place}: not valid CSV ({error}); quote its fields") from None
-            if None in row:
-                raise ValueError(
-                    f"{place}: more fields than the header has; quote those that hold {separator!r}"
-                )
-            yield place, row
+        try:
+            for row in csv.DictReader(stream, delimiter=separator, strict=True):
+                number += 1
+                if None in row:
+                    raise ValueError(
+                        f"{path}: row {number}: more fields than the header has; "
+                        f"quote those that hold {separator!r}"
+                    )
+                yield f"{path}: row {number}", row
+        except csv.Error as error:
+            raise ValueError(f"{path}: row {number + 1}: not valid CSV ({error}); quote its fields") from None
 
 
 def _parquet_rows(path: Path) -> RawRows:
@@ -254,22 +241,18 @@ def _parquet_rows(path: Path) -> RawRows:
     except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(f"{path}: not a parquet file ({_in_one_line(error)}); write it again") from None
     number = 0
-    batches = parquet.iter_batches()
-    while True:
-        try:
-            batch = next(batches, None)
-        except (pyarrow.ArrowException, OSError) as error:
-            said = _in_one_line(error)
-            raise ValueError(f"{path}: damaged after row {number} ({said}); write it again") from None
-        if batch is None:
-            return
-        for row in _batch_rows(batch, path, number):
-            number += 1
-            yield f"{path}: row {number}", row
+    try:
+        for batch in parquet.iter_batches():
+            for row in _batch_rows(batch, path, number):
+                number += 1
+                yield f"{path}: row {number}", row
+    except (pyarrow.ArrowException, OSError) as error:
+        fault = f"damaged after row {number} ({_in_one_line(error)})"
+        raise ValueError(f"{path}: {fault}; write it again") from None
 
 
 def _batch_rows(batch: "RecordBatch", path: Path, before: int) -> list[dict[str, Any]]:
-    """The rows of a batch; ValueError, naming row and key, where a text is no UTF-8."""
+    """The rows of a batch; ValueError, naming row and key, where a text is not UTF-8."""
     try:
         rows: list[dict[str, Any]] = batch.to_pylist()
         return rows
@@ -287,7 +270,7 @@ def _batch_rows(batch: "RecordBatch", path: Path, before: int) -> list[dict[str,
 
 
 def _saved_rows(what: str, folder: Path, split: str) -> RawRows:
-    """Rows of what `save_to_disk` of `datasets` wrote."""
+    """Rows of a folder that `save_to_disk` of `datasets` wrote."""
     import datasets
 
     loaded = datasets.load_from_disk(str(folder))

@@ -1,4 +1,4 @@
-"""Row tables in artifacts: parquet with a declared schema, and a card that lets `load_dataset(directory)` open them.
+"""Row tables in artifacts: parquet with a declared schema, and a card with which `load_dataset(directory)` opens them.
 
 The schema is declared, not inferred, so that an empty table or a column of nulls has the same types as a full one.
 """
@@ -12,30 +12,20 @@ if TYPE_CHECKING:
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]], schema: "pyarrow.Schema") -> None:
-    """Write rows as one parquet file. Equal rows give equal bytes.
-
-    Raises:
-        ValueError: a row lacks a column of the schema or has one that the schema does not know.
-    """
+    """Write rows as one parquet file. Equal rows give equal bytes. Every row has exactly the columns of the schema."""
     import pyarrow
     import pyarrow.parquet
 
     names = set(schema.names)
     for number, row in enumerate(rows):
-        if set(row) != names:
-            raise ValueError(
-                f"{path.name}: row {number} differs from the schema in {sorted(names ^ set(row))}"
-            )
+        difference = sorted(names.symmetric_difference(row))
+        assert not difference, f"{path.name}: row {number} differs from the schema in {difference}"
     table = pyarrow.Table.from_pylist([dict(row) for row in rows], schema=schema)
     pyarrow.parquet.write_table(table, path)
 
 
 def read_table(path: Path) -> list[dict[str, Any]]:
-    """The rows of a parquet file.
-
-    Raises:
-        ValueError: no such file.
-    """
+    """The rows of a parquet file. ValueError if there is no such file."""
     import pyarrow.parquet
 
     if not path.is_file():

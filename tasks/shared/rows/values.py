@@ -1,7 +1,7 @@
-"""Values of a raw row as text: a problem, an answer, a name. What is no text or number is refused, never spelled out.
+"""Values of a raw row as text: a problem, an answer, a name. Refuses any value that is neither text nor number.
 
-Public sets write one thing in many ways. A prompt may be a list of chat messages: the last user message is the problem.
-An answer may be a list, a whole solution with a box, GSM8K's `#### 21`, or stand between dollars.
+Public datasets differ in form. A prompt may be a list of chat messages: the last user message is the problem. An answer
+may be a list, a whole solution with a box, GSM8K's `#### 21`, or stand between dollars.
 """
 
 import ast
@@ -15,33 +15,34 @@ from typing import Any
 
 from tasks.shared.grading.box import last_box
 
-MAX_CHARS = 1_000_000  # of one text; more is a file that lost its line ends, and no model could read it
+MAX_CHARS = (
+    1_000_000  # of one text; a longer one comes from a file without line ends, and no model could read it
+)
 FINAL = re.compile(r"^####[ \t]*(.+)$", re.MULTILINE)  # GSM8K's last line
 MATH = re.compile(r"\$\$([^$]+)\$\$|\$([^$]+)\$|\\\(((?:(?!\\\)).)+)\\\)|\\\[((?:(?!\\\]).)+)\\\]", re.DOTALL)
-BARE_BOX = re.compile(
-    r"\\(?:boxed +([A-Za-z0-9]+)|fbox\{([^{}]+)\})"
-)  # `\boxed 2`, `\fbox{2}` in MATH's solutions
+# `\boxed 2`, `\fbox{2}` in MATH's solutions
+BARE_BOX = re.compile(r"\\(?:boxed +([A-Za-z0-9]+)|fbox\{([^{}]+)\})")
 WHOLE_POINT = re.compile(r"(?<=[0-9])\.$")
 MAX_LISTED = 10_000  # characters of a list that is written as text
-BYTE = re.compile("[\udc80-\udcff]")  # a byte that was no UTF-8, as `surrogateescape` keeps it
+BYTE = re.compile("[\udc80-\udcff]")  # a byte that is not UTF-8, as `surrogateescape` keeps it
 LONE = re.compile("[\ud800-\udfff]")
 # cp1250, latin-1 and the like differ in few letters, and short texts do not tell them apart
 WESTERN = re.compile(
     r"cp125[02478]|latin_1|iso8859_(1|2|4|9|10|13|14|15|16)$|mac_(roman|latin2|iceland|turkish)"
 )
-NO_VALUES = frozenset({"nan", "null"})  # what other programs write for a missing answer
+NO_VALUES = frozenset({"nan", "null"})  # how other programs write a missing answer
 
 
 @dataclass(frozen=True, slots=True)
 class ValueLocation:
-    """Where a value stands, for messages."""
+    """The place of a value, for messages."""
 
     row: str  # "/data/mine.jsonl: row 3"
     column: str
     setting: str  # the recipe's key that names the column
 
     def refuse(self, why: str) -> ValueError:
-        """The one line for a value that cannot be taken."""
+        """The error, in one line, for a value that cannot be used."""
         return ValueError(f"{self.row}: key '{self.column}' {why}")
 
 
@@ -57,18 +58,16 @@ def problem_at(raw: Mapping[str, Any], column: str, place: str, setting: str) ->
     messages = _messages(value)
     if messages is None:
         return _text(_only(value, where), where), ""
-    said = {str(message.get("role")).lower(): message.get("content") for message in messages}
-    roles = [role for role in ("user", "human") if role in said]
+    contents = {str(message["role"]).lower(): message["content"] for message in messages}
+    roles = [role for role in ("user", "human") if role in contents]
     if not roles:
-        raise where.refuse(f"holds messages of {', '.join(said)} and none of the user; set {setting}")
-    system = said.get("system")
-    return _text(_joined(said[roles[0]], where), where), _text(
-        _joined(system, where), where
-    ) if system else ""
+        raise where.refuse(f"holds messages of {', '.join(contents)} and none of the user; set {setting}")
+    problem, system = contents[roles[0]], contents.get("system")
+    return _text(_joined(problem, where), where), _text(_joined(system, where), where) if system else ""
 
 
 def answer_at(raw: Mapping[str, Any], column: str, place: str, setting: str, several: str = "refuse") -> str:
-    r"""The answer in a column; several in a list are a set (`\{1, 2\}`) if `several` is "set"."""
+    r"""The answer in a column. A list of several answers is a set (`\{1, 2\}`) if `several` is "set"."""
     where = ValueLocation(place, column, setting)
     value = _listed(value_at(raw, column, place, setting))
     if not isinstance(value, list) or len(value) < 2:
@@ -90,13 +89,13 @@ def id_at(raw: Mapping[str, Any], place: str) -> str:
 
 
 def name_at(raw: Mapping[str, Any], column: str) -> str:
-    """A text in a column that sets may have for other purposes; "" where there is none."""
+    """A text in an optional column that some datasets use differently; "" if it holds no text."""
     value = raw.get(_key(raw, column) or column)
     return value.strip() if isinstance(value, str) and not LONE.search(value) else ""
 
 
 def value_at(raw: Mapping[str, Any], column: str, place: str, setting: str) -> Any:
-    """Whatever stands in a column; a dot steps into nested values, and upper and lower case are one."""
+    """The value in a column; a dot steps into nested values, and case does not matter."""
     value: Any = raw
     for part in column.split("."):
         if isinstance(value, Mapping):
@@ -115,7 +114,7 @@ def value_at(raw: Mapping[str, Any], column: str, place: str, setting: str) -> A
 
 
 def encoding_hint(text: str) -> str:
-    """`, a byte 0xe9; it looks like cp1252`, of a text with bytes that were no UTF-8 or with zero bytes; else ""."""
+    """A hint such as `, byte 0xe9; it looks like cp1252` for a text with zero bytes or bytes that are not UTF-8."""
     if "\x00" in text:
         return ", zero bytes; it looks like utf-16"
     odd = BYTE.search(text)
@@ -130,7 +129,7 @@ def encoding_hint(text: str) -> str:
 
 
 def _key(raw: Mapping[str, Any], name: str) -> str | None:
-    """The key of that name, or else the only one that differs from it in case or in blanks around it."""
+    """The key of that name, or the only one that differs from it just in case or surrounding blanks."""
     if name in raw:
         return name
     alike = [key for key in raw if isinstance(key, str) and key.strip().casefold() == name.strip().casefold()]
@@ -138,7 +137,7 @@ def _key(raw: Mapping[str, Any], name: str) -> str | None:
 
 
 def _messages(value: Any) -> list[dict[str, Any]] | None:
-    """Chat messages, with `role` and `content`, also where they are JSON in a text; None if these are none."""
+    """Chat messages with `role` and `content`, also from JSON in a text; None if the value holds none."""
     if isinstance(value, str) and value.lstrip().startswith(("[{", "{")) and len(value) <= MAX_CHARS:
         try:
             value = json.loads(value)
@@ -157,12 +156,12 @@ def _messages(value: Any) -> list[dict[str, Any]] | None:
 
 
 def _either(message: Any, *keys: str) -> Any:
-    """What stands under the first of the keys that a message has: OpenAI's names, and ShareGPT's."""
+    """The value of the first key that the message has, of OpenAI's and ShareGPT's names."""
     return next((message[key] for key in keys if isinstance(message, Mapping) and key in message), None)
 
 
 def _joined(content: Any, where: ValueLocation) -> Any:
-    """The text of a message whose content comes in parts."""
+    """The text of a message, joined if its content comes in parts."""
     if not isinstance(content, list):
         return content
     texts = [part if isinstance(part, str) else _either(part, "text") for part in content]
@@ -172,7 +171,7 @@ def _joined(content: Any, where: ValueLocation) -> Any:
 
 
 def _only(value: Any, where: ValueLocation) -> Any:
-    """The one element of a list; what is no list stays as it is."""
+    """The single element of a list; any other value unchanged."""
     while isinstance(value, list):
         if len(value) > 1:
             raise where.refuse(
@@ -183,7 +182,7 @@ def _only(value: Any, where: ValueLocation) -> Any:
 
 
 def _listed(value: Any) -> Any:
-    """A list that is written as text, as a CSV file has it: `['21']`. An interval `[1, 2]` is none."""
+    """A list written as text, as in a CSV file: `['21']`. An interval `[1, 2]` is not a list."""
     if not isinstance(value, str) or len(value) > MAX_LISTED or not value.strip().startswith("["):
         return value
     for read in (json.loads, ast.literal_eval):
@@ -232,7 +231,7 @@ def _checked(text: str, where: ValueLocation) -> str:
 
 
 def _final(text: str, where: ValueLocation) -> str:
-    """The answer in what may be a whole solution: its last box, GSM8K's last line, what stands between dollars."""
+    """The answer within a text that may be a whole solution: its last box, GSM8K's last line, or a formula."""
     text = BARE_BOX.sub(lambda found: "\\boxed{" + (found[1] or found[2]) + "}", text)
     box = last_box(text)
     if box is not None:

@@ -1,12 +1,11 @@
-"""Which artifacts are still wanted, and the removal of the others.
+"""Finds the artifacts that are still referenced, and removes the others.
 
-Wanted is what runs, tags, nights and pins name, what stages that run now are made from or make, and whatever wanted
-artifacts were made from, so that lineage stays whole. Trainer states are large and many: a run keeps its last ones and
-the best.
+Runs, tags, nights and pins refer to artifacts, and running stages to their inputs and outputs. Whatever a referenced
+artifact was made from is kept too, so that lineage stays complete. Trainer states are large and many: a run keeps its
+last ones and the best.
 """
 
 from collections.abc import Iterable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -21,15 +20,15 @@ BEST_BY = "accuracy"  # headline metric of an RL round, over its last steps
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What is kept besides what is named."""
+    """What is kept besides referenced artifacts."""
 
-    trainer_states: int = 1  # the last so many of each run; the best round's is kept in any case
-    youngest: timedelta = timedelta(hours=24)  # what is younger is nobody's rubbish yet
+    trainer_states: int = 1  # number of the last ones kept of each run; the best round's is always kept
+    youngest: timedelta = timedelta(hours=24)  # younger artifacts stay
 
 
 @dataclass(frozen=True, slots=True)
 class Unwanted:
-    """An artifact that nothing names."""
+    """An artifact that nothing refers to."""
 
     location: str
     size: int  # bytes
@@ -38,24 +37,21 @@ class Unwanted:
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """What a collection has found."""
+    """The result of a collection."""
 
-    wanted: dict[str, list[str]]  # location -> who wants it
-    young: list[str]  # locations that nothing names, too young to go
-    damaged: dict[str, str]  # location -> what is wrong; never removed by a collection
-    unwanted: list[Unwanted]  # removed, unless it was a dry run
+    wanted: dict[str, list[str]]  # location -> who refers to it
+    young: list[str]  # locations of unreferenced artifacts that are too young to go
+    damaged: dict[str, str]  # location -> its fault; never removed by a collection
+    unwanted: list[Unwanted]  # removed, except in a dry run
 
 
 def collect(store: Store, policy: Policy, delete: bool = False) -> Collection:
-    """Find what nothing wants, and remove it if told.
+    """Find the artifacts that nothing refers to; remove them with `delete`.
 
-    While it runs no record changes and no stage begins, so nothing becomes wanted behind its back; a stage that
-    finishes meanwhile notes its outputs afterwards and finds out if one of them is gone.
+    Meanwhile no record changes and no stage begins, so no new reference appears. A stage that finishes meanwhile
+    records its outputs afterwards, and notices if one of them is gone.
     """
-    records, leases = RunRecords(store.root), Leases(store.root)
-    with ExitStack() as stack:
-        stack.enter_context(records.locked())
-        stack.enter_context(leases.locked())
+    with RunRecords(store.root).locked(), Leases(store.root).locked():
         manifests, damaged = read_all(store)
         wanted = wanted_locations(store.root, manifests, policy)
         limit = (datetime.now(UTC) - policy.youngest).isoformat(timespec="seconds")
@@ -73,7 +69,7 @@ def collect(store: Store, policy: Policy, delete: bool = False) -> Collection:
 
 
 def wanted_locations(store: str, manifests: dict[str, Manifest], policy: Policy) -> dict[str, list[str]]:
-    """Location -> who wants it, for everything that is not to be removed."""
+    """Location -> who refers to it, for everything that is kept."""
     wanted: dict[str, list[str]] = {}
 
     def want(refs: Iterable[ArtifactRef], who: str) -> None:
@@ -108,15 +104,12 @@ def wanted_locations(store: str, manifests: dict[str, Manifest], policy: Policy)
 
 
 def _of_run(record: RunRecord, trainer_states: int) -> list[ArtifactRef]:
-    """What a run wants: inputs and outputs of its stages, of the trainer states the last ones and the best."""
-    refs = [
-        ref
-        for stage in record.stages.values()
-        for ref in (*stage.inputs.values(), *stage.outputs.values())
-        if ref.kind != TRAINER_STATE
-    ]
-    rounds = [stage for stage in record.stages.values() if TRAINER_STATE in stage.outputs]  # in their order
-    kept = rounds[len(rounds) - min(trainer_states, len(rounds)) :]
+    """The artifacts a run refers to: inputs and outputs of its stages, and of its trainer states the last and best."""
+    stages = list(record.stages.values())
+    refs = [ref for stage in stages for ref in (*stage.inputs.values(), *stage.outputs.values())]
+    refs = [ref for ref in refs if ref.kind != TRAINER_STATE]
+    rounds = [stage for stage in stages if TRAINER_STATE in stage.outputs]  # in their order
+    kept = rounds[max(0, len(rounds) - trainer_states) :]
     kept += sorted(rounds, key=lambda stage: float(stage.metrics.get(BEST_BY) or 0.0))[-1:]
     return refs + [stage.outputs[TRAINER_STATE] for stage in kept]
 

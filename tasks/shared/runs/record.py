@@ -1,6 +1,6 @@
-"""The record of a run: for every stage that finished, what went in and what came out, by reference.
+"""The record of a run: references to the inputs and outputs of every finished stage.
 
-A JSON file in the store, `runs/<run>.json`, so that a stage can be run again by itself, on any host, with the inputs it
+A JSON file in the store, `runs/<run>.json`, so that a stage can run again alone, on any host, with the inputs that it
 had: `prefect deployment run sft/local -p run=demo`.
 """
 
@@ -25,9 +25,9 @@ class StageRecord(BaseModel):
     inputs: dict[str, ArtifactRef]
     outputs: dict[str, ArtifactRef]
     metrics: dict[str, Value]
-    seconds: float  # of the execution that made the outputs, also if it was an earlier run's
+    seconds: float  # of the execution that made the outputs, which may be an earlier run's
     finished: str  # ISO 8601, UTC
-    made_of: dict[str, Any] = {}  # what the key of this work was made of: compared when it changes
+    made_of: dict[str, Any] = {}  # the parts of the stage's cache key, to compare when it changes
 
 
 class RunRecord(BaseModel):
@@ -38,11 +38,11 @@ class RunRecord(BaseModel):
     run: str
     recipe: dict[str, Any]
     stages: dict[str, StageRecord] = {}
-    stopped: dict[str, str] = {}  # label -> why it failed the last time; it has not finished since
+    stopped: dict[str, str] = {}  # label -> why it failed; removed when it finishes
     updated: str = ""  # ISO 8601, UTC
 
     def output(self, label: str, name: str) -> ArtifactRef:
-        """An output of a finished stage; ValueError naming what there is if it is not there."""
+        """An output of a finished stage; ValueError that lists the finished stages or outputs if there is none."""
         record = self.stages.get(label)
         if record is None:
             done = ", ".join(self.stages) or "none"
@@ -56,7 +56,7 @@ class RunRecord(BaseModel):
         return record.outputs[name]
 
     def checkpoint(self, label: str) -> ArtifactRef:
-        """What a finished stage has trained: its best checkpoint, where it kept that beside the last one."""
+        """The checkpoint of a finished stage: the best one if it published that beside the last."""
         record = self.stages.get(label)
         return self.output(label, "best" if record and "best" in record.outputs else "checkpoint")
 
@@ -77,7 +77,7 @@ class RunRecords:
         return self._documents.names()
 
     def locked(self) -> AbstractContextManager[None]:
-        """While it is held no run's record changes."""
+        """No run's record changes while this lock is held."""
         return self._documents.locked()
 
     def begin(
@@ -88,27 +88,27 @@ class RunRecords:
         keeps: bool = False,
         is_gone: Callable[[str], bool] = lambda _: False,
     ) -> None:
-        """Start a record, or give the existing one this recipe; what finished before stays until it finishes anew.
+        """Start a record, or give the existing one this recipe; finished stages stay until they finish again.
 
-        `stages`: what to start from in place of nothing; a record of the same recipe, or one that `keeps`, keeps its
-        own over them. A label that `is_gone` is left out, with what was made of it.
+        `stages`: the stages of a new record. An existing record adds its own over them if `keeps`, or if its recipe is
+        the same; otherwise they replace its own. A label that `is_gone` is dropped, with all that was made from it.
         """
 
         def update(content: bytes | None) -> str:
-            kept = self._parse(run, content) if content is not None else None
-            first = stages
-            if first is None:
-                first = kept.stages if kept else {}
-            elif kept and (keeps or kept.recipe == recipe):
-                first = first | kept.stages
-            for label in filter(is_gone, list(first)):
-                first = _without(first, label)
-            return _written(RunRecord(run=run, recipe=recipe, stages=first))
+            existing = self._parse(run, content) if content is not None else None
+            own = existing.stages if existing else {}
+            if stages is None:
+                started = own
+            else:
+                started = stages | (own if existing and (keeps or existing.recipe == recipe) else {})
+            for label in filter(is_gone, list(started)):
+                started = _without(started, label)
+            return _written(RunRecord(run=run, recipe=recipe, stages=started))
 
         self._documents.change(run, update)
 
     def add(self, run: str, label: str, record: StageRecord) -> None:
-        """Note a finished stage; what was made of its outputs that are no more leaves the record."""
+        """Record a finished stage; stages made from its previous outputs leave the record if those have changed."""
 
         def update(content: bytes | None) -> str:
             current = self._parse(run, content)
@@ -119,7 +119,7 @@ class RunRecords:
         self._documents.change(run, update)
 
     def stop(self, run: str, label: str, reason: str) -> None:
-        """Note why a stage failed; the note goes when it finishes."""
+        """Record why a stage failed, until it finishes."""
 
         def update(content: bytes | None) -> str:
             current = self._parse(run, content)
@@ -141,7 +141,7 @@ class RunRecords:
 
 
 def _written(record: RunRecord) -> str:
-    """The document of a record that changes now."""
+    """The document of a record, with the current time."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
     return record.model_copy(update={"updated": now}).model_dump_json(indent=1)
 
@@ -149,13 +149,16 @@ def _written(record: RunRecord) -> str:
 def _without(
     stages: dict[str, StageRecord], label: str, outputs: dict[str, ArtifactRef] | None = None
 ) -> dict[str, StageRecord]:
-    """The stages without `label`, and without all that was made of what `label` gave and `outputs` do not."""
+    """The stages without `label`, and without those made from outputs of `label` that are not among `outputs`."""
     if label not in stages:
         return stages
-    still_there = {(ref.kind, ref.digest) for ref in (outputs or {}).values()}
-    gone = {(ref.kind, ref.digest) for ref in stages[label].outputs.values()} - still_there
+    gone = _contents(stages[label].outputs) - _contents(outputs or {})
     left = {name: stage for name, stage in stages.items() if name != label}
     for name, stage in stages.items():
-        if name in left and gone & {(ref.kind, ref.digest) for ref in stage.inputs.values()}:
+        if name in left and gone & _contents(stage.inputs):
             left = _without(left, name)
     return left
+
+
+def _contents(refs: dict[str, ArtifactRef]) -> set[tuple[str, str]]:
+    return {(ref.kind, ref.digest) for ref in refs.values()}

@@ -1,8 +1,8 @@
 """Tags on checkpoints (`promoted`), the nights of each, and pins, in the store beside the records of runs.
 
-`tags/<tag>.json` holds every position a tag has had, the present one last; `nights/<subject>.json` one evaluation a
-night; `pins/<name>.json` one artifact that is kept whatever refers to it. What is `latest` of a run is read off the
-run's record and needs no tag.
+`tags/<tag>.json` holds every position of a tag, the current one last; `nights/<subject>.json` one evaluation a night;
+`pins/<name>.json` one artifact that is kept whatever refers to it. The `latest` of a run follows from the run's record
+and needs no tag.
 """
 
 from datetime import UTC, datetime
@@ -14,54 +14,50 @@ from tasks.shared.artifacts import ArtifactRef
 from tasks.shared.contract.documents import Documents
 
 PROMOTED = "promoted"
-LATEST = "latest."  # what comes before a run's name where its latest checkpoint is meant
+LATEST = "latest."  # precedes a run's name where its latest checkpoint is meant
 
 
-class Tagged(BaseModel):
-    """One position of a tag."""
+class Document(BaseModel):
+    """What a store remembers under one name, or a part of it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Tagged(Document):
+    """One position of a tag."""
 
     run: str  # whose recipe says how the checkpoint is evaluated
     checkpoint: ArtifactRef
     evaluation_sets: ArtifactRef
     evaluation: ArtifactRef  # at the time of promotion: the reference of the nights to come
-    reason: str  # what the gate said
+    reason: str  # of the promotion gate
     moved: str = ""  # ISO 8601, UTC
 
 
-class Night(BaseModel):
+class Night(Document):
     """One night of one tagged checkpoint."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     day: str  # ISO date
     checkpoint: ArtifactRef
     evaluation: ArtifactRef
 
 
-class Pin(BaseModel):
-    """An artifact that somebody wants to keep."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class Pin(Document):
+    """An artifact that somebody keeps."""
 
     artifact: ArtifactRef
     pinned: str  # ISO 8601, UTC
 
 
-class _Rows(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class _Positions(_Rows):
+class _Positions(Document):
     rows: tuple[Tagged, ...] = ()
 
 
-class _Nights(_Rows):
+class _Nights(Document):
     rows: tuple[Night, ...] = ()
 
 
-Document = TypeVar("Document", bound=BaseModel)
+Kind = TypeVar("Kind", bound=Document)
 
 
 class Tags:
@@ -76,24 +72,21 @@ class Tags:
         return sorted(self._documents.names())
 
     def current(self, tag: str) -> Tagged | None:
-        """What carries the tag now, None if nothing ever has. ValueError if the tag's document is damaged."""
+        """The tag's position, None if it was never set. ValueError if the tag's document is damaged."""
         return next(reversed(self.history(tag)), None)
 
     def history(self, tag: str) -> tuple[Tagged, ...]:
         """Every position of the tag, oldest first."""
-        content = self._documents.read(tag)
-        return _parse(_Positions, content, self._documents.describe(tag)).rows
+        return _read(self._documents, tag, _Positions).rows
 
     def move(self, tag: str, position: Tagged) -> None:
         """Give the tag to another checkpoint. ValueError for a name that means the latest of a run."""
         if tag.startswith(LATEST):
             raise ValueError(f"tag '{tag}': '{LATEST}...' is kept for runs; choose another name")
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        stamped, where = position.model_copy(update={"moved": now}), self._documents.describe(tag)
+        stamped = position.model_copy(update={"moved": _now()})
 
-        def add(content: bytes | None) -> str:
-            rows = _parse(_Positions, content, where).rows
-            return _Positions(rows=(*rows, stamped)).model_dump_json(indent=1)
+        def add(_: bytes | None) -> str:
+            return _Positions(rows=(*self.history(tag), stamped)).model_dump_json(indent=1)
 
         self._documents.change(tag, add)
 
@@ -111,16 +104,14 @@ class Nights:
 
     def of(self, subject: str) -> tuple[Night, ...]:
         """Every night of the subject in the order of days. ValueError if the document is damaged."""
-        return _parse(_Nights, self._documents.read(subject), self._documents.describe(subject)).rows
+        return _read(self._documents, subject, _Nights).rows
 
     def add(self, subject: str, night: Night) -> None:
-        """Note a night; one of the same day is replaced."""
-        where = self._documents.describe(subject)
+        """Record a night; one of the same day is replaced."""
 
-        def add(content: bytes | None) -> str:
-            others = [row for row in _parse(_Nights, content, where).rows if row.day != night.day]
-            rows = sorted([*others, night], key=lambda row: row.day)
-            return _Nights(rows=tuple(rows)).model_dump_json(indent=1)
+        def add(_: bytes | None) -> str:
+            nights = {row.day: row for row in (*self.of(subject), night)}
+            return _Nights(rows=tuple(nights[day] for day in sorted(nights))).model_dump_json(indent=1)
 
         self._documents.change(subject, add)
 
@@ -134,26 +125,30 @@ class Pins:
 
     def all(self) -> dict[str, Pin]:
         """Every pin by its name. ValueError if one is damaged."""
-        found = {name: self._documents.read(name) for name in sorted(self._documents.names())}
-        return {name: _parse(Pin, content, self._documents.describe(name)) for name, content in found.items()}
+        return {name: _read(self._documents, name, Pin) for name in sorted(self._documents.names())}
 
     def set(self, name: str, artifact: ArtifactRef) -> None:
-        """Keep an artifact under this name, in place of what was kept under it."""
-        pin = Pin(artifact=artifact, pinned=datetime.now(UTC).isoformat(timespec="seconds"))
+        """Keep an artifact under this name, in place of the previous one."""
+        pin = Pin(artifact=artifact, pinned=_now())
         self._documents.change(name, lambda _: pin.model_dump_json(indent=1))
 
     def remove(self, name: str) -> None:
-        """Take a pin away; ValueError that lists those there are if there is none of this name."""
+        """Remove a pin; ValueError that lists the pins if there is none of this name."""
         pins = self.all()
         if name not in pins:
             raise ValueError(f"pin '{name}': there is none; pins: {', '.join(pins) or 'none'}")
         self._documents.remove(name)
 
 
-def _parse(kind: type[Document], content: bytes | None, where: str) -> Document:
-    if content is None:
-        return kind()
+def _read(documents: Documents, name: str, kind: type[Kind]) -> Kind:
+    """The document of this name, empty if there is none; ValueError if it is damaged."""
+    content = documents.read(name)
     try:
-        return kind.model_validate_json(content)
+        return kind() if content is None else kind.model_validate_json(content)
     except ValidationError as error:
+        where = documents.describe(name)
         raise ValueError(f"{where}: damaged ({error.errors()[0]['msg']}); repair or delete it") from None
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

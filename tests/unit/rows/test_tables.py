@@ -26,7 +26,7 @@ def test_an_empty_table_keeps_its_types(tmp_path):
 
 
 def test_a_row_that_differs_from_the_schema_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"t\.parquet: row 1 differs from the schema in \['calls'\]"):
+    with pytest.raises(AssertionError, match=r"t\.parquet: row 1 differs from the schema in \['calls'\]"):
         write_table(tmp_path / "t.parquet", [ROWS[0], {"id": "b"}], SCHEMA)
 
 
