@@ -1,12 +1,13 @@
-"""A funnel as inline SVG: one bar a step for what is left, and beside it what the step took out."""
+"""A funnel as inline SVG: for each step one bar for what it leaves, and beside it what it removes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 
 from markupsafe import Markup
 
-WIDTH, ROW, BAR = 440, 24, 14
+from tasks.shared.reporting.charts import WIDTH, figure, text
+
+ROW, BAR = 24, 14
 LEFT, RIGHT = 104, 100
 
 
@@ -20,7 +21,7 @@ class FunnelStep:
 
 
 def funnel(title: str, steps: Sequence[FunnelStep]) -> Markup:
-    """The chart; every bar is on the scale of what came into the first step."""
+    """The chart; all bars have the scale of the input to the first step."""
     most = max((step.left + step.taken for step in steps), default=0) or 1
     scale = (WIDTH - LEFT - RIGHT) / most
     parts = []
@@ -28,19 +29,10 @@ def funnel(title: str, steps: Sequence[FunnelStep]) -> Markup:
         top = 6 + ROW * number
         middle = top + BAR - 3
         left, taken = scale * step.left, scale * step.taken
-        parts.append(
-            f'<text class="name" x="{LEFT - 8}" y="{middle}" text-anchor="end">{escape(step.name)}</text>'
-        )
+        parts.append(text("name", LEFT - 8, middle, step.name, "end"))
         for tone, start, width in ((1, LEFT, left), (2, LEFT + left, taken)):
-            parts.append(
-                f'<g class="tone{tone}"><rect class="part" x="{start:.1f}" y="{top}" width="{width:.1f}" '
-                f'height="{BAR}"/></g>'
-            )
+            place = f'x="{start:.1f}" y="{top}" width="{width:.1f}" height="{BAR}"'
+            parts.append(f'<g class="tone{tone}"><rect class="part" {place}/></g>')
         count = f"{step.left:,}" + (f"  \u2212{step.taken:,}" if step.taken else "")
-        end = LEFT + left + taken + 6
-        parts.append(f'<text class="value" x="{end:.1f}" y="{middle}">{count}</text>')
-    height = 12 + ROW * len(steps)
-    body = (
-        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}">{"".join(parts)}</svg>'
-    )
-    return Markup(f'<figure class="chart"><figcaption>{escape(title)}</figcaption>{body}</figure>')
+        parts.append(text("value", LEFT + left + taken + 6, middle, count, "start"))
+    return figure(title, "".join(parts), WIDTH, 12 + ROW * len(steps))

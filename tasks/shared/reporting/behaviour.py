@@ -13,7 +13,7 @@ from tasks.shared.traces.trajectory import CodeCall
 
 @dataclass(frozen=True, slots=True)
 class Behaviour:
-    """Of one set of samples. Denominators stand beside each field."""
+    """Metrics of one set of samples, each with its denominator."""
 
     num_samples: int
     response_tokens: float | None  # mean over samples, interpreter output included (ReTool: 10k to 6k)
@@ -34,13 +34,13 @@ class Behaviour:
     executed_before_answer_ratio: float | None
     calls_per_sample: float | None
     truncated_ratio: float | None  # samples that ran out of tokens / samples
-    num_unrecognised: int  # blocks that were meant as such and are not written as the dialect reads them
-    num_self_written: int  # interpreter output that the model wrote itself
-    num_notices: int  # blocks that were answered by a notice
+    num_unrecognised: int  # malformed blocks: the dialect cannot read them
+    num_self_written: int  # feedback tags that the model wrote itself
+    num_notices: int  # blocks answered by a notice
 
 
 def measure(samples: Sequence[Sample]) -> Behaviour:
-    """All metrics of the samples that are no outages."""
+    """All metrics of the samples, outages left out."""
     valid = [sample for sample in samples if not sample.outage]
     executed = [[call for call in sample.calls if call.executed] for sample in valid]
     calls = [call for of_sample in executed for call in of_sample]
@@ -72,10 +72,9 @@ def measure(samples: Sequence[Sample]) -> Behaviour:
 
 def first_code_position(sample: Sample) -> float | None:
     """Characters before the first whole block, run or not, over all characters; None if there is none."""
-    blocks = (block for turn in blocks_by_turn(sample) for block in turn)
-    whole = (block.body for block in blocks if block.is_whole)
-    first = next(whole, None)
-    return None if first is None else first / len(sample.text)
+    blocks = (block for turn in blocks_by_turn(sample) for block in turn if block.is_whole)
+    first = next(blocks, None)
+    return first.body / len(sample.text) if first else None
 
 
 def code_lines(code: str) -> int:
@@ -84,7 +83,7 @@ def code_lines(code: str) -> int:
 
 
 def corrects_itself(calls: Sequence[CodeCall]) -> bool:
-    """A failed block is followed, at once or later, by one that runs and is another program."""
+    """Whether a failed block is followed, at once or later, by a different program that runs."""
     return any(
         not call.ran
         and any(later.ran and later.code.strip() != call.code.strip() for later in calls[index + 1 :])
@@ -93,7 +92,7 @@ def corrects_itself(calls: Sequence[CodeCall]) -> bool:
 
 
 def executed_before_answer(sample: Sample) -> bool:
-    r"""A block was executed before the first `\boxed` that is not part of a program or its output."""
+    r"""Whether a block was executed before the first `\boxed` outside programs and their output."""
     first_run = next((place for place, call in enumerate(sample.calls) if call.executed), None)
     if first_run is None:
         return False

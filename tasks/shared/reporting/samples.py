@@ -1,7 +1,7 @@
 """The evaluated sample: one response with live code and its grade, as a record and as a row of `samples.parquet`.
 
-pandas and `datasets.load_dataset("parquet", ...)` open the file as it is. In an evaluation the seconds of its calls lie
-beside it, under `circumstances/`: equal samples give equal files and an equal digest.
+pandas and `datasets.load_dataset("parquet", ...)` open the file. The seconds of its calls lie beside it, under
+`circumstances/`, so that equal samples give equal files and an equal digest.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,40 +15,19 @@ import pyarrow.parquet as pq
 from tasks.shared.artifacts import VOLATILE
 from tasks.shared.traces.trajectory import CodeCall, FinishReason, turns_between
 
+TEXT, WHOLE = pa.string(), pa.int32()
 CALL = pa.struct(
-    [
-        ("code", pa.string()),
-        ("status", pa.string()),
-        ("observation", pa.string()),
-        ("turn_end", pa.int32()),
-        ("feedback_end", pa.int32()),
-    ]
+    dict.fromkeys(("code", "status", "observation"), TEXT)
+    | dict.fromkeys(("turn_end", "feedback_end"), WHOLE)
 )
-SHOWN = pa.list_(pa.list_(pa.int32()))  # [start, end) of each call's feedback, in characters of the text
+SHOWN = pa.list_(pa.list_(WHOLE))  # [start, end) of each call's feedback, in characters of the text
 SCHEMA = pa.schema(
-    [
-        ("set", pa.string()),
-        ("problem_id", pa.string()),
-        ("problem", pa.string()),
-        ("answer", pa.string()),
-        ("family", pa.string()),
-        ("sample", pa.int32()),
-        ("text", pa.string()),
-        ("response_ids", pa.list_(pa.int32())),
-        ("sampled", pa.list_(pa.bool_())),
-        ("logprobs", pa.list_(pa.float32())),
-        ("token_ends", pa.list_(pa.int32())),
-        ("calls", pa.list_(CALL)),
-        ("finish", pa.string()),
-        ("correct", pa.bool_()),
-        ("reason", pa.string()),
-        ("predicted", pa.string()),
-        ("num_tokens", pa.int32()),
-        ("dialect", pa.string()),
-        ("shown", SHOWN),
-        ("unrecognised", pa.int32()),
-        ("self_written", pa.int32()),
-    ]
+    dict.fromkeys(("set", "problem_id", "problem", "answer", "family"), TEXT)
+    | {"sample": WHOLE, "text": TEXT}
+    | {"response_ids": pa.list_(WHOLE), "sampled": pa.list_(pa.bool_()), "logprobs": pa.list_(pa.float32())}
+    | {"token_ends": pa.list_(WHOLE), "calls": pa.list_(CALL)}
+    | {"finish": TEXT, "correct": pa.bool_(), "reason": TEXT, "predicted": TEXT, "num_tokens": WHOLE}
+    | {"dialect": TEXT, "shown": SHOWN, "unrecognised": WHOLE, "self_written": WHOLE}
 )
 LATER = ("dialect", "shown", "unrecognised", "self_written")  # columns that older files do not have
 SECONDS = pa.schema([("seconds", pa.list_(pa.float64()))])  # of the calls, a row a sample, in the same order
@@ -69,7 +48,7 @@ class Sample:
     response_ids: Sequence[int]  # (R,)
     sampled: Sequence[bool]  # (R,) False on interpreter output
     logprobs: Sequence[float]  # (R,)
-    token_ends: Sequence[int]  # (R,) characters of `text` that are there after each token
+    token_ends: Sequence[int]  # (R,) length of `text` in characters after each token
     calls: Sequence[CodeCall]
     finish: FinishReason
     correct: bool  # False for an outage, which no estimate counts
@@ -77,19 +56,19 @@ class Sample:
     predicted: str | None
     num_tokens: int  # R
     dialect: str = "retool"
-    # [start, end) in characters of `text` that the feedback of each call takes; None where it was not kept
+    # [start, end) in characters of `text` of each call's feedback; None in files that lack it
     shown: Sequence[Sequence[int]] | None = None
-    unrecognised: int = 0  # blocks that were meant as such and are not written as the dialect reads them
+    unrecognised: int = 0  # malformed blocks: the dialect cannot read them
     self_written: int = 0  # feedback tags that the model wrote itself
 
     @property
     def turns(self) -> tuple[str, ...]:
-        """What the model wrote before, between and after its feedbacks."""
+        """The model's text before, between and after its feedbacks."""
         return turns_between(self.text, self.feedback_spans)
 
     @property
     def feedback_spans(self) -> Sequence[Sequence[int]]:
-        """`shown`; of samples that were kept without it, by the ends of their tokens."""
+        """`shown`, or for a sample without it the spans that its token ends give."""
         if self.shown is not None:
             return self.shown
         ends = (0, *self.token_ends)
@@ -98,7 +77,7 @@ class Sample:
 
     @property
     def outage(self) -> bool:
-        """The sandbox failed under it: says nothing about the model."""
+        """Whether the sandbox failed, which says nothing about the model."""
         return self.finish is FinishReason.SANDBOX_FAILURE
 
     @property
@@ -117,7 +96,7 @@ def write_samples(directory: Path, samples: Iterable[Sample]) -> None:
 
 
 def read_samples(directory: Path, dialect: str = "retool") -> list[Sample]:
-    """The samples of an evaluation, in its order; `dialect`: of samples that were kept without the name of theirs."""
+    """The samples of an evaluation, in its order; `dialect`: of samples in files without that column."""
     rows = pq.read_table(directory / SAMPLES_FILE, schema=SCHEMA).to_pylist()
     seconds = pq.read_table(directory / SECONDS_FILE, schema=SECONDS).to_pylist()
     return [_sample(row, clock["seconds"], dialect) for row, clock in zip(rows, seconds, strict=True)]
