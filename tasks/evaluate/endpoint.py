@@ -1,7 +1,7 @@
-"""Samples of a checkpoint that `tirflow serve` serves: each one request with its seed, graded here.
+"""Samples of a checkpoint that `tirflow serve` serves: one request with a seed each, graded here.
 
-The server runs the code. It tells the trajectory itself, tokens, log-probs and calls, so a sample is what the stage
-would have taken with an engine of its own. Nothing it says is trusted to fit: prompt, tokens and limits are checked.
+The server runs the code and returns the trajectory: tokens, log-probs and calls. So a sample is what the stage would
+have taken with an engine of its own. The answer is not trusted: prompt, tokens and limits are checked.
 """
 
 import asyncio
@@ -27,47 +27,47 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SECTION = "evaluate.endpoint"
-SANDBOX_FAILED = '"code":"sandbox"'  # of the error that a server answers with when its sandbox fails
+SANDBOX_FAILED = '"code":"sandbox"'  # in a server's error if its sandbox fails
 
 
 class EndpointSampler:
     """Takes samples by asking a server."""
 
     def __init__(self, config: EvaluateStage, tokenizer: "PreTrainedTokenizerBase", log: ResponseLog) -> None:
-        """`tokenizer`: of the checkpoint that is served; `log`: answers that were given before are taken from it."""
+        """`tokenizer`: of the checkpoint that is served; `log`: serves answers that were given before."""
         self._config = config
         self._tokenizer = tokenizer
         self._log = log
         self._dialect = dialect_of(config.traces, config.sandbox.preload)
 
-    def take(self, wanted: Sequence[SampleRequest]) -> Iterator[Sample]:
-        """Every wanted sample, graded, as it finishes; outages among them.
+    def take(self, requests: Sequence[SampleRequest]) -> Iterator[Sample]:
+        """Every requested sample, graded, as it finishes; outages among them.
 
-        ValueError, one line: the server refuses, keeps failing, or serves something else than this recipe's checkpoint.
+        ValueError, one line: the server refuses, keeps failing, or serves another checkpoint than this recipe's.
         """
-        named = {_name(want): want.problem for want in wanted}
-        prompts = encoded_prompts(self._config, self._tokenizer, named)
-        with asyncio.Runner() as loop:  # ends what is in flight, however this generator ends
+        problems = {request.problem.name: request.problem for request in requests}
+        prompts = encoded_prompts(self._config, self._tokenizer, problems.values())
+        with asyncio.Runner() as loop:  # cancels pending requests, however this generator ends
             taken: asyncio.Queue[Trajectory | None] = asyncio.Queue()
-            asking = loop.get_loop().create_task(self._ask_all(wanted, prompts, taken))
+            asking = loop.get_loop().create_task(self._ask_all(requests, prompts, taken))
             while (trajectory := loop.run(taken.get())) is not None:
                 ends = token_ends(self._tokenizer, trajectory.response_ids, trajectory.text)
-                yield graded(trajectory, named[trajectory.problem_id], ends, self._config.traces.dialect)
+                yield graded(trajectory, problems[trajectory.problem_id], ends, self._config.traces.dialect)
             loop.run(asyncio.wait_for(asking, None))
 
     async def _ask_all(
         self,
-        wanted: Sequence[SampleRequest],
+        requests: Sequence[SampleRequest],
         prompts: dict[str, tuple[int, ...]],
         taken: "asyncio.Queue[Trajectory | None]",
     ) -> None:
-        """As many requests at a time as the recipe says; None at the end."""
+        """Send as many requests at a time as the recipe says; puts None at the end."""
         endpoint = self._config.evaluate.endpoint
-        waiting = iter(wanted)
+        waiting = iter(requests)
 
         async def work(client: EndpointClient) -> None:
-            for want in waiting:
-                taken.put_nowait(await self._ask(client, want, prompts[_name(want)]))
+            for request in waiting:
+                taken.put_nowait(await self._ask(client, request, prompts[request.problem.name]))
 
         try:
             async with EndpointClient(endpoint, SECTION, self._log) as client:
@@ -75,15 +75,18 @@ class EndpointSampler:
         finally:
             taken.put_nowait(None)
 
-    async def _ask(self, client: EndpointClient, want: SampleRequest, prompt: tuple[int, ...]) -> Trajectory:
-        """One sample; an outage where the server's sandbox failed under it."""
-        where = f"{self._config.evaluate.endpoint.base_url}: {_name(want)}, sample {want.sample}"
+    async def _ask(
+        self, client: EndpointClient, request: SampleRequest, prompt: tuple[int, ...]
+    ) -> Trajectory:
+        """One sample; an outage if the server's sandbox failed."""
+        name, sample = request.problem.name, request.sample
+        where = f"{self._config.evaluate.endpoint.base_url}: {name}, sample {sample}"
         try:
-            completion = await client.ask(_name(want), want.sample, 0, self._payload(want))
-            return self._read(completion, want, prompt)
+            completion = await client.ask(name, sample, 0, self._payload(request))
+            return self._read(completion, request, prompt)
         except AttemptFailed as failed:
             if SANDBOX_FAILED in failed.said.replace(" ", ""):
-                builder = TrajectoryBuilder(_name(want), want.sample, prompt)
+                builder = TrajectoryBuilder(name, sample, prompt)
                 return builder.finish(FinishReason.SANDBOX_FAILURE, "", "")
             raise ValueError(
                 f"{where}: {failed}; see to the server and run again: answers are kept"
@@ -94,20 +97,22 @@ class EndpointSampler:
                 "answers are kept"
             ) from None
 
-    def _read(self, completion: Completion, want: SampleRequest, prompt: tuple[int, ...]) -> Trajectory:
-        """The trajectory that the server tells. ValueError, one line, if it is not of this recipe."""
+    def _read(self, completion: Completion, request: SampleRequest, prompt: tuple[int, ...]) -> Trajectory:
+        """The trajectory of an answer. ValueError, one line, if it does not fit this recipe."""
         base_url, config = self._config.evaluate.endpoint.base_url, self._config
-        told = completion.choices[0].message.trajectory
-        if told is None:
-            raise ValueError(f"{base_url} tells no trajectory: {SECTION} is a server of `tirflow serve`")
-        if tuple(told.prompt_ids) != prompt:
+        served = completion.choices[0].message.trajectory
+        if served is None:
             raise ValueError(
-                f"{base_url} reads problem {want.problem.id} as another prompt: it serves another recipe or tokenizer "
-                "than this evaluation's; serve the checkpoint with the recipe of its run"
+                f"{base_url} returns no trajectory: {SECTION} must be a server of `tirflow serve`"
+            )
+        if tuple(served.prompt_ids) != prompt:
+            raise ValueError(
+                f"{base_url} reads problem {request.problem.id} as another prompt: it serves another recipe or "
+                "tokenizer than this evaluation's; serve the checkpoint with the recipe of its run"
             )
         for number, most, what in (
-            (len(told.calls), config.traces.max_calls, "calls"),
-            (len(told.response_ids), config.generation.max_response_tokens, "tokens"),
+            (len(served.calls), config.traces.max_calls, "calls"),
+            (len(served.response_ids), config.generation.max_response_tokens, "tokens"),
         ):
             if number > most:
                 raise ValueError(
@@ -115,25 +120,21 @@ class EndpointSampler:
                     "serve with the same limits (tirflow serve --set)"
                 )
         try:
-            builder = told.builder(_name(want), want.sample, len(self._tokenizer))
+            builder = served.builder(request.problem.name, request.sample, len(self._tokenizer))
         except ValueError as error:
             raise ValueError(f"{base_url}: {error}; serve the checkpoint that is evaluated") from None
-        return finished(builder, told.finish, partial(ids_text, self._tokenizer), self._dialect)
+        return finished(builder, served.finish, partial(ids_text, self._tokenizer), self._dialect)
 
-    def _payload(self, want: SampleRequest) -> dict[str, Any]:
-        """What one request sends."""
-        config = self._config
-        system = [{"role": "system", "content": want.problem.system}] if want.problem.system else []
+    def _payload(self, request: SampleRequest) -> dict[str, Any]:
+        """The body of one request."""
+        config, problem = self._config, request.problem
+        system = [{"role": "system", "content": problem.system}] if problem.system else []
         return {
             "model": config.evaluate.endpoint.model,
-            "messages": [*system, {"role": "user", "content": want.problem.problem}],
-            "seed": want.seed,
+            "messages": [*system, {"role": "user", "content": problem.problem}],
+            "seed": request.seed,
             "temperature": config.evaluate.temperature,
             "top_p": config.evaluate.top_p,
             "max_tokens": config.generation.max_response_tokens,
             "extra_body": {"interpreter": "text", "return_trajectory": True},
         }
-
-
-def _name(want: SampleRequest) -> str:
-    return f"{want.problem.set}/{want.problem.id}"

@@ -1,4 +1,4 @@
-"""What an evaluation's samples can depend on besides its request: versions and hardware, noted beside its summary."""
+"""Versions and hardware on which an evaluation's samples can depend, recorded beside its summary."""
 
 import platform
 from importlib import metadata
@@ -9,7 +9,7 @@ LIBRARIES = ("math-verify", "numpy", "sympy", "tokenizers", "torch", "transforme
 
 
 def environment_versions() -> dict[str, str]:
-    """Versions, processor and threads, by name: read where equal seeds gave other samples."""
+    """Versions, processor and threads by name: they explain why equal seeds gave different samples."""
     found = {"python": platform.python_version(), "machine": platform.machine()}
     for name in LIBRARIES:
         try:

@@ -1,7 +1,7 @@
-"""Finished samples, kept in the scratch directory as they come: an evaluation that was killed goes on from here.
+"""Finished samples in the scratch directory, from which an evaluation that was killed continues.
 
-Shards are folders of at most `size` samples, written whole (temporary name, then rename) and never changed. Beside
-them stands which request they were taken for: samples of another are never taken up.
+A shard is a folder of at most `size` samples, written atomically (temporary name, then rename) and never changed. The
+directory belongs to one request: samples of another are never used.
 """
 
 import os
@@ -15,7 +15,7 @@ SampleKey = tuple[str, str, int]  # set, problem id, sample
 
 
 class Journal:
-    """Append-only store of finished samples; outages are not kept, so that they are repeated."""
+    """Append-only store of finished samples. Outages are not kept, so that they are taken again."""
 
     def __init__(self, directory: Path, fingerprint: str, size: int = 64, every_s: float = 5.0) -> None:
         """`fingerprint`: of the request. ValueError if the directory holds samples of another."""
@@ -58,5 +58,5 @@ class Journal:
         self._flushed = time.monotonic()
 
     def samples(self) -> list[Sample]:
-        """All that were kept, in the order in which they were first kept."""
+        """All samples, in the order in which they were appended."""
         return list(self._kept.values())

@@ -27,40 +27,46 @@ from tasks.shared.rows.tables import write_card
 from tasks.shared.tools.interpreter import open_tool
 from tasks.shared.tools.protocol import Tool
 
-MOST_OUTAGES = 0.01  # of all samples; with more the sandbox is at fault and nothing is published
+MOST_OUTAGES = 0.01  # of all samples; above it the sandbox is at fault and nothing is published
 
 
 def run(context: StageContext[EvaluateStage]) -> StageResult:
-    """Sample what is missing, then summarise and publish everything."""
+    """Take the missing samples, then summarise and publish all."""
     config = context.config = context.config.limited()
     meeting = context.request.meeting
     if meeting is not None and meeting.only_samples:
         return sample_for_others(context, config.generation, config.model, context.input("checkpoint"))
     problems = read_problems(context.input("evaluation_sets"))
-    wanted = list(sample_requests(problems, config.evaluate.samples_per_problem, context.request.seed))
+    requests = list(sample_requests(problems, config.evaluate.samples_per_problem, context.request.seed))
     journal = Journal(context.scratch / "samples", context.fingerprint())
-    missing = [want for want in wanted if want.key not in journal]
-    context.log(
-        f"evaluation: {len(problems)} problems, {len(wanted)} samples, {len(wanted) - len(missing)} already taken"
-    )
+    missing = [request for request in requests if request.key not in journal]
+    total, num_taken = len(requests), len(requests) - len(missing)
+    context.log(f"evaluation: {len(problems)} problems, {total} samples, {num_taken} already taken")
     started = time.monotonic()
-    outages = _sample(context, journal, missing, len(wanted)) if missing else []
+    outages = _sample(context, journal, missing, total) if missing else []
     seconds = time.monotonic() - started
-    _require_few_outages(outages, len(wanted))
+    if len(outages) > MOST_OUTAGES * total:
+        raise RuntimeError(
+            f"evaluation: the sandbox failed under {len(outages)} of {total} samples, each tried several times; "
+            "see its health in the log, then run the stage again: finished samples are kept"
+        )
     kept = {sample.key: sample for sample in [*journal.samples(), *outages]}
-    ordered = [kept[want.key] for want in wanted]
+    ordered = [kept[request.key] for request in requests]
+    by_set: dict[str, list[Sample]] = {}
+    for sample in ordered:
+        by_set.setdefault(sample.set, []).append(sample)
     summary = {
-        "sets": {name: summarize(samples) for name, samples in _by_set(ordered).items()},
+        "sets": {name: summarize(samples) for name, samples in by_set.items()},
         "protocol": protocol_of(config),
         "allow_unsafe": config.sandbox.allow_unsafe,
     }
     volatile = {
         "sampling_seconds": round(seconds, 3),
         "sampled_now": len(missing),
-        # Samples taken in several attempts shared their batches with others: a matrix product may round otherwise.
-        "surroundings": environment_versions() | {"taken_before": str(len(wanted) - len(missing))},
+        # Several attempts batch the samples differently, and a matrix product may then round differently.
+        "surroundings": environment_versions() | {"taken_before": str(num_taken)},
     }
-    metrics = headline(summary)
+    metrics = headline_metrics(summary)
     with context.output("evaluation", metrics) as output:
         write_evaluation(output.directory, ordered, summary, volatile)
         write_card(output.directory, {"default": SAMPLES_FILE}, "Graded samples of one checkpoint.")
@@ -68,27 +74,22 @@ def run(context: StageContext[EvaluateStage]) -> StageResult:
     return StageResult(outputs={"evaluation": output.ref}, metrics=metrics)
 
 
-def headline(summary: dict[str, Any]) -> dict[str, Value]:
-    """The numbers of each set that belong in a table."""
+def headline_metrics(summary: dict[str, Any]) -> dict[str, Value]:
+    """The headline metrics of each set."""
     metrics: dict[str, Value] = {}
     for name, numbers in summary["sets"].items():
-        metrics |= {
-            f"{name}/accuracy": numbers["accuracy"],
-            f"{name}/low": numbers["interval"][0],
-            f"{name}/high": numbers["interval"][1],
-            f"{name}/code_ratio": numbers["behaviour"]["code_ratio"],
-            f"{name}/pass_ratio": numbers["behaviour"]["pass_ratio"],
-            f"{name}/problems": numbers["problems"],
-            f"{name}/samples": numbers["samples"],
-            f"{name}/void": numbers["void"],
-        }
+        low, high = numbers["interval"]
+        headline = {"accuracy": numbers["accuracy"], "low": low, "high": high}
+        headline |= {key: numbers["behaviour"][key] for key in ("code_ratio", "pass_ratio")}
+        headline |= {key: numbers[key] for key in ("problems", "samples", "void")}
+        metrics |= {f"{name}/{key}": value for key, value in headline.items()}
     return metrics
 
 
 def _sample(
     context: StageContext[EvaluateStage], journal: Journal, missing: Sequence[SampleRequest], total: int
 ) -> list[Sample]:
-    """Take the missing samples into the journal; those that stay outages are returned."""
+    """Take the missing samples into the journal; returns those that remain outages."""
     config = context.config
     tokenizer = load_tokenizer(context.input("checkpoint"))
     num_correct = 0
@@ -117,7 +118,7 @@ def _sample(
 def _sample_in_process(
     context: StageContext[EvaluateStage], missing: Sequence[SampleRequest], keep: Callable[[Sample], None]
 ) -> list[Sample]:
-    """With an engine and a sandbox of this process."""
+    """Take samples with an engine and a sandbox of this process."""
     config, checkpoint = context.config, context.input("checkpoint")
     tokenizer = load_tokenizer(checkpoint)
     with ExitStack() as stack:
@@ -135,21 +136,6 @@ def _sample_in_process(
             )
         )
         return take_all(Sampler(config, generator, interpreter, tokenizer), missing, keep)
-
-
-def _require_few_outages(outages: Sequence[Sample], total: int) -> None:
-    if len(outages) > MOST_OUTAGES * total:
-        raise RuntimeError(
-            f"evaluation: the sandbox failed under {len(outages)} of {total} samples, each tried several times; "
-            "see its health in the log, then run the stage again: finished samples are kept"
-        )
-
-
-def _by_set(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
-    sets: dict[str, list[Sample]] = {}
-    for sample in samples:
-        sets.setdefault(sample.set, []).append(sample)
-    return sets
 
 
 if __name__ == "__main__":

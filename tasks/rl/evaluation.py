@@ -22,7 +22,7 @@ from tasks.shared.contract.environment import rank
 from tasks.shared.contract.stage import StageContext
 from tasks.shared.estimates import Outcome, avg_at_k
 from tasks.shared.evaluation.problems import EvaluationProblem, SampleRequest, read_problems, sample_requests
-from tasks.shared.evaluation.sampling import Sampler, take_all
+from tasks.shared.evaluation.sampling import Sampler, encoded_prompts, take_all
 from tasks.shared.generation.protocol import AsksBeside, Decodes, Generator
 from tasks.shared.learning.distributed import from_first_rank, gather_from_ranks
 from tasks.shared.reporting.samples import Sample
@@ -56,7 +56,7 @@ class Evaluation:
         self._sampler = Sampler(evaluation_config(config), decoder, tool, tokenizer, most_alive)
         problems = _chosen(read_problems(context.input("evaluation_sets")), config.rl.evaluate_sets)
         self._requests = list(sample_requests(problems, config.rl.evaluate_samples, context.request.seed))
-        self._sampler.require_prompts([request.problem for request in self._requests])
+        encoded_prompts(self._sampler.config, tokenizer, problems)
         self._lines = JsonLines(context.scratch / EVALUATION_FILE, progress.step) if rank() == 0 else None
         self._thread = ThreadPoolExecutor(1, "evaluation") if beside else None
         self._running: tuple[Progress, Future[list[Grade]]] | None = None

@@ -136,7 +136,7 @@ def test_a_server_of_something_else_is_told_in_one_line(
     with serve() as other:
         there = asks(stage, other.base_url.removesuffix("/v1"), model="teacher-1")
         known = EvaluationProblem("sums", "0", "Case any. What is 12 * 34 + 5?", "413")
-        assert "tells no trajectory" in refusal(there, "other", list(sample_requests([known], 1, seed=7)))
+        assert "returns no trajectory" in refusal(there, "other", list(sample_requests([known], 1, seed=7)))
     with pytest.raises(ValueError, match=r"evaluate\.endpoint\.model is empty"):
         asks(stage, address, model="")
 

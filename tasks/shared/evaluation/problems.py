@@ -1,4 +1,4 @@
-"""The evaluation sets as they come from `prepare`, and the samples that are asked of them."""
+"""The evaluation sets that `prepare` publishes, and the samples to take on them."""
 
 import hashlib
 import json
@@ -18,8 +18,13 @@ class EvaluationProblem:
     problem: str
     answer: str
     family: str = ""
-    integer: bool = False  # whether only an integer literal answers it
+    integer: bool = False  # whether the answer must be an integer literal
     system: str = ""  # its own system message
+
+    @property
+    def name(self) -> str:
+        """The problem's name among those of all sets."""
+        return f"{self.set}/{self.id}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +37,7 @@ class SampleRequest:
 
     @property
     def key(self) -> tuple[str, str, int]:
-        """As in the journal."""
+        """The key of the sample, as in the journal."""
         return (self.problem.set, self.problem.id, self.sample)
 
 
@@ -46,26 +51,17 @@ def read_problems(directory: Path) -> list[EvaluationProblem]:
             raise ValueError(
                 f"{name}.parquet: {len(rows)} rows where sets.json says {entry['rows']}; prepare it again"
             )
-        integer = entry["answer"] == "integer"
-        problems += [
-            EvaluationProblem(
-                name,
-                row["id"],
-                row["problem"],
-                row["answer"],
-                row.get("family") or "",
-                integer,
-                row.get("system") or "",
-            )
-            for row in rows
-        ]
+        for row in rows:
+            optional = {key: row.get(key) or "" for key in ("family", "system")}
+            texts = row["id"], row["problem"], row["answer"]
+            problems.append(EvaluationProblem(name, *texts, integer=entry["answer"] == "integer", **optional))
     return problems
 
 
 def sample_requests(
     problems: list[EvaluationProblem], samples_per_problem: int, seed: int
 ) -> Iterator[SampleRequest]:
-    """Every sample with a seed of its own, from the run's seed and its key: the same whatever else is sampled."""
+    """Every sample, with a seed that depends on the run's seed and the sample's key alone."""
     for problem in problems:
         for sample in range(samples_per_problem):
             key = f"{seed}\0{problem.set}\0{problem.id}\0{sample}"

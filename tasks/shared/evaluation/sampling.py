@@ -1,6 +1,6 @@
-"""Take samples with live code and grade them; a sample whose sandbox failed is an outage and taken again."""
+"""Takes samples with live code and grades them. A sample whose sandbox failed is an outage and is taken again."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -30,30 +30,22 @@ class Sampler:
     generator: Decodes
     interpreter: Tool | None
     tokenizer: "PreTrainedTokenizerBase"
-    most_alive: int | None = None  # at once, where others sample beside; None: as many as the engine takes
+    most_alive: int | None = None  # at once, if others sample beside; None: as many as the engine takes
 
-    def take(self, wanted: Sequence[SampleRequest]) -> Iterator[Sample]:
-        """Every wanted sample, graded, as it finishes; outages among them."""
-        by_request = {f"{want.problem.set}/{want.problem.id}": want.problem for want in wanted}
-        prompts = encoded_prompts(self.config, self.tokenizer, by_request)
-        requests = (
-            RolloutRequest(
-                name := f"{want.problem.set}/{want.problem.id}", want.sample, prompts[name], want.seed
-            )
-            for want in wanted
+    def take(self, requests: Sequence[SampleRequest]) -> Iterator[Sample]:
+        """Every requested sample, graded, as it finishes; outages among them."""
+        problems = {request.problem.name: request.problem for request in requests}
+        prompts = encoded_prompts(self.config, self.tokenizer, problems.values())
+        rollouts = (
+            RolloutRequest(request.problem.name, request.sample, prompts[request.problem.name], request.seed)
+            for request in requests
         )
         trajectories = rollout(
-            requests, self.generator, self.interpreter, self.tokenizer, self.policy(), self.most_alive
+            rollouts, self.generator, self.interpreter, self.tokenizer, self.policy(), self.most_alive
         )
         for trajectory in trajectories:
             ends = token_ends(self.tokenizer, trajectory.response_ids, trajectory.text)
-            problem = by_request[trajectory.problem_id]
-            yield graded(trajectory, problem, ends, self.config.traces.dialect)
-
-    def require_prompts(self, problems: Sequence[EvaluationProblem]) -> None:
-        """ValueError that names the longest prompt if it does not fit: before anything is sampled."""
-        named = {f"{problem.set}/{problem.id}": problem for problem in problems}
-        encoded_prompts(self.config, self.tokenizer, named)
+            yield graded(trajectory, problems[trajectory.problem_id], ends, self.config.traces.dialect)
 
     def policy(self) -> RolloutPolicy:
         """How this evaluation samples. With the Transformers engine equal seeds give equal samples, bit for bit."""
@@ -63,39 +55,42 @@ class Sampler:
 
 
 def encoded_prompts(
-    config: EvaluateStage, tokenizer: "PreTrainedTokenizerBase", problems: Mapping[str, EvaluationProblem]
+    config: EvaluateStage, tokenizer: "PreTrainedTokenizerBase", problems: Collection[EvaluationProblem]
 ) -> dict[str, tuple[int, ...]]:
-    """The prompt's ids of each problem; ValueError that names the longest if it does not fit."""
+    """The ids of each problem's prompt, by the problem's name; ValueError that names the longest if it does not fit."""
     traces, most = config.traces, config.generation.max_prompt_tokens
     dialect = dialect_of(traces, config.sandbox.preload)
     instructed, plain = traces.prompt == "instructed", traces.prompt == "plain"
     prompts = {
-        name: encode_prompt(tokenizer, dialect, problem.problem, instructed, problem.system, plain)
-        for name, problem in problems.items()
+        problem.name: encode_prompt(tokenizer, dialect, problem.problem, instructed, problem.system, plain)
+        for problem in problems
     }
-    longest = max(prompts, key=lambda name: len(prompts[name]))
-    if len(prompts[longest]) > most:
+    longest = max(problems, key=lambda problem: len(prompts[problem.name]))
+    num_tokens = len(prompts[longest.name])
+    if num_tokens > most:
         raise ValueError(
-            f"problem {problems[longest].id}: its prompt has {len(prompts[longest])} tokens, more than "
+            f"problem {longest.id}: its prompt has {num_tokens} tokens, more than "
             f"generation.max_prompt_tokens = {most}; raise it (this is the longest prompt)"
         )
     return prompts
 
 
-class Takes(Protocol):
-    """Whatever samples are taken with."""
+class SampleSource(Protocol):
+    """Takes samples, here or on a server."""
 
-    def take(self, wanted: Sequence[SampleRequest]) -> Iterator[Sample]:
-        """Every wanted sample, graded, as it finishes; outages among them."""
+    def take(self, requests: Sequence[SampleRequest]) -> Iterator[Sample]:
+        """Every requested sample, graded, as it finishes; outages among them."""
 
 
-def take_all(sampler: Takes, wanted: Sequence[SampleRequest], keep: Callable[[Sample], None]) -> list[Sample]:
-    """Take every wanted sample and `keep` each valid one; what is still an outage after all attempts is returned."""
-    missing = {want.key: want for want in wanted}
+def take_all(
+    source: SampleSource, requests: Sequence[SampleRequest], keep: Callable[[Sample], None]
+) -> list[Sample]:
+    """Take every requested sample and `keep` each valid one; returns those that are outages after all attempts."""
+    missing = {request.key: request for request in requests}
     outages: list[Sample] = []
     for _ in range(ATTEMPTS):
         outages = []
-        for sample in sampler.take(list(missing.values())):
+        for sample in source.take(list(missing.values())):
             if sample.outage:
                 outages.append(sample)
             else:

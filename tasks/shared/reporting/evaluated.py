@@ -1,6 +1,7 @@
-"""A published evaluation: how it is written, and how nights, gate and report read it.
+"""A published evaluation: writes it, and reads it for nights, the promotion gate and the report.
 
-samples.parquet, summary.json, and under `circumstances/` what equal evaluations may differ in: seconds, versions, host.
+samples.parquet, summary.json, and under `circumstances/` the files that may differ between equal evaluations: seconds,
+versions, host.
 """
 
 import json
@@ -19,7 +20,7 @@ from tasks.shared.reporting.samples import SAMPLES_FILE, Sample, write_samples
 from tasks.shared.traces.trajectory import FinishReason
 
 COLUMNS = ["set", "problem_id", "finish", "correct", "predicted"]
-# what of a protocol makes two scores comparable
+# the parts of a protocol in which two evaluations must agree to be comparable
 SAMPLED_AS = ("dialect", "max_calls", "max_response_tokens", "samples_per_problem", "temperature", "top_p")
 SUMMARY_FILE, RUN_FILE = "summary.json", f"{VOLATILE}/run.json"
 
@@ -35,11 +36,9 @@ class Evaluated:
 
 
 def protocol_of(config: EvaluateStage) -> dict[str, Any]:
-    """How samples are taken, as a summary says it."""
+    """How samples are taken, as the summary records it."""
     endpoint = config.evaluate.endpoint
-    served = (
-        {"endpoint": {"model": endpoint.model, "base_url": endpoint.base_url}} if endpoint.is_asked else {}
-    )
+    served = {"endpoint": endpoint.model_dump(include={"model", "base_url"})} if endpoint.is_asked else {}
     return config.evaluate.model_dump(mode="json", exclude={"endpoint"}) | {
         "dialect": config.traces.dialect,
         "max_calls": config.traces.max_calls,
@@ -72,25 +71,24 @@ def read_evaluated(store: Store, ref: ArtifactRef) -> Evaluated:
 
 
 def shared_sets(before: Evaluated, after: Evaluated) -> list[tuple[str, Evaluation, Evaluation]]:
-    """Sets that can be compared in pairs: (name, before, after), both cut to the problems that have valid samples.
+    """Sets that can be compared in pairs: (name, before, after), both with the problems that have samples in both.
 
-    Empty where the two were made on other problems: a difference over different problems means nothing.
+    Empty if the problems of the two differ, because a difference over different problems means nothing.
     """
     if _input(before.manifest, "evaluation_sets") != _input(after.manifest, "evaluation_sets"):
         return []
     found: list[tuple[str, Evaluation, Evaluation]] = []
-    for name in before.sets:
-        first, second = before.sets[name], after.sets.get(name, {})
-        both = [key for key in first if key in second]
-        if both:
+    for name, first in before.sets.items():
+        second = after.sets.get(name, {})
+        if both := [key for key in first if key in second]:
             found.append((name, {key: first[key] for key in both}, {key: second[key] for key in both}))
     return found
 
 
 def protocol_difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
-    """How two summaries were sampled otherwise, which no model is to blame for: "temperature 1.0 and 0.0"; "" if alike.
+    """The differences of two sampling protocols, such as "temperature 1.0 and 0.0"; "" if they agree.
 
-    What one of them does not say is no difference.
+    A key that one summary lacks is no difference.
     """
     first, second = (summary.get("protocol", {}) for summary in (before, after))
     differing = [key for key in SAMPLED_AS if key in first and key in second and first[key] != second[key]]
@@ -98,14 +96,18 @@ def protocol_difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> 
 
 
 def unexpected_change(before: Evaluated, after: Evaluated) -> str | None:
-    """Why the same checkpoint with the same seed gave other samples, in one line; None if it did not, or was not asked.
+    """Why the same checkpoint with the same seed gave different samples, in one line; None if it did not.
 
-    Names every difference of the two manifests and of the environment versions that both noted.
+    Names every difference of the two manifests and of their environment versions.
     """
-    if before.manifest.provenance.seed != after.manifest.provenance.seed or any(
-        _input(before.manifest, name) != _input(after.manifest, name) or not _input(after.manifest, name)
-        for name in ("checkpoint", "evaluation_sets")
-    ):
+    requests = [
+        (
+            side.manifest.provenance.seed,
+            *(_input(side.manifest, name) for name in ("checkpoint", "evaluation_sets")),
+        )
+        for side in (before, after)
+    ]
+    if requests[0] != requests[1] or "" in requests[0]:
         return None
     differing = [
         name
@@ -114,15 +116,9 @@ def unexpected_change(before: Evaluated, after: Evaluated) -> str | None:
     ]
     if not differing:
         return None
-    reasons = what_changed(
-        before.manifest,
-        after.manifest,
-        before.volatile["surroundings"],
-        after.volatile["surroundings"],
-    )
-    changed = (
-        "; ".join(reasons) or "nothing that is recorded: suspect the hardware or a nondeterministic engine"
-    )
+    versions = (side.volatile["surroundings"] for side in (before, after))
+    nothing = "nothing that is recorded: suspect the hardware or a nondeterministic engine"
+    changed = "; ".join(what_changed(before.manifest, after.manifest, *versions)) or nothing
     return f"same checkpoint and seed, other samples on {', '.join(differing)}; what changed: {changed}"
 
 

@@ -1,7 +1,7 @@
-"""Every night's decisions as pure functions: has a checkpoint got worse, may one be promoted, what changed between.
+"""The decisions of a night as pure functions: has a checkpoint become worse, may one be promoted, what has changed.
 
-A night compares each tagged checkpoint, paired by problem, with its last night and with its reference. Chance alone is
-to raise an alert in at most `FALSE_ALERTS` of the nights, over all comparisons of a night together (Bonferroni).
+A night compares each tagged checkpoint, paired by problem, with its last night and with its reference. Over all
+comparisons of a night together, chance alone raises an alert in at most `FALSE_ALERTS` of the nights (Bonferroni).
 """
 
 from collections.abc import Mapping, Sequence
@@ -94,7 +94,7 @@ def promotion_gate(incumbent: Evaluation, candidate: Evaluation, threshold: floa
 
 
 def regression_event(drop: Drop, run: str, report: str) -> dict[str, Any]:
-    """What is emitted as a Prefect event, for an automation to fire on."""
+    """The arguments of a Prefect event, on which an automation can fire."""
     return {
         "event": EVENT,
         "resource": {
@@ -113,13 +113,11 @@ def regression_event(drop: Drop, run: str, report: str) -> dict[str, Any]:
 
 
 def scores_of_night(day: str, tag: str, manifest: Manifest) -> list[Night]:
-    """The scores of one night's evaluation, a set each, from the headline metrics in its manifest."""
-    metrics = manifest.metrics
+    """The scores of one night's evaluation, one for each set, from the headline metrics in its manifest."""
+    metrics = {key: float(value or 0.0) for key, value in manifest.metrics.items()}
     names = [key.removesuffix("/accuracy") for key in metrics if key.endswith("/accuracy")]
     return [
-        Night(
-            day, tag, name, *(float(metrics[f"{name}/{key}"] or 0.0) for key in ("accuracy", "low", "high"))
-        )
+        Night(day, tag, name, *(metrics[f"{name}/{key}"] for key in ("accuracy", "low", "high")))
         for name in names
     ]
 
@@ -137,15 +135,13 @@ class Trend:
 def trends(nights: Sequence[Night]) -> list[Trend]:
     """A curve of accuracy over nights for each set, a line with its band for each tag."""
     days = {day: number for number, day in enumerate(sorted({night.day for night in nights}), start=1)}
-    if not days:
-        return []
-    x_label = f"night: 1 is {min(days)}, {len(days)} is {max(days)}"
+    by_set: dict[str, dict[str, list[Night]]] = {}
+    for night in sorted(nights, key=lambda night: night.day):
+        by_set.setdefault(night.set, {}).setdefault(night.tag, []).append(night)
     found = []
-    for set_name in dict.fromkeys(night.set for night in nights):
-        lines = []
-        for tone, tag in enumerate(dict.fromkeys(n.tag for n in nights if n.set == set_name)):
-            mine = [night for night in nights if night.set == set_name and night.tag == tag]
-            lines.append(_line(tag, sorted(mine, key=lambda night: night.day), days, tone % 5))
+    for set_name, by_tag in by_set.items():
+        lines = [_line(tag, by_tag[tag], days, tone % 5) for tone, tag in enumerate(by_tag)]
+        x_label = f"night: 1 is {min(days)}, {len(days)} is {max(days)}"
         found.append(Trend(set_name, f"Accuracy on {set_name} by night", tuple(lines), x_label))
     return found
 
@@ -167,9 +163,9 @@ def what_changed(
     versions_before: Mapping[str, str] | None = None,
     versions_after: Mapping[str, str] | None = None,
 ) -> list[str]:
-    """What differs between the provenance (and versions) of two evaluations, a line each; empty if nothing does.
+    """The differences between the provenance (and versions) of two evaluations, one line each.
 
-    Read where equal seeds gave other samples (`samples_digest`): this is the reason.
+    Explains why equal seeds gave different samples (`samples_digest`).
     """
     old = asdict(before.provenance) | {"surroundings": versions_before or {}}
     new = asdict(after.provenance) | {"surroundings": versions_after or {}}

@@ -24,7 +24,7 @@ from tasks.shared.reporting.written import words_between
 
 
 def as_evaluation(samples: Sequence[Sample]) -> Evaluation:
-    """The outcomes of the samples that are no outages, by problem."""
+    """The outcomes of the samples by problem, outages left out."""
     evaluation: dict[str, list[Outcome]] = {}
     for sample in samples:
         if not sample.outage:
@@ -33,7 +33,7 @@ def as_evaluation(samples: Sequence[Sample]) -> Evaluation:
 
 
 def with_pooled_answers(evaluation: Evaluation) -> Evaluation:
-    """The same outcomes with equal wrong answers in one spelling: a vote does not depend on how it is written."""
+    """The same outcomes with equal wrong answers in one spelling, so that a vote does not depend on spelling."""
     found: dict[str, list[Outcome]] = {}
     for problem, outcomes in evaluation.items():
         wrong = [o.predicted for o in outcomes if not o.correct and o.predicted is not None]
@@ -68,17 +68,14 @@ def summarize(samples: Sequence[Sample]) -> dict[str, Any]:
 
 
 def purposes(samples: Sequence[Sample]) -> dict[str, int]:
-    """How many executed blocks have which purpose."""
-    tally: Counter[str] = Counter()
-    for sample in samples:
-        for call, before in zip(sample.calls, words_between(sample), strict=False):
-            if call.executed:
-                tally[classify(call.code, before).value] += 1
+    """The number of executed blocks of each purpose."""
+    pairs = (pair for sample in samples for pair in zip(sample.calls, words_between(sample), strict=False))
+    tally = Counter(classify(call.code, before).value for call, before in pairs if call.executed)
     return dict(sorted(tally.items()))
 
 
 def samples_digest(samples: Sequence[Sample]) -> str:
-    """sha256 over what was sampled and how it was graded; times are left out, so equal samples have equal digests."""
+    """sha256 over samples and their grades; times are left out, so equal samples have equal digests."""
     digest = hashlib.sha256()
     for sample in sorted(samples, key=lambda sample: sample.key):
         calls = [[call.code, call.status, call.observation] for call in sample.calls]

@@ -1,4 +1,4 @@
-"""Where programs stand in what a model wrote, by the calls of a sample and the forms of its dialect."""
+"""Finds programs in a model's text, by the calls of a sample and the forms of its dialect."""
 
 from collections.abc import Iterator
 
@@ -18,9 +18,7 @@ def blocks_by_turn(sample: Sample) -> Iterator[list[Block]]:
 
 def words_between(sample: Sample) -> list[str]:
     """The words before each call and those after the last, without the block that ended the turn."""
-    dialect = DIALECTS[sample.dialect]
-    asked = [dialect.read(turn) for turn in sample.turns[:-1]]
-    before = [
-        turn[: block.start] if block else turn for turn, block in zip(sample.turns, asked, strict=False)
-    ]
-    return [*before, sample.turns[-1]]
+    *calling, last = sample.turns
+    blocks = map(DIALECTS[sample.dialect].read, calling)
+    before = [turn[: block.start] if block else turn for turn, block in zip(calling, blocks, strict=True)]
+    return [*before, last]
