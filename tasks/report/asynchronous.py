@@ -1,7 +1,6 @@
-"""The curves of asynchronous rounds: how old what is learned from is, what that does to the gap, who waits for whom."""
+"""The curves of asynchronous rounds: the staleness of trained samples, its effect on the gap, and idle times."""
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,15 +8,15 @@ from typing import Any
 from markupsafe import Markup
 
 from tasks.shared.artifacts import VOLATILE
-from tasks.shared.reporting.charts import Line, curve
+from tasks.shared.reporting.charts import Line, curve, or_gap
 
 FILES = ("metrics.jsonl", f"{VOLATILE}/timing.jsonl")
-AGES = "staleness/"  # begins the metrics of which an asynchronous step has one for each age
+AGES = "staleness/"  # prefix of the metrics that an asynchronous step has for each age
 
 
 def read_measured(rollouts: Path) -> list[dict[str, Any]]:
     """Metrics and timing of each asynchronous step of a rollouts artifact; none of synchronous ones."""
-    if not all((rollouts / name).is_file() for name in FILES):  # of an earlier version
+    if not all((rollouts / name).is_file() for name in FILES):  # rollouts of an earlier version
         return []
     files = [[json.loads(line) for line in (rollouts / name).read_text().splitlines()] for name in FILES]
     steps = [metrics | timing for metrics, timing in zip(*files, strict=True)]
@@ -25,13 +24,13 @@ def read_measured(rollouts: Path) -> list[dict[str, Any]]:
 
 
 def asynchronous_curves(steps: Sequence[dict[str, Any]]) -> list[Markup]:
-    """Over the steps that were sampled ahead."""
+    """The charts over the steps that were sampled ahead."""
     ages = sorted(int(name.removeprefix(AGES)) for name in steps[0] if name.startswith(AGES))
 
     def chart(title: str, names: dict[str, str], share: bool = False) -> Markup:
         numbers = [step["step"] for step in steps]
         lines = [
-            Line(label, numbers, [_finite(step.get(name)) for step in steps], tone=tone + 1)
+            Line(label, numbers, [or_gap(step.get(name)) for step in steps], tone=tone + 1)
             for tone, (label, name) in enumerate(names.items())
         ]
         return curve(title, lines, "step", percent=share)
@@ -47,7 +46,3 @@ def asynchronous_curves(steps: Sequence[dict[str, Any]]) -> list[Markup]:
         chart("Groups", {"waiting": "queue", "in flight": "in_flight", "dropped": "dropped_groups"}),
         chart("Tokens a second", {"sampled": "sampling_tokens_per_s", "trained on": "training_tokens_per_s"}),
     ]
-
-
-def _finite(value: float | None) -> float:
-    return math.nan if value is None else float(value)

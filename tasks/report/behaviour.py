@@ -1,20 +1,19 @@
 """Behaviour in the report: every metric of ReTool and ToRL as a table, over checkpoints and over RL steps.
 
-The papers' own values stand beside ours as dashed lines where they exist (`data/papers.toml`).
+Dashed lines show the papers' values where they exist (`data/papers.toml`).
 """
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 from markupsafe import Markup
 
 from data.papers import Papers
-from tasks.report.inputs import EvaluationInput
+from tasks.report.inputs import EvaluationInput, summary_columns
 from tasks.report.page import Table
 from tasks.report.rollouts import RlStep
 from tasks.report.scores import TONES, percent
-from tasks.shared.reporting.charts import Line, curve
+from tasks.shared.reporting.charts import Line, curve, or_gap
 
 MEASURES: tuple[tuple[str, str, bool], ...] = (  # field, label, as per cent
     ("response_tokens", "response length, tokens", False),
@@ -37,30 +36,28 @@ MEASURES: tuple[tuple[str, str, bool], ...] = (  # field, label, as per cent
 
 
 def checkpoint_curves(evaluations: Sequence[EvaluationInput], papers: Papers) -> list[Markup]:
-    """Accuracy of each set, then every metric with a line a set, from checkpoint to checkpoint; none for one alone."""
+    """Accuracy of each set, then every metric with a line for each set, over the checkpoints; none for a single one."""
     if len(evaluations) < 2:
         return []
     names = [evaluation.checkpoint for evaluation in evaluations]
     sets = list(dict.fromkeys(name for e in evaluations for name in e.summary["sets"]))
+    scores = {name: [e.summary["sets"].get(name, {}) for e in evaluations] for name in sets}
+    tones = {name: (number + 1) % TONES for number, name in enumerate(sets)}
     charts = []
-    for tone, name in enumerate(sets):
-        scores = [e.summary["sets"].get(name, {}) for e in evaluations]
-        ends = [score.get("interval", (math.nan, math.nan)) for score in scores]
-        low, high = zip(*ends, strict=True)
-        values = [score.get("accuracy", math.nan) for score in scores]
-        line = Line("", range(len(names)), values, low, high, (tone + 1) % TONES)
+    for name in sets:
+        low, high = zip(*(score.get("interval", (math.nan, math.nan)) for score in scores[name]), strict=True)
+        values = [or_gap(score.get("accuracy")) for score in scores[name]]
+        line = Line("", range(len(names)), values, low, high, tones[name])
         references = papers.accuracy.get(name, {})
         charts.append(curve(f"Accuracy on {name}", [line], "checkpoint", references, True, x_names=names))
     for field, label, share in MEASURES:
-        lines = [_over_checkpoints(evaluations, name, field, (n + 1) % TONES) for n, name in enumerate(sets)]
+        lines = []
+        for name in sets:
+            values = [or_gap(score.get("behaviour", {}).get(field)) for score in scores[name]]
+            lines.append(Line(name, range(len(names)), values, tone=tones[name]))
         references = papers.lines(field, lines[0].ys[0])
         charts.append(curve(_title(label), lines, "checkpoint", references, share, x_names=names))
     return charts
-
-
-def _over_checkpoints(evaluations: Sequence[EvaluationInput], name: str, field: str, tone: int) -> Line:
-    values = [e.summary["sets"].get(name, {}).get("behaviour", {}).get(field) for e in evaluations]
-    return Line(name, range(len(values)), [_finite(value) for value in values], tone=tone)
 
 
 def step_curves(steps: Sequence[RlStep], rounds: Sequence[int], papers: Papers) -> list[Markup]:
@@ -75,7 +72,7 @@ def step_curves(steps: Sequence[RlStep], rounds: Sequence[int], papers: Papers) 
         chart("Accuracy on training problems", [step.accuracy for step in steps], True, {}),
     ]
     for field, label, share in MEASURES:
-        values = [_finite(getattr(step.behaviour, field)) for step in steps]
+        values = [or_gap(getattr(step.behaviour, field)) for step in steps]
         charts.append(chart(_title(label), values, share, papers.lines(field, values[0])))
     return charts
 
@@ -84,37 +81,29 @@ def _title(label: str) -> str:
     return label[0].upper() + label[1:]
 
 
-def _finite(value: float | None) -> float:
-    return math.nan if value is None else float(value)
-
-
 def behaviour_tables(evaluations: Sequence[EvaluationInput], papers: Papers) -> list[Table]:
-    """ReTool's and ToRL's metrics and the purposes of code: one column a checkpoint and set."""
-    columns = [
-        (e.checkpoint, name, values) for e in evaluations for name, values in e.summary["sets"].items()
-    ]
-    heads = [f"{checkpoint}, {name}" for checkpoint, name, _ in columns]
+    """ReTool's and ToRL's metrics and the purposes of code: one column for each checkpoint and set."""
+    columns = summary_columns(evaluations)
     rows = []
     for field, label, share in MEASURES:
-        cells = [_measure(values["behaviour"].get(field), share) for _, _, values in columns]
+        cells = [_measure(values["behaviour"].get(field), share) for values in columns.values()]
         rows.append([label, *cells, papers.reported(field)])
     numeric = frozenset(range(1, len(columns) + 1))
-    tables = [Table("Behaviour", ("metric", *heads, "in the papers"), rows, numeric)]
-    kinds = sorted({kind for _, _, values in columns for kind in values["purposes"]})
+    tables = [Table("Behaviour", ("metric", *columns, "in the papers"), rows, numeric)]
+    purposes = [values["purposes"] for values in columns.values()]
+    kinds = sorted(set().union(*purposes))
     if kinds:
-        shares = [[kind, *(_purpose_share(v, kind) for _, _, v in columns)] for kind in kinds]
+        totals = [max(1, sum(counts.values())) for counts in purposes]
+        shares = [
+            [kind, *(percent(n.get(kind, 0) / total) for n, total in zip(purposes, totals, strict=True))]
+            for kind in kinds
+        ]
         note = "Share of executed blocks, by a classifier over the syntax tree and the sentence before the block."
-        tables.append(Table("Code purpose", ("purpose", *heads), shares, numeric, note))
+        tables.append(Table("Code purpose", ("purpose", *columns), shares, numeric, note))
     return tables
 
 
-def _purpose_share(values: dict[str, Any], kind: str) -> str:
-    return percent(values["purposes"].get(kind, 0) / max(1, sum(values["purposes"].values())))
-
-
 def _measure(value: float | None, share: bool) -> str:
-    if value is None:
-        return "\u2013"
-    if share:
+    if value is None or share:
         return percent(value)
     return f"{value:,.0f}" if value >= 100 or float(value).is_integer() else f"{value:.2f}"

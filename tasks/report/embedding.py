@@ -1,14 +1,14 @@
-"""Traces for the viewer, compactly: an index in columns, and the traces in gzipped chunks that open on demand.
+"""Traces for the viewer in a compact form: an index in columns, and gzipped chunks of traces that open on demand.
 
-What models wrote is data of strangers. It reaches the page only as base64 and as JSON in which no `<` is left, and
-the viewer puts it into the page as text.
+The text of models is untrusted. It reaches the page only as base64 and as JSON without any `<`, and the viewer puts it
+into the page as text.
 """
 
 import base64
 import gzip
 import json
-from collections.abc import Callable, Mapping, Sequence
-from itertools import accumulate
+from collections.abc import Mapping, Sequence
+from itertools import accumulate, pairwise
 from typing import Any
 
 from markupsafe import Markup
@@ -22,7 +22,7 @@ RIGHT, OUTAGE, TRUNCATED, CODE_ERROR, HAS_CODE = 1, 2, 4, 8, 16  # flags of a tr
 
 
 def json_in_html(value: Any) -> Markup:
-    """JSON that can stand in a <script type="application/json"> element whatever strings it holds."""
+    """JSON that is safe in a <script type="application/json"> element, whatever strings it holds."""
     text = json.dumps(value, ensure_ascii=True, separators=(",", ":"))
     return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
 
@@ -30,7 +30,7 @@ def json_in_html(value: Any) -> Markup:
 def select(
     evaluations: Mapping[str, Sequence[Sample]], most_traces: int, most_tokens: int
 ) -> dict[str, list[Sample]]:
-    """The first samples of every problem, as many as fit both bounds, the same ones for every checkpoint; at least one.
+    """The first samples of every problem, as many as both bounds allow but at least one, the same for all checkpoints.
 
     A token takes about 5 bytes of the page.
     """
@@ -49,7 +49,7 @@ def select(
 
 
 def trace_index(evaluations: Mapping[str, Sequence[Sample]]) -> dict[str, Any]:
-    """One row a trace, in columns, with the names they point to. Order: checkpoint, then as given."""
+    """One row for each trace, in columns, with the names they refer to. Order: checkpoint, then as given."""
     samples = [(number, sample) for number, group in enumerate(evaluations.values()) for sample in group]
     problems = _numbered([(s.set, s.problem_id) for _, s in samples])
     texts = {(s.set, s.problem_id): (s.problem, s.answer, s.family) for _, s in samples}
@@ -72,34 +72,33 @@ def trace_index(evaluations: Mapping[str, Sequence[Sample]]) -> dict[str, Any]:
 
 def trace_chunks(evaluations: Mapping[str, Sequence[Sample]]) -> list[str]:
     """The traces in the index's order, `CHUNK` at a time: gzip of JSON, as base64."""
-    samples = [sample for group in evaluations.values() for sample in group]
+    traces = [trace(sample) for group in evaluations.values() for sample in group]
     chunks = []
-    for start in range(0, len(samples), CHUNK):
-        content = json.dumps(
-            [trace(sample) for sample in samples[start : start + CHUNK]], separators=(",", ":")
-        )
+    for start in range(0, len(traces), CHUNK):
+        content = json.dumps(traces[start : start + CHUNK], separators=(",", ":"))
         chunks.append(base64.b64encode(gzip.compress(content.encode(), compresslevel=6, mtime=0)).decode())
     return chunks
 
 
 def trace(sample: Sample) -> dict[str, Any]:
     """One trace: text, segments, token ends as lengths, log-probs in hundredths, calls. Positions are JavaScript's."""
-    units = _utf16(sample.text)
+    # JavaScript counts a character beyond U+FFFF as two units
+    units = [0, *accumulate(1 + (ord(char) > 0xFFFF) for char in sample.text)]
     ends = (
-        [units(end) for end in sample.token_ends] if sample.logprobs else []
+        [units[end] for end in sample.token_ends] if sample.logprobs else []
     )  # a written trace has no tokens
-    lengths = [end - start for start, end in zip([0, *ends[:-1]], ends, strict=True)] if ends else []
+    drawn = zip(sample.logprobs, sample.sampled, strict=True)
     return {
         "text": sample.text,
-        "segments": [[units(start), units(end), kind, call] for start, end, kind, call in segments(sample)],
-        "lengths": lengths,
-        "logprobs": [round(100 * value) if drawn else None for value, drawn in _drawn(sample)],
+        "segments": [[units[start], units[end], kind, call] for start, end, kind, call in segments(sample)],
+        "lengths": [end - start for start, end in pairwise((0, *ends))],
+        "logprobs": [round(100 * logprob) if is_sampled else None for logprob, is_sampled in drawn],
         "calls": [[call.status, round(call.seconds, 3)] for call in sample.calls],
     }
 
 
 def flags(sample: Sample) -> int:
-    """What the filters of the viewer ask for."""
+    """The properties that the viewer filters by, as bits."""
     return (
         RIGHT * sample.correct
         | OUTAGE * sample.outage
@@ -112,35 +111,23 @@ def flags(sample: Sample) -> int:
 def segments(sample: Sample) -> list[list[int]]:
     """[start, end, kind, call] in characters, in order, covering the text; call is -1 for words.
 
-    Programs are found by the forms of the dialect, the one that a call ran at the end of its turn. Output is what the
-    mask hides.
+    The forms of the dialect find programs; the program that a call ran is the last one of its turn. Output is the text
+    that the loss mask leaves out.
     """
     cuts: list[list[int]] = []
     position = 0
     shown = [*sample.feedback_spans, (len(sample.text), len(sample.text))]
     turns = zip(blocks_by_turn(sample), shown, strict=True)
     for number, (blocks, (turn_end, feedback_end)) in enumerate(turns):
-        asked = number < len(sample.calls) and sample.calls[number].executed
+        executed = number < len(sample.calls) and sample.calls[number].executed
         for block in blocks:
-            ran = asked and block is blocks[-1]
+            ran = executed and block is blocks[-1]
             cuts.append([position, block.first, WORDS, -1])
             cuts.append([block.first, block.last, CODE if ran else UNRUN, number if ran else -1])
             position = block.last
         cuts += [[position, turn_end, WORDS, -1], [turn_end, feedback_end, OUTPUT, number]]
         position = feedback_end
     return [cut for cut in cuts if cut[0] < cut[1]]
-
-
-def _drawn(sample: Sample) -> list[tuple[float, bool]]:
-    return list(zip(sample.logprobs, sample.sampled, strict=True))
-
-
-def _utf16(text: str) -> Callable[[int], int]:
-    """Character positions as JavaScript counts them: characters beyond U+FFFF are two units."""
-    if all(ord(char) <= 0xFFFF for char in text):
-        return lambda position: position
-    units = [0, *accumulate(1 + (ord(char) > 0xFFFF) for char in text)]
-    return lambda position: units[position]
 
 
 def _numbered(keys: Sequence[Any]) -> dict[Any, int]:

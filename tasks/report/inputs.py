@@ -1,9 +1,10 @@
-"""What a report is made of, read from its input artifacts; each is optional except one evaluation.
+"""Reads the inputs of a report from artifacts; all but one evaluation are optional.
 
 Inputs: `evaluation_<name>` for the names in `report.evaluations`, `night_<day>_<tag>`, `sft`, `traces`, `rollouts_<n>`.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ DAY = len("2026-11-01")
 class EvaluationInput:
     """One checkpoint's evaluation."""
 
-    checkpoint: str  # or what else tells it apart: "last night", "demo/sft"
+    checkpoint: str  # or another distinguishing name: "last night", "demo/sft"
     samples: list[Sample]
     summary: dict[str, Any]
     evaluated: Evaluated | None = None  # its manifest and outcomes, where it was read from a store
@@ -34,11 +35,11 @@ class EvaluationInput:
 
 @dataclass(frozen=True, slots=True)
 class ReportInputs:
-    """All that was found."""
+    """The content of all inputs."""
 
     evaluations: list[EvaluationInput]
     sft: list[dict[str, float]]  # metrics.jsonl
-    validation: list[dict[str, float]]  # validation.jsonl of SFT; empty where nothing was held out
+    validation: list[dict[str, float]]  # validation.jsonl of SFT; empty if nothing was held out
     evaluated: list[dict[str, Any]]  # evaluation.jsonl of every round: the curve while RL trained
     rl: list[RlStep]
     rounds: list[int]  # last step of each round
@@ -47,6 +48,13 @@ class ReportInputs:
     funnel: dict[str, Any] | None
     manifests: dict[str, Manifest]
     nights: list[Night]
+
+
+def summary_columns(evaluations: Sequence[EvaluationInput]) -> dict[str, dict[str, Any]]:
+    """The summary of every checkpoint on every set, under the head of its column in a table."""
+    return {
+        f"{e.checkpoint}, {name}": values for e in evaluations for name, values in e.summary["sets"].items()
+    }
 
 
 def read_inputs(context: StageContext[ReportStage]) -> ReportInputs:
@@ -62,27 +70,25 @@ def read_inputs(context: StageContext[ReportStage]) -> ReportInputs:
     if len(present) < len(given):
         unknown = sorted(set(given) - {f"evaluation_{name}" for name in present})
         raise ValueError(f"report: input '{unknown[0]}' is not in report.evaluations; name it there")
-    evaluations = [_read_evaluation(context, name) for name in present]
     steps, rounds, written = _read_rollouts(context)
+    funnel = None
     if "traces" in names:
-        written = {"rejected traces": _read_rejected(context), **written}
+        traces = context.input("traces")
+        written = {"rejected traces": read_rejected(traces, dialect_of(context.config.traces)), **written}
+        funnel = json.loads((traces / "funnel.json").read_text())
+    sft = context.input("sft") if "sft" in names else None
+    directories = [context.input(name) for name in sorted(names) if name.startswith("rollouts_")]
+    curve = [point for directory in directories for point in _read_lines(directory / "evaluation.jsonl")]
     return ReportInputs(
-        evaluations=evaluations,
-        sft=_read_metrics(context.input("sft") / "metrics.jsonl") if "sft" in names else [],
-        validation=_read_metrics(context.input("sft") / "validation.jsonl") if "sft" in names else [],
-        evaluated=_read_curve(context),
+        evaluations=[_read_evaluation(context, name) for name in present],
+        sft=_read_lines(sft / "metrics.jsonl") if sft else [],
+        validation=_read_lines(sft / "validation.jsonl") if sft else [],
+        evaluated=sorted(curve, key=lambda point: int(point["step"])),
         rl=steps,
         rounds=rounds,
-        ahead=[
-            step
-            for name, ref in sorted(names.items())
-            if name.startswith("rollouts_")
-            for step in read_measured(context.store.fetch(ref))
-        ],
+        ahead=[step for directory in directories for step in read_measured(directory)],
         written=written,
-        funnel=json.loads((context.input("traces") / "funnel.json").read_text())
-        if "traces" in names
-        else None,
+        funnel=funnel,
         manifests={
             name: context.store.manifest(ref) for name, ref in names.items() if not name.startswith("night_")
         },
@@ -99,7 +105,7 @@ def _read_evaluation(context: StageContext[ReportStage], name: str) -> Evaluatio
 
 
 def _read_nights(context: StageContext[ReportStage]) -> list[Night]:
-    """The scores of `night_<day>_<tag>` inputs, from their manifests alone: no night's samples are read."""
+    """The scores of `night_<day>_<tag>` inputs, from their manifests alone: no samples are read."""
     nights = []
     for name, ref in context.request.inputs.items():
         if name.startswith("night_"):
@@ -119,26 +125,15 @@ def _read_rollouts(
     rounds, shown = [], {}
     for number in numbers:
         ref = names[f"rollouts_{number}"]
-        made = read_round(context.store, ref, len(steps) + 1, context.config.traces.dialect)
-        steps += made.steps
+        new = read_round(context.store, ref, len(steps) + 1, context.config.traces.dialect)
+        steps += new.steps
         rounds.append(len(steps))
-        shown[f"rollouts {number}"] = made.shown
+        shown[f"rollouts {number}"] = new.shown
     return steps, rounds, shown
 
 
-def _read_curve(context: StageContext[ReportStage]) -> list[dict[str, Any]]:
-    """The evaluations made while RL trained, in the order of steps."""
-    rounds = [name for name in context.request.inputs if name.startswith("rollouts_")]
-    points = [point for name in rounds for point in _read_metrics(context.input(name) / "evaluation.jsonl")]
-    return sorted(points, key=lambda point: int(point["step"]))
-
-
-def _read_rejected(context: StageContext[ReportStage]) -> list[Sample]:
-    return read_rejected(context.input("traces"), dialect_of(context.config.traces))
-
-
-def _read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file; none where the stage wrote no such file."""
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    """The records of a file of JSON lines; none if the stage wrote no such file."""
     if not path.is_file():
         return []
     return [json.loads(line) for line in path.read_text().splitlines()]

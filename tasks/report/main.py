@@ -12,22 +12,15 @@ from data.papers import load_papers
 from tasks.report.behaviour import behaviour_tables
 from tasks.report.inputs import ReportInputs, read_inputs
 from tasks.report.page import Page, Table, render
-from tasks.report.rollouts import RlStep
 from tasks.report.scores import comparisons, set_sections
-from tasks.report.sections import (
-    cost_table,
-    curves,
-    lineage_table,
-    reason_table,
-    strips,
-)
+from tasks.report.sections import cost_table, curves, lineage_table, reason_table, strips
 from tasks.report.spec import REPORT, ReportStage
 from tasks.report.synthesis import synthesis_tables
 from tasks.shared.contract.stage import StageContext, StageResult, Value, stage_main
 from tasks.shared.reporting.evaluated import protocol_difference, unexpected_change
 
-# headline metrics of training -> what they count
-LEFT_OUT = {
+# headline metrics of training -> the steps that they count
+SKIPPED = {
     "skipped_steps": "steps left out because of their gradient",
     "skipped_updates": "updates left out because of their gradient",
     "empty_steps": "steps had nothing in the loss",
@@ -76,19 +69,16 @@ def summarize(inputs: ReportInputs) -> dict[str, Any]:
     sets: dict[str, Any] = {}
     for evaluation in inputs.evaluations:
         for name, values in evaluation.summary["sets"].items():
-            sets.setdefault(name, {"checkpoints": {}, "differences": {}})["checkpoints"][
-                evaluation.checkpoint
-            ] = values
+            content = sets.setdefault(name, {"checkpoints": {}, "differences": {}})
+            content["checkpoints"][evaluation.checkpoint] = values
     for name, content in sets.items():
         present = [evaluation for evaluation in inputs.evaluations if name in evaluation.summary["sets"]]
         for before, after, result in comparisons(name, present):
             content["differences"][f"{after}-{before}"] = asdict(result) | {"significant": result.significant}
-    return {"sets": sets, "funnel": inputs.funnel, "rl": [_step_record(step) for step in inputs.rl]}
-
-
-def _step_record(step: RlStep) -> dict[str, Any]:
-    """One RL step as data; its outages stand under the published key `void`."""
-    return {"void" if name == "outages" else name: value for name, value in asdict(step).items()}
+    steps = [asdict(step) for step in inputs.rl]
+    for step in steps:
+        step["void"] = step.pop("outages")  # the published key
+    return {"sets": sets, "funnel": inputs.funnel, "rl": steps}
 
 
 def _protocol(protocol: dict[str, Any], config: ReportStage) -> str:
@@ -103,7 +93,7 @@ def _protocol(protocol: dict[str, Any], config: ReportStage) -> str:
 
 
 def _warnings(config: ReportStage, inputs: ReportInputs) -> list[str]:
-    found = [*config.report.notes, *_left_out(inputs)]
+    found = [*config.report.notes, *_skipped_steps(inputs)]
     if config.sandbox.allow_unsafe or any(e.summary["allow_unsafe"] for e in inputs.evaluations):
         found.append(
             "sandbox.allow_unsafe was set: programs that the model wrote ran WITHOUT isolation. Treat the machine, and "
@@ -122,16 +112,13 @@ def _warnings(config: ReportStage, inputs: ReportInputs) -> list[str]:
     return found
 
 
-def _left_out(inputs: ReportInputs) -> list[str]:
-    """Steps that training passed over, by what it published."""
-    trained = {
-        name: m.metrics for name, m in inputs.manifests.items() if name.startswith(("sft", "rollouts_"))
-    }
+def _skipped_steps(inputs: ReportInputs) -> list[str]:
+    """The steps that training skipped, by its published metrics."""
     return [
-        f"{name.replace('_', ' ')}: {metrics[key]} {what}"
-        for name, metrics in trained.items()
-        for key, what in LEFT_OUT.items()
-        if metrics.get(key)
+        f"{name.replace('_', ' ')}: {manifest.metrics[key]} {what}"
+        for name, manifest in inputs.manifests.items()
+        for key, what in SKIPPED.items()
+        if name.startswith(("sft", "rollouts_")) and manifest.metrics.get(key)
     ]
 
 

@@ -25,7 +25,7 @@ MOST_TOKENS = 6_000_000  # about 30 MB
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table of texts. Cells that start the row are names, `numeric` columns are aligned right."""
+    """A table of texts. The columns in `numeric` are aligned right."""
 
     title: str
     columns: Sequence[str]
@@ -36,7 +36,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A value with its interval and how it is to be seen: "", "better" or "worse"."""
+    """A value with its interval and its verdict: "", "better" or "worse"."""
 
     value: str
     detail: str = ""
@@ -45,7 +45,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class SetSection:
-    """What the headline says about one evaluation set."""
+    """The headline of one evaluation set."""
 
     name: str
     caption: str
@@ -82,13 +82,11 @@ class Page:
     evaluations: Mapping[str, Sequence[Sample]] = field(default_factory=dict)
     # rejected traces, rollouts: all shown
     written: Mapping[str, Sequence[Sample]] = field(default_factory=dict)
-    most_traces: int = MOST_TRACES
-    most_tokens: int = MOST_TOKENS
 
 
 def render(page: Page) -> str:
     """The HTML document."""
-    chosen = select(page.evaluations, page.most_traces, page.most_tokens)
+    chosen = select(page.evaluations, MOST_TRACES, MOST_TOKENS)
     shown = {**chosen, **page.written}
     style = (PAGE_DIR / "report.css").read_text(encoding="utf-8")
     script = "\n".join((PAGE_DIR / name).read_text(encoding="utf-8") for name in SCRIPTS)

@@ -1,6 +1,7 @@
-"""Rejected traces for the viewer: what was written, which block ended how, and why the trace was not taken."""
+"""Rejected traces for the viewer: the text, the status of each block, and the reason of the rejection."""
 
 from collections import Counter
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +17,23 @@ DETAIL_CHARS = 120
 def read_rejected(directory: Path, dialect: Dialect) -> list[Sample]:
     """The first rejected traces of each reason. A written trace has no tokens, hence no log-probs."""
     shown: list[Sample] = []
-    taken: Counter[str] = Counter()
-    numbers: Counter[str] = Counter()
+    of_reason: Counter[str] = Counter()
+    of_problem: Counter[str] = Counter()
     for row in read_table(directory / "rejected.parquet"):
-        if taken[row["reason"]] < SHOWN:
-            taken[row["reason"]] += 1
-            shown.append(_sample(row, numbers[row["problem_id"]], dialect))
-            numbers[row["problem_id"]] += 1
+        if of_reason[row["reason"]] < SHOWN:
+            of_reason[row["reason"]] += 1
+            shown.append(_sample(row, of_problem[row["problem_id"]], dialect))
+            of_problem[row["problem_id"]] += 1
     return shown
 
 
 def _sample(row: dict[str, Any], number: int, dialect: Dialect) -> Sample:
-    """A trace as a sample whose pieces stand where tokens do: own words, output, own words."""
-    pieces = _pieces(row["trace"], dialect)
-    ends, end = [], 0
-    for piece in pieces:
-        ends.append(end := end + len(piece.text))
+    """A trace as a sample with segments (own words, output, own words) in place of tokens."""
+    try:
+        segments = dialect.split(row["trace"])
+    except TraceFormatError:
+        segments = [Segment(row["trace"], is_feedback=False)]  # the reason why it was rejected
+    ends = list(accumulate(len(segment.text) for segment in segments))
     detail = " ".join(row["detail"].split())[:DETAIL_CHARS]
     return Sample(
         set=row["source"],
@@ -45,31 +47,24 @@ def _sample(row: dict[str, Any], number: int, dialect: Dialect) -> Sample:
         sampled=(),
         logprobs=(),
         token_ends=ends,
-        calls=_calls(pieces, row["block_status"]),
+        calls=_calls(segments, row["block_status"]),
         finish=FinishReason.EOS,
         correct=False,
         reason=f"{row['reason']}: {detail}" if detail else row["reason"],
         predicted=None,
         num_tokens=0,
         dialect=dialect.name,
-        shown=[(ends[place - 1], ends[place]) for place, piece in enumerate(pieces) if piece.is_feedback],
+        shown=[(ends[place - 1], ends[place]) for place, one in enumerate(segments) if one.is_feedback],
     )
 
 
-def _pieces(trace: str, dialect: Dialect) -> list[Segment]:
-    try:
-        return dialect.split(trace)
-    except TraceFormatError:
-        return [Segment(trace, is_feedback=False)]  # that is why it was rejected
-
-
-def _calls(pieces: list[Segment], statuses: list[str]) -> tuple[CodeCall, ...]:
-    """The blocks that have output; a block that verification did not get to is told as such."""
+def _calls(segments: list[Segment], statuses: list[str]) -> tuple[CodeCall, ...]:
+    """The blocks that have output, with "not executed" for those that verification did not reach."""
     calls: list[CodeCall] = []
     left = iter(statuses)
-    for place, piece in enumerate(pieces):
-        if piece.block is not None:
-            status = NOTICE if piece.block.fault else next(left, "not executed")
-            output = pieces[place + 1].observation or ""
-            calls.append(CodeCall(piece.block.code, status, output, 0.0, place + 1, place + 2))
+    for place, segment in enumerate(segments):
+        if segment.block is not None:
+            status = NOTICE if segment.block.fault else next(left, "not executed")
+            output = segments[place + 1].observation or ""
+            calls.append(CodeCall(segment.block.code, status, output, 0.0, place + 1, place + 2))
     return tuple(calls)

@@ -3,11 +3,12 @@
 Read a step at a time: a round of long responses does not fit into memory at once.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import groupby, islice
+from itertools import count, groupby, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -19,9 +20,6 @@ from tasks.shared.reporting.samples import SECONDS_FILE, Sample
 from tasks.shared.rows.tables import read_table
 from tasks.shared.traces.dialect import DIALECTS
 from tasks.shared.traces.trajectory import CodeCall, FinishReason
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 COLUMNS = ["step", "problem_id", "family", "sample", "response_ids", "sampled", "logprobs", "text", "calls"]
 COLUMNS += ["finish", "reward", "correct", "reason", "shown", "unrecognised", "self_written"]
@@ -53,31 +51,36 @@ Row = dict[str, Any]
 
 
 def read_round(store: Store, ref: ArtifactRef, first: int, dialect: str = "retool") -> Round:
-    """The rollouts of one round in `dialect`; its steps are numbered on from `first`, whatever the round calls them.
+    """The rollouts of one round in `dialect`; its steps are numbered from `first`, whatever the round calls them.
 
-    Problems and tokenizer come from what the round was made from.
+    Problems and tokenizer come from the round's inputs.
     """
     directory = store.fetch(ref)
-    made_from = store.manifest(ref).provenance.inputs
-    problems = {row["id"]: row for row in read_table(store.fetch(made_from["problems"]) / "train.parquet")}
-    tokenizer = load_tokenizer(store.fetch(made_from["checkpoint"]))
+    inputs = store.manifest(ref).provenance.inputs
+    problems = {row["id"]: row for row in read_table(store.fetch(inputs["problems"]) / "train.parquet")}
+    tokenizer = load_tokenizer(store.fetch(inputs["checkpoint"]))
     every = -(-pq.read_metadata(directory / ROWS_FILE).num_rows // SHOWN)
     steps: list[RlStep] = []
     shown: list[Sample] = []
-    row_number = 0
-    for _, rows in groupby(_rows(directory), key=lambda row: row["step"]):
-        taken = list(rows)
-        samples = [_sample(row, problems[row["problem_id"]], dialect) for row in taken]
-        steps.append(_step(first + len(steps), samples, taken))
+    row_numbers, numbers = count(), Counter[str]()
+    for _, group in groupby(_rows(directory), key=lambda row: row["step"]):
+        rows = list(group)
+        samples = [_sample(row, problems[row["problem_id"]], dialect) for row in rows]
+        steps.append(_step(first + len(steps), samples, rows))
         for sample in samples:
-            if row_number % every == 0:
-                shown.append(_with_token_ends(sample, tokenizer))
-            row_number += 1
-    return Round(steps, _numbered(shown))
+            if next(row_numbers) % every == 0:
+                # numbered through the round, because its number within a step recurs in the next
+                number, ends = (
+                    numbers[sample.problem_id],
+                    token_ends(tokenizer, sample.response_ids, sample.text),
+                )
+                shown.append(replace(sample, sample=number, token_ends=ends))
+                numbers[sample.problem_id] += 1
+    return Round(steps, shown)
 
 
 def _rows(directory: Path) -> Iterator[Row]:
-    """The rows with the seconds of their calls; in rollouts of earlier versions the calls have them already."""
+    """The rows with the seconds of their calls, which rollouts of earlier versions hold in the calls."""
     rows = _read(directory / ROWS_FILE, COLUMNS)
     if not (directory / SECONDS_FILE).exists():
         yield from rows
@@ -93,7 +96,7 @@ def _read(path: Path, columns: list[str]) -> Iterator[Row]:
 
 
 def _sample(row: Row, problem: Row, dialect: str) -> Sample:
-    """A trajectory as a sample; where its tokens end is left out."""
+    """A trajectory as a sample without token ends."""
     shown = row.get("shown")
     if shown is None:  # rollouts of earlier versions
         shown = list(islice(DIALECTS[dialect].outputs(row["text"]), len(row["calls"])))
@@ -133,21 +136,6 @@ def _step(number: int, samples: list[Sample], rows: list[Row]) -> RlStep:
         outages=len(rows) - len(valid),
         trajectories=len(rows),
     )
-
-
-def _with_token_ends(sample: Sample, tokenizer: "PreTrainedTokenizerBase") -> Sample:
-    return replace(sample, token_ends=token_ends(tokenizer, sample.response_ids, sample.text))
-
-
-def _numbered(samples: list[Sample]) -> list[Sample]:
-    """Samples of one problem numbered through the round: its number within a step recurs in the next."""
-    seen: dict[str, int] = {}
-    numbered = []
-    for sample in samples:
-        number = seen.get(sample.problem_id, 0)
-        seen[sample.problem_id] = number + 1
-        numbered.append(replace(sample, sample=number))
-    return numbered
 
 
 def _mean(values: list[Any]) -> float:

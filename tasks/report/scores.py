@@ -1,4 +1,4 @@
-"""The headline: each set with its checkpoints, paired differences, whiskers, pass@k and maj@k, and plain remarks."""
+"""The headline: each set with its checkpoints, paired differences, whiskers, pass@k and maj@k, and remarks."""
 
 from collections.abc import Sequence
 from itertools import combinations
@@ -14,11 +14,12 @@ from tasks.shared.reporting.summary import as_evaluation
 
 ABOUT_ZERO = 0.02
 TONES = 5  # colours of the page
+NONE = "\u2013"  # a cell without a value
 COLUMNS = ("accuracy", "bootstrap", "pass@k", "maj@k", "code ratio", "pass ratio", "tokens", "void")
 
 
 def set_sections(evaluations: Sequence[EvaluationInput]) -> list[SetSection]:
-    """One section a set, in the order of the first evaluation that has it."""
+    """One section for each set, in the order of the first evaluation that has it."""
     names = dict.fromkeys(name for evaluation in evaluations for name in evaluation.summary["sets"])
     return [_section(name, [e for e in evaluations if name in e.summary["sets"]]) for name in names]
 
@@ -26,19 +27,19 @@ def set_sections(evaluations: Sequence[EvaluationInput]) -> list[SetSection]:
 def comparisons(name: str, evaluations: Sequence[EvaluationInput]) -> list[tuple[str, str, Comparison]]:
     """Every later checkpoint against every earlier one on the set: (before, after, comparison).
 
-    Both sides are cut to the problems of both: one may have lost every sample to the sandbox, and two evaluations that
-    were not made on the same artifact may call different problems by the same name.
+    Both sides keep the problems that both have: one may have lost every sample to the sandbox, and evaluations of
+    different artifacts may use one name for different problems.
     """
-    found = []
-    for before, after in combinations(evaluations, 2):
-        first, second = _shared(name, before, after)
-        if first:
-            found.append((before.checkpoint, after.checkpoint, compare(first, second)))
-    return found
+    pairs = [(pair, _shared(name, *pair)) for pair in combinations(evaluations, 2)]
+    return [
+        (before.checkpoint, after.checkpoint, compare(*shared))
+        for (before, after), shared in pairs
+        if shared[0]
+    ]
 
 
 def _shared(name: str, before: EvaluationInput, after: EvaluationInput) -> tuple[Evaluation, Evaluation]:
-    """The outcomes of both sides on the problems, alike in text and answer, that both have."""
+    """The outcomes of both sides on the problems, equal in text and answer, that both have."""
     samples = [[sample for sample in side.samples if sample.set == name] for side in (before, after)]
     texts = [{s.problem_id: (s.problem, s.answer) for s in side} for side in samples]
     first, second = (as_evaluation(side) for side in samples)
@@ -75,50 +76,39 @@ def _score_cells(values: dict[str, Any]) -> list[Cell]:
         Cell(percent(voted["value"]), span(voted["interval"])),
         Cell(percent(behaviour["code_ratio"])),
         Cell(percent(behaviour["pass_ratio"])),
-        Cell("\u2013" if behaviour["response_tokens"] is None else f"{behaviour['response_tokens']:.0f}"),
+        Cell(NONE if behaviour["response_tokens"] is None else f"{behaviour['response_tokens']:.0f}"),
         Cell(str(values["void"])),
     ]
 
 
 def _difference_cells(result: Comparison) -> list[Cell]:
-    interval, bootstrap = result.difference.interval, result.difference.bootstrap
-    verdict = "" if not result.significant else "better" if result.difference.value > 0 else "worse"
+    difference = result.difference
+    interval, bootstrap = (
+        f"{points(ends.low)} to {points(ends.high)}" for ends in (difference.interval, difference.bootstrap)
+    )
+    verdict = "" if not result.significant else "better" if difference.value > 0 else "worse"
+    counts = f"{result.better} up, {result.worse} down, {result.equal} equal"
     return [
-        Cell(points(result.difference.value), _points_span(interval.low, interval.high), verdict),
-        Cell("", _points_span(bootstrap.low, bootstrap.high)),
-        Cell(
-            f"p = {result.sign_p:.2g}",
-            f"{result.better} up, {result.worse} down, {result.equal} equal",
-        ),
+        Cell(points(difference.value), interval, verdict),
+        Cell("", bootstrap),
+        Cell(f"p = {result.sign_p:.2g}", counts),
     ]
 
 
 def _charts(name: str, numbers: dict[str, dict[str, Any]]) -> list[Markup]:
-    rows = [
-        Whisker(c, v["accuracy"], v["interval"][0], v["interval"][1], place % TONES)
-        for place, (c, v) in enumerate(numbers.items())
-    ]
+    tones = {checkpoint: place % TONES for place, checkpoint in enumerate(numbers)}
+    rows = [Whisker(c, v["accuracy"], *v["interval"], tone=tones[c]) for c, v in numbers.items()]
     charts = [whiskers(f"Accuracy on {name}, 95 % intervals", rows)]
     for key, label in (("pass_at", "pass@k"), ("maj_at", "maj@k")):
-        lines = [
-            _k_line(checkpoint, values[key], place % TONES)
-            for place, (checkpoint, values) in enumerate(numbers.items())
-        ]
+        lines = []
+        for checkpoint, values in numbers.items():
+            ks, estimates = map(int, values[key]), list(values[key].values())
+            low, high = zip(*(estimate["interval"] for estimate in estimates), strict=True)
+            ys = [estimate["value"] for estimate in estimates]
+            lines.append(Line(checkpoint, list(ks), ys, low, high, tones[checkpoint]))
         if all(len(line.xs) > 1 for line in lines):
             charts.append(curve(f"{label} on {name}", lines, "k", percent=True))
     return charts
-
-
-def _k_line(checkpoint: str, by_k: dict[str, dict[str, Any]], tone: int) -> Line:
-    values = list(by_k.values())
-    return Line(
-        checkpoint,
-        [int(k) for k in by_k],
-        [value["value"] for value in values],
-        [value["interval"][0] for value in values],
-        [value["interval"][1] for value in values],
-        tone,
-    )
 
 
 def _remarks(
@@ -133,14 +123,13 @@ def _remarks(
             f"{checkpoint} {percent(values['accuracy'])}" for checkpoint, values in numbers.items()
         )
         high = max(values["interval"][1] for values in numbers.values())
-        remarks.append(
+        return [
             f"Accuracy on {name} is about zero ({scores}; up to {percent(high)} is compatible with the data): "
             "these problems are beyond the model, and nothing here tells the checkpoints apart."
-        )
-        return remarks
-    told = {(before, after) for before, after, _ in compared}
+        ]
+    pairs = {(before, after) for before, after, _ in compared}
     for first, second in combinations(numbers, 2):
-        if (first, second) not in told:
+        if (first, second) not in pairs:
             remarks.append(f"{second} and {first} have no problem in common here: they are not compared.")
     for before, after, result in compared:
         if not result.significant:
@@ -163,7 +152,7 @@ def _needed(name: str, before: str, after: str, evaluations: Sequence[Evaluation
 
 def percent(value: float | None) -> str:
     """A share as per cent; a dash where there is none."""
-    return "\u2013" if value is None else f"{value * 100:.1f} %"
+    return NONE if value is None else f"{value * 100:.1f} %"
 
 
 def span(ends: Sequence[float]) -> str:
@@ -174,7 +163,3 @@ def span(ends: Sequence[float]) -> str:
 def points(value: float) -> str:
     """A difference in percentage points, with its sign."""
     return f"{value * 100:+.1f}".replace("-", "\u2212")
-
-
-def _points_span(low: float, high: float) -> str:
-    return f"{points(low)} to {points(high)}"

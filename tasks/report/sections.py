@@ -8,8 +8,9 @@ from markupsafe import Markup
 from data.papers import Papers
 from tasks.report.asynchronous import asynchronous_curves
 from tasks.report.behaviour import checkpoint_curves, step_curves
-from tasks.report.inputs import EvaluationInput, ReportInputs
+from tasks.report.inputs import EvaluationInput, ReportInputs, summary_columns
 from tasks.report.page import Strip, Table
+from tasks.report.scores import NONE
 from tasks.report.synthesis import funnel_chart
 from tasks.shared.reporting.charts import Line, curve
 from tasks.shared.reporting.nights import trends
@@ -31,8 +32,8 @@ def curves(inputs: ReportInputs, papers: Papers) -> list[tuple[str, list[Markup]
         name = "training" if inputs.validation else ""
         loss = [Line(name, steps, [row["loss"] for row in inputs.sft], tone=1)]
         if inputs.validation:
-            told = inputs.validation
-            loss.append(Line("held-out problems", _column(told, "step"), _column(told, "loss"), tone=2))
+            rows = inputs.validation
+            loss.append(Line("held-out problems", _column(rows, "step"), _column(rows, "loss"), tone=2))
         norm = [Line("", steps, [row["grad_norm"] for row in inputs.sft], tone=1)]
         charts = [curve("Loss, nats a trained token", loss, "step"), curve("Gradient norm", norm, "step")]
         found.append(("SFT", charts))
@@ -46,14 +47,14 @@ def curves(inputs: ReportInputs, papers: Papers) -> list[tuple[str, list[Markup]
 
 
 def evaluation_curves(points: Sequence[Mapping[str, Any]]) -> list[Markup]:
-    """A chart a set: accuracy over the steps at which it was sampled."""
+    """A chart for each set: accuracy over the steps at which it was sampled."""
     ends = "/accuracy"
     names = sorted({key.removesuffix(ends) for point in points for key in point if key.endswith(ends)})
     charts = []
     for name in names:
-        there = [point for point in points if f"{name}{ends}" in point]
-        values = [_column(there, f"{name}/{key}") for key in ("accuracy", "low", "high")]
-        line = Line(name, _column(there, "step"), values[0], values[1], values[2], tone=1)
+        with_set = [point for point in points if f"{name}{ends}" in point]
+        values, low, high = (_column(with_set, f"{name}/{key}") for key in ("accuracy", "low", "high"))
+        line = Line(name, _column(with_set, "step"), values, low, high, tone=1)
         charts.append(curve(f"Accuracy on {name}", [line], "step", percent=True))
     return charts
 
@@ -63,18 +64,13 @@ def _column(rows: Sequence[Mapping[str, Any]], key: str) -> list[float]:
 
 
 def reason_table(evaluations: Sequence[EvaluationInput]) -> Table:
-    """Why samples were graded as they were."""
-    columns = [
-        (e.checkpoint, name, values["reasons"])
-        for e in evaluations
-        for name, values in e.summary["sets"].items()
-    ]
-    kinds = sorted({kind for *_, reasons in columns for kind in reasons})
+    """The number of samples by the reason of their grade."""
+    columns = {head: values["reasons"] for head, values in summary_columns(evaluations).items()}
+    kinds = sorted(set().union(*columns.values()))
     rows = [
-        [kind.replace("_", " "), *(str(reasons.get(kind, 0)) for *_, reasons in columns)] for kind in kinds
+        [kind.replace("_", " "), *(str(counts.get(kind, 0)) for counts in columns.values())] for kind in kinds
     ]
-    heads = [f"{checkpoint}, {name}" for checkpoint, name, _ in columns]
-    return Table("Grades", ("reason", *heads), rows, frozenset(range(1, len(columns) + 1)))
+    return Table("Grades", ("reason", *columns), rows, frozenset(range(1, len(columns) + 1)))
 
 
 def cost_table(evaluations: Sequence[EvaluationInput]) -> Table:
@@ -91,7 +87,7 @@ def cost_table(evaluations: Sequence[EvaluationInput]) -> Table:
                     f"{values['samples']:,}",
                     f"{values['tokens']:,}",
                     f"{tool:.1f}",
-                    "\u2013" if sampling is None else f"{sampling:.1f}",
+                    NONE if sampling is None else f"{sampling:.1f}",
                     f"{variance['within']:.3f}",
                     f"{variance['between']:.3f}",
                 ]
@@ -113,7 +109,7 @@ def cost_table(evaluations: Sequence[EvaluationInput]) -> Table:
 
 
 def lineage_table(inputs: ReportInputs) -> Table:
-    """Which artifacts this report speaks of."""
+    """The artifacts that this report covers."""
     rows = []
     for name, manifest in inputs.manifests.items():
         rows.append(
@@ -123,7 +119,7 @@ def lineage_table(inputs: ReportInputs) -> Table:
 
 
 def strips(evaluations: Sequence[EvaluationInput]) -> list[tuple[str, str, list[Strip]]]:
-    """A heat strip of samples for every problem and checkpoint; hardest for the last checkpoint first."""
+    """A heat strip of samples for every problem and checkpoint, the hardest for the last checkpoint first."""
     cells: dict[tuple[str, str], dict[int, list[Sample]]] = {}
     for number, evaluation in enumerate(evaluations):
         for sample in evaluation.samples:
@@ -131,14 +127,8 @@ def strips(evaluations: Sequence[EvaluationInput]) -> list[tuple[str, str, list[
     last = len(evaluations) - 1
     sets = {key[0]: place for place, key in enumerate(cells)}
     order = sorted(cells, key=lambda key: (sets[key[0]], _share(cells[key].get(last, [])), key))
-    return [
-        (
-            name,
-            problem,
-            [_strip(name, problem, n, cells[(name, problem)].get(n, [])) for n in range(len(evaluations))],
-        )
-        for name, problem in order
-    ]
+    numbers = range(len(evaluations))
+    return [(*key, [_strip(*key, number, cells[key].get(number, [])) for number in numbers]) for key in order]
 
 
 def _strip(name: str, problem: str, number: int, samples: Sequence[Sample]) -> Strip:

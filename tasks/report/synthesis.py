@@ -1,4 +1,4 @@
-"""What a report says of synthesis: the funnel from written to selected traces as chart and table, and examples."""
+"""Synthesis in the report: the funnel from written to selected traces as chart and table, and examples."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ NUMBERS = frozenset({2, 3})
 
 
 def funnel_chart(counts: Funnel) -> Markup:
-    """What each step left over and took out."""
+    """The traces that each step keeps and removes."""
     steps = [FunnelStep("written", counts["written"], 0)]
     steps += [FunnelStep(row["step"], row["left"], sum(row["rejected"].values())) for row in counts["steps"]]
     return funnel("Traces after each step of verification and selection", steps)

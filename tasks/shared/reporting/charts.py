@@ -36,6 +36,11 @@ class Line:
     tone: int = 0  # index of the page's colour
 
 
+def or_gap(value: float | None) -> float:
+    """A value of a curve; NaN, which leaves a gap, if there is none."""
+    return math.nan if value is None else float(value)
+
+
 @dataclass(frozen=True, slots=True)
 class Whisker:
     """A value with its interval."""
