@@ -97,7 +97,9 @@ def _difference_cells(result: Comparison) -> list[Cell]:
 
 def _charts(name: str, numbers: dict[str, dict[str, Any]]) -> list[Markup]:
     tones = {checkpoint: place % TONES for place, checkpoint in enumerate(numbers)}
-    rows = [Whisker(c, v["accuracy"], *v["interval"], tone=tones[c]) for c, v in numbers.items()]
+    rows = [
+        Whisker(c, v["accuracy"], v["interval"][0], v["interval"][1], tones[c]) for c, v in numbers.items()
+    ]
     charts = [whiskers(f"Accuracy on {name}, 95 % intervals", rows)]
     for key, label in (("pass_at", "pass@k"), ("maj_at", "maj@k")):
         lines = []
