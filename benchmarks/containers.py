@@ -1,10 +1,10 @@
 """What containers, deployments and object stores cost, against doing without, interleaved on this machine.
 
-    make bench-containers            # or: python -m benchmarks.containers stage deployed skip store rebuild
+    make bench-containers            # or: python -m benchmarks.containers stage deployed skip upload
 
 stage: the same stage in a container and as a process, wall time of `execute`. deployed: `prepare/local` on a local
 server (SQLite) and worker, from its order to its end, over `execute`. skip: a pipeline whose stages are all done.
-store: a checkpoint to and from S3 (moto) through `Store` and through plain boto3. rebuild: `tirflow-train` after a
+upload, download: a checkpoint to and from S3 (moto) by `Store` and by plain boto3. rebuild: `tirflow-train` after a
 change of one source file. REPETITIONS and CHECKPOINT_MIB change how much is done.
 """
 
@@ -146,8 +146,49 @@ def _run(api: str, deployment: str, parameters: dict[str, Any]) -> tuple[float, 
     return float(row["total_run_time"]), len(tasks)
 
 
-def measure_store(home: Path) -> dict[str, Any]:
-    """MB/s of one large file up and down, ours over boto3's."""
+def measure_upload(home: Path) -> dict[str, Any]:
+    """MB/s of one large file to S3, ours over boto3's; each of both goes first in turn."""
+    with _s3(home) as (client, large):
+
+        def ours(repetition: int) -> float:
+            store = Store("s3://bench/ours", cache=home / "cache")
+            with store.staging("checkpoint") as directory:
+                os.link(large, directory / "model.safetensors")  # the disk would write a copy meanwhile
+                provenance = Provenance("bench", {}, repetition, {})
+                seconds, ref = _timed(lambda: store.publish("checkpoint", directory, provenance))
+            store.remove(ref.location)
+            return seconds
+
+        def theirs(_: int) -> float:
+            return _timed(lambda: client.upload_file(str(large), "bench", "theirs"))[0]
+
+        return _compared(ours, theirs)
+
+
+def measure_download(home: Path) -> dict[str, Any]:
+    """MB/s of one large file from S3, ours over boto3's."""
+    with _s3(home) as (client, large):
+        store = Store("s3://bench/ours", cache=home / "cache")
+        with store.staging("checkpoint") as directory:
+            shutil.copyfile(large, directory / "model.safetensors")
+            ref = store.publish("checkpoint", directory, Provenance("bench", {}, 0, {}))
+        client.upload_file(str(large), "bench", "theirs")
+
+        def ours(repetition: int) -> float:
+            cache = home / f"reader{repetition}"
+            seconds, _ = _timed(lambda: Store("s3://bench/ours", cache=cache).fetch(ref))
+            shutil.rmtree(cache)
+            return seconds
+
+        def theirs(_: int) -> float:
+            return _timed(lambda: client.download_file("bench", "theirs", str(home / "theirs")))[0]
+
+        return _compared(ours, theirs)
+
+
+@contextmanager
+def _s3(home: Path) -> Iterator[tuple[Any, Path]]:
+    """boto3's client of an S3 server (moto) with a bucket, and a large file."""
     import boto3
     from botocore.config import Config
 
@@ -157,31 +198,25 @@ def measure_store(home: Path) -> dict[str, Any]:
     keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
     os.environ.update(keys | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"})
     client = boto3.client("s3", config=Config(retries={"max_attempts": 30}, connect_timeout=60))
-    client.create_bucket(Bucket="bench")
-    large = home / "large"
-    large.write_bytes(os.urandom(CHECKPOINT_BYTES))
-    rates: dict[str, list[float]] = {"up": [], "up_boto3": [], "down": [], "down_boto3": []}
+    try:
+        client.create_bucket(Bucket="bench")
+        large = home / "large"
+        large.write_bytes(os.urandom(CHECKPOINT_BYTES))
+        yield client, large
+    finally:
+        server.kill()
+        server.wait()
 
-    def note(name: str, work: Callable[[], object]) -> None:
-        rates[name].append(round(CHECKPOINT_BYTES / 1e6 / _timed(work)[0], 1))
 
+def _compared(ours: Callable[[int], float], theirs: Callable[[int], float]) -> dict[str, Any]:
+    """MB/s of both over all repetitions, and the median of their ratios."""
+    seconds: dict[str, list[float]] = {"ours": [], "boto3": []}
     for repetition in range(REPETITIONS):
-        store = Store("s3://bench/ours", cache=home / f"cache{repetition}")
-        provenance = Provenance("bench", {}, repetition, {})
-        with store.staging("checkpoint") as directory:
-            shutil.copyfile(large, directory / "model.safetensors")
-            published: list[Any] = []
-            note("up", lambda: published.append(store.publish("checkpoint", directory, provenance)))  # noqa: B023
-        note("up_boto3", lambda: client.upload_file(str(large), "bench", "theirs"))
-        reader = Store("s3://bench/ours", cache=home / f"reader{repetition}")
-        note("down", lambda: reader.fetch(published[0]))  # noqa: B023
-        note("down_boto3", lambda: client.download_file("bench", "theirs", str(home / "theirs")))
-        shutil.rmtree(home / f"reader{repetition}")
-    server.kill()
-    server.wait()
-    middle = {name: statistics.median(values) for name, values in rates.items()}
-    ratios = {f"{way}_ratio": round(middle[way] / middle[f"{way}_boto3"], 2) for way in ("up", "down")}
-    return {"megabytes_per_s": rates, **ratios}
+        for name in ("ours", "boto3") if repetition % 2 == 0 else ("boto3", "ours"):
+            seconds[name].append((ours if name == "ours" else theirs)(repetition))
+    ratios = [other / own for own, other in zip(seconds["ours"], seconds["boto3"], strict=True)]
+    rates = {name: [round(CHECKPOINT_BYTES / 1e6 / one, 1) for one in each] for name, each in seconds.items()}
+    return {"megabytes_per_s": rates, "ratio": round(statistics.median(ratios), 2)}
 
 
 def measure_rebuild(home: Path) -> dict[str, Any]:
@@ -217,7 +252,8 @@ MEASURES = {
     "stage": measure_stage,
     "deployed": measure_deployed,
     "skip": measure_skip,
-    "store": measure_store,
+    "upload": measure_upload,
+    "download": measure_download,
     "rebuild": measure_rebuild,
 }
 
