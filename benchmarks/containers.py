@@ -19,10 +19,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
 
+from benchmarks.rounds import ratios, timed, turns
 from flows.commands.follow import start_run
 from flows.server import cluster
 from tasks.launch.backends.backend import Backend
@@ -33,9 +34,8 @@ from tasks.launch.keys import derive_seed
 from tasks.recipes import load_recipe
 from tasks.shared.artifacts import ArtifactRef, Provenance, Store
 from tasks.shared.contract.addresses import free_port
-from tasks.shared.contract.stage import StageRequest
+from tasks.shared.contract.stage import StageRequest, StageResult
 
-Result = TypeVar("Result")
 ROOT = Path(__file__).resolve().parents[1]
 REPETITIONS = int(os.environ.get("REPETITIONS", "3"))
 CHECKPOINT_BYTES = int(os.environ.get("CHECKPOINT_MIB", "1024")) << 20
@@ -43,7 +43,6 @@ SMALL = {
     "data.train": [{"name": "tiny", "source": "tiny", "split": "train", "limit": 30}],
     "data.evaluation": [{"name": "held_out", "source": "tiny", "split": "held_out", "limit": 3}],
 }
-
 PIPELINE = SMALL | {
     "sft.max_steps": 2,
     "sft.tokens_per_step": 1024,
@@ -60,89 +59,91 @@ PIPELINE = SMALL | {
 def measure_stage(home: Path) -> dict[str, Any]:
     """Seconds of `prepare` and `synthesize` under each backend: everything from request to result."""
     backends: dict[str, Backend] = {"docker": DockerBackend(), "process": ProcessBackend()}
-    found: dict[str, Any] = {}
-    made: dict[str, dict[str, ArtifactRef]] = {name: {} for name in backends}
+    outputs: dict[str, dict[str, ArtifactRef]] = {name: {} for name in backends}
+    figures: dict[str, Any] = {}
     for stage in ("prepare", "synthesize"):
         seconds: dict[str, list[float]] = {name: [] for name in backends}
         for repetition in range(REPETITIONS):
             for name, backend in backends.items():
-                request = _request(home, name, stage, repetition, made[name])
-                took, result = _timed(lambda: execute(request, backend, home / "log", lambda _: None))  # noqa: B023
-                seconds[name].append(took)
-                made[name] |= result.outputs
-        extra = [a - b for a, b in zip(seconds["docker"], seconds["process"], strict=True)]
-        found[stage] = {**seconds, "container_over_process_s": round(statistics.median(extra), 2)}
-    return found
+                request = _request(home, name, stage, repetition, outputs[name])
+                taken, result = _execute(home, request, backend)
+                seconds[name].append(taken)
+                outputs[name] |= result.outputs
+        extra_s = _median_difference(seconds["docker"], seconds["process"])
+        figures[stage] = {**seconds, "container_over_process_s": extra_s}
+    return figures
 
 
 def _request(
-    home: Path, store: str, stage: str, number: int, made: dict[str, ArtifactRef] | None = None
+    home: Path, store: str, stage: str, number: int, published: dict[str, ArtifactRef]
 ) -> StageRequest:
-    """A small stage in a scratch directory of its own."""
-    config = load_recipe("tiny", SMALL).for_stage(stage).model_dump(mode="json")
+    """A small stage in a scratch directory of its own; its inputs are among `published`."""
     names = ("problems", "evaluation_sets") if stage == "synthesize" else ()
     return StageRequest(
         stage=stage,
         run="bench",
-        config=config,
-        inputs={name: (made or {})[name] for name in names},
+        config=load_recipe("tiny", SMALL).for_stage(stage).model_dump(mode="json"),
+        inputs={name: published[name] for name in names},
         seed=derive_seed(0, stage),
         store=str(home / store),
         scratch=str(home / "scratch" / f"{store}-{stage}-{number}"),
     )
 
 
+def _execute(home: Path, request: StageRequest, backend: Backend) -> tuple[float, StageResult]:
+    return timed(lambda: execute(request, backend, home / "log", lambda _: None))
+
+
+def _median_difference(seconds: list[float], base: list[float]) -> float:
+    return round(statistics.median(a - b for a, b in zip(seconds, base, strict=True)), 2)
+
+
 def measure_deployed(home: Path) -> dict[str, Any]:
     """Seconds of `prepare/local`, executed anew, from its order to its end, and of the same by `execute` alone."""
     alone, deployed = [], []
+    parameters = {"recipe": "tiny", "run": "bench", "overrides": SMALL, "force": True}
     with _server(home) as api:
         for repetition in range(REPETITIONS):
-            request = _request(home, "alone", "prepare", repetition)
-            alone.append(_timed(lambda: execute(request, ProcessBackend(), home / "log", lambda _: None))[0])  # noqa: B023
-            asked = {"recipe": "tiny", "run": "bench", "overrides": SMALL, "force": True}
-            deployed.append(_timed(lambda: _run(api, "prepare/local", asked))[0])  # noqa: B023
-    extra = [a - b for a, b in zip(deployed, alone, strict=True)]
-    return {
-        "deployed": deployed,
-        "alone": alone,
-        "deployed_over_execute_s": round(statistics.median(extra), 2),
-    }
+            request = _request(home, "alone", "prepare", repetition, {})
+            alone.append(_execute(home, request, ProcessBackend())[0])
+            deployed.append(timed(lambda: _run(api, "prepare/local", parameters))[0])
+    extra_s = _median_difference(deployed, alone)
+    return {"deployed": deployed, "alone": alone, "deployed_over_execute_s": extra_s}
 
 
 def measure_skip(home: Path) -> dict[str, Any]:
     """Seconds of a run of `train/tiny` in which every stage is done: of the flow itself, and from its order."""
-    asked = {"run": "bench", "overrides": PIPELINE}
+    parameters = {"run": "bench", "overrides": PIPELINE}
     with _server(home) as api:
-        stages = _run(api, "train/tiny", asked)[1]
-        done = [_timed(lambda: _run(api, "train/tiny", asked)) for _ in range(REPETITIONS)]
-    flow = [round(seconds, 2) for _, (seconds, _) in done]
-    per_stage = round(statistics.median(flow) / stages, 2)
+        _, num_stages = _run(api, "train/tiny", parameters)
+        runs = [timed(lambda: _run(api, "train/tiny", parameters)) for _ in range(REPETITIONS)]
+    flow_s = [seconds for _, (seconds, _) in runs]
     return {
-        "stages": stages,
-        "flow": flow,
-        "from_order": [took for took, _ in done],
-        "flow_per_stage_s": per_stage,
+        "stages": num_stages,
+        "flow": flow_s,
+        "from_order": [seconds for seconds, _ in runs],
+        "flow_per_stage_s": round(statistics.median(flow_s) / num_stages, 2),
     }
 
 
 @contextmanager
 def _server(home: Path) -> Iterator[str]:
     """The API's address of a server on SQLite and a worker, as `tirflow up` starts them."""
-    running = cluster.start(home, owned=True)
+    started = cluster.start(home, owned=True)
     try:
-        yield running.api_url
+        yield started.api_url
     finally:
-        cluster.stop(running)
+        cluster.stop(started)
 
 
 def _run(api: str, deployment: str, parameters: dict[str, Any]) -> tuple[float, int]:
-    """Run a deployment to its end: seconds that the flow itself took, and how many tasks it had."""
+    """Run a deployment to its end: the seconds of the flow itself, and how many tasks it had."""
     flow_run = start_run(api, deployment, parameters)
     while (row := httpx.get(f"{api}/flow_runs/{flow_run}", timeout=90).json())["state_type"] != "COMPLETED":
         assert row["state_type"] not in ("FAILED", "CRASHED", "CANCELLED"), row["state"]["message"]
         time.sleep(0.1)
-    asked = {"flow_runs": {"id": {"any_": [str(flow_run)]}}}
-    tasks = httpx.post(f"{api}/task_runs/filter", json=asked, timeout=90).json()
+    of_flow = {"flow_runs": {"id": {"any_": [str(flow_run)]}}}
+    tasks = httpx.post(f"{api}/task_runs/filter", json=of_flow, timeout=90).json()
     return float(row["total_run_time"]), len(tasks)
 
 
@@ -155,12 +156,12 @@ def measure_upload(home: Path) -> dict[str, Any]:
             with store.staging("checkpoint") as directory:
                 os.link(large, directory / "model.safetensors")  # the disk would write a copy meanwhile
                 provenance = Provenance("bench", {}, repetition, {})
-                seconds, ref = _timed(lambda: store.publish("checkpoint", directory, provenance))
+                seconds, ref = timed(lambda: store.publish("checkpoint", directory, provenance))
             store.remove(ref.location)
             return seconds
 
         def theirs(_: int) -> float:
-            return _timed(lambda: client.upload_file(str(large), "bench", "theirs"))[0]
+            return timed(lambda: client.upload_file(str(large), "bench", "theirs"))[0]
 
         return _compared(ours, theirs)
 
@@ -176,12 +177,12 @@ def measure_download(home: Path) -> dict[str, Any]:
 
         def ours(repetition: int) -> float:
             cache = home / f"reader{repetition}"
-            seconds, _ = _timed(lambda: Store("s3://bench/ours", cache=cache).fetch(ref))
+            seconds, _ = timed(lambda: Store("s3://bench/ours", cache=cache).fetch(ref))
             shutil.rmtree(cache)
             return seconds
 
         def theirs(_: int) -> float:
-            return _timed(lambda: client.download_file("bench", "theirs", str(home / "theirs")))[0]
+            return timed(lambda: client.download_file("bench", "theirs", str(home / "theirs")))[0]
 
         return _compared(ours, theirs)
 
@@ -211,41 +212,31 @@ def _s3(home: Path) -> Iterator[tuple[Any, Path]]:
 def _compared(ours: Callable[[int], float], theirs: Callable[[int], float]) -> dict[str, Any]:
     """MB/s of both over all repetitions, and the median of their ratios."""
     seconds: dict[str, list[float]] = {"ours": [], "boto3": []}
-    for repetition in range(REPETITIONS):
-        for name in ("ours", "boto3") if repetition % 2 == 0 else ("boto3", "ours"):
-            seconds[name].append((ours if name == "ours" else theirs)(repetition))
-    ratios = [other / own for own, other in zip(seconds["ours"], seconds["boto3"], strict=True)]
+    for repetition, name in turns(("ours", "boto3"), REPETITIONS):
+        seconds[name].append((ours if name == "ours" else theirs)(repetition))
     rates = {name: [round(CHECKPOINT_BYTES / 1e6 / one, 1) for one in each] for name, each in seconds.items()}
-    return {"megabytes_per_s": rates, "ratio": round(statistics.median(ratios), 2)}
+    ratio = statistics.median(ratios(seconds["boto3"], seconds["ours"]))
+    return {"megabytes_per_s": rates, "ratio": round(ratio, 2)}
 
 
 def measure_rebuild(home: Path) -> dict[str, Any]:
     """Seconds of `images/build.py train` after a line was added to one source file, in a copy of the tree."""
     copy = home / "tree"
-    names = ("tasks", "data", "images", ".git")
-    for name in names:
+    for name in ("tasks", "data", "images", ".git"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-    command = [sys.executable, str(copy / "images" / "build.py"), "train", "--base-image", "tirflow-base"]
-    environment = os.environ | {"PYTHONPATH": str(copy)}
     seconds = []
     for repetition in range(REPETITIONS):
         with (copy / "tasks" / "sft" / "steps.py").open("a") as source:
             source.write(f"# change {repetition}\n")
-        build = [*command, "--prefix", "tirflow-"]
-        seconds.append(
-            _timed(lambda: subprocess.run(build, env=environment, check=True, capture_output=True))[0]  # noqa: B023
-        )
-    # The image of this tree again, which that of the copy has replaced.
-    again = [sys.executable, str(ROOT / "images" / "build.py"), *command[2:], "--prefix", "tirflow-"]
-    subprocess.run(again, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True, capture_output=True)
+        seconds.append(timed(lambda: _build_train(copy))[0])
+    _build_train(ROOT)  # the copy's image has replaced this tree's
     return {"seconds": seconds}
 
 
-def _timed(work: Callable[[], Result]) -> tuple[float, Result]:
-    """Seconds of wall time, and what came of it."""
-    started = time.perf_counter()
-    result = work()
-    return round(time.perf_counter() - started, 2), result
+def _build_train(tree: Path) -> None:
+    command = [sys.executable, str(tree / "images" / "build.py"), "train", "--base-image", "tirflow-base"]
+    environment = os.environ | {"PYTHONPATH": str(tree)}
+    subprocess.run(command, env=environment, check=True, capture_output=True)
 
 
 MEASURES = {
@@ -260,14 +251,14 @@ MEASURES = {
 
 def main(names: list[str]) -> int:
     """Measure what is named, or all; one JSON object."""
-    found = {}
+    figures = {}
     for name in names or MEASURES:
         with tempfile.TemporaryDirectory(prefix="bench-") as directory:
             home = Path(directory)
             home.chmod(0o755)
             os.environ["TIRFLOW_HOME"] = directory
-            found[name] = MEASURES[name](home)
-    print(json.dumps(found, indent=1))
+            figures[name] = MEASURES[name](home)
+    print(json.dumps(figures, indent=1))
     return 0
 
 

@@ -4,24 +4,20 @@
     OMP_NUM_THREADS=1 .venv-vllm/bin/python -m benchmarks.generation vllm
 
 The raw engine generates as many tokens for every row, from the same prompts, with the same slots and no stop string.
-A round runs every system once, so that noise of the machine falls on all alike; a ratio is taken within its round.
-`taught.py` says what is sampled. Writes benchmarks/results/generation.json and generation.md; about 4 minutes each.
+`taught.py` says what is sampled. Writes benchmarks/results/generation_<engine>.md; about 4 minutes each.
 """
 
-import argparse
-import json
-import statistics
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from benchmarks.record import RESULTS, environment_versions, headline, markdown_table, write_page
+from benchmarks.record import benchmark_options, markdown_table, write_page
+from benchmarks.rounds import LAP_HEADER, Clock, Lap, lap_rows, turns
 from benchmarks.taught import DIALECT, LEADS, MODEL, MOST_CALLS, problem, teach
 from tasks.shared.config import GenerationConfig, SandboxConfig, TracesConfig
 from tasks.shared.generation.engines import make_generator
@@ -36,21 +32,8 @@ SLOTS, RESPONSE_TOKENS = 128, 280
 FEW = 16  # rows at which a step of the tiny model costs little more than one of a single row, as on a GPU
 SANDBOX = SandboxConfig(workers=2, memory_mb=512, wall_s=20, preload=("math",))
 TRACES = TracesConfig(dialect="retool", prompt="bare", max_calls=MOST_CALLS)
+DELIVERIES: tuple[Literal["batch", "ready", "scheduled"], ...] = ("batch", "ready", "scheduled")
 BAR_RAW, BAR_BATCH = 0.85, 1.6
-
-
-@dataclass(frozen=True, slots=True)
-class Lap:
-    """One run of one system."""
-
-    tokens: int  # sampled by the policy
-    seconds: float
-    cpu_s: float  # of this process, its threads included
-
-    @property
-    def rate(self) -> float:
-        """Tokens per second."""
-        return self.tokens / self.seconds
 
 
 @dataclass(slots=True)
@@ -105,19 +88,8 @@ class Bench:
         return clock.lap(tokens)
 
 
-class Clock:
-    """Wall and processor time from its making on."""
-
-    def __init__(self) -> None:
-        self._started, self._used = time.perf_counter(), time.process_time()
-
-    def lap(self, tokens: int) -> Lap:
-        """The time until now."""
-        return Lap(tokens, time.perf_counter() - self._started, time.process_time() - self._used)
-
-
 def against_raw(bench: Bench, rows: int, rounds: int) -> dict[str, list[Lap]]:
-    """Quick programs: the interleaved loop and the raw engine, in turn."""
+    """Quick programs: the interleaved loop, then the raw engine with as many tokens a row."""
     laps: dict[str, list[Lap]] = {"raw engine": [], "with code": []}
     requests = bench.requests("quick", rows)
     for number in range(-1, rounds):  # one round to warm up
@@ -132,40 +104,16 @@ def against_raw(bench: Bench, rows: int, rounds: int) -> dict[str, list[Lap]]:
 def deliveries(bench: Bench, rows: int, rounds: int) -> dict[str, list[Lap]]:
     """Programs of 30 ms: run while other rows sample, answered at once or on the schedule; or all run in between."""
     requests = bench.requests("slow", rows)
-    systems: dict[str, Callable[[], tuple[Lap, list[int]]]] = {
-        name: partial(bench.with_code, requests, replace(bench.policy, delivery=name))  # type: ignore[arg-type]
-        for name in ("batch", "ready", "scheduled")
-    }
-    laps: dict[str, list[Lap]] = {name: [] for name in systems}
-    for number in range(-1, rounds):
-        for name, run in systems.items():
-            lap, _ = run()
-            if number >= 0:
-                laps[name].append(lap)
+    policies = {name: replace(bench.policy, delivery=name) for name in DELIVERIES}
+    laps: dict[str, list[Lap]] = {name: [] for name in DELIVERIES}
+    for number, name in turns(DELIVERIES, rounds, warm_up=1):
+        lap, _ = bench.with_code(requests, policies[name])
+        laps[name] += [lap] if number >= 0 else []
     return laps
 
 
-def figures(laps: dict[str, list[Lap]], base: str) -> dict[str, dict[str, float]]:
-    """Medians, and the ratio to `base` within each round: median, lower and upper quartile."""
-    table = {}
-    for name, own in laps.items():
-        ratios = [lap.rate / other.rate for lap, other in zip(own, laps[base], strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4)
-        cpu = [
-            (lap.tokens / lap.cpu_s) / (b.tokens / b.cpu_s) for lap, b in zip(own, laps[base], strict=True)
-        ]
-        table[name] = {
-            "tokens_per_s": statistics.median(lap.rate for lap in own),
-            "ratio": middle,
-            "ratio_low": low,
-            "ratio_high": high,
-            "ratio_cpu": statistics.median(cpu),
-        }
-    return table
-
-
-def measure(engine: str, rounds: int) -> dict[str, dict[str, dict[str, float]]]:
-    """Every table of one engine."""
+def measure(engine: str, rounds: int) -> list[str]:
+    """The tables of one engine, as lines of the page."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name, make_interpreter(SANDBOX) as interpreter:
         directory = Path(name)
@@ -183,60 +131,37 @@ def measure(engine: str, rounds: int) -> dict[str, dict[str, dict[str, float]]]:
         generator = make_generator(config, MODEL, directory, tokenizer)
         policy = RolloutPolicy.of(TRACES, SANDBOX, config, Sampling(temperature=0))  # what was taught
         bench = Bench(generator, interpreter, tokenizer, policy)
-        return {
-            "raw": figures(against_raw(bench, SLOTS, rounds), "raw engine"),
-            "raw_refilled": figures(against_raw(bench, 3 * SLOTS, rounds), "raw engine"),
-            "delivery": figures(deliveries(bench, FEW, rounds), "batch"),
-            "delivery_full": figures(deliveries(bench, SLOTS, rounds), "batch"),
-        }
-
-
-TITLES = {
-    "raw": f"{SLOTS} rows in {SLOTS} slots, against the raw engine (bar {BAR_RAW})",
-    "raw_refilled": f"{3 * SLOTS} rows in {SLOTS} slots, against the raw engine (bar {BAR_RAW})",
-    "delivery": f"{FEW} rows, programs of 30 ms, against batch-synchronous delivery (bar {BAR_BATCH})",
-    "delivery_full": f"{SLOTS} rows, whose steps cost a CPU as much as their rows: the same",
-}
-
-
-def write(engine: str, tables: dict[str, dict[str, dict[str, float]]], rounds: int) -> None:
-    """Put this engine's tables into generation.json, and what that holds now into generation.md."""
-    path = RESULTS / "generation.json"
-    record = json.loads(path.read_text()) if path.is_file() else {}
-    record[engine] = {"about": environment_versions() | {"rounds": rounds}, "tables": tables}
-    path.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
-    lines = ["# Sampling with live code", ""]
-    lines += [
-        "`python -m benchmarks.generation`: the tiny world's model, one thread, float32, one to three calls a row, "
-        f"{RESPONSE_TOKENS} tokens a response, {SANDBOX.workers} workers of the interpreter on the same cores.",
-        "",
-    ]
-    for name, part in sorted(record.items()):
-        about = part["about"]
-        lines += [f"## {name}", "", headline(about, f"{about['rounds']} rounds"), ""]
-        for table, rows in part["tables"].items():
-            header = [
-                TITLES[table],
-                "tokens/s",
-                "ratio (quartiles)",
-                "ratio by CPU time of the engine's process",
-            ]
-            lines += [*markdown_table(header, [_row(system, row) for system, row in rows.items()]), ""]
-    write_page("generation", lines[:-1])
-
-
-def _row(system: str, row: dict[str, float]) -> list[str]:
-    spread = f"{row['ratio']:.2f} ({row['ratio_low']:.2f} to {row['ratio_high']:.2f})"
-    return [system, f"{row['tokens_per_s']:,.0f}", spread, f"{row['ratio_cpu']:.2f}"]
+        lines = []
+        for measured, base, rows, title in (
+            (against_raw, "raw engine", SLOTS, f"against the raw engine (bar {BAR_RAW})"),
+            (against_raw, "raw engine", 3 * SLOTS, f"against the raw engine (bar {BAR_RAW})"),
+            (
+                deliveries,
+                "batch",
+                FEW,
+                f"programs of 30 ms, against batch-synchronous delivery (bar {BAR_BATCH})",
+            ),
+            (deliveries, "batch", SLOTS, "whose steps cost a CPU as much as their rows: the same"),
+        ):
+            laps = measured(bench, rows, rounds)
+            lines += ["", *markdown_table((f"{rows} rows, {title}", *LAP_HEADER), lap_rows(laps, base))]
+        return lines
 
 
 def main() -> None:
     """Measure one engine and write."""
-    parser = argparse.ArgumentParser(description="Sampling with live code against the raw engine")
+    parser = benchmark_options(__doc__, rounds=7)
     parser.add_argument("engine", choices=("transformers", "vllm"))
-    parser.add_argument("--rounds", type=int, default=7)
-    arguments = parser.parse_args()
-    write(arguments.engine, measure(arguments.engine, arguments.rounds), arguments.rounds)
+    options = parser.parse_args()
+    tables = measure(options.engine, options.rounds)
+    lines = [
+        f"`python -m benchmarks.generation {options.engine}`: the tiny world's model, one thread, float32, one to "
+        f"three calls a row, {RESPONSE_TOKENS} tokens a response, {SLOTS} slots, {SANDBOX.workers} workers of the "
+        "interpreter on the same cores; CPU time is that of the engine's process.",
+        *tables,
+    ]
+    title = f"Sampling with live code: {options.engine}"
+    write_page(f"generation_{options.engine}", title, [f"{options.rounds} rounds"], lines, options.dry)
 
 
 if __name__ == "__main__":

@@ -2,22 +2,20 @@
 
     make bench-lora
 
-SmolLM2-135M-Instruct on traces of the tiny world, step by step in turn in one run, one thread each. TRL is given the
-adapter that tirflow starts with, the same traces at each step, and its rate. Memory is the most that each process held,
-libraries included. Writes benchmarks/results/lora.md; 2 to 5 minutes. Exit code 1 where the losses lie apart, or where
-LoRA saves nothing.
+SmolLM2-135M-Instruct on traces of the tiny world, step by step in turn, one thread each. TRL gets the adapter that
+tirflow starts with, the same traces at each step, and its rate. Memory is the most that each process held, libraries
+included. Writes benchmarks/results/lora.md; 2 to 5 minutes. Exit code 1 if the losses lie apart, or if LoRA saves no
+memory.
 """
 
-import argparse
-import os
-import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.record import environment_versions, headline, markdown_table, write_page
+from benchmarks.record import benchmark_options, load_average, markdown_table, write_page
+from benchmarks.taught import MODEL
 from benchmarks.trl import settings
-from benchmarks.trl.laps import TRL_PYTHON, Racer, median, race, trl_version
-from benchmarks.trl.world import MODEL, make_sequences, sft_optimizer, write_rows, write_sequences
+from benchmarks.trl.laps import TRL_PYTHON, Racer, median, race, start_racer, trl_version
+from benchmarks.trl.world import make_sequences, sft_optimizer, write_rows, write_sequences
 from data.problems import Split, generate
 from tasks.shared.artifacts import ArtifactRef
 from tasks.shared.contract.environment import home
@@ -38,7 +36,7 @@ the head everywhere, and entropy and accuracy beside it.
 """
 
 
-def make_racers(root: Path, trl_python: Path, tokens: int) -> list[Racer]:
+def make_racers(root: Path, tokens: int) -> list[Racer]:
     """Write traces and the adapter; start every weight, adapters, and TRL's adapters."""
     sequences, rows, adapter = root / "train.parquet", root / "rows.parquet", root / "adapter"
     written = make_sequences(load_tokenizer(MODEL_DIR), generate(Split.TRAIN, NUM_TRACES, seed=0), NUM_TRACES)
@@ -54,50 +52,34 @@ def make_racers(root: Path, trl_python: Path, tokens: int) -> list[Racer]:
     base = ArtifactRef(kind="checkpoint", location=str(MODEL_DIR), digest="0" * 64)
     save_adapter({name: factor.detach() for name, factor in adapter_weights(model)}, lora, base, adapter)
 
-    def racer(name: str, python: str, module: str, *arguments: str) -> Racer:
-        return Racer(name, [python, "-m", f"benchmarks.trl.{module}", str(MODEL_DIR), *arguments])
-
-    ours = (sys.executable, "sft_ours", str(sequences), "0", str(tokens))
+    ours = (MODEL_DIR, sequences, 0, tokens)
     return [
-        racer("tirflow, every weight", *ours),
-        racer("tirflow, LoRA", *ours, "lora"),
-        racer("TRL, LoRA", str(trl_python), "sft_trl", str(rows), str(adapter)),
+        start_racer("tirflow, every weight", "sft_ours", *ours),
+        start_racer("tirflow, LoRA", "sft_ours", *ours, "lora"),
+        start_racer("TRL, LoRA", "sft_trl", MODEL_DIR, rows, adapter),
     ]
 
 
-def write(racers: list[Racer], version: str, tokens: int) -> bool:
-    """benchmarks/results/lora.md; whether the losses agree and LoRA takes less memory."""
+def write(racers: list[Racer], version: str, tokens: int, dry: bool) -> bool:
+    """Write benchmarks/results/lora.md; whether the losses agree and LoRA takes less memory."""
     full, ours, theirs = racers
     apart = max(abs(a["loss"] - b["loss"]) for a, b in zip(ours.laps, theirs.laps, strict=True))
     speed = {racer.name: median(racer, "tokens", per="cpu_s") for racer in racers}
     memory = {racer.name: max(lap["peak_mib"] for lap in racer.laps) for racer in racers}
+    shown = range(0, len(ours.laps), max(1, len(ours.laps) // 4))
     rows = [
         [
             racer.name,
             f"{median(racer, 'tokens', per='wall_s'):.1f}",
             f"{speed[racer.name]:.1f}",
             f"{memory[racer.name]:,.0f}",
-            *(f"{lap['loss']:.4f}" for lap in racer.laps[:: max(1, len(racer.laps) // 4)]),
+            *(f"{racer.laps[step]['loss']:.4f}" for step in shown),
         ]
         for racer in racers
     ]
-    shown = range(0, len(ours.laps), max(1, len(ours.laps) // 4))
-    header = [
-        "system",
-        "tokens/s",
-        "tokens/CPU-s",
-        "peak MiB",
-        *(f"loss, step {WARM_UP + i + 1}" for i in shown),
-    ]
+    header = ["system", "tokens/s", "tokens/CPU-s", "peak MiB"]
+    header += [f"loss, step {WARM_UP + step + 1}" for step in shown]
     lines = [
-        "# LoRA: against every weight, and against TRL's",
-        "",
-        headline(
-            environment_versions(),
-            f"TRL {version}",
-            f"medians of {len(ours.laps)} steps of each, taken in turn",
-            f"load average {os.getloadavg()[1]:.1f}",
-        ),
         f"`make bench-lora`. SmolLM2-135M-Instruct, steps of at most {tokens} tokens. Per second of processor time "
         f"LoRA trains {speed[ours.name] / speed[full.name]:.2f} times the tokens of training every weight, and "
         f"{speed[ours.name] / speed[theirs.name]:.2f} times those of TRL's LoRA; at its peak it takes "
@@ -108,26 +90,23 @@ def write(racers: list[Racer], version: str, tokens: int) -> bool:
         "",
         ALIKE.format(rank=settings.LORA_RANK, alpha=settings.LORA_ALPHA).rstrip(),
     ]
-    write_page("lora", lines)
+    about = (f"TRL {version}", f"medians of {len(ours.laps)} steps of each, taken in turn", load_average())
+    write_page("lora", "LoRA: against every weight, and against TRL's", about, lines, dry)
     return apart < SAME and memory[ours.name] < memory[full.name]
 
 
 def main() -> int:
     """Measure, write, and fail where it falls short."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=8)
+    parser = benchmark_options(__doc__, rounds=8)
     parser.add_argument("--tokens", type=int, default=TOKENS, help="of a step, at most")
-    parser.add_argument("--trl-python", type=Path, default=TRL_PYTHON)
-    arguments = parser.parse_args()
-    version = trl_version(arguments.trl_python)
+    options = parser.parse_args()
+    version = trl_version(TRL_PYTHON)
     if not MODEL_DIR.is_dir():
         raise SystemExit(f"{MODEL_DIR} is missing: make smol-base")
     with tempfile.TemporaryDirectory() as root:
-        racers = make_racers(Path(root), arguments.trl_python, arguments.tokens)
-        race(racers, arguments.rounds, WARM_UP)
-    return 0 if write(racers, version, arguments.tokens) else 1
+        racers = make_racers(Path(root), options.tokens)
+        race(racers, options.rounds, WARM_UP)
+    return 0 if write(racers, version, options.tokens, options.dry) else 1
 
 
 if __name__ == "__main__":

@@ -2,32 +2,24 @@
 
     make bench-memory
 
-Each size is measured in a process of its own: peak of resident memory during the step, less what was resident before
-it (model, gradients' and optimizer's memory after a first small step). Writes benchmarks/results/memory.md; about 4
+Each size is measured in a process of its own: the peak of resident memory during the step, less what was resident
+before it (model, gradients and optimizer after a first small step). Writes benchmarks/results/memory.md; about 4
 minutes. Exit code 1 if 16 times the samples take more than 1.15 times the memory.
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.record import environment_versions, headline, markdown_table, write_page
+from benchmarks.record import markdown_table, write_page
+from data.models import ModelShape
 
 MOST_GROWTH = 1.15  # from 1x to 16x the samples
 LENGTH = 128  # tokens of a sequence
-SHAPE = {
-    "hidden": 256,
-    "layers": 4,
-    "heads": 4,
-    "key_value_heads": 2,
-    "intermediate": 1024,
-    "vocabulary": 4096,
-    "positions": 2 * LENGTH,
-}
+SHAPE = ModelShape(256, 4, 4, 2, intermediate_size=1024, vocabulary=4096, tied=True, positions=2 * LENGTH)
 BUDGET, SAMPLES = 2048, 32  # 1x: two rows, one each mini-batch
 PHASES = {
     "sft": "SFT step, rows of the budget",
@@ -36,18 +28,18 @@ PHASES = {
 }
 
 
-def sft(budget: int) -> Callable[[int], object]:
+def sft_step(budget: int) -> Callable[[int], object]:
     """The step of stage `sft`."""
     from benchmarks.random_work import make_qwen2, random_sequences
     from tasks.sft.training import train_step
     from tasks.shared.config import OptimizerConfig
     from tasks.shared.learning.engine import TrainingEngine
 
-    engine = TrainingEngine(make_qwen2(**SHAPE), OptimizerConfig(zero_stage=0), total_steps=2)
-    return lambda count: train_step(engine, random_sequences(count, LENGTH, SHAPE["vocabulary"]), budget)
+    engine = TrainingEngine(make_qwen2(SHAPE), OptimizerConfig(zero_stage=0), total_steps=2)
+    return lambda count: train_step(engine, random_sequences(count, LENGTH, SHAPE.vocabulary), budget)
 
 
-def policy(budget: int) -> Callable[[int], object]:
+def policy_step(budget: int) -> Callable[[int], object]:
     """The policy update of stage `rl`, in two mini-batches, so that old log-probs are kept."""
     from benchmarks.random_work import make_qwen2, random_experience
     from tasks.rl.update import PolicyUpdate
@@ -55,27 +47,26 @@ def policy(budget: int) -> Callable[[int], object]:
     from tasks.shared.learning.engine import TrainingEngine
 
     config = RlConfig(tokens_per_micro_batch=budget, mini_batches=2, optimizer=OptimizerConfig(zero_stage=0))
-    engine = TrainingEngine(make_qwen2(**SHAPE), config.optimizer, total_steps=4)
+    engine = TrainingEngine(make_qwen2(SHAPE), config.optimizer, total_steps=4)
     update = PolicyUpdate(engine, config, None, LENGTH)
-    return lambda count: update.update(random_experience(count, LENGTH, SHAPE["vocabulary"]), seed=0)
+    return lambda count: update.update(random_experience(count, LENGTH, SHAPE.vocabulary), seed=0)
 
 
-def sampling(budget: int) -> Callable[[int], object]:
+def sampling_step(budget: int) -> Callable[[int], object]:
     """The Transformers engine: as many slots as the budget holds sequences; further requests wait."""
     from benchmarks.random_work import make_qwen2, random_sequences
     from tasks.prepare.tiny_tokenizer import train_tokenizer
     from tasks.shared.generation.protocol import Sampling
     from tasks.shared.generation.transformers_engine import TransformersGenerator
 
-    tokenizer = train_tokenizer(SHAPE["vocabulary"], 0, SHAPE["positions"])
-    engine = TransformersGenerator(make_qwen2(**SHAPE), tokenizer, budget // LENGTH)
+    tokenizer = train_tokenizer(SHAPE.vocabulary, 0, SHAPE.positions)
+    engine = TransformersGenerator(make_qwen2(SHAPE), tokenizer, budget // LENGTH)
+    half = LENGTH // 2
 
     def sample(count: int) -> None:
-        for index, sequence in enumerate(random_sequences(count, LENGTH // 2, SHAPE["vocabulary"])):
+        for index, sequence in enumerate(random_sequences(count, half, SHAPE.vocabulary)):
             ids = sequence.ids.tolist()
-            engine.add(
-                str(index), ids, sampling=Sampling(), seed=index, stop=None, max_new_tokens=LENGTH // 2
-            )
+            engine.add(str(index), ids, sampling=Sampling(), seed=index, stop=None, max_new_tokens=half)
         while engine.num_running:
             for piece in engine.step():
                 engine.release(piece.request_id)
@@ -84,11 +75,11 @@ def sampling(budget: int) -> Callable[[int], object]:
 
 
 def measure(phase: str, budget: int, samples: int) -> float:
-    """MiB that a step of `samples` samples takes at its peak, beyond what stays between steps."""
+    """MiB that a step of `samples` samples takes at its peak, beyond what stays resident between steps."""
     import torch
 
     torch.set_num_threads(1)
-    step = {"sft": sft, "policy": policy, "sampling": sampling}[phase](budget)
+    step = {"sft": sft_step, "policy": policy_step, "sampling": sampling_step}[phase](budget)
     step(2)
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is resident now
     before = _status_mib("VmRSS")
@@ -102,11 +93,11 @@ def _status_mib(name: str) -> float:
 
 
 def measure_apart(phase: str, budget: int, samples: int) -> float:
-    """`measure` in a process of its own, whose allocator gives back what is freed: holes in its heap are not live."""
+    """`measure` in a process of its own, whose allocator gives freed memory back: holes in a heap are not live."""
     command = [sys.executable, "-m", "benchmarks.memory", "--measure", phase, str(budget), str(samples)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
     result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
-    return float(json.loads(result.stdout.splitlines()[-1]))
+    return float(result.stdout.splitlines()[-1])
 
 
 def main() -> int:
@@ -119,7 +110,7 @@ def main() -> int:
     )
     chosen = parser.parse_args().measure
     if chosen:
-        print(json.dumps(measure(chosen[0], int(chosen[1]), int(chosen[2]))))
+        print(measure(chosen[0], int(chosen[1]), int(chosen[2])))
         return 0
     by_samples = {
         phase: [measure_apart(phase, BUDGET, SAMPLES * times) for times in (1, 4, 16)] for phase in PHASES
@@ -142,11 +133,8 @@ def write(by_samples: dict[str, list[float]], by_budget: dict[str, list[float]])
 
     budgets, samples = [BUDGET * n for n in (1, 2, 4)], [SAMPLES * n for n in (1, 4, 16)]
     lines = [
-        "# Peak memory of a step",
-        "",
-        headline(environment_versions(), "each size in a process of its own"),
         "`make bench-memory`. MiB at the peak, beyond what stays resident between steps. A Qwen2-shaped model of "
-        f"{SHAPE['layers']} layers, {SHAPE['hidden']} wide, float32; sequences of {LENGTH} tokens. The allocator gives "
+        f"{SHAPE.layers} layers, {SHAPE.hidden_size} wide, float32; sequences of {LENGTH} tokens. The allocator gives "
         "freed memory back at once (`MALLOC_MMAP_THRESHOLD_=65536`): by default glibc keeps holes in its heap on top.",
         "",
         f"At one budget of {BUDGET:,} tokens:",
@@ -157,7 +145,7 @@ def write(by_samples: dict[str, list[float]], by_budget: dict[str, list[float]])
         "",
         *markdown_table(["phase", *(f"budget {n:,}" for n in budgets), "4x / 1x"], rows(by_budget)),
     ]
-    write_page("memory", lines)
+    write_page("memory", "Peak memory of a step", ["each size in a process of its own"], lines)
 
 
 if __name__ == "__main__":

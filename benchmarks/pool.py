@@ -17,12 +17,14 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 
 from benchmarks.random_work import make_qwen2
-from benchmarks.record import environment_versions, headline, markdown_table, write_page
+from benchmarks.record import markdown_table, write_page
+from data.models import find_model
 from tasks.prepare.tiny_model import make_tiny_checkpoint
 from tasks.shared.config import (
     GenerationConfig,
@@ -64,8 +66,8 @@ def main() -> None:
     about = (
         f"the client's part: {ROWS} rows of at most {TOKENS} tokens, {statistics.median(rates):.0f} tokens/s"
     )
-    lines = ["# The pool of samplers", "", headline(environment_versions(), about), ""]
-    write_page("pool", lines + markdown_table(["ratio", "median and quartiles", "wanted at least"], rows))
+    table = markdown_table(["ratio", "median and quartiles", "wanted at least"], rows)
+    write_page("pool", "The pool of samplers", [about], ["", *table])
 
 
 def client_rounds(root: Path, rounds: int) -> tuple[list[float], list[float]]:
@@ -91,7 +93,7 @@ def server_rounds(root: Path, rounds: int) -> list[float]:
     """Samples a second of two servers over one's, round by round."""
     make_tiny_checkpoint(TinyModel(), 0, root / "tiny")
     model = make_qwen2(
-        hidden=576, layers=30, heads=9, key_value_heads=3, intermediate=1536, vocabulary=640, positions=1024
+        replace(find_model("HuggingFaceTB/SmolLM2-135M-Instruct").shape, vocabulary=640, positions=1024)
     )
     save_checkpoint(model, load_tokenizer(root / "tiny"), root / "larger")
     ratios = []

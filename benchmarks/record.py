@@ -1,5 +1,6 @@
-"""What every committed figure names beside itself: date, commit, hardware; and medians of laps as a Markdown table."""
+"""Options of a benchmark, and the page that it writes: figures beside date, commit and hardware."""
 
+import argparse
 import datetime
 import os
 import platform
@@ -10,19 +11,29 @@ from pathlib import Path
 RESULTS = Path(__file__).parent / "results"
 
 
+def benchmark_options(description: str, rounds: int) -> argparse.ArgumentParser:
+    """A parser with the options of every benchmark."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=rounds, help=f"default: {rounds}")
+    parser.add_argument("--dry", action="store_true", help="print the page, write nothing")
+    return parser
+
+
 def environment_versions() -> dict[str, str]:
     """Date, commit (marked where the tree differs from it) and processor; the GPU, or that none was seen."""
+    changed = _git("diff", "--stat", "HEAD", "--", "tasks")
     return {
         "date": datetime.date.today().isoformat(),
-        "commit": _git("rev-parse", "--short", "HEAD")
-        + ("+" if _git("diff", "--stat", "HEAD", "--", "tasks") else ""),
+        "commit": _git("rev-parse", "--short", "HEAD") + ("+" if changed else ""),
         "hardware": f"{os.cpu_count()} x {_processor()}, {_gpu()}",
     }
 
 
-def headline(about: dict[str, str], *more: str) -> str:
-    """The first sentence under a table's title."""
-    return ", ".join([about["date"], f"commit {about['commit']}", about["hardware"], *more]) + "."
+def load_average() -> str:
+    """How busy the machine was in the last minute."""
+    return f"load average {os.getloadavg()[0]:.1f}"
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -31,11 +42,16 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list
     return lines + ["| " + " | ".join(row) + " |" for row in rows]
 
 
-def write_page(name: str, lines: Sequence[str]) -> None:
-    """benchmarks/results/`name`.md, and the same on the terminal."""
-    RESULTS.mkdir(exist_ok=True)
-    text = "\n".join(lines) + "\n"
-    (RESULTS / f"{name}.md").write_text(text)
+def write_page(name: str, title: str, about: Sequence[str], lines: Sequence[str], dry: bool = False) -> None:
+    """Print a page, and write it to benchmarks/results/`name`.md unless `dry`.
+
+    Its first sentence has date, commit and hardware, and `about`: what else the figures depend on.
+    """
+    versions = environment_versions()
+    headline = ", ".join([versions["date"], f"commit {versions['commit']}", versions["hardware"], *about])
+    text = "\n".join([f"# {title}", "", f"{headline}.", *lines]) + "\n"
+    if not dry:
+        (RESULTS / f"{name}.md").write_text(text)
     print(text)
 
 

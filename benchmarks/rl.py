@@ -2,25 +2,23 @@
 
     make bench-rl
 
-Both train the same taught tiny model on the same problems, group size, token and call limits, loss, sandbox and grader,
-with Transformers generation and one thread, step by step in turn in one run. Writes benchmarks/results/rl.md, which
-says what differs; about 6 minutes. Exit code 1 below the bar.
+Both train the same taught tiny model, step by step in turn: the same problems, group size, token and call limits, loss,
+sandbox and grader, Transformers generation, one thread. Writes benchmarks/results/rl.md, which says what differs; about
+6 minutes. Exit code 1 below the bar.
 """
 
-import argparse
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.record import environment_versions, headline, markdown_table, write_page
+from benchmarks.record import benchmark_options, markdown_table, write_page
+from benchmarks.rl_request import make_request
+from benchmarks.taught import MODEL
 from benchmarks.trl import settings
-from benchmarks.trl.laps import TRL_PYTHON, Racer, median, race, trl_version
-from benchmarks.trl.world import MODEL
+from benchmarks.trl.laps import TRL_PYTHON, Racer, median, race, start_racer, trl_version
 from tasks.rl.spec import RlStage
-from tasks.shared.artifacts import Provenance, Store
 from tasks.shared.config import GenerationConfig, OptimizerConfig, RlConfig, SandboxConfig, TracesConfig
-from tasks.shared.contract.stage import StageRequest
 
 BAR = 2.0
 TRL_MICRO_BATCH = 32  # trajectories of one forward pass; all 128 at once were no faster
@@ -40,27 +38,6 @@ Not alike, by what the two are:
 - A step of tirflow also grades, filters, syncs weights into a second model, probes them and writes its rollouts;
   TRL samples from the model that it trains, and writes its log alone. Neither saves a checkpoint in a measured step.
 """
-
-
-def make_request(root: Path, checkpoint: Path, problems: Path) -> StageRequest:
-    """The stage's request; copies of both inputs are published into a store under `root`."""
-    store = Store(str(root / "store"))
-    provenance = Provenance(stage="benchmark", config={}, seed=0, inputs={})
-    inputs = {}
-    for kind, files in (("checkpoint", list(checkpoint.iterdir())), ("problems", [problems])):
-        with store.staging(kind) as directory:
-            for file in files:
-                (directory / file.name).write_bytes(file.read_bytes())
-            inputs[kind] = store.publish(kind, directory, provenance, {})
-    return StageRequest(
-        stage="rl",
-        run="benchmark",
-        config=configuration().model_dump(mode="json"),
-        inputs=inputs,
-        seed=0,
-        store=store.root,
-        scratch=str(root / "scratch"),
-    )
 
 
 def configuration() -> RlStage:
@@ -99,72 +76,58 @@ def configuration() -> RlStage:
     )
 
 
-def make_racers(world: Path, root: Path, trl_python: Path) -> list[Racer]:
-    """Start both sides on the model in `world`, which is taught first if it is not there."""
-    checkpoint, problems, request = world / "taught", world / "train.parquet", root / "request.json"
-    if not problems.is_file():  # written last
-        checkpoint.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "benchmarks.trl.world", str(checkpoint), str(problems)]
-        subprocess.run(command, check=True)
-    request.write_text(make_request(root, checkpoint, problems).model_dump_json())
-    ours = Racer("tirflow", [sys.executable, "-m", "benchmarks.trl.rl_ours", str(request)])
-    arguments = [str(checkpoint), str(problems), str(TRL_MICRO_BATCH)]
-    return [ours, Racer("TRL", [str(trl_python), "-m", "benchmarks.trl.rl_trl", *arguments])]
+def make_racers(root: Path) -> list[Racer]:
+    """Teach the model and start both sides on it."""
+    subprocess.run([sys.executable, "-m", "benchmarks.trl.world", str(root)], check=True)
+    checkpoint, problems, request = root / "checkpoint", root / "problems", root / "request.json"
+    request.write_text(make_request(root, configuration(), checkpoint, problems).model_dump_json())
+    return [
+        start_racer("tirflow", "rl_ours", request),
+        start_racer("TRL", "rl_trl", checkpoint, problems / "train.parquet", TRL_MICRO_BATCH),
+    ]
 
 
-def write(racers: list[Racer], rounds: int, version: str) -> float:
-    """benchmarks/results/rl.md; how many times as fast a step is as TRL's."""
+def write(racers: list[Racer], version: str, dry: bool) -> float:
+    """Write benchmarks/results/rl.md; how many times as fast a step is as TRL's."""
     ours, theirs = racers
     speed_up = median(theirs, "wall_s") / median(ours, "wall_s")
-    sampling = median(ours, "sampled_tokens", per="sampling_s") / median(
-        theirs, "sampled_tokens", per="sampling_s"
-    )
+    rates = [median(racer, "sampled_tokens", per="sampling_s") for racer in racers]
     rows = [
         [
             racer.name,
             f"{median(racer, 'wall_s'):.2f}",
             f"{median(racer, 'cpu_s'):.2f}",
             f"{median(racer, 'sampling_s'):.2f}",
-            f"{median(racer, 'sampled_tokens', per='sampling_s'):,.0f}",
+            f"{rate:,.0f}",
             f"{median(racer, 'sampled_tokens'):,.0f}",
             f"{median(racer, 'calls'):.2f}",
             f"{median(racer, 'response_tokens'):.0f}",
         ]
-        for racer in racers
+        for racer, rate in zip(racers, rates, strict=True)
     ]
     header = ["system", "s a step", "CPU-s a step", "s of sampling", "sampled tokens/s"]
     header += ["sampled tokens a step", "calls a response", "tokens a response"]
     lines = [
-        "# An RL step with live code against TRL",
-        "",
-        headline(
-            environment_versions(), f"TRL {version}", f"medians of {rounds} steps of each, taken in turn"
-        ),
         f"`make bench-rl`. A step is {speed_up:.2f} times as fast as TRL's (bar: {BAR:g}), sampling "
-        f"{sampling:.2f} times.",
+        f"{rates[0] / rates[1]:.2f} times.",
         "",
         *markdown_table(header, rows),
         "",
         DIFFERENCES.rstrip(),
     ]
-    write_page("rl", lines)
+    about = (f"TRL {version}", f"medians of {len(ours.laps)} steps of each, taken in turn")
+    write_page("rl", "An RL step with live code against TRL", about, lines, dry)
     return speed_up
 
 
 def main() -> int:
     """Measure, write, and fail below the bar."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=12)
-    parser.add_argument("--world", type=Path, help="where the taught model is kept for another run")
-    parser.add_argument("--trl-python", type=Path, default=TRL_PYTHON)
-    arguments = parser.parse_args()
-    version = trl_version(arguments.trl_python)
+    options = benchmark_options(__doc__, rounds=12).parse_args()
+    version = trl_version(TRL_PYTHON)
     with tempfile.TemporaryDirectory() as root:
-        racers = make_racers(arguments.world or Path(root), Path(root), arguments.trl_python)
-        race(racers, arguments.rounds, warm_up=2)
-    return 0 if write(racers, arguments.rounds, version) >= BAR else 1
+        racers = make_racers(Path(root))
+        race(racers, options.rounds, warm_up=2)
+    return 0 if write(racers, version, options.dry) >= BAR else 1
 
 
 if __name__ == "__main__":

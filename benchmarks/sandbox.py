@@ -1,15 +1,12 @@
-"""Measures the sandbox against its bars, interleaved with the references: python -m benchmarks.sandbox
+"""Measures the sandbox against its bars and its references: python -m benchmarks.sandbox
 
-Every round runs each system on each program in turn, so that noise of the machine falls on all alike; figures
-are medians over rounds. Writes benchmarks/results/sandbox.json and sandbox.md. About 5 minutes.
+Every round runs each system on each program; figures are medians over rounds. Writes benchmarks/results/sandbox.md.
+About 5 minutes.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import datetime
-import json
 import os
 import platform
 import shutil
@@ -17,10 +14,13 @@ import statistics
 import subprocess
 import sys
 import time
-from dataclasses import asdict
-from pathlib import Path
+from functools import partial
+
+import numpy as np
 
 from benchmarks import sandbox_floor as floor
+from benchmarks.record import benchmark_options, markdown_table, write_page
+from benchmarks.rounds import timed
 from benchmarks.sandbox_server import sandbox_server
 from tasks.shared.sandbox import SandboxClient, SandboxSettings, Status
 
@@ -32,8 +32,9 @@ PROGRAMS = {
         "print(n > 0)"
     ),
 }
-RESULTS = Path(__file__).parent / "results"
 CONCURRENCY = 16
+QUEUES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)  # numbers of clients
+NUM_TAIL = 10_000  # calls over which p99 and p50 are taken
 
 
 class Bench:
@@ -48,11 +49,12 @@ class Bench:
         self.samples.setdefault(name, []).append(statistics.median(values))
 
     async def run(self, code: str, session: str | None = None) -> float:
-        """Milliseconds of one round trip; the program must end well."""
+        """Milliseconds of one round trip; the program must succeed."""
         started = time.perf_counter()
         result = await self.client.run(code, session)
+        milliseconds = 1e3 * (time.perf_counter() - started)
         assert result.status is Status.OK, result
-        return 1e3 * (time.perf_counter() - started)
+        return milliseconds
 
     async def burst(self, code: str, num_programs: int, concurrency: int) -> tuple[float, list[float]]:
         """Programs per second, and every latency in ms, with `concurrency` clients that ask in turn."""
@@ -74,20 +76,14 @@ class Bench:
         session = await self.client.open_session()
         num = max(3, int(20 * self.scale))
         for name, code in PROGRAMS.items():
-            self.note(
-                f"floor {name} ms", [floor.timed(lambda c=code: floor.fork_once(c)) for _ in range(num)]
-            )
+            references = {"floor": (num, partial(floor.fork_once, code))}
+            references["python -c"] = (3, partial(floor.subprocess_once, code))
+            if shutil.which("bwrap"):
+                references["bwrap"] = (3, partial(floor.subprocess_once, code, floor.BWRAP))
+            for reference, (count, call) in references.items():
+                self.note(f"{reference} {name} ms", [1e3 * timed(call)[0] for _ in range(count)])
             self.note(f"sandbox {name} ms", [await self.run(code) for _ in range(num)])
             self.note(f"session {name} ms", [await self.run(code, session) for _ in range(num)])
-            self.note(
-                f"python -c {name} ms",
-                [floor.timed(lambda c=code: floor.subprocess_once(c)) for _ in range(3)],
-            )
-            if shutil.which("bwrap"):
-                calls = [
-                    floor.timed(lambda c=code: floor.subprocess_once(c, floor.bwrap())) for _ in range(3)
-                ]
-                self.note(f"bwrap {name} ms", calls)
         await self.client.close_session(session)
 
     async def throughput_round(self) -> None:
@@ -101,130 +97,69 @@ class Bench:
 
 
 def subprocess_throughput(code: str, num_programs: int) -> float:
-    """`python -c` programs per second, 16 at a time."""
-    started = time.perf_counter()
-    waiting = [
-        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) for _ in range(num_programs)
-    ]
-    for process in waiting:
-        process.communicate()
-    return num_programs / (time.perf_counter() - started)
+    """`python -c` programs per second, all at once."""
+
+    def run_all() -> None:
+        command = [sys.executable, "-c", code]
+        for process in [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(num_programs)]:
+            process.communicate()
+
+    return num_programs / timed(run_all)[0]
 
 
-def percentile(values: list[float], share: float) -> float:
-    """The value below which `share` of the values lie."""
-    return sorted(values)[min(int(len(values) * share), len(values) - 1)]
-
-
-async def measure(address: str, rounds: int, scale: float, num_tail: int) -> dict[str, object]:
-    """All figures of one run against the server at `address`."""
+async def measure(address: str, rounds: int, scale: float) -> tuple[dict[str, float], dict[int, float]]:
+    """Figures by name, and the median latency in ms by the number of clients that wait for each other."""
     bench = Bench(await SandboxClient.connect(address), scale)
     await bench.burst(PROGRAMS["a"], 64, 8)
     for number in range(rounds):
         await bench.latency_round()
         await bench.throughput_round()
         print(f"round {number + 1} of {rounds}", file=sys.stderr)
-    figures: dict[str, object] = {name: statistics.median(values) for name, values in bench.samples.items()}
-    _, tail = await bench.burst(PROGRAMS["a"], num_tail, CONCURRENCY)
-    figures["tail p50 ms"], figures["tail p99 ms"] = percentile(tail, 0.5), percentile(tail, 0.99)
+    figures = {name: statistics.median(values) for name, values in bench.samples.items()}
+    _, tail = await bench.burst(PROGRAMS["a"], int(NUM_TAIL * scale), CONCURRENCY)
+    figures["tail p50 ms"], figures["tail p99 ms"] = map(float, np.percentile(tail, (50, 99)))
     queue = {}
-    for concurrency in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512):
+    for concurrency in QUEUES:
         _, latencies = await bench.burst(PROGRAMS["a"], max(200, 3 * concurrency), concurrency)
-        queue[concurrency] = percentile(latencies, 0.5)
-    figures["queue p50 ms by clients"] = queue
-    figures["health"] = await bench.client.health()
+        queue[concurrency] = statistics.median(latencies)
     await bench.client.close()
-    return figures
+    return figures, queue
 
 
-def bars(figures: dict[str, object]) -> list[tuple[str, float, str, bool]]:
-    """(what, measured, bar, held) for each bar of the project."""
-
-    def value(name: str) -> float:
-        number = figures[name]
-        assert isinstance(number, float)
-        return number
-
-    queue = figures["queue p50 ms by clients"]
-    assert isinstance(queue, dict)
+def bars(figures: dict[str, float], queue: dict[int, float]) -> list[tuple[str, str, str, str]]:
+    """(what, measured, bar, whether held) for each bar of the project."""
     at_most = [
-        ("(a) latency over the floor", value("sandbox a ms") / value("floor a ms"), 1.6),
-        ("(b) latency over the warm floor", value("sandbox b ms") / value("floor b ms"), 1.2),
-        ("a block of a living session over (a)", value("session a ms") / value("sandbox a ms"), 0.7),
-        ("(a) p99 over p50, at 16 clients", value("tail p99 ms") / value("tail p50 ms"), 5.0),
+        ("(a) latency over the floor", figures["sandbox a ms"] / figures["floor a ms"], 1.6),
+        ("(b) latency over the warm floor", figures["sandbox b ms"] / figures["floor b ms"], 1.2),
+        ("a block of a living session over (a)", figures["session a ms"] / figures["sandbox a ms"], 0.7),
+        ("(a) p99 over p50, at 16 clients", figures["tail p99 ms"] / figures["tail p50 ms"], 5.0),
         ("cost of a client in queue, 512 over 64 clients", (queue[512] / 512) / (queue[64] / 64), 1.25),
     ]
     at_least = [
-        ("(a) throughput over the floor's", value("sandbox a /s") / value("floor a /s"), 0.75),
-        ("(b) throughput over python -c", value("sandbox b /s") / value("python -c b /s"), 33.0),
+        ("(a) throughput over the floor's", figures["sandbox a /s"] / figures["floor a /s"], 0.75),
+        ("(b) throughput over python -c", figures["sandbox b /s"] / figures["python -c b /s"], 33.0),
     ]
     rows = [(what, ratio, f"at most {bar:g}", ratio <= bar) for what, ratio, bar in at_most]
-    return rows + [(what, ratio, f"at least {bar:g}", ratio >= bar) for what, ratio, bar in at_least]
-
-
-def processor_name() -> str:
-    """The processor as the kernel names it."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown"
-    )
-
-
-def write(figures: dict[str, object], settings: SandboxSettings) -> None:
-    """Store figures, hardware, date and commit."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
-    about = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": commit.stdout.strip(),
-        "processors": f"{os.cpu_count()} x {processor_name()}",
-        "load_average": [round(load, 1) for load in os.getloadavg()],
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "settings": asdict(settings),
-    }
-    rows = bars(figures)
-    verdicts = [
-        {"what": what, "measured": round(ratio, 3), "bar": bar, "held": held}
-        for what, ratio, bar, held in rows
-    ]
-    RESULTS.mkdir(exist_ok=True)
-    text = json.dumps({"about": about, "bars": verdicts, "figures": figures}, indent=1)
-    (RESULTS / "sandbox.json").write_text(text + "\n")
-    lines = ["# Sandbox", "", *(f"- {name}: {value}" for name, value in about.items()), ""]
-    lines += ["| bar | measured | wanted | held |", "|---|---|---|---|"]
-    lines += [
-        f"| {what} | {ratio:.2f} | {bar} | {'yes' if held else 'no'} |" for what, ratio, bar, held in rows
-    ]
-    lines += ["", "| figure | median |", "|---|---|"]
-    lines += [f"| {name} | {value:.2f} |" for name, value in figures.items() if isinstance(value, float)]
-    queue = figures["queue p50 ms by clients"]
-    assert isinstance(queue, dict)
-    lines += ["", "| clients | p50 ms | ms a client |", "|---|---|---|"]
-    lines += [f"| {clients} | {p50:.1f} | {p50 / clients:.2f} |" for clients, p50 in queue.items()]
-    (RESULTS / "sandbox.md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+    rows += [(what, ratio, f"at least {bar:g}", ratio >= bar) for what, ratio, bar in at_least]
+    return [(what, f"{ratio:.2f}", bar, "yes" if held else "no") for what, ratio, bar, held in rows]
 
 
 def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=12)
+    """Measure and write."""
+    parser = benchmark_options(__doc__, rounds=12)
     parser.add_argument("--scale", type=float, default=1.0, help="below 1: fewer programs, for a quick look")
-    parser.add_argument("--tail", type=int, default=10_000, help="calls over which p99 and p50 are taken")
-    parser.add_argument("--dry", action="store_true", help="print the bars, write nothing")
-    arguments = parser.parse_args()
+    options = parser.parse_args()
     floor.warm()
     settings = SandboxSettings()
     with sandbox_server(settings) as (path, _):
-        figures = asyncio.run(measure(path, arguments.rounds, arguments.scale, arguments.tail))
-    if arguments.dry:
-        print(json.dumps(figures, indent=1))
-        for row in bars(figures):
-            print(row)
-    else:
-        write(figures, settings)
+        figures, queue = asyncio.run(measure(path, options.rounds, options.scale))
+    loads = " ".join(f"{load:.1f}" for load in os.getloadavg())
+    about = (f"load averages {loads}", f"kernel {platform.release()}", f"Python {platform.python_version()}")
+    lines = ["", *markdown_table(("bar", "measured", "wanted", "held"), bars(figures, queue)), ""]
+    lines += markdown_table(("figure", "median"), [(name, f"{value:.2f}") for name, value in figures.items()])
+    by_clients = [(f"{clients}", f"{p50:.1f}", f"{p50 / clients:.2f}") for clients, p50 in queue.items()]
+    lines += ["", *markdown_table(("clients", "p50 ms", "ms a client"), by_clients), "", f"`{settings}`"]
+    write_page("sandbox", "Sandbox", about, lines, options.dry)
 
 
 if __name__ == "__main__":

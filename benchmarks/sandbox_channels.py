@@ -1,8 +1,8 @@
 """Measures the channels between programs that the sandbox cannot close: python -m benchmarks.sandbox_channels
 
-Two programs that agree on it and on the clock pass random bits, one a time slot; for each length of a slot the capacity
-of what arrives, (1 - H(share of wrong bits)) / slot, is taken, and the best is kept. So many bits a second can pass on
-this machine, with its other load. Needs no more than the sandbox does. About two minutes.
+Two programs that share a clock pass random bits, one in each time slot. The capacity is (1 - H(share of wrong bits)) /
+slot; the best over several lengths of a slot is printed: bits a second on this machine, with its other load. About two
+minutes.
 """
 
 from __future__ import annotations
@@ -11,8 +11,11 @@ import argparse
 import json
 import math
 import random
+import statistics
 import time
 from dataclasses import dataclass
+
+from scipy.stats import entropy
 
 from tasks.shared.sandbox import Interpreter, Limits, SandboxSettings, SandboxUnavailable
 
@@ -23,14 +26,12 @@ SLOTS_S = (0.3, 0.1, 0.03, 0.01, 0.003)
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """How a bit is said and heard: bodies of functions of `until`, the end of the slot, that return when it is over."""
+    """How a bit is sent and received: bodies of functions of `until`, the end of the slot, at which they return."""
 
     name: str
     isolation: str
-    say: str
-    """Said for a 1; for a 0 the program sleeps."""
-    hear: str
-    """Returns a number that is larger for a 1."""
+    send: str  # run for a 1; for a 0 the program sleeps
+    receive: str  # returns a number that is larger for a 1
     prepare: str = ""
 
 
@@ -72,14 +73,14 @@ def slot(until):
 {body}
 start, length = {start}, {length}
 while time.time() < start: time.sleep(0.0005)
-heard = []
+received = []
 for number, bit in enumerate({bits}):
     until = start + (number + 1) * length
     if bit:
-        heard.append(slot(until))
+        received.append(slot(until))
     else:
         time.sleep(max(until - time.time(), 0))
-print(heard)
+print(received)
 """
 
 
@@ -89,29 +90,28 @@ def program(body: str, channel: Channel, start: float, length: float, bits: list
     return PROGRAM.format(prepare=channel.prepare, body=indented, start=start, length=length, bits=bits)
 
 
-def capacity(sent: list[int], heard: list[float], length_s: float) -> float:
-    """Bits a second: the threshold is the median of what was heard, as half of the bits are 1."""
-    middle = sorted(heard)[len(heard) // 2]
-    wrong = sum((value >= middle) != bool(bit) for bit, value in zip(sent, heard, strict=True)) / len(sent)
+def capacity(sent: list[int], received: list[float], length_s: float) -> float:
+    """Bits a second. The threshold is the median of the received values, as half of the bits are 1."""
+    middle = statistics.median_high(received)
+    wrong = sum((value >= middle) != bool(bit) for bit, value in zip(sent, received, strict=True)) / len(sent)
     wrong = min(wrong, 0.5)
-    entropy = 0.0 if wrong == 0 else -wrong * math.log2(wrong) - (1 - wrong) * math.log2(1 - wrong)
-    return (1 - entropy) / length_s
+    return (1 - entropy((wrong, 1 - wrong), base=2)) / length_s
 
 
-def measure(channel: Channel, num_bits: int, dice: random.Random) -> dict[str, float]:
+def measure(channel: Channel, num_bits: int, rng: random.Random) -> dict[str, float]:
     """The best over the lengths of a slot."""
     best = {"bits_a_second": 0.0, "slot_s": 0.0}
     settings = SandboxSettings(workers=1, slots=2, isolation=channel.isolation, preload=("math",))
     with Interpreter(settings) as interpreter:
         for length in SLOTS_S:
             bits = [0, 1] * (num_bits // 2)
-            dice.shuffle(bits)
+            rng.shuffle(bits)
             limits = Limits(wall_s=60.0 + 2 * length * num_bits, cpu_s=600.0, output_chars=100_000)
             start = time.time() + WARM_UP_S
-            says = program(channel.say, channel, start, length, bits)
-            hears = program(channel.hear, channel, start, length, [1] * num_bits)
-            both = [interpreter.submit(code, limits=limits) for code in (says, hears)]
-            results = [one.result() for one in both]
+            sender = program(channel.send, channel, start, length, bits)
+            receiver = program(channel.receive, channel, start, length, [1] * num_bits)
+            running = [interpreter.submit(code, limits=limits) for code in (sender, receiver)]
+            results = [future.result() for future in running]
             assert all(not result.error for result in results), results
             rate = capacity(bits, json.loads(results[1].stdout), length)
             if rate > best["bits_a_second"]:
@@ -130,7 +130,7 @@ print(n)
 
 
 def inodes_a_program(directory: str) -> float:
-    """Bits that one program leaves to the next in the inode counter of a scratch directory that both are given."""
+    """Bits that one program can leave to the next in the inode counter of their scratch directory."""
     settings = SandboxSettings(
         workers=1, slots=1, isolation="landlock", scratch_dirs=(directory,), preload=("math",)
     )
@@ -139,23 +139,21 @@ def inodes_a_program(directory: str) -> float:
 
 
 def main() -> None:
-    """Command line."""
+    """Measure every channel and print its rate."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bits", type=int, default=NUM_BITS)
     parser.add_argument("--scratch", default="", help="a tmpfs, to measure what its inode counter carries")
-    arguments = parser.parse_args()
-    dice = random.Random(0)
+    options = parser.parse_args()
+    rng = random.Random(0)
     for channel in CHANNELS:
         try:
-            print(
-                f"{channel.name} ({channel.isolation}): {measure(channel, arguments.bits, dice)}", flush=True
-            )
+            rate = measure(channel, options.bits, rng)
+            print(f"{channel.name} ({channel.isolation}): {rate}", flush=True)
         except SandboxUnavailable as error:
             print(f"{channel.name}: not measured, {error}")
-    if arguments.scratch:
-        print(
-            f"inode counter of a scratch directory: {inodes_a_program(arguments.scratch):.0f} bits a program"
-        )
+    if options.scratch:
+        bits = inodes_a_program(options.scratch)
+        print(f"inode counter of a scratch directory: {bits:.0f} bits a program")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,8 @@
 """The references that the sandbox is measured against: a bare fork, and `python -c` with and without bwrap.
 
-The floor is a warm interpreter (same libraries, used once, garbage collector frozen) that forks a child, which
-runs the program with its output in a pipe and exits; the parent reads the pipe and waits. No isolation at all.
+The floor is a warm interpreter (same libraries, used once, garbage collector frozen) that forks a child. The child runs
+the program with its output in a pipe and exits; the parent reads the pipe and waits. There is no isolation at all.
 """
-
-from __future__ import annotations
 
 import contextlib
 import gc
@@ -14,16 +12,11 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 
-_BWRAP = (
+# puts bubblewrap around a command
+BWRAP = (
     "bwrap --unshare-all --die-with-parent --new-session --ro-bind / / --tmpfs /tmp --proc /proc --dev /dev"
 )
-
-
-def bwrap() -> tuple[str, ...]:
-    """The command that puts bubblewrap around another."""
-    return tuple(_BWRAP.split())
 
 
 def warm() -> None:
@@ -66,9 +59,9 @@ def fork_once(code: str) -> str:
 
 
 def fork_many(code: str, num_programs: int, concurrency: int) -> float:
-    """The floor's programs per second with `concurrency` children alive, forked by one process a processor.
+    """The floor's programs per second with `concurrency` children alive.
 
-    The forkers are forks of this warm process.
+    One fork of this warm process for each processor forks them.
     """
     num_forkers = os.cpu_count() or 1
     started = time.perf_counter()
@@ -99,14 +92,7 @@ def _keep_in_flight(code: str, num_programs: int, concurrency: int) -> None:
             _finish(running.pop(read_end), read_end)
 
 
-def subprocess_once(code: str, prefix: tuple[str, ...] = ()) -> str:
+def subprocess_once(code: str, prefix: str = "") -> str:
     """`python -c` in a fresh process, perhaps under bubblewrap."""
-    command = [*prefix, sys.executable, "-c", code]
+    command = [*prefix.split(), sys.executable, "-c", code]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-
-def timed(call: Callable[[], object]) -> float:
-    """Milliseconds of one call."""
-    started = time.perf_counter()
-    call()
-    return 1e3 * (time.perf_counter() - started)

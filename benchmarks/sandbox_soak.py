@@ -1,25 +1,24 @@
 """Thousands of programs at concurrency 64, half of them hostile, with workers killed: python -m benchmarks.sandbox_soak
 
-Every program must be answered, every honest one rightly, and nothing may be left: processes, descriptors,
-mounts, memory are counted before and after. Writes benchmarks/results/sandbox_soak.json.
+Every program must be answered, every honest one rightly. Nothing may be left: processes, descriptors, mounts and memory
+are counted before and after. Writes benchmarks/results/sandbox_soak.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import datetime
 import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from benchmarks.record import RESULTS, environment_versions
 from benchmarks.sandbox_server import sandbox_server
 from tasks.shared.sandbox import Limits, SandboxClient, SandboxSettings, Status
 
@@ -49,8 +48,8 @@ HOSTILE = {
     "leak": "import sympy, builtins, math\nbuiltins.print = None\nmath.sqrt = None\nsympy.solve = None",
 }  # fmt: skip
 MAY_END_WELL = ("files", "deep", "channel", "leak")
+# rare, since each takes the whole time limit
 SLOW = {"sleep": "import time\ntime.sleep(100)", "loop": "while True: pass"}
-"""Rare ones: each takes the whole time limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +61,7 @@ class Held:
     worker_descriptors: int
     mounts: int
     server_mb: float
-    others_mb: float
-    """Private memory of zygote and workers together."""
+    others_mb: float  # private memory of zygote and workers together
 
 
 def descendants(pid: int, depth: int = 99) -> list[int]:
@@ -89,22 +87,20 @@ def _private_mb(pid: int) -> float:
     return sum(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty")) / 1024
 
 
+def _num_descriptors(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
 def held_by(server: int) -> Held:
     """Count what the server and everything below it hold. Takes root."""
     below = descendants(server)
-    descriptors = [len(os.listdir(f"/proc/{pid}/fd")) for pid in below]
+    descriptors = sum(_num_descriptors(pid) for pid in below)
     # The zygote sees the host's mounts, which others change: the workers' own alone count.
     own = os.readlink("/proc/self/ns/mnt")
     apart = [pid for pid in below if os.readlink(f"/proc/{pid}/ns/mnt") != own]
     mounts = sum(len(Path(f"/proc/{pid}/mounts").read_text().splitlines()) for pid in apart)
-    server_descriptors = len(os.listdir(f"/proc/{server}/fd"))
-    others = sum(_private_mb(pid) for pid in below)
-    return Held(len(below), server_descriptors, sum(descriptors), mounts, _private_mb(server), others)
-
-
-def supervisors(server: int) -> list[int]:
-    """What a fault may kill: the zygote, the workers' companions, the workers. Their children come below."""
-    return descendants(server, depth=3)
+    others_mb = sum(_private_mb(pid) for pid in below)
+    return Held(len(below), _num_descriptors(server), descriptors, mounts, _private_mb(server), others_mb)
 
 
 def honest(number: int) -> tuple[str, str]:
@@ -116,10 +112,8 @@ def honest(number: int) -> tuple[str, str]:
         code = f"import sympy\nx = sympy.symbols('x')\nprint(sympy.solve((x - {number}) * (x + 1), x))"
         return code, f"[-1, {number}]\n"
     if kind == 2:
-        return (
-            f"import numpy as np\nprint(int(np.arange({number % 1000}).sum()))",
-            f"{sum(range(number % 1000))}\n",
-        )
+        code = f"import numpy as np\nprint(int(np.arange({number % 1000}).sum()))"
+        return code, f"{sum(range(number % 1000))}\n"
     code = f"with open('n.txt', 'w') as f:\n    f.write('{number}')\nprint(open('n.txt').read())"
     return code, f"{number}\n"
 
@@ -138,13 +132,14 @@ async def soak(
         nonlocal killed
         for number in numbers:
             if kill and number % KILL_EVERY == KILL_EVERY - 1:
-                os.kill(rng.choice(supervisors(server)), signal.SIGKILL)
+                supervisors = descendants(server, depth=3)  # zygote, the workers' companions, workers
+                os.kill(rng.choice(supervisors), signal.SIGKILL)
                 killed += 1
                 print(f"{number + 1} programs", file=sys.stderr, flush=True)
             if number % 2:
-                code, wanted = honest(number)
+                code, output = honest(number)
                 result = await client.run(code)
-                assert (result.status, result.stdout) == (Status.OK, wanted), (code, result)
+                assert (result.status, result.stdout) == (Status.OK, output), (code, result)
             else:
                 table = SLOW if rng.random() < 0.01 else HOSTILE
                 name = rng.choice(sorted(table))
@@ -160,11 +155,11 @@ async def soak(
 
 async def settle(client: SandboxClient, server: int) -> Held:
     """Wait until nothing runs and all ready children are back, then count."""
-    wanted = SETTINGS.workers * SETTINGS.slots
+    num_children = SETTINGS.workers * SETTINGS.slots
     for _ in range(100):
         await asyncio.sleep(0.1)
         health = await client.health()
-        if health["running"] == 0 and health["children"] == wanted:
+        if health["running"] == 0 and health["children"] == num_children:
             break
     await asyncio.sleep(0.5)
     return held_by(server)
@@ -181,13 +176,11 @@ async def measure(address: str, server: int, num_programs: int, seed: int) -> di
     after = await settle(client, server)
     health = await client.health()
     await client.close()
-    rate = num_programs / seconds
-    held = {"before": asdict(before), "after": asdict(after)}
     return {
         **report,
         "seconds": round(seconds, 1),
-        "programs_per_s": round(rate, 1),
-        "held": held,
+        "programs_per_s": round(num_programs / seconds, 1),
+        "held": {"before": asdict(before), "after": asdict(after)},
         "health": health,
     }
 
@@ -203,24 +196,15 @@ def run(num_programs: int, seed: int) -> dict[str, object]:
 
 
 def main() -> None:
-    """Command line."""
+    """Soak and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--programs", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=1)
-    arguments = parser.parse_args()
-    report = run(arguments.programs, arguments.seed)
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
-    about = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": commit.stdout.strip(),
-        "processors": os.cpu_count(),
-        "programs": arguments.programs,
-        "concurrency": CONCURRENCY,
-    }
+    options = parser.parse_args()
+    about = environment_versions() | {"programs": options.programs, "concurrency": CONCURRENCY}
+    report = run(options.programs, options.seed)
     text = json.dumps({"about": about, **report}, indent=1)
-    (Path(__file__).parent / "results" / "sandbox_soak.json").write_text(text + "\n")
+    (RESULTS / "sandbox_soak.json").write_text(text + "\n")
     print(text)
 
 

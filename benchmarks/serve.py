@@ -30,7 +30,7 @@ import aiohttp
 import torch
 import uvicorn
 
-from benchmarks.record import environment_versions, headline, markdown_table, write_page
+from benchmarks.record import markdown_table, write_page
 from benchmarks.taught import LEADS, MODEL, MOST_CALLS, PROGRAMS, problem, teach
 from tasks.serve.conversation import Message
 from tasks.serve.request import ServeRequest
@@ -262,9 +262,6 @@ def write(laps: dict[str, list[Lap]], seconds: float) -> None:
     failed = sum((lap.failed for lap in laps["server"]), Counter())
     told = ", ".join(f"{why} ({count})" for why, count in failed.items()) or "no program failed"
     lines = [
-        "# A server under 64 clients",
-        "",
-        headline(environment_versions(), f"{len(ratios)} laps each, {seconds:g} s of clients in all"),
         "",
         *markdown_table(["", "tokens/s", "tokens", "processor time of a response, ms"], rows),
         "",
@@ -272,7 +269,8 @@ def write(laps: dict[str, list[Lap]], seconds: float) -> None:
         f"{statistics.median(ratios):.2f} (bar {BAR}). The clients took {took:.1f} ms of processor time a reply. Every "
         f"reply was that of its own problem, none was lost; {told}.",
     ]
-    write_page("serve", lines)
+    about = f"{len(ratios)} laps each, {seconds:g} s of clients in all"
+    write_page("serve", "A server under 64 clients", [about], lines)
 
 
 if __name__ == "__main__":

@@ -2,31 +2,29 @@
 
     make bench-sft
 
-The same model, traces, tokens in the loss, tokens a step, optimizer and schedule, one thread, step by step in turn in
-one run. TRL runs twice: as it packs by itself, for the speed, and on this project's very steps at their rates, for the
-loss. A second run of this project, in another order of the data, says how much two equal runs differ. Writes
-benchmarks/results/sft.md; about 8 minutes. Exit code 1 below the bar, or where the loss curves lie apart.
+The same model, traces, tokens in the loss, tokens a step, optimizer and schedule, one thread, step by step in turn. TRL
+runs twice: with its own packing, for the speed, and on this project's very steps at their rates, for the loss. A second
+run of this project, in another order of the data, says how much two equal runs differ. Writes
+benchmarks/results/sft.md; about 8 minutes. Exit code 1 below the bar, or if the loss curves lie apart.
 """
 
-import argparse
-import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.record import environment_versions, headline, markdown_table, write_page
+from benchmarks.record import benchmark_options, markdown_table, write_page
 from benchmarks.trl import settings
-from benchmarks.trl.laps import TRL_PYTHON, Racer, median, race, trl_version
-from benchmarks.trl.world import NUM_TRACES, make_base, make_sequences, write_rows, write_sequences
+from benchmarks.trl.laps import TRL_PYTHON, Racer, median, race, start_racer, trl_version
+from benchmarks.trl.world import NUM_TRACES, make_sequences, write_rows, write_sequences
 from data.problems import Split, generate
+from tasks.prepare.tiny_model import make_tiny_checkpoint
+from tasks.shared.config import TinyModel
 from tasks.shared.learning.checkpoints import load_tokenizer
 
 BAR = 1.2
 WARM_UP = 2
 WINDOW = 30  # steps whose mean loss is compared
-
-
 ALIKE = """\
 Alike: the tiny world's model from the same weights, at most 2,048 tokens a step, loss on the assistant's own tokens,
 mean over the step's tokens, AdamW with the same rate, schedule, decay and clipping, float32, one thread.
@@ -39,24 +37,18 @@ warm-up begins at rate 0, a step behind. `TRL, tirflow's steps` is given the sam
 """
 
 
-def make_racers(root: Path, trl_python: Path) -> list[Racer]:
+def make_racers(root: Path) -> list[Racer]:
     """Write model and traces; start this project, the same in another order of the data, TRL, and TRL on its steps."""
     checkpoint, sequences, rows = root / "base", root / "train.parquet", root / "rows.parquet"
-    checkpoint.mkdir()
-    make_base(checkpoint)
-    problems = generate(Split.TRAIN, NUM_TRACES, seed=0)
-    traces = make_sequences(load_tokenizer(checkpoint), problems)
+    make_tiny_checkpoint(TinyModel(), 0, checkpoint)
+    traces = make_sequences(load_tokenizer(checkpoint), generate(Split.TRAIN, NUM_TRACES, seed=0))
     write_sequences(traces, sequences)
     write_rows(traces, rows, seed=0)
-
-    def racer(name: str, python: str, module: str, *arguments: str) -> Racer:
-        return Racer(name, [python, "-m", f"benchmarks.trl.{module}", str(checkpoint), *arguments])
-
     return [
-        racer("tirflow", sys.executable, "sft_ours", str(sequences), "0"),
-        racer("tirflow, another order", sys.executable, "sft_ours", str(sequences), "1"),
-        racer("TRL, its packing", str(trl_python), "sft_trl", str(sequences)),
-        racer("TRL, tirflow's steps", str(trl_python), "sft_trl", str(rows)),
+        start_racer("tirflow", "sft_ours", checkpoint, sequences, 0),
+        start_racer("tirflow, another order", "sft_ours", checkpoint, sequences, 1),
+        start_racer("TRL, its packing", "sft_trl", checkpoint, sequences),
+        start_racer("TRL, tirflow's steps", "sft_trl", checkpoint, rows),
     ]
 
 
@@ -67,35 +59,28 @@ def windows(racer: Racer) -> np.ndarray:
     return np.array(losses[:whole]).reshape(-1, WINDOW).mean(axis=1)
 
 
-def write(racers: list[Racer], version: str) -> bool:
-    """benchmarks/results/sft.md; whether it is as fast as the bar, and TRL's curve as near as a second own one."""
+def write(racers: list[Racer], version: str, dry: bool) -> bool:
+    """Write benchmarks/results/sft.md; whether speed holds the bar, and TRL's loss is as near as a second own run's."""
     ours, _, theirs, same_steps = racers
     speed = {racer.name: median(racer, "tokens", per="wall_s") for racer in racers}
     speed_up = speed[ours.name] / speed[theirs.name]
     curves = [windows(racer) for racer in racers]
     noise, own_packing, apart = (np.abs(curves[0] - other) for other in curves[1:])
     a_step = max(abs(a["loss"] - b["loss"]) for a, b in zip(ours.laps, same_steps.laps, strict=True))
+    shown = range(0, len(curves[0]), max(1, len(curves[0]) // 5))
     rows = [
         [
             racer.name,
-            f"{median(racer, 'tokens', per='wall_s'):,.0f}",
+            f"{speed[racer.name]:,.0f}",
             f"{median(racer, 'tokens', per='cpu_s'):,.0f}",
             f"{median(racer, 'tokens'):,.0f}",
-            *(f"{loss:.3f}" for loss in curve[:: max(1, len(curve) // 5)]),
+            *(f"{curve[window]:.3f}" for window in shown),
         ]
         for racer, curve in zip(racers, curves, strict=True)
     ]
-    shown = range(0, len(curves[0]), max(1, len(curves[0]) // 5))
     header = ["system", "tokens/s", "tokens/CPU-s", "tokens a step"]
     header += [f"loss, steps {WARM_UP + i * WINDOW + 1} on" for i in shown]
     lines = [
-        "# SFT against TRL's SFTTrainer",
-        "",
-        headline(
-            environment_versions(),
-            f"TRL {version}",
-            f"medians of {len(ours.laps)} steps of each, taken in turn",
-        ),
         f"`make bench-sft`. {speed_up:.2f} times the tokens per second of TRL with its packing (bar: {BAR:g}), "
         f"{speed[ours.name] / speed[same_steps.name]:.2f} times those of TRL on the same steps.",
         "",
@@ -108,23 +93,19 @@ def write(racers: list[Racer], version: str) -> bool:
         "",
         ALIKE.rstrip(),
     ]
-    write_page("sft", lines)
+    about = (f"TRL {version}", f"medians of {len(ours.laps)} steps of each, taken in turn")
+    write_page("sft", "SFT against TRL's SFTTrainer", about, lines, dry)
     return speed_up >= BAR and apart.mean() <= 2 * noise.mean()
 
 
 def main() -> int:
     """Measure, write, and fail where it falls short."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=settings.SFT_STEPS - WARM_UP)
-    parser.add_argument("--trl-python", type=Path, default=TRL_PYTHON)
-    arguments = parser.parse_args()
-    version = trl_version(arguments.trl_python)
+    options = benchmark_options(__doc__, rounds=settings.SFT_STEPS - WARM_UP).parse_args()
+    version = trl_version(TRL_PYTHON)
     with tempfile.TemporaryDirectory() as root:
-        racers = make_racers(Path(root), arguments.trl_python)
-        race(racers, arguments.rounds, WARM_UP)
-    return 0 if write(racers, version) else 1
+        racers = make_racers(Path(root))
+        race(racers, options.rounds, WARM_UP)
+    return 0 if write(racers, version, options.dry) else 1
 
 
 if __name__ == "__main__":

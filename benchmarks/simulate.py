@@ -2,12 +2,12 @@
 
     make bench-simulate        # benchmarks/results/simulate.md
 
-Events are the ends of pieces of responses. An engine decodes its rows side by side; how long its steps take, and the
-trainer's, comes from the arithmetic behind `tirflow plan` (flows/planning/seconds.py). A row leaves its engine while
-its program runs. A step trains on whole groups, the oldest first, and waits for those that the next step might not
-train on any more; at most (staleness + 1) steps' groups are begun and not trained. Staleness 0 stands there twice: on
-all GPUs in turn (inside), and with GPUs apart. The page begins with steps that were measured, and how far off they
-come out.
+Events are the ends of pieces of responses. An engine decodes its rows side by side. How long its steps and the
+trainer's take comes from the arithmetic behind `tirflow plan` (flows/planning/seconds.py). A row leaves its engine
+while its program runs. A step trains on complete groups, the oldest first, and waits for those that would be too old
+for the next step. At most (staleness + 1) steps' groups are begun and not trained. The page has staleness 0 twice: with
+sampling and training in turn on all GPUs (inside), and with GPUs for each. It begins with steps that were measured, and
+how far off the simulation is.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from benchmarks.record import environment_versions, headline, markdown_table, write_page
+from benchmarks.record import markdown_table, write_page
 from data.gpus import Gpu, find_gpu
 from data.models import ModelShape, find_model
 from flows.planning.memory import GIB, cache_bytes_per_token
@@ -38,48 +38,48 @@ SHARES = (1 / 4, 1 / 2, 3 / 4)  # of the GPUs that sample, where they are apart
 class Group:
     """The samples of one problem."""
 
-    version: int  # steps done when it was begun
+    version: int  # steps done when it began
     left: int = GROUP  # samples that are not finished
 
 
 @dataclass(slots=True)
 class Row:
-    """One response on its way."""
+    """One response that is not finished."""
 
     group: Group
     engine: int
-    pieces: int  # that are left, the one that decodes included
+    pieces: int  # left, the current one included
     tokens: float  # of each piece
     context: float  # cached tokens before this piece
 
 
 @dataclass(slots=True)
 class Engine:
-    """One sampler. Its clock counts steps of its own, which take `pace` seconds each until rows come or go."""
+    """One sampler. It counts its own steps, which take `step_s` seconds each until rows come or go."""
 
     number: int
     steps: float = 0.0
-    since: float = 0.0  # the time at which `steps` was right
-    pace: float = 0.0
+    updated: float = 0.0  # the time at which it had done `steps`
+    step_s: float = 0.0
     context: float = 0.0  # cached tokens of all rows
     ends: list[tuple[float, int, Row]] = field(default_factory=list)  # heap: the step at which a piece ends
-    alive: int = 0  # rows that have a slot, those whose program runs among them
-    plan: int = 0  # plans of the next end that have another number are void
+    alive: int = 0  # rows that have a slot, those whose program runs included
+    event: int = 0  # number of its valid event; earlier ones are outdated
     row_seconds: float = 0.0
 
     def advance(self, now: float) -> None:
         """Decode until `now`."""
         if self.ends:
-            done = (now - self.since) / self.pace
+            done = (now - self.updated) / self.step_s
             self.steps += done
             self.context += done * len(self.ends)
-            self.row_seconds += (now - self.since) * len(self.ends)
-        self.since = now
+            self.row_seconds += (now - self.updated) * len(self.ends)
+        self.updated = now
 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What is simulated."""
+    """A layout and its work."""
 
     work: Work
     pace: Pace
@@ -92,12 +92,12 @@ class World:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Means over the steps that count."""
+    """Means over the counted steps."""
 
     step_s: float
-    waits: float  # share of the time in which the trainer waited for groups
+    waits: float  # share of the time that the trainer waits for groups
     rows: float  # of an engine
-    oldest: int  # steps between the begin of a group and its training, at most
+    oldest: int  # most steps between the beginning of a group and its training
 
 
 class Simulation:
@@ -112,12 +112,12 @@ class Simulation:
         self._waiting: deque[tuple[Group, float]] = deque()  # lengths that have no slot
         self._lengths = self._draw(np.random.Generator(np.random.Philox(seed)))
         self._batch = world.work.trajectories // GROUP  # groups of a step
-        self._events: list[tuple[float, int, int, Row | Engine]] = []  # time, order, plan, what
+        self._events: list[tuple[float, int, int, Row | Engine]] = []  # time, order, event number, subject
         self._order = 0
         self._now = 0.0
         self._version = 0  # steps done
-        self._begun: list[Group] = []  # and not taken, in order
-        self._num_whole = 0  # groups that have become whole, of all steps
+        self._begun: list[Group] = []  # not yet trained on, in order
+        self._num_complete = 0  # of all steps
         self._training = 0  # groups
         self._oldest = 0
 
@@ -128,7 +128,7 @@ class Simulation:
             yield from generator.permutation(lengths).tolist()
 
     def run(self) -> Outcome:
-        """Steps one after the other."""
+        """Simulate all steps."""
         started = waited = rows = 0.0
         for step in range(STEPS):
             if step == WARM_UP:
@@ -136,8 +136,8 @@ class Simulation:
             self._begin_groups()
             before = self._now
             while not self._enough():
-                whole = self._num_whole
-                while self._num_whole == whole:
+                complete = self._num_complete
+                while self._num_complete == complete:
                     self._next()
             waited += self._now - before
             self._take()
@@ -162,7 +162,7 @@ class Simulation:
         self._admit()
 
     def _admit(self) -> None:
-        """Rows that wait begin where there is room, each at the engine with the fewest."""
+        """Start waiting rows while there are free slots, each at the engine with the fewest rows."""
         while self._waiting:
             while self._emptiest[0][0] != self._engines[self._emptiest[0][1]].alive:
                 heapq.heappop(self._emptiest)
@@ -179,7 +179,7 @@ class Simulation:
         heapq.heappush(self._emptiest, (engine.alive, engine.number))
 
     def _decode(self, row: Row) -> None:
-        """A piece of a row begins at its engine, where its prefix lies."""
+        """Start a piece of a row at its engine, which has the cached prefix."""
         engine = self._engines[row.engine]
         engine.advance(self._now)
         self._order += 1
@@ -188,51 +188,51 @@ class Simulation:
         self._plan(engine)
 
     def _plan(self, engine: Engine) -> None:
-        """When the engine's next piece ends, as things stand; the context is that of half way."""
-        engine.plan += 1
+        """Schedule the end of the engine's next piece, at the pace of the context half way to it."""
+        engine.event += 1
         if not engine.ends:
             return
         steps, rows = max(0.0, engine.ends[0][0] - engine.steps), len(engine.ends)
-        engine.pace = self._world.pace.step_s(rows, engine.context + rows * steps / 2)
-        self._push(engine.since + steps * engine.pace, engine.plan, engine)
+        engine.step_s = self._world.pace.step_s(rows, engine.context + rows * steps / 2)
+        self._push(engine.updated + steps * engine.step_s, engine.event, engine)
 
-    def _push(self, time: float, plan: int, what: Row | Engine) -> None:
+    def _push(self, time: float, event: int, subject: Row | Engine) -> None:
         self._order += 1
-        heapq.heappush(self._events, (time, self._order, plan, what))
+        heapq.heappush(self._events, (time, self._order, event, subject))
 
     def _next(self) -> None:
-        """The next event."""
-        time, _, plan, what = heapq.heappop(self._events)
-        if isinstance(what, Engine) and plan != what.plan:
+        """Process the next event."""
+        time, _, event, subject = heapq.heappop(self._events)
+        if isinstance(subject, Engine) and event != subject.event:
             return
         self._now = time
-        if isinstance(what, Row):  # its program has run
-            self._decode(what)
+        if isinstance(subject, Row):  # its program has run
+            self._decode(subject)
             return
-        what.advance(time)
-        _, _, row = heapq.heappop(what.ends)
+        subject.advance(time)
+        _, _, row = heapq.heappop(subject.ends)
         row.pieces -= 1
         row.context += row.tokens
-        what.context = max(0.0, what.context - row.context)
+        subject.context = max(0.0, subject.context - row.context)
         if row.pieces:
             self._push(time + self._world.work.call_s, 0, row)
         else:
             row.group.left -= 1
-            self._num_whole += row.group.left == 0
-            self._change_alive(what, -1)
-        self._plan(what)
+            self._num_complete += row.group.left == 0
+            self._change_alive(subject, -1)
+        self._plan(subject)
         if not row.pieces:
             self._admit()
 
     def _enough(self) -> bool:
-        """A batch is whole, with every group in it that could not be trained on later."""
+        """Whether there is a complete batch, with every group that would be too old later."""
         due = self._version - self._world.staleness
         if any(group.left and group.version <= due for group in self._begun):
             return False
         return sum(not group.left for group in self._begun) >= self._batch
 
     def _take(self) -> None:
-        """The oldest whole groups leave."""
+        """Hand the oldest complete groups to the trainer."""
         taken = [group for group in self._begun if not group.left][: self._batch]
         ids = {id(group) for group in taken}
         self._begun = [group for group in self._begun if id(group) not in ids]
@@ -240,16 +240,16 @@ class Simulation:
         self._oldest = max(self._oldest, *(self._version - group.version for group in taken))
 
     def _sample_until(self, time: float) -> None:
-        """Sample on while the trainer works."""
+        """Sample until `time`, while the trainer works."""
         while self._events and self._events[0][0] <= time:
             self._next()
         self._now = time
 
     def _pause(self, seconds: float) -> None:
-        """Nobody decodes while weights go over; programs run on."""
+        """Stop decoding while weights are loaded; programs keep running."""
         for engine in self._engines:
             engine.advance(self._now)
-            engine.since = self._now + seconds
+            engine.updated = self._now + seconds
             self._plan(engine)
         self._now += seconds
 
@@ -257,7 +257,7 @@ class Simulation:
 def of_layout(
     work: Work, shape: ModelShape, gpu: Gpu, gpus: int, share: float, tensor_parallel: int, staleness: int
 ) -> Outcome:
-    """`share` of the GPUs sample and the others train; 1: all do both, in turn."""
+    """A share of the GPUs samples and the others train; 1: all do both, in turn."""
     sampling = round(gpus * share)
     training = gpus if share == 1 else gpus - sampling
     slots = rows_in_cache(work, shape, gpu, tensor_parallel, 0.6 if share == 1 else 0.9)
@@ -283,8 +283,8 @@ def _simulate(
 
 
 def checks() -> list[tuple[str, float, float]]:
-    """(what, measured seconds a step, simulated ones) of every published run."""
-    found = []
+    """(name, measured seconds a step, simulated seconds) of every published run."""
+    rows = []
     for name, run in tomllib.loads(PATH.read_text(encoding="utf-8")).items():
         samples = run["prompts_per_step"] * run["samples_per_prompt"]
         work = Work(samples, run["mean_response_tokens"], run["max_response_tokens"])
@@ -295,8 +295,8 @@ def checks() -> list[tuple[str, float, float]]:
         ):
             engines = Engines(sampling // parallel, parallel, samples)
             outcome = _simulate(work, shape, gpu, engines, seconds, staleness)
-            found.append((f"{name}, {words}", run[f"{words}_s"], outcome.step_s))
-    return found
+            rows.append((f"{name}, {words}", run[f"{words}_s"], outcome.step_s))
+    return rows
 
 
 def main(arguments: list[str]) -> int:
@@ -311,12 +311,12 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     shape, gpu = find_model(options.model).shape, find_gpu(options.gpu)
     work = Work(options.trajectories, options.mean_tokens, options.most_tokens)
-    lines = ["# Staleness from 8 to 1,024 GPUs, simulated", "", headline(environment_versions())]
-    lines += [f"`python -m benchmarks.simulate {' '.join(arguments)}`".replace(" `", "`"), ""]
     measured = [
         (words, f"{seconds:.0f}", f"{simulated:.0f}", f"{simulated / seconds - 1:+.0%}")
         for words, seconds, simulated in checks()
     ]
+    command = " ".join(["python -m benchmarks.simulate", *arguments])
+    lines = [f"`{command}`", ""]
     lines += markdown_table(("a step that was measured", "s", "simulated s", "off by"), measured)
     lines += [
         "",
@@ -341,9 +341,8 @@ def main(arguments: list[str]) -> int:
             gain = inside.step_s / best.step_s
             cells.append(f"{best.step_s:,.0f} ({share:.0%}, {best.waits:.0%}, {gain:.2f})")
         rows.append(cells)
-    write_page(
-        "simulate", lines + markdown_table(("GPUs", "inside", *map("staleness {}".format, STALENESS)), rows)
-    )
+    lines += markdown_table(("GPUs", "inside", *map("staleness {}".format, STALENESS)), rows)
+    write_page("simulate", "Staleness from 8 to 1,024 GPUs, simulated", (), lines)
     return 0
 
 

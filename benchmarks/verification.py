@@ -2,21 +2,19 @@
 
     python -m benchmarks.verification
 
-One server; in every round the blocks of the labelled set's good traces run through the asynchronous client, then the
-traces through `verify` on as many threads, which is parsing, execution, comparison and grading. Blocks a second,
-medians over rounds. Writes benchmarks/results/verification.md; exit code 1 below the bar. About 2 minutes.
+One server. In every round the blocks of the labelled set's good traces run through the asynchronous client, and the
+traces run through `verify` on as many threads: parsing, execution, comparison and grading. Blocks a second, medians
+over rounds. Writes benchmarks/results/verification.md; about 2 minutes. Exit code 1 below the bar.
 """
 
-import argparse
 import asyncio
-import os
 import statistics
 import sys
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from benchmarks.record import environment_versions, headline, markdown_table, write_page
+from benchmarks.record import benchmark_options, load_average, markdown_table, write_page
+from benchmarks.rounds import ratios, timed, turns
 from benchmarks.sandbox_server import sandbox_server
 from tasks.shared.sandbox import Interpreter, SandboxClient, SandboxSettings
 from tasks.synthesize.traces import WrittenTrace
@@ -33,8 +31,8 @@ def traces_with_code(num_good: int) -> list[WrittenTrace]:
     return [one.written for one in labelled if not one.faults and DIALECT.stop in one.written.trace]
 
 
-async def bare(address: str, codes: Sequence[str], concurrency: int) -> float:
-    """Blocks a second through the client."""
+async def run_bare(address: str, codes: Sequence[str], concurrency: int) -> None:
+    """Run the blocks through the client."""
     client = await SandboxClient.connect(address)
     waiting = iter(codes)
 
@@ -42,71 +40,54 @@ async def bare(address: str, codes: Sequence[str], concurrency: int) -> float:
         for code in waiting:
             await client.run(code)
 
-    started = time.perf_counter()
     await asyncio.gather(*(one_client() for _ in range(concurrency)))
-    per_second = len(codes) / (time.perf_counter() - started)
     await client.close()
-    return per_second
 
 
-def verified(
-    interpreter: Interpreter, traces: Sequence[WrittenTrace], num_blocks: int, threads: int
-) -> float:
-    """Blocks a second through verification; every trace must be accepted."""
-    started = time.perf_counter()
+def run_verified(interpreter: Interpreter, traces: Sequence[WrittenTrace], threads: int) -> None:
+    """Run the traces through verification; every one must be accepted."""
     with ThreadPoolExecutor(threads) as pool:
         verdicts = list(pool.map(lambda written: verify(written, RULES, interpreter), traces))
-    per_second = num_blocks / (time.perf_counter() - started)
     assert all(verdict.accepted for verdict in verdicts)
-    return per_second
 
 
-def measure(address: str, rounds: int, num_good: int, concurrency: int) -> list[tuple[float, float]]:
-    """(bare, verified) blocks a second of each round, the two in turn first."""
+def measure(address: str, rounds: int, num_good: int, concurrency: int) -> dict[str, list[float]]:
+    """Blocks a second of each round: "bare" and "verified"."""
     traces = traces_with_code(num_good)
     codes = [
         segment.code for one in traces for segment in DIALECT.split(one.trace) if segment.code is not None
     ]
     print(f"{len(traces)} traces, {len(codes)} blocks", file=sys.stderr)
-    laps = []
+    rates: dict[str, list[float]] = {"bare": [], "verified": []}
     with Interpreter(SandboxSettings(), address=address) as interpreter:
-        verified(interpreter, traces[::10], len(codes) // 10, concurrency)
-        for number in range(rounds):
-            pair = {}
-            for kind in ("bare", "verified") if number % 2 else ("verified", "bare"):
-                if kind == "bare":
-                    pair[kind] = asyncio.run(bare(address, codes, concurrency))
-                else:
-                    pair[kind] = verified(interpreter, traces, len(codes), concurrency)
-            laps.append((pair["bare"], pair["verified"]))
-    return laps
+        run_verified(interpreter, traces[::10], concurrency)
+        ways = {
+            "bare": lambda: asyncio.run(run_bare(address, codes, concurrency)),
+            "verified": lambda: run_verified(interpreter, traces, concurrency),
+        }
+        for _, way in turns(list(ways), rounds):
+            rates[way].append(len(codes) / timed(ways[way])[0])
+    return rates
 
 
 def main() -> int:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=9)
+    """Measure, write, and fail below the bar."""
+    parser = benchmark_options(__doc__, rounds=9)
     parser.add_argument("--traces", type=int, default=30, help="of each of the nine kinds")
     parser.add_argument("--concurrency", type=int, default=16)
-    parser.add_argument("--dry", action="store_true", help="print the medians, write nothing")
-    arguments = parser.parse_args()
+    options = parser.parse_args()
     with sandbox_server(SandboxSettings()) as (path, _):
-        laps = measure(path, arguments.rounds, arguments.traces, arguments.concurrency)
-    ratio = statistics.median(through / alone for alone, through in laps)
-    medians = [statistics.median(column) for column in zip(*laps, strict=True)]
+        rates = measure(path, options.rounds, options.traces, options.concurrency)
+    ratio = statistics.median(ratios(rates["verified"], rates["bare"]))
     rows = [
-        ("bare client", f"{medians[0]:.0f}"),
-        ("verification", f"{medians[1]:.0f}"),
+        ("bare client", f"{statistics.median(rates['bare']):.0f}"),
+        ("verification", f"{statistics.median(rates['verified']):.0f}"),
         ("verification over bare, median of rounds", f"{ratio:.2f}"),
         ("bar", f"{BAR}"),
     ]
-    settings = (f"{arguments.rounds} rounds", f"{arguments.concurrency} in flight")
-    about = headline(environment_versions(), *settings, f"load average {os.getloadavg()[0]:.0f}")
-    page = ["# Verification", "", about, "", *markdown_table(("", "blocks a second"), rows)]
-    if arguments.dry:
-        print("\n".join(page))
-    else:
-        write_page("verification", page)
+    about = (f"{options.rounds} rounds", f"{options.concurrency} in flight", load_average())
+    table = markdown_table(("", "blocks a second"), rows)
+    write_page("verification", "Verification", about, ["", *table], options.dry)
     return 0 if ratio >= BAR else 1
 
 

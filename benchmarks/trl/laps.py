@@ -1,8 +1,8 @@
-"""Programs that take turns: each does one lap (an optimizer step) when it is told to, while the others wait.
+"""Programs that take turns: each runs one lap (an optimizer step) when its turn comes, while the others wait.
 
-The driver starts a process for each (`Racer`), in an environment of its own, and `race` lets them step in turn, so
-that noise of the machine falls on all alike. Inside the process, `Track.lap` ends a lap, reports it and waits for the
-next turn. Turns are lines on stdin, laps JSON lines on what was stdout; anything else printed there goes to stderr.
+The driver starts a process for each (`Racer`), in an environment of its own, and `race` lets them step in turn. Inside
+the process, `Track.lap` ends a lap, reports it and waits for the next turn. Turns are lines on stdin, laps JSON lines
+on what was stdout; anything else printed there goes to stderr.
 """
 
 import json
@@ -15,13 +15,15 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.rounds import turns
+
 Lap = dict[str, float]
 ROOT = Path(__file__).resolve().parents[2]
 TRL_PYTHON = ROOT / ".venv-trl" / "bin" / "python"
 
 
 def trl_version(python: Path) -> str:
-    """The release of TRL in the environment of `python`. ValueError if there is none."""
+    """The release of TRL in the environment of `python`. Raises ValueError if there is none."""
     found = list(python.parents[1].glob("lib/python*/site-packages/trl-*.dist-info"))
     if not found:
         raise ValueError(f"{python}: no TRL in this environment; run make setup-trl")
@@ -29,7 +31,7 @@ def trl_version(python: Path) -> str:
 
 
 class Track:
-    """The racer's side."""
+    """The side of the process."""
 
     def __init__(self) -> None:
         self._reports = os.fdopen(os.dup(sys.stdout.fileno()), "w")
@@ -37,7 +39,7 @@ class Track:
         self._wait()
 
     def lap(self, **figures: float) -> None:
-        """End a lap: report its seconds with `figures`, then wait for a turn. SystemExit where none comes any more."""
+        """End a lap: report its seconds with `figures`, then wait for a turn. Raises SystemExit if none comes."""
         lap = {
             "wall_s": time.perf_counter() - self._started,
             "cpu_s": time.process_time() - self._used,
@@ -55,7 +57,7 @@ class Track:
 
 
 class Racer:
-    """The driver's side: a process that waits for its turns. One thread of torch, as stages have it."""
+    """The driver's side: a process that waits for its turns, with one thread of torch, as stages have."""
 
     def __init__(self, name: str, command: Sequence[str]) -> None:
         self.name = name
@@ -70,7 +72,7 @@ class Racer:
         )
 
     def lap(self) -> Lap:
-        """Give a turn and wait for its end. RuntimeError if the process died instead; its stderr says why."""
+        """Give a turn and wait for its end. Raises RuntimeError if the process dies; its stderr says why."""
         assert self._process.stdin is not None and self._process.stdout is not None
         try:
             self._process.stdin.write("go\n")
@@ -85,19 +87,23 @@ class Racer:
         return json.loads(line)
 
     def stop(self) -> None:
-        """No more turns: the process ends by itself."""
+        """Close its stdin; the process then ends by itself."""
         self._process.communicate()
 
 
+def start_racer(name: str, module: str, *arguments: object) -> Racer:
+    """Start benchmarks/trl/`module`.py, in TRL's environment if its name ends in "_trl"."""
+    python = str(TRL_PYTHON) if module.endswith("_trl") else sys.executable
+    return Racer(name, [python, "-m", f"benchmarks.trl.{module}", *map(str, arguments)])
+
+
 def race(racers: Sequence[Racer], rounds: int, warm_up: int) -> None:
-    """`rounds` laps of each racer into its `laps`, in a changing order, after `warm_up` laps that do not count."""
+    """Append `rounds` laps to the `laps` of each racer, after `warm_up` laps that do not count."""
     try:
-        for number in range(-warm_up, rounds):
-            first = number % len(racers)
-            for racer in [*racers[first:], *racers[:first]]:
-                lap = racer.lap()
-                racer.laps += [lap] if number >= 0 else []
-                print(f"round {number + 1}, {racer.name}: {lap['wall_s']:.2f} s", file=sys.stderr)
+        for number, racer in turns(racers, rounds, warm_up):
+            lap = racer.lap()
+            racer.laps += [lap] if number >= 0 else []
+            print(f"round {number + 1}, {racer.name}: {lap['wall_s']:.2f} s", file=sys.stderr)
     finally:
         for racer in racers:
             racer.stop()

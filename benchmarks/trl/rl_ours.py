@@ -1,4 +1,4 @@
-"""Stage `rl` as it is, a lap each step; started by benchmarks/rl.py.
+"""Stage `rl` as it is, a lap each step. benchmarks/rl.py starts it.
 
 python -m benchmarks.trl.rl_ours request.json
 """
@@ -22,7 +22,7 @@ class PacedContext(StageContext[RlStage]):
     track: Track
 
     def progress(self, step: int, total: int, **metrics: Value) -> None:
-        """What the step sampled, from the lines it has just written."""
+        """End a lap with the figures of the lines that the step has just written."""
         learning, timing = (
             json.loads((self.scratch / name).read_text().splitlines()[-1])
             for name in ("metrics.jsonl", "timing.jsonl")
@@ -37,7 +37,7 @@ class PacedContext(StageContext[RlStage]):
 
 
 def main() -> None:
-    """Run the round for as long as turns come."""
+    """Run the round until no turn comes."""
     track = Track()
     request = StageRequest.model_validate_json(Path(sys.argv[1]).read_text())
     scratch = Path(request.scratch)

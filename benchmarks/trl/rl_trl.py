@@ -1,10 +1,10 @@
-"""TRL's GRPOTrainer with this project's sandbox as its tool, a lap each step; started by benchmarks/rl.py.
+"""TRL's GRPOTrainer with this project's sandbox as its tool, a lap each step. benchmarks/rl.py starts it.
 
     .venv-trl/bin/python -m benchmarks.trl.rl_trl <checkpoint> <problems.parquet> <micro-batch>
 
-Runs in TRL's own environment. TRL finds a call when the model ends its turn, and reads it with a response template;
-here the turn ends at `</code>`, and chat template and response template say in TRL's terms what the ReTool dialect
-is, so that both sides sample the very same token sequences from the same model.
+Runs in TRL's own environment. TRL finds a call when the model ends its turn, and parses it with a response template.
+Here the turn ends at `</code>`. Chat template and response template express the ReTool dialect in TRL's terms, so that
+both sides sample the same token sequences from the same model.
 """
 
 import sys
@@ -33,7 +33,7 @@ from tasks.shared.sandbox import Interpreter, Limits, SandboxSettings
 from tasks.shared.traces.observation import observe
 from tasks.shared.traces.own_words import own_words
 
-# The dialect's trace, message by message. Line breaks stand in expressions: one after a tag would be dropped. TRL tries
+# The dialect's trace, message by message. Line breaks are in expressions, since Jinja drops one after a tag. TRL tests
 # a template with a tool of another name, hence the second form.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -66,7 +66,7 @@ RESPONSE_TEMPLATE = {
 
 
 def load_tokenizer(checkpoint: str) -> PreTrainedTokenizerBase:
-    """The checkpoint's, in TRL's terms; the model's own end of turn stays in its generation configuration."""
+    """The checkpoint's tokenizer in TRL's terms; the model's own end of turn stays in its generation configuration."""
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     tokenizer.chat_template = CHAT_TEMPLATE
     tokenizer.response_template = RESPONSE_TEMPLATE
@@ -75,22 +75,22 @@ def load_tokenizer(checkpoint: str) -> PreTrainedTokenizerBase:
 
 
 class CountingTrainer(GRPOTrainer):
-    """GRPOTrainer that notes what its sampling took and gave."""
+    """GRPOTrainer that records time and tokens of its sampling."""
 
     sampled: dict[str, float]
 
     def _generate(self, prompts: list[Any]) -> Any:
         started = time.perf_counter()
-        found = super()._generate(prompts)
+        generated = super()._generate(prompts)
         seconds = time.perf_counter() - started
-        completion_ids, masks, messages = found[1], found[2], found[3]
+        _, completion_ids, masks, messages, *_ = generated
         self.sampled = {
             "sampled_tokens": sum(sum(mask) for mask in masks),
             "response_tokens": sum(len(ids) for ids in completion_ids) / len(completion_ids),
             "calls": sum(m["role"] == "tool" for turns in messages for m in turns) / len(messages),
             "sampling_s": seconds,
         }
-        return found
+        return generated
 
 
 class Laps(TrainerCallback):
@@ -110,7 +110,7 @@ class Laps(TrainerCallback):
 
 
 def configuration(output_dir: str, micro_batch: int) -> GRPOConfig:
-    """The recipe of the comparison; what is not named is TRL's default."""
+    """The recipe of the comparison; all else is TRL's default."""
     samples = settings.PROMPTS_PER_STEP * settings.SAMPLES_PER_PROMPT
     return GRPOConfig(
         output_dir=output_dir,
@@ -131,7 +131,7 @@ def configuration(output_dir: str, micro_batch: int) -> GRPOConfig:
 
 
 def main() -> None:
-    """Train for as long as turns come."""
+    """Train until no turn comes."""
     track = Track()
     checkpoint, problems, micro_batch = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
     limits = Limits(
@@ -154,11 +154,13 @@ def main() -> None:
 
         def reward(completions: list[list[dict[str, Any]]], answer: list[str], **kwargs: Any) -> list[float]:
             """1 for a right answer in the model's own words, else -1, by this project's grader."""
-            said = [
+            responses = [
                 own_words(turn["content"] or "" for turn in turns if turn["role"] == "assistant")
                 for turns in completions
             ]
-            rewards = [1.0 if grade(text, a).correct else -1.0 for text, a in zip(said, answer, strict=True)]
+            rewards = [
+                1.0 if grade(text, a).correct else -1.0 for text, a in zip(responses, answer, strict=True)
+            ]
             laps.reward = sum(rewards) / len(rewards)
             return rewards
 

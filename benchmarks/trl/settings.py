@@ -1,10 +1,10 @@
-"""What both sides of a comparison with TRL are given: the tiny recipe's numbers, as far as TRL has the same ones."""
+"""The settings of both sides of a comparison with TRL: those of the tiny recipe, where TRL has the same ones."""
 
 PROMPTS_PER_STEP = 16
 SAMPLES_PER_PROMPT = 8
 MAX_RESPONSE_TOKENS = 224  # interpreter output included
 MAX_CALLS = 3
-RL_LEARNING_RATE = 1e-6  # the papers'; the policy hardly moves, so that both sides go on sampling alike
+RL_LEARNING_RATE = 1e-6  # the papers'; the policy hardly changes, so that both sides keep sampling alike
 CLIP_LOW, CLIP_HIGH = 0.2, 0.28
 SANDBOX_WORKERS = 2
 PRELOAD = ("math",)
@@ -19,7 +19,7 @@ MAX_GRAD_NORM = 1.0
 SFT_STEPS = 300  # of the schedule
 LORA_RANK, LORA_ALPHA = 16, 32
 
-# What TRL's two configurations share: float32 on the CPU, a log line each step and nothing saved or sent.
+# Both of TRL's configurations: float32 on the CPU, a log line each step, nothing saved or sent.
 TRL_ARGUMENTS = {
     "gradient_checkpointing": False,
     "bf16": False,

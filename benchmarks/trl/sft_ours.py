@@ -1,4 +1,4 @@
-"""The step of stage `sft`, packing included, a lap each; started by benchmarks/sft.py and benchmarks/lora.py.
+"""The step of stage `sft`, packing included, as laps. benchmarks/sft.py and benchmarks/lora.py start it.
 
 python -m benchmarks.trl.sft_ours <checkpoint> <sequences.parquet> <seed> [tokens a step] [lora]
 """
@@ -6,16 +6,17 @@ python -m benchmarks.trl.sft_ours <checkpoint> <sequences.parquet> <seed> [token
 import sys
 from pathlib import Path
 
+from benchmarks.taught import MODEL
 from benchmarks.trl import settings
 from benchmarks.trl.laps import Track
-from benchmarks.trl.world import MODEL, read_sequences, sft_optimizer, sft_steps
+from benchmarks.trl.world import read_sequences, sft_optimizer, sft_steps
 from tasks.sft.training import train_step
 from tasks.shared.learning.checkpoints import load_model
 from tasks.shared.learning.engine import TrainingEngine
 
 
 def main() -> None:
-    """Train for as long as turns come."""
+    """Train until no turn comes."""
     track = Track()
     checkpoint, sequences, seed, *more = sys.argv[1:]
     tokens = int(more[0]) if more else settings.TOKENS_PER_STEP

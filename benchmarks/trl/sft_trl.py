@@ -1,10 +1,10 @@
-"""TRL's SFTTrainer, a lap each optimizer step; started by benchmarks/sft.py and benchmarks/lora.py.
+"""TRL's SFTTrainer, a lap each optimizer step. benchmarks/sft.py and benchmarks/lora.py start it.
 
     .venv-trl/bin/python -m benchmarks.trl.sft_trl <checkpoint> <sequences.parquet | rows.parquet> [adapter]
 
-Runs in TRL's own environment. Sequences come tokenized, with the same tokens in the loss as on the other side, and are
-packed, ordered and scheduled by TRL. Rows (`world.write_rows`) are packed already: TRL takes them one a step, in their
-order and at their rates. With an adapter, PEFT's files, it trains that one alone.
+Runs in TRL's own environment. Sequences are tokenized, with the same tokens in the loss as on the other side; TRL
+packs, orders and schedules them. Rows (`world.write_rows`) are packed: TRL takes one a step, in their order and at
+their rates. With an adapter (PEFT's files) it trains only that.
 """
 
 import sys
@@ -49,7 +49,7 @@ class Laps(TrainerCallback):
 
 
 class PlannedTrainer(SFTTrainer):
-    """SFTTrainer with the rate of each step given."""
+    """SFTTrainer with a given rate for each step."""
 
     rates: list[float]
 
@@ -66,7 +66,7 @@ class PlannedTrainer(SFTTrainer):
 
 
 def configuration(output_dir: str, packed: bool) -> SFTConfig:
-    """The same optimizer and schedule; what is not named is TRL's default. `packed`: rows come as they are trained."""
+    """The same optimizer and schedule; all else is TRL's default. `packed`: the data are rows."""
     return SFTConfig(
         output_dir=output_dir,
         max_steps=settings.SFT_STEPS,
@@ -88,7 +88,7 @@ def configuration(output_dir: str, packed: bool) -> SFTConfig:
 
 
 def main() -> None:
-    """Train for as long as turns come."""
+    """Train until no turn comes."""
     track = Track()
     checkpoint, path, *adapter = sys.argv[1:]
     model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype="float32")

@@ -1,9 +1,9 @@
-"""What is trained on in the comparisons with TRL: problems of the tiny world, traces, and a model that writes code.
+"""What the comparisons with TRL train on: problems of the tiny world, traces, and a model that writes code.
 
-    python -m benchmarks.trl.world <checkpoint> <problems.parquet>
+    python -m benchmarks.trl.world <directory>
 
-makes the model of benchmarks/rl.py, fine-tuned for minutes on the problems that it then samples for: enough to write
-programs and to end answers.
+writes the model of benchmarks/rl.py and its problems. The model is fine-tuned for minutes on the problems that it then
+samples for: enough to write programs and to end answers.
 """
 
 import random
@@ -18,6 +18,7 @@ import pandas as pd
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from benchmarks.taught import DIALECT, MODEL, encode
 from benchmarks.trl import settings
 from data.families import TRAIN_FAMILIES
 from data.problems import Problem, Split, generate
@@ -25,15 +26,12 @@ from data.wording import CHECK_OPENINGS, CODE_CLOSINGS, CODE_OPENINGS, restate
 from tasks.prepare.tiny_model import make_tiny_checkpoint
 from tasks.sft.steps import plan_steps
 from tasks.sft.training import train_step
-from tasks.shared.config import ModelConfig, OptimizerConfig, TinyModel
+from tasks.shared.config import OptimizerConfig, TinyModel
 from tasks.shared.config.training import LoraConfig
 from tasks.shared.learning.checkpoints import load_model, load_tokenizer, save_checkpoint
 from tasks.shared.learning.engine import TrainingEngine, learning_rate_at
 from tasks.shared.learning.packing import TrainSequence
-from tasks.shared.traces.dialect import DIALECTS
-from tasks.shared.traces.encoding import encode_trace
 
-MODEL = ModelConfig(source="tiny", dtype="float32")
 NUM_TRACES = 4000
 NUM_TAUGHT = 64  # problems that RL samples for
 TEACHING_STEPS = 240
@@ -43,41 +41,37 @@ FAMILIES = {family.name: family for family in TRAIN_FAMILIES}
 
 
 def write_trace(problem: Problem, rng: random.Random) -> str:
-    """A right trace: one program or two, the family's own, whose output is the answer."""
-    dialect, answer = DIALECTS["retool"], str(problem.answer)
+    """A right trace: one or two programs of the family, whose output is the answer."""
+    answer = str(problem.answer)
     sentences = [f"{rng.choice(CODE_OPENINGS)} {restate(problem.problem)}"]
     sentences += [rng.choice(CHECK_OPENINGS)] if rng.random() < CHECK_SHARE else []
     programs = rng.sample(FAMILIES[problem.family].programs, k=len(sentences))
     blocks = [
-        f"{sentence}\n{dialect.write_call(program.format(**problem.params))}{dialect.feedback(answer)}"
+        f"{sentence}\n{DIALECT.write_call(program.format(**problem.params))}{DIALECT.feedback(answer)}"
         for sentence, program in zip(sentences, programs, strict=True)
     ]
-    return "".join([*blocks, rng.choice(CODE_CLOSINGS), "\n", dialect.write_answer(answer)])
+    return "".join([*blocks, rng.choice(CODE_CLOSINGS), "\n", DIALECT.write_answer(answer)])
 
 
 def make_sequences(
     tokenizer: PreTrainedTokenizerBase, problems: Sequence[Problem], count: int = NUM_TRACES
 ) -> list[TrainSequence]:
-    """`count` traces as trainers get them: ids, and the loss on the assistant's own tokens alone."""
-    rng, sequences = random.Random(0), []
-    for problem in islice(cycle(problems), count):
-        encoded = encode_trace(
-            tokenizer, DIALECTS["retool"], problem.problem, write_trace(problem, rng), instructed=False
-        )
-        loss_mask = (False,) * len(encoded.prompt_ids) + encoded.loss_mask
-        ids = np.array(encoded.prompt_ids + encoded.response_ids)
-        sequences.append(TrainSequence(ids, np.array(loss_mask)))
-    return sequences
+    """`count` traces as trainers get them."""
+    rng = random.Random(0)
+    return [
+        encode(tokenizer, problem.problem, write_trace(problem, rng))
+        for problem in islice(cycle(problems), count)
+    ]
 
 
 def write_sequences(sequences: Sequence[TrainSequence], path: Path) -> None:
-    """As TRL takes tokenized data: `labels` are the ids in the loss, -100 elsewhere."""
+    """Write tokenized data for TRL: `labels` are the ids in the loss, -100 elsewhere."""
     rows = [{"input_ids": sequence.ids, "labels": _labels(sequence)} for sequence in sequences]
     pd.DataFrame(rows).to_parquet(path)
 
 
 def read_sequences(path: Path) -> list[TrainSequence]:
-    """What `write_sequences` wrote."""
+    """Read what `write_sequences` wrote."""
     table = pd.read_parquet(path)
     return [
         TrainSequence(ids, labels != IGNORED)
@@ -88,17 +82,16 @@ def read_sequences(path: Path) -> list[TrainSequence]:
 def write_rows(
     sequences: Sequence[TrainSequence], path: Path, seed: int, tokens: int = settings.TOKENS_PER_STEP
 ) -> None:
-    """The steps of `sft_steps` as rows in TRL's terms: ids, labels, each sequence's length, and the step's rate."""
-    rows = []
-    for number, step in enumerate(sft_steps(sequences, settings.SFT_STEPS, seed, tokens)):
-        rows.append(
-            {
-                "input_ids": np.concatenate([sequence.ids for sequence in step]),
-                "labels": np.concatenate([_labels(sequence) for sequence in step]),
-                "seq_lengths": [len(sequence.ids) for sequence in step],
-                "learning_rate": learning_rate_at(sft_optimizer(), number, settings.SFT_STEPS),
-            }
-        )
+    """Write the steps of `sft_steps` as rows in TRL's terms: ids, labels, sequence lengths, and the step's rate."""
+    rows = [
+        {
+            "input_ids": np.concatenate([sequence.ids for sequence in step]),
+            "labels": np.concatenate([_labels(sequence) for sequence in step]),
+            "seq_lengths": [len(sequence.ids) for sequence in step],
+            "learning_rate": learning_rate_at(sft_optimizer(), number, settings.SFT_STEPS),
+        }
+        for number, step in enumerate(sft_steps(sequences, settings.SFT_STEPS, seed, tokens))
+    ]
     pd.DataFrame(rows).to_parquet(path)
 
 
@@ -107,7 +100,7 @@ def _labels(sequence: TrainSequence) -> np.ndarray:
 
 
 def sft_optimizer(lora: bool = False) -> OptimizerConfig:
-    """The tiny recipe's, for both sides; of every weight, or of adapters."""
+    """The tiny recipe's optimizer, for both sides; for every weight, or for adapters."""
     return OptimizerConfig(
         learning_rate=settings.SFT_LEARNING_RATE,
         warmup_steps=settings.WARM_UP_STEPS,
@@ -129,26 +122,25 @@ def sft_steps(
     return [[sequences[index] for index in step] for step in steps]
 
 
-def make_base(directory: Path) -> None:
-    """The tiny world's checkpoint, randomly initialised."""
-    make_tiny_checkpoint(TinyModel(), 0, directory)
-
-
-def make_taught(directory: Path, problems: Path) -> None:
-    """A checkpoint that writes code, and the problems it is to sample for, as stage `rl` reads them."""
+def make_taught(directory: Path) -> None:
+    """Write a checkpoint that writes code, and the problems that stage `rl` is to read, into two folders."""
     torch.set_num_threads(1)
+    checkpoint, problems = directory / "checkpoint", directory / "problems"
+    checkpoint.mkdir()
+    problems.mkdir()
     chosen = generate(Split.TRAIN, NUM_TAUGHT, seed=0)
-    make_base(directory)
-    model, tokenizer = load_model(directory, MODEL), load_tokenizer(directory)
+    make_tiny_checkpoint(TinyModel(), 0, checkpoint)
+    model, tokenizer = load_model(checkpoint, MODEL), load_tokenizer(checkpoint)
     engine = TrainingEngine(model, sft_optimizer(), total_steps=TEACHING_STEPS)
     for step in sft_steps(make_sequences(tokenizer, chosen), TEACHING_STEPS, seed=0):
         record = train_step(engine, step, settings.TOKENS_PER_STEP)
     print(f"taught for {engine.num_steps} steps, loss {record.loss:.3f}")
     model.set_attn_implementation("sdpa")
-    save_checkpoint(model, tokenizer, directory)
+    save_checkpoint(model, tokenizer, checkpoint)
     table = pd.DataFrame([asdict(problem) for problem in chosen])[["id", "problem", "answer", "family"]]
-    table.assign(answer=table["answer"].astype(str), source="tiny").to_parquet(problems)
+    table = table.assign(answer=table["answer"].astype(str), source="tiny")
+    table.to_parquet(problems / "train.parquet")
 
 
 if __name__ == "__main__":
-    make_taught(Path(sys.argv[1]), Path(sys.argv[2]))
+    make_taught(Path(sys.argv[1]))
