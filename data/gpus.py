@@ -27,7 +27,7 @@ def load_gpus() -> dict[str, Gpu]:
 
 
 def find_gpu(name: str) -> Gpu:
-    """The kind of that name. ValueError, which lists those that exist, if there is none."""
+    """The kind of that name. Raises ValueError, which lists the known ones, if there is none."""
     gpus = load_gpus()
     if name not in gpus:
         raise ValueError(f"{GPUS_PATH.name}: no GPU '{name}'; add it there or use one of {', '.join(gpus)}")
@@ -35,5 +35,5 @@ def find_gpu(name: str) -> Gpu:
 
 
 def gpu_of_memory(memory_gib: float) -> Gpu:
-    """The kind whose memory is nearest; of two equally near ones the first."""
+    """The kind whose memory is nearest to this size; of two equally near ones the first."""
     return min(load_gpus().values(), key=lambda gpu: abs(gpu.memory_gib - memory_gib))

@@ -43,12 +43,8 @@ class ModelShape:
     @property
     def linear_layers(self) -> dict[str, tuple[int, int]]:
         """The linear layers of one layer by name: inputs and outputs."""
-        hidden, queries, keys, inner = (
-            self.hidden_size,
-            self.query_size,
-            self.key_value_size,
-            self.intermediate_size,
-        )
+        hidden, inner = self.hidden_size, self.intermediate_size
+        queries, keys = self.query_size, self.key_value_size
         return {
             "q_proj": (hidden, queries),
             "k_proj": (hidden, keys),
@@ -61,21 +57,20 @@ class ModelShape:
 
     @property
     def head_parameters(self) -> int:
-        """Of the embedding, which are as many as those of the output head."""
+        """Parameters of the embedding, as many as those of the output head."""
         return self.vocabulary * self.hidden_size
 
     @property
     def layer_parameters(self) -> int:
         """q and o: 2 H Q; k and v: 2 H K; their biases: Q + 2 K; their norms: 2 D; SwiGLU: 3 H I; two norms: 2 H."""
-        hidden, query, key_value = self.hidden_size, self.query_size, self.key_value_size
-        attention = 2 * hidden * query + 2 * hidden * key_value
-        biases = query + 2 * key_value if self.architecture == "qwen2" else 0
-        norms = 2 * (query // self.heads) if self.architecture == "qwen3" else 0
-        return attention + biases + norms + 3 * hidden * self.intermediate_size + 2 * hidden
+        linear = sum(inputs * outputs for inputs, outputs in self.linear_layers.values())
+        biases = self.query_size + 2 * self.key_value_size if self.architecture == "qwen2" else 0
+        norms = 2 * (self.query_size // self.heads) if self.architecture == "qwen3" else 0
+        return linear + biases + norms + 2 * self.hidden_size
 
     @property
     def num_parameters(self) -> int:
-        """All, a tied tensor once."""
+        """All parameters; a tied tensor counts once."""
         embeddings = self.head_parameters * (1 if self.tied else 2)
         return embeddings + self.layers * self.layer_parameters + self.hidden_size
 
@@ -98,7 +93,7 @@ def load_models() -> dict[str, PublicModel]:
 
 
 def find_model(hub_id: str) -> PublicModel:
-    """The entry of that hub id. ValueError, which lists those that exist, if there is none."""
+    """The entry of that hub id. Raises ValueError, which lists the known ones, if there is none."""
     models = load_models()
     if hub_id not in models:
         raise ValueError(

@@ -17,12 +17,12 @@ class Papers:
     accuracy: Values  # by problem set
     behaviour: Values  # by metric
     growth: dict[str, float]  # by metric: the value at the end over that at the start
-    words: dict[str, str]  # by metric: what is said without a number
-    # by recipe of ours and mark (P: paper, R: released code): values by key
+    words: dict[str, str]  # by metric: what is stated without a number
+    # by recipe of this project and mark (P: paper, R: released code): values by key
     recipes: dict[str, dict[str, dict[str, Any]]]
 
     def reported(self, metric: str) -> str:
-        """All that is reported of a metric of behaviour, in words."""
+        """All reported values of a metric of behaviour, as one text."""
         numbers = [
             f"{name} {value:.0%}" if value < 1 else f"{name} {value:,.0f}"
             for name, value in self.behaviour.get(metric, {}).items()

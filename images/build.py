@@ -1,9 +1,9 @@
-"""Builds the images: packages by lock, once, then each role's sources on top, which takes seconds.
+"""Builds the images: the packages of a lock once, then each role's sources on top, which takes seconds.
 
     .venv/bin/python images/build.py train sandbox --base-image tirflow-base [--accelerator cpu|cuda]
 
-Wheels are gathered on this machine with its pip configuration, so that builds need no network and images hold no
-trace of where packages came from. Labels say what an image was made of; the Docker backend checks them.
+Wheels are downloaded on this machine with its pip configuration, so that builds need no network and images contain no
+trace of where packages came from. Labels state what an image was made of; the Docker backend checks them.
 """
 
 import argparse
@@ -29,7 +29,7 @@ sys.exit(not os.path.isfile(os.path.join(sysconfig.get_path("include"), "Python.
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """What an image holds."""
+    """The contents of an image."""
 
     lock: str  # under images/locks
     sources: tuple[str, ...]  # files and folders of the project
@@ -45,7 +45,7 @@ ROLES = {
 
 
 def main() -> int:
-    """Build the roles that are named; the exit code. A mistake ends in one line."""
+    """Build the named roles; the exit code. A mistake ends in one line."""
     parser = argparse.ArgumentParser(description="Builds the images tirflow-<role>.")
     parser.add_argument("roles", nargs="+", choices=ROLES)
     parser.add_argument(
@@ -74,7 +74,7 @@ def main() -> int:
 
 
 def build(name: str, role: Role, base_image: str, accelerator: str, prefix: str) -> None:
-    """The image of one role, and the packages below it unless they are there."""
+    """Build the image of one role, and the packages below it unless they exist."""
     packages = _packages(lock_of(role, accelerator), base_image, accelerator, prefix)
     commit = _output("git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--dirty")
     labels = {
@@ -92,13 +92,13 @@ def build(name: str, role: Role, base_image: str, accelerator: str, prefix: str)
 
 
 def require_compiler(base_image: str) -> None:
-    """ValueError unless a base image has gcc and Python's headers: Triton compiles a stub for each kernel."""
+    """Raise ValueError unless a base image has gcc and Python's headers: Triton compiles a stub for each kernel."""
     command = ["docker", "run", "--rm", "--entrypoint", "sh", base_image, "-c", FIND_COMPILER]
-    asked = subprocess.run(command, capture_output=True, text=True, check=False)
-    if asked.returncode:
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    if found.returncode:
         raise ValueError(
             f"--base-image {base_image}: no gcc or no headers of Python in it, which Triton needs for CUDA; "
-            f"python:3.11-bookworm has them, its -slim form has no gcc ({asked.stderr.strip() or 'not found'})"
+            f"python:3.11-bookworm has them, its -slim form has no gcc ({found.stderr.strip() or 'not found'})"
         )
 
 
@@ -110,19 +110,16 @@ def lock_of(role: Role, accelerator: str) -> Path:
 
 
 def packages_name(lock: Path, base_image: str, accelerator: str, prefix: str) -> str:
-    """The name of the image with the packages of a lock: by the digest of all that goes into it."""
+    """The name of the image with the packages of a lock: the digest of all that goes into it."""
     base_id = _output("docker", "image", "inspect", "--format", "{{.Id}}", base_image)
-    parts = (
-        lock.read_bytes(),
-        (IMAGES / "Dockerfile.packages").read_bytes(),
-        (IMAGES / "sbom.py").read_bytes(),
-    )
-    digest = hashlib.sha256(b"\0".join((*parts, base_id.encode(), accelerator.encode()))).hexdigest()[:16]
+    files = (lock, IMAGES / "Dockerfile.packages", IMAGES / "sbom.py")
+    parts = (*(file.read_bytes() for file in files), base_id.encode(), accelerator.encode())
+    digest = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
     return f"{prefix}packages:{digest}"
 
 
 def _packages(lock: Path, base_image: str, accelerator: str, prefix: str) -> str:
-    """The image with the packages of a lock, made unless it is there; its name."""
+    """Build the image with the packages of a lock unless it exists; its name."""
     name = packages_name(lock, base_image, accelerator, prefix)
     known = subprocess.run(["docker", "image", "inspect", name], capture_output=True, check=False)
     if known.returncode:
@@ -131,35 +128,35 @@ def _packages(lock: Path, base_image: str, accelerator: str, prefix: str) -> str
         files |= {"sbom.py": IMAGES / "sbom.py", "Dockerfile": IMAGES / "Dockerfile.packages"}
         command = ["docker", "build", "--network", "none", "--build-arg", f"BASE_IMAGE={base_image}"]
         _build([*command, "--build-arg", f"NAME={name}", "-t", name], files)
-        # What was left of the part with the wheels is as large as the image itself; another build's may be in use.
+        # The build stage with the wheels is as large as the image itself; that of another build may be in use.
         prune = ["docker", "image", "prune", "--force", "--filter", f"label=tirflow.install={name}"]
         subprocess.run(prune, check=True, stdout=subprocess.DEVNULL)
     return name
 
 
 def _gather_wheels(lock: Path) -> Path:
-    """A folder with the wheels of a lock and lock.txt, which lists them.
+    """Download the wheels of a lock into a folder, with lock.txt, which lists them; the folder.
 
-    DeepSpeed has no wheel; it is built here without kernels, and its build needs torch.
+    DeepSpeed has no wheel. It is built without kernels, and its build needs torch.
     """
     content = lock.read_text()
     folder = home() / "wheels" / hashlib.sha256(content.encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     lines = content.splitlines()
-    built = [line for line in lines if line.startswith("deepspeed==")]
-    (folder / "lock.txt").write_text("\n".join(line for line in lines if line not in built) + "\n")
+    without_wheel = [line for line in lines if line.startswith("deepspeed==")]
+    (folder / "lock.txt").write_text("\n".join(line for line in lines if line not in without_wheel) + "\n")
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder)]
     subprocess.run([*pip, "-r", str(folder / "lock.txt")], check=True)
-    if built:
+    if without_wheel:
         environment = os.environ | {"DS_BUILD_OPS": "0"}
-        subprocess.run([*pip, "--no-build-isolation", *built], check=True, env=environment)
+        subprocess.run([*pip, "--no-build-isolation", *without_wheel], check=True, env=environment)
     found = sorted(wheel.name for wheel in folder.glob("*.whl"))
     (folder / "lock.txt").write_text("".join(f"/wheels/{name}\n" for name in found))
     return folder
 
 
 def _build(command: list[str], files: dict[str, Path]) -> None:
-    """`docker build` with a context of these files alone, under these names; folders without caches."""
+    """Run `docker build` with a context of these files alone, under these names; folders without caches."""
     with subprocess.Popen([*command, "-"], stdin=subprocess.PIPE) as process:
         assert process.stdin is not None
         with tarfile.open(fileobj=process.stdin, mode="w|", format=tarfile.GNU_FORMAT) as context:

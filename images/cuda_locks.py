@@ -1,11 +1,11 @@
 """The locks of CUDA builds: every version that the CPU builds were tested with, and what CUDA's own packages need.
 
     .venv/bin/python images/cuda_locks.py            # writes train-cuda.txt and vllm-cuda.txt; minutes
-    .venv/bin/python images/cuda_locks.py --follow   # takes over the versions of the CPU locks; asks nobody
-    .venv/bin/python images/cuda_locks.py --check    # does pip take them as they are? exit code 1 if not
+    .venv/bin/python images/cuda_locks.py --follow   # takes over the versions of the CPU locks, without the index
+    .venv/bin/python images/cuda_locks.py --check    # exit code 1 unless pip takes them as they are
 
-pip resolves them and installs nothing; it reads the metadata out of the wheels where the index allows it, so that
-gigabytes of libraries stay where they are.
+pip resolves them and installs nothing. Where the index allows it, pip reads only the metadata of each wheel, so that no
+gigabytes of libraries are downloaded.
 """
 
 import json
@@ -20,12 +20,12 @@ from pathlib import Path
 from packaging.utils import canonicalize_name
 
 LOCKS = Path(__file__).parent / "locks"
-PIP = "pip==26.3"  # older ones download every wheel in a dry run
-# '===' takes this very build: a CPU build has a local version (2.13.0+cpu), which '==' would take as well.
+PIP = "pip==26.3"  # earlier releases download every wheel in a dry run
+# '===' excludes a CPU build, whose local version (2.13.0+cpu) '==' would accept.
 TORCH = "torch===2.13.0"
 REFUSED = ("ResolutionImpossible", "conflict", "No matching distribution")
 UNREACHED = ("Retrying (", "timed out", "Connection", "NameResolution")
-LAST_WORDS = 12  # lines of pip's that are shown
+LAST_LINES = 12  # of pip's output, which are shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +34,8 @@ class CudaLock:
 
     cpu: str
     cuda: str
-    own: tuple[str, ...]  # in place of what is left out
-    left_out: tuple[str, ...]  # packages of the CPU build, or in another version there
+    own: tuple[str, ...]  # requirements in place of those left out
+    left_out: tuple[str, ...]  # packages that are the CPU build's alone, or have another version there
 
 
 CUDA_LOCKS = (
@@ -50,7 +50,7 @@ CUDA_LOCKS = (
 
 
 class Unresolved(Exception):
-    """pip gave no answer, or the answer no."""
+    """pip could not resolve a lock, or could not look."""
 
 
 def main(arguments: list[str]) -> int:
@@ -62,9 +62,9 @@ def main(arguments: list[str]) -> int:
     try:
         with tempfile.TemporaryDirectory() as directory:
             resolver = Resolver(Path(directory))
-            work = check if arguments == ["--check"] else write
-            with ThreadPoolExecutor() as pool:  # most of the time is the index's
-                for line in pool.map(lambda lock: work(lock, resolver), CUDA_LOCKS):
+            action = check if arguments == ["--check"] else write
+            with ThreadPoolExecutor() as pool:  # mostly waiting for the index
+                for line in pool.map(lambda lock: action(lock, resolver), CUDA_LOCKS):
                     sys.stdout.write(line + "\n")
     except Unresolved as error:
         sys.stderr.write(f"{error}\n")
@@ -73,7 +73,7 @@ def main(arguments: list[str]) -> int:
 
 
 class Resolver:
-    """pip, of a version that needs metadata alone."""
+    """pip of the version PIP, installed into a folder."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -81,29 +81,29 @@ class Resolver:
         self._run("install", "--target", str(directory / "pip"), PIP)
 
     def resolve(self, requirements: list[str]) -> list[str]:
-        """`name==version` of everything that these requirements install. Unresolved if there is no answer."""
+        """`name==version` of everything that these requirements install. Raises Unresolved."""
         directory = Path(tempfile.mkdtemp(dir=self._directory))
-        wanted, report = directory / "requirements.txt", directory / "report.json"
-        wanted.write_text("\n".join(requirements) + "\n")
+        listed, report = directory / "requirements.txt", directory / "report.json"
+        listed.write_text("\n".join(requirements) + "\n")
         options = ["--dry-run", "--ignore-installed", "--use-feature=fast-deps", "--report", str(report)]
-        self._run("install", *options, "-r", str(wanted))
-        found = [item["metadata"] for item in json.loads(report.read_text())["install"]]
-        return [f"{item['name']}=={item['version']}" for item in found]
+        self._run("install", *options, "-r", str(listed))
+        packages = [item["metadata"] for item in json.loads(report.read_text())["install"]]
+        return [f"{package['name']}=={package['version']}" for package in packages]
 
     def _run(self, *arguments: str) -> None:
         command = [sys.executable, "-m", "pip", "--quiet", *arguments]
         answer = subprocess.run(command, capture_output=True, text=True, check=False, env=self._environment)
         if answer.returncode:
-            raise Unresolved(what_pip_said(answer.stderr))
+            raise Unresolved(why_unresolved(answer.stderr))
 
 
-def what_pip_said(text: str) -> str:
-    """Why there is no resolution: the packages refuse each other, or pip could not look."""
+def why_unresolved(text: str) -> str:
+    """The end of pip's output, and whether the packages contradict each other or pip could not look."""
     lines = [line for line in text.splitlines() if line.strip() and "is ignored: it is neither" not in line]
-    said = "\n".join(lines[-LAST_WORDS:])
+    end = "\n".join(lines[-LAST_LINES:])
     if any(word in text for word in REFUSED) and not any(word in text for word in UNREACHED):
-        return f"{said}\nCONTRADICTION: pip cannot install this lock"
-    return f"{said}\nCANNOT RUN: pip gave no answer; nothing was checked"
+        return f"{end}\nCONTRADICTION: pip cannot install this lock"
+    return f"{end}\nCANNOT RUN: pip gave no answer; nothing was checked"
 
 
 def requirements_of(lock: CudaLock) -> list[str]:
@@ -113,7 +113,7 @@ def requirements_of(lock: CudaLock) -> list[str]:
 
 
 def write(lock: CudaLock, resolver: Resolver) -> str:
-    """Resolve and write a lock; what was written."""
+    """Resolve and write a lock; a line for the terminal."""
     found = resolver.resolve(requirements_of(lock))
     save(lock, [TORCH if line.startswith("torch==") else line for line in found])
     return f"{lock.cuda}: {len(found)} packages"
@@ -121,9 +121,9 @@ def write(lock: CudaLock, resolver: Resolver) -> str:
 
 def follow(lock: CudaLock) -> None:
     """Take over what has changed in the CPU lock; CUDA's own packages stay as they were resolved."""
-    wanted, before = requirements_of(lock), read(lock.cuda)
-    names = {_name(line) for line in wanted}
-    save(lock, wanted + [line for name, line in before.items() if name not in names])
+    pinned, before = requirements_of(lock), read(lock.cuda)
+    names = {_name(line) for line in pinned}
+    save(lock, pinned + [line for name, line in before.items() if name not in names])
 
 
 def save(lock: CudaLock, lines: list[str]) -> None:
@@ -132,7 +132,7 @@ def save(lock: CudaLock, lines: list[str]) -> None:
 
 
 def check(lock: CudaLock, resolver: Resolver) -> str:
-    """Unresolved unless pip takes the lock as it is, whole; what was found."""
+    """Raise Unresolved unless pip takes the whole lock as it is; a line for the terminal."""
     pins = read(lock.cuda)
     found = {_name(line): line for line in resolver.resolve(list(pins.values()))}
     missing = sorted(found.keys() - pins.keys())

@@ -1,4 +1,4 @@
-"""Prints what is installed beside this interpreter as a CycloneDX bill of materials. Runs while an image is built."""
+"""Prints the installed packages as a CycloneDX bill of materials. Runs while an image is built."""
 
 import json
 import subprocess

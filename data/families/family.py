@@ -26,7 +26,7 @@ def _phrasing_pattern(phrasing: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A kind of problem; every problem of it is one choice of `params` and one of `phrasings`."""
+    """A kind of problem; each of its problems is one choice of `params` and one of `phrasings`."""
 
     name: str
     # inclusive bounds of each parameter, in the order in which the wordings name them
@@ -34,13 +34,13 @@ class Family:
     # templates of the problem text; numbers stand at most six words apart (see tasks/prepare/decontaminate.py)
     phrasings: tuple[str, ...]
     programs: tuple[str, ...]  # templates of complete programs that print the answer and nothing else
-    # templates of programs that run but go wrong in a way a careless writer would
+    # templates of programs that run but have a careless mistake
     near_misses: tuple[str, ...]
-    solve: Callable[[Params], int]  # reference answer, by another way than the programs where one exists
-    # parameters that make no sense or are too easy are refused here
+    solve: Callable[[Params], int]  # reference answer, where possible computed unlike the programs
+    # refuses parameters that make no sense or are too easy
     accept: Callable[[Params], bool] = lambda params: True
     max_answer: int = MAX_ANSWER  # largest answer
-    # the parameters and every intermediate value that `reasonings` name
+    # the parameters and every intermediate value that `reasonings` mention
     work: Callable[[Params], Params] = dict
     # templates of reasoning in text alone; none where a family cannot be worked out by hand
     reasonings: tuple[str, ...] = ()
@@ -61,7 +61,7 @@ class Family:
         return None
 
     def is_held_out(self, params: Params) -> bool:
-        """Whether these parameters belong to the held-out part: decided by their hash alone.
+        """Whether these parameters belong to the held-out part; their hash alone decides.
 
         The split needs no list and no seed, so two sets generated apart can never overlap.
         """

@@ -1,7 +1,7 @@
 """Word problems and plain arithmetic in English, for language models that can read but hardly compute.
 
 From two-digit sums, which a small model answers in its head, to products of several digits, which it cannot. Each
-family also says how one reasons in text alone: `reasonings` over the parameters and the intermediate `steps`.
+family also has templates of reasoning in text alone: `reasonings` over the parameters and the intermediate `steps`.
 """
 
 from data.families.family import Family, Params
@@ -18,7 +18,7 @@ def _family(
     steps: tuple[tuple[str, str], ...],
     reasonings: tuple[str, ...],
 ) -> Family:
-    """A family whose values are all arithmetic over its parameters.
+    """Make a family whose values are all arithmetic over its parameters.
 
     Args:
         name: the family's name.
@@ -34,9 +34,8 @@ def _family(
     def work(params: Params) -> dict[str, int]:
         values = dict(params)
         for step, code in compiled:
-            values[step] = eval(
-                code, {"__builtins__": {}}, values
-            )  # expressions of this file, never a model's
+            # an expression of this file, never a model's
+            values[step] = eval(code, {"__builtins__": {}}, values)
         return values
 
     def solve(params: Params) -> int:

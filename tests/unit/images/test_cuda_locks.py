@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from images.build import ROLES, lock_of
-from images.cuda_locks import CUDA_LOCKS, CudaLock, read, requirements_of, what_pip_said
+from images.cuda_locks import CUDA_LOCKS, CudaLock, read, requirements_of, why_unresolved
 
 SCRIPT = Path(__file__).parents[3] / "images/require_torch.sh"
 
@@ -38,7 +38,7 @@ def test_images_for_cuda_take_them() -> None:
     ],
 )
 def test_a_check_that_cannot_run_is_no_contradiction(said: str, expected: str) -> None:
-    assert what_pip_said(said).splitlines()[-1].startswith(expected)
+    assert why_unresolved(said).splitlines()[-1].startswith(expected)
 
 
 FAKE_PYTHON = """#!/bin/sh
