@@ -95,7 +95,7 @@ def capacity(sent: list[int], received: list[float], length_s: float) -> float:
     middle = statistics.median_high(received)
     wrong = sum((value >= middle) != bool(bit) for bit, value in zip(sent, received, strict=True)) / len(sent)
     wrong = min(wrong, 0.5)
-    return (1 - entropy((wrong, 1 - wrong), base=2)) / length_s
+    return (1 - float(entropy((wrong, 1 - wrong), base=2))) / length_s
 
 
 def measure(channel: Channel, num_bits: int, rng: random.Random) -> dict[str, float]:

@@ -19,7 +19,7 @@ import httpx
 from flows.server import cluster
 from flows.server.deployments import ROOT
 from tests.cluster.network import HERE, NETWORK, Host, network
-from tests.cluster.waiting import until
+from tests.waiting import until
 
 API, S3, DATABASE_PORT = f"http://{HERE}:4297/api", f"http://{HERE}:5097", 5497
 BUCKET = "artifacts"

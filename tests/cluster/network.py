@@ -1,6 +1,6 @@
-"""Hosts as network namespaces with addresses of their own, on a switch that has one too. Needs root and iproute2.
+"""Hosts as network namespaces with their own addresses, connected by a switch. Needs root and iproute2.
 
-What a test that was killed has left is removed by the next one.
+A test removes what a killed one has left.
 """
 
 import subprocess
@@ -32,15 +32,15 @@ class Host:
 
 
 def ip(*arguments: str) -> None:
-    """The command of that name."""
+    """Run the command `ip`."""
     subprocess.run(["ip", *arguments], check=True)
 
 
 @contextmanager
 def network(hosts: Sequence[Host]) -> Iterator[None]:
-    """A switch, a cable from it to every host's namespace, and one to here.
+    """A switch with a cable to every host's namespace and one to this one.
 
-    The switch has a namespace too: Docker's packet filter in this one drops what goes from host to host.
+    The switch has its own namespace, because Docker's packet filter in this one drops packets between hosts.
     """
     _remove(hosts)
     try:
@@ -58,7 +58,7 @@ def network(hosts: Sequence[Host]) -> Iterator[None]:
 
 
 def _plug_in(link: str, address: str, name: str, *inside: str) -> None:
-    """A cable from the switch's `link` to a new interface of that name and address, `inside` a namespace or here."""
+    """Connect the switch's `link` to a new interface of that name and address, `inside` a namespace or this one."""
     ip(*inside, "link", "add", name, "type", "veth", "peer", "name", link, "netns", SWITCH)
     ip("-n", SWITCH, "link", "set", link, "master", BRIDGE, "up")
     ip(*inside, "address", "add", f"{address}/24", "dev", name)
@@ -66,7 +66,7 @@ def _plug_in(link: str, address: str, name: str, *inside: str) -> None:
 
 
 def _remove(hosts: Sequence[Host]) -> None:
-    """Also what a test that was killed has left, whole or in part."""
+    """Remove the namespaces and links, also those that a killed test has left."""
     names = (SWITCH, *(host.name for host in hosts))
     for what in (("link", "delete", LINK_HERE), *(("netns", "delete", name) for name in names)):
         subprocess.run(["ip", *what], check=False, capture_output=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.cluster.waiting import until
+from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
 # A daemon that starts a process in a session of its own, which ignores SIGTERM.

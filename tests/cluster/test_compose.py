@@ -18,8 +18,8 @@ import pytest
 from flows.commands.follow import start_run
 from flows.server.deployments import ROOT
 from tasks.shared.runs.record import RunRecords
-from tests.cluster.waiting import until
 from tests.flows.conftest import FINAL_STATES, small
+from tests.waiting import until
 
 pytestmark = [
     pytest.mark.timeout(2400),

@@ -19,8 +19,8 @@ from tasks.shared.artifacts import Store
 from tasks.shared.runs.record import RunRecord, RunRecords
 from tests.cluster.hosts import API, Site, is_online, site
 from tests.cluster.network import Host
-from tests.cluster.waiting import until
 from tests.flows.conftest import FINAL_STATES, small
+from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(3600)  # servers, workers and whole pipelines, beside other work
 

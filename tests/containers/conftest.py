@@ -1,10 +1,9 @@
-"""A home with prepared inputs, a stage that runs for minutes in its container, and a launcher that can be killed."""
+"""A home with prepared inputs, a stage that runs for minutes in its container, and a launcher to kill."""
 
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from tasks.recipes import load_recipe
 from tasks.shared.artifacts import ArtifactRef
 from tasks.shared.contract.stage import StageRequest
 from tests.flows.conftest import small
+from tests.waiting import until
 
 LAUNCHER = """
 import sys
@@ -106,11 +106,3 @@ def empty_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         for container in engine.containers.list(all=True, filters={"label": SCRATCH_LABEL}):
             if container.labels[SCRATCH_LABEL].startswith(str(home)):
                 container.remove(force=True)
-
-
-def until(condition: Callable[[], bool], timeout_s: float = 600.0) -> None:
-    """Wait for a condition; AssertionError after the timeout."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.1)

@@ -13,7 +13,8 @@ from tasks.launch.backends.process import ProcessBackend
 from tasks.recipes import load_recipe
 from tasks.sft.spec import SFT
 from tasks.shared.contract.stage import StageRequest
-from tests.containers.conftest import World, until
+from tests.containers.conftest import World
+from tests.waiting import until
 
 # Run inside a stage's container, beside the stage.
 PROBE = """

@@ -16,8 +16,9 @@ from tasks.launch.backends.execute import execute
 from tasks.recipes import load_recipe, stage_of
 from tasks.shared.artifacts import ArtifactRef, Store
 from tasks.shared.contract.stage import StageRequest
+from tests.artifacts import publish
 from tests.containers.conftest import World
-from tests.integration.evaluation_world import fill_sets, publish
+from tests.integration.evaluation_world import fill_sets
 from tests.integration.rl_world import NUM_PROBLEMS, make_store
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]

@@ -1,12 +1,12 @@
-"""An HTTP server between a client and an S3 server that refuses, delays and cuts off requests as it is told."""
+"""An HTTP server between a client and an S3 server that refuses, delays or cuts off chosen requests."""
 
 import http.client
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
+
+from tests.loopback import Handler, serve_http
 
 Fault = Literal["", "busy", "slow", "cut"]  # passed on; 503 Slow Down; a second late; closed in mid-body
 SLOW_S = 1.0
@@ -14,7 +14,7 @@ BUSY = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</
 
 
 class FaultyS3:
-    """What happens to each request; counts what was done to them."""
+    """Chooses what happens to each request, and counts it."""
 
     def __init__(self) -> None:
         self.fault: Callable[[str, str], Fault] = lambda method, path: ""
@@ -27,26 +27,17 @@ def faulty_s3(upstream: str) -> Iterator[FaultyS3]:
     """A server in front of the one at `upstream` (host:port)."""
     state = FaultyS3()
 
-    class Handler(_Handler):
+    class FaultyHandler(_Handler):
         faults = state
         address = upstream
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    state.url = f"http://127.0.0.1:{server.server_port}"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield state
-    server.shutdown()
-    server.server_close()
+    with serve_http(FaultyHandler) as state.url:
+        yield state
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Handler):
     faults: FaultyS3
     address: str
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_: object) -> None:
-        pass
 
     def _handle(self) -> None:
         length = int(self.headers.get("Content-Length") or 0)
@@ -71,14 +62,13 @@ class _Handler(BaseHTTPRequestHandler):
         upstream.close()
 
     def _answer(self, status: int, headers: dict[str, str], content: bytes) -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            if name.lower() not in ("transfer-encoding", "connection", "content-length", "server", "date"):
-                self.send_header(name, value)
-        given = {name.lower(): value for name, value in headers.items()}.get("content-length")
-        self.send_header("Content-Length", given if self.command == "HEAD" and given else str(len(content)))
-        self.end_headers()
+        kept = {
+            name.title(): value
+            for name, value in headers.items()
+            if name.lower() not in ("transfer-encoding", "connection", "server", "date")
+        }
         if self.command != "HEAD":
-            self.wfile.write(content)
+            kept.pop("Content-Length", None)
+        self.reply(status, content, kept)
 
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _handle

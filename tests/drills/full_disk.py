@@ -1,10 +1,11 @@
-"""A stage on a disk that gets full at one write after another: a process of its own, under the preloaded shim.
+"""A stage whose disk fills up at a chosen write: a process of its own, under the preloaded shim.
 
     LD_PRELOAD=failing_disk.so python -m tests.drills.full_disk <stage> <folder> <points>
 
-The folder holds request.json, store and scratch. The stage runs undisturbed, its writes are counted; then the disk
-gets full at a write, for `points` writes spread over all, and each time: what is visible is whole, the error is one
-line with cause and remedy, and the same command with space again makes the very outputs. Prints one JSON object.
+The folder holds request.json, store and scratch. First the stage runs undisturbed and its writes are counted. Then the
+disk is full from a write on, for `points` writes spread over all of them. Each time every visible artifact is complete,
+the error is one line with cause and remedy, and the same command with free space makes the same outputs. Prints a JSON
+object.
 """
 
 import contextlib
@@ -25,16 +26,15 @@ from tasks.shared.artifacts import Store
 from tasks.shared.contract.stage import StageRequest, StageResult, stage_main
 from tasks.shared.reporting.samples import SAMPLES_FILE
 
-DISK = ctypes.CDLL(None)  # the shim, which is loaded already
+DISK = ctypes.CDLL(None)  # the shim, which is preloaded
 ALL = -1
 EXIT_STORAGE = 3
-# Log-probs of an evaluation that was taken up again may differ in their last bit, since samples then share their
-# batches with others.
+# Log-probs of a resumed evaluation may differ in their last bit, since its samples share their batches with others.
 SAME = ["set", "problem_id", "sample", "response_ids", "correct", "reason"]
 
 
 class Drill:
-    """One stage and its folder, put back to its first state before each attempt."""
+    """One stage and its folder, which is restored before each attempt."""
 
     def __init__(self, stage: str, folder: Path) -> None:
         self.stage = stage
@@ -44,12 +44,12 @@ class Drill:
         shutil.copytree(folder, self._pristine)
 
     def reset(self) -> None:
-        """The folder as it was before the first run."""
+        """Restore the folder as it was before the first run."""
         shutil.rmtree(self.folder)
         shutil.copytree(self._pristine, self.folder)
 
     def run(self, writes: int = ALL) -> tuple[int, str, int]:
-        """The stage on a disk that takes so many writes: exit code, message of its error, writes that it tried."""
+        """Run the stage on a disk that accepts so many writes: exit code, error message, attempted writes."""
         out, sys.argv = io.StringIO(), ["main", str(self.folder / "request.json")]
         DISK.disk_arm(str(self.folder).encode(), ctypes.c_long(writes))
         try:
@@ -58,29 +58,29 @@ class Drill:
                     find_stage(self.stage), importlib.import_module(f"tasks.{self.stage}.main").run
                 )
         finally:
-            tried = DISK.disk_disarm()
+            attempted = DISK.disk_disarm()
         events = [json.loads(line) for line in out.getvalue().splitlines() if line.startswith("{")]
-        return code, next((event["message"] for event in events if event["event"] == "error"), ""), tried
+        return code, next((event["message"] for event in events if event["event"] == "error"), ""), attempted
 
     def digests(self) -> dict[str, str]:
-        """The digest of all that the stage has made; of evaluations that over the columns of SAME."""
+        """The digest of each output; of an evaluation that of the columns of SAME."""
         result = StageResult.model_validate_json((self.folder / "result.json").read_text())
-        store, found = Store(self.request.store), {}
+        store, digests = Store(self.request.store), {}
         for name, ref in result.outputs.items():
-            found[name] = ref.digest
+            digests[name] = ref.digest
             if name == "evaluation":
                 table = pq.read_table(store.fetch(ref) / SAMPLES_FILE, columns=SAME)
-                found[name] = hashlib.sha256(repr(table.to_pylist()).encode()).hexdigest()
-        return found
+                digests[name] = hashlib.sha256(repr(table.to_pylist()).encode()).hexdigest()
+        return digests
 
     def check_store(self) -> None:
-        """Everything that is visible is whole."""
+        """Check every visible artifact against its digests."""
         store = Store(self.request.store)
         for location in store.locations():
             store.fetch(store.read(location).ref)
 
     def full_at(self, writes: int, whole: dict[str, str]) -> str:
-        """Let the disk be full after so many writes, then free it; what the stage said."""
+        """Fill the disk after so many writes, then free it; the stage's message."""
         self.reset()
         code, message, _ = self.run(writes)
         self.check_store()
@@ -97,7 +97,7 @@ class Drill:
 
 
 def main() -> None:
-    """See above."""
+    """Run the drill."""
     drill, points = Drill(sys.argv[1], Path(sys.argv[2])), int(sys.argv[3])
     code, message, total = drill.run()
     assert code == 0, message

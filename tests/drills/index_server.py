@@ -1,8 +1,6 @@
-"""A package index on this machine that asks for a user and a password: what pip is configured with in a drill."""
+"""A package index on this machine with user and password, for which a drill configures pip."""
 
 import base64
-import http.server
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,10 +9,12 @@ from pathlib import Path
 
 from packaging.utils import canonicalize_name
 
+from tests.loopback import Handler, serve_http
+
 
 @dataclass
 class Index:
-    """Where it is, and what it was asked for with the right password."""
+    """Its address, and the paths of the requests that had the password."""
 
     host: str
     url: str
@@ -23,37 +23,25 @@ class Index:
 
 @contextmanager
 def serve_wheels(folder: Path, user: str, password: str) -> Iterator[Index]:
-    """The wheels of a folder behind `http://user:password@host/simple`."""
+    """Serve the wheels of a folder at `http://user:password@host/simple`."""
     expected = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
     index = Index("", "")
 
-    class Handler(http.server.BaseHTTPRequestHandler):
+    class Wheels(Handler):
         def do_GET(self) -> None:
             if self.headers["Authorization"] != expected:
-                self.send_response(HTTPStatus.UNAUTHORIZED)
-                self.send_header("WWW-Authenticate", "Basic")
-                self.end_headers()
+                self.reply(HTTPStatus.UNAUTHORIZED, headers={"WWW-Authenticate": "Basic"})
                 return
             index.asked.append(self.path)
             kind, name = self.path.strip("/").split("/", 1)
             content = (folder / name).read_bytes() if kind == "files" else _page(folder, name)
-            self.send_response(HTTPStatus.OK)
-            self.send_header("Content-Type", "text/html" if kind == "simple" else "application/octet-stream")
-            self.end_headers()
-            self.wfile.write(content)
+            content_type = "text/html" if kind == "simple" else "application/octet-stream"
+            self.reply(HTTPStatus.OK, content, {"Content-Type": content_type})
 
-        def log_message(self, format: str, *arguments: object) -> None:
-            """Nothing: the drill counts what was asked."""
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    index.host = f"127.0.0.1:{server.server_port}"
-    index.url = f"http://{user}:{password}@{index.host}/simple"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
+    with serve_http(Wheels) as address:
+        index.host = address.removeprefix("http://")
+        index.url = f"http://{user}:{password}@{index.host}/simple"
         yield index
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 def _page(folder: Path, name: str) -> bytes:

@@ -1,11 +1,11 @@
-"""A stage that is killed at random moments and started again, until it ends: then its outputs are the undisturbed ones.
+"""A stage that is killed at random moments and restarted until it ends: its outputs equal those of an undisturbed run.
 
     python -m tests.drills.killed <stage> <folder> <kills> <seed> [ranks]
 
-The folder holds request.json, store and scratch. A kill hits the stage or one of its processes (the interpreter's,
-torchrun), by SIGKILL or SIGTERM; with `ranks` always a rank itself, once it is there or at one of its steps. After
-each: what is visible is whole, nothing it had started is left, and what the next attempt does again is what came after
-the last saved step. Attempts are forked from this process, which has imported torch once. Prints one JSON object.
+The folder holds request.json, store and scratch. A kill by SIGKILL or SIGTERM hits the stage or one of its processes
+(the interpreter's, torchrun); with `ranks` always a rank, once it exists or at one of its steps. After each kill every
+visible artifact is complete, no process is left, and the next attempt repeats only what came after the last saved step.
+Attempts are forked from this process, which has imported torch once. Prints one JSON object.
 """
 
 import contextlib
@@ -30,13 +30,13 @@ GONE_WITHIN_S = 20.0
 
 
 class Killed(Drill):
-    """Attempts at one stage; what a kill hits, and when, is drawn from `rng`."""
+    """Attempts at one stage; `rng` draws what a kill hits, and when."""
 
     def __init__(self, stage: str, folder: Path, rng: random.Random, of_ranks: bool) -> None:
         super().__init__(stage, folder)
         self._rng, self._of_ranks = rng, of_ranks
-        self._seconds, self._num_steps = 0.0, 0  # of the run that was left alone
-        self._last_step = 0  # that was told of since the folder was reset
+        self._seconds, self._num_steps = 0.0, 0  # of the undisturbed run
+        self._last_step = 0  # the last reported one since the folder was reset
 
     def attempt(self) -> int:
         """Start the stage in a session of its own; its process id."""
@@ -58,14 +58,14 @@ class Killed(Drill):
             os._exit(code)
 
     def undisturbed(self) -> None:
-        """Run it to its end."""
+        """Run the stage to its end."""
         started = time.monotonic()
         _, status = os.waitpid(self.attempt(), 0)
         assert status == 0, self._errors()
         self._seconds, self._num_steps = time.monotonic() - started, self._steps_since(0.0)
 
     def kill_once(self) -> str:
-        """An attempt that is hit at a random moment; what was hit, "" if it had ended before."""
+        """Kill an attempt at a random moment; what was hit, "" if the stage had ended before."""
         child = self.attempt()
         is_time = self._moment(child)
         while not is_time():
@@ -79,32 +79,32 @@ class Killed(Drill):
         name, victim = self._victim(stage, below)
         number = self._rng.choice((signal.SIGKILL, signal.SIGTERM))
         _send(victim, number)
-        _, status = os.waitpid(child, 0)  # hit below, it may get over it
+        _, status = os.waitpid(child, 0)  # where one of its processes was hit, the stage may survive
         _, alive = psutil.wait_procs(below, timeout=GONE_WITHIN_S)
         assert not alive, f"left behind by a killed {name}: {[process.cmdline() for process in alive]}"
-        if self._of_ranks and status:  # as the launcher, which names the signal, is told of it
+        if self._of_ranks and status:  # the launcher reads the signal from it
             code = os.waitstatus_to_exitcode(status)
             assert code == 128 + number, f"{name} {number.name}: exit code {code}: {self._errors()}"
         return f"{name} {number.name}" + ("" if status else ", survived")
 
     def check_steps(self) -> None:
-        """What the last attempt did again came after the last saved step."""
+        """Check that the last attempt repeated only steps after the last saved one."""
         lines = (self.folder / "out.txt").read_text().splitlines()
         events = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
-        told = [event["step"] for event in events if event["event"] == "progress"]
+        steps = [event["step"] for event in events if event["event"] == "progress"]
         every = self.request.config.get(self.stage, {}).get("checkpoint_every_steps")
-        if every and told and self._last_step:
+        if every and steps and self._last_step:
             saved = (self._last_step - 1) // every * every
-            assert told[0] > saved, f"steps done again: {told[0]} after {self._last_step}"
-        self._last_step = told[-1] if told else self._last_step
+            assert steps[0] > saved, f"steps done again: {steps[0]} after {self._last_step}"
+        self._last_step = steps[-1] if steps else self._last_step
 
     def reset(self) -> None:
-        """The folder as it was before the first run."""
+        """Restore the folder as it was before the first run."""
         super().reset()
         self._last_step = 0
 
     def _moment(self, child: int) -> Callable[[], bool]:
-        """True from a random moment on: of the time that the stage takes, or at one of the ranks' steps."""
+        """A condition that holds from a random moment on: of the stage's duration, or at one of the ranks' steps."""
         started = time.time()
         if not self._of_ranks:
             after_s = self._rng.uniform(0.0, self._seconds)
@@ -126,13 +126,13 @@ class Killed(Drill):
 
     def _ranks(self, child: int) -> dict[str, psutil.Process]:
         """The ranks of the attempt by name."""
-        found = {}
+        ranks = {}
         for process in psutil.Process(child).children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):
                 words = process.cmdline()
                 if f"tasks.{self.stage}.main" in words and "torch.distributed.run" not in words:
-                    found[f"rank {process.environ()['RANK']}"] = process
-        return found
+                    ranks[f"rank {process.environ()['RANK']}"] = process
+        return ranks
 
     def _errors(self) -> str:
         return (self.folder / "err.txt").read_text()[-2000:]
@@ -146,12 +146,12 @@ def _name(process: psutil.Process) -> str:
 
 
 def _send(process: psutil.Process, number: signal.Signals) -> None:
-    with contextlib.suppress(psutil.NoSuchProcess):  # it ended by itself in this moment
+    with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended by itself
         process.send_signal(number)
 
 
 def main() -> None:
-    """See above."""
+    """Run the drill."""
     stage, folder, kills, seed, *rest = sys.argv[1:]
     drill = Killed(stage, Path(folder), random.Random(int(seed)), of_ranks=rest == ["ranks"])
     importlib.import_module(f"tasks.{stage}.main")

@@ -1,6 +1,6 @@
-"""A Docker engine of a drill's own, on the data root of this machine, so that images are there: it may be killed.
+"""A Docker engine that a drill may kill. It uses this machine's data root, which has the images.
 
-Never beside another one: an engine that answers already belongs to somebody else, and is left alone.
+It never runs beside another one: an engine that already answers is not the drill's, and the drill is skipped.
 """
 
 import os
@@ -18,7 +18,7 @@ from docker.errors import DockerException
 
 from tasks.launch.backends.container import SCRATCH_LABEL
 
-START_S = 180.0  # one that was killed first ends the containers it finds
+START_S = 180.0  # after a kill it first ends the containers that it finds
 STOP_S = 60.0
 
 
@@ -32,9 +32,9 @@ class OwnDocker:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> float:
-        """Start it, again if it ends, as a service manager does; seconds until it answers.
+        """Start it, and again if it ends, as a service manager does; seconds until it answers.
 
-        It gives up where the process table still has the containerd of one that was killed.
+        It ends while the process table still has the containerd of a killed engine.
         """
         started = time.monotonic()
         while not self.answers():
@@ -56,7 +56,7 @@ class OwnDocker:
             return False
 
     def end(self, number: signal.Signals) -> None:
-        """Send it a signal, and wait until it is gone."""
+        """Send a signal and wait for the end."""
         assert self._process is not None
         self._process.send_signal(number)
         self._process.wait(STOP_S)
@@ -68,7 +68,7 @@ class OwnDocker:
 
 @contextmanager
 def own_docker(directory: Path, home: Path, live_restore: bool) -> Iterator[OwnDocker]:
-    """A running engine; at the end it is stopped, and what belongs to `home` removed."""
+    """Run an engine; at the end remove the containers of `home` and stop it."""
     if os.geteuid() != 0 or shutil.which("dockerd") is None:
         pytest.skip("starting a Docker engine takes root and dockerd")
     if subprocess.run(["docker", "info"], capture_output=True).returncode == 0:

@@ -1,9 +1,9 @@
-"""`synthesize` where the name server is silent at first: run in a network and a mount namespace of its own.
+"""`synthesize` with a name server that is silent at first, in a network and a mount namespace of its own.
 
     unshare --net --mount python -m tests.drills.silent_names <folder> <seconds>
 
-The teacher goes by a name; the only name server is this process. Its silence begins with the first question and lasts
-the given seconds. Prints one JSON object: questions with and without an answer, problems, traces accepted.
+The teacher's address is a name, and the only name server is this process. Its silence begins with the first question
+and lasts the given seconds. Prints one JSON object: answered and unanswered questions, problems, accepted traces.
 """
 
 import json
@@ -22,7 +22,7 @@ IPV4 = b"\0\1"
 
 
 class NameServer(threading.Thread):
-    """Answers 127.0.0.1 to every question for an IPv4 address, once it has been silent."""
+    """Answers every question for an IPv4 address with 127.0.0.1, after its silence."""
 
     def __init__(self, silent_s: float) -> None:
         super().__init__(daemon=True)
@@ -54,7 +54,7 @@ def answer(question: bytes) -> bytes:
 
 
 def main() -> None:
-    """See above."""
+    """Run the drill."""
     folder, silent_s = Path(sys.argv[1]), float(sys.argv[2])
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     resolver = folder / "resolv.conf"
@@ -68,8 +68,8 @@ def main() -> None:
         request = make_request(folder, ["honest"] * PROBLEMS, f"http://{NAME}:{port}", teacher=teacher)
         code, event, written = finish(start(request))
     assert code == 0, written[-2000:]
-    told = {"unanswered": names.unanswered, "answered": names.answered, "problems": PROBLEMS}
-    print(json.dumps(told | {"accepted": event["metrics"]["accepted"]}))
+    counts = {"unanswered": names.unanswered, "answered": names.answered, "problems": PROBLEMS}
+    print(json.dumps(counts | {"accepted": event["metrics"]["accepted"]}))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Writes what the drills have seen last into the table of docs/reliability_history.md.
+"""Writes the latest results of the drills into the table of docs/reliability_history.md.
 
     python -m tests.drills.table results.jsonl
 
-A drill that is not among the results keeps its row; one that is no more loses it. Kills are added up over the rows.
+A drill without a result keeps its row; a removed drill loses it. Kills are summed over the rows.
 """
 
 import json
@@ -21,12 +21,12 @@ KILLS = re.compile(r"\b(\d+) kills? \(")
 
 
 def kills_told(count: int) -> str:
-    """How a drill says how often it killed, in the words that are added up; what was hit follows in brackets."""
+    """The words for a number of kills, which `kills_of` sums; a drill adds in brackets what was hit."""
     return f"{count} kill{'s' if count != 1 else ''}"
 
 
 def kills_of(rows: str) -> int:
-    """The kills in the rows, all together."""
+    """The sum of the kills in all rows."""
     return sum(int(count) for count in KILLS.findall(rows))
 
 
@@ -60,12 +60,12 @@ def main() -> None:
     rows = rows_of(page) | rows_of("".join(row(line) for line in lines))
     kept = [text for key, text in sorted(rows.items()) if exists(*key)]
     passed = sum("| passed |" in text for text in kept)
-    told = (
+    summary = (
         f"{passed} of {len(kept)} drills passed; {kills_of(''.join(kept))} kills in all; "
         f"{os.cpu_count()} CPU cores, no GPU."
     )
-    PAGE.write_text(f"{before}{BEGIN}\n{told}\n\n{HEAD}{''.join(kept)}{after}")
-    print(f"{told} {PAGE}")
+    PAGE.write_text(f"{before}{BEGIN}\n{summary}\n\n{HEAD}{''.join(kept)}{after}")
+    print(f"{summary} {PAGE}")
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ from tasks.launch.backends.execute import Event, StageLost, execute
 from tasks.recipes import stage_of
 from tasks.shared.contract.stage import StageRequest
 from tests.drills.own_docker import OwnDocker, own_docker
-from tests.flows.conftest import until
 from tests.integration import rl_world, sft_world
+from tests.waiting import until
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(1800)]
 

@@ -14,7 +14,8 @@ import pytest
 
 from flows.server import cluster
 from tests.drills import table
-from tests.flows.conftest import FINAL_STATES, Prefect, small, until
+from tests.flows.conftest import FINAL_STATES, Prefect, small
+from tests.waiting import until
 
 RUN = "killed"
 CHANGES = small(

@@ -10,11 +10,9 @@ import numpy as np
 import psutil
 import pytest
 
-from tasks.rl.main import run
-from tasks.rl.spec import RL
-from tasks.shared.contract.stage import open_context
 from tasks.shared.estimates.intervals import t_quantile
 from tests.integration.rl_world import make_request, make_store
+from tests.integration.stages import in_process
 
 STEPS_A_ROUND = 10
 MOST_GROWTH = 0.002  # of the mean, a round; a slope whose interval lies above it fails
@@ -51,9 +49,8 @@ def test_long_run_stays_flat(
     process = psutil.Process()
     for _ in range(rounds):
         request = make_request(tmp_path, inputs, **rl)
-        context = open_context(RL, request)
         before_s = time.process_time()  # other work on the machine is no part of it
-        made = run(context).outputs
+        made = in_process(request).outputs
         seen["MiB"].append(process.memory_info().rss / 2**20)
         seen["descriptors"].append(process.num_fds())
         seen["processes"].append(len(process.children(recursive=True)))

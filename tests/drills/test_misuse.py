@@ -15,12 +15,11 @@ from typing import Any
 
 import pytest
 
-from tasks.shared.artifacts import ArtifactError, ArtifactRef, Provenance, Store
+from tasks.shared.artifacts import ArtifactError, ArtifactRef, Store
 from tasks.shared.artifacts.lineage import lineage
 from tasks.shared.runs.record import RunRecords, StageRecord
+from tests.artifacts import publish
 from tests.drills import worlds
-
-PROVENANCE = Provenance(stage="drill", config={}, seed=0, inputs={})
 
 
 def message_of(folder: Path, rows: list[dict[str, Any]]) -> str:
@@ -70,9 +69,7 @@ def test_deleted_artifact_in_the_lineage(tmp_path: Path) -> None:
     """An artifact in the middle of a lineage is deleted: the rest is readable, and the gap is shown and reported."""
     store, inputs, chain = Store(str(tmp_path)), {}, []
     for kind in ("problems", "traces", "checkpoint"):
-        with store.staging(kind) as directory:
-            (directory / "data").write_text(kind)
-            ref = store.publish(kind, directory, Provenance("drill", {}, 0, dict(inputs)))
+        ref = publish(store, kind, {"data": kind}, inputs)
         inputs, chain = {kind: ref}, [*chain, ref]
     store.remove(chain[1].location)
     assert lineage(store, chain[2]) == {chain[2]: store.manifest(chain[2]), chain[1]: None}
@@ -86,10 +83,7 @@ def test_deleted_artifact_in_the_lineage(tmp_path: Path) -> None:
 def test_links_out_of_the_store(tmp_path: Path) -> None:
     """A file or folder of an artifact is replaced by a link to the same bytes elsewhere: it is refused by name."""
     store = Store(str(tmp_path / "store"))
-    with store.staging("checkpoint") as directory:
-        (directory / "deep").mkdir()
-        (directory / "deep/model.safetensors").write_bytes(b"weights")
-        ref = store.publish("checkpoint", directory, PROVENANCE)
+    ref = publish(store, "checkpoint", {"deep/model.safetensors": "weights"})
     outside = tmp_path / "outside"
     (store.fetch(ref) / "deep").rename(outside)
     (tmp_path / "store" / ref.location / "deep").symlink_to(outside)

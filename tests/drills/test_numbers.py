@@ -4,7 +4,6 @@ Real rounds in this process; only the harm itself is put in, at the place where 
 """
 
 import itertools
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,18 +13,14 @@ import torch
 from safetensors.torch import load_file
 
 import tasks.rl.update
-from tasks.recipes import STAGES
-from tasks.report.main import run as run_report
-from tasks.report.spec import REPORT
-from tasks.rl.main import run as run_rl
 from tasks.rl.round import RlRound
-from tasks.sft.main import run as run_sft
 from tasks.shared.artifacts import ArtifactRef, Store
-from tasks.shared.contract.stage import StageRequest, StageResult, TrainingStopped, open_context
+from tasks.shared.contract.stage import StageRequest, StageResult, TrainingStopped
 from tasks.shared.generation.transformers_engine import TransformersGenerator
 from tests.drills import worlds
 from tests.integration import sft_world
 from tests.integration.rl_world import OPTIMIZER, make_request, make_store
+from tests.integration.stages import in_process, read_lines
 
 STEPS = {"steps_per_round": 4, "prompts_per_step": 2, "samples_per_prompt": 4}
 HARMED = 3  # the step at which harm is done
@@ -41,15 +36,8 @@ def inputs(root: Path) -> dict[str, ArtifactRef]:
     return make_store(root)
 
 
-def run(request: StageRequest) -> StageResult:
-    """The stage in this process."""
-    stage = run_rl if request.stage == "rl" else run_sft
-    return stage(open_context(STAGES[request.stage], request))
-
-
 def metrics_of(request: StageRequest, result: StageResult) -> list[dict[str, Any]]:
-    path = Store(request.store).fetch(result.outputs["checkpoint"]) / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return read_lines(Store(request.store).fetch(result.outputs["checkpoint"]) / "metrics.jsonl")
 
 
 def last_saved_step(request: StageRequest) -> int:
@@ -78,7 +66,7 @@ def harm_loss(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
 def stopped(request: StageRequest) -> str:
     """The message of a round that stops itself at step HARMED with the state of the step before kept."""
     with pytest.raises(TrainingStopped) as caught:
-        run(request)
+        in_process(request)
     assert last_saved_step(request) == HARMED - 1
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -108,7 +96,7 @@ def test_bad_gradient_stops_the_round(
     with monkeypatch.context() as patched:
         harm_loss(patched, factor)
         saw(stopped(request))
-    healed = metrics_of(request, run(request))
+    healed = metrics_of(request, in_process(request))
     assert [line["step"] for line in healed] == [1, 2, 3, 4]
     assert [line["skipped_updates"] for line in healed] == [0, 0, 0, 0]
 
@@ -135,7 +123,7 @@ def test_bad_gradient_is_left_out(
 
     monkeypatch.setattr(RlRound, "_sync", sync)
     harm_loss(monkeypatch, factor)
-    made = metrics_of(request, run(request))
+    made = metrics_of(request, in_process(request))
     assert [line["skipped_updates"] for line in made] == [0, 0, 1, 0]
     assert [line["updates"] for line in made] == [1, 1, 0, 1]
     unchanged = [torch.equal(before, after) for before, after in itertools.pairwise(weights)]
@@ -158,11 +146,11 @@ def test_nan_in_sft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saw: Callab
     with pytest.raises(
         TrainingStopped, match=r"step 3: the gradient's norm is nan.*on_bad_gradient = 'skip'"
     ):
-        run(request)
+        in_process(request)
     kept = {path.name for path in (Path(request.scratch) / "checkpoints").iterdir()}
     assert kept == {f"step-{HARMED - 1}"}
     skipping = request.model_copy(update={"scratch": str(tmp_path / "skip"), "config": with_skip(request)})
-    result = run(skipping)
+    result = in_process(skipping)
     assert result.metrics["skipped_steps"] == 1
     weights = load_file(Store(request.store).fetch(result.outputs["checkpoint"]) / "model.safetensors")
     assert all(tensor.isfinite().all() for tensor in weights.values())
@@ -181,14 +169,14 @@ def test_equal_rewards(root: Path, inputs: dict[str, ArtifactRef], saw: Callable
     """All rewards are equal, so the loss is empty: the step is skipped and counted, or the round stops, by recipe."""
     settings = {**STEPS, "temperature": 0.01, "steps_per_round": 2}  # nearly greedy: every sample is the same
     request = make_request(root, inputs, "equal", **settings)
-    made = metrics_of(request, run(request))
+    made = metrics_of(request, in_process(request))
     empty = [line for line in made if line["in_loss"] == 0]
     assert empty and all(line["updates"] == 0 and line["grad_norm"] is line["loss"] is None for line in empty)
     request = make_request(root, inputs, "equal-stop", **settings, on_empty_step="stop")
     with pytest.raises(
         TrainingStopped, match=r"left none of 8 trajectories in the loss .*on_empty_step = 'skip'"
     ):
-        run(request)
+        in_process(request)
     saw(
         f"{len(empty)} of {len(made)} steps empty and passed over; with stop, the first of them ended the round"
     )
@@ -199,12 +187,12 @@ def test_collapsed_policy(root: Path, inputs: dict[str, ArtifactRef], saw: Calla
     settings = {**LEARNS, "temperature": 0.01, "min_entropy": 0.001}
     request = make_request(root, inputs, "collapsed", **settings)
     with pytest.raises(TrainingStopped, match=r"the policy's entropy is .*min_entropy = 0.001") as caught:
-        run(request)
+        in_process(request)
     step = int(str(caught.value).split(":")[0].removeprefix("step "))
     saved = [int(path.name) for path in (Path(request.scratch) / "trainer").iterdir()]
     assert saved == ([step - 1] if step > 1 else [])
     healthy = make_request(root, inputs, "explores", **LEARNS, min_entropy=0.001)
-    entropies = [line["entropy"] for line in metrics_of(healthy, run(healthy))]
+    entropies = [line["entropy"] for line in metrics_of(healthy, in_process(healthy))]
     assert min(entropies) > 0.001
     saw(f"a policy that explores has {min(entropies):.2g} nats a token and went through")
 
@@ -232,7 +220,7 @@ def test_reason_in_the_report(tmp_path: Path) -> None:
     """The run's report begins with the reason why a round stopped, as text."""
     request = worlds.report(tmp_path)
     reason = "rl-2 has not finished: step 7: the gradient's norm is nan <script>"
-    told = {**request.config, "report": {**request.config["report"], "notes": [reason]}}
-    result = run_report(open_context(REPORT, request.model_copy(update={"config": told})))
+    request.config["report"]["notes"] = [reason]
+    result = in_process(request)
     page = (Store(request.store).fetch(result.outputs["report"]) / "report.html").read_text()
     assert "step 7: the gradient&#39;s norm is nan &lt;script&gt;" in page

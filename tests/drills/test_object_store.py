@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tasks.shared.artifacts import ArtifactRef, Provenance, Store
+from tasks.shared.artifacts import Store
+from tests.artifacts import publish
 from tests.drills.faulty_s3 import FaultyS3, faulty_s3
 
-PROVENANCE = Provenance(stage="drill", config={}, seed=0, inputs={})
 FILES = {f"part-{i}.bin": bytes([i]) * 200_000 for i in range(4)}
 
 
@@ -32,14 +32,6 @@ def faulty(bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyS3]:
         monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")  # by default it takes most of a minute to give up
         s3fs.S3FileSystem.clear_instance_cache()
         yield state
-
-
-def publish(store: Store, files: dict[str, bytes]) -> ArtifactRef:
-    with store.staging("traces") as directory:
-        for name, content in files.items():
-            (directory / name).parent.mkdir(exist_ok=True)
-            (directory / name).write_bytes(content)
-        return store.publish("traces", directory, PROVENANCE)
 
 
 def check_whole(root: str, cache: Path) -> int:
@@ -64,7 +56,7 @@ def test_busy_and_slow(
 
     faulty.fault = sometimes  # type: ignore[assignment]
     started = time.monotonic()
-    ref = publish(Store(root, cache=tmp_path / "one"), FILES)
+    ref = publish(Store(root, cache=tmp_path / "one"), "traces", FILES)
     faulty.fault = lambda *_: ""
     assert (Store(root, cache=tmp_path / "two").fetch(ref) / "part-3.bin").read_bytes() == FILES["part-3.bin"]
     assert faulty.done["busy"] and faulty.done["slow"]
@@ -79,7 +71,7 @@ def test_lost_in_mid_upload(
     """The connection is lost during an upload: OSError, nothing visible; a rerun sends only what is missing."""
     faulty.fault = lambda method, path: "cut" if method in ("PUT", "POST") and lost in path else ""
     with pytest.raises(OSError, match="run again when it does"):
-        publish(Store(root, cache=tmp_path / "one"), FILES)
+        publish(Store(root, cache=tmp_path / "one"), "traces", FILES)
     faulty.fault = lambda *_: ""
     assert check_whole(root, tmp_path / "two") == 0
     puts: list[str] = []
@@ -90,7 +82,7 @@ def test_lost_in_mid_upload(
         return ""
 
     faulty.fault = count  # type: ignore[assignment]
-    publish(Store(root, cache=tmp_path / "three"), FILES)
+    publish(Store(root, cache=tmp_path / "three"), "traces", FILES)
     assert check_whole(root, tmp_path / "four") == 1
     assert sorted(puts) == sorted({lost, "manifest.json"})
     saw(f"{faulty.done['cut']} attempts cut off; the next publication sent {' and '.join(puts)}")
@@ -102,9 +94,9 @@ def test_circumstances_of_a_lost_upload(root: str, faulty: FaultyS3, tmp_path: P
     first = FILES | {"circumstances/seconds": b"1.25"}
     faulty.fault = lambda method, path: "cut" if method == "PUT" and "manifest.json" in path else ""
     with pytest.raises(OSError, match="run again when it does"):
-        publish(Store(root, cache=tmp_path / "one"), first)
+        publish(Store(root, cache=tmp_path / "one"), "traces", first)
     faulty.fault = lambda *_: ""
-    publish(Store(root, cache=tmp_path / "two"), first | {"circumstances/seconds": b"3.75"})
+    publish(Store(root, cache=tmp_path / "two"), "traces", first | {"circumstances/seconds": b"3.75"})
     assert check_whole(root, tmp_path / "three") == 1
 
 
@@ -117,12 +109,12 @@ def test_two_publishers_with_other_seconds(root: str, faulty: FaultyS3, tmp_path
     def overtaken(method: str, path: str) -> str:
         if method == "PUT" and "manifest.json" in path and not seen:
             seen.append(b"")
-            ref = publish(two, files | {"circumstances/seconds": b"3.75"})
+            ref = publish(two, "traces", files | {"circumstances/seconds": b"3.75"})
             seen.append((reader.fetch(ref) / "circumstances/seconds").read_bytes())
         return ""
 
     faulty.fault = overtaken  # type: ignore[assignment]
-    ref = publish(one, files)
+    ref = publish(one, "traces", files)
     faulty.fault = lambda *_: ""
     assert seen[-1] == b"3.75"
     for name in ("one", "two", "reader", "another"):
@@ -134,7 +126,7 @@ def test_two_publishers(root: str, faulty: FaultyS3, tmp_path: Path, saw: Callab
     """Eight processes publish one artifact to S3 at once: the result is one intact artifact with one reference."""
     stores = [Store(root, cache=tmp_path / str(i)) for i in range(8)]
     with ThreadPoolExecutor(8) as pool:
-        refs = set(pool.map(lambda store: publish(store, FILES), stores))
+        refs = set(pool.map(lambda store: publish(store, "traces", FILES), stores))
     assert len(refs) == 1
     assert check_whole(root, tmp_path / "reader") == 1
     saw("8 publishers")

@@ -17,8 +17,8 @@ from flows.commands.follow import start_run
 from tasks.shared.artifacts import Store
 from tasks.shared.runs.record import RunRecords
 from tests.cluster.hosts import API, DATABASE_PORT, Site, daemon, site
-from tests.cluster.waiting import until
 from tests.flows.conftest import FINAL_STATES, small
+from tests.waiting import until
 
 RUN = "database"
 LABELS = ("prepare", "synthesize", "sft", "rl-1", "evaluate-rl", "report")

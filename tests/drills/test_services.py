@@ -24,9 +24,11 @@ import pytest
 from tasks.shared.artifacts import Store
 from tasks.shared.generation.endpoint.responses import ResponseLog
 from tasks.shared.sandbox import Interpreter, Limits, SandboxSettings, Status
-from tests.flows.conftest import Prefect, prefect, small, until
-from tests.integration.synthesis_world import finish, make_request, run_in_process, start
+from tests.flows.conftest import Prefect, prefect, small
+from tests.integration.stages import in_process
+from tests.integration.synthesis_world import finish, make_request, start
 from tests.integration.teacher_server import serve
+from tests.waiting import until
 
 __all__ = ["prefect"]  # the fixture of tests/flows
 AWAY_S = 3.0
@@ -56,7 +58,7 @@ def test_teacher_comes_late(tmp_path: Path, saw: Callable[[str], None]) -> None:
     teacher = {"max_attempts": 12, "max_wait_s": 1.0}
     try:
         request = make_request(tmp_path, ["honest"] * 4, server.base_url, teacher=teacher)
-        result = run_in_process(request)
+        result = in_process(request)
     finally:
         done.set()
         thread.join()

@@ -7,15 +7,13 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tasks.recipes import STAGES
-from tasks.rl.main import run as run_rl
 from tasks.shared.artifacts import ArtifactError, Store
-from tasks.shared.contract.stage import StageContext, StageRequest, StageResult, open_context
+from tasks.shared.contract.stage import StageRequest, StageResult
 from tests.drills import worlds
+from tests.integration.stages import in_process
 
 HERE = Path(__file__).parent
 
@@ -57,10 +55,6 @@ def test_disk_full_in_each_stage(tmp_path: Path, shims: Path, saw: Callable[[str
     saw(fill_disk(shims, worlds.REQUESTS[stage](tmp_path / "f"), tmp_path / "f", points=12))
 
 
-def in_process(request: StageRequest, stage: Callable[[StageContext[Any]], StageResult]) -> StageResult:
-    return stage(open_context(STAGES[request.stage], request))
-
-
 def flip_a_bit(path: Path, rng: random.Random) -> bytes:
     """Flip one bit somewhere in a file; what it was before."""
     before = path.read_bytes()
@@ -77,7 +71,7 @@ def test_flipped_bits_and_cut_files(tmp_path: Path, saw: Callable[[str], None]) 
     """A bit is flipped in each file of each artifact, or its end cut off: reading detects it, with file and remedy."""
     rng = random.Random(5)
     requests = [worlds.rl(tmp_path / "rl"), worlds.report(tmp_path / "report")]
-    in_process(requests[0], run_rl)
+    in_process(requests[0])
     kinds, harmed = set(), 0
     for request in requests:
         store = Store(request.store)
@@ -107,7 +101,7 @@ def test_flipped_bits_and_cut_files(tmp_path: Path, saw: Callable[[str], None]) 
 def test_damaged_saved_state(tmp_path: Path, saw: Callable[[str], None]) -> None:
     """A bit is flipped in each file of a saved state, or its end cut off: the file is refused by name."""
     request = worlds.rl(tmp_path)
-    in_process(request, run_rl)  # its state stays in scratch until the launcher has the result
+    in_process(request)  # its state stays in scratch until the launcher has the result
     rng, harmed = random.Random(7), 0
     state = next((Path(request.scratch) / "trainer").rglob("step-*"))
     for path in sorted(path for path in state.iterdir()):
@@ -115,10 +109,10 @@ def test_damaged_saved_state(tmp_path: Path, saw: Callable[[str], None]) -> None
         for damage in (path.read_bytes(), before[: len(before) // 2]):
             path.write_bytes(damage)
             with pytest.raises(ValueError, match=r"delete .* and run again"):
-                in_process(request, run_rl)
+                in_process(request)
             harmed += 1
         path.write_bytes(before)
-    in_process(request, run_rl)
+    in_process(request)
     saw(f"{harmed} damages")
 
 

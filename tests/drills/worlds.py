@@ -1,22 +1,21 @@
-"""The smallest request of real parts for every stage; each with its store and scratch in one folder."""
+"""The smallest request of each stage with real parts; store and scratch lie in one folder."""
 
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tasks.evaluate.main import run as run_evaluate
-from tasks.evaluate.spec import EVALUATE
 from tasks.recipes import load_recipe
-from tasks.shared.contract.stage import StageRequest, open_context
+from tasks.shared.contract.stage import StageRequest
 from tests.integration import evaluation_world, rl_world, sft_world
+from tests.integration.stages import in_process, stage_request
 
 SETS = {"name": "held_out", "source": "tiny", "split": "held_out", "limit": 3}
 TRAIN = {"name": "tiny", "source": "tiny", "split": "train", "limit": 30}
 
 
 def environment(home: Path) -> dict[str, str]:
-    """This process's, with a home of the drill's own."""
+    """This process's environment, with a home of the drill's own."""
     return os.environ | {"TIRFLOW_HOME": str(home / "home"), "OMP_NUM_THREADS": "1"}
 
 
@@ -27,24 +26,13 @@ def prepare(folder: Path) -> StageRequest:
         "model": {"source": "tiny", "dtype": "float32", "tiny": evaluation_world.SHAPE.model_dump()},
         "data": {"train": [TRAIN], "evaluation": [SETS]},
     }
-    return StageRequest(
-        stage="prepare",
-        run="drill",
-        config=config,
-        inputs={},
-        seed=0,
-        store=str(folder / "store"),
-        scratch=str(folder / "scratch"),
-    )
+    return stage_request(folder, "prepare", config)
 
 
 def synthesize(folder: Path) -> StageRequest:
     """Scripted traces for the problems of `prepare`."""
-    from tasks.prepare.main import run as run_prepare
-    from tasks.prepare.spec import PREPARE
-
     first = prepare(folder)
-    made = run_prepare(open_context(PREPARE, first)).outputs
+    made = in_process(first).outputs
     recipe = load_recipe("tiny", {"sandbox.workers": 1})
     return first.model_copy(
         update={
@@ -84,7 +72,8 @@ def evaluate(folder: Path) -> StageRequest:
 
 def report(folder: Path) -> StageRequest:
     """A report on that evaluation."""
-    made = run_evaluate(open_context(EVALUATE, evaluate(folder))).outputs
+    request = evaluate(folder)
+    made = in_process(request).outputs
     return evaluation_world.report_request(folder, {"evaluation_base": made["evaluation"]})
 
 

@@ -26,8 +26,9 @@ from tasks.shared.reporting.evaluated import write_evaluation
 from tasks.shared.reporting.summary import summarize
 from tasks.shared.runs.record import RunRecords, StageRecord
 from tasks.shared.runs.tags import Night, Nights, Tags
+from tests.artifacts import publish
 from tests.flows.conftest import Prefect, small, until
-from tests.integration.evaluation_world import SHAPE, fill_sets, publish
+from tests.integration.evaluation_world import SHAPE, fill_sets
 from tests.unit.reporting.making import make_sample
 
 RUN, PROBLEMS = "watched", 8

@@ -18,12 +18,12 @@ pytestmark = pytest.mark.gpu
 
 def test_training_flops_are_those_that_torch_counts() -> None:
     shape, length = gpu.TINY.shape, 64
-    model = make_qwen2(**shape)
-    [row] = pack(random_sequences(1, length, shape["vocabulary"]), length)
+    model = make_qwen2(shape)
+    [row] = pack(random_sequences(1, length, shape.vocabulary), length)
     # the kernel without fusion computes masked pairs too, so that attention counts twice
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         token_logprobs(model, row).sum().backward()
-    attention = 6.0 * shape["layers"] * shape["hidden"] * length**2
+    attention = 6.0 * shape.layers * shape.hidden_size * length**2
     expected = gpu.training_flops(shape, length, row.num_loss_tokens) + attention
     assert counter.get_total_flops() == pytest.approx(expected, rel=0.02)
 
@@ -50,7 +50,7 @@ def test_without_a_gpu_it_says_so_and_writes_nothing(
 ) -> None:
     page = RESULTS / "gpu.md"
     before = page.read_bytes() if page.is_file() else None
-    monkeypatch.setattr(sys, "argv", ["gpu", "--steps", "1"])
+    monkeypatch.setattr(sys, "argv", ["gpu", "--rounds", "1"])
     assert gpu.main() == 0
     assert "NO GPU SEEN" in capsys.readouterr().out
     assert (page.read_bytes() if page.is_file() else None) == before

@@ -15,6 +15,7 @@ from tasks.shared.generation.transformers_engine import TransformersGenerator
 from tasks.shared.learning.engine import TrainingEngine
 from tasks.shared.learning.logprobs import token_logprobs, use_packed_attention
 from tasks.shared.learning.packing import pack
+from tests.unit.generation.pieces import drain
 from tests.unit.generation.tiny import tiny_model, tiny_tokenizer
 from tests.unit.learning.sequences import random_sequences
 
@@ -74,10 +75,6 @@ def sample(generator: TransformersGenerator, num_requests: int) -> list[list[int
     prompts = {str(n): list(range(20, 25 + n)) for n in range(num_requests)}
     for seed, (name, ids) in enumerate(prompts.items()):
         generator.add(name, ids, sampling=Sampling(), seed=seed, stop=None, max_new_tokens=12)
-    found = []
-    while generator.num_running:
-        for piece in generator.step():
-            generator.release(piece.request_id)
-            found.append(prompts[piece.request_id] + list(piece.ids))
-    assert len(found) == num_requests
-    return found
+    sequences = [prompts[name] + list(piece.ids) for name, piece in drain(generator).items()]
+    assert len(sequences) == num_requests
+    return sequences

@@ -1,6 +1,5 @@
 """An asynchronous round that is killed at seeded moments until it ends, and the account of every prompt it drew."""
 
-import json
 import random
 import signal
 import time
@@ -16,7 +15,7 @@ from tasks.shared.artifacts import ArtifactRef, Store
 from tasks.shared.contract.stage import StageRequest
 from tests.integration.processes import StageProcess
 from tests.integration.rl_world import make_request
-from tests.integration.test_rl_round import outputs_of
+from tests.integration.stages import outputs_of
 
 STALENESS = 2
 
@@ -82,8 +81,3 @@ def _num_lines(path: Path) -> int:
 def _sampler(stage: psutil.Process) -> psutil.Process | None:
     words = "tasks.shared.generation.beside_process"
     return next((child for child in stage.children() if words in child.cmdline()), None)
-
-
-def steps_of(rollouts: Path, name: str) -> list[dict[str, Any]]:
-    """Lines of one of the round's files."""
-    return [json.loads(line) for line in (rollouts / name).read_text().splitlines()]

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from tasks.prepare.tiny_model import make_tiny_checkpoint
-from tasks.shared.artifacts import ArtifactRef, Provenance, Store
+from tasks.shared.artifacts import ArtifactRef, Store
 from tasks.shared.config import EvaluateStage, SandboxConfig
 from tasks.shared.evaluation.problems import EvaluationProblem, read_problems, sample_requests
 from tasks.shared.evaluation.sampling import Sampler
@@ -18,6 +18,7 @@ from tasks.shared.reporting.samples import Sample
 from tasks.shared.reporting.summary import summarize
 from tasks.shared.rows.tables import write_table
 from tasks.shared.tools.interpreter import make_interpreter
+from tests.artifacts import publish
 from tests.integration.evaluation_world import SHAPE, evaluate_stage, fill_sets
 from tests.unit.generation.scripted import ScriptedGenerator
 
@@ -50,68 +51,48 @@ def certificate_stage() -> EvaluateStage:
 
 def publish_inputs(store: Store) -> dict[str, ArtifactRef]:
     """A checkpoint made from training problems, and the evaluation sets."""
-    rows = [
-        {
-            "id": "t/0",
-            "problem": "What is 3 plus 4 plus 5 plus 6?",
-            "answer": "18",
-            "source": "t",
-            "family": "",
-        }
-    ]
+    problem = "What is 3 plus 4 plus 5 plus 6?"
+    rows = [{"id": "t/0", "problem": problem, "answer": "18", "source": "t", "family": ""}]
     schema = pa.schema([(name, pa.string()) for name in rows[0]])
     prepared = {"data": {"decontaminate_ngram": 5}}
-    problems = _publish(
-        store, "problems", lambda path: write_table(path / "train.parquet", rows, schema), {}, prepared
+    problems = publish(
+        store, "problems", lambda path: write_table(path / "train.parquet", rows, schema), config=prepared
     )
-    checkpoint = _publish(
+    checkpoint = publish(
         store, "checkpoint", lambda path: make_tiny_checkpoint(SHAPE, 3, path), {"problems": problems}
     )
-    sets = _publish(store, "evaluation_sets", lambda path: fill_sets(path, {"sums": SUMS}))
+    sets = publish(store, "evaluation_sets", lambda path: fill_sets(path, {"sums": SUMS}))
     return {"checkpoint": checkpoint, "evaluation_sets": sets}
 
 
 def take_samples(store: Store, inputs: dict[str, ArtifactRef], scripts: dict[str, str]) -> list[Sample]:
-    """What a model that says `scripts` answers, as the evaluation takes it."""
+    """The samples that an evaluation takes of a model that answers with `scripts`."""
     config = certificate_stage()
     tokenizer = load_tokenizer(store.fetch(inputs["checkpoint"]))
     problems: list[EvaluationProblem] = read_problems(store.fetch(inputs["evaluation_sets"]))
-    wanted = list(sample_requests(problems, config.evaluate.samples_per_problem, SEED))
+    requests = list(sample_requests(problems, config.evaluate.samples_per_problem, SEED))
     generator = ScriptedGenerator(tokenizer, {f"sums/{key}": script for key, script in scripts.items()})
     with make_interpreter(config.sandbox) as interpreter:
-        taken = {
-            sample.key: sample for sample in Sampler(config, generator, interpreter, tokenizer).take(wanted)
-        }
-    return [taken[want.key] for want in wanted]
+        sampler = Sampler(config, generator, interpreter, tokenizer)
+        samples = {sample.key: sample for sample in sampler.take(requests)}
+    return [samples[request.key] for request in requests]
 
 
 def publish_evaluation(
     store: Store, inputs: dict[str, ArtifactRef], samples: Sequence[Sample]
 ) -> ArtifactRef:
-    """The samples as an evaluation whose summary follows from them, whatever they say."""
+    """Publish an evaluation of these samples, forged or not; its summary follows from them."""
     config = certificate_stage()
     summary = {"sets": {"sums": summarize(samples)}, "protocol": protocol_of(config), "allow_unsafe": False}
     volatile = {"sampling_seconds": 1.0, "sampled_now": len(samples), "surroundings": {"python": "3.11"}}
-    return _publish(
+    return publish(
         store,
         "evaluation",
         lambda path: write_evaluation(path, samples, summary, volatile),
         inputs,
-        config.model_dump(mode="json"),
+        config=config.model_dump(mode="json"),
+        seed=SEED,
     )
-
-
-def _publish(
-    store: Store,
-    kind: str,
-    fill: Callable[[Path], Any],
-    inputs: dict[str, ArtifactRef] | None = None,
-    config: dict[str, Any] | None = None,
-) -> ArtifactRef:
-    provenance = Provenance(stage="test", config=config or {}, seed=SEED, inputs=inputs or {})
-    with store.staging(kind) as directory:
-        fill(directory)
-        return store.publish(kind, directory, provenance, {})
 
 
 def rewrite(path: Path, change: Callable[[dict[str, Any]], None]) -> None:

@@ -1,4 +1,4 @@
-"""A small evaluation of real parts: an untrained tiny checkpoint, two problem sets, a store, requests."""
+"""A small evaluation with real parts: an untrained tiny checkpoint, two problem sets, a store, requests."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 from tasks.prepare.tiny_model import make_tiny_checkpoint
 from tasks.report.spec import ReportStage
-from tasks.shared.artifacts import ArtifactRef, Provenance, Store
+from tasks.shared.artifacts import ArtifactRef, Store
 from tasks.shared.config import (
     EvaluateConfig,
     EvaluateStage,
@@ -18,18 +18,12 @@ from tasks.shared.config import (
 )
 from tasks.shared.contract.stage import StageRequest
 from tasks.shared.rows.tables import write_table
+from tests.artifacts import publish
+from tests.integration.stages import stage_request
 
 SHAPE = TinyModel(hidden_size=64, layers=2, intermediate_size=128, vocabulary=512)
 SETS = {"held_out": 6, "other": 3}
 SAMPLES = 12
-
-
-def publish(store: Store, kind: str, fill: Any, inputs: dict[str, ArtifactRef] | None = None) -> ArtifactRef:
-    """Publish a directory that `fill(path)` writes, as made from `inputs`."""
-    provenance = Provenance(stage="test", config={}, seed=0, inputs=inputs or {})
-    with store.staging(kind) as directory:
-        fill(directory)
-        return store.publish(kind, directory, provenance, {})
 
 
 def fill_sets(directory: Path, sets: dict[str, list[tuple[str, str, str]]]) -> None:
@@ -70,14 +64,13 @@ def evaluate_request(root: Path, scratch: str = "scratch", **evaluate: Any) -> S
     """A request for `evaluate`; its inputs are published into `root`/store."""
     store = Store(str(root / "store"))
     checkpoint = publish(store, "checkpoint", lambda directory: make_tiny_checkpoint(SHAPE, 3, directory))
-    return StageRequest(
-        stage="evaluate",
-        run="test",
-        config=evaluate_stage(**evaluate).model_dump(mode="json"),
-        inputs={"checkpoint": checkpoint, "evaluation_sets": publish(store, "evaluation_sets", _fill_sums)},
+    return stage_request(
+        root,
+        "evaluate",
+        evaluate_stage(**evaluate),
+        {"checkpoint": checkpoint, "evaluation_sets": publish(store, "evaluation_sets", _fill_sums)},
         seed=7,
-        store=str(root / "store"),
-        scratch=str(root / scratch),
+        scratch=scratch,
     )
 
 
@@ -87,12 +80,4 @@ def report_request(root: Path, inputs: dict[str, ArtifactRef], allow_unsafe: boo
     config = ReportStage(
         traces=stage.traces, sandbox=SandboxConfig(allow_unsafe=allow_unsafe), evaluate=stage.evaluate
     )
-    return StageRequest(
-        stage="report",
-        run="test",
-        config=config.model_dump(mode="json"),
-        inputs=inputs,
-        seed=7,
-        store=str(root / "store"),
-        scratch=str(root / "report"),
-    )
+    return stage_request(root, "report", config, inputs, seed=7, scratch="report")

@@ -1,7 +1,8 @@
 """A world in which RL has one thing to learn: to run the code instead of guessing.
 
-A small model is taught two answers to every prompt, half and half: a block that prints the right answer, 1, which it
-copies, and the bare guess 2. Made in a few seconds; the artifacts are what `prepare` and `sft` would hand to `rl`.
+A small model is taught two answers to every prompt with equal probability: a block that prints the right answer, 1,
+which it copies, and the bare guess 2. This takes a few seconds; the artifacts are those that `prepare` and `sft` would
+hand to `rl`.
 """
 
 from pathlib import Path
@@ -12,7 +13,7 @@ import pandas as pd
 import torch
 
 from tasks.rl.spec import RlStage
-from tasks.shared.artifacts import ArtifactRef, Provenance, Store
+from tasks.shared.artifacts import ArtifactRef, Store
 from tasks.shared.config import (
     GenerationConfig,
     ModelConfig,
@@ -27,6 +28,8 @@ from tasks.shared.learning.logprobs import token_logprobs, use_packed_attention
 from tasks.shared.learning.packing import TrainSequence, pack
 from tasks.shared.traces.dialect import DIALECTS
 from tasks.shared.traces.encoding import encode_trace
+from tests.artifacts import publish
+from tests.integration.stages import stage_request
 from tests.unit.generation.tiny import tiny_model, tiny_tokenizer
 
 GUESS = "<answer>\n\\boxed{2}\n</answer>"
@@ -64,26 +67,24 @@ def make_store(root: Path, hidden: int = 64) -> dict[str, ArtifactRef]:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    store = Store(str(root / "store"))
-    provenance = Provenance(stage="test", config={}, seed=0, inputs={})
-    with store.staging("checkpoint") as directory:
-        model.set_attn_implementation("sdpa")
-        save_checkpoint(model, tokenizer, directory)
-        checkpoint = store.publish("checkpoint", directory, provenance, {})
     rows = [
         {"id": f"world/{i}", "problem": problem, "answer": "1", "source": "world", "family": "one"}
         for i, problem in enumerate(problems)
     ]
-    with store.staging("problems") as directory:
-        pd.DataFrame(rows).to_parquet(directory / "train.parquet")
-        published = store.publish("problems", directory, provenance, {})
-    return {"checkpoint": checkpoint, "problems": published}
+    model.set_attn_implementation("sdpa")
+    store = Store(str(root / "store"))
+    return {
+        "checkpoint": publish(store, "checkpoint", lambda path: save_checkpoint(model, tokenizer, path)),
+        "problems": publish(
+            store, "problems", lambda path: pd.DataFrame(rows).to_parquet(path / "train.parquet")
+        ),
+    }
 
 
 def make_request(
     root: Path, inputs: dict[str, ArtifactRef], scratch: str = "scratch", **rl: Any
 ) -> StageRequest:
-    """A round of a few small steps."""
+    """A request for a round of a few small steps."""
     settings: dict[str, Any] = {
         "rounds": 2,
         "steps_per_round": 8,
@@ -102,12 +103,4 @@ def make_request(
         ),
         rl=RlConfig(**{**settings, **rl}),
     )
-    return StageRequest(
-        stage="rl",
-        run="test",
-        config=config.model_dump(mode="json"),
-        inputs=inputs,
-        seed=11,
-        store=str(root / "store"),
-        scratch=str(root / scratch),
-    )
+    return stage_request(root, "rl", config, inputs, seed=11, scratch=scratch)

@@ -1,7 +1,7 @@
 """Starts a sandbox server in each mode of platform: root on the host, ordinary user, no namespaces.
 
-The ordinary user is `nobody`; where it cannot reach this interpreter (a home of root's), a virtual environment
-of the system's interpreter is made that sees the same packages.
+The ordinary user is `nobody`. Where it cannot reach this interpreter (in root's home), the tests make a virtual
+environment of the system's interpreter that has the same packages.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SETTINGS = SandboxSettings(limits=Limits(wall_s=0.7, cpu_s=1.0, memory_mb=256), 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A running server and a client of it."""
+    """A running server and its client."""
 
     mode: str
     interpreter: Interpreter
@@ -65,7 +65,7 @@ def python_for_nobody(directory: Path) -> str:
 
 @contextlib.contextmanager
 def scratch_mounts(directory: Path, number: int, size_mb: int) -> Iterator[tuple[str, ...]]:
-    """tmpfs mounts, as a container's `--tmpfs` options give them."""
+    """Mount tmpfs file systems, as a container's `--tmpfs` options do."""
     paths = [directory / f"scratch{index}" for index in range(number)]
     for path in paths:
         path.mkdir()
@@ -81,7 +81,7 @@ def scratch_mounts(directory: Path, number: int, size_mb: int) -> Iterator[tuple
 
 @contextlib.contextmanager
 def served(mode: str, settings: SandboxSettings = SETTINGS) -> Iterator[Served]:
-    """A server in the given mode, and an interpreter connected to it."""
+    """Start a server in the given mode and connect an interpreter to it."""
     assert os.geteuid() == 0, "the modes of the sandbox are set up by root: run these tests as root"
     with contextlib.ExitStack() as stack:
         directory = Path(tempfile.mkdtemp(prefix="sandbox-mode-"))

@@ -1,4 +1,4 @@
-"""SFT over two hosts, which are this one: the requests of each, and what shows that it was the training of one."""
+"""SFT over two hosts, both of them this one: their requests, and a check that the training equals that on one."""
 
 import json
 from pathlib import Path
@@ -9,6 +9,7 @@ import pytest
 from tasks.shared.artifacts import Store
 from tasks.shared.contract.addresses import free_port
 from tasks.shared.contract.stage import Rendezvous, StageRequest, StageResult
+from tests.integration.stages import read_lines
 
 ADDRESS = "127.0.0.1"
 
@@ -31,7 +32,7 @@ def spread(whole: StageRequest, scratch: Path, shared: Path) -> list[StageReques
 
 
 def require_same_training(store: str, one: StageResult, both: list[StageResult]) -> None:
-    """AssertionError unless two hosts did the steps of one, and the first alone published."""
+    """Check that two hosts did the steps of one, and that only the first published."""
     alone, together = (_steps(store, result) for result in (one, both[0]))
     assert len(together) == len(alone) > 2
     for key in ("loss", "grad_norm"):
@@ -40,10 +41,9 @@ def require_same_training(store: str, one: StageResult, both: list[StageResult])
 
 
 def saved_parts(shared: Path) -> int:
-    """How many parts of optimizer states lie in what the hosts share: of each host one, in its last checkpoint."""
+    """How many parts of optimizer states the hosts share: one of each host, in its last checkpoint."""
     return len(list((shared / "checkpoints").glob("step-*/*optim_states.pt")))
 
 
 def _steps(store: str, result: StageResult) -> list[dict[str, float]]:
-    path = Store(store).fetch(result.outputs["checkpoint"]) / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return read_lines(Store(store).fetch(result.outputs["checkpoint"]) / "metrics.jsonl")

@@ -1,24 +1,25 @@
-"""A small SFT request of real parts: a tiny Qwen2 checkpoint, a few dozen traces of the tiny world, a store."""
+"""A small SFT request with real parts: a tiny Qwen2 checkpoint, a few dozen traces of the tiny world, a store."""
 
 import random
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from data.families import ALL_FAMILIES
 from tasks.prepare.tiny_model import make_tiny_checkpoint
 from tasks.sft.spec import SftStage
-from tasks.shared.artifacts import ArtifactRef, Provenance, Store
+from tasks.shared.artifacts import Store
 from tasks.shared.config import ModelConfig, OptimizerConfig, SftConfig, TinyModel, TracesConfig
 from tasks.shared.contract.stage import StageRequest
 from tasks.shared.traces.dialect import DIALECTS
+from tests.artifacts import publish
+from tests.integration.stages import stage_request
 
 SHAPE = TinyModel(hidden_size=64, layers=2, intermediate_size=128, vocabulary=512)
 
 
 def make_traces(num_traces: int, seed: int = 0) -> pd.DataFrame:
-    """Traces with one code block each, as `synthesize` would accept them."""
+    """Traces with one code block each that `synthesize` would accept."""
     rng, rows = random.Random(seed), []
     for index in range(num_traces):
         family = ALL_FAMILIES[index % len(ALL_FAMILIES)]
@@ -30,13 +31,6 @@ def make_traces(num_traces: int, seed: int = 0) -> pd.DataFrame:
         problem = rng.choice(family.phrasings).format(**params)
         rows.append({"id": f"trace-{index}", "problem": problem, "answer": str(answer), "trace": trace})
     return pd.DataFrame(rows)
-
-
-def publish(store: Store, kind: str, fill: Any) -> ArtifactRef:
-    """Publish a directory that `fill(path)` writes."""
-    with store.staging(kind) as directory:
-        fill(directory)
-        return store.publish(kind, directory, Provenance(stage="test", config={}, seed=0, inputs={}), {})
 
 
 def make_request(
@@ -66,15 +60,14 @@ def make_request(
             checkpoint_every_steps=checkpoint_every_steps,
         ),
     )
-    return StageRequest(
-        stage="sft",
-        run="test",
-        config=config.model_dump(mode="json"),
-        inputs={
+    return stage_request(
+        root,
+        "sft",
+        config,
+        {
             "checkpoint": publish(store, "checkpoint", lambda path: make_tiny_checkpoint(SHAPE, 0, path)),
             "traces": publish(store, "traces", lambda path: rows.to_parquet(path / "train.parquet")),
         },
         seed=7,
-        store=store.root,
-        scratch=str(root / "scratch"),
+        store=store_dir,
     )

@@ -1,24 +1,24 @@
-"""A stand-in for a hub on loopback, and no hub: the few routes by which huggingface_hub makes a repository and commits.
+"""A stand-in for a hub on loopback: the few routes with which huggingface_hub makes a repository and commits.
 
-It keeps what it is given in memory, takes one token, and says in every answer what it is.
+It keeps all files in memory, accepts one token, and states in every answer that it is no hub.
 """
 
 import base64
 import hashlib
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
-LARGE = 2_000  # bytes; from there on a file goes over as an object of its own
+from tests.loopback import Handler, serve_http
+
+LARGE = 2_000  # bytes; a larger file is uploaded as an object
 
 
 @dataclass(slots=True)
 class Hub:
-    """What it was given."""
+    """What the stand-in has received."""
 
     endpoint: str = ""
     files: dict[str, dict[str, bytes]] = field(default_factory=dict)  # repository -> path -> content
@@ -32,11 +32,9 @@ def stand_in_hub(token: str) -> Iterator[Hub]:
     """Serve until the block ends."""
     hub = Hub()
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
+    class HubHandler(Handler):
         def do_POST(self) -> None:
-            body = self._body()
+            body = self._whole_body()
             if hub.refuse is not None:
                 self._send({"error": hub.refuse[1]}, hub.refuse[0])
             elif self.headers.get("Authorization") != f"Bearer {token}":
@@ -45,14 +43,14 @@ def stand_in_hub(token: str) -> Iterator[Hub]:
                 self._answer(urlsplit(self.path).path, body)
 
         def do_PUT(self) -> None:
-            content, oid = self._body(), self.path.rpartition("/")[2]
+            content, oid = self._whole_body(), self.path.rpartition("/")[2]
             assert hashlib.sha256(content).hexdigest() == oid
             hub.objects[oid] = content
             self._send({})
 
-        def _body(self) -> bytes:
+        def _whole_body(self) -> bytes:
             if self.headers.get("Transfer-Encoding") != "chunked":
-                return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                return self.body()
             parts = []
             while size := int(self.rfile.readline(), 16):
                 parts.append(self.rfile.read(size))
@@ -70,15 +68,10 @@ def stand_in_hub(token: str) -> Iterator[Hub]:
                 self._send({"errors": [], "warnings": []})
             elif "/preupload/" in path:
                 files = json.loads(body)["files"]
-                modes = [
-                    {
-                        "path": file["path"],
-                        "uploadMode": "lfs" if file["size"] > LARGE else "regular",
-                        "shouldIgnore": False,
-                    }
-                    for file in files
-                ]
-                self._send({"files": modes})
+                for file in files:
+                    mode = "lfs" if file.pop("size") > LARGE else "regular"
+                    file |= {"uploadMode": mode, "shouldIgnore": False}
+                self._send({"files": files})
             elif path.endswith("/info/lfs/objects/batch"):
                 objects = [
                     wanted | {"actions": {"upload": {"href": f"{hub.endpoint}/objects/{wanted['oid']}"}}}
@@ -90,12 +83,9 @@ def stand_in_hub(token: str) -> Iterator[Hub]:
                 repository = path.removeprefix("/api/").removesuffix("/commit/main")
                 for line in body.splitlines():
                     self._commit(hub.files.setdefault(repository, {}), json.loads(line))
-                self._send(
-                    {
-                        "commitUrl": f"{hub.endpoint}/{repository.partition('/')[2]}/commit/{'1' * 40}",
-                        "commitOid": "1" * 40,
-                    }
-                )
+                commit = "1" * 40
+                url = f"{hub.endpoint}/{repository.partition('/')[2]}/commit/{commit}"
+                self._send({"commitUrl": url, "commitOid": commit})
 
         def _commit(self, files: dict[str, bytes], operation: dict) -> None:
             value = operation["value"]
@@ -105,24 +95,8 @@ def stand_in_hub(token: str) -> Iterator[Hub]:
                 files[value["path"]] = hub.objects[value["oid"]]
 
         def _send(self, content: dict, status: int = 200) -> None:
-            encoded = json.dumps(content).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(encoded)))
-            self.send_header("X-Stand-In", "this is no hub")
-            self.end_headers()
-            self.wfile.write(encoded)
+            headers = {"Content-Type": "application/json", "X-Stand-In": "this is no hub"}
+            self.reply(status, json.dumps(content).encode(), headers)
 
-        def log_message(self, format: str, *args: object) -> None:
-            """Keep the test's output clean."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    hub.endpoint = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with serve_http(HubHandler) as hub.endpoint:
         yield hub
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -1,4 +1,4 @@
-"""A request for `synthesize` with a teacher behind an endpoint: sums, one evaluation problem, a store."""
+"""A request for `synthesize` with a teacher at an endpoint: sums, one evaluation problem, a store."""
 
 import json
 import subprocess
@@ -8,21 +8,16 @@ from typing import Any
 
 import pyarrow as pa
 
-from tasks.shared.artifacts import ArtifactRef, Provenance, Store
+from tasks.shared.artifacts import ArtifactRef, Store
 from tasks.shared.config import SandboxConfig, SynthesizeConfig, TracesConfig
-from tasks.shared.contract.stage import StageRequest, StageResult, open_context
+from tasks.shared.contract.stage import StageRequest
 from tasks.shared.rows.tables import write_table
-from tasks.synthesize.main import run
-from tasks.synthesize.spec import SYNTHESIZE, SynthesizeStage
+from tasks.synthesize.spec import SynthesizeStage
+from tests.artifacts import publish
+from tests.integration.stages import stage_request
 
 COLUMNS = ("id", "problem", "answer", "source", "family")
-KEPT_ALIKE = {"max_similarity": 1.0, "decontaminate_ngram": 0}  # the honest traces differ in numbers alone
-
-
-def publish(store: Store, kind: str, fill: Any) -> ArtifactRef:
-    with store.staging(kind) as directory:
-        fill(directory)
-        return store.publish(kind, directory, Provenance(stage="test", config={}, seed=0, inputs={}), {})
+KEPT_ALIKE = {"max_similarity": 1.0, "decontaminate_ngram": 0}  # honest traces differ only in their numbers
 
 
 def make_request(
@@ -68,24 +63,11 @@ def make_request(
         ),
         synthesize=SynthesizeConfig(**(settings | synthesize)),
     )
-    return StageRequest(
-        stage="synthesize",
-        run="test",
-        config=config.model_dump(mode="json"),
-        inputs={
-            "problems": publish(store, "problems", lambda d: write_table(d / "train.parquet", rows, schema)),
-            "evaluation_sets": publish(store, "evaluation_sets", fill_sets),
-        }
-        | (inputs or {}),
-        seed=3,
-        store=str(root / "store"),
-        scratch=str(root / scratch),
-    )
-
-
-def run_in_process(request: StageRequest) -> StageResult:
-    """The stage in this process: two seconds less than in its own."""
-    return run(open_context(SYNTHESIZE, request))
+    published = {
+        "problems": publish(store, "problems", lambda d: write_table(d / "train.parquet", rows, schema)),
+        "evaluation_sets": publish(store, "evaluation_sets", fill_sets),
+    }
+    return stage_request(root, "synthesize", config, published | (inputs or {}), seed=3, scratch=scratch)
 
 
 def start(request: StageRequest, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
@@ -104,6 +86,6 @@ def start(request: StageRequest, environment: dict[str, str] | None = None) -> s
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, dict[str, Any], str]:
-    """Exit code, last event, and everything that was written."""
+    """Exit code, last event, and everything that the stage wrote."""
     out, err = process.communicate(timeout=600)
     return process.returncode, json.loads(out.splitlines()[-1]) if out else {}, out + err

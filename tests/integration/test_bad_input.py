@@ -16,8 +16,10 @@ from safetensors.torch import load_file
 from tasks.launch.backends.execute import StageFailed, execute
 from tasks.launch.backends.process import ProcessBackend
 from tasks.recipes import load_recipe
-from tasks.shared.artifacts import ArtifactRef, Provenance, Store
-from tasks.shared.contract.stage import StageRequest, StageResult
+from tasks.shared.artifacts import ArtifactRef, Store
+from tasks.shared.contract.stage import StageResult
+from tests.artifacts import publish
+from tests.integration.stages import stage_request
 
 HELD_OUT = {"name": "held_out", "source": "tiny", "split": "held_out", "limit": 5}
 
@@ -36,15 +38,7 @@ def run_prepare(
 def run_stage(
     tmp_path: Path, stage: str, config: dict[str, Any], inputs: dict[str, ArtifactRef], store: Path
 ) -> StageResult:
-    request = StageRequest(
-        stage=stage,
-        run="bad",
-        config=config,
-        inputs=inputs,
-        seed=0,
-        store=str(store),
-        scratch=str(tmp_path / "scratch" / stage),
-    )
+    request = stage_request(tmp_path, stage, config, inputs, scratch=f"scratch/{stage}", store=store)
     return execute(request, ProcessBackend(), tmp_path / "log", lambda _: None)
 
 
@@ -162,15 +156,14 @@ def test_a_model_that_is_a_pickle(tmp_path: Path, prepared: tuple[Path, StageRes
 
 def test_a_checkpoint_artifact_that_is_a_pickle(tmp_path: Path, prepared: tuple[Path, StageResult]) -> None:
     store = Store(str(tmp_path / "store"))
-    with store.staging("checkpoint") as directory:
-        pickle_of(prepared, directory)
-        ref = store.publish("checkpoint", directory, Provenance("prepare", {}, 0, {}))
+    ref = publish(store, "checkpoint", lambda directory: pickle_of(prepared, directory))
     sets = prepared[1].outputs["evaluation_sets"]
-    with store.staging("evaluation_sets") as directory:
-        for path in (prepared[0] / sets.location).iterdir():
-            if path.name != "manifest.json":
-                (directory / path.name).write_bytes(path.read_bytes())
-        copy = store.publish("evaluation_sets", directory, Provenance("prepare", {}, 0, {}))
+    files = {
+        path.name: path.read_bytes()
+        for path in (prepared[0] / sets.location).iterdir()
+        if path.name != "manifest.json"
+    }
+    copy = publish(store, "evaluation_sets", files)
     config = load_recipe("tiny").for_stage("evaluate").model_dump(mode="json")
     before = published(tmp_path / "store")
     with pytest.raises(StageFailed) as caught:

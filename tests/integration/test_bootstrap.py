@@ -3,18 +3,15 @@
 The model is taught in seconds to run code, which is right, or to guess, which is wrong, half of the time each.
 """
 
-from pathlib import Path
-from typing import Any
-
 import pandas
 import pytest
 
-from tasks.shared.artifacts import ArtifactRef, Store
-from tasks.shared.contract.stage import StageRequest, StageResult
+from tasks.shared.artifacts import Store
 from tasks.shared.estimates import Outcome, compare
-from tests.integration.evaluation_world import fill_sets, publish
-from tests.integration.processes import StageProcess
+from tests.artifacts import publish
+from tests.integration.evaluation_world import fill_sets
 from tests.integration.rl_world import MODEL, NUM_PROBLEMS, make_store
+from tests.integration.stages import run_stage
 
 SAMPLES = 8
 TRACES = {"prompt": "bare", "max_calls": 2}
@@ -37,25 +34,6 @@ TUNING = {
         "optimizer": {"learning_rate": 1e-3, "zero_stage": 0},
     },
 }
-
-
-def run_stage(root: Path, stage: str, config: dict[str, Any], inputs: dict[str, ArtifactRef]) -> StageResult:
-    """A stage as the launcher runs it; a second call finds the scratch directory of the first."""
-    scratch = root / stage
-    scratch.mkdir(exist_ok=True)
-    request = StageRequest(
-        stage=stage,
-        run="test",
-        config=config,
-        inputs=inputs,
-        seed=5,
-        store=str(root / "store"),
-        scratch=str(scratch),
-    )
-    process = StageProcess(scratch, request)
-    out, _ = process.communicate(timeout=600)
-    assert process.returncode == 0, (out + (scratch / "stderr.txt").read_text())[-3000:]
-    return StageResult.model_validate_json((scratch / "result.json").read_text())
 
 
 @pytest.mark.timeout(600)

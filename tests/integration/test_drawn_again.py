@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from flows.commands.prove import share_of
-from tasks.evaluate.main import run
 from tasks.prepare.tiny_model import make_tiny_checkpoint
 from tasks.prove.certify import certify
 from tasks.prove.evidence import open_evidence
@@ -13,8 +12,8 @@ from tasks.prove.findings import CHANGED, MODEL
 from tasks.prove.resample import sample_again
 from tasks.shared.artifacts import Store
 from tasks.shared.config import EvaluateStage
-from tasks.shared.contract.stage import StageContext
 from tests.integration.evaluation_world import SHAPE, evaluate_request
+from tests.integration.stages import in_process
 
 
 def test_samples_are_drawn_again(tmp_path: Path) -> None:
@@ -22,9 +21,8 @@ def test_samples_are_drawn_again(tmp_path: Path) -> None:
     config = EvaluateStage.model_validate(request.config)
     config = config.model_copy(update={"sandbox": config.sandbox.model_copy(update={"preload": ()})})
     request = request.model_copy(update={"config": config.model_dump(mode="json")})
-    store, scratch = Store(request.store), Path(request.scratch)
-    scratch.mkdir()
-    evaluation = run(StageContext(request, config, store, scratch)).outputs["evaluation"]
+    store = Store(request.store)
+    evaluation = in_process(request).outputs["evaluation"]
     certify(store, evaluation, "mine", {}, tmp_path / "mine")
     evidence = open_evidence(tmp_path / "mine", tmp_path)
 

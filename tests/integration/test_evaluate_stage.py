@@ -1,18 +1,15 @@
 """The evaluate stage by hand, as the launcher starts it: resumed after SIGKILL, equal samples from an equal seed."""
 
-import json
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tasks.evaluate.journal import Journal
-from tasks.evaluate.main import run
 from tasks.evaluate.spec import EVALUATE
 from tasks.shared.artifacts import ArtifactRef, Store
-from tasks.shared.contract.stage import StageRequest, StageResult, open_context
+from tasks.shared.contract.stage import open_context
 from tasks.shared.evaluation.problems import EvaluationProblem, sample_requests
 from tasks.shared.evaluation.sampling import Sampler
 from tasks.shared.reporting.evaluated import read_evaluated
@@ -20,24 +17,13 @@ from tasks.shared.reporting.samples import read_samples
 from tasks.shared.tools.interpreter import make_interpreter
 from tests.integration.evaluation_world import SAMPLES, SETS, evaluate_request, evaluate_stage
 from tests.integration.processes import StageProcess
+from tests.integration.stages import as_process, context_of, in_process, result_of, run_to_end
 from tests.unit.generation.scripted import ScriptedGenerator
 from tests.unit.generation.tiny import tiny_tokenizer
 from tests.unit.reporting.making import make_sample
+from tests.waiting import until
 
 TOTAL = sum(SETS.values()) * SAMPLES
-
-
-def start(request: StageRequest) -> StageProcess:
-    """The stage as a process of its own."""
-    return StageProcess(Path(request.scratch), request)
-
-
-def finish(process: StageProcess, request: StageRequest) -> tuple[StageResult, list[dict[str, object]]]:
-    """Its result and its events."""
-    output, _ = process.communicate(timeout=900)
-    assert process.returncode == 0, output[-2000:]
-    events = [json.loads(line) for line in output.splitlines()]
-    return StageResult.model_validate_json((Path(request.scratch) / "result.json").read_text()), events
 
 
 def test_killed_and_resumed_is_the_same_evaluation(tmp_path: Path) -> None:
@@ -47,22 +33,21 @@ def test_killed_and_resumed_is_the_same_evaluation(tmp_path: Path) -> None:
     draw lies so close to the border of two tokens the other one is taken: about one of this flat model's 10,000.
     """
     whole = evaluate_request(tmp_path, "whole")
-    result, events = finish(start(whole), whole)
+    events = run_to_end(Path(whole.scratch), whole)
+    result = result_of(Path(whole.scratch))
     store = Store(whole.store)
     first = read_evaluated(store, result.outputs["evaluation"])
     assert first.volatile["sampled_now"] == TOTAL
 
     killed = evaluate_request(tmp_path, "killed")
-    process = start(killed)
+    process = StageProcess(Path(killed.scratch), killed)
     shards = Path(killed.scratch) / "samples"
-    deadline = time.monotonic() + 600
-    while not list(shards.glob("shard-??????")) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
+    until(lambda: list(shards.glob("shard-??????")) or process.poll() is not None, every_s=0.02)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     taken = sum(len(read_samples(path)) for path in shards.glob("shard-??????"))
     assert 0 < taken < TOTAL
-    resumed, _ = finish(start(killed), killed)
+    resumed = as_process(killed)
     again = read_evaluated(store, resumed.outputs["evaluation"])
     assert again.volatile["sampled_now"] == TOTAL - taken
     one, other = (read_samples(store.fetch(made.outputs["evaluation"])) for made in (result, resumed))
@@ -76,11 +61,9 @@ def test_the_artifact_holds_every_sample_and_its_summary(tmp_path: Path) -> None
     from datasets import load_dataset
 
     request = evaluate_request(tmp_path, samples_per_problem=2)
-    result, _ = finish(start(request), request)
+    result = as_process(request)
     second = evaluate_request(tmp_path, "second", samples_per_problem=2)
-    assert (
-        finish(start(second), second)[0].outputs == result.outputs
-    )  # digest and all, whatever the clock said
+    assert as_process(second).outputs == result.outputs  # digest and all, whatever the clock said
     directory = Store(request.store).fetch(result.outputs["evaluation"])
     samples = read_samples(directory)
     assert [sample.set for sample in samples] == ["held_out"] * 12 + ["other"] * 6
@@ -126,10 +109,8 @@ def test_greedy_with_several_samples_is_refused(tmp_path: Path) -> None:
     """It would count one sample many times; one line says what to set."""
     request = evaluate_request(tmp_path)
     request.config["evaluate"]["temperature"] = 0.0
-    process = start(request)
-    output, _ = process.communicate(timeout=600)
-    assert process.returncode == 2
-    assert "set evaluate.samples_per_problem = 1" in json.loads(output.splitlines()[-1])["message"]
+    events = run_to_end(Path(request.scratch), request, status=2)
+    assert "set evaluate.samples_per_problem = 1" in events[-1]["message"]
 
 
 @pytest.mark.parametrize(
@@ -152,5 +133,5 @@ def test_samples_of_another_request_are_never_published(
     inputs = request.inputs | {"checkpoint": ArtifactRef("checkpoint", "0" * 64, "checkpoint/0")}
     other = request.model_copy(update=changed | ({"inputs": inputs} if "inputs" in changed else {}))
     with pytest.raises(ValueError, match=f"samples of another request \\({difference}.*use another scratch"):
-        run(open_context(EVALUATE, other))
-    assert len(Journal(samples, open_context(EVALUATE, request).fingerprint())) == 1
+        in_process(other)
+    assert len(Journal(samples, context_of(request).fingerprint())) == 1

@@ -11,7 +11,8 @@ import pytest
 
 from tasks.shared.artifacts import ArtifactRef, Store
 from tasks.shared.generation.endpoint.responses import ResponseLog
-from tests.integration.synthesis_world import finish, make_request, run_in_process, start
+from tests.integration.stages import in_process
+from tests.integration.synthesis_world import finish, make_request, start
 from tests.integration.teacher_server import serve
 
 KEY = "sk-canary-0123456789"
@@ -149,7 +150,7 @@ def test_an_endpoint_that_serves_nobody_stops_the_stage_in_one_line(tmp_path, ca
         settings = {"max_attempts": 2, "max_wait_s": 0.05, "concurrency": 4} | teacher
         request = make_request(tmp_path, [case] * 30, server.base_url, teacher=settings)
         with pytest.raises(ValueError, match=re.escape(said)):
-            run_in_process(request)
+            in_process(request)
         assert len(server.asked) < 20, "it does not go on asking"
 
 
@@ -160,7 +161,7 @@ def test_a_key_that_is_not_set_is_said_at_once(tmp_path):
     with pytest.raises(
         ValueError, match=r"NO_SUCH_KEY is not set, and synthesize\.teacher\.key_variable names it"
     ):
-        run_in_process(request)
+        in_process(request)
 
 
 @pytest.mark.parametrize("price", [0.0, 2.0])
@@ -169,7 +170,7 @@ def test_the_budget_is_never_passed_and_ends_the_stage_cleanly(tmp_path, price):
     with serve() as server:
         settings = budget | {"max_response_tokens": 400, "concurrency": 8}
         request = make_request(tmp_path, ["honest"] * 60, server.base_url, teacher=settings)
-        metrics = run_in_process(request).metrics
+        metrics = in_process(request).metrics
     spent = metrics["teacher_prompt_tokens"] + metrics["teacher_completion_tokens"]
     assert spent <= 30_000 or price
     assert metrics["teacher_money"] <= 0.003
@@ -182,7 +183,7 @@ def test_samples_share_a_request_and_a_changed_verification_asks_for_nothing(tmp
     with serve() as server:
         settings = {"samples_per_request": 3, "continuation": "prefill", "concurrency": 2}
         several = {"traces_per_problem": 4, "teacher": settings}
-        first = run_in_process(make_request(tmp_path, cases, server.base_url, **several))
+        first = in_process(make_request(tmp_path, cases, server.base_url, **several))
         opened = [asked for asked in server.asked if asked.output is None]
         assert [asked.body.get("n", 1) for asked in opened if asked.case == "three"] == [3, 1]
         assert sorted(asked.body.get("n", 1) for asked in opened if asked.case == "honest") == [1, 1, 2, 3], (
@@ -197,12 +198,12 @@ def test_samples_share_a_request_and_a_changed_verification_asks_for_nothing(tmp
             "inputs": {"responses": first.outputs["responses"]},
         }
         request = make_request(tmp_path, cases, server.base_url, scratch="2", **several, **stricter)
-        second = run_in_process(request)
+        second = in_process(request)
         assert len(server.asked) == num_asked
         assert second.outputs["responses"].digest == first.outputs["responses"].digest
         folder = str(Store(request.store).fetch(first.outputs["responses"]))
         request = make_request(tmp_path, cases, server.base_url, scratch="3", responses=folder, **several)
-        third = run_in_process(request)
+        third = in_process(request)
         assert len(server.asked) == num_asked
     assert third.outputs["traces"].digest == first.outputs["traces"].digest
 
@@ -222,7 +223,7 @@ def test_a_text_is_rewritten_and_evaluation_problems_are_not_paid_for(tmp_path):
     rewriting = {"mode": "rewrite", "source": {"source": "file", "path": str(source)}}
     with serve() as server:
         replaced = {"verification": {"recorded_output": "replace"}}
-        result = run_in_process(make_request(tmp_path, ["honest"], server.base_url, **rewriting, **replaced))
+        result = in_process(make_request(tmp_path, ["honest"], server.base_url, **rewriting, **replaced))
         assert len(server.asked) == 2
         assert "<solution>\nBy hand.\n</solution>" in server.asked[0].body["messages"][0]["content"]
         assert "stop" not in server.asked[0].body
@@ -238,7 +239,7 @@ def test_a_judge_votes_on_what_the_other_filters_keep(tmp_path):
         judge = {"base_url": server.base_url, "model": "teacher-1", "votes": 3}
         request = make_request(tmp_path, ["honest", "honest", "stateful"], server.base_url, judge=judge)
         request.config["sandbox"]["stateful"] = True
-        result = run_in_process(request)
+        result = in_process(request)
         judged = [asked for asked in server.asked if "You judge" in asked.body["messages"][0]["content"]]
     assert len(judged) == 9
     store = Store(request.store)
@@ -260,7 +261,7 @@ def test_requests_are_paced_and_a_session_lives_through_a_conversation(tmp_path)
             teacher=settings,
             sandbox={"stateful": True},
         )
-        result = run_in_process(request)
+        result = in_process(request)
     assert result.metrics["accepted"] == 12
     times = sorted(asked.time for asked in server.asked)
     assert len(times) == 36
@@ -271,7 +272,7 @@ def test_an_alias_answers_and_a_refused_field_is_left_out(tmp_path):
     teacher = {"model": "latest", "aliases": ["Teacher-1"], "send_stop": False}
     with serve() as server:
         request = make_request(tmp_path, ["honest", "forged_output"], server.base_url, teacher=teacher)
-        assert run_in_process(request).metrics["accepted"] == 2
+        assert in_process(request).metrics["accepted"] == 2
         assert len(server.asked) == 4
         assert not any("stop" in asked.body for asked in server.asked)
 
@@ -280,31 +281,31 @@ def test_responses_of_another_endpoint_or_seed_are_not_taken_unasked(tmp_path):
     """By hand, with a used scratch directory: neither the address nor, here, the seed is in what was sent."""
     teacher = {"send_seed": False}
     with serve() as server:
-        run_in_process(make_request(tmp_path, ["honest"], server.base_url, teacher=teacher))
+        in_process(make_request(tmp_path, ["honest"], server.base_url, teacher=teacher))
         request = make_request(tmp_path, ["honest"], server.base_url, teacher=teacher)
         again = request.model_copy(update={"seed": 4})
         with pytest.raises(ValueError, match=r"responses of another request \(seed: 3 -> 4\); use another"):
-            run_in_process(again)
+            in_process(again)
         elsewhere = make_request(tmp_path, ["honest"], "http://127.0.0.1:9/v1", teacher=teacher)
         with pytest.raises(ValueError, match=r"responses of another request \(synthesize.teacher.base_url"):
-            run_in_process(elsewhere)
+            in_process(elsewhere)
         folder = str(tmp_path / "scratch" / "responses")
         taken = make_request(
             tmp_path, ["honest"], server.base_url, scratch="2", responses=folder, teacher=teacher
         )
-        assert run_in_process(taken.model_copy(update={"seed": 4})).metrics["accepted"] == 1
+        assert in_process(taken.model_copy(update={"seed": 4})).metrics["accepted"] == 1
         assert len(server.asked) == 2
 
 
 def test_the_log_survives_a_torn_end(tmp_path):
     with serve() as server:
         request = make_request(tmp_path, ["honest"] * 3, server.base_url)
-        run_in_process(request)
+        in_process(request)
         shard = tmp_path / "scratch" / "responses" / "shard-000000.jsonl.gz"
         shard.write_bytes(shard.read_bytes()[:-7])
         assert len(ResponseLog(shard.parent)) == 5
-        run_in_process(request)
+        in_process(request)
         assert len(server.asked) == 7, "the torn one is asked for again"
         shard.write_bytes(b"\x00" * 50)
         with pytest.raises(ValueError, match=r"shard-000000\.jsonl\.gz: damaged"):
-            run_in_process(request)
+            in_process(request)

@@ -10,13 +10,14 @@ from peft import PeftModel
 from tasks.shared.artifacts import ArtifactRef, Store
 from tasks.shared.artifacts.lineage import lineage
 from tasks.shared.learning.checkpoints import load_model, load_tokenizer
-from tests.integration import test_rl_round as rl
-from tests.integration import test_sft_stage as sft
 from tests.integration.rl_world import MODEL, OPTIMIZER, make_request, make_store
 from tests.integration.sft_world import make_request as make_sft_request
+from tests.integration.stages import outputs_of, read_lines, run_to_end
+from tests.integration.test_rl_round import FAST
+from tests.integration.test_sft_stage import metrics_of
 
 LORA = {"rank": 4, "alpha": 16}
-ROUND = {**rl.FAST, "kl_coefficient": 0.1, "drop_equal_rewards": False}
+ROUND = {**FAST, "kl_coefficient": 0.1, "drop_equal_rewards": False}
 
 
 def lora_round(
@@ -24,8 +25,8 @@ def lora_round(
 ) -> dict[str, Any]:
     """A round of three steps with adapters; its outputs, or the message with which it was refused."""
     optimizer = OPTIMIZER.model_dump() | {"lora": LORA | {"base": base}, "learning_rate": 1e-2}
-    events = rl.run(root / name, make_request(root, inputs, name, optimizer=optimizer, **ROUND), status)
-    return {"message": events[-1]["message"]} if status else rl.outputs_of(root / name)
+    events = run_to_end(root / name, make_request(root, inputs, name, optimizer=optimizer, **ROUND), status)
+    return {"message": events[-1]["message"]} if status else outputs_of(root / name)
 
 
 def require_base_and_adapter(
@@ -56,10 +57,10 @@ def test_sft_publishes_adapter_and_merged_checkpoint(tmp_path: Path) -> None:
     section = request.config["sft"]
     changed = {**section, "optimizer": {**section["optimizer"], "lora": LORA, "learning_rate": 2e-2}}
     request = request.model_copy(update={"config": {**request.config, "sft": changed}})
-    sft.run(tmp_path, request)
-    metrics = sft.metrics_of(tmp_path)
+    run_to_end(tmp_path, request)
+    metrics = metrics_of(tmp_path)
     assert metrics[-1]["loss"] < 0.9 * metrics[0]["loss"]
-    outputs = sft.result_of(tmp_path).outputs
+    outputs = outputs_of(tmp_path)
     require_base_and_adapter(Store(request.store), outputs, request.inputs["checkpoint"])
 
 
@@ -67,7 +68,7 @@ def test_rounds_train_one_adapter_over_one_base(tmp_path: Path) -> None:
     inputs = make_store(tmp_path)
     store, base = Store(str(tmp_path / "store")), inputs["checkpoint"]
     first = lora_round(tmp_path, inputs, "first")
-    metrics = rl.lines(store.fetch(first["checkpoint"]) / "metrics.jsonl")
+    metrics = read_lines(store.fetch(first["checkpoint"]) / "metrics.jsonl")
     assert metrics[0]["kl_reference"] == pytest.approx(0, abs=1e-6) and metrics[-1]["kl_reference"] > 1e-6
     assert max(line["probe_gap"] for line in metrics) < 1e-4  # of the merged weights in the sampler
     require_base_and_adapter(store, first, base)
@@ -87,7 +88,7 @@ def test_a_round_over_a_base_in_four_bits_samples_from_what_it_trains(tmp_path: 
     pytest.importorskip("bitsandbytes", reason="QLoRA was not tested: pip install bitsandbytes")
     made = lora_round(tmp_path, make_store(tmp_path), "packed", base="nf4")
     store = Store(str(tmp_path / "store"))
-    metrics = rl.lines(store.fetch(made["checkpoint"]) / "metrics.jsonl")
+    metrics = read_lines(store.fetch(made["checkpoint"]) / "metrics.jsonl")
     assert metrics[0]["kl_reference"] == pytest.approx(0, abs=1e-6) and metrics[-1]["kl_reference"] > 1e-6
     assert max(line["probe_gap"] for line in metrics) < 1e-4
     said = store.manifest(made["checkpoint"]).provenance.config["rl"]["optimizer"]["lora"]

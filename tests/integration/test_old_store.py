@@ -9,14 +9,12 @@ from pathlib import Path
 import pytest
 
 from tasks.recipes import STAGES, resolve_recorded
-from tasks.report.main import run
-from tasks.report.spec import REPORT
 from tasks.rl.spec import last_round
 from tasks.shared.artifacts import ArtifactRef, Store
-from tasks.shared.contract.stage import open_context
 from tasks.shared.reporting.samples import read_samples
 from tasks.shared.runs.record import RunRecord, RunRecords
 from tests.integration.evaluation_world import report_request
+from tests.integration.stages import in_process
 
 KEPT = {"evaluation", "evaluation_sets", "problems", "rollouts", "traces"}
 
@@ -65,8 +63,7 @@ def test_a_report_is_made_of_it(root: Path, record: RunRecord) -> None:
     made = outputs(record)
     inputs = {"evaluation_rl": made["evaluation"], "traces": made["traces"]}
     request = report_request(root, inputs)
-    context = open_context(REPORT, request)
-    result = run(context)
-    page = (context.store.fetch(result.outputs["report"]) / "report.html").read_text()
+    report = Store(request.store).fetch(in_process(request).outputs["report"])
+    page = (report / "report.html").read_text()
     assert "held_out" in page
     assert "rejected traces" in page

@@ -7,18 +7,18 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from tasks.evaluate.main import run
 from tasks.recipes import load_recipe
 from tasks.shared.artifacts import ArtifactRef, Store
 from tasks.shared.config import EvaluateStage
-from tasks.shared.contract.stage import StageContext, StageRequest
 from tasks.shared.learning.checkpoints import load_tokenizer
 from tasks.shared.reporting.evaluated import read_evaluated
 from tasks.shared.reporting.samples import Sample, read_samples
 from tasks.shared.traces.dialect import DIALECTS
 from tasks.shared.traces.encoding import encode_prompt
-from tests.integration.evaluation_world import fill_sets, publish
+from tests.artifacts import publish
+from tests.integration.evaluation_world import fill_sets
 from tests.integration.rl_world import make_store
+from tests.integration.stages import in_process, stage_request
 
 POSITIONS = 16384 + 64
 
@@ -60,17 +60,9 @@ def sample(
     }
     config = load_recipe("tiny", overrides).for_stage("evaluate")
     assert isinstance(config, EvaluateStage)
-    request = StageRequest(
-        stage="evaluate",
-        run="test",
-        config=config.model_dump(mode="json"),
-        inputs=inputs,
-        seed=3,
-        store=str(root / "store"),
-        scratch=str(root / protocol),
-    )
+    request = stage_request(root, "evaluate", config, inputs, seed=3, scratch=protocol)
     store = Store(request.store)
-    ref = run(StageContext(request, config, store, root / protocol)).outputs["evaluation"]
+    ref = in_process(request).outputs["evaluation"]
     return read_samples(store.fetch(ref)), dict(read_evaluated(store, ref).summary["protocol"])
 
 

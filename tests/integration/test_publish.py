@@ -10,7 +10,8 @@ from huggingface_hub import DatasetCard, ModelCard
 from flows.commands.cli import main
 from tasks.publish.recipe_file import recipe_toml
 from tasks.recipes import load_recipe
-from tasks.shared.artifacts import ArtifactRef, Provenance, Store
+from tasks.shared.artifacts import Store
+from tests.artifacts import publish
 from tests.integration.certificate_world import (
     STEADY,
     certificate_stage,
@@ -50,15 +51,6 @@ def hub(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
             "huggingface_hub.constants.HF_HUB_DISABLE_XET", True
         )  # no stand-in for that storage
         yield hub
-
-
-def put(
-    store: Store, kind: str, files: dict[str, str], stage: str, config: dict, inputs: dict
-) -> ArtifactRef:
-    with store.staging(kind) as directory:
-        for name, content in files.items():
-            (directory / name).write_text(content)
-        return store.publish(kind, directory, Provenance(stage, config, 1, inputs), {})
 
 
 def location(store: Store, kind: str) -> str:
@@ -120,22 +112,21 @@ def test_adapter_and_traces(
 ) -> None:
     """The base by its hub id; licences of every source; no path of this machine in any card."""
     own = Store(str(tmp_path / "store"))
-    base = put(own, "checkpoint", {"config.json": "{}"}, "prepare", {"model": HUB_MODEL, "data": DATA}, {})
+    prepared = {"model": HUB_MODEL, "data": DATA}
+    base = publish(own, "checkpoint", {"config.json": "{}"}, stage="prepare", config=prepared)
     rows = "---\nconfigs:\n- config_name: default\n  data_files: train.parquet\n---\n\n# Traces\n\nSome.\n"
     teacher = {"mode": "rewrite", "teacher": {"model": "/models/big"}, "source": {"source": "file"}}
-    traces = put(
-        own,
-        "traces",
-        {"README.md": rows, "train.parquet": "x"},
-        "synthesize",
-        {"synthesize": teacher},
-        {"base": base},
-    )
+    files = {"README.md": rows, "train.parquet": "x"}
+    config = {"synthesize": teacher}
+    traces = publish(own, "traces", files, {"base": base}, stage="synthesize", config=config)
     sft = {"sft": {"epochs": 3.0, "optimizer": {"learning_rate": 0.5}}}
-    made_from = {"checkpoint": base, "traces": traces}
-    written = {"base_model_name_or_path": base.location, "revision": base.digest}
-    adapter = put(own, "adapter", {"adapter_config.json": json.dumps(written)}, "sft", sft, made_from)
-    put(own, "checkpoint", {"tokenizer.json": "{}", "model.safetensors": "x"}, "sft", sft, made_from)
+    inputs = {"checkpoint": base, "traces": traces}
+    adapter_config = json.dumps({"base_model_name_or_path": base.location, "revision": base.digest})
+    adapter = publish(
+        own, "adapter", {"adapter_config.json": adapter_config}, inputs, stage="sft", config=sft
+    )
+    files = {"tokenizer.json": "{}", "model.safetensors": "x"}
+    publish(own, "checkpoint", files, inputs, stage="sft", config=sft)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TIRFLOW_STORE", own.root)

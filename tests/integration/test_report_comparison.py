@@ -6,14 +6,13 @@ from typing import Any
 
 import pytest
 
-from tasks.report.main import run
-from tasks.report.spec import ReportConfig, ReportStage
+from tasks.report.spec import ReportConfig
 from tasks.shared.artifacts import ArtifactRef, Provenance, Store
-from tasks.shared.contract.stage import StageContext
 from tasks.shared.reporting.evaluated import read_evaluated, shared_sets, unexpected_change, write_evaluation
 from tasks.shared.reporting.samples import Sample
 from tasks.shared.reporting.summary import summarize
 from tests.integration.evaluation_world import report_request
+from tests.integration.stages import in_process
 from tests.unit.reporting.making import make_evaluation
 
 SETS = ArtifactRef("evaluation_sets", "b" * 64, f"evaluation_sets/{'b' * 16}-{'0' * 8}")
@@ -42,11 +41,11 @@ def publish(
 def report(root: Path, inputs: dict[str, ArtifactRef], *names: str) -> tuple[str, dict[str, Any]]:
     """The page and the metrics of a report, made in this process."""
     request = report_request(root, inputs)
-    config = ReportStage.model_validate(request.config)
-    config = config.model_copy(update={"report": ReportConfig(title="Two", evaluations=names)})
-    store = Store(request.store)
-    result = run(StageContext(request, config, store, root))
-    return (store.fetch(result.outputs["report"]) / "report.html").read_text(), dict(result.metrics)
+    title = {"report": ReportConfig(title="Two", evaluations=names).model_dump(mode="json")}
+    result = in_process(request.model_copy(update={"config": request.config | title}))
+    return (Store(request.store).fetch(result.outputs["report"]) / "report.html").read_text(), dict(
+        result.metrics
+    )
 
 
 def test_two_evaluations_and_their_nights(tmp_path: Path) -> None:

@@ -12,17 +12,16 @@ import pytest
 from tasks.prepare.tiny_model import make_tiny_checkpoint
 from tasks.report.embedding import trace, trace_index
 from tasks.report.inputs import read_inputs
-from tasks.report.spec import REPORT
 from tasks.rl.rollouts import SCHEMA
 from tasks.shared.artifacts import ArtifactRef, Store
-from tasks.shared.contract.stage import open_context
 from tasks.shared.learning.checkpoints import load_tokenizer
 from tasks.shared.reporting.evaluated import write_evaluation
 from tasks.shared.reporting.samples import SECONDS, SECONDS_FILE, Sample
 from tasks.shared.reporting.summary import summarize
 from tasks.shared.rows.tables import write_table
-from tests.integration.evaluation_world import SHAPE, publish, report_request
-from tests.integration.test_evaluate_stage import finish, start
+from tests.artifacts import publish
+from tests.integration.evaluation_world import SHAPE, report_request
+from tests.integration.stages import as_process, context_of, run_to_end
 from tests.unit.reporting.making import make_evaluation
 
 
@@ -110,11 +109,8 @@ def publish_sft(store: Store) -> ArtifactRef:
     """The part of an SFT checkpoint that a report reads."""
     lines = [json.dumps({"step": step, "loss": 3.0 / step, "grad_norm": 1.0}) for step in range(1, 20)]
 
-    def fill(directory: Path) -> None:
-        (directory / "metrics.jsonl").write_text("\n".join(lines))
-        (directory / "validation.jsonl").write_text(json.dumps({"step": 5, "loss": 2.0}))
-
-    return publish(store, "checkpoint", fill)
+    validation = json.dumps({"step": 5, "loss": 2.0})
+    return publish(store, "checkpoint", {"metrics.jsonl": "\n".join(lines), "validation.jsonl": validation})
 
 
 def publish_traces(store: Store) -> ArtifactRef:
@@ -163,7 +159,7 @@ def test_a_whole_run(tmp_path: Path) -> None:
     inputs |= {"traces": publish_traces(store), "sft": publish_sft(store)}
     inputs |= {"rollouts_1": publish_rollouts(store, 0.25), "rollouts_2": publish_rollouts(store, 0.75)}
     request = report_request(tmp_path, inputs)
-    result, _ = finish(start(request), request)
+    result = as_process(request)
     directory = store.fetch(result.outputs["report"])
     html = (directory / "report.html").read_text()
     summary = json.loads((directory / "summary.json").read_text())
@@ -204,7 +200,7 @@ def test_it_says_when_accuracy_is_about_zero_and_when_code_ran_unsafely(tmp_path
         "evaluation_sft": publish_evaluation(store, none_right[1]),
     }
     request = report_request(tmp_path, inputs, allow_unsafe=True)
-    result, _ = finish(start(request), request)
+    result = as_process(request)
     html = (store.fetch(result.outputs["report"]) / "report.html").read_text()
     assert "Accuracy on held_out is about zero" in html
     assert "ran WITHOUT isolation" in html.split('id="scores"')[0]
@@ -214,10 +210,8 @@ def test_a_report_needs_an_evaluation(tmp_path: Path) -> None:
     """One line that names what to give."""
     store = Store(str(tmp_path / "store"))
     request = report_request(tmp_path, {"traces": publish_traces(store)})
-    process = start(request)
-    output, _ = process.communicate(timeout=600)
-    assert process.returncode == 2
-    assert "give evaluation_base" in json.loads(output.splitlines()[-1])["message"]
+    events = run_to_end(Path(request.scratch), request, status=2)
+    assert "give evaluation_base" in events[-1]["message"]
 
 
 def test_rollouts_and_rejected_traces_are_in_the_viewer(tmp_path: Path) -> None:
@@ -229,7 +223,8 @@ def test_rollouts_and_rejected_traces_are_in_the_viewer(tmp_path: Path) -> None:
         "rollouts_1": publish_rollouts(store, 0.25),
         "rollouts_2": publish_rollouts(store, 0.75, earlier=True),
     }
-    written = read_inputs(open_context(REPORT, report_request(tmp_path, inputs))).written
+    request = report_request(tmp_path, inputs)
+    written = read_inputs(context_of(request)).written
     assert {name: len(samples) for name, samples in written.items()} == {
         "rejected traces": 2,
         "rollouts 1": 8,

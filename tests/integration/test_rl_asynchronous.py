@@ -9,16 +9,17 @@ from safetensors.torch import load
 
 from tasks.shared.artifacts import ArtifactRef, Store
 from tasks.shared.contract.stage import StageRequest
+from tests.artifacts import publish
 from tests.integration.ahead_world import (
     STALENESS,
     ahead_request,
     check_account,
     killed_until_it_ends,
-    steps_of,
 )
-from tests.integration.evaluation_world import fill_sets, publish
+from tests.integration.evaluation_world import fill_sets
 from tests.integration.rl_world import OPTIMIZER, make_request, make_store
-from tests.integration.test_rl_round import FAST, in_process, outputs_of, run
+from tests.integration.stages import in_process, outputs_of, read_lines, run_to_end
+from tests.integration.test_rl_round import FAST
 
 
 @pytest.fixture(scope="module")
@@ -61,12 +62,12 @@ def test_killed_twice_every_prompt_is_accounted_for_and_the_record_gives_the_sam
     outputs = outputs_of(directory)
     assert again(root, request, outputs) == weights(root, outputs)
     rollouts = Store(str(root / "store")).fetch(outputs["rollouts"])
-    metrics = steps_of(rollouts, "metrics.jsonl")
+    metrics = read_lines(rollouts / "metrics.jsonl")
     for line in metrics:
         assert sum(line[f"staleness/{age}"] for age in range(STALENESS + 1)) == line["trajectories"]
         assert line["probe_gap"] < 1e-4
     assert metrics[0]["staleness/0"] == 8 and (metrics[0]["gap_mean/staleness_0"] or 0.0) < 1e-4
-    timing = steps_of(rollouts, "circumstances/timing.jsonl")
+    timing = read_lines(rollouts / "circumstances/timing.jsonl")
     assert all(0 <= line["sampler_idle"] <= 1 and 0 <= line["trainer_idle"] <= 1 for line in timing)
 
 
@@ -86,16 +87,18 @@ def test_the_trainer_goes_on_while_the_sampler_keeps_the_weights_that_are_evalua
     assert check_account(root, directory, steps=8)["trained"] == 16
     outputs = outputs_of(directory)
     rollouts = Store(str(root / "store")).fetch(outputs["rollouts"])
-    metrics = steps_of(rollouts, "metrics.jsonl")
+    metrics = read_lines(rollouts / "metrics.jsonl")
     kept = [line["step"] for line in metrics if line["probe_gap"] is None]
     assert kept == [1, 2, 5, 6]  # two steps before their own may what they train on have been begun
     assert all(line["probe_gap"] < 1e-4 for line in metrics if line["step"] not in kept)
-    points = {point["step"]: point for point in steps_of(rollouts, "evaluation.jsonl")}
+    points = {point["step"]: point for point in read_lines(rollouts / "evaluation.jsonl")}
     assert list(points) == [0, 4, 8] and all(point["samples"] == 6 * 32 for point in points.values())
     best = Store(str(root / "store")).manifest(outputs["best"]).metrics
     assert best["accuracy"] == max(points[4]["accuracy"], points[8]["accuracy"])
     in_turn = in_process(make_request(root, with_sets, "in-turn", **FAST | settings | {"steps_per_round": 1}))
-    [first, _] = steps_of(Store(str(root / "store")).fetch(in_turn.outputs["rollouts"]), "evaluation.jsonl")
+    [first, _] = read_lines(
+        Store(str(root / "store")).fetch(in_turn.outputs["rollouts"]) / "evaluation.jsonl"
+    )
     assert first["accuracy"] == pytest.approx(points[0]["accuracy"], abs=1.5 / (6 * 32))
     assert again(root, request, outputs) == weights(root, outputs)
 
@@ -116,10 +119,10 @@ def test_two_ranks_train_on_what_one_samples_ahead(root: Path, with_sets: dict[s
     settings = {"steps_per_round": 3, "evaluate_every_steps": 2, "optimizer": optimizer}
     request = ahead_request(root, with_sets, "two", **settings)
     directory = root / "two"
-    run(directory, request)
+    run_to_end(directory, request)
     outputs = outputs_of(directory)
     assert check_account(root, directory, steps=3)["trained"] == 6
-    points = steps_of(Store(str(root / "store")).fetch(outputs["rollouts"]), "evaluation.jsonl")
+    points = read_lines(Store(str(root / "store")).fetch(outputs["rollouts"]) / "evaluation.jsonl")
     assert [point["step"] for point in points] == [0, 2, 3]
     config = request.config | {"rl": request.config["rl"] | {"optimizer": OPTIMIZER.model_dump()}}
     alone = load(again(root, request.model_copy(update={"config": config}), outputs))

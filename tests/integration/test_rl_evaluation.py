@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from tasks.rl.main import run as run_stage
-from tasks.rl.spec import RL
-from tasks.shared.artifacts import ArtifactRef, Provenance, Store
-from tasks.shared.contract.stage import StageRequest, StageResult, open_context
-from tests.integration.evaluation_world import fill_sets, publish
+from tasks.shared.artifacts import ArtifactRef, Store
+from tasks.shared.contract.stage import StageRequest, StageResult
+from tests.artifacts import publish
+from tests.integration.evaluation_world import fill_sets
 from tests.integration.processes import StageProcess
 from tests.integration.rl_world import make_request, make_store
+from tests.integration.stages import in_process, read_lines
 
 SETTINGS: dict[str, Any] = {
     "steps_per_round": 4,
@@ -44,13 +44,9 @@ def request_of(root: Path, inputs: dict[str, ArtifactRef], scratch: str, **chang
     return make_request(root, inputs, scratch, **(SETTINGS | changes))
 
 
-def run(request: StageRequest) -> StageResult:
-    return run_stage(open_context(RL, request))
-
-
 @pytest.fixture(scope="module")
 def whole(root: Path, inputs: dict[str, ArtifactRef]) -> StageResult:
-    return run(request_of(root, inputs, "whole"))
+    return in_process(request_of(root, inputs, "whole"))
 
 
 def fetched(root: Path, ref: ArtifactRef) -> Path:
@@ -58,8 +54,7 @@ def fetched(root: Path, ref: ArtifactRef) -> Path:
 
 
 def test_the_curve_has_intervals_and_its_best_point_is_published(root: Path, whole: StageResult) -> None:
-    lines = (fetched(root, whole.outputs["rollouts"]) / "evaluation.jsonl").read_text().splitlines()
-    points = [json.loads(line) for line in lines]
+    points = read_lines(fetched(root, whole.outputs["rollouts"]) / "evaluation.jsonl")
     assert [point["step"] for point in points] == [0, 2, 4]
     for point in points:
         assert (point["samples"], point["void"]) == (2 * 4 * 3, 0)
@@ -89,7 +84,7 @@ def test_a_killed_round_ends_with_the_same_curve_and_the_same_best(
             break
     process.wait()
     process.stdout.close()
-    resumed = run(request)
+    resumed = in_process(request)
     assert resumed.outputs["best"].digest == whole.outputs["best"].digest
     assert resumed.outputs["checkpoint"].digest == whole.outputs["checkpoint"].digest
     curves = [
@@ -103,16 +98,14 @@ def test_a_better_checkpoint_of_an_earlier_round_stays_the_best(
     root: Path, inputs: dict[str, ArtifactRef]
 ) -> None:
     store = Store(str(root / "store"))
-    provenance = Provenance(stage="rl", config={}, seed=0, inputs={})
-    with store.staging("checkpoint") as directory:
-        (directory / "weights").write_text("of an earlier round")
-        earlier = store.publish("checkpoint", directory, provenance, {"step": 2, "accuracy": 1.0})
+    metrics = {"step": 2, "accuracy": 1.0}
+    earlier = publish(store, "checkpoint", {"weights": "of an earlier round"}, metrics=metrics)
     only = {"steps_per_round": 1, "evaluate_sets": ("other",), "evaluate_samples": 1}
-    result = run(request_of(root, inputs | {"best": earlier}, "later", **only))
+    result = in_process(request_of(root, inputs | {"best": earlier}, "later", **only))
     assert result.outputs["best"] == earlier
     assert result.outputs["checkpoint"].digest != earlier.digest
 
 
 def test_a_set_that_was_not_prepared_is_named(root: Path, inputs: dict[str, ArtifactRef]) -> None:
     with pytest.raises(ValueError, match="no set 'third' was prepared; there are held_out, other"):
-        run(request_of(root, inputs, "unknown", evaluate_sets=("third",)))
+        in_process(request_of(root, inputs, "unknown", evaluate_sets=("third",)))

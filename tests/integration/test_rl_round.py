@@ -5,37 +5,19 @@ import random
 import signal
 import time
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from tasks.rl.main import run as run_stage
-from tasks.rl.spec import RL
 from tasks.shared.artifacts import ArtifactRef, Store
-from tasks.shared.contract.stage import StageRequest, StageResult, open_context
+from tasks.shared.contract.stage import StageResult
 from tests.integration.processes import StageProcess
 from tests.integration.rl_world import OPTIMIZER, make_request, make_store
+from tests.integration.stages import in_process, outputs_of, read_lines, run_to_end
 
 FAST = {"steps_per_round": 3, "prompts_per_step": 2, "samples_per_prompt": 4}
-
-
-def run(directory: Path, request: StageRequest, status: int = 0) -> list[dict[str, Any]]:
-    """Run the stage to its end; its events, which are all there is on stdout."""
-    process = StageProcess(directory, request)
-    out, _ = process.communicate(timeout=900)
-    assert process.returncode == status, out[-2000:] + (directory / "stderr.txt").read_text()[-3000:]
-    return [json.loads(line) for line in out.splitlines()]
-
-
-def outputs_of(directory: Path) -> dict[str, ArtifactRef]:
-    return StageResult.model_validate_json((directory / "result.json").read_text()).outputs
-
-
-def lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +37,10 @@ def fetch(root: Path, ref: ArtifactRef) -> Path:
 def test_a_round_learns_to_run_the_code(root: Path, inputs: dict[str, ArtifactRef]) -> None:
     """Half of the samples guess wrong at first; after eight steps nearly all run the code and are right."""
     directory = root / "learn"
-    events = run(directory, make_request(root, inputs, "learn"))
+    events = run_to_end(directory, make_request(root, inputs, "learn"))
     assert [event["event"] for event in events[-2:]] == ["progress", "result"]
     outputs = outputs_of(directory)
-    metrics = lines(fetch(root, outputs["checkpoint"]) / "metrics.jsonl")
+    metrics = read_lines(fetch(root, outputs["checkpoint"]) / "metrics.jsonl")
     assert [line["step"] for line in metrics] == list(range(1, 9))
     assert 0.2 < metrics[0]["accuracy"] < 0.8
     assert metrics[-1]["accuracy"] > metrics[0]["accuracy"] + 0.15
@@ -67,7 +49,7 @@ def test_a_round_learns_to_run_the_code(root: Path, inputs: dict[str, ArtifactRe
         assert line["probe_gap"] < 1e-4  # float32
         assert line["gap_max"] < 1e-4
         assert line["outages"] == 0
-    timing = lines(fetch(root, outputs["rollouts"]) / "circumstances/timing.jsonl")
+    timing = read_lines(fetch(root, outputs["rollouts"]) / "circumstances/timing.jsonl")
     assert {"seconds/sample", "seconds/update", "sampling_tokens_per_s", "sandbox"} <= set(timing[0])
     check_rollouts(pd.read_parquet(fetch(root, outputs["rollouts"]) / "train.parquet"))
 
@@ -100,7 +82,7 @@ def test_killed_and_resumed_ends_with_the_same_weights(root: Path, inputs: dict[
             break
     process.wait()
     assert not (killed / "result.json").exists()
-    events = run(killed, make_request(root, inputs, "killed"))
+    events = run_to_end(killed, make_request(root, inputs, "killed"))
     steps = [event["step"] for event in events if event["event"] == "progress"]
     assert 3 <= steps[0] <= 5 and steps[-1] == 8
     whole, resumed = outputs_of(root / "learn"), outputs_of(killed)
@@ -118,7 +100,7 @@ def test_two_ranks_learn_what_one_learns(root: Path, inputs: dict[str, ArtifactR
     weights = []
     for name, ranks in (("one", 1), ("two", 2)):
         optimizer = OPTIMIZER.model_copy(update={"ranks": ranks, "zero_stage": 2 if ranks == 2 else 0})
-        run(root / name, make_request(root, inputs, name, **FAST, optimizer=optimizer))
+        run_to_end(root / name, make_request(root, inputs, name, **FAST, optimizer=optimizer))
         weights.append(load_file(fetch(root, outputs_of(root / name)["checkpoint"]) / "model.safetensors"))
     for name, tensor in weights[0].items():
         assert torch.allclose(tensor, weights[1][name], atol=2e-5), name
@@ -143,8 +125,8 @@ def test_the_next_round_goes_on_where_the_last_one_ended(root: Path, inputs: dic
         "reference": inputs["checkpoint"],
     }
     directory = root / "second"
-    run(directory, make_request(root, later, "second", **changed))
-    metrics = lines(fetch(root, outputs_of(directory)["checkpoint"]) / "metrics.jsonl")
+    run_to_end(directory, make_request(root, later, "second", **changed))
+    metrics = read_lines(fetch(root, outputs_of(directory)["checkpoint"]) / "metrics.jsonl")
     assert [(line["round"], line["step"], line["updates"]) for line in metrics] == [
         (2, 4, 2),
         (2, 5, 2),
@@ -171,7 +153,7 @@ def test_ppo_learns_to_run_the_code(
     monkeypatch.setenv("TIRFLOW_HOME", str(root / "home"))
     outputs = in_process(make_request(root, inputs, "ppo", **PPO)).outputs
     (root / "ppo" / "result.json").write_text(StageResult(outputs=outputs, metrics={}).model_dump_json())
-    metrics = lines(fetch(root, outputs["checkpoint"]) / "metrics.jsonl")
+    metrics = read_lines(fetch(root, outputs["checkpoint"]) / "metrics.jsonl")
     assert [line["updates"] for line in metrics] == [0, 0] + [1] * 6
     assert [line["critic_updates"] for line in metrics] == [1] * 8
     assert max(line["accuracy"] for line in metrics[:3]) < 0.7
@@ -187,7 +169,7 @@ def test_ppo_killed_twice_ends_with_the_same_bits(
     """SIGKILL at two random moments of a round: while it samples, learns, syncs or saves. Policy and critic agree."""
     monkeypatch.setenv("TIRFLOW_HOME", str(root / "home"))
     killed, moments = root / "ppo_killed", random.Random(0)
-    timing = lines(fetch(root, outputs_of(root / "ppo")["rollouts"]) / "circumstances/timing.jsonl")
+    timing = read_lines(fetch(root, outputs_of(root / "ppo")["rollouts"]) / "circumstances/timing.jsonl")
     request = make_request(root, inputs, "ppo_killed", **PPO)
     step_s = min(line["seconds/step"] for line in timing)
     for _ in range(2):
@@ -196,12 +178,12 @@ def test_ppo_killed_twice_ends_with_the_same_bits(
         time.sleep(moments.uniform(0, 0.5 * step_s))
         process.kill()
         assert process.wait() == -signal.SIGKILL, "it ended before it was killed"
-    run(killed, request)
+    run_to_end(killed, request)
     whole, resumed = outputs_of(root / "ppo"), outputs_of(killed)
     assert resumed["checkpoint"].digest == whole["checkpoint"].digest
     critics = [critic_weights(fetch(root, made["trainer_state"])) for made in (whole, resumed)]
     assert critics[0] and all(torch.equal(critics[0][name], critics[1][name]) for name in critics[0])
-    metrics = lines(fetch(root, whole["checkpoint"]) / "metrics.jsonl")
+    metrics = read_lines(fetch(root, whole["checkpoint"]) / "metrics.jsonl")
     assert check_tensorboard(root / "home/tensorboard/test/rl") == [line["accuracy"] for line in metrics]
 
 
@@ -262,7 +244,7 @@ def test_every_stabiliser_at_once(root: Path, inputs: dict[str, ArtifactRef]) ->
         ),
     }
     outputs = in_process(make_request(root, inputs, "stabilisers", **settings)).outputs
-    [metrics] = lines(fetch(root, outputs["checkpoint"]) / "metrics.jsonl")
+    [metrics] = read_lines(fetch(root, outputs["checkpoint"]) / "metrics.jsonl")
     assert metrics["trajectories"] == 4 * metrics["groups"] == 2 * metrics["dropped"]
     assert metrics["groups"] >= 2 and metrics["updates"] == 1 and metrics["grad_norm"] > 0
     assert metrics["masked_fraction"] == 0  # sampler and trainer agree in float32
@@ -277,8 +259,3 @@ def test_mistakes_are_one_line_with_the_remedy(root: Path, inputs: dict[str, Art
         in_process(make_request(root, inputs, "many", prompts_per_step=13))
     with pytest.raises(ValueError, match="needs input 'reference'"):
         in_process(make_request(root, inputs, "reference", kl_coefficient=0.1))
-
-
-def in_process(request: StageRequest) -> StageResult:
-    """The stage in this process."""
-    return run_stage(open_context(RL, request))

@@ -19,6 +19,7 @@ from benchmarks.sandbox_soak import descendants
 from tasks.shared.sandbox import Interpreter, Limits, SandboxSettings, SandboxUnavailable, Status
 from tasks.shared.sandbox.client import RequestRefused
 from tasks.shared.traces.observation import observe
+from tests.waiting import until
 
 quick_to_start = partial(SandboxSettings, workers=1, preload=("math",))
 QUICK = Limits(wall_s=0.5, cpu_s=1.0, memory_mb=128)
@@ -276,10 +277,7 @@ def test_health_can_be_read_after_the_end() -> None:
 
 
 def until_running(interpreter: Interpreter) -> None:
-    deadline = time.monotonic() + 60
-    while not interpreter.health()["running"]:
-        assert time.monotonic() < deadline, "the program was not started"
-        time.sleep(0.02)
+    until(lambda: interpreter.health()["running"], "the program was not started")
 
 
 @pytest.mark.parametrize("victim", ["worker", "zygote"])
@@ -384,10 +382,7 @@ def test_everything_ends_with_the_process_that_started_it(tmp_path: Path) -> Non
     parent.kill()
     parent.wait()
     parent.stdout.close()
-    deadline = time.monotonic() + 60
-    while (left := [pid for pid in family if os.path.exists(f"/proc/{pid}")]) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not left
+    until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in family), "processes are left")
 
 
 def test_preload_that_cannot_be_imported_names_the_remedy() -> None:

@@ -32,6 +32,7 @@ from tasks.shared.sandbox import (
 from tasks.shared.sandbox.client import RequestRefused
 from tasks.shared.sandbox.protocol import MAX_FRAME, FrameReader
 from tasks.shared.sandbox.server import Connection
+from tests.waiting import until
 
 HELLO = {"op": "hello", "version": 1, "token": ""}
 JSON = st.recursive(
@@ -251,9 +252,7 @@ def test_client_that_leaves_takes_its_programs_and_sessions_along(server: Interp
         assert all(isinstance(result, ConnectionError) for result in results)
 
     asyncio.run(leave())
-    deadline = time.monotonic() + 60
-    while server.health()["running"] and time.monotonic() < deadline:
-        time.sleep(0.05)
+    until(lambda: not server.health()["running"])
     health = server.health()
     assert (health["running"], health["queue_length"], health["sessions"]) == (0, 0, 0)
     assert still_serves(server)

@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from benchmarks.sandbox_soak import descendants
 from tasks.shared.sandbox import Interpreter, Limits, SandboxSettings, Status
+from tests.waiting import until
 
 SMALL = SandboxSettings(workers=1, slots=1, preload=("math",), limits=Limits(wall_s=30.0, cpu_s=30.0))
 
@@ -28,13 +29,6 @@ def interpreter() -> Iterator[Interpreter]:
 def server_of(interpreter: Interpreter) -> int:
     assert interpreter._server is not None
     return interpreter._server.pid
-
-
-def until(holds: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 120
-    while not holds():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
 
 
 def state(pid: int) -> str:

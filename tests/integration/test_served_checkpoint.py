@@ -20,15 +20,17 @@ from tasks.prepare.tiny_model import make_tiny_checkpoint
 from tasks.recipes import load_recipe
 from tasks.serve.request import ServeRequest
 from tasks.serve.resident import open_resident
-from tasks.shared.artifacts import Provenance, Store
+from tasks.shared.artifacts import Store
 from tasks.shared.config import ServeConfig
 from tasks.shared.evaluation.problems import EvaluationProblem, sample_requests
 from tasks.shared.evaluation.sampling import Sampler
 from tasks.shared.generation.engines import make_generator
 from tasks.shared.learning.checkpoints import load_tokenizer
 from tasks.shared.runs.record import RunRecords, StageRecord
+from tests.artifacts import publish
 from tests.integration.evaluation_world import SHAPE, evaluate_stage
-from tests.integration.synthesis_world import make_request, run_in_process
+from tests.integration.stages import in_process
+from tests.integration.synthesis_world import make_request
 from tests.unit.serve.scripted_world import ANSWER, CALL, Continuing, scripted_with, served, small_stage
 
 CLIENTS = 64
@@ -94,7 +96,7 @@ def test_a_served_checkpoint_teaches_synthesize(tmp_path: Path) -> None:
             prompt=str(own),
             teacher={"model": "m", "continuation": "prefill", "max_response_tokens": 150},
         )
-        result = run_in_process(request)
+        result = in_process(request)
     [trace] = pandas.read_parquet(Store(request.store).fetch(result.outputs["traces"]) / "train.parquet")[
         "trace"
     ]
@@ -129,11 +131,8 @@ def test_the_commands_in_one_line(
 def test_a_server_of_a_runs_stage_ends_after_its_last_reply(checkpoint: Path, tmp_path: Path) -> None:
     """`tirflow serve demo/sft`, told to end while it answers: the reply is whole, the exit code 0."""
     store = Store(str(tmp_path / "store"))
-    made = Provenance("sft", {}, 0, {}, "c1")
-    with store.staging("checkpoint") as directory:
-        for path in checkpoint.iterdir():
-            (directory / path.name).write_bytes(path.read_bytes())
-        ref = store.publish("checkpoint", directory, made, {})
+    files = {path.name: path.read_bytes() for path in checkpoint.iterdir()}
+    ref = publish(store, "checkpoint", files, stage="sft", code="c1")
     records = RunRecords(store.root)
     records.begin("demo", load_recipe("tiny").model_dump(mode="json"))
     record = StageRecord(

@@ -9,20 +9,19 @@ from typing import Any
 import pytest
 
 from tasks.evaluate.endpoint import EndpointSampler
-from tasks.evaluate.main import run
-from tasks.evaluate.spec import EVALUATE
 from tasks.launch.backends.access import needs_network
 from tasks.serve.request import ServeRequest
 from tasks.serve.resident import open_resident
 from tasks.shared.artifacts import Store
 from tasks.shared.config import EvaluateStage, ServeConfig
 from tasks.shared.contract.environment import named_keys
-from tasks.shared.contract.stage import StageRequest, open_context
+from tasks.shared.contract.stage import StageRequest
 from tasks.shared.evaluation.problems import EvaluationProblem, SampleRequest, sample_requests
 from tasks.shared.evaluation.sampling import Sampler
 from tasks.shared.generation.endpoint.responses import ResponseLog
 from tasks.shared.reporting.samples import Sample, read_samples
 from tests.integration.evaluation_world import evaluate_request
+from tests.integration.stages import in_process
 from tests.integration.teacher_server import serve
 from tests.unit.generation.scripted import ScriptedGenerator
 from tests.unit.serve.scripted_world import (
@@ -49,8 +48,7 @@ def asks(stage: EvaluateStage, address: str, **endpoint: Any) -> EvaluateStage:
 
 def evaluated(request: StageRequest) -> tuple[list[Sample], dict[str, Any]]:
     """Samples and summary of the stage, run here."""
-    context = open_context(EVALUATE, request)
-    directory = context.store.fetch(run(context).outputs["evaluation"])
+    directory = Store(request.store).fetch(in_process(request).outputs["evaluation"])
     return read_samples(directory), json.loads((directory / "summary.json").read_text())
 
 

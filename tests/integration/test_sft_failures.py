@@ -1,16 +1,14 @@
 """Stage `sft` in this process: mistakes in the request, a disk that is full when it publishes, a validation loss."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tasks.sft.main import run
-from tasks.sft.spec import SFT
 from tasks.shared.artifacts import Store
-from tasks.shared.contract.stage import StageRequest, open_context
+from tasks.shared.contract.stage import StageRequest
 from tests.integration.sft_world import make_request
+from tests.integration.stages import in_process, read_lines
 
 
 def fill(disk: Path) -> Path:
@@ -31,10 +29,10 @@ def test_a_full_disk_at_publication_loses_no_training(
     request = make_request(tmp_path, store_dir=small_disk)
     filler = fill(small_disk)
     with pytest.raises(OSError, match="no space left on the artifact store's disk"):
-        run(open_context(SFT, request))
+        in_process(request)
     filler.unlink()
     capsys.readouterr()
-    result = run(open_context(SFT, request))
+    result = in_process(request)
     steps = result.metrics["steps"]
     assert f"resuming after step {steps} of {steps}" in capsys.readouterr().out
     assert result.metrics["tokens_per_s"] == 0  # no step was run again
@@ -45,9 +43,9 @@ def test_checkpoints_of_another_request_are_not_taken_up(tmp_path: Path, small_d
     request = make_request(tmp_path, store_dir=small_disk)
     fill(small_disk)
     with pytest.raises(OSError):
-        run(open_context(SFT, request))
+        in_process(request)
     with pytest.raises(ValueError, match="checkpoints of another request"):
-        run(open_context(SFT, request.model_copy(update={"seed": 8})))
+        in_process(request.model_copy(update={"seed": 8}))
 
 
 def with_sft(request: StageRequest, **changes: Any) -> StageRequest:
@@ -59,17 +57,14 @@ def with_sft(request: StageRequest, **changes: Any) -> StageRequest:
 def test_a_row_budget_below_the_longest_trace_is_refused(tmp_path: Path) -> None:
     request = with_sft(make_request(tmp_path), tokens_per_micro_batch=100)
     with pytest.raises(ValueError, match="tokens_per_micro_batch = 100 is less than the longest trace; use "):
-        run(open_context(SFT, request))
+        in_process(request)
 
 
 def test_held_out_problems_are_not_trained_on_and_their_loss_is_told(tmp_path: Path) -> None:
     request = with_sft(make_request(tmp_path), validation_share=0.3, evaluate_every_steps=2)
-    result = run(open_context(SFT, request))
+    result = in_process(request)
     checkpoint = Store(request.store).fetch(result.outputs["checkpoint"])
-    trained, told = (
-        [json.loads(line) for line in (checkpoint / name).read_text().splitlines()]
-        for name in ("metrics.jsonl", "validation.jsonl")
-    )
+    trained, told = (read_lines(checkpoint / name) for name in ("metrics.jsonl", "validation.jsonl"))
     steps = len(trained)
     assert [line["step"] for line in told] == sorted({*range(0, steps + 1, 2), steps})
     assert 0 < 48 - sum(line["sequences"] for line in trained) < 30
@@ -82,7 +77,7 @@ def test_held_out_problems_are_not_trained_on_and_their_loss_is_told(tmp_path: P
 def test_the_same_request_gives_the_same_artifact(tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     digests = {
-        run(open_context(SFT, with_sft(make_request(root), max_steps=2))).outputs["checkpoint"].digest
+        in_process(with_sft(make_request(root), max_steps=2)).outputs["checkpoint"].digest
         for root in (first, second)
     }
     assert len(digests) == 1

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from tasks.shared.contract.addresses import address_towards, interface_of
-from tasks.shared.contract.stage import StageRequest, StageResult
+from tasks.shared.contract.stage import StageRequest
 from tests.integration.sft_nodes import ADDRESS, require_same_training, saved_parts, spread
 from tests.integration.sft_world import make_request
+from tests.integration.stages import result_of
 
 
 def start(root: Path, request: StageRequest) -> subprocess.Popen[bytes]:
@@ -23,10 +24,6 @@ def start(root: Path, request: StageRequest) -> subprocess.Popen[bytes]:
         stderr=(root / "stderr.txt").open("w"),
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-
-
-def result_of(root: Path) -> StageResult:
-    return StageResult.model_validate_json((root / "result.json").read_text())
 
 
 @pytest.mark.long  # the containers' suite has it with the hosts in containers

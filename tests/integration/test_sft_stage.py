@@ -1,48 +1,33 @@
 """Stage `sft` as the launcher runs it: a process, a request, events on stdout, a checkpoint; killed, it resumes."""
 
-import json
 import random
 import signal
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tasks.shared.artifacts import Store
 from tasks.shared.config import ModelConfig
-from tasks.shared.contract.stage import StageRequest, StageResult
+from tasks.shared.contract.stage import StageRequest
 from tasks.shared.learning.checkpoints import load_model, load_tokenizer
 from tests.integration.processes import StageProcess
 from tests.integration.sft_world import make_request, make_traces
-
-
-def run(root: Path, request: StageRequest, status: int = 0) -> list[dict[str, Any]]:
-    """Run the stage to its end; its events, which must be all there is on stdout."""
-    process = StageProcess(root, request)
-    out, _ = process.communicate(timeout=900)
-    assert process.returncode == status, (root / "stderr.txt").read_text()[-3000:]
-    return [json.loads(line) for line in out.splitlines()]
-
-
-def result_of(root: Path) -> StageResult:
-    return StageResult.model_validate_json((root / "result.json").read_text())
+from tests.integration.stages import outputs_of, read_lines, run_to_end
 
 
 def metrics_of(root: Path) -> list[dict[str, float]]:
-    store = Store(str(root / "store"))
-    path = store.fetch(result_of(root).outputs["checkpoint"]) / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return read_lines(Store(str(root / "store")).fetch(outputs_of(root)["checkpoint"]) / "metrics.jsonl")
 
 
 def test_a_checkpoint_that_learned_is_published(tmp_path: Path) -> None:
     request = make_request(tmp_path, epochs=6)
-    events = run(tmp_path, request)
+    events = run_to_end(tmp_path, request)
     assert [event["event"] for event in events[-2:]] == ["progress", "result"]
     metrics = metrics_of(tmp_path)
     assert metrics[-1]["loss"] < 0.75 * metrics[0]["loss"]
     assert [line["step"] for line in metrics] == list(range(1, len(metrics) + 1))
-    directory = Store(request.store).fetch(result_of(tmp_path).outputs["checkpoint"])
+    directory = Store(request.store).fetch(outputs_of(tmp_path)["checkpoint"])
     load_model(directory, ModelConfig(source="tiny", dtype="float32"))
     load_tokenizer(directory)
 
@@ -51,7 +36,7 @@ def test_killed_at_two_random_moments_it_ends_with_the_same_bytes(tmp_path: Path
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     whole.mkdir()
     broken.mkdir()
-    run(whole, make_request(whole, epochs=8))
+    run_to_end(whole, make_request(whole, epochs=8))
     num_steps = len(metrics_of(whole))
     request = make_request(broken, epochs=8)
     seed = random.randrange(10**6)
@@ -59,11 +44,9 @@ def test_killed_at_two_random_moments_it_ends_with_the_same_bytes(tmp_path: Path
     moments = sorted(rng.sample(range(1, num_steps - 1), 2))
     for moment in moments:
         kill_after(broken, request, moment, rng.random() * 0.02)
-    events = run(broken, request)
+    events = run_to_end(broken, request)
     where = f"seed {seed}: killed after steps {moments} of {num_steps}"
-    assert result_of(broken).outputs["checkpoint"].digest == result_of(whole).outputs["checkpoint"].digest, (
-        where
-    )
+    assert outputs_of(broken)["checkpoint"].digest == outputs_of(whole)["checkpoint"].digest, where
     if moments[-1] >= 3:
         assert any("resuming after step" in event.get("message", "") for event in events), where
 
@@ -92,7 +75,7 @@ def fresh(metrics: Path, root: Path) -> bool:
 def one_rank(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, float]]:
     """Metrics of the request of `make_request` on one rank."""
     root = tmp_path_factory.mktemp("one_rank")
-    run(root, make_request(root))
+    run_to_end(root, make_request(root))
     return metrics_of(root)
 
 
@@ -100,7 +83,7 @@ def one_rank(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, float]]
 def test_two_ranks_learn_as_one_does(
     tmp_path: Path, one_rank: list[dict[str, float]], zero_stage: int
 ) -> None:
-    events = run(tmp_path, make_request(tmp_path, zero_stage=zero_stage, ranks=2))
+    events = run_to_end(tmp_path, make_request(tmp_path, zero_stage=zero_stage, ranks=2))
     assert [event["event"] for event in events].count("result") == 1
     for shared, alone in zip(metrics_of(tmp_path), one_rank, strict=True):
         assert shared == pytest.approx(alone, rel=1e-4)
@@ -109,6 +92,6 @@ def test_two_ranks_learn_as_one_does(
 def test_a_mistake_found_in_a_rank_is_one_line(tmp_path: Path) -> None:
     traces = make_traces(8)
     traces.loc[3, "trace"] = "<code>\n```python\nprint(1)\n```\n</code>"
-    events = run(tmp_path, make_request(tmp_path, traces=traces, ranks=2), status=2)
+    events = run_to_end(tmp_path, make_request(tmp_path, traces=traces, ranks=2), status=2)
     assert [event["event"] for event in events] == ["error"]
     assert "trace 'trace-3' does not follow" in events[0]["message"]

@@ -16,7 +16,8 @@ from tasks.shared.artifacts import Store
 from tasks.shared.contract.stage import StageRequest
 from tasks.shared.generation.endpoint.responses import ResponseLog
 from tests.integration.processes import FORKS
-from tests.integration.synthesis_world import make_request, run_in_process
+from tests.integration.stages import in_process
+from tests.integration.synthesis_world import make_request
 from tests.integration.teacher_server import TeacherServer, serve
 
 CASES = ["honest", "error_500", "stray_tags"] * 12
@@ -32,7 +33,7 @@ def test_kills_cost_nothing_and_change_nothing(tmp_path):
         request = make_request(tmp_path, CASES, server.base_url, teacher=TEACHER)
         for _ in range(NUM_KILLS):
             seen = len(server.asked)
-            stage = FORKS.Process(target=run_in_process, args=(request,))
+            stage = FORKS.Process(target=in_process, args=(request,))
             stage.start()
             while len(server.asked) < seen + draw.randrange(8, 20):
                 assert stage.is_alive(), "the stage ended before it was killed"
@@ -44,14 +45,14 @@ def test_kills_cost_nothing_and_change_nothing(tmp_path):
             )
             kept = answered(request, tmp_path / "copy.jsonl.gz")
         seen = len(server.asked)
-        result = run_in_process(request)
+        result = in_process(request)
         assert not kept & asked_since(server, request, seen)
         attempts = Counter(asked.idempotency_key for asked in server.asked)
     # what was in flight at a kill goes out again under the key it had, so that it need not be charged twice
     assert 0 < sum(count - 1 for count in attempts.values()) <= NUM_KILLS * TEACHER["concurrency"]
 
     with serve() as server:
-        whole = run_in_process(make_request(tmp_path / "whole", CASES, server.base_url, teacher=TEACHER))
+        whole = in_process(make_request(tmp_path / "whole", CASES, server.base_url, teacher=TEACHER))
     assert result.outputs["traces"].digest == whole.outputs["traces"].digest
     assert result.outputs["responses"].digest == whole.outputs["responses"].digest
     counts = ("written", "accepted", "teacher_prompt_tokens", "teacher_completion_tokens")

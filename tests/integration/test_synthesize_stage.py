@@ -23,14 +23,14 @@ from tasks.shared.config import (
     TracesConfig,
 )
 from tasks.shared.config.selection import SelectionConfig
-from tasks.shared.contract.stage import StageRequest, StageResult
+from tasks.shared.contract.stage import StageResult
 from tasks.shared.sandbox import Interpreter, SandboxSettings
 from tasks.shared.traces.dialect import DIALECTS
 from tasks.synthesize.spec import SynthesizeStage
 from tasks.synthesize.teachers.script import ScriptTeacher
 from tasks.synthesize.traces import Fault, TrainingProblem
 from tasks.synthesize.verify import Rules, verify
-from tests.integration.processes import StageProcess
+from tests.integration.stages import run_stage, run_to_end, stage_request
 
 NUM_PROBLEMS = 120
 # the scripted teacher's templates are near-duplicates, and some reason without code
@@ -48,26 +48,6 @@ FAULTS = dict.fromkeys(
 )
 
 
-def run_stage(directory: Path, stage: str, config: dict[str, Any], inputs: dict[str, Any]) -> StageResult:
-    scratch = directory / stage
-    scratch.mkdir(parents=True, exist_ok=True)
-    request = StageRequest(
-        stage=stage,
-        run="test",
-        config=config,
-        inputs=inputs,
-        seed=0,
-        store=str(directory / "store"),
-        scratch=str(scratch),
-    )
-    process = StageProcess(scratch, request)
-    out, _ = process.communicate(timeout=600)
-    assert process.returncode == 0, out + (scratch / "stderr.txt").read_text()
-    lines = [json.loads(line) for line in out.splitlines()]
-    assert lines[-1]["event"] == "result", "stdout carries JSON lines only"
-    return StageResult.model_validate_json((scratch / "result.json").read_text())
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StageResult]:
     directory = tmp_path_factory.mktemp("world")
@@ -81,7 +61,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StageResult]:
             evaluation=(ProblemSource(name="held_out", source="tiny", split="held_out", limit=20),),
         ),
     )
-    return directory, run_stage(directory, "prepare", config.model_dump(mode="json"), {})
+    return directory, run_stage(directory, "prepare", config, {})
 
 
 def synthesize(world: tuple[Path, StageResult], name: str, **settings: Any) -> tuple[Path, StageResult]:
@@ -92,7 +72,7 @@ def synthesize(world: tuple[Path, StageResult], name: str, **settings: Any) -> t
         synthesize=SynthesizeConfig(selection=ALL_KEPT, **settings),
     )
     inputs = {key: prepared.outputs[key] for key in ("problems", "evaluation_sets")}
-    result = run_stage(directory / name, "synthesize", config.model_dump(mode="json"), inputs)
+    result = run_stage(directory / name, "synthesize", config, inputs)
     return Store(str(directory / name / "store")).fetch(result.outputs["traces"]), result
 
 
@@ -165,16 +145,9 @@ def test_an_evaluation_problem_among_the_training_problems_is_refused(shared_sto
         leaked = store.publish("problems", staged, provenance)
     config = SynthesizeStage(traces=TracesConfig(), sandbox=SANDBOX, synthesize=SynthesizeConfig())
     inputs = {"problems": leaked, "evaluation_sets": prepared.outputs["evaluation_sets"]}
-    request = StageRequest(
-        stage="synthesize",
-        run="test",
-        config=config.model_dump(mode="json"),
-        inputs=inputs,
-        seed=0,
-        store=str(directory / "store"),
-        scratch=str(tmp_path),
+    request = stage_request(directory, "synthesize", config, inputs, scratch=str(tmp_path))
+    events = run_to_end(tmp_path, request, status=2)
+    assert (
+        "is also in an evaluation set; take problems and evaluation_sets from one run"
+        in events[-1]["message"]
     )
-    process = StageProcess(tmp_path, request)
-    out, _ = process.communicate(timeout=600)
-    assert process.returncode == 2
-    assert "is also in an evaluation set; take problems and evaluation_sets from one run" in out

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -11,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tasks.shared.contract.addresses import free_port
+
 
 @contextmanager
 def serve(checkpoint: Path, log_path: Path) -> Iterator[str]:
@@ -18,9 +19,7 @@ def serve(checkpoint: Path, log_path: Path) -> Iterator[str]:
 
     The command itself stops in the CPU build: it asks for the version of a distribution of another name.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port("127.0.0.1")
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(checkpoint)]
     command += ["--served-model-name", "served"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--enforce-eager"]

@@ -11,15 +11,16 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tasks.prepare.tiny_model import make_tiny_checkpoint
 from tasks.rl.probe import WeightsDiffer, probe
-from tasks.shared.config import GenerationConfig, ModelConfig, OptimizerConfig, PoolConfig, TinyModel
+from tasks.shared.config import GenerationConfig, ModelConfig, OptimizerConfig, PoolConfig
 from tasks.shared.generation.engines import open_generator
 from tasks.shared.generation.pool.client import Client
 from tasks.shared.generation.pool.generator import PoolGenerator
 from tasks.shared.generation.pool.server import PoolFailed, ServerProcess, plan_servers
 from tasks.shared.generation.protocol import Piece, Sampling
 from tasks.shared.learning.engine import TrainingEngine
+from tests.unit.generation.pieces import finish
+from tests.vllm.models import strong_checkpoint
 
 pytestmark = pytest.mark.timeout(1200)
 
@@ -32,19 +33,7 @@ PROMPTS = [list(range(40 + n, 50 + n)) for n in range(24)]
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return strong(tmp_path_factory.mktemp("model"), 0)
-
-
-def strong(directory: Path, seed: int) -> Path:
-    """A random checkpoint with strong logits and a tied head, so that a stale tensor cannot hide."""
-    make_tiny_checkpoint(TinyModel(), seed, directory)
-    model = AutoModelForCausalLM.from_pretrained(directory)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.mul_(2.0)
-    model.save_pretrained(directory)
-    return directory
+    return strong_checkpoint(tmp_path_factory.mktemp("model"), 0)
 
 
 @pytest.fixture(scope="module")
@@ -84,13 +73,6 @@ def sample(generator: PoolGenerator, max_new_tokens: int = 40) -> dict[str, Piec
             str(index), prompt, sampling=Sampling(), seed=index, stop=None, max_new_tokens=max_new_tokens
         )
     return finish(generator)
-
-
-def finish(generator: PoolGenerator) -> dict[str, Piece]:
-    pieces: dict[str, Piece] = {}
-    while generator.num_running:
-        pieces |= {piece.request_id: piece for piece in generator.step()}
-    return pieces
 
 
 def engine_of(checkpoint: Path) -> TrainingEngine:
@@ -164,7 +146,7 @@ def test_a_later_turn_goes_where_its_prefix_lies(addresses, checkpoint, monkeypa
 
 
 def test_every_server_has_the_trainers_weights_after_a_push(addresses, checkpoint, monkeypatch, tmp_path):
-    engine = engine_of(strong(tmp_path, 1))
+    engine = engine_of(strong_checkpoint(tmp_path, 1))
     with pool_of(addresses, checkpoint, monkeypatch) as generator:
         with pytest.raises(WeightsDiffer, match=r"tensors that differ: http://.*, worker 0: model\."):
             probe(engine, generator, PROMPTS, EXACT, row_tokens=512)  # naming them pushes the trainer's
@@ -196,7 +178,7 @@ def test_a_server_that_holds_other_weights_is_named(addresses, checkpoint, monke
 
 
 def test_requests_go_on_while_weights_are_pushed(addresses, checkpoint, monkeypatch, tmp_path):
-    engine = engine_of(strong(tmp_path, 2))
+    engine = engine_of(strong_checkpoint(tmp_path, 2))
     with pool_of(addresses, checkpoint, monkeypatch) as generator:
         for index in range(32):
             generator.add(
@@ -243,7 +225,7 @@ def test_a_server_that_was_killed_is_started_again_and_asked_again(checkpoint, t
     """A pool of the stage's own: the samples are those of a run in which nobody died, the weights the last pushed."""
     config = GenerationConfig(placement="pool", pool=PoolConfig(restarts=1), **LIMITS)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-    engine = engine_of(strong(tmp_path / "trained", 3))
+    engine = engine_of(strong_checkpoint(tmp_path / "trained", 3))
     with open_generator(config, MODEL, checkpoint, tokenizer, scratch=tmp_path) as generator:
         generator.load_weights(engine.weights())
         undisturbed = sample(generator)

@@ -8,11 +8,13 @@ import psutil
 import pytest
 
 from tasks.shared.artifacts import Store
-from tests.integration.ahead_world import ahead_request, check_account, steps_of
-from tests.integration.evaluation_world import fill_sets, publish
+from tests.artifacts import publish
+from tests.integration.ahead_world import ahead_request, check_account
+from tests.integration.evaluation_world import fill_sets
 from tests.integration.processes import StageProcess
 from tests.integration.rl_world import make_store
-from tests.integration.test_rl_round import fetch, outputs_of
+from tests.integration.stages import outputs_of, read_lines
+from tests.integration.test_rl_round import fetch
 from tests.vllm.test_rl_vllm import EXACT, GENERATION
 
 STEPS = 4
@@ -52,10 +54,10 @@ def test_a_server_killed_while_weights_go_to_running_requests(tmp_path: Path) ->
     counts = check_account(tmp_path, directory, STEPS)
     assert counts["trained"] == 2 * STEPS
     rollouts = fetch(tmp_path, outputs_of(directory)["rollouts"])
-    metrics = steps_of(rollouts, "metrics.jsonl")
+    metrics = read_lines(rollouts / "metrics.jsonl")
     kept = [line["step"] for line in metrics if line["probe_gap"] is None]
     assert kept in ([1], [1, 2])  # while an evaluation that takes longer than a step has their weights
     assert all(line["probe_gap"] < EXACT for line in metrics if line["step"] not in kept)
-    points = {point["step"]: point["samples"] for point in steps_of(rollouts, "evaluation.jsonl")}
+    points = {point["step"]: point["samples"] for point in read_lines(rollouts / "evaluation.jsonl")}
     assert points == {0: 6 * 16, STEPS: 6 * 16}
     assert any(line["staleness/1"] + line["staleness/2"] for line in metrics)

@@ -19,11 +19,13 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from tasks.shared.artifacts import ArtifactRef, Store
 from tasks.shared.config import EvaluateStage
-from tasks.shared.contract.stage import StageRequest, StageResult
+from tasks.shared.contract.stage import StageResult
 from tasks.shared.evaluation.problems import EvaluationProblem, read_problems, sample_requests
 from tasks.shared.reporting.samples import Sample, read_samples
-from tests.integration.evaluation_world import fill_sets, publish
+from tests.artifacts import publish
+from tests.integration.evaluation_world import fill_sets
 from tests.integration.rl_world import MODEL, make_store
+from tests.integration.stages import stage_request
 from tests.vllm.serving import serve
 
 BUDGET, CALLS, SAMPLES, SEED = 96, 2, 6, 7
@@ -74,15 +76,7 @@ def _evaluate(root: Path, inputs: dict[str, ArtifactRef], servers: int = 0) -> l
             "evaluate": {"samples_per_problem": SAMPLES, "temperature": 1.0, "top_p": 0.95},
         }
     )
-    request = StageRequest(
-        stage="evaluate",
-        run="test",
-        config=config.model_dump(mode="json"),
-        inputs=inputs,
-        seed=SEED,
-        store=str(root / "store"),
-        scratch=str(root / f"scratch-{servers}"),
-    )
+    request = stage_request(root, "evaluate", config, inputs, seed=SEED, scratch=f"scratch-{servers}")
     path = root / "request.json"
     path.write_text(request.model_dump_json())
     with (root / "evaluate.log").open("w") as log:

@@ -15,7 +15,8 @@ from tasks.shared.config import GenerationConfig, SynthesizeConfig
 from tasks.shared.contract.stage import StageRequest, StageResult
 from tasks.synthesize.spec import SynthesizeStage
 from tests.integration.rl_world import MODEL, NUM_PROBLEMS, make_store
-from tests.integration.synthesis_world import make_request, run_in_process
+from tests.integration.stages import in_process
+from tests.integration.synthesis_world import make_request
 from tests.vllm.serving import serve
 
 SAMPLES = 6
@@ -90,9 +91,9 @@ def test_a_served_model_as_teacher_live_and_bootstrap(world, tmp_path):
     own.write_text("{{ problem }}")  # the taught model knows no instructions
     with serve(checkpoint, tmp_path / "server.log") as address:
         request = ask(root, inputs, "live", f"{address}/v1", mode="live", prompt=str(own))
-        check(request, run_in_process(request))
+        check(request, in_process(request))
         request = ask(root, inputs, "served", f"{address}/v1", mode="bootstrap")
-        check(request, run_in_process(request))
+        check(request, in_process(request))
 
 
 @pytest.mark.parametrize(
@@ -102,8 +103,8 @@ def test_a_served_model_as_teacher_live_and_bootstrap(world, tmp_path):
 def test_bootstrap_with_vllms_engine(world, placement):
     root, inputs = world
     request = ask(root, inputs, f"engine-{placement}", placement=placement, mode="bootstrap")
-    result = run_in_process(request)
+    result = in_process(request)
     check(request, result)
-    again = run_in_process(request)
+    again = in_process(request)
     assert again.metrics["teacher_asked"] == 0, "finished samples are in the log"
     assert again.outputs["traces"].digest == result.outputs["traces"].digest

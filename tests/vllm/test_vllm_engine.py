@@ -9,10 +9,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tasks.prepare.tiny_model import make_tiny_checkpoint
-from tasks.shared.config import GenerationConfig, ModelConfig, TinyModel
+from tasks.shared.config import GenerationConfig, ModelConfig
 from tasks.shared.generation.protocol import Generator, NamesDifferences, Piece, Sampling, Sleeps
 from tasks.shared.generation.vllm_engine import VllmGenerator
+from tests.unit.generation.pieces import drain, finish
+from tests.vllm.models import strong_checkpoint
 
 PROMPTS = [list(range(40, 40 + n)) for n in (5, 9, 17, 30)]
 EXACT = 1e-4  # float32: sampler and trainer on the same ids
@@ -24,27 +25,11 @@ pytestmark = pytest.mark.timeout(600)  # the first test of an engine waits for i
 @pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
 def engine(request, tmp_path_factory):
     """One engine a module and head kind: starting it is what takes the time."""
-    directory = checkpoint(tmp_path_factory.mktemp("model"), seed=0, tied=request.param)
+    directory = strong_checkpoint(tmp_path_factory.mktemp("model"), seed=0, tied=request.param)
     config = GenerationConfig(engine="vllm", max_sequences=160, max_prompt_tokens=64, max_response_tokens=192)
     tokenizer = AutoTokenizer.from_pretrained(directory)
     model_config = ModelConfig(source="tiny", dtype="float32")
     return VllmGenerator(config, model_config, directory, [tokenizer.eos_token_id]), directory, request.param
-
-
-def checkpoint(directory: Path, seed: int, tied: bool) -> Path:
-    """A random checkpoint with strong logits, so that a stale tensor cannot hide."""
-    make_tiny_checkpoint(TinyModel(), seed, directory)
-    model = AutoModelForCausalLM.from_pretrained(directory, tie_word_embeddings=tied)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.mul_(2.0)
-        if not tied:
-            model.lm_head.weight.add_(
-                torch.randn(model.lm_head.weight.shape, generator=torch.manual_seed(seed)) * 0.05
-            )
-    model.save_pretrained(directory)
-    return directory
 
 
 def reference(directory: Path):
@@ -62,10 +47,7 @@ def generate(generator: VllmGenerator, stop: str | None = None, max_new_tokens: 
         generator.add(
             str(index), prompt, sampling=Sampling(), seed=index, stop=stop, max_new_tokens=max_new_tokens
         )
-    pieces: dict[str, Piece] = {}
-    while generator.num_running:
-        pieces |= {piece.request_id: piece for piece in generator.step()}
-    return pieces
+    return finish(generator)
 
 
 def largest_gap(generator: VllmGenerator, model) -> float:
@@ -85,7 +67,7 @@ def test_logprobs_equal_the_trainers_before_and_after_every_sync(engine, tmp_pat
     generator, directory, tied = engine
     assert largest_gap(generator, reference(directory)) < EXACT
     for seed in (1, 2):
-        model = reference(checkpoint(tmp_path / str(seed), seed, tied))
+        model = reference(strong_checkpoint(tmp_path / str(seed), seed, tied))
         assert largest_gap(generator, model) > 0.1, "other weights must show, or this test cannot fail"
         generator.load_weights(model.named_parameters())
         assert largest_gap(generator, model) < EXACT
@@ -96,7 +78,7 @@ def test_an_engine_sleeps_until_it_gets_weights(engine, tmp_path):
     """The calls of a GPU on a real engine; what they free is for tests/gpu, the CPU build frees nothing."""
     generator, directory, tied = engine
     assert isinstance(generator, Sleeps)
-    model = reference(checkpoint(tmp_path, 4, tied))
+    model = reference(strong_checkpoint(tmp_path, 4, tied))
     generator.sleep()
     assert generator._llm.llm_engine.is_sleeping()
     with pytest.raises(AssertionError, match="load_weights wakes it"):
@@ -111,7 +93,7 @@ def test_an_engine_sleeps_until_it_gets_weights(engine, tmp_path):
 def test_the_known_defect_of_reloading_a_tied_head(engine, tmp_path):
     """Without the fresh packing the head of a tied model stays stale: the reason for `refresh_tied_head`."""
     generator, directory, tied = engine
-    path = checkpoint(tmp_path, 3, tied)
+    path = strong_checkpoint(tmp_path, 3, tied)
     generator._llm.collective_rpc("reload_weights", kwargs={"weights_path": str(path)})
     generator._llm.reset_prefix_cache()
     gap = largest_gap(generator, reference(path))
@@ -125,9 +107,7 @@ def test_a_request_goes_on_after_feedback_as_if_never_cut(engine):
     feedback = [50, 51, 52]
     for index in first:
         generator.extend(index, feedback, stop=None, max_new_tokens=8)
-    second: dict[str, Piece] = {}
-    while generator.num_running:
-        second |= {piece.request_id: piece for piece in generator.step()}
+    second = finish(generator)
     model = reference(directory)
     for index, piece in second.items():
         context = PROMPTS[int(index)] + list(first[index].ids) + feedback
@@ -160,12 +140,7 @@ def test_more_prompt_tokens_at_once_than_one_step_computes(engine):
     for number in range(160):
         ids = [20 + (number * 7 + place * 3) % 500 for place in range(60)]
         generator.add(str(number), ids, sampling=Sampling(), seed=number, stop=None, max_new_tokens=2)
-    pieces = []
-    while generator.num_running:
-        pieces += generator.step()
-    assert {piece.request_id for piece in pieces} == {str(number) for number in range(160)}
-    for piece in pieces:
-        generator.release(piece.request_id)
+    assert drain(generator).keys() == {str(number) for number in range(160)}
 
 
 def test_weights_must_not_change_under_running_requests(engine):
@@ -173,9 +148,7 @@ def test_weights_must_not_change_under_running_requests(engine):
     generator.add("running", PROMPTS[0], sampling=Sampling(), seed=0, stop=None, max_new_tokens=4)
     with pytest.raises(AssertionError, match="running requests"):
         generator.load_weights(reference(directory).named_parameters())
-    while generator.num_running:
-        generator.step()
-    generator.release("running")
+    drain(generator)
 
 
 def test_it_is_a_generator_that_names_differences(engine, tmp_path):
@@ -194,7 +167,7 @@ def test_it_is_a_generator_that_names_differences(engine, tmp_path):
 
 def test_the_stale_copy_of_a_tied_head_is_named(engine, tmp_path):
     generator, directory, tied = engine
-    path = checkpoint(tmp_path, 4, tied)
+    path = strong_checkpoint(tmp_path, 4, tied)
     generator._llm.collective_rpc("reload_weights", kwargs={"weights_path": str(path)})
     expected = ["lm_head.weight (packed copy)"] if tied else []
     assert generator.differing(reference(path).named_parameters()) == expected
@@ -207,12 +180,10 @@ def test_an_empty_feedback_and_a_sequence_of_the_largest_length(engine):
     first = generate(generator, max_new_tokens=6)
     for index in first:
         generator.extend(index, [], stop=None, max_new_tokens=6)
-    while generator.num_running:
-        for piece in generator.step():
-            context = PROMPTS[int(piece.request_id)] + list(first[piece.request_id].ids)
-            expected = reference_logprobs(model, context + list(piece.ids))[len(context) :]
-            assert max(abs(a - b) for a, b in zip(piece.logprobs, expected, strict=True)) < EXACT
-            generator.release(piece.request_id)
+    for index, piece in drain(generator).items():
+        context = PROMPTS[int(index)] + list(first[index].ids)
+        expected = reference_logprobs(model, context + list(piece.ids))[len(context) :]
+        assert max(abs(a - b) for a, b in zip(piece.logprobs, expected, strict=True)) < EXACT
     longest = [40 + i % 60 for i in range(64 + 192)]
     gap = max(
         abs(a - b)
@@ -226,13 +197,11 @@ def test_scoring_must_not_swallow_pieces_of_running_requests(engine):
     generator.add("running", PROMPTS[0], sampling=Sampling(), seed=0, stop=None, max_new_tokens=4)
     with pytest.raises(AssertionError, match="would be lost"):
         generator.score([PROMPTS[1]])
-    while generator.num_running:
-        generator.step()
-    generator.release("running")
+    drain(generator)
 
 
 def test_too_few_positions_are_told_in_one_line(tmp_path):
-    directory = checkpoint(tmp_path, 0, True)
+    directory = strong_checkpoint(tmp_path, 0, True)
     config = GenerationConfig(engine="vllm", max_prompt_tokens=1000, max_response_tokens=1000)
     with pytest.raises(ValueError, match=r"= 2001, but the model has 1024 positions .* lower them by 977"):
         VllmGenerator(config, ModelConfig(source="tiny", dtype="float32"), directory, [0])

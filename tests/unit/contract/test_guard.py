@@ -4,12 +4,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
+
+from tests.waiting import until
 
 GUARD = [sys.executable, "-m", "tasks.shared.contract.guard"]
 # Notes its own pid and that of a child in a session of its own, then sleeps.
@@ -36,14 +36,6 @@ def run_guard(code: str) -> int:
         os.close(writer)
 
 
-def wait_for(condition: Callable[[], bool], timeout_s: float = 120.0) -> None:
-    """Until the condition holds; AssertionError after the timeout."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
-
-
 def gone(pid: int) -> bool:
     """True if no such process lives (a zombie does not)."""
     return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
@@ -56,7 +48,7 @@ def start_spreading(tmp_path: Path, how: str) -> tuple[subprocess.Popen[bytes], 
     command = [*GUARD, str(reader), "1", "--", sys.executable, "-c", SPREADING, str(note), how]
     process = subprocess.Popen(command, pass_fds=(reader,), start_new_session=True)
     os.close(reader)
-    wait_for(note.exists)
+    until(note.exists)
     return process, writer, note
 
 
@@ -94,11 +86,11 @@ def test_a_launcher_killed_by_sigkill_takes_the_stage_with_it(tmp_path: Path) ->
         "time.sleep(600)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", launcher])
-    wait_for(note.exists)
+    until(note.exists)
     pids = [int(pid) for pid in note.read_text().split()]
     process.kill()
     process.wait()
-    wait_for(lambda: all(gone(pid) for pid in pids))
+    until(lambda: all(gone(pid) for pid in pids))
 
 
 def test_a_guard_killed_by_sigkill_takes_the_stage_with_it(tmp_path: Path) -> None:
@@ -106,6 +98,6 @@ def test_a_guard_killed_by_sigkill_takes_the_stage_with_it(tmp_path: Path) -> No
     stage, child = (int(pid) for pid in note.read_text().split())
     process.kill()
     process.wait()
-    wait_for(lambda: gone(stage))
+    until(lambda: gone(stage))
     os.close(lifeline)
     os.kill(child, signal.SIGKILL)  # the one thing that only a living guard cleans up

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from flows.commands.cli import main
-from tasks.shared.artifacts import ArtifactRef, Provenance, Store
+from tasks.shared.artifacts import ArtifactRef, Store
+from tests.artifacts import publish
 from tests.unit.runs.test_collection import World
 
 Answers = tuple[int, Any]
@@ -21,10 +22,11 @@ def world(tmp_path: Path) -> World:
     world = World(str(tmp_path))
     problems = world.make("problems", "1")
     world.note("demo", "prepare", {"problems": problems})
-    with world.store.staging("checkpoint") as directory:
-        (directory / "content").write_text("tuned")
-        made = Provenance("sft", {"sft": {"max_steps": 50}}, 7, {"problems": problems}, "c1")
-        tuned = world.store.publish("checkpoint", directory, made, {"loss": 0.5})
+    config, metrics = {"sft": {"max_steps": 50}}, {"loss": 0.5}
+    tuned = publish(
+        world.store, "checkpoint", {"content": "tuned"}, {"problems": problems},
+        stage="sft", config=config, seed=7, code="c1", metrics=metrics,
+    )  # fmt: skip
     world.note("demo", "sft", {"checkpoint": tuned})
     world.make("checkpoint", "rubbish")
     return world

@@ -11,12 +11,13 @@ from flows.night_page import Tonight
 from flows.nightly import SHOWN, NightFailed, _compare, _earlier, _shown_nights, nightly
 from flows.tagged import Subject
 from tasks.recipes import load_recipe
-from tasks.shared.artifacts import ArtifactRef, Provenance, Store
+from tasks.shared.artifacts import ArtifactRef, Store
 from tasks.shared.reporting.evaluated import write_evaluation
 from tasks.shared.reporting.nights import significant_drops
 from tasks.shared.reporting.summary import summarize
 from tasks.shared.runs.record import RunRecords, StageRecord
 from tasks.shared.runs.tags import Night, Nights, Tagged, Tags
+from tests.artifacts import publish
 from tests.unit.reporting.making import make_sample
 
 RETOOL = {"samples_per_problem": 2, "temperature": 1.0, "max_calls": None}
@@ -38,9 +39,13 @@ def evaluated(store: Store, right: bool, protocol: dict[str, Any]) -> ArtifactRe
         for sample in range(2)
     ]
     summary = {"sets": {"held_out": summarize(samples)}, "protocol": protocol}
-    with store.staging("evaluation") as directory:
-        write_evaluation(directory, samples, summary, {"surroundings": {}})
-        return store.publish("evaluation", directory, Provenance("evaluate", protocol, 0, {}), {})
+    return publish(
+        store,
+        "evaluation",
+        lambda path: write_evaluation(path, samples, summary, {"surroundings": {}}),
+        stage="evaluate",
+        config=protocol,
+    )
 
 
 @pytest.mark.parametrize(("protocol", "drops"), [(RETOOL, 1), (TORL, 0)])

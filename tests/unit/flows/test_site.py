@@ -8,7 +8,8 @@ import yaml
 from flows.server.deployments import ROOT
 from flows.site import make_bucket, placed
 from tasks.recipes import STAGES
-from tasks.shared.artifacts import Provenance, Store
+from tasks.shared.artifacts import Store
+from tests.artifacts import publish
 
 
 def test_every_deployment_has_its_pool() -> None:
@@ -34,9 +35,7 @@ def test_a_new_store_gets_its_bucket(bucket: str, tmp_path: Path) -> None:
     for _ in range(2):
         make_bucket(uri)
     store = Store(uri, cache=tmp_path)
-    with store.staging("traces") as directory:
-        (directory / "rows").write_text("one")
-        ref = store.publish("traces", directory, Provenance("prepare", {}, 0, {}))
+    ref = publish(store, "traces", {"rows": "one"})
     assert (store.fetch(ref) / "rows").read_text() == "one"
 
 

@@ -1,4 +1,4 @@
-"""What a server of the pool answers, in the test's own process: a model whose tokens follow from the seed."""
+"""A server of the pool in the test's own process; the seed determines the tokens of its model."""
 
 import asyncio
 import threading
@@ -12,22 +12,22 @@ TOKEN = "a token of the tests"
 
 
 def tokens_of(seed: int, count: int) -> list[int]:
-    """What every server samples for a seed."""
+    """The tokens that every server samples for a seed."""
     return [(seed * 31 + place * 7) % 97 for place in range(count)]
 
 
 class FakeServer:
-    """One server. It can hold its answers back, and die."""
+    """One server. It can hold back its answers, and die."""
 
     def __init__(self) -> None:
         self.url = ""
         self.asked: list[dict[str, Any]] = []  # bodies, in order
-        self.calls: list[str] = []  # what else was asked of it
+        self.calls: list[str] = []  # paths of other requests
         self.most_at_once = 0
         self.weights: dict[str, str] = {"worker 0: a": "1"}
         self.version = "default"
         self.status = 200  # of generate
-        self.open = threading.Event()  # answers are given
+        self.open = threading.Event()  # set: answers go out
         self.open.set()
         self._running = 0
         self._loop = asyncio.new_event_loop()
@@ -42,12 +42,12 @@ class FakeServer:
         return self.url
 
     def die(self) -> None:
-        """Break all connections and listen no more."""
+        """Break all connections and stop listening."""
         assert self._runner is not None
         self._do(self._break())
 
     def close(self) -> None:
-        """End it for good."""
+        """End the server and its thread."""
         self.open.set()
         self._do(self._break())
         self._loop.call_soon_threadsafe(self._loop.stop)

@@ -1,4 +1,4 @@
-"""A scripted `Generator`: each request says given words or ids, a token a step. A fake, to test the loop above it."""
+"""A scripted `Generator`: each request samples given words or ids, one token a step. A fake for tests of the loop."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from tasks.shared.generation.stops import StopFinder
 
 @cache
 def finder(tokenizer: PreTrainedTokenizerBase, stop: str) -> StopFinder:
-    """Of a vocabulary, once: a real one has 150,000 tokens."""
+    """One for each vocabulary: a real one has 150,000 tokens."""
     return StopFinder(tokenizer, stop)
 
 
@@ -28,7 +28,7 @@ class _Scripted:
 
 
 class ScriptedGenerator:
-    """Says `scripts[request id]`, then the end of turn, whatever feedback it is given; log-prob -0.5 each."""
+    """Samples `scripts[request id]` and the end of turn, whatever the feedback; each log-prob is -0.5."""
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, scripts: Mapping[str, str | Sequence[int]]

@@ -1,8 +1,7 @@
 """The pool's client against servers of this process: who is asked, what is asked again, when it gives up."""
 
 import math
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
@@ -14,8 +13,10 @@ from tasks.shared.generation.pool.generator import Asker, PoolGenerator
 from tasks.shared.generation.pool.members import Member
 from tasks.shared.generation.pool.server import PoolFailed, core_shares
 from tasks.shared.generation.pool.weights import FileTransfer, buckets
-from tasks.shared.generation.protocol import Piece, Sampling
+from tasks.shared.generation.protocol import Sampling
+from tests.unit.generation.pieces import finish
 from tests.unit.generation.pool_server import TOKEN, FakeServer, servers, tokens_of
+from tests.waiting import until
 
 
 @contextmanager
@@ -36,20 +37,6 @@ def pool_of(asked: Sequence[FakeServer], slots: int = 4, token: str = TOKEN) -> 
 def add(generator: Asker, count: int, first: int = 0) -> None:
     for n in range(first, first + count):
         generator.add(str(n), [5, 6, n], sampling=Sampling(), seed=n, stop=None, max_new_tokens=3)
-
-
-def finish(generator: Asker) -> dict[str, Piece]:
-    pieces: dict[str, Piece] = {}
-    while generator.num_running:
-        pieces |= {piece.request_id: piece for piece in generator.step()}
-    return pieces
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 def test_requests_go_to_the_server_with_the_least_work_as_far_as_it_has_room() -> None:

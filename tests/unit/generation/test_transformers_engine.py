@@ -11,6 +11,7 @@ from tasks.shared.generation.protocol import Piece, Sampling
 from tasks.shared.generation.stops import StopFinder
 from tasks.shared.generation.transformers_engine import TransformersGenerator
 from tests.unit.generation.architectures import ARCHITECTURES, RECURRENT, make_model
+from tests.unit.generation.pieces import drain
 from tests.unit.generation.tiny import CORPUS, tiny_model, tiny_tokenizer
 
 GREEDY = Sampling(temperature=0.0)
@@ -37,15 +38,6 @@ def prompts(tokenizer: PreTrainedTokenizerFast, count: int) -> list[list[int]]:
     generator = torch.Generator().manual_seed(7)
     lengths = torch.randint(1, 40, (count,), generator=generator).tolist()
     return [torch.randint(3, len(tokenizer), (n,), generator=generator).tolist() for n in lengths]
-
-
-def drain(generator: TransformersGenerator) -> dict[str, Piece]:
-    pieces = {}
-    while generator.num_running:
-        for piece in generator.step():
-            pieces[piece.request_id] = piece
-            generator.release(piece.request_id)
-    return pieces
 
 
 def full_logprobs(model: Qwen2ForCausalLM, ids: list[int], start: int) -> torch.Tensor:

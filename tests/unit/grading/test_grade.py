@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tasks.shared.grading import GradeReason, grade, last_box
 from tasks.shared.grading.box import Box
 from tasks.shared.grading.equivalence import Equivalence, Verdict
+from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -187,14 +188,7 @@ def test_the_worker_ends_with_its_owner() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     worker = Path(f"/proc/{json.loads(done.stdout)}")
-    deadline = time.monotonic() + 60
-    while (
-        worker.exists()
-        and "\nState:\tZ" not in (worker / "status").read_text()
-        and time.monotonic() < deadline
-    ):
-        time.sleep(0.05)
-    assert not worker.exists() or "\nState:\tZ" in (worker / "status").read_text()
+    until(lambda: not worker.exists() or "\nState:\tZ" in (worker / "status").read_text())
 
 
 @settings(max_examples=60, deadline=None)

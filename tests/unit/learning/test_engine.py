@@ -13,34 +13,15 @@ from tasks.shared.contract.stage import TrainingStopped
 from tasks.shared.learning.distributed import LONGEST_WAIT
 from tasks.shared.learning.engine import PackedModel, TrainingEngine, learning_rate_at
 from tasks.shared.learning.logprobs import token_logprobs
-from tasks.shared.learning.packing import TrainSequence, pack
+from tasks.shared.learning.packing import pack
 from tasks.shared.learning.saved import ALL_SUMS, add_sums, sums_of
 from tests.unit.generation.tiny import tiny_model
-from tests.unit.learning.sequences import random_sequences
+from tests.unit.learning.sequences import VOCABULARY, engine_step, num_loss_tokens, sequences_of
 
-VOCABULARY = 97
 Zero = Literal[0, 1, 2, 3]
 CONFIG = OptimizerConfig(
     learning_rate=1e-2, warmup_steps=1, schedule="cosine", weight_decay=0.1, max_grad_norm=0.5
 )
-
-
-def sequences_of(step: int) -> list[TrainSequence]:
-    return random_sequences([17, 3, 40, 25, 8, 31], VOCABULARY, seed=step)
-
-
-def num_loss_tokens(sequences: list[TrainSequence]) -> int:
-    return sum(int(sequence.loss_mask[1:].sum()) for sequence in sequences)
-
-
-def engine_step(engine: TrainingEngine, step: int, row_tokens: int) -> tuple[float, float]:
-    """One step on the sequences of `step`: (loss, gradient norm)."""
-    sequences, loss = sequences_of(step), 0.0
-    for row in pack(sequences, row_tokens):
-        share = -engine.token_logprobs(row).sum() / num_loss_tokens(sequences)
-        engine.backward(share)
-        loss += float(share.detach())
-    return loss, engine.step()
 
 
 def weights_of(engine: TrainingEngine) -> dict[str, torch.Tensor]:
@@ -100,15 +81,15 @@ def test_how_a_step_is_cut_changes_neither_loss_nor_gradient() -> None:
 def test_resuming_gives_the_same_bits(zero_stage: Zero, dtype: torch.dtype, tmp_path: Path) -> None:
     engine = make_engine(zero_stage, dtype)
     for step in range(2):
-        engine_step(engine, step, row_tokens=64)
+        engine_step(engine, step)
     engine.save(tmp_path, {"cursor": 2})
     drawn = torch.rand(3)
-    expected = [engine_step(engine, step, row_tokens=64) for step in (2, 3)]
+    expected = [engine_step(engine, step) for step in (2, 3)]
     resumed = make_engine(zero_stage, dtype)
     assert resumed.resume(tmp_path) == {"cursor": 2}
     assert resumed.num_steps == 2
     assert torch.equal(torch.rand(3), drawn)
-    assert [engine_step(resumed, step, row_tokens=64) for step in (2, 3)] == expected
+    assert [engine_step(resumed, step) for step in (2, 3)] == expected
     before, after = weights_of(engine), weights_of(resumed)
     assert all(torch.equal(before[name], after[name]) for name in before)
     if zero_stage < 3:  # which numbers parameters through all engines of a process
@@ -120,7 +101,7 @@ def test_states_that_were_put_away_come_back_to_the_bit(dtype: torch.dtype, tmp_
     """Between steps master weights and moments lie elsewhere, where they are saved from and resumed."""
     stays, moves = make_engine(3, dtype), make_engine(3, dtype)
     for step in range(4):
-        assert engine_step(moves, step, row_tokens=64) == engine_step(stays, step, row_tokens=64)
+        assert engine_step(moves, step) == engine_step(stays, step)
         states = moves._deepspeed.basic_optimizer.state
         held = [*states, *(state[name] for state in states.values() for name in ("exp_avg", "exp_avg_sq"))]
         before, values = [tensor.data_ptr() for tensor in held], [tensor.clone() for tensor in held]
@@ -137,7 +118,7 @@ def test_states_that_were_put_away_come_back_to_the_bit(dtype: torch.dtype, tmp_
     resumed = make_engine(3, dtype)
     resumed.resume(tmp_path)
     for step in (2, 3):
-        engine_step(resumed, step, row_tokens=64)
+        engine_step(resumed, step)
     expected = weights_of(stays)
     for engine in (moves, resumed):
         found = weights_of(engine)
@@ -153,7 +134,7 @@ def saved_files(engine: TrainingEngine, directory: Path) -> dict[str, str]:
 def test_only_the_last_whole_checkpoint_stays_and_counts(tmp_path: Path) -> None:
     engine = make_engine()
     engine.save(tmp_path, {"cursor": 0})
-    engine_step(engine, 0, row_tokens=64)
+    engine_step(engine, 0)
     engine.save(tmp_path, {"cursor": 1})
     assert [path.name for path in tmp_path.glob("*-*")] == ["step-1"]
     (tmp_path / "partial-9").mkdir()  # what a process killed while saving leaves behind
@@ -165,7 +146,7 @@ def test_a_checkpoint_is_whole_with_the_sums_of_every_rank(tmp_path: Path) -> No
     """Nobody waits for the rank whose disk is slow: until its part is there, the checkpoint before counts."""
     engine = make_engine()
     engine.save(tmp_path, {"cursor": 0})
-    engine_step(engine, 0, row_tokens=64)
+    engine_step(engine, 0)
     engine.save(tmp_path / "next", {"cursor": 1})
     checkpoint = (tmp_path / "next" / "step-1").rename(tmp_path / "step-1")
     sums = sums_of(checkpoint)
@@ -272,7 +253,7 @@ def test_a_hostile_checkpoint_is_refused_and_nothing_of_it_runs(
 def test_bfloat16_learns_as_float32_does() -> None:
     exact, half = make_engine(0), make_engine(2, torch.bfloat16)
     for step in range(4):
-        expected, loss = engine_step(exact, step, row_tokens=64), engine_step(half, step, row_tokens=64)
+        expected, loss = engine_step(exact, step), engine_step(half, step)
         assert loss == pytest.approx(expected, rel=0.03)
 
 
@@ -310,13 +291,13 @@ def test_gradient_checkpointing_refuses_dropout() -> None:
 def test_offload_changes_no_value_and_resumes(zero_stage: Zero, dtype: torch.dtype, tmp_path: Path) -> None:
     plain, offloaded = make_engine(zero_stage, dtype), make_engine(zero_stage, dtype, offload=True)
     for step in range(2):
-        expected = engine_step(plain, step, row_tokens=64)
-        assert engine_step(offloaded, step, row_tokens=64) == pytest.approx(expected, rel=1e-5)
+        expected = engine_step(plain, step)
+        assert engine_step(offloaded, step) == pytest.approx(expected, rel=1e-5)
     offloaded.save(tmp_path, {})
-    expected = engine_step(offloaded, 2, row_tokens=64)
+    expected = engine_step(offloaded, 2)
     resumed = make_engine(zero_stage, dtype, offload=True)
     resumed.resume(tmp_path)
-    assert engine_step(resumed, 2, row_tokens=64) == expected
+    assert engine_step(resumed, 2) == expected
 
 
 @pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
@@ -334,7 +315,7 @@ def test_a_bad_gradient_changes_no_weight(zero_stage: Zero, factor: float) -> No
     skipping.step()
     assert skipping.skipped and skipping.num_steps == 1
     assert all(torch.equal(before[name], value) for name, value in skipping.weights())
-    engine_step(skipping, 1, row_tokens=64)
+    engine_step(skipping, 1)
     assert not skipping.skipped
     assert any(not torch.equal(before[name], value) for name, value in skipping.weights())
 
@@ -346,7 +327,7 @@ def test_tied_weights_are_handed_out_under_both_names() -> None:
 
 def test_deepspeed_prints_nothing_on_stdout(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     engine = make_engine(2)
-    engine_step(engine, 0, row_tokens=64)
+    engine_step(engine, 0)
     engine.save(tmp_path, {})
     engine.resume(tmp_path)
     assert capfd.readouterr().out == ""

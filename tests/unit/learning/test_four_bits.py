@@ -6,8 +6,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from peft import LoraConfig as PeftLoraConfig
-from peft import PeftModel, get_peft_model
+from peft import PeftModel
 from pydantic import ValidationError
 from torch import nn
 from transformers import PreTrainedModel
@@ -16,12 +15,13 @@ from tasks.shared.artifacts import ArtifactRef
 from tasks.shared.config import OptimizerConfig
 from tasks.shared.config.training import LoraConfig
 from tasks.shared.generation.weights import load_by_name
-from tasks.shared.learning.adapter import SEED, add_adapters, save_adapter
+from tasks.shared.learning.adapter import add_adapters, save_adapter
 from tasks.shared.learning.logprobs import token_logprobs
 from tasks.shared.learning.packing import pack
 from tests.unit.generation.architectures import make_model
 from tests.unit.generation.tiny import tiny_model
-from tests.unit.learning.test_lora import VOCABULARY, engine_step, make_engine, sequences_of
+from tests.unit.learning.sequences import VOCABULARY, engine_step, sequences_of
+from tests.unit.learning.test_lora import check_no_base_is_saved, check_resuming, make_engine, peft_steps
 
 SOME = LoraConfig(rank=4, alpha=8, targets=("q_proj", "down_proj"), base="nf4")
 ALL = LoraConfig(rank=4, alpha=8, base="nf4")
@@ -47,36 +47,21 @@ def rounded(model: PreTrainedModel, bitsandbytes: Any) -> PreTrainedModel:
     return model
 
 
-def peft_reference(bitsandbytes: Any, num_steps: int) -> list[tuple[float, float]]:
-    """(loss, norm) of each step by `get_peft_model` over bitsandbytes' Linear4bit, and AdamW."""
-    with torch.random.fork_rng():
-        model = tiny_model(VOCABULARY).train()  # in evaluation bitsandbytes packs anew for some processors
-        for name, layer in body_layers(model).items():
-            packed = bitsandbytes.nn.LinearNF4(
-                layer.in_features, layer.out_features, bias=layer.bias is not None
-            )
-            packed.load_state_dict(layer.state_dict())
-            model.set_submodule(name, packed.to("cpu"))
-        model.is_loaded_in_4bit = True
-        torch.manual_seed(SEED)
-        wrapped = get_peft_model(model, PeftLoraConfig(r=4, lora_alpha=8, target_modules="all-linear"))
-    trained = [parameter for parameter in wrapped.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-2, betas=(0.9, 0.95), weight_decay=0.1)
-    results = []
-    for step in range(num_steps):
-        (row,) = pack(sequences_of(step), 124)
-        loss = -token_logprobs(wrapped.base_model.model, row).sum() / row.num_loss_tokens
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(trained, 0.5)
-        optimizer.step()
-        optimizer.zero_grad()
-        results.append((float(loss.detach()), float(norm)))
-    return results
+def model_of_bitsandbytes(bitsandbytes: Any) -> PreTrainedModel:
+    """A model whose linear layers are bitsandbytes' Linear4bit."""
+    model = tiny_model(VOCABULARY).train()  # in evaluation bitsandbytes packs anew for some processors
+    for name, layer in body_layers(model).items():
+        packed = bitsandbytes.nn.LinearNF4(layer.in_features, layer.out_features, bias=layer.bias is not None)
+        packed.load_state_dict(layer.state_dict())
+        model.set_submodule(name, packed.to("cpu"))
+    model.is_loaded_in_4bit = True
+    return model
 
 
 @pytest.mark.parametrize("zero_stage", [0, 2])
 def test_steps_equal_peft_over_bitsandbytes(zero_stage: Literal[0, 2], bitsandbytes: Any) -> None:
-    expected = peft_reference(bitsandbytes, 3)
+    with torch.random.fork_rng():
+        expected, _ = peft_steps(model_of_bitsandbytes(bitsandbytes), 3)
     engine = make_engine(zero_stage, lora=ALL)
     assert [engine_step(engine, step) for step in range(3)] == [
         pytest.approx(pair, rel=1e-4) for pair in expected
@@ -118,19 +103,11 @@ def test_sampler_and_files_get_what_is_trained(
 def test_resuming_gives_the_same_bits_and_saves_no_base(
     zero_stage: Literal[0, 2], dtype: torch.dtype, bitsandbytes: Any, tmp_path: Path
 ) -> None:
-    engine = make_engine(zero_stage, dtype, lora=SOME)
-    engine_step(engine, 0)
-    engine.save(tmp_path, {"cursor": 1})
-    expected = engine_step(engine, 1)
-    resumed = make_engine(zero_stage, dtype, lora=SOME)
-    assert resumed.resume(tmp_path) == {"cursor": 1}
-    assert engine_step(resumed, 1) == expected
+    engine, resumed = check_resuming(tmp_path, lambda: make_engine(zero_stage, dtype, lora=SOME))
     merged = dict(resumed.weights())
     for name, tensor in engine.weights():
         assert tensor.dtype == dtype and torch.equal(tensor, merged[name])
-    [path] = tmp_path.glob("step-1/*model_states.pt")
-    saved = torch.load(path, weights_only=False)["module"]
-    assert saved and all(".lora_" in name for name in saved)
+    check_no_base_is_saved(tmp_path)
 
 
 def test_without_the_package_or_under_zero_3_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Adapters under DeepSpeed against PEFT in plain PyTorch: the same steps, the same files, the base left as it is."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -17,18 +18,13 @@ from tasks.shared.generation.weights import load_by_name
 from tasks.shared.learning.adapter import SEED, save_adapter
 from tasks.shared.learning.engine import TrainingEngine
 from tasks.shared.learning.logprobs import token_logprobs
-from tasks.shared.learning.packing import TrainSequence, pack
+from tasks.shared.learning.packing import pack
 from tests.unit.generation.architectures import make_model
 from tests.unit.generation.tiny import tiny_model
-from tests.unit.learning.sequences import random_sequences
+from tests.unit.learning.sequences import VOCABULARY, engine_step, sequences_of
 
-VOCABULARY = 97
 LORA = LoraConfig(rank=4, alpha=8)
 Zero = Literal[0, 1, 2, 3]
-
-
-def sequences_of(step: int) -> list[TrainSequence]:
-    return random_sequences([17, 3, 40, 25, 8, 31], VOCABULARY, seed=step)
 
 
 def make_engine(
@@ -43,41 +39,49 @@ def make_engine(
     return TrainingEngine((model or tiny_model(VOCABULARY)).to(dtype), config, total_steps=6)
 
 
-def engine_step(engine: TrainingEngine, step: int) -> tuple[float, float]:
-    """One step on the sequences of `step`: (loss, gradient norm)."""
-    sequences, loss = sequences_of(step), 0.0
-    targets = sum(int(sequence.loss_mask[1:].sum()) for sequence in sequences)
-    for row in engine.rows(sequences, 64):
-        share = -engine.token_logprobs(row).sum() / targets
-        engine.backward(share)
-        loss += float(share.detach())
-    return loss, engine.step()
-
-
-def peft_reference(num_steps: int) -> tuple[list[tuple[float, float]], dict[str, torch.Tensor]]:
-    """The same by `get_peft_model` and AdamW: (loss, norm) of each step, and the merged weights."""
-    with torch.random.fork_rng():
-        model = tiny_model(VOCABULARY)
-        torch.manual_seed(SEED)
-        wrapped = get_peft_model(model, PeftLoraConfig(r=4, lora_alpha=8, target_modules="all-linear"))
+def peft_steps(model: PreTrainedModel, num_steps: int) -> tuple[list[tuple[float, float]], PreTrainedModel]:
+    """The same by `get_peft_model` and AdamW: (loss, norm) of each step, and the wrapped model."""
+    torch.manual_seed(SEED)
+    wrapped = get_peft_model(model, PeftLoraConfig(r=4, lora_alpha=8, target_modules="all-linear"))
     trained = [parameter for parameter in wrapped.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-2, betas=(0.9, 0.95), weight_decay=0.1)
     results = []
     for step in range(num_steps):
-        sequences = sequences_of(step)
-        (row,) = pack(sequences, 124)
+        (row,) = pack(sequences_of(step), 124)
         loss = -token_logprobs(wrapped.base_model.model, row).sum() / row.num_loss_tokens
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(trained, 0.5)
         optimizer.step()
         optimizer.zero_grad()
         results.append((float(loss.detach()), float(norm)))
-    return results, dict(wrapped.merge_and_unload().state_dict())
+    return results, wrapped
+
+
+def check_resuming(
+    directory: Path, make: Callable[[], TrainingEngine]
+) -> tuple[TrainingEngine, TrainingEngine]:
+    """Save an engine after a step; another resumes and takes the next step to the same bits. Both engines."""
+    engine = make()
+    engine_step(engine, 0)
+    engine.save(directory, {"cursor": 1})
+    expected = engine_step(engine, 1)
+    resumed = make()
+    assert resumed.resume(directory) == {"cursor": 1}
+    assert engine_step(resumed, 1) == expected
+    return engine, resumed
+
+
+def check_no_base_is_saved(directory: Path) -> None:
+    [path] = directory.glob("step-1/*model_states.pt")
+    saved = torch.load(path, weights_only=False)["module"]
+    assert saved and all(".lora_" in name for name in saved)
 
 
 @pytest.mark.parametrize("zero_stage", [0, 2, 3])
 def test_steps_equal_peft_in_plain_pytorch(zero_stage: Zero) -> None:
-    expected, merged = peft_reference(3)
+    with torch.random.fork_rng():
+        expected, wrapped = peft_steps(tiny_model(VOCABULARY), 3)
+    merged = dict(wrapped.merge_and_unload().state_dict())
     engine = make_engine(zero_stage)
     assert [engine_step(engine, step) for step in range(3)] == [
         pytest.approx(pair, rel=1e-4) for pair in expected
@@ -94,19 +98,11 @@ def test_steps_equal_peft_in_plain_pytorch(zero_stage: Zero) -> None:
 def test_resuming_gives_the_same_bits_and_saves_no_base(
     zero_stage: Zero, dtype: torch.dtype, tmp_path: Path
 ) -> None:
-    engine = make_engine(zero_stage, dtype)
-    engine_step(engine, 0)
-    engine.save(tmp_path, {"cursor": 1})
-    expected = engine_step(engine, 1)
-    resumed = make_engine(zero_stage, dtype)
-    assert resumed.resume(tmp_path) == {"cursor": 1}
-    assert engine_step(resumed, 1) == expected
+    engine, resumed = check_resuming(tmp_path, lambda: make_engine(zero_stage, dtype))
     before, after = engine.adapter(), resumed.adapter()
     assert before and all(torch.equal(before[name], after[name]) for name in before)
     if zero_stage < 3:  # a rank's file of ZeRO-3 holds its slices
-        [path] = tmp_path.glob("step-1/*model_states.pt")
-        saved = torch.load(path, weights_only=False)["module"]
-        assert saved and all(".lora_" in name for name in saved)
+        check_no_base_is_saved(tmp_path)
 
 
 def test_the_base_stays_and_is_the_reference() -> None:

@@ -8,7 +8,6 @@ import datasets
 import pandas
 import pytest
 
-from tasks.prepare.main import run
 from tasks.prepare.spec import PrepareStage
 from tasks.rl import problems as rl_problems
 from tasks.rl.spec import RlStage
@@ -24,12 +23,13 @@ from tasks.shared.config import (
     TinyModel,
     TracesConfig,
 )
-from tasks.shared.contract.stage import StageContext, StageRequest, StageResult
+from tasks.shared.contract.stage import StageResult
 from tasks.shared.evaluation import problems as evaluate_problems
 from tasks.shared.rows.tables import read_table
 from tasks.shared.traces.dialect import DIALECTS
 from tasks.synthesize.rows import trace_row
 from tasks.synthesize.traces import Reason, TrainingProblem, Verdict, WrittenTrace
+from tests.integration.stages import in_process, stage_request
 from tests.unit.generation.tiny import tiny_tokenizer
 
 RETOOL = DIALECTS["retool"]
@@ -49,16 +49,7 @@ def prepare(
     tmp_path: Path, train: list[ProblemSource], evaluation: list[ProblemSource], seed: int = 0
 ) -> StageResult:
     config = PrepareStage(model=MODEL, data=DataConfig(train=tuple(train), evaluation=tuple(evaluation)))
-    request = StageRequest(
-        stage="prepare",
-        run="test",
-        config=config.model_dump(mode="json"),
-        inputs={},
-        seed=seed,
-        store=str(tmp_path / "store"),
-        scratch=str(tmp_path / "scratch"),
-    )
-    return run(StageContext(request, config, Store(request.store), tmp_path / "scratch"))
+    return in_process(stage_request(tmp_path, "prepare", config, seed=seed))
 
 
 def fetched(tmp_path: Path, result: StageResult, name: str) -> Path:

@@ -1,4 +1,4 @@
-"""Samples for tests: real dialect text, token ends and masks that fit, any mix of outcomes."""
+"""Samples for tests: text of a real dialect with matching token ends and masks, and any mix of outcomes."""
 
 import random
 
@@ -65,9 +65,9 @@ def make_sample(
 def make_evaluation(
     seed: int, problems: int, samples: int, skill: float, set_name: str = "held_out", first: str = "p"
 ) -> list[Sample]:
-    """A whole evaluation of varied samples; `skill` shifts the chance of a right answer."""
+    """An evaluation of varied samples; `skill` shifts the probability of a right answer."""
     rng = random.Random(seed)
-    made = []
+    evaluation = []
     for problem in range(problems):
         difficulty = random.Random(f"{set_name}{problem}").random()
         for number in range(samples):
@@ -77,7 +77,7 @@ def make_evaluation(
                 blocks.insert(0, (f"print(undefined_{number})", "error", "NameError: name is not defined"))
             if rng.random() < 0.3:
                 blocks = []
-            made.append(
+            evaluation.append(
                 make_sample(
                     blocks,
                     answer=str(problem),
@@ -90,4 +90,4 @@ def make_evaluation(
                     finish=FinishReason.SANDBOX_FAILURE if rng.random() < 0.004 else FinishReason.EOS,
                 )
             )
-    return made
+    return evaluation

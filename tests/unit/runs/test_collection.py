@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from tasks.shared.artifacts import ArtifactRef, Provenance, Store
+from tasks.shared.artifacts import ArtifactRef, Store
 from tasks.shared.runs.collection import Collection, Policy, collect
 from tasks.shared.runs.leases import Leases
 from tasks.shared.runs.record import RunRecords, StageRecord
 from tasks.shared.runs.tags import Night, Nights, Pins, Tagged, Tags
+from tests.artifacts import publish
 
 NOW = Policy(trainer_states=1, youngest=timedelta(0))
 
@@ -28,9 +29,7 @@ class World:
         self.records = RunRecords(root)
 
     def make(self, kind: str, content: str, **inputs: ArtifactRef) -> ArtifactRef:
-        with self.store.staging(kind) as directory:
-            (directory / "content").write_text(content)
-            return self.store.publish(kind, directory, Provenance("test", {}, 0, inputs))
+        return publish(self.store, kind, {"content": content}, inputs)
 
     def note(self, run: str, label: str, outputs: dict[str, ArtifactRef], **metrics: float) -> None:
         if run not in self.records.names():

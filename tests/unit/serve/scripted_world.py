@@ -1,4 +1,4 @@
-"""A resident whose model says what it is told, with a real interpreter under it."""
+"""A resident with a scripted model and a real interpreter."""
 
 import asyncio
 import threading
@@ -29,7 +29,7 @@ ANSWER = "<answer>\n\\boxed{42}\n</answer>"
 
 
 class BySample(dict[str, str]):
-    """The script of sample i of any request."""
+    """Script i for sample i of any request."""
 
     def __init__(self, scripts: Sequence[str]) -> None:
         super().__init__()
@@ -48,20 +48,20 @@ def small_stage(**generation: object) -> EvaluateStage:
 
 @contextmanager
 def scripted(scripts: Sequence[str], stage: EvaluateStage | None = None) -> Iterator[Resident]:
-    """A resident that says `scripts[i]` in sample i."""
+    """A resident whose sample i says `scripts[i]`."""
     with scripted_with(ScriptedGenerator(TOKENIZER, BySample(scripts)), stage or small_stage()) as resident:
         yield resident
 
 
 class Continuing(ScriptedGenerator):
-    """Writes a call, or an answer where an output stands before it: a model that is asked turn by turn."""
+    """Writes a call, or an answer after an output: a model that is asked turn by turn."""
 
     def __init__(self, call: str = CALL, answer: str = ANSWER) -> None:
         super().__init__(TOKENIZER, {})
         self._call, self._answer = call, answer
 
     def add(self, request_id: str, ids: Sequence[int], **asked: Any) -> None:
-        """As a generator; what it says depends on what it is given."""
+        """Add a request; its prompt decides what it says."""
         answered = "</interpreter>" in TOKENIZER.decode(list(ids))
         self._scripts = BySample([self._answer if answered else self._call])
         super().add(request_id, ids, **asked)
@@ -69,7 +69,7 @@ class Continuing(ScriptedGenerator):
 
 @contextmanager
 def scripted_with(generator: ScriptedGenerator, stage: EvaluateStage) -> Iterator[Resident]:
-    """A resident over that generator."""
+    """A resident with that generator."""
     policy = RolloutPolicy.of(stage.traces, stage.sandbox, stage.generation, Sampling())
     with make_interpreter(stage.sandbox) as interpreter:
         prompts = Prompts(TOKENIZER, stage)
@@ -84,7 +84,7 @@ def scripted_with(generator: ScriptedGenerator, stage: EvaluateStage) -> Iterato
 
 @contextmanager
 def served(resident: Resident, key: str = "", **serve: Any) -> Iterator[str]:
-    """Its server, in a thread; the address."""
+    """Serve the resident in a thread; the address."""
     request = ServeRequest(
         name="m", checkpoint="/c", config=small_stage(), serve=ServeConfig(**serve), scratch="/s"
     )

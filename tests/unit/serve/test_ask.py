@@ -1,7 +1,6 @@
 """The terminal: code in it, its output, the answer; a conversation; a vote; a dropped sample."""
 
 import io
-import time
 
 from rich.console import Console
 
@@ -13,6 +12,7 @@ from tasks.serve.resident import Resident
 from tasks.shared.config import ServeConfig
 from tasks.shared.generation.interleave import RolloutRequest
 from tests.unit.serve.scripted_world import ANSWER, CALL, scripted, small_stage
+from tests.waiting import until
 
 
 def asker(resident: Resident, samples: int = 1) -> tuple[Asker, io.StringIO]:
@@ -72,13 +72,8 @@ def test_a_sample_that_nobody_waits_for_ends_and_others_go_on() -> None:
         heard: list[Grown | Exception] = []
         ids = resident.prompts.of([Message("user", "Q?")])
         resident.ask(RolloutRequest("a", 0, ids, 1), heard.append, True)
-        deadline = time.monotonic() + 60
-        while not any(isinstance(grown, Grown) and grown.running for grown in heard):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        until(lambda: any(isinstance(grown, Grown) and grown.running for grown in heard))
         resident.drop("a/0")
         resident.ask(RolloutRequest("b", 1, ids, 1), heard.append, False)
-        while not any(isinstance(grown, Grown) and grown.trajectory for grown in heard):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        until(lambda: any(isinstance(grown, Grown) and grown.trajectory for grown in heard))
         assert heard[-1].trajectory.text.endswith(ANSWER)  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""A block runner for unit tests: programs run in this process. Only for programs that the tests themselves wrote."""
+"""A block runner for unit tests: programs run in this process. Only for programs of the tests themselves."""
 
 import contextlib
 import io

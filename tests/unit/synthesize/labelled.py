@@ -1,7 +1,7 @@
-"""Labelled traces, made by code: good ones of many kinds, and the same with every fault that execution can decide.
+"""Labelled traces, generated: good ones of many kinds, and the same with every fault that execution can detect.
 
-Outputs are known by construction, not asked of the sandbox. A fault changes the draft of a trace (programs, outputs,
-answer) or its written text; combined faults are one of each. In the `retool` dialect, stateless, with at most 4 calls.
+Outputs are known by construction; no sandbox runs. A fault changes the draft of a trace (programs, outputs, answer) or
+its written text; combined faults have one of each. The dialect is `retool`, stateless, with at most 4 calls.
 """
 
 import math
@@ -18,7 +18,7 @@ DIALECT = DIALECTS["retool"]
 
 @dataclass(frozen=True)
 class Draft:
-    """A trace before it is written down."""
+    """A trace before it is written as text."""
 
     blocks: tuple[tuple[str, str], ...]  # program and recorded output of each
     answer: str  # the one the trace gives
@@ -27,11 +27,11 @@ class Draft:
 
 @dataclass(frozen=True)
 class Labelled:
-    """A trace and what is wrong with it."""
+    """A trace and its faults."""
 
     written: WrittenTrace
     faults: tuple[str, ...]  # empty: good
-    reasons: frozenset[Reason]  # of which verification may give any
+    reasons: frozenset[Reason]  # verification may give any of these
 
 
 # --- good traces: each kind is a function of a random source
@@ -62,14 +62,14 @@ def floats(rng: Random) -> Draft:
 
 
 def rounded_float(rng: Random) -> Draft:
-    """A float that was noted on another machine: the last digits differ, within the tolerance."""
+    """A float recorded on another machine: the last digits differ, within the tolerance."""
     draft = floats(rng)
     code, output = draft.blocks[0]
     return replace(draft, blocks=((code, str(round(float(output), 9))),))
 
 
 def correction(rng: Random) -> Draft:
-    """A block that fails, told as it fails, and its correction."""
+    """A block that fails, with its error recorded, and its correction."""
     draft = power(rng)
     code = draft.blocks[0][0].replace("print", "prnt")
     failed = (code, "NameError: name 'prnt' is not defined")
@@ -77,7 +77,7 @@ def correction(rng: Random) -> Draft:
 
 
 def half_way(rng: Random) -> Draft:
-    """A block that prints before it fails, then one that does not."""
+    """A block that prints before it fails, then one that does not fail."""
     draft, n = power(rng), rng.randint(10, 99)
     failed = (f"print({n})\nprint({n} // 0)", f"{n}\nZeroDivisionError: integer division or modulo by zero")
     return replace(draft, blocks=(failed, *draft.blocks))
@@ -105,7 +105,7 @@ def by_hand(rng: Random) -> Draft:
 GOOD = (power, table, floats, rounded_float, correction, half_way, silent, algebra, by_hand)
 
 
-# --- faults of a draft: what was run, what was noted, what was answered
+# --- faults of a draft: of the programs, of the recorded outputs, of the answer
 
 
 def other(number: str, rng: Random) -> str:
@@ -120,7 +120,7 @@ def _last(draft: Draft, code: str | None = None, output: str | None = None) -> D
 
 
 def forged_output(draft: Draft, rng: Random) -> Draft:
-    """The last output is made up; its author believes it or answers right all the same."""
+    """The last output is made up; the answer follows from it or is right."""
     output = draft.blocks[-1][1]
     forged = str(float(output) * 1.001) if "." in output else _with_other_number(output, rng)
     return _last(draft, output=forged)
@@ -143,7 +143,7 @@ def lost_output(draft: Draft, rng: Random) -> Draft:
 
 
 def hidden_failure(draft: Draft, rng: Random) -> Draft:
-    """The program does not run, the output says it did."""
+    """The program fails; the recorded output says that it ran."""
     code = draft.blocks[-1][0]
     return _last(
         draft, code=rng.choice((code[:-1], code.replace("print", "prnt"), f"import nothing\n{code}"))
@@ -151,40 +151,40 @@ def hidden_failure(draft: Draft, rng: Random) -> Draft:
 
 
 def hidden_exit(draft: Draft, rng: Random) -> Draft:
-    """The program prints what is noted and then fails."""
+    """The program prints the recorded output and then fails."""
     return _last(draft, code=f"{draft.blocks[-1][0]}\nraise SystemExit(3)")
 
 
 def invented_failure(draft: Draft, rng: Random) -> Draft:
-    """The program runs, the output says it failed."""
+    """The program runs; the recorded output says that it failed."""
     return _last(draft, output="ValueError: math domain error")
 
 
 def lost_variable(draft: Draft, rng: Random) -> Draft:
-    """The program needs a variable of an earlier block, and blocks share none."""
+    """The program needs a variable of an earlier block, but blocks share none."""
     code, output = draft.blocks[-1]
     lines = code.replace("print(", "kept = (", 1) if "for i in range" not in code.split("\n")[0] else code
     return replace(draft, blocks=(*draft.blocks[:-1], (lines, ""), ("print(kept)", output)))
 
 
 def chance(draft: Draft, rng: Random) -> Draft:
-    """The output is drawn anew each time."""
+    """The output is random."""
     return _last(draft, code="import random\nprint(random.random())", output=str(rng.random()))
 
 
 def wrong_program(draft: Draft, rng: Random) -> Draft:
-    """The program computes something else, truly noted, and is believed."""
+    """The program computes something else; output and answer follow it."""
     wrong = other(draft.reference, rng)
     return replace(_last(draft, code=f"print({wrong})", output=wrong), answer=wrong)
 
 
 def wrong_answer(draft: Draft, rng: Random) -> Draft:
-    """The answer is not what was found."""
+    """The answer is not the computed value."""
     return replace(draft, answer=other(draft.answer, rng))
 
 
 def failed_end(draft: Draft, rng: Random) -> Draft:
-    """The last block fails and says so; nothing supports the answer."""
+    """The last block fails, as recorded; nothing supports the answer."""
     return _last(draft, code="print(1 // 0)", output="ZeroDivisionError: integer division or modulo by zero")
 
 
@@ -194,7 +194,7 @@ def many_calls(draft: Draft, rng: Random) -> Draft:
 
 
 def endless(draft: Draft, rng: Random) -> Draft:
-    """The program never ends, the output says it did."""
+    """The program never ends; the recorded output says that it did."""
     return _last(draft, code=f"while True:\n    pass\n{draft.blocks[-1][0]}")
 
 
@@ -212,7 +212,7 @@ DRAFT_FAULTS: dict[Callable[[Draft, Random], Draft], Reason] = {
     failed_end: Reason.LAST_BLOCK_FAILED,
     many_calls: Reason.TOO_MANY_CALLS,
 }
-# each costs its limits again when it is settled
+# each takes its time limit again when verification runs it a second time
 ENDLESS = {endless: Reason.TIMED_OUT}
 NEEDS_NO_CODE = (wrong_answer,)
 
@@ -233,12 +233,12 @@ def without(tag: str) -> Callable[[str, Random], str]:
 
 
 def output_without_block(trace: str, rng: Random) -> str:
-    """Output that no block asked for."""
+    """Output without a block before it."""
     return DIALECT.feedback(str(rng.randint(0, 999))) + trace
 
 
 def block_without_output(trace: str, rng: Random) -> str:
-    """A block whose output is not there."""
+    """A block without output."""
     return DIALECT.write_call("print(1)") + "\n" + trace
 
 
@@ -252,7 +252,7 @@ def no_answer(trace: str, rng: Random) -> str:
     return trace[: trace.index("<answer>")]
 
 
-# output that is not closed runs on to where the next one is
+# unclosed output extends to the next output
 TEXT_FAULTS: dict[Callable[[str, Random], str], frozenset[Reason]] = {
     fault: frozenset({Reason.BAD_FORMAT, Reason.NO_ANSWER, Reason.OUTPUT_DIFFERS})
     for fault in (
@@ -279,16 +279,16 @@ def write(draft: Draft) -> str:
 
 
 def labelled_set(seed: int = 0, num_good: int = 20, num_endless: int = 3) -> list[Labelled]:
-    """All kinds of good traces `num_good` times, every fault on every kind that it fits, and every pair of faults."""
+    """Each kind of good trace `num_good` times, each fault on each kind that it fits, and pairs of faults."""
     rng = Random(seed)
-    found = [_label(kind(rng), rng) for kind in GOOD for _ in range(num_good)]
-    found += _single(rng)
-    found += _pairs(rng)
+    labelled = [_label(kind(rng), rng) for kind in GOOD for _ in range(num_good)]
+    labelled += _single(rng)
+    labelled += _pairs(rng)
     for _ in range(num_endless):
-        found.append(_label(endless(power(rng), rng), rng, ("endless",), frozenset(ENDLESS.values())))
+        labelled.append(_label(endless(power(rng), rng), rng, ("endless",), frozenset(ENDLESS.values())))
     return [
         replace(one, written=replace(one.written, id=f"{one.written.problem.id}-{number}/0"))
-        for number, one in enumerate(found)
+        for number, one in enumerate(labelled)
     ]
 
 

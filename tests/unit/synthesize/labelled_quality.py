@@ -1,7 +1,7 @@
-"""Labelled traces for what execution cannot decide: selection's filters and the contradictions of mode `replace`.
+"""Labelled traces for what execution cannot detect: selection's filters and the contradictions of mode `replace`.
 
-Each fault has an obvious form and, where one is easy to think of, a sly form that a filter over text or syntax may
-miss: its figures are told, not asserted. All of these traces would pass plain verification.
+Each fault has an obvious form and, in most cases, a sly form that a filter over text or syntax may miss; its figures
+are printed, not asserted. All of these traces would pass verification.
 """
 
 from collections.abc import Callable
@@ -41,7 +41,7 @@ CHINESE = "我们先用程序把所有情况都数一遍，然后再检查结果
 
 @dataclass(frozen=True)
 class Draft:
-    """A trace of one block before it is written down."""
+    """A trace of one block before it is written as text."""
 
     words: str
     code: str
@@ -52,7 +52,7 @@ class Draft:
 
 @dataclass(frozen=True)
 class Case:
-    """A trace, the fault it was made with ("" for none), and whether the fault has its sly form."""
+    """A trace, its fault ("" for none), and whether the fault has its sly form."""
 
     written: WrittenTrace
     fault: str
@@ -60,7 +60,7 @@ class Case:
 
 
 def sentence(rng: Random) -> str:
-    """Words of no importance."""
+    """A random sentence of reasoning."""
     return f"I {rng.choice(VERBS)} {rng.choice(SUBJECTS)} {rng.choice(MANNERS)}, {rng.choice(CLAUSES)}."
 
 
@@ -80,11 +80,11 @@ def evaluation_problems(seed: int = 0) -> list[tuple[str, str]]:
     return [(f"evaluation/{number}", text) for number, text in enumerate(texts)]
 
 
-# --- a fault takes a draft, whether it is to be sly, and a random source
+# --- a fault takes a draft, whether its form is sly, and a random source
 
 
 def trivial(draft: Draft, sly: bool, rng: Random) -> Draft:
-    """The program prints what is known already; sly: behind a loop that does nothing."""
+    """The program only prints a known value; sly: after a loop that does nothing."""
     printed = f"print({draft.answer})"
     return replace(draft, code=f"for _ in range(3):\n    pass\n{printed}" if sly else printed)
 
@@ -110,7 +110,7 @@ def other_script(draft: Draft, sly: bool, rng: Random) -> Draft:
 
 
 def wrong_reasoning(draft: Draft, sly: bool, rng: Random) -> Draft:
-    """The words before the code claim what the code refutes; no filter looks for it, in either form."""
+    """The words before the code claim what the code refutes; no filter detects it, in either form."""
     claim = REASONING.format(m=rng.randint(101, 999), wrong=(int(draft.answer) + 1) % 1000)
     return replace(draft, words=f"{draft.words} {claim}")
 
@@ -154,7 +154,7 @@ def selection_cases(seed: int = 0, num_good: int = 100, num_each: int = 20) -> l
 def replace_cases(seed: int = 0, num_each: int = 40) -> list[Case]:
     """Traces whose recorded output is false: what follows builds on it (fault), or does not.
 
-    Sly: what follows uses a value derived from the false one, so that the false one is not to be seen.
+    Sly: what follows uses a value derived from the false one, which itself does not appear.
     """
     rng = Random(seed)
     cases = []

@@ -1,4 +1,4 @@
-"""Rollouts of scripted words with any tokenizer: what is sampled must be read back, verified, and encoded alike.
+"""Rollouts of scripted text with any tokenizer: a sampled response must be parsed, verified and encoded alike.
 
 Shared by the suite with small tokenizers, which `make test` runs, and the one with those of real models.
 """
@@ -20,12 +20,12 @@ from tests.unit.synthesize.in_process import InProcessRunner
 MOST = 4096
 PROBLEM = TrainingProblem("p", "What is 1 + 2?", "3", "test", "")
 RETOOL, TORL = DIALECTS["retool"], DIALECTS["torl"]
-# what a model writes between a block and the words after it, at one go with the end of the block
+# what a model writes between a block and the words after it, in one token with the end of the block
 GAPS = ("", "\n", "\n\n", "\r\n", " ", ".\n", "'", ");\n\n", ">", "</", "s", "\n\n\n", "  \n")
 
 
 def turns(dialect: Dialect) -> list[str]:
-    """A block in several forms, stop strings inside programs among them, and one that is not whole."""
+    """A block in several forms, among them stop strings inside programs, and an incomplete one."""
     stop = dialect.stop
     programs = [
         "print(1 + 2)",
@@ -44,14 +44,14 @@ def turns(dialect: Dialect) -> list[str]:
 
 
 def policy(dialect: Dialect, most: int = MOST, **changes: object) -> RolloutPolicy:
-    """Four calls, announced."""
+    """A policy of four calls, announced."""
     return RolloutPolicy(dialect, 4, True, "last_line", False, Sampling(), most, **changes)  # type: ignore[arg-type]
 
 
 def roll(
     tokenizer: PreTrainedTokenizerBase, dialect: Dialect, script: str | Sequence[int], most: int = MOST
 ) -> Trajectory:
-    """The rollout of a model that says `script`, whatever it is shown."""
+    """The rollout of a model that says `script` whatever the feedback."""
     request = RolloutRequest("p", 0, tuple(tokenizer.encode("Q?")), seed=0)
     generator = ScriptedGenerator(tokenizer, {"p/0": script})
     [trajectory] = rollout([request], generator, InProcessRunner(), tokenizer, policy(dialect, most))  # type: ignore[arg-type]
@@ -62,13 +62,13 @@ def roll(
 
 
 def verdict(dialect: Dialect, trace: str) -> Verdict:
-    """What verification says of a rollout's own text."""
+    """The verdict on a rollout's own text."""
     rules = Rules(dialect, 4, "last_line", announce_remaining_calls=True, stateful=False)
     return verify(WrittenTrace("p/0", PROBLEM, trace), rules, InProcessRunner())  # type: ignore[arg-type]
 
 
 def check(tokenizer: PreTrainedTokenizerBase, dialect: Dialect, trajectory: Trajectory) -> None:
-    """The text is cut where ids were appended, and verifies."""
+    """Check that the text is cut where ids were appended, and passes verification."""
     trace = written_trace(tokenizer, dialect, trajectory.text, trajectory.shown)
     segments = dialect.split(trace)
     own = tuple(segment.text for segment in segments if not segment.is_feedback)
@@ -84,7 +84,7 @@ def check(tokenizer: PreTrainedTokenizerBase, dialect: Dialect, trajectory: Traj
 
 
 def check_encoding(tokenizer: PreTrainedTokenizerBase, dialect: Dialect, trajectory: Trajectory) -> None:
-    """SFT's encoding of the same text is what was sampled and shown, mask included."""
+    """Check that SFT's encoding of the same text equals the rollout, mask included."""
     trace = written_trace(tokenizer, dialect, trajectory.text, trajectory.shown)
     encoded = encode_trace(tokenizer, dialect, PROBLEM.problem, trace, instructed=False)
     assert encoded.response_ids == tuple(trajectory.response_ids)
