@@ -80,10 +80,10 @@ class Chromium:
 
     def texts(self, selector: str) -> list[str]:
         """The text of every element that matches."""
-        found = self.run(
+        texts = self.run(
             "return [...document.querySelectorAll(arguments[0])].map((e) => e.textContent)", selector
         )
-        return [str(text) for text in found]
+        return [str(text) for text in texts]
 
     def screenshot(self, path: Path) -> None:
         """Write what is seen as PNG."""
@@ -99,8 +99,8 @@ class Chromium:
         self._ask("DELETE", self._session, None)
 
     def _find(self, selector: str) -> str:
-        found = self._post(f"{self._session}/element", {"using": "css selector", "value": selector})
-        return str(found[ELEMENT])
+        element = self._post(f"{self._session}/element", {"using": "css selector", "value": selector})
+        return str(element[ELEMENT])
 
     def _post(self, path: str, body: dict[str, Any]) -> Any:
         return self._ask("POST", path, body)

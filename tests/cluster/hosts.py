@@ -18,10 +18,10 @@ import httpx
 
 from flows.server import cluster
 from flows.server.deployments import ROOT
-from tests.cluster.network import HERE, NETWORK, Host, network
+from tests.cluster.network import LOCAL_ADDRESS, NETWORK, Host, network
 from tests.waiting import until
 
-API, S3, DATABASE_PORT = f"http://{HERE}:4297/api", f"http://{HERE}:5097", 5497
+API, S3, DATABASE_PORT = f"http://{LOCAL_ADDRESS}:4297/api", f"http://{LOCAL_ADDRESS}:5097", 5497
 BUCKET = "artifacts"
 POSTGRES = Path("/usr/lib/postgresql")
 # The first ends the second with this process, and that all the processes that the command has started.
@@ -50,13 +50,17 @@ def site(root: Path) -> Iterator[Site]:
     home.mkdir(parents=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a test that is asked to end cleans up
     environment = os.environ | _settings(home)
-    made = Site(home, (hosts[0], hosts[1]), environment)
+    prepared = Site(home, (hosts[0], hosts[1]), environment)
     with ExitStack() as stack:
         stack.enter_context(network(hosts))
         stack.enter_context(_postgres(root / "postgres"))
         for name, command, url in (
-            ("s3", ["moto.server", "-H", HERE, "-p", S3.rpartition(":")[2]], f"{S3}/moto-api/"),
-            ("server", ["prefect", "server", "start", "--host", HERE, "--port", "4297"], f"{API}/health"),
+            ("s3", ["moto.server", "-H", LOCAL_ADDRESS, "-p", S3.rpartition(":")[2]], f"{S3}/moto-api/"),
+            (
+                "server",
+                ["prefect", "server", "start", "--host", LOCAL_ADDRESS, "--port", "4297"],
+                f"{API}/health",
+            ),
         ):
             running = daemon([sys.executable, "-m", *command], environment, home / f"{name}.log")
             stack.enter_context(_ready(running, lambda url=url: _answers(url)))
@@ -72,7 +76,7 @@ def site(root: Path) -> Iterator[Site]:
             }
             inside = ("ip", "netns", "exec", host.name)
             stack.enter_context(_worker(at_host, host.home, "gpu", host.name, inside))
-        yield made
+        yield prepared
 
 
 def _settings(home: Path) -> dict[str, str]:
@@ -175,5 +179,5 @@ def is_online(host: Host) -> bool:
 
 
 def _has_worker(pool: str, name: str) -> bool:
-    found = httpx.post(f"{API}/work_pools/{pool}/workers/filter", json={}, timeout=30).json()
-    return any(worker["name"] == name and worker["status"] == "ONLINE" for worker in found)
+    workers = httpx.post(f"{API}/work_pools/{pool}/workers/filter", json={}, timeout=30).json()
+    return any(worker["name"] == name and worker["status"] == "ONLINE" for worker in workers)

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-NETWORK, HERE = "10.77.0", "10.77.0.1"
-SWITCH, BRIDGE, LINK_HERE = "tirflow-switch", "bridge0", "tirflow0"
+NETWORK, LOCAL_ADDRESS = "10.77.0", "10.77.0.1"
+SWITCH, BRIDGE, LOCAL_LINK = "tirflow-switch", "bridge0", "tirflow0"
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def network(hosts: Sequence[Host]) -> Iterator[None]:
         ip("netns", "add", SWITCH)
         ip("-n", SWITCH, "link", "add", BRIDGE, "type", "bridge")
         ip("-n", SWITCH, "link", "set", BRIDGE, "up")
-        _plug_in("here", HERE, LINK_HERE)
+        _plug_in("local", LOCAL_ADDRESS, LOCAL_LINK)
         for host in hosts:
             ip("netns", "add", host.name)
             _plug_in(host.link, host.address, "eth0", "-n", host.name)
@@ -68,5 +68,5 @@ def _plug_in(link: str, address: str, name: str, *inside: str) -> None:
 def _remove(hosts: Sequence[Host]) -> None:
     """Remove the namespaces and links, also those that a killed test has left."""
     names = (SWITCH, *(host.name for host in hosts))
-    for what in (("link", "delete", LINK_HERE), *(("netns", "delete", name) for name in names)):
+    for what in (("link", "delete", LOCAL_LINK), *(("netns", "delete", name) for name in names)):
         subprocess.run(["ip", *what], check=False, capture_output=True)

@@ -32,13 +32,13 @@ def prepare(folder: Path) -> StageRequest:
 def synthesize(folder: Path) -> StageRequest:
     """Scripted traces for the problems of `prepare`."""
     first = prepare(folder)
-    made = in_process(first).outputs
+    outputs = in_process(first).outputs
     recipe = load_recipe("tiny", {"sandbox.workers": 1})
     return first.model_copy(
         update={
             "stage": "synthesize",
             "config": recipe.for_stage("synthesize").model_dump(mode="json"),
-            "inputs": {name: made[name] for name in ("problems", "evaluation_sets")},
+            "inputs": {name: outputs[name] for name in ("problems", "evaluation_sets")},
         }
     )
 
@@ -72,9 +72,8 @@ def evaluate(folder: Path) -> StageRequest:
 
 def report(folder: Path) -> StageRequest:
     """A report on that evaluation."""
-    request = evaluate(folder)
-    made = in_process(request).outputs
-    return evaluation_world.report_request(folder, {"evaluation_base": made["evaluation"]})
+    outputs = in_process(evaluate(folder)).outputs
+    return evaluation_world.report_request(folder, {"evaluation_base": outputs["evaluation"]})
 
 
 REQUESTS: dict[str, Callable[[Path], StageRequest]] = {

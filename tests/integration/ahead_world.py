@@ -63,11 +63,11 @@ def check_account(root: Path, directory: Path, steps: int) -> Counter[str]:
     uses = Counter(draw for draws in account.taken.values() for draw in draws)
     assert not account.open and set(uses.values()) == {1} and all(account.dropped.values())
     assert sorted(account.taken) == list(range(1, steps + 1)) == sorted(rows.step.unique())
-    for step, made in rows.groupby("step"):
+    for step, trained in rows.groupby("step"):
         problems = [account.drawn[draw].problem_id for draw in account.taken[step]]
-        assert made.drop_duplicates("group").problem_id.tolist() == problems
-        assert made.groupby("group").size().eq(4).all()
-        for row in made.itertuples():
+        assert trained.drop_duplicates("group").problem_id.tolist() == problems
+        assert trained.groupby("group").size().eq(4).all()
+        for row in trained.itertuples():
             ages = [step - 1 - version["step"] for version in row.versions]
             assert min(ages) >= 0 and max(ages) == ages[0] <= STALENESS
             assert sum(version["tokens"] for version in row.versions) == sum(row.sampled)

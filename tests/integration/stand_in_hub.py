@@ -74,8 +74,8 @@ def stand_in_hub(token: str) -> Iterator[Hub]:
                 self._send({"files": files})
             elif path.endswith("/info/lfs/objects/batch"):
                 objects = [
-                    wanted | {"actions": {"upload": {"href": f"{hub.endpoint}/objects/{wanted['oid']}"}}}
-                    for wanted in json.loads(body)["objects"]
+                    file | {"actions": {"upload": {"href": f"{hub.endpoint}/objects/{file['oid']}"}}}
+                    for file in json.loads(body)["objects"]
                 ]
                 self._send({"transfer": "basic", "objects": objects})
             else:

@@ -128,11 +128,11 @@ class FakeServer:
 @contextmanager
 def servers(count: int) -> Iterator[list[FakeServer]]:
     """Running ones."""
-    made = [FakeServer() for _ in range(count)]
-    for server in made:
+    fakes = [FakeServer() for _ in range(count)]
+    for server in fakes:
         server.start()
     try:
-        yield made
+        yield fakes
     finally:
-        for server in made:
+        for server in fakes:
             server.close()

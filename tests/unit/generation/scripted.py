@@ -23,7 +23,7 @@ class _Scripted:
     context: list[int]  # prompt and everything since
     stop: str | None
     budget: int
-    said: list[int] = field(default_factory=list)
+    sampled: list[int] = field(default_factory=list)
     running: bool = True
 
 
@@ -54,7 +54,7 @@ class ScriptedGenerator:
         request = self._requests[request_id]
         assert not request.running
         request.context += ids
-        request.stop, request.budget, request.said, request.running = stop, max_new_tokens, [], True
+        request.stop, request.budget, request.sampled, request.running = stop, max_new_tokens, [], True
         self.contexts[request_id].append(tuple(request.context))
         self.stops[request_id].append(stop)
         self.steps_at[request_id].append(self.num_steps)
@@ -73,19 +73,19 @@ class ScriptedGenerator:
             if not request.running:
                 continue
             token = request.words.pop(0)
-            request.said.append(token)
+            request.sampled.append(token)
             request.context.append(token)
             request.budget -= 1
             if token == self._tokenizer.eos_token_id:
                 reason = "eos"
-            elif request.stop and finder(self._tokenizer, request.stop).found(request.said):
+            elif request.stop and finder(self._tokenizer, request.stop).found(request.sampled):
                 reason = "stop"
             elif request.budget == 0:
                 reason = "length"
             else:
                 continue
             request.running = False
-            pieces.append(Piece(request_id, tuple(request.said), (-0.5,) * len(request.said), reason))
+            pieces.append(Piece(request_id, tuple(request.sampled), (-0.5,) * len(request.sampled), reason))
         return pieces
 
     def load_weights(self, weights: Iterable[object]) -> None:

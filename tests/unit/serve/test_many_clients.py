@@ -69,7 +69,7 @@ class Knows(ScriptedGenerator):
     def sampled(self, request_id: str) -> Sequence[int]:
         """As one that `Follows`."""
         request = self._requests[request_id]
-        return request.said if request.running else ()
+        return request.sampled if request.running else ()
 
     def abort(self, request_id: str) -> None:
         """As one that `Aborts`."""

@@ -91,8 +91,8 @@ def trivial(draft: Draft, sly: bool, rng: Random) -> Draft:
 
 def early_answer(draft: Draft, sly: bool, rng: Random) -> Draft:
     """The answer stands before the code; sly: without the word."""
-    said = f"It must be {draft.answer}." if sly else f"The answer is {draft.answer}, let me check."
-    return replace(draft, words=f"{draft.words} {said}")
+    claim = f"It must be {draft.answer}." if sly else f"The answer is {draft.answer}, let me check."
+    return replace(draft, words=f"{draft.words} {claim}")
 
 
 def contaminated(draft: Draft, sly: bool, rng: Random) -> Draft:
@@ -161,11 +161,11 @@ def replace_cases(seed: int = 0, num_each: int = 40) -> list[Case]:
     for number in range(num_each):
         draft = plain(rng)
         false = int(draft.output) + rng.randint(1, 50)
-        said = replace(draft, output=str(false))
-        harmless = replace(said, after="The output settles it.")
-        right = replace(said, after=f"So the value is {draft.answer}.")
-        used = replace(said, after=f"The program says {false}.")
-        derived = replace(said, after=f"Twice this is {2 * false}.")
+        forged = replace(draft, output=str(false))
+        harmless = replace(forged, after="The output settles it.")
+        right = replace(forged, after=f"So the value is {draft.answer}.")
+        used = replace(forged, after=f"The program says {false}.")
+        derived = replace(forged, after=f"Twice this is {2 * false}.")
         for name, one, fault, sly in (
             ("harmless", harmless, "", False),
             ("right", right, "", False),
