@@ -102,7 +102,7 @@ class Connection(asyncio.Protocol):
                 self._broker.close_session(self._own_session(message))
                 self._sessions.discard(message["session"])
             elif operation == "in_flight":
-                answer = [[number, *self._broker.progress(run)] for run, number in self._in_flight.items()]
+                answer = [[open_id, *self._broker.progress(run)] for run, open_id in self._in_flight.items()]
             elif operation == "health":
                 answer = self._broker.health()
             else:
