@@ -70,7 +70,6 @@ def run(context: StageContext[EvaluateStage]) -> StageResult:
     with context.output("evaluation", metrics) as output:
         write_evaluation(output.directory, ordered, summary, volatile)
         write_card(output.directory, {"default": SAMPLES_FILE}, "Graded samples of one checkpoint.")
-    assert output.ref is not None
     return StageResult(outputs={"evaluation": output.ref}, metrics=metrics)
 
 

@@ -85,7 +85,6 @@ def _publish_checkpoint(context: Context, metrics: dict[str, Value]) -> Artifact
     with context.output("checkpoint") as output:
         num_parameters = place_base_model(context.config.model, context.request.seed, output.directory)
         output.metrics["parameters"] = metrics["parameters"] = num_parameters
-    assert output.ref is not None
     context.log(f"base model: {num_parameters:,} parameters")
     return output.ref
 
@@ -103,7 +102,6 @@ def _publish_problems(
         )
         tables = {"default": "train.parquet", "removed": "removed.parquet"}
         write_card(output.directory, tables, "Training problems; `removed` overlaps with an evaluation set.")
-    assert output.ref is not None
     return output.ref
 
 
@@ -121,7 +119,6 @@ def _publish_evaluation_sets(context: Context, evaluation: list[ProblemSet]) -> 
         tables = {problem_set.name: f"{problem_set.name}.parquet" for problem_set in evaluation}
         write_card(output.directory, tables, "Evaluation problems, one table a set; never trained on.")
         output.metrics.update({problem_set.name: len(problem_set.rows) for problem_set in evaluation})
-    assert output.ref is not None
     return output.ref
 
 

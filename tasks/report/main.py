@@ -36,7 +36,6 @@ def run(context: StageContext[ReportStage]) -> StageResult:
     with context.output("report", metrics) as output:
         (output.directory / "report.html").write_text(html, encoding="utf-8")
         (output.directory / "summary.json").write_text(json.dumps(summary, indent=1))
-    assert output.ref is not None
     return StageResult(outputs={"report": output.ref}, metrics=metrics)
 
 

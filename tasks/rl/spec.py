@@ -1,4 +1,4 @@
-"""Stage `rl`: one round of on-policy steps with live code execution."""
+"""Stage `rl`: one round of steps with live code execution."""
 
 from collections.abc import Iterable
 from typing import Self
@@ -18,7 +18,7 @@ from tasks.shared.contract.spec import StageSpec
 
 
 class RlStage(StageConfig):
-    """What one RL round depends on."""
+    """The sections that an RL round depends on."""
 
     model: ModelConfig
     traces: TracesConfig
@@ -65,13 +65,13 @@ def last_round(labels: Iterable[str]) -> int:
 
 
 def round_of(label: str) -> int:
-    """The number of the round that is called so in a run's record; 0 for what is none."""
+    """The number of the round with that label in a run's record; 0 for another stage."""
     stage, _, number = label.rpartition("-")
     return int(number) if stage == RL.name else 0
 
 
 def require_fitting(model: ModelConfig, generation: GenerationConfig, rl: RlConfig) -> None:
-    """ValueError for sections that do not go together."""
+    """ValueError for sections that contradict each other."""
     _require_row(generation, rl)
     _require_sampler(generation, rl)
     rl.optimizer.require_zero("rl.optimizer", model.dtype)
@@ -88,7 +88,7 @@ def _require_row(generation: GenerationConfig, rl: RlConfig) -> None:
 
 
 def _require_sampler(generation: GenerationConfig, rl: RlConfig) -> None:
-    """ValueError for a sampler that cannot sleep, go on beside the trainer, or serve its hosts as it is to."""
+    """ValueError for a sampler that cannot sleep, run beside the trainer, or serve its hosts as the recipe asks."""
     if rl.sleep_sampler and generation.engine != "vllm":
         raise ValueError(
             f"rl.sleep_sampler = true needs generation.engine = 'vllm', not '{generation.engine}'; set it to false"
@@ -102,7 +102,7 @@ def _require_sampler(generation: GenerationConfig, rl: RlConfig) -> None:
         return
     if rl.sleep_sampler:
         raise ValueError(
-            "rl.sleep_sampler = true is of an engine inside the trainer; a pool has GPUs of its own: set it to false"
+            "rl.sleep_sampler = true is for an engine inside the trainer; a pool has GPUs of its own: set it to false"
         )
     if rl.offload_while_sampling:
         raise ValueError(

@@ -51,7 +51,6 @@ def publish(context: Context, checked: Sequence[Checked]) -> StageResult:
         write_card(output.directory, TABLES, describe(config, funnel, teachers))
         (output.directory / VOLATILE).mkdir()
         write_table(output.directory / SECONDS_FILE, seconds, seconds_schema())
-    assert output.ref is not None
     context.log(
         f"traces: {funnel['accepted']} of {funnel['written']} accepted; rejected: {funnel['rejected']}"
     )
@@ -80,7 +79,6 @@ def publish_responses(context: Context, log: ResponseLog) -> ArtifactRef:
             tables,
             "Raw responses of a teacher and a judge; `usage` is what each problem took.",
         )
-    assert output.ref is not None
     return output.ref
 
 

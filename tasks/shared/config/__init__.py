@@ -1,7 +1,7 @@
 """The sections of the configuration tree that more than one stage reads, or that are read without a stage.
 
 Defaults are the vetted production setting; a recipe lists only what differs, with the reason. Unknown keys are errors.
-The tree itself, `Recipe`, stands in `tasks/recipes`. Loads without torch and without Prefect.
+The tree itself, `Recipe`, is in `tasks/recipes`. Loads without torch and without Prefect.
 """
 
 from tasks.shared.config.data import DataConfig, ModelConfig, ProblemSource, TinyModel

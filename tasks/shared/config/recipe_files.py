@@ -1,4 +1,4 @@
-"""Files of recipes: TOML to a tree of keys, and one line for the first mistake in a tree."""
+"""Reads recipe files: TOML to a tree of keys, and one line for the first mistake in a tree."""
 
 import difflib
 import tomllib
@@ -27,7 +27,7 @@ def find_recipe(name_or_path: str) -> Path:
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
-    """The tree in a recipe's file and in those that it extends, with its name and paths below this machine's home."""
+    """The tree of a recipe's file over those that it extends, with a name and with `{home}` replaced in paths."""
     tree = _read(path)
     tree.setdefault("name", path.stem)
     _place_home(tree)
@@ -43,7 +43,7 @@ def _place_home(tree: Any) -> None:
 
 
 def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The file's tree, laid over that of the recipe beside it that its key `extends` names."""
+    """The file's tree over that of the recipe in the same folder that its key `extends` names."""
     try:
         tree = tomllib.loads(path.read_text())
     except tomllib.TOMLDecodeError as error:
@@ -67,7 +67,7 @@ def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 
 def first_mistake(error: ValidationError, tree: type[Section]) -> str:
-    """One line for the first mistake in a `tree`: key, what is wrong, the nearest known key."""
+    """One line for the first mistake in a `tree`: the key, the mistake, the nearest known key."""
     mistake = error.errors()[0]
     key = ".".join(str(part) for part in mistake["loc"])
     if mistake["type"] == "extra_forbidden":

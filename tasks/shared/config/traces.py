@@ -1,4 +1,4 @@
-"""How traces are written and their programs run: the sections `traces` and `sandbox` of the configuration tree."""
+"""The form of traces and the limits of their programs: the sections `traces` and `sandbox`."""
 
 from typing import Literal, Self
 
@@ -11,16 +11,18 @@ DialectName = Literal["retool", "torl", "hermes", "text"]
 
 
 class TracesConfig(Section):
-    """How reasoning, code and interpreter output are written: shared by synthesis, SFT, RL and evaluation."""
+    """The form of reasoning, code and interpreter output, shared by synthesis, SFT, RL and evaluation."""
 
     dialect: DialectName = "retool"
     # bare: the problem alone, for models trained here; plain: text without a chat template, for base models (ToRL)
     prompt: Literal["instructed", "bare", "plain"] = "instructed"
-    max_calls: int = Field(16, ge=0)  # C; after it the model goes on in plain text
+    max_calls: int = Field(16, ge=0)  # C; after them a block is plain text
     announce_remaining_calls: bool = False  # 'remaining calls: n' in the feedback (ASTER)
-    # a block that is not whole is answered by the form that it lacks, and counts as a call; false: it is text
+    # an incomplete block is answered with the expected form, and counts as a call; false: it is plain text
     block_notices: bool = True
-    error_feedback: Literal["full", "last_line"] = "full"  # ReTool feeds the message back, ToRL its last line
+    error_feedback: Literal["full", "last_line"] = (
+        "full"  # ReTool shows the whole message, ToRL its last line
+    )
 
     @model_validator(mode="after")
     def _text_has_no_calls(self) -> Self:
@@ -36,13 +38,13 @@ class TracesConfig(Section):
 class SandboxConfig(Section):
     """Limits of one program and the shape of the interpreter service."""
 
-    stateful: bool = False  # false: each block a fresh child (ReTool)
+    stateful: bool = False  # false: each block runs in a fresh child (ReTool)
     workers: int = Field(4, ge=1)
     wall_s: float = Field(10.0, gt=0)
     cpu_s: float = Field(10.0, gt=0)
     memory_mb: int = Field(1024, ge=32)
-    output_chars: int = Field(4096, ge=64, le=250_000)  # more would not fit into an answer
-    preload: tuple[str, ...] = PRELOAD  # what programs can import; the instruction names it
+    output_chars: int = Field(4096, ge=64, le=250_000)  # more would not fit into a reply
+    preload: tuple[str, ...] = PRELOAD  # libraries that programs can import; the instruction names them
     # empty: the stage starts its own; else unix:/path or tcp:host:port (token from the environment)
     address: str = ""
-    allow_unsafe: bool = False  # runs model-written code without isolation; shown in every report made so
+    allow_unsafe: bool = False  # runs model-written code without isolation; every report says so
