@@ -10,7 +10,6 @@ that noise of the machine falls on all alike; a ratio is taken within its round.
 about 10 minutes on two idle cores.
 """
 
-import argparse
 import asyncio
 import statistics
 import tempfile
@@ -23,7 +22,8 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.random_work import make_qwen2
-from benchmarks.record import markdown_table, write_page
+from benchmarks.record import benchmark_options, markdown_table, write_page
+from benchmarks.rounds import quartiles
 from data.models import find_model
 from tasks.prepare.tiny_model import make_tiny_checkpoint
 from tasks.shared.config import (
@@ -53,12 +53,10 @@ BAR_CLIENT, BAR_SERVERS = 0.95, 1.7
 
 def main() -> None:
     """Measure and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7)
-    rounds = parser.parse_args().rounds
+    options = benchmark_options(__doc__, rounds=7).parse_args()
     with tempfile.TemporaryDirectory() as root:
-        client, rates = client_rounds(Path(root), rounds)
-        servers = server_rounds(Path(root), rounds)
+        client, rates = client_rounds(Path(root), options.rounds)
+        servers = server_rounds(Path(root), options.rounds)
     rows = [
         ["tokens/s through the client over a bare load generator's", quartiles(client), f"{BAR_CLIENT}"],
         ["evaluation samples/s of two servers over one's", quartiles(servers), f"{BAR_SERVERS}"],
@@ -67,7 +65,7 @@ def main() -> None:
         f"the client's part: {ROWS} rows of at most {TOKENS} tokens, {statistics.median(rates):.0f} tokens/s"
     )
     table = markdown_table(["ratio", "median and quartiles", "wanted at least"], rows)
-    write_page("pool", "The pool of samplers", [about], ["", *table])
+    write_page("pool", "The pool of samplers", [about], ["", *table], options.dry)
 
 
 def client_rounds(root: Path, rounds: int) -> tuple[list[float], list[float]]:
@@ -195,12 +193,6 @@ def evaluate(generator: PoolGenerator, checkpoint: Path) -> tuple[float, dict[st
 
 def _prompt(row: int) -> list[int]:
     return [20 + (row * 7 + place * 3) % 500 for place in range(32)]
-
-
-def quartiles(values: Sequence[float]) -> str:
-    """Median, and the quartiles around it."""
-    low, middle, high = statistics.quantiles(values, n=4)
-    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
 
 
 if __name__ == "__main__":
