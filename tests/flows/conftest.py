@@ -20,7 +20,10 @@ from flows.server import cluster
 from tasks.launch.backends.execute import parse_event
 from tasks.shared.artifacts import Store
 from tasks.shared.runs.record import RunRecord, RunRecords
+from tests.preloaded.environment import interpreter
 
+# Stages that are forked from a process that has imported what they import; `sft`, which tests kill and cancel, is not.
+FORKED = tuple(f"tasks.{stage}.main" for stage in ("prepare", "synthesize", "rl", "evaluate", "report"))
 RUN_TIMEOUT_S = 900.0  # a busy SQLite has stalled a server for a minute
 FINAL_STATES = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
@@ -30,6 +33,7 @@ class Prefect:
     """A running cluster and its home, seen from a test."""
 
     cluster: cluster.Cluster
+    client: httpx.Client
 
     @property
     def home(self) -> Path:
@@ -68,7 +72,7 @@ class Prefect:
     def request(self, method: str, path: str, **arguments: Any) -> Any:
         """A request to the server; a busy SQLite answers 503 and is asked again, as Prefect's own client does."""
         for _ in range(20):
-            response = httpx.request(method, f"{self.cluster.api_url}/{path}", timeout=90, **arguments)
+            response = self.client.request(method, path, **arguments)
             if response.status_code != httpx.codes.SERVICE_UNAVAILABLE:
                 break
             time.sleep(1)
@@ -112,9 +116,12 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
     settings, patch = cluster.settings, pytest.MonkeyPatch()
     often = {"PREFECT_WORKER_QUERY_SECONDS": "0.5"}
     patch.setattr(cluster, "settings", lambda home, port: settings(home, port) | often)
-    running = cluster.start(tmp_path_factory.mktemp("prefect"), owned=True, port=0)
+    with pytest.MonkeyPatch.context() as starting:
+        starting.setattr(sys, "executable", str(interpreter(FORKED)))
+        running = cluster.start(tmp_path_factory.mktemp("prefect"), owned=True, port=0)
     try:
-        yield Prefect(running)
+        with httpx.Client(base_url=running.api_url, timeout=90) as client:
+            yield Prefect(running, client)
     finally:
         cluster.stop(running)
         patch.undo()

@@ -3,23 +3,21 @@
 It is a real process: it has its own descriptors and environment, it is killed, and what it leaves behind stays behind.
 """
 
-import importlib
-import multiprocessing
 import os
 import signal
-import sys
-from collections.abc import Mapping
-from multiprocessing.connection import Connection
+import threading
 from pathlib import Path
 
-from tasks.recipes import find_stage
-from tasks.shared.contract.environment import tell_deepspeed_of_cpu
-from tasks.shared.contract.stage import StageRequest, stage_main
+from tasks.shared.contract.stage import StageRequest
+from tests.preloaded.client import Fork
+from tests.preloaded.environment import interpreter, server
 
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(
-    [f"tasks.{stage}.main" for stage in ("prepare", "synthesize", "sft", "rl", "evaluate", "report")]
-    + ["tasks.synthesize.teachers.endpoint", __name__]
+# What a stage starts that imports as much as it does: ranks and their launcher, and a sampler beside the trainer.
+STARTED = (
+    "tasks.sft.main",
+    "tasks.rl.main",
+    "tasks.shared.generation.beside_process",
+    "torch.distributed.run",
 )
 
 
@@ -31,29 +29,34 @@ class StageProcess:
         directory.mkdir(exist_ok=True)
         path = directory / "request.json"
         path.write_text(request.model_dump_json())
-        reading, writing = FORKS.Pipe(duplex=False)
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        arguments = (request.stage, path, writing, directory / "stderr.txt", environment)
-        self._process = FORKS.Process(target=_run, args=arguments)
-        self._process.start()
-        writing.close()
-        self.stdout = os.fdopen(os.dup(reading.fileno()), encoding="utf-8")
-        reading.close()
-        assert self._process.pid is not None
-        self.pid = self._process.pid
+        reading, writing = os.pipe()
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        errors = os.open(directory / "stderr.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        self._fork = Fork(
+            str(server()),
+            [f"tasks.{request.stage}.main", str(path)],
+            {nothing: 0, writing: 1, errors: 2},
+            {**os.environ, "OMP_NUM_THREADS": "1"},
+            str(interpreter(STARTED)),
+        )
+        for fd in (nothing, writing, errors):
+            os.close(fd)
+        self.stdout = os.fdopen(reading, encoding="utf-8")
+        self.pid = self._fork.pid
+        self.returncode: int | None = None  # -N after signal N
+        self._waiting = threading.Thread(target=self._wait, daemon=True)
+        self._waiting.start()
 
-    @property
-    def returncode(self) -> int | None:
-        """None while it runs, -N after signal N."""
-        return self._process.exitcode
+    def _wait(self) -> None:
+        self.returncode = self._fork.wait()
 
     def poll(self) -> int | None:
-        return self._process.exitcode
+        return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        self._process.join(timeout)
-        assert self._process.exitcode is not None, f"it still runs after {timeout} s"
-        return self._process.exitcode
+        self._waiting.join(timeout)
+        assert self.returncode is not None, f"it still runs after {timeout} s"
+        return self.returncode
 
     def communicate(self, timeout: float | None = None) -> tuple[str, None]:
         """All of its stdout, once it has ended."""
@@ -63,22 +66,7 @@ class StageProcess:
         return written, None
 
     def send_signal(self, number: signal.Signals) -> None:
-        os.kill(self.pid, number)
+        self._fork.signal(number)
 
     def kill(self) -> None:
-        self._process.kill()
-
-
-def _run(stage: str, path: Path, stdout: Connection, stderr: Path, environment: Mapping[str, str]) -> None:
-    import torch
-
-    os.dup2(stdout.fileno(), 1)
-    os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
-    sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
-    os.environ.clear()
-    os.environ.update(environment)
-    torch.set_num_threads(1)
-    if not torch.cuda.is_available():
-        tell_deepspeed_of_cpu()  # imported here for every stage, it would warn on stdout in those that do not train
-    sys.argv = [f"tasks.{stage}.main", str(path)]
-    raise SystemExit(stage_main(find_stage(stage), importlib.import_module(sys.argv[0]).run))
+        self.send_signal(signal.SIGKILL)

@@ -1,6 +1,7 @@
 """Bad input, end to end: each ends in one line that names file, key and remedy, and loses nothing.
 
-Stages run as their own processes, as in a real run; no Prefect server is needed (one test needs its absence).
+Stages run as processes under the launcher's guard, as in a real run, forked from one that has imported what they
+import; no Prefect server is needed (one test needs its absence).
 """
 
 import json
@@ -20,7 +21,9 @@ from tasks.shared.artifacts import ArtifactRef, Store
 from tasks.shared.contract.stage import StageResult
 from tests.artifacts import publish
 from tests.integration.stages import stage_request
+from tests.preloaded.environment import interpreter
 
+FORKED = tuple(f"tasks.{stage}.main" for stage in ("prepare", "synthesize", "evaluate"))
 HELD_OUT = {"name": "held_out", "source": "tiny", "split": "held_out", "limit": 5}
 
 
@@ -39,7 +42,9 @@ def run_stage(
     tmp_path: Path, stage: str, config: dict[str, Any], inputs: dict[str, ArtifactRef], store: Path
 ) -> StageResult:
     request = stage_request(tmp_path, stage, config, inputs, scratch=f"scratch/{stage}", store=store)
-    return execute(request, ProcessBackend(), tmp_path / "log", lambda _: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "executable", str(interpreter(FORKED)))
+        return execute(request, ProcessBackend(), tmp_path / "log", lambda _: None)
 
 
 def published(store: Path) -> list[Path]:

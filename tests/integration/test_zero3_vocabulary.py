@@ -3,12 +3,12 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.integration.zero3_world import VOCABULARY, measure
+from tests.preloaded.environment import interpreter
 
 
 @pytest.mark.timeout(400)
@@ -18,7 +18,8 @@ def test_two_ranks_with_other_numbers_of_targets_compute_what_one_does(tmp_path:
     The second rank has no trajectories, and gets the rows that it would have cut itself.
     """
     out = tmp_path / "found.json"
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    python = interpreter(("torch.distributed.run", "tests.integration.zero3_world"))
+    launcher = [python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     ranks = subprocess.run(
         [*launcher, "-m", "tests.integration.zero3_world", str(out)],
         capture_output=True,

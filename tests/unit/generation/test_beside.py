@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -9,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from tasks.shared.config import GenerationConfig, ModelConfig
-from tasks.shared.generation.beside import BesideGenerator
+from tasks.shared.generation.beside import PROCESS, BesideGenerator
 from tasks.shared.generation.engines import make_generator
 from tasks.shared.generation.protocol import Generator, Piece, Sampling
 from tasks.shared.learning.checkpoints import load_tokenizer, save_checkpoint
+from tests.preloaded.environment import interpreter
 from tests.unit.generation.tiny import tiny_model, tiny_tokenizer
 
 MODEL = ModelConfig(source="path", path="/unused", dtype="float32")
@@ -25,6 +27,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory, tokenizer = tmp_path_factory.mktemp("checkpoint"), tiny_tokenizer()
     save_checkpoint(tiny_model(len(tokenizer)), tokenizer, directory)
     return directory
+
+
+@pytest.fixture(autouse=True)
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process is forked from one that has imported what it imports."""
+    monkeypatch.setattr(sys, "executable", str(interpreter((PROCESS,))))
 
 
 def until_ended(generator: Generator) -> list[Piece]:

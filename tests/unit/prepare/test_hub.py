@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,24 +20,29 @@ PROGRAM = """
 import json, sys
 from tasks.prepare.problem_sets import read_problem_set
 from tasks.shared.config import ProblemSource
-try:
-    read = read_problem_set(ProblemSource.model_validate_json(sys.argv[1]), 0)
-    print(json.dumps([[row.id, row.problem, row.answer] for row in read.rows]))
-except ValueError as error:
-    print(error)
+told = []
+for settings in sys.argv[1:]:
+    try:
+        read = read_problem_set(ProblemSource.model_validate_json(settings), 0)
+        told.append([[row.id, row.problem, row.answer] for row in read.rows])
+    except ValueError as error:
+        told.append(str(error))
+print(json.dumps(told))
 """
 
 
-def read(settings: dict[str, object], endpoint: str, home: Path) -> str:
+def read(endpoint: str, home: Path, *settings: dict[str, object]) -> list[Any]:
+    """What a process that asks this hub reads with each of the settings: rows, or what is wrong."""
     environment = os.environ | {
         "HF_ENDPOINT": endpoint,
         "HF_HOME": str(home),
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
-    command = [sys.executable, "-c", PROGRAM, json.dumps(settings)]
+    command = [sys.executable, "-c", PROGRAM, *map(json.dumps, settings)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    told: list[Any] = json.loads(done.stdout.splitlines()[-1])
+    return told
 
 
 def test_a_pinned_dataset_is_downloaded_checked_and_read(tmp_path):
@@ -44,19 +50,19 @@ def test_a_pinned_dataset_is_downloaded_checked_and_read(tmp_path):
     files = {"data.jsonl": "".join(json.dumps(row) + "\n" for row in rows).encode()}
     columns = {"problem_column": "Question", "answer_column": "Result"}
     own = {"name": "own", "source": "hub", "id": "some/set", "revision": REVISION, **columns}
+    others = ({"split": "test"}, {"answer_column": "answer"}, {"revision": "0" * 40})
     with small_hub("some/set", REVISION, files) as (endpoint, asked):
-        found = json.loads(read(own, endpoint, tmp_path))
-        assert found == [[f"own/{n}", f"What is {n} + 1?", str(n + 1)] for n in range(3)]
-        assert f"/datasets/some/set/resolve/{REVISION}/data.jsonl" in asked
-        bad_split = read(own | {"split": "test"}, endpoint, tmp_path)
-        assert "problem set 'own': cannot load some/set at 2fe88a2f1091, split 'test'" in bad_split
-        bad_column = read(own | {"answer_column": "answer"}, endpoint, tmp_path)
-        assert (
-            "some/set@2fe88a2f1091: row 1: key 'answer' is missing (the row has Question, Result, id)"
-            in bad_column
+        found, bad_split, bad_column, moved = read(
+            endpoint, tmp_path, own, *(own | other for other in others)
         )
-        moved = read(own | {"revision": "0" * 40}, endpoint, tmp_path)
-        assert "check the network, id, subset and split, or use source = 'file'" in moved
+    assert found == [[f"own/{n}", f"What is {n} + 1?", str(n + 1)] for n in range(3)]
+    assert f"/datasets/some/set/resolve/{REVISION}/data.jsonl" in asked
+    assert "problem set 'own': cannot load some/set at 2fe88a2f1091, split 'test'" in bad_split
+    assert (
+        "some/set@2fe88a2f1091: row 1: key 'answer' is missing (the row has Question, Result, id)"
+        in bad_column
+    )
+    assert "check the network, id, subset and split, or use source = 'file'" in moved
 
 
 def test_files_that_do_not_fit_together_and_a_missing_subset_are_one_line(tmp_path):
@@ -66,14 +72,14 @@ def test_files_that_do_not_fit_together_and_a_missing_subset_are_one_line(tmp_pa
         "b.jsonl": b'{"problem": "2?", "solution": "2"}\n',
     }
     with small_hub("some/set", REVISION, files) as (endpoint, _):
-        said = read(own, endpoint, tmp_path / "a").strip()
+        [said] = read(endpoint, tmp_path / "a", own)
     assert said.endswith(
         "/b.jsonl: row 1: key 'answer' is missing (the row has problem, solution); add it or set answer_column"
     )
     entries = ["- config_name: easy", "  data_files: a.jsonl", "- config_name: hard", "  data_files: b.jsonl"]
     configs = "\n".join(["---", "configs:", *entries, "---", ""]).encode()
     with small_hub("some/set", REVISION, files | {"README.md": configs}) as (endpoint, _):
-        said = read(own, endpoint, tmp_path / "b").strip()
+        [said] = read(endpoint, tmp_path / "b", own)
     for part in ("Config name is missing", "'easy', 'hard'", "check the network, id, subset"):
         assert part in said, said
 
@@ -84,9 +90,9 @@ def test_a_registered_set_of_another_size_or_content_is_an_error(tmp_path):
     for rows in (40, 39):
         lines = [json.dumps({"id": n, "question": f"What is {n} + 1?", "answer": n + 1}) for n in range(rows)]
         with small_hub(entry.id, entry.revision, {"test.jsonl": "\n".join(lines).encode()}) as (endpoint, _):
-            found = read(registered, endpoint, tmp_path / str(rows))
+            [found] = read(endpoint, tmp_path / str(rows), registered)
         if rows == 40:
-            assert len(json.loads(found)) == 40
+            assert len(found) == 40
         else:
             assert (
                 "math-ai/amc23 has 39 rows where data/registry.toml says 40; clear the hub's cache" in found
