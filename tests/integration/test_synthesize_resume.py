@@ -3,7 +3,6 @@
 The processes are forked from one that has imported the stage, so that a start takes no seconds; the kills are real.
 """
 
-import os
 import random
 import signal
 import time
@@ -15,7 +14,7 @@ import pandas
 from tasks.shared.artifacts import Store
 from tasks.shared.contract.stage import StageRequest
 from tasks.shared.generation.endpoint.responses import ResponseLog
-from tests.integration.processes import FORKS
+from tests.integration.processes import StageProcess
 from tests.integration.stages import in_process
 from tests.integration.synthesis_world import make_request
 from tests.integration.teacher_server import TeacherServer, serve
@@ -33,13 +32,12 @@ def test_kills_cost_nothing_and_change_nothing(tmp_path):
         request = make_request(tmp_path, CASES, server.base_url, teacher=TEACHER)
         for _ in range(NUM_KILLS):
             seen = len(server.asked)
-            stage = FORKS.Process(target=in_process, args=(request,))
-            stage.start()
+            stage = StageProcess(tmp_path / "stage", request)
             while len(server.asked) < seen + draw.randrange(8, 20):
-                assert stage.is_alive(), "the stage ended before it was killed"
+                assert stage.poll() is None, "the stage ended before it was killed"
                 time.sleep(0.005)
-            os.kill(stage.pid, signal.SIGKILL)
-            stage.join()
+            stage.kill()
+            assert stage.wait() == -signal.SIGKILL
             assert not kept & asked_since(server, request, seen), (
                 "an answer that was kept was asked for again"
             )
