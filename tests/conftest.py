@@ -1,5 +1,6 @@
 """Fixtures with real parts: a small disk (tmpfs), an S3 server (moto); how the tests are shared out to processes."""
 
+import gc
 import os
 import subprocess
 from collections.abc import Iterator
@@ -19,6 +20,18 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return "tests/flows" if nodeid.startswith("tests/flows/") else super()._split_scope(nodeid)
 
     return OneServer(config, log)
+
+
+def pytest_configure() -> None:
+    """Imports and collection leave little garbage: looking for it would take longer than they do."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """What is there now stays; DeepSpeed collects garbage at every engine and would look through all of it."""
+    gc.enable()
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

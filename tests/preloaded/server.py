@@ -7,6 +7,7 @@ when whoever asked for it dies. The server ends with the process OWNER.
 """
 
 import fcntl
+import gc
 import importlib
 import os
 import runpy
@@ -62,6 +63,8 @@ def preload() -> None:
     if not torch.cuda.is_available():
         tell_deepspeed_of_cpu()
         importlib.import_module("deepspeed")
+    gc.collect()
+    gc.freeze()  # a collection in a fork would look through all of it, and copy its pages
 
 
 class Server:

@@ -24,7 +24,7 @@ from tests.waiting import until
 
 TOKENIZER = tiny_tokenizer()
 CONTROL = set(TOKENIZER.all_special_ids)
-REQUESTS, CLIENTS = 1000, 48
+REQUESTS, CLIENTS = 500, 48
 
 
 def asked(number: int) -> str:
