@@ -29,7 +29,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def forked(monkeypatch: pytest.MonkeyPatch) -> None:
     """The process is forked from one that has imported what it imports."""
     monkeypatch.setattr(sys, "executable", str(interpreter((PROCESS,))))
@@ -42,6 +42,7 @@ def until_ended(generator: Generator) -> list[Piece]:
     return pieces
 
 
+@pytest.mark.usefixtures("forked")
 def test_samples_and_scores_are_those_of_the_engine_inside(checkpoint: Path) -> None:
     tokenizer = load_tokenizer(checkpoint)
     ids = tokenizer.encode("print(1 + 2)")
@@ -59,6 +60,7 @@ def test_samples_and_scores_are_those_of_the_engine_inside(checkpoint: Path) -> 
             until_ended(beside)
 
 
+@pytest.mark.usefixtures("forked")
 def test_two_loops_ask_under_the_same_names_each_for_itself(checkpoint: Path) -> None:
     with closing(BesideGenerator(CONFIG, MODEL, checkpoint)) as own:
         loops = [own, own.beside("second")]
@@ -74,6 +76,7 @@ def test_two_loops_ask_under_the_same_names_each_for_itself(checkpoint: Path) ->
 
 
 def test_weights_come_in_the_midst_of_a_request_which_tells_what_sampled_it(checkpoint: Path) -> None:
+    """In a process of its own making: it is killed, and nothing of it may answer."""
     other = tiny_model(len(tiny_tokenizer()), seed=1)
     with closing(BesideGenerator(CONFIG, MODEL, checkpoint)) as beside:
         for seed in range(2):
