@@ -12,6 +12,8 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+import psutil
+
 from tests.preloaded import client
 
 START_TIMEOUT_S = 300.0
@@ -21,7 +23,8 @@ START_TIMEOUT_S = 300.0
 def server() -> Path:
     """The socket of the server, which all processes of a run of tests share; the first to ask starts it."""
     owner = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
-    directory = Path(tempfile.gettempdir()) / f"tirflow-preloaded-{owner}"
+    began = int(psutil.Process(owner).create_time())
+    directory = Path(tempfile.gettempdir()) / f"tirflow-preloaded-{owner}-{began}"
     directory.mkdir(exist_ok=True)
     path = directory / "socket"
     with (directory / "lock").open("w") as lock:
