@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+# Before torch is loaded: a second thread gains tiny kernels nothing, and spins against the other processes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
