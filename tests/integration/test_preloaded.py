@@ -3,13 +3,13 @@
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import psutil
 
 from tests.preloaded.client import Fork
 from tests.preloaded.environment import interpreter, server
+from tests.waiting import until
 
 
 def test_a_module_that_is_handed_over_reads_writes_and_ends_as_by_itself(tmp_path: Path) -> None:
@@ -25,7 +25,7 @@ def test_a_signal_reaches_the_fork_and_tells_how_it_ended(tmp_path: Path) -> Non
     python = interpreter(("http.server",))
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen([python, "-u", "-m", "http.server", "0"], stdout=log, stderr=log)
-    until_it_serves(tmp_path / "log")
+    until(lambda: "Serving HTTP" in (tmp_path / "log").read_text())
     process.terminate()
     assert process.wait(60) == -signal.SIGTERM
 
@@ -34,15 +34,7 @@ def test_a_fork_dies_with_who_asked_for_it(tmp_path: Path) -> None:
     log = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)
     nothing = os.open(os.devnull, os.O_RDONLY)
     fork = Fork(str(server()), ["http.server", "0"], {nothing: 0, log: 1}, os.environ)
-    until_it_serves(tmp_path / "log")
+    until(lambda: "Serving HTTP" in (tmp_path / "log").read_text())
     process = psutil.Process(fork.pid)
     fork.connection.close()
     process.wait(60)
-
-
-def until_it_serves(log: Path) -> None:
-    """AssertionError unless the server has said so within a minute."""
-    deadline = time.monotonic() + 60
-    while "Serving HTTP" not in log.read_text():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
