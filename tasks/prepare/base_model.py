@@ -1,9 +1,10 @@
-"""Bring the base model into the checkpoint artifact: from the hub at a pinned revision, from a directory, or made here.
+"""Fills the checkpoint artifact with the base model: from the hub at a pinned revision, from a directory, or made here.
 
-What is wrong with it is told here, in one line, before anything is made of it. Its generation_config and the date in
-its chat template are written as every later stage needs them.
+Reports in one line what is wrong with it, before a later stage uses it. Writes its generation_config, and the date in
+its chat template, as every later stage needs them.
 """
 
+import math
 import re
 import shutil
 from pathlib import Path
@@ -24,32 +25,29 @@ HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "merges.txt", "vocab.txt", "*
 
 
 def place_base_model(config: ModelConfig, seed: int, directory: Path) -> int:
-    """Fill `directory` with a `save_pretrained` checkpoint; the number of parameters.
+    """Fill `directory` with a `save_pretrained` checkpoint; returns the number of parameters.
 
-    Raises:
-        ValueError: an unpinned revision, an unreachable hub, or a checkpoint that nothing can be made of: see
-            `checkpoint_files` and `load_tokenizer`.
+    Raises ValueError: an unpinned revision, an unreachable hub, or an unusable checkpoint, see `checkpoint_files` and
+    `load_tokenizer`.
     """
     if config.source == "tiny":
-        num_parameters = make_tiny_checkpoint(config.tiny, seed, directory)
+        make_tiny_checkpoint(config.tiny, seed, directory)
     elif config.source == "path":
         _copy_local(Path(config.path), directory)
-        num_parameters = count_parameters(directory)
     else:
         _download(config.id, config.revision, directory)
-        num_parameters = count_parameters(directory)
     fix_date(directory, config.template_date)
     tokenizer = load_tokenizer(directory)
     _write_generation_config(directory, tokenizer)
     require_sound_weights(directory)
-    return num_parameters
+    return count_parameters(directory)
 
 
 def _copy_local(source: Path, directory: Path) -> None:
     require_files(source)
     for path in sorted(source.iterdir()):
         if path.is_file() and not any(path.match(pattern) for pattern in PICKLES):
-            # follows links, since hub caches are made of them and an artifact holds none
+            # follows links: hub caches consist of them, and an artifact holds none
             shutil.copyfile(path, directory / path.name)
 
 
@@ -64,7 +62,7 @@ def _download(hub_id: str, revision: str, directory: Path) -> None:
     try:
         snapshot = huggingface_hub.snapshot_download(hub_id, revision=revision, allow_patterns=HUB_FILES)
     except (OSError, ValueError) as error:
-        # the hub's client reports no network, a missing model and a missing revision by OSErrors and ValueErrors
+        # the hub's client raises these for no network, a missing model and a missing revision
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
             f"model.id '{hub_id}' at {revision[:12]}: cannot download ({first_line}); "
@@ -80,16 +78,13 @@ def count_parameters(directory: Path) -> int:
     total = 0
     for path in sorted(directory.glob("*.safetensors")):
         with safe_open(path, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 - not a mapping, it has no __iter__
-                size = 1
-                for length in tensors.get_slice(name).get_shape():
-                    size *= length
-                total += size
+            # `keys`, because it is no mapping and has no __iter__
+            total += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
     return total
 
 
 def _write_generation_config(directory: Path, tokenizer: "PreTrainedTokenizerBase") -> None:
-    """Write one that can be saved again, and that names every id which ends a turn."""
+    """Write a generation_config that can be saved again, and that names every id which ends a turn."""
     from transformers import GenerationConfig
 
     found = GenerationConfig()

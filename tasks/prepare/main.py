@@ -1,7 +1,8 @@
 """Stage `prepare`: publishes the base model, the training problems and the evaluation sets of a recipe.
 
-Outputs: `checkpoint` (save_pretrained), `problems` (train.parquet; removed.parquet holds what decontamination took
-out), `evaluation_sets` (<set>.parquet and sets.json). Run by hand: `python -m tasks.prepare.main request.json`.
+Outputs: `checkpoint` (save_pretrained), `problems` (train.parquet; removed.parquet holds the problems that
+decontamination removed), `evaluation_sets` (<set>.parquet and sets.json). Run by hand:
+`python -m tasks.prepare.main request.json`.
 """
 
 import json
@@ -23,7 +24,7 @@ OVERLAP_COLUMNS = ("evaluation_id", "evaluation_source", "ngram")
 
 
 def run(context: Context) -> StageResult:
-    """Read every problem set, take contaminated training problems out, and publish three artifacts."""
+    """Read every problem set, remove contaminated training problems, and publish three artifacts."""
     data, seed = context.config.data, context.request.seed
     evaluation = [read_problem_set(source, seed) for source in data.evaluation]
     train = [read_problem_set(source, seed) for source in data.train]
@@ -95,11 +96,11 @@ def _publish_problems(
     columns = _columns([*kept, *(overlap.row for overlap in removed)])
     with context.output("problems", dict(metrics)) as output:
         write_table(output.directory / "train.parquet", _rows(kept, columns), _schema(columns))
-        write_table(
-            output.directory / "removed.parquet",
-            [_overlap_row(overlap, columns) for overlap in removed],
-            _schema(columns + OVERLAP_COLUMNS),
-        )
+        overlaps = [
+            row | {name: getattr(overlap, name) for name in OVERLAP_COLUMNS}
+            for row, overlap in zip(_rows([one.row for one in removed], columns), removed, strict=True)
+        ]
+        write_table(output.directory / "removed.parquet", overlaps, _schema(columns + OVERLAP_COLUMNS))
         tables = {"default": "train.parquet", "removed": "removed.parquet"}
         write_card(output.directory, tables, "Training problems; `removed` overlaps with an evaluation set.")
     return output.ref
@@ -123,20 +124,12 @@ def _publish_evaluation_sets(context: Context, evaluation: list[ProblemSet]) -> 
 
 
 def _columns(rows: Sequence[ProblemRow]) -> tuple[str, ...]:
-    """The columns of a table of problems: that of system messages where some problem has one."""
+    """The columns of a table of problems, with system messages if a problem has one."""
     return (*PROBLEM_COLUMNS, "system") if any(row.system for row in rows) else PROBLEM_COLUMNS
 
 
 def _rows(rows: Sequence[ProblemRow], columns: tuple[str, ...]) -> list[dict[str, Any]]:
     return [{name: getattr(row, name) for name in columns} for row in rows]
-
-
-def _overlap_row(overlap: Overlap, columns: tuple[str, ...]) -> dict[str, Any]:
-    return _rows([overlap.row], columns)[0] | {
-        "evaluation_id": overlap.evaluation_id,
-        "evaluation_source": overlap.evaluation_source,
-        "ngram": overlap.ngram,
-    }
 
 
 def _schema(columns: tuple[str, ...]) -> Any:

@@ -1,12 +1,12 @@
-"""Read a recipe's problem sets: hub datasets at a pinned revision, local files, the tiny world.
+"""Reads a recipe's problem sets: hub datasets at a pinned revision, local files, the tiny world.
 
-Everything ends in `rows.check_rows`, so that one set of errors covers all of them.
+All of them go through `rows.check_rows`, so that their errors are the same.
 """
 
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data.problems import Split, generate
@@ -25,48 +25,38 @@ class ProblemSet:
     name: str  # its name in the recipe
     answer_kind: str  # "integer" or "expression"
     rows: list[ProblemRow]
-    num_repeats: int  # rows dropped because the same problem stood there before
+    num_repeats: int  # rows dropped because an earlier row has the same problem
 
 
 def read_problem_set(source: ProblemSource, seed: int) -> ProblemSet:
-    """Read one problem set of the recipe.
+    """Read one problem set of the recipe; `seed` is that of problems made here.
 
-    Args:
-        source: where it is.
-        seed: for problems made here; others do not depend on it.
-
-    Raises:
-        ValueError: missing file, unreachable or unpinned hub dataset, or a bad row; the message says what to do.
+    Raises ValueError: a missing file, an unreachable or unpinned hub dataset, or a bad row; the message has the remedy.
     """
-    columns = Columns(
-        source.problem_column,
-        source.answer_column,
-        source.answer == "integer",
-        several=source.several_answers,
-    )
+    entry = find_problem_set(source.id) if source.source == "registry" else None
+    where = entry or source
+    columns = Columns(where.problem_column, where.answer_column, where.answer == "integer")
     what = f"problem set '{source.name}'"
-    if source.source in ("tiny", "words"):
-        raw_rows = _made_rows(source, seed)
-    elif source.source == "file":
-        raw_rows = file_rows(what, Path(source.path), source.split)
-    elif source.source == "hub":
-        raw_rows = hub_rows(what, source.id, source.revision, source.subset, source.split)
-    else:
-        entry = find_problem_set(source.id)
-        columns = Columns(
-            entry.problem_column,
-            entry.answer_column,
-            entry.answer == "integer",
-            entry.strip_before,
-            entry.strip_after,
-        )
+    if entry is not None:
+        columns = replace(columns, strip_before=entry.strip_before, strip_after=entry.strip_after)
         raw_rows = hub_rows(what, entry.id, entry.revision, entry.subset, entry.split)
+    else:
+        columns = replace(columns, several=source.several_answers)
+        raw_rows = _source_rows(what, source, seed)
     rows, num_repeats = check_rows(raw_rows, columns, source.name)
-    if source.source == "registry":
-        require_as_registered(what, find_problem_set(source.id), rows, num_repeats)
-    if source.limit is not None:
-        rows = rows[: source.limit]
+    if entry is not None:
+        require_as_registered(what, entry, rows, num_repeats)
+    rows = rows[: source.limit]
     return ProblemSet(source.name, "integer" if columns.integer else "expression", rows, num_repeats)
+
+
+def _source_rows(what: str, source: ProblemSource, seed: int) -> RawRows:
+    """The raw rows of a set that is not in the registry."""
+    if source.source == "file":
+        return file_rows(what, Path(source.path), source.split)
+    if source.source == "hub":
+        return hub_rows(what, source.id, source.revision, source.subset, source.split)
+    return _made_rows(source, seed)
 
 
 def require_as_registered(

@@ -1,7 +1,7 @@
-"""Check raw rows of a problem set and turn them into `ProblemRow` records.
+"""Checks raw rows of a problem set and turns them into `ProblemRow` records.
 
-A bad row ends the stage with one line that names the file or set, the row, the key and the remedy: a problem that
-silently loses its answer would cost reward for ever after.
+A bad row ends the stage with one line that names the file or set, the row, the key and the remedy: a problem without
+its answer would cost reward in every later step.
 """
 
 import re
@@ -14,7 +14,7 @@ from tasks.shared.rows.values import answer_at, id_at, name_at, problem_at
 INTEGER = re.compile(r"([+-]?[0-9]+)(?:\.0*)?")
 THOUSANDS = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?:[,.]|$))")
 MAX_INTEGER = 999
-MAX_DIGITS = 100  # Python refuses to read integers of thousands
+MAX_DIGITS = 100  # Python refuses to read integers of thousands of digits
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,45 +26,36 @@ class ProblemRow:
     answer: str  # reference answer as text: "70", or LaTeX where the set allows expressions
     source: str  # name of the problem set in the recipe
     family: str = ""  # family in the tiny world, "" elsewhere
-    system: str = ""  # what stands before the conversation, "" in most sets
+    system: str = ""  # the system message before the conversation, "" in most sets
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Where problem and answer stand in a raw row, and what an answer must be."""
+    """The columns of problem and answer in a raw row, and the form of an answer."""
 
     problem: str  # column names; a dot steps into nested values: "prompt.0.content"
     answer: str
     integer: bool  # whether answers must be integers 0 to 999
     strip_before: str = ""  # instructions that a publisher wrapped around the problem; see data/registry.toml
     strip_after: str = ""
-    # what a list of several answers is: "refuse", or "set" (an answer must name all of them)
-    several: str = "refuse"
+    several: str = "refuse"  # the meaning of a list of answers: "refuse", or "set" (name all of them)
 
 
 def check_rows(
     raw_rows: Iterable[tuple[str, Mapping[str, Any]]], columns: Columns, source: str
 ) -> tuple[list[ProblemRow], int]:
-    """Turn raw rows into records, dropping rows whose problem was there before.
+    """Turn raw rows into records; returns them in order, and the number of dropped repeats.
 
-    Args:
-        raw_rows: pairs of place and row; the place ("aime.jsonl: row 3") begins an error message.
-        columns: where problem and answer stand.
-        source: name of the problem set.
-
-    Returns:
-        The records in order, and how many repeats were dropped.
-
-    Raises:
-        ValueError: a column is missing, a problem or answer is empty, an answer is not an integer 0 to 999 where one
-            is needed, an id occurs twice, one problem occurs with two answers, or there are no rows.
+    `raw_rows`: pairs of place and row; the place ("aime.jsonl: row 3") begins an error message. `source`: the name of
+    the problem set. Raises ValueError: a column is missing, a problem or answer is empty, an answer is not an integer
+    from 0 to 999 where one is required, an id occurs twice, a problem occurs with two answers, or there are no rows.
     """
     rows: dict[str, ProblemRow] = {}
     ids: set[str] = set()
     num_repeats = 0
     for number, (place, raw) in enumerate(raw_rows):
         problem, system = problem_at(raw, columns.problem, place, "problem_column")
-        problem = _strip(problem, columns)
+        problem = _stripped(problem, columns)
         answer = _answer(raw, columns, place)
         known = rows.get(problem)
         if known is not None:
@@ -99,13 +90,13 @@ def _answer(raw: Mapping[str, Any], columns: Columns, place: str) -> str:
 
 
 def _shorten(text: str) -> str:
-    """What of a text belongs into a message of one line."""
+    """A text cut for a message of one line."""
     return text if len(text) <= MAX_DIGITS else f"{text[:MAX_DIGITS]}..."
 
 
-def _strip(problem: str, columns: Columns) -> str:
-    if columns.strip_before and columns.strip_before in problem:
-        problem = problem.split(columns.strip_before, 1)[1]
+def _stripped(problem: str, columns: Columns) -> str:
+    if columns.strip_before:
+        problem = problem.split(columns.strip_before, 1)[-1]
     if columns.strip_after:
-        problem = problem.split(columns.strip_after, 1)[0]
+        problem = problem.partition(columns.strip_after)[0]
     return problem.strip()

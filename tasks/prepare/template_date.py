@@ -1,7 +1,7 @@
-"""A chat template that writes today's date would give each day other ids: the date is written into it once, here.
+"""Fixes the date in chat templates that write today's date, which would give other ids every day.
 
-Templates ask for it by `strftime_now`, with the format they want (Llama, Mistral, SmolLM). Each such call becomes the
-text that it gives on one day, in the artifact, so that every stage and everyone who serves the model sees the same.
+Such templates call `strftime_now` with a format (Llama, Mistral, SmolLM). Each call becomes the text that it gives on
+one day, in the artifact, so that every stage and everyone who serves the model gets the same ids.
 """
 
 import json
@@ -15,7 +15,7 @@ CALL = re.compile(r"""strftime_now\(\s*(?P<quote>["'])(?P<format>[^"'\\]*)(?P=qu
 def fix_date(directory: Path, day: str) -> None:
     """Write `day` (YYYY-MM-DD, else today) into the templates of a tokenizer in `directory` that write today's date.
 
-    Raises ValueError for a template whose date is written otherwise than in a format of its own.
+    Raises ValueError for a template that does not pass a literal format.
     """
     chosen = date.fromisoformat(day) if day else datetime.now(UTC).date()
     for path in sorted([*directory.glob("*.jinja"), *directory.glob("*.json")]):

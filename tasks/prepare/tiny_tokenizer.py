@@ -1,8 +1,8 @@
-"""Train the tiny world's tokenizer: byte-level BPE with Qwen2's pre-tokenizer, every digit a token of its own.
+"""Trains the tiny world's tokenizer: byte-level BPE with Qwen2's pre-tokenizer, with one token for each digit.
 
 It is a `Qwen2Tokenizer`, because `AutoTokenizer` rebuilds that class's pre-tokenizer for every Qwen2 model, whatever
-the saved file says. The dialects' tags are tokens by themselves, ordinary ones as Qwen's `<tool_call>`, so that
-decoding keeps them. Digits stand alone: copying a number digit by digit is what the tiny model learns.
+the saved file says. Each tag of a dialect is one token, an ordinary one like Qwen's `<tool_call>`, so that decoding
+keeps it. Single digits let the tiny model learn to copy a number digit by digit.
 """
 
 import json
@@ -27,17 +27,10 @@ if TYPE_CHECKING:
     from transformers import Qwen2Tokenizer
 
 END_OF_TEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
-# what holds traces of these dialects together, tags first; a bare fence and the box are made of smaller tokens
-TAGS = tuple(
-    sorted(
-        {
-            mark: None
-            for name in ("retool", "torl")
-            for mark in DIALECTS[name].marks
-            if mark.strip("`") and "\\" not in mark
-        },
-        key=lambda mark: mark.startswith("`"),
-    )
+# the marks of these dialects, tags first; a bare fence and the box consist of smaller tokens
+MARKS = dict.fromkeys((*DIALECTS["retool"].marks, *DIALECTS["torl"].marks))
+TAGS = sorted(
+    (mark for mark in MARKS if mark.strip("`") and "\\" not in mark), key=lambda mark: mark.startswith("`")
 )
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
@@ -57,13 +50,8 @@ ERRORS = (
 def train_tokenizer(vocabulary: int, seed: int, max_positions: int) -> "Qwen2Tokenizer":
     """Train the tokenizer on wordings, programs and traces of every family; the same seed gives the same files.
 
-    Args:
-        vocabulary: tokens, the 256 bytes, special tokens and tags included.
-        seed: draws the parameters in the corpus.
-        max_positions: what the tokenizer reports as `model_max_length`.
-
-    Raises:
-        ValueError: the vocabulary has no room for bytes, special tokens and tags.
+    `vocabulary`: tokens, with the 256 bytes, special tokens and tags; ValueError if it has no room for these. `seed`
+    draws the parameters in the corpus. `max_positions`: the tokenizer's `model_max_length`.
     """
     from tokenizers import AddedToken, pre_tokenizers
     from transformers import Qwen2Tokenizer
@@ -104,26 +92,24 @@ def _train_bpe(vocabulary: int, reserved: list[str], seed: int) -> dict[str, Any
         show_progress=False,
         min_frequency=2,
     )
-    bpe.train_from_iterator(_pieces(_corpus(random.Random(seed))), trainer)
+    rng = random.Random(seed)
+    corpus = (
+        text for _ in range(CORPUS_ROUNDS) for family in ALL_FAMILIES for text in _family_texts(family, rng)
+    )
+    bpe.train_from_iterator(_pieces(corpus), trainer)
     model: dict[str, Any] = json.loads(bpe.to_str())["model"]
     return model
 
 
 def _pieces(texts: Iterator[str]) -> Iterator[str]:
-    """Texts cut at the tags, which are tokens before BPE sees anything."""
-    tags = re.compile("|".join(re.escape(tag) for tag in TAGS))
+    """Texts cut at the tags, which become tokens before BPE."""
+    tags = re.compile("|".join(map(re.escape, TAGS)))
     for text in texts:
         yield from (piece for piece in tags.split(text) if piece)
 
 
-def _corpus(rng: random.Random) -> Iterator[str]:
-    for _ in range(CORPUS_ROUNDS):
-        for family in ALL_FAMILIES:
-            yield from _family_texts(family, rng)
-
-
 def _family_texts(family: Family, rng: random.Random) -> Iterator[str]:
-    """A trace with code and one without, as the stages will tokenise them: turn by turn, between special tokens."""
+    """A trace with code and one without, as the stages tokenise them: turn by turn, between special tokens."""
     retool = DIALECTS["retool"]
     params = family.sample(rng)
     answer = str(family.solve(params))

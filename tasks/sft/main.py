@@ -2,20 +2,21 @@
 
     python -m tasks.sft.main request.json
 
-Inputs `checkpoint` and `traces`; output `checkpoint`, with metrics.jsonl (one line a step) in it, and with
-sft.optimizer.lora `adapter`, whose base is the input: the checkpoint is then both together. With
-sft.optimizer.ranks > 1 it starts itself again under torchrun. Killed, it resumes from its scratch directory. With
-sft.validation_share validation.jsonl lies beside metrics.jsonl: the loss on traces that are not trained on.
+Inputs: `checkpoint` and `traces`. Output: `checkpoint`, with metrics.jsonl (one line a step) in it. With
+sft.optimizer.lora also `adapter`, whose base is the input; the checkpoint then holds both merged. With
+sft.optimizer.ranks > 1 the stage starts itself again under torchrun. A stage that was killed resumes from its scratch
+directory. With sft.validation_share, validation.jsonl lies beside metrics.jsonl: the loss on traces that are held out.
 """
 
 import shutil
+from itertools import compress
+from operator import not_
 
 from tasks.sft.spec import SFT, SftStage
 from tasks.sft.steps import plan_steps
 from tasks.sft.traces import read_training_set
 from tasks.sft.training import StepRecord, Trainer
 from tasks.sft.validation import VALIDATION_FILE, held_out
-from tasks.shared.artifacts import ArtifactRef
 from tasks.shared.contract.environment import under_launcher
 from tasks.shared.contract.stage import StageContext, StageResult, Value, stage_main
 from tasks.shared.learning.adapter import save_adapter
@@ -30,10 +31,10 @@ def run(context: StageContext[SftStage]) -> StageResult:
         return run_on_ranks("tasks.sft.main", context, config.optimizer.ranks)
     start_process_group()
     trainer, too_long = _load(context)
-    records, speed = trainer.train()
+    records, tokens_per_s = trainer.train()
     state_dict, adapter = trainer.engine.state_dict(), trainer.engine.adapter()
     leave_to_first_rank()
-    metrics = _headline(records) | {"tokens_per_s": round(speed.tokens_per_s), "too_long": too_long}
+    metrics = _headline(records) | {"tokens_per_s": round(tokens_per_s), "too_long": too_long}
     if trainer.validation is not None:
         metrics["validation_loss"] = trainer.validation.read()[-1].loss
     tokenizer = load_tokenizer(context.input("checkpoint"))
@@ -42,20 +43,17 @@ def run(context: StageContext[SftStage]) -> StageResult:
         shutil.copyfile(context.scratch / "metrics.jsonl", output.directory / "metrics.jsonl")
         if trainer.validation is not None:
             shutil.copyfile(trainer.validation.path, output.directory / VALIDATION_FILE)
-    assert isinstance(output.ref, ArtifactRef)
     outputs = {"checkpoint": output.ref}
     if config.optimizer.lora:
+        base = context.request.inputs["checkpoint"]
         with context.output("adapter", metrics) as output:
-            save_adapter(
-                adapter, config.optimizer.lora, context.request.inputs["checkpoint"], output.directory
-            )
-        assert isinstance(output.ref, ArtifactRef)
+            save_adapter(adapter, config.optimizer.lora, base, output.directory)
         outputs["adapter"] = output.ref
     return StageResult(outputs=outputs, metrics=metrics)
 
 
 def _load(context: StageContext[SftStage]) -> tuple[Trainer, int]:
-    """The trainer, and how many traces were too long for the model."""
+    """The trainer, and the number of traces that are too long for the model."""
     config = context.config.sft
     checkpoint = context.input("checkpoint")
     model = load_model(checkpoint, context.config.model)
@@ -69,11 +67,9 @@ def _load(context: StageContext[SftStage]) -> tuple[Trainer, int]:
             f"sft.tokens_per_micro_batch = {config.tokens_per_micro_batch} is less than the longest trace; "
             f"use {longest} or more"
         )
-    kept_out = held_out(data.problems, config.validation_share, context.request.seed)
-    sequences, validation = (
-        [sequence for sequence, out in zip(data.sequences, kept_out, strict=True) if out == wanted]
-        for wanted in (False, True)
-    )
+    is_held_out = held_out(data.problems, config.validation_share, context.request.seed)
+    sequences = list(compress(data.sequences, map(not_, is_held_out)))
+    validation = list(compress(data.sequences, is_held_out))
     steps = plan_steps(
         [len(sequence.ids) for sequence in sequences],
         epochs=config.epochs,
@@ -81,7 +77,7 @@ def _load(context: StageContext[SftStage]) -> tuple[Trainer, int]:
         max_steps=config.max_steps,
         seed=context.request.seed,
     )
-    apart = f", {len(validation)} kept out for validation" if validation else ""
+    apart = f", {len(validation)} held out for validation" if validation else ""
     context.log(
         f"{len(sequences)} traces{apart}, {data.num_too_long} more longer than {max_tokens} tokens left out; "
         f"{len(steps)} steps of up to {config.tokens_per_step} tokens"
@@ -90,7 +86,7 @@ def _load(context: StageContext[SftStage]) -> tuple[Trainer, int]:
 
 
 def _headline(records: list[StepRecord]) -> dict[str, Value]:
-    """The numbers worth a look in a list of runs."""
+    """The headline metrics."""
     return {
         "steps": len(records),
         "first_loss": records[0].loss,

@@ -1,6 +1,4 @@
-"""Which traces make up which optimizer step: fixed by the seed before training starts, so a resumed run needs only
-the step it stands at.
-"""
+"""Assigns traces to optimizer steps. The seed fixes this before training, so a resumed run needs only its step."""
 
 from collections.abc import Sequence
 
@@ -10,7 +8,7 @@ import numpy as np
 def plan_steps(
     lengths: Sequence[int], *, epochs: float, tokens_per_step: int, max_steps: int | None, seed: int
 ) -> list[list[int]]:
-    """Trace indices for each step: epochs in an order of their own, cut where a step is full.
+    """Trace indices for each step: every epoch in a different order, cut where a step is full.
 
     A step holds at most `tokens_per_step` tokens, but at least one trace. `epochs` may be a fraction.
     Example: lengths 3 3 3, one epoch, 6 tokens a step: two steps, of two traces and of one.

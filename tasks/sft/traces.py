@@ -25,7 +25,7 @@ class TrainingSet:
 
     sequences: Sequence[TrainSequence]
     problems: Sequence[str]  # the problem of each
-    num_too_long: int  # traces left out: longer than the model's context
+    num_too_long: int  # traces left out because they are longer than the model's context
 
 
 def read_training_set(
@@ -43,19 +43,20 @@ def read_training_set(
     path = directory / "train.parquet"
     if not path.is_file():
         raise ValueError(f"{path}: no such file; run 'synthesize' again")
-    missing = [column for column in COLUMNS if column not in parquet.read_schema(path).names]
+    present = parquet.read_schema(path).names
+    missing = [column for column in COLUMNS if column not in present]
     if missing:
         raise ValueError(f"{path}: no column '{missing[0]}'; traces need {', '.join(COLUMNS)}")
-    columns = [name for name in (*COLUMNS, "messages") if name in parquet.read_schema(path).names]
+    columns = [name for name in (*COLUMNS, "messages") if name in present]
     rows = parquet.read_table(path, columns=columns).to_pylist()
-    made = [(row["problem"], _sequence(row, path, config, tokenizer, libraries)) for row in rows]
-    short = [(problem, sequence) for problem, sequence in made if len(sequence.ids) <= max_tokens]
+    sequences = [(row["problem"], _sequence(row, path, config, tokenizer, libraries)) for row in rows]
+    short = [(problem, sequence) for problem, sequence in sequences if len(sequence.ids) <= max_tokens]
     if not short:
         raise ValueError(
             f"{path}: of {len(rows)} traces none fits the model's {max_tokens} positions; nothing to learn"
         )
-    problems, sequences = zip(*short, strict=True)
-    return TrainingSet(sequences, problems, len(rows) - len(short))
+    problems, fitting = zip(*short, strict=True)
+    return TrainingSet(fitting, problems, len(rows) - len(short))
 
 
 def _system(row: dict[str, Any]) -> str:

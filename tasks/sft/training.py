@@ -36,21 +36,8 @@ class StepRecord:
     skipped: bool = False  # its gradient was not finite or over the bound: the weights stayed as they were
 
 
-@dataclass(frozen=True, slots=True)
-class Speed:
-    """What this process measured; not part of the artifact."""
-
-    tokens: int  # over all ranks
-    seconds: float
-
-    @property
-    def tokens_per_s(self) -> float:
-        """Tokens per second over the steps this process ran; 0 where it ran none."""
-        return self.tokens / self.seconds if self.seconds else 0.0
-
-
 def train_step(engine: TrainingEngine, sequences: Sequence[TrainSequence], row_tokens: int) -> StepRecord:
-    """One optimizer step on `sequences`, shared out over the ranks in rows of at most `row_tokens` tokens.
+    """One optimizer step on `sequences`, distributed over the ranks in rows of at most `row_tokens` tokens.
 
     loss = -sum of log-probs / number of trained tokens, both over the whole step and all ranks.
     """
@@ -76,7 +63,7 @@ def train_step(engine: TrainingEngine, sequences: Sequence[TrainSequence], row_t
 
 
 class Trainer:
-    """Engine, data and records of one SFT run; `train` does the steps that are left."""
+    """Engine, data and records of one SFT run; `train` runs the remaining steps."""
 
     def __init__(
         self,
@@ -86,7 +73,7 @@ class Trainer:
         steps: Sequence[Sequence[int]],
         held_out: Sequence[TrainSequence] = (),
     ) -> None:
-        """`held_out`: traces whose loss is told along the way."""
+        """`held_out`: traces whose loss is measured during training."""
         self._context = context
         self._config: SftConfig = context.config.sft
         self._sequences = sequences
@@ -98,10 +85,11 @@ class Trainer:
         self.validation: ValidationFile | None = None  # in the first rank, with traces that are held out
         self.engine = TrainingEngine(model, self._config.optimizer, total_steps=len(steps))
 
-    def train(self) -> tuple[list[StepRecord], Speed]:
-        """Resume if a checkpoint is there, then run to the last step; in the first rank, the record of every step.
+    def train(self) -> tuple[list[StepRecord], float]:
+        """Resume from a checkpoint, if there is one, and run to the last step.
 
-        The state after the last step is checkpointed too: a publication that fails can be tried again.
+        Returns the record of every step (in the first rank), and the tokens per second of the steps that this process
+        ran, over all ranks. The state after the last step is saved too, so that a failed publication can be repeated.
         """
         records = self._resume()
         if self._held_out and rank() == 0:
@@ -121,19 +109,18 @@ class Trainer:
                     metrics.write(json.dumps(asdict(record)) + "\n")
                     metrics.flush()
                     sinks.log(record.step, asdict(record))
-                if record.step % (self._config.evaluate_every_steps or 1) == 0 or record.step == len(
-                    self._steps
-                ):
+                is_last = record.step == len(self._steps)
+                if is_last or record.step % (self._config.evaluate_every_steps or 1) == 0:
                     self._validate(sinks)
-                if time.monotonic() - shown > 1 or record.step == len(self._steps):
+                if is_last or time.monotonic() - shown > 1:
                     shown = time.monotonic()
-                    self._show(record, Speed(tokens, seconds))
-                if record.step % self._config.checkpoint_every_steps == 0 or record.step == len(self._steps):
+                    self._show(record, tokens / seconds)
+                if is_last or record.step % self._config.checkpoint_every_steps == 0:
                     self.engine.save(self._checkpoints, {"request": self._context.fingerprint(world_size())})
-        return records, Speed(tokens, seconds)
+        return records, tokens / seconds if seconds else 0.0
 
     def _validate(self, sinks: MetricsSinks) -> None:
-        """Note the loss of what is held out, if anything is."""
+        """Record the loss on held-out traces, if there are any."""
         if not self._held_out:
             return
         record = validate(self.engine, self._held_out, self._config.tokens_per_micro_batch)
@@ -146,22 +133,22 @@ class Trainer:
         directory = home() / "tensorboard"
         return open_sinks(names, directory, request.run, "sft", request.config, self.engine.num_steps)
 
-    def _show(self, record: StepRecord, speed: Speed) -> None:
+    def _show(self, record: StepRecord, tokens_per_s: float) -> None:
         self._context.progress(
             record.step,
             len(self._steps),
             loss=round(record.loss, 4),
             learning_rate=record.learning_rate,
             grad_norm=round(record.grad_norm, 3),
-            tokens_per_s=round(speed.tokens_per_s),
+            tokens_per_s=round(tokens_per_s),
         )
 
     def _resume(self) -> list[StepRecord]:
-        """Records of the steps done before, whose lines stay in metrics.jsonl; later lines are cut off."""
+        """Records of the completed steps, whose lines stay in metrics.jsonl; later lines are cut off."""
         state = self.engine.resume(self._checkpoints)
         if state is not None:
-            wanted = self._context.fingerprint(world_size())
-            require_same(state["request"], wanted, self._checkpoints, "checkpoints")
+            fingerprint = self._context.fingerprint(world_size())
+            require_same(state["request"], fingerprint, self._checkpoints, "checkpoints")
         done = self.engine.num_steps
         lines = self._metrics_path.read_text().splitlines()[:done] if done and rank() == 0 else []
         if rank() == 0:

@@ -1,6 +1,6 @@
-"""The loss on traces that are kept out of training, along the way: whether the model learns or memorises.
+"""The loss on held-out traces during training, which shows whether the model learns or memorises.
 
-Problems are kept out whole: another trace of a problem that was trained on would tell little.
+All traces of a held-out problem are held out: its other traces would teach the model this one.
 """
 
 import hashlib
@@ -23,16 +23,16 @@ VALIDATION_FILE = "validation.jsonl"
 class ValidationRecord:
     """One line of validation.jsonl."""
 
-    step: int  # optimizer steps done before
+    step: int  # completed optimizer steps
     loss: float  # mean -log-prob of the trained tokens, in nats
     trained_tokens: int
 
 
 def held_out(problems: Sequence[str], share: float, seed: int) -> list[bool]:
-    """Whether each trace, named by its problem, is kept out: those of about `share` of the problems, at least of one.
+    """Whether each trace, given by its problem, is held out: those of about `share` of the problems, at least of one.
 
-    Which ones follows from problem and seed, so that more traces of other problems move none. ValueError if nothing
-    would be left to train on, or there is one problem alone.
+    Problem and seed decide, so that traces of other problems change nothing. ValueError if no trace would be left to
+    train on.
     """
     if not share:
         return [False] * len(problems)
@@ -41,7 +41,7 @@ def held_out(problems: Sequence[str], share: float, seed: int) -> list[bool]:
     chosen = chosen or {min(places, key=places.__getitem__)}
     if len(chosen) == len(places):
         raise ValueError(
-            f"sft.validation_share = {share:g} leaves no trace to train on: all {len(places)} problems are kept out; "
+            f"sft.validation_share = {share:g} leaves no trace to train on: all {len(places)} problems are held out; "
             "lower it"
         )
     return [problem in chosen for problem in problems]
@@ -64,7 +64,7 @@ def validate(engine: TrainingEngine, sequences: Sequence[TrainSequence], row_tok
 
 
 class ValidationFile:
-    """validation.jsonl of one run; lines of steps after `step`, which come again, are cut off. For the first rank."""
+    """validation.jsonl of one run, in the first rank. Lines of steps after `step`, which run again, are cut off."""
 
     def __init__(self, directory: Path, step: int) -> None:
         self.path = directory / VALIDATION_FILE
