@@ -1,4 +1,4 @@
-"""The dataset card of verified traces: how they were made, what was taken out, what the columns mean."""
+"""The dataset card of verified traces: how they were made, which were removed, and what the columns mean."""
 
 from typing import Any
 
@@ -31,17 +31,16 @@ def describe(config: SynthesizeStage, funnel: dict[str, Any], teachers: list[str
         "| step | left | taken out |",
         "|---|---|---|",
     ]
-    lines += [f"| {row['step']} | {row['left']:,} | {_reasons(row['rejected'])} |" for row in funnel["steps"]]
-    lines += ["", "| calls | traces |", "|---|---|"]
-    lines += [f"| {calls} | {count:,} |" for calls, count in funnel["accepted_by_calls"].items()]
-    lines += ["", "| source | traces |", "|---|---|"]
-    lines += [f"| {source} | {count:,} |" for source, count in funnel["accepted_by_source"].items()]
+    for row in funnel["steps"]:
+        reasons = ", ".join(
+            f"{reason.replace('_', ' ')} {count:,}" for reason, count in row["rejected"].items()
+        )
+        lines.append(f"| {row['step']} | {row['left']:,} | {reasons} |")
+    for column in ("calls", "source"):
+        lines += ["", f"| {column} | traces |", "|---|---|"]
+        lines += [f"| {value} | {count:,} |" for value, count in funnel[f"accepted_by_{column}"].items()]
     lines += ["", "| column | |", "|---|---|"]
     lines += [f"| {name} | {meaning} |" for name, meaning in COLUMNS.items()]
     settings = {"verification": synthesize.verification, "selection": synthesize.selection}
     lines += ["", "Settings: " + "; ".join(f"{name}: {section}" for name, section in settings.items()) + "."]
     return "\n".join(lines)
-
-
-def _reasons(rejected: dict[str, int]) -> str:
-    return ", ".join(f"{reason.replace('_', ' ')} {count:,}" for reason, count in rejected.items())

@@ -1,6 +1,6 @@
-"""Run the code blocks of one trace in the sandbox, in order, as a rollout would."""
+"""Runs the code blocks of one trace in the sandbox, in order, as a rollout does."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from tasks.shared.sandbox import ExecutionResult, Limits, Status
 from tasks.shared.tools.protocol import Tool
@@ -11,22 +11,25 @@ def run_blocks(
 ) -> list[ExecutionResult]:
     """Run blocks and wait for them: each in a fresh interpreter, or one after the other in one session.
 
-    `limits`: of each block, empty for the recipe's. Stops at the first failure of the sandbox itself, which is then
-    the last result.
+    `limits`: of each block, empty for the recipe's. A failure of the sandbox itself is the last result.
     """
-    limits = limits or [None] * len(codes)
+    pairs = list(zip(codes, limits or [None] * len(codes), strict=True))
     if not stateful:
-        futures = [runner.submit(code, limits=limit) for code, limit in zip(codes, limits, strict=True)]
-        results = [future.result() for future in futures]
-        failed = next((i for i, r in enumerate(results) if r.status is Status.SANDBOX_FAILURE), None)
-        return results if failed is None else results[: failed + 1]
-    results = []
+        futures = [runner.submit(code, limits=limit) for code, limit in pairs]
+        return _until_failure(future.result() for future in futures)
     session = runner.open_session()
     try:
-        for code, limit in zip(codes, limits, strict=True):
-            results.append(runner.submit(code, session=session, limits=limit).result())
-            if results[-1].status is Status.SANDBOX_FAILURE:
-                break
+        return _until_failure(
+            runner.submit(code, session=session, limits=limit).result() for code, limit in pairs
+        )
     finally:
         runner.close_session(session)
-    return results
+
+
+def _until_failure(results: Iterable[ExecutionResult]) -> list[ExecutionResult]:
+    found = []
+    for result in results:
+        found.append(result)
+        if result.status is Status.SANDBOX_FAILURE:
+            break
+    return found

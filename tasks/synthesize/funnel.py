@@ -1,18 +1,17 @@
-"""The funnel: how many traces each step of verification and selection let pass, and for which reasons it did not."""
+"""The funnel: how many traces each step of verification and selection keeps, and why it rejects the others."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from tasks.synthesize.traces import STEP_OF, Checked, Reason, Step
+from tasks.synthesize.traces import REASONS_OF, Checked, Reason
 
 EXAMPLES = 5
-# of an example's end, where the answer stands
-EXAMPLE_CHARS = 600
+EXAMPLE_CHARS = 600  # of the end of an example, which holds the answer
 
 
 def funnel_of(checked: Sequence[Checked]) -> dict[str, Any]:
-    """Counts by step, by reason, of what is left by calls, family and source; five examples of each reason."""
+    """Counts by step and reason, accepted traces by calls, family and source, and five examples of each reason."""
     rejected = Counter(verdict.reason for _, verdict in checked if not verdict.accepted)
     accepted = [entry for entry in checked if entry[1].accepted]
     return {
@@ -30,11 +29,10 @@ def funnel_of(checked: Sequence[Checked]) -> dict[str, Any]:
 
 
 def _steps(num_written: int, rejected: Counter[Reason]) -> list[dict[str, Any]]:
-    """For each step how many traces it left over, and what it took out by reason."""
+    """The number of traces that each step keeps, and that it rejects by reason."""
     steps, left = [], num_written
-    for step in Step:
-        counts = {reason.value: rejected[reason] for reason in Reason if STEP_OF.get(reason) is step}
-        counts = {reason: count for reason, count in counts.items() if count}
+    for step, reasons in REASONS_OF.items():
+        counts = {reason.value: rejected[reason] for reason in reasons if rejected[reason]}
         left -= sum(counts.values())
         steps.append({"step": step.value, "left": left, "rejected": counts})
     return steps
@@ -42,9 +40,7 @@ def _steps(num_written: int, rejected: Counter[Reason]) -> list[dict[str, Any]]:
 
 def _examples(checked: Sequence[Checked], rejected: Counter[Reason]) -> dict[str, list[dict[str, str]]]:
     """The first rejected traces of each reason."""
-    examples: dict[str, list[dict[str, str]]] = {
-        reason.value: [] for reason in Reason if rejected[reason] > 0
-    }
+    examples: dict[str, list[dict[str, str]]] = {reason.value: [] for reason in Reason if rejected[reason]}
     for written, verdict in checked:
         if not verdict.accepted and len(examples[verdict.reason.value]) < EXAMPLES:
             end = verdict.trace[-EXAMPLE_CHARS:]

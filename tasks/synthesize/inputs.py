@@ -1,7 +1,7 @@
-"""What traces are wanted for: the training problems, or the texts that are to be rewritten.
+"""Reads the problems to write traces for: the training problems, or the texts to rewrite.
 
-No problem of an evaluation set gets this far: a leak among the training problems is an error, in a public text source
-it is expected, and those rows are left out before anything is paid for them.
+No problem of an evaluation set is used. Among the training problems one is an error. In a public text source some are
+expected, and their rows are dropped before anything is paid for them.
 """
 
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tasks.shared.config.synthesis import TextSource
 from tasks.shared.contract.stage import StageContext
-from tasks.shared.rows.ngrams import ngrams
+from tasks.shared.rows.ngrams import gram_owners, shared_gram
 from tasks.shared.rows.raw import RawRows, file_rows, hub_rows
 from tasks.shared.rows.tables import read_table
 from tasks.shared.rows.values import answer_at, name_at, problem_at, text_at
@@ -19,11 +19,11 @@ from tasks.synthesize.teachers.prompting import TraceRequest
 from tasks.synthesize.traces import TrainingProblem
 
 Context = StageContext[SynthesizeStage]
-LEAK_WORDS = 8  # a text source shares no such run of words with an evaluation problem (open-r1, rStar2)
+LEAK_WORDS = 8  # a text may share fewer words in a row with an evaluation problem (open-r1, rStar2)
 
 
 def read_requests(context: Context) -> list[TraceRequest]:
-    """Every trace that the recipe asks for, in order. ValueError, one line, for a bad row or a leak."""
+    """Every trace that the recipe requests, in order. ValueError, one line, for a bad row or a leak."""
     settings = context.config.synthesize
     rewrite = settings.mode == "rewrite"
     texts = _texts_to_rewrite(context) if rewrite else [(problem, "") for problem in _problems(context)]
@@ -58,23 +58,20 @@ def _problems(context: Context) -> list[TrainingProblem]:
 def _texts_to_rewrite(context: Context) -> list[tuple[TrainingProblem, str]]:
     """Problems of the text source with their reasoning, each problem once for each text."""
     source = context.config.synthesize.source
-    leaks = {gram for _, problem in evaluation_problems(context) for gram in ngrams(problem, LEAK_WORDS)}
+    leaks = gram_owners(evaluation_problems(context), LEAK_WORDS)
     found: list[tuple[TrainingProblem, str]] = []
     num_leaks = 0
     for number, (place, row) in enumerate(_rows(context, source)):
         if len(found) == context.config.synthesize.most_problems:
             break
-        setting = "synthesize.source."
-        problem, system = problem_at(row, source.problem_column, place, f"{setting}problem_column")
-        reasoning = text_at(row, source.reasoning_column, place, f"{setting}reasoning_column")
-        answer = answer_at(row, source.answer_column, place, f"{setting}answer_column")
-        if any(gram in leaks for gram in ngrams(problem, LEAK_WORDS)):
+        problem, system = problem_at(row, source.problem_column, place, "synthesize.source.problem_column")
+        reasoning = text_at(row, source.reasoning_column, place, "synthesize.source.reasoning_column")
+        answer = answer_at(row, source.answer_column, place, "synthesize.source.answer_column")
+        if shared_gram(problem, leaks, LEAK_WORDS):
             num_leaks += 1
             continue
-        name = name_at(row, "source") or _name(source)
-        found.append(
-            (TrainingProblem(f"{_name(source)}/{number}", problem, answer, name, "", system), reasoning)
-        )
+        name, id_ = name_at(row, "source") or _name(source), f"{_name(source)}/{number}"
+        found.append((TrainingProblem(id_, problem, answer, name, "", system), reasoning))
     context.log(f"texts to rewrite: {len(found)}; left out as evaluation problems: {num_leaks}")
     if not found:
         raise ValueError("synthesize.source: no text is left to rewrite; choose another source")
@@ -86,15 +83,11 @@ def _rows(context: Context, source: TextSource) -> RawRows:
         return hub_rows("synthesize.source", source.id, source.revision, source.subset, source.split)
     if source.source == "file":
         return file_rows("synthesize.source", Path(source.path), source.split)
-    return _accepted_traces(context.input("source") / "train.parquet")
-
-
-def _accepted_traces(path: Path) -> RawRows:
-    """Traces that were made here, in the columns of the default text source."""
-    for number, row in enumerate(read_table(path), start=1):
-        yield f"{path}: row {number}", row | {"reasoning": row["trace"]}
+    path = context.input("source") / "train.parquet"  # traces of another run, in the columns of a text source
+    rows = enumerate(read_table(path), start=1)
+    return ((f"{path}: row {number}", row | {"reasoning": row["trace"]}) for number, row in rows)
 
 
 def _name(source: TextSource) -> str:
-    """What the source is called in ids."""
+    """The source's name in ids."""
     return {"hub": source.id, "file": Path(source.path).stem, "traces": source.run}[source.source]

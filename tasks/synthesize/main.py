@@ -1,6 +1,6 @@
 """Stage `synthesize`: a teacher writes traces, the sandbox verifies every code block, accepted traces are published.
 
-What the artifact `traces` holds stands in `publish.py`; `responses` is what a model said, raw. Run by hand:
+Outputs: `traces` (see `publish.py`) and `responses`, the raw responses of models. Run by hand:
 `python -m tasks.synthesize.main request.json`.
 """
 
@@ -14,11 +14,12 @@ from tasks.shared.contract.scratch import claim
 from tasks.shared.contract.stage import StageContext, StageResult, stage_main
 from tasks.shared.generation.endpoint.responses import ResponseLog
 from tasks.shared.generation.engines import sample_for_others
+from tasks.shared.rows.ngrams import gram_owners
 from tasks.shared.tools.interpreter import open_tool
 from tasks.shared.tools.protocol import Tool
 from tasks.synthesize.inputs import evaluation_problems, read_requests
 from tasks.synthesize.publish import publish, publish_responses
-from tasks.synthesize.selection import Judge, References, evaluation_grams, read_pass_rates, select
+from tasks.synthesize.selection import Judge, References, read_pass_rates, select
 from tasks.synthesize.spec import SYNTHESIZE, SynthesizeStage
 from tasks.synthesize.teachers.prompting import TraceRequest
 from tasks.synthesize.teachers.teacher import Teacher, make_teacher, teacher_weights
@@ -26,7 +27,7 @@ from tasks.synthesize.traces import Checked, Reason, WrittenTrace
 from tasks.synthesize.verify import Rules, settle, verify
 
 Context = StageContext[SynthesizeStage]
-# an outage of the sandbox says nothing about traces; past this share the dataset would be what the outage left over
+# an outage of the sandbox says nothing about traces; above this share it would decide what the dataset holds
 MAX_OUTAGE_SHARE = 0.02
 PROGRESS_STEPS = 20
 
@@ -39,14 +40,15 @@ def run(context: Context) -> StageResult:
         return sample_for_others(
             context, config.generation, config.model, teacher_weights(context).checkpoint
         )
-    wanted = read_requests(context)
+    requests = read_requests(context)
     rules = Rules.of(config)
     log = _open_log(context)
     if config.synthesize.mode != "script":
-        context.log(f"{len(log)} responses of earlier; new ones are kept in {log.directory}")
+        context.log(f"{len(log)} earlier responses; new ones are kept in {log.directory}")
     with open_tool(config.sandbox) as interpreter:
         teacher = make_teacher(context, rules, interpreter, log)
-        checked = settle(_write_and_verify(context, teacher, rules, interpreter, wanted), rules, interpreter)
+        verified = _write_and_verify(context, teacher, rules, interpreter, requests)
+        checked = settle(verified, rules, interpreter)
     _refuse_outage(checked)
     with _judge(context, log) as judge:
         references = _references(context, judge)
@@ -57,9 +59,9 @@ def run(context: Context) -> StageResult:
 
 
 def _open_log(context: Context) -> ResponseLog:
-    """The responses in the scratch directory, and the earlier ones that this request takes over.
+    """The responses in the scratch directory, and the earlier ones that this request may use.
 
-    A response is found by what was sent; what is not sent, this request must share with the one that asked.
+    The content that was sent identifies a response. Settings that are not sent must be those of the earlier request.
     """
     directory, settings = context.scratch / "responses", context.config.synthesize
     unsent = {
@@ -69,14 +71,8 @@ def _open_log(context: Context) -> ResponseLog:
     }
     remedy = f"use another scratch directory (synthesize.responses = '{directory}' takes them over)"
     claim(directory, json.dumps(unsent, sort_keys=True), "responses", remedy)
-    return ResponseLog(directory, _earlier_responses(context))
-
-
-def _earlier_responses(context: Context) -> list[Path]:
-    """Logs whose responses are taken before anything is asked: an input, and a directory that the recipe names."""
-    named = context.config.synthesize.responses
-    given = [context.input("responses")] if "responses" in context.request.inputs else []
-    return [*given, Path(named)] if named else given
+    earlier = [context.input("responses")] if "responses" in context.request.inputs else []
+    return ResponseLog(directory, [*earlier, Path(settings.responses)] if settings.responses else earlier)
 
 
 def _judge(context: Context, log: ResponseLog) -> AbstractContextManager[Judge | None]:
@@ -90,43 +86,46 @@ def _judge(context: Context, log: ResponseLog) -> AbstractContextManager[Judge |
 
 
 def _references(context: Context, judge: Judge | None) -> References:
-    """What the traces are selected by; `pass_rates` is an optional input."""
+    """The data by which traces are selected; `pass_rates` is an optional input."""
     n = context.config.synthesize.selection.decontaminate_ngram
     rated = "pass_rates" in context.request.inputs
     return References(
-        grams=evaluation_grams(evaluation_problems(context), n) if n else {},
+        grams=gram_owners(evaluation_problems(context), n) if n else {},
         pass_rates=read_pass_rates(context.input("pass_rates")) if rated else None,
         judge=judge,
     )
 
 
 def _write_and_verify(
-    context: Context, teacher: Teacher, rules: Rules, runner: Tool, wanted: Sequence[TraceRequest]
+    context: Context, teacher: Teacher, rules: Rules, runner: Tool, requests: Sequence[TraceRequest]
 ) -> list[Checked]:
-    """Traces with their verdicts, in the order of `wanted`: verified while the teacher writes on."""
+    """Traces with their verdicts, in the order of `requests`; verified while the teacher writes the next ones."""
 
     def check(written: WrittenTrace) -> Checked:
         return written, written.loss or verify(written, rules, runner)
 
-    every = max(1, len(wanted) // PROGRESS_STEPS)
+    every = max(1, len(requests) // PROGRESS_STEPS)
     checks: list[Future[Checked]] = []
+
+    def report() -> None:
+        accepted = [future.result()[1].accepted for future in checks if future.done()]
+        context.progress(len(checks), len(requests), accepted=sum(accepted), rejected=accepted.count(False))
+
     with ThreadPoolExecutor(max_workers=2 * context.config.sandbox.workers) as threads:
-        for written in teacher.write(wanted):
+        for written in teacher.write(requests):
             checks.append(threads.submit(check, written))
             if len(checks) % every == 0:
-                done = [future.result()[1].accepted for future in checks if future.done()]
-                context.progress(len(checks), len(wanted), accepted=sum(done), rejected=done.count(False))
+                report()
+    report()
     checked = {written.id: (written, verdict) for written, verdict in (check.result() for check in checks)}
-    accepted = sum(verdict.accepted for _, verdict in checked.values())
-    context.progress(len(checks), len(wanted), accepted=accepted, rejected=len(checked) - accepted)
-    return [checked[want.id] for want in wanted if want.id in checked]
+    return [checked[request.id] for request in requests if request.id in checked]
 
 
 def _refuse_outage(checked: Sequence[Checked]) -> None:
     failed = [verdict for _, verdict in checked if verdict.reason is Reason.SANDBOX_FAILURE]
     if len(failed) > MAX_OUTAGE_SHARE * len(checked):
         raise RuntimeError(
-            f"the sandbox failed on {len(failed)} of {len(checked)} traces, lately: {failed[-1].detail}; "
+            f"the sandbox failed on {len(failed)} of {len(checked)} traces, last: {failed[-1].detail}; "
             "see its health, then run again"
         )
 

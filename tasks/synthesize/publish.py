@@ -1,8 +1,8 @@
-"""Publish verified traces and the seconds that their blocks took.
+"""Publishes verified traces and the seconds of their blocks.
 
 Output `traces`: train.parquet (selected), rejected.parquet (the same columns, with reason and detail), funnel.json
-(counts by step and reason, with examples), README.md (the card), and a row a block in circumstances/seconds.parquet,
-where the digest does not depend on it.
+(counts by step and reason, with examples), README.md (the card), and circumstances/seconds.parquet (one row for each
+block, outside the digest).
 """
 
 import json
@@ -58,7 +58,7 @@ def publish(context: Context, checked: Sequence[Checked]) -> StageResult:
 
 
 def publish_responses(context: Context, log: ResponseLog) -> ArtifactRef:
-    """Everything that a model said for these traces, and what each problem took, as the artifact `responses`."""
+    """Publish all responses of models for these traces, and the cost of each problem, as the artifact `responses`."""
     import pyarrow
 
     rows = []
@@ -75,9 +75,7 @@ def publish_responses(context: Context, log: ResponseLog) -> ArtifactRef:
         write_table(output.directory / "usage.parquet", rows, schema)
         tables = {"default": PUBLISHED_NAME, "usage": "usage.parquet"}
         write_card(
-            output.directory,
-            tables,
-            "Raw responses of a teacher and a judge; `usage` is what each problem took.",
+            output.directory, tables, "Raw responses of teacher and judge; `usage`: the cost of each problem."
         )
     return output.ref
 

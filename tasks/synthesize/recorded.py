@@ -1,9 +1,9 @@
-"""Recorded interpreter output against real output: do they agree, and does a text build on an output that was false?
+"""Compares recorded interpreter output with real output, and finds texts that build on a false output.
 
-Agreement is text against text, except that numbers with a point or an exponent may differ by a relative tolerance.
-A text contradicts the true output if it uses what only the false one showed: a number that neither the true output nor
-the text before gives (rounded numbers count as the numbers they round), a whole line of it, or if a truth value or the
-block's failure turned around. This errs on the side of rejecting: "step 2" after a false "2" is held to build on it.
+Outputs agree if their texts are equal, except that numbers with a point or an exponent may differ by a relative
+tolerance. A text contradicts the true output if it uses what only the false one shows: a number that neither the true
+output nor the text before it gives (a rounded number counts as the number it rounds), or a whole line. It also does if
+a truth value or the block's failure differs. In doubt a text is rejected: "step 2" after a false "2" builds on it.
 """
 
 import math
@@ -14,16 +14,14 @@ NUMBER = re.compile(r"(?<![\w.])[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 CITED = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?(?:[eE][+-]?\d+)?")
 TRUTH = re.compile(r"\b(?:true|false|yes|no)\b", re.IGNORECASE)
 FAILED = re.compile(r"\b\w+(?:Error|Exception|Interrupt)\b")
-# what arithmetic in another order leaves of a zero, at most
-ROUNDING_NOISE = 1e-15
+ROUNDING_NOISE = 1e-15  # the largest result of arithmetic in another order that is exactly zero
 SHORTEST_LINE = 4
 
 
 def agree(recorded: str, real: str, float_tolerance: float) -> bool:
     """Whether a recorded output is the real one."""
-    recorded, real = (
-        unicodedata.normalize("NFC", text) for text in (recorded, real)
-    )  # as some tokenizers do
+    # some tokenizers normalise so
+    recorded, real = (unicodedata.normalize("NFC", text) for text in (recorded, real))
     if recorded == real:
         return True
     if not float_tolerance or NUMBER.sub("0", recorded) != NUMBER.sub("0", real):
@@ -41,13 +39,9 @@ def _close(first: str, second: str, tolerance: float) -> bool:
 
 
 def contradiction(recorded: str, real: str, before: str, after: str) -> str:
-    """What `after` takes from the false output `recorded` where `real` is the true one; "" if nothing.
+    """What the teacher's text `after` the block takes from the false output `recorded`; "" if nothing.
 
-    Args:
-        recorded: the output that was there.
-        real: the output that is put in its place.
-        before: the problem and the text up to the block; what it gives may be used.
-        after: the teacher's own words and programs after the block.
+    `real`: the true output. `before`: the problem and the text up to the block, whose numbers may be used.
     """
     if bool(FAILED.search(recorded)) != bool(FAILED.search(real)):
         return "the block fails" if FAILED.search(real) else "the block does not fail"

@@ -1,11 +1,11 @@
-r"""Rows as JoeYing/ReTool-SFT has them (messages with <code> and <interpreter> inside): export, import, check.
+r"""Exports, imports and checks rows in the form of JoeYing/ReTool-SFT (messages with <code> and <interpreter>).
 
     python -m tasks.synthesize.retool_rows export TRACES_DIR rows.parquet   # a `traces` artifact, for others
     python -m tasks.synthesize.retool_rows import rows.parquet texts.jsonl  # a text source for mode `rewrite`
     python -m tasks.synthesize.retool_rows check rows.parquet               # run every block again, count what holds
 
-Published rows vary in the blanks between tags; they are read into the dialect's own form. They carry no reference
-answer: where a row has no column `answer`, the trace's own answer stands for it, and `check` cannot doubt it.
+Published rows vary in the blanks between tags; they are read into the dialect's own form. They have no reference
+answer: without a column `answer` the trace's own answer replaces it, and `check` cannot find it wrong.
 """
 
 import argparse
@@ -30,9 +30,8 @@ from tasks.synthesize.traces import TrainingProblem, WrittenTrace
 from tasks.synthesize.verify import Rules, settle, verify
 
 DIALECT = DIALECTS["retool"]
-# stands before the problem in the user message
-MARKER = "*user question:*"
-# what published prompts say around the problem
+MARKER = "*user question:*"  # precedes the problem in the user message
+# the text of published prompts around the problem
 LEAD = re.compile(r"^Answer the following [^\n]*\n+", re.IGNORECASE)
 REMINDER = re.compile(r"\n+Remember to (?:place|put) the final answer.*$", re.IGNORECASE | re.DOTALL)
 BLOCK = re.compile(
@@ -41,7 +40,7 @@ BLOCK = re.compile(
     re.DOTALL,
 )
 ANSWER = re.compile(r"<answer>\s*(\\boxed\{.*\})[\s.]*</answer>\s*$", re.DOTALL)
-# as in the published recipe: scripts of their own, whole error messages, no cap that a row would break
+# as in the published recipe: independent scripts, whole error messages, and a cap that no row reaches
 SETTINGS = SynthesizeStage(
     traces=TracesConfig(dialect="retool", max_calls=64, error_feedback="full"),
     sandbox=SandboxConfig(),
@@ -50,7 +49,7 @@ SETTINGS = SynthesizeStage(
 
 
 def export_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of `train.parquet` as others read it. ValueError if its trace is of another dialect."""
+    """A row of `train.parquet` in the published form. ValueError if its trace is of another dialect."""
     if "<answer>" not in row["trace"]:
         raise ValueError(f"trace {row['id']}: not written in the dialect 'retool'; only that can be exported")
     instruction = DIALECT.prompt("", instructed=True).strip()
@@ -59,7 +58,7 @@ def export_row(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def import_row(row: Mapping[str, Any], number: int, place: str) -> WrittenTrace:
-    """A published row as a trace to be verified. ValueError, one line, if it has not the two messages."""
+    """A published row as a trace to be verified. ValueError, one line, if it lacks one of the two messages."""
     messages = row.get("messages") or ()
     contents = {message["role"]: message["content"] for message in messages if isinstance(message, dict)}
     if not contents.get("user") or not contents.get("assistant"):
@@ -116,12 +115,12 @@ def _export(traces_dir: Path, path: Path) -> int:
 
 
 def _import(rows_path: Path, path: Path) -> int:
-    texts = [
-        {"problem": one.problem.problem, "reasoning": one.trace, "answer": one.problem.answer}
-        for one in _read(rows_path)
-    ]
-    path.write_text("".join(json.dumps(text) + "\n" for text in texts), encoding="utf-8")
-    return len(texts)
+    traces = list(_read(rows_path))
+    with path.open("w", encoding="utf-8") as file:
+        for written in traces:
+            problem, answer = written.problem.problem, written.problem.answer
+            file.write(json.dumps({"problem": problem, "reasoning": written.trace, "answer": answer}) + "\n")
+    return len(traces)
 
 
 def main() -> None:
@@ -130,13 +129,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     verbs = parser.add_subparsers(dest="verb", required=True)
-    for verb in ("export", "import"):
-        one = verbs.add_parser(verb)
-        one.add_argument("source", type=Path)
-        one.add_argument("path", type=Path)
-    checking = verbs.add_parser("check")
-    checking.add_argument("source", type=Path)
-    checking.add_argument("--replace", action="store_true", help="put true outputs in place")
+    parsers = {verb: verbs.add_parser(verb) for verb in ("export", "import", "check")}
+    for verb, verb_parser in parsers.items():
+        verb_parser.add_argument("source", type=Path)
+        if verb != "check":
+            verb_parser.add_argument("path", type=Path)
+    parsers["check"].add_argument("--replace", action="store_true", help="put true outputs in place")
     arguments = parser.parse_args()
     if arguments.verb == "check":
         mode = VerificationConfig(recorded_output="replace" if arguments.replace else "compare")

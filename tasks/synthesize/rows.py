@@ -1,7 +1,7 @@
-"""Traces as rows of a dataset: chat messages and dialect text, spans, what ran, who wrote it, scores.
+"""Traces as rows of a dataset: chat messages and dialect text, spans, block statuses, teacher, scores.
 
-Seconds are not among the columns: they depend on the clock, and equal traces must give equal bytes. They are rows of
-a table of their own, one a block, among the volatile files.
+Seconds are not among the columns, because they depend on the clock and equal traces must give equal bytes. They are in
+a separate table with one row for each block, among the volatile files.
 """
 
 from collections.abc import Iterable, Iterator
@@ -19,9 +19,8 @@ def trace_row(entry: Checked, dialect: Dialect, instructed: bool) -> dict[str, A
     """A row of train.parquet or rejected.parquet."""
     written, verdict = entry
     problem, trace = written.problem, verdict.trace
-    messages = [("user", dialect.prompt(problem.problem, instructed)), ("assistant", trace)]
-    if problem.system:
-        messages.insert(0, ("system", problem.system))
+    system = [("system", problem.system)] if problem.system else []
+    messages = [*system, ("user", dialect.prompt(problem.problem, instructed)), ("assistant", trace)]
     return {
         "id": written.id,
         "problem_id": problem.id,
@@ -66,7 +65,7 @@ def trace_schema() -> "pyarrow.Schema":
 
 
 def spans(trace: str, dialect: Dialect) -> list[dict[str, Any]]:
-    """Where programs and interpreter output stand, as `trace[start:end]`; none if the dialect does not parse.
+    """The spans `trace[start:end]` of programs and interpreter output; none if the trace does not follow the dialect.
 
     A `code` span is the program as it is written, an `interpreter` span all that is masked out of the loss.
     """
@@ -88,7 +87,7 @@ def spans(trace: str, dialect: Dialect) -> list[dict[str, Any]]:
 
 
 def seconds_rows(checked: Iterable[Checked]) -> Iterator[dict[str, Any]]:
-    """A row for each block that was run."""
+    """One row for each executed block."""
     for written, verdict in checked:
         for block, seconds in enumerate(verdict.block_seconds):
             yield {"id": written.id, "block": block, "seconds": seconds}

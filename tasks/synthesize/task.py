@@ -17,21 +17,23 @@ def synthesize(
     pass_rates: ArtifactRef | None = None,
     label: str = "",
 ) -> ArtifactRef:
-    """Write, execute and verify traces; the evaluation sets are what they must stay clear of.
+    """Write, execute and verify traces, which must not overlap with the evaluation sets.
 
     `checkpoint`: the model that mode `bootstrap` samples from. `responses`: raw responses of an earlier run, which are
-    not asked for again. `pass_rates`: rollouts, or an evaluation of the training problems, that say how hard each is.
+    used again. `pass_rates`: rollouts, or an evaluation of the training problems, from which their difficulty follows.
     """
     settings = run.recipe.synthesize
-    inputs = {"problems": problems, "evaluation_sets": evaluation_sets}
-    if settings.mode == "bootstrap" and checkpoint is not None:
-        inputs["checkpoint"] = checkpoint
-    if responses is not None:
-        inputs["responses"] = responses
-    if pass_rates is not None:
-        inputs["pass_rates"] = pass_rates
+    source = None
     if settings.mode == "rewrite" and settings.source.source == "traces":
-        inputs["source"] = RunRecords(run.store).read(settings.source.run).output("synthesize", "traces")
+        source = RunRecords(run.store).read(settings.source.run).output("synthesize", "traces")
+    optional = {
+        "checkpoint": checkpoint if settings.mode == "bootstrap" else None,
+        "responses": responses,
+        "pass_rates": pass_rates,
+        "source": source,
+    }
+    inputs = {"problems": problems, "evaluation_sets": evaluation_sets}
+    inputs |= {name: ref for name, ref in optional.items() if ref is not None}
     texts = settings.source.path if settings.mode == "rewrite" and settings.source.source == "file" else ""
     weights = settings.teacher.model if settings.uses_engine and settings.mode != "bootstrap" else ""
     files = tuple(Path(path) for path in (texts, settings.prompt, settings.responses, weights) if path)

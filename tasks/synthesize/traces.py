@@ -5,7 +5,7 @@ from enum import StrEnum
 
 
 class Fault(StrEnum):
-    """What the scripted teacher did wrong on purpose. For tests of verification, which never reads it."""
+    """The deliberate fault of a scripted trace. For tests of verification, which never reads it."""
 
     NONE = ""
     WRONG_PROGRAM = "wrong_program"
@@ -37,11 +37,10 @@ class WrittenTrace:
     id: str  # "<problem id>/<index among this problem's traces>"
     problem: TrainingProblem
     trace: str  # the response in the dialect, interpreter output included
-    fault: Fault = Fault.NONE  # side information, see `Fault`
-    teacher: str = "script"  # who wrote it: "script", or the name of a model
-    # sha256 of the prompt that the teacher was given, as hex; "" where there was none
-    prompt_digest: str = ""
-    # where the teacher gave no whole trace: why (NO_RESPONSE, or SANDBOX_FAILURE while it waited for output)
+    fault: Fault = Fault.NONE  # see `Fault`
+    teacher: str = "script"  # its author: "script", or the name of a model
+    prompt_digest: str = ""  # sha256 of the teacher's prompt, as hex; "" if there was none
+    # why there is no complete trace: NO_RESPONSE, or SANDBOX_FAILURE while the teacher waited for output
     loss: "Verdict | None" = None
 
 
@@ -61,84 +60,54 @@ class Step(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a trace was rejected; ACCEPTED if it was not. Listed in the order of the steps, see `STEP_OF`."""
+    """Why a trace was rejected; ACCEPTED if it was not. In the order of the steps, see `REASONS_OF`."""
 
     ACCEPTED = ""
-    # the teacher was asked, and gave nothing that can be used
-    NO_RESPONSE = "no_response"
-    # the dialect's tags are missing, misplaced or not closed
-    BAD_FORMAT = "bad_format"
-    # no answer at the end, or more than one
-    NO_ANSWER = "no_answer"
-    # more code blocks than traces.max_calls
-    TOO_MANY_CALLS = "too_many_calls"
-    # the interpreter service failed: says nothing about the trace
-    SANDBOX_FAILURE = "sandbox_failure"
-    # a block that is said to end does not, not even alone and with more time
-    TIMED_OUT = "timed_out"
-    # the recorded interpreter output is not what the block prints
-    OUTPUT_DIFFERS = "output_differs"
-    # the true output was put in place, and what follows builds on the one that was there
-    CONTRADICTED = "contradicted"
-    # the last block fails when run, so that nothing supports the answer
-    LAST_BLOCK_FAILED = "last_block_failed"
-    # the boxed answer is not the reference
-    WRONG_ANSWER = "wrong_answer"
-    # no block ran before the answer
-    NO_CODE = "no_code"
-    # the answer is stated before the first block: the code decides nothing
-    ANSWER_BEFORE_CODE = "answer_before_code"
-    # no block computes more than one would do by hand
-    TRIVIAL_CODE = "trivial_code"
-    # the same program twice
-    REPEATED_BLOCK = "repeated_block"
+    NO_RESPONSE = "no_response"  # the teacher gave no usable response
+    BAD_FORMAT = "bad_format"  # the dialect's tags are missing, misplaced or not closed
+    NO_ANSWER = "no_answer"  # no answer at the end, or more than one
+    TOO_MANY_CALLS = "too_many_calls"  # more code blocks than traces.max_calls
+    SANDBOX_FAILURE = "sandbox_failure"  # the interpreter service failed, which says nothing about the trace
+    TIMED_OUT = "timed_out"  # a block with recorded output does not end, even alone and with more time
+    OUTPUT_DIFFERS = "output_differs"  # the recorded interpreter output is not what the block prints
+    CONTRADICTED = "contradicted"  # the text builds on a recorded output that the true one replaced
+    LAST_BLOCK_FAILED = "last_block_failed"  # the last block fails, so that nothing supports the answer
+    WRONG_ANSWER = "wrong_answer"  # the boxed answer is not the reference
+    NO_CODE = "no_code"  # no block ran before the answer
+    ANSWER_BEFORE_CODE = "answer_before_code"  # the answer precedes the first block: the code decides nothing
+    TRIVIAL_CODE = "trivial_code"  # no block computes more than one does by hand
+    REPEATED_BLOCK = "repeated_block"  # one program runs twice
     TOO_LONG = "too_long"
-    # not written in the Latin script
-    OTHER_SCRIPT = "other_script"
-    # the judge finds the code neither new nor significant
-    VOTED_OUT = "voted_out"
-    # much like a trace that was kept
-    NEAR_DUPLICATE = "near_duplicate"
-    # shares an n-gram with an evaluation problem
-    CONTAMINATED = "contaminated"
-    # the given model always, never, or in no known share solves the problem
-    TOO_EASY = "too_easy"
-    TOO_HARD = "too_hard"
-    UNRATED = "unrated"
-    # sound, but its source and number of calls have their share
-    SURPLUS = "surplus"
+    OTHER_SCRIPT = "other_script"  # not in the Latin script
+    VOTED_OUT = "voted_out"  # the judge finds the code neither new nor significant
+    NEAR_DUPLICATE = "near_duplicate"  # similar to a trace that was kept
+    CONTAMINATED = "contaminated"  # shares an n-gram with an evaluation problem
+    TOO_EASY = "too_easy"  # the given model always solves the problem
+    TOO_HARD = "too_hard"  # the given model never solves the problem
+    UNRATED = "unrated"  # the given model has no sample of the problem
+    SURPLUS = "surplus"  # sound, but there are enough of its source and number of calls
 
 
-STEP_OF: dict[Reason, Step] = {
-    Reason.NO_RESPONSE: Step.TEACHER,
-    Reason.BAD_FORMAT: Step.FORMAT,
-    Reason.NO_ANSWER: Step.FORMAT,
-    Reason.TOO_MANY_CALLS: Step.FORMAT,
-    Reason.SANDBOX_FAILURE: Step.EXECUTION,
-    Reason.TIMED_OUT: Step.EXECUTION,
-    Reason.OUTPUT_DIFFERS: Step.OUTPUT,
-    Reason.CONTRADICTED: Step.OUTPUT,
-    Reason.LAST_BLOCK_FAILED: Step.ANSWER,
-    Reason.WRONG_ANSWER: Step.ANSWER,
-    Reason.NO_CODE: Step.QUALITY,
-    Reason.ANSWER_BEFORE_CODE: Step.QUALITY,
-    Reason.TRIVIAL_CODE: Step.QUALITY,
-    Reason.REPEATED_BLOCK: Step.QUALITY,
-    Reason.TOO_LONG: Step.QUALITY,
-    Reason.OTHER_SCRIPT: Step.QUALITY,
-    Reason.VOTED_OUT: Step.QUALITY,
-    Reason.NEAR_DUPLICATE: Step.DUPLICATES,
-    Reason.CONTAMINATED: Step.CONTAMINATION,
-    Reason.TOO_EASY: Step.DIFFICULTY,
-    Reason.TOO_HARD: Step.DIFFICULTY,
-    Reason.UNRATED: Step.DIFFICULTY,
-    Reason.SURPLUS: Step.BALANCE,
+REASONS_OF: dict[Step, tuple[Reason, ...]] = {
+    Step.TEACHER: (Reason.NO_RESPONSE,),
+    Step.FORMAT: (Reason.BAD_FORMAT, Reason.NO_ANSWER, Reason.TOO_MANY_CALLS),
+    Step.EXECUTION: (Reason.SANDBOX_FAILURE, Reason.TIMED_OUT),
+    Step.OUTPUT: (Reason.OUTPUT_DIFFERS, Reason.CONTRADICTED),
+    Step.ANSWER: (Reason.LAST_BLOCK_FAILED, Reason.WRONG_ANSWER),
+    Step.QUALITY: (
+        *(Reason.NO_CODE, Reason.ANSWER_BEFORE_CODE, Reason.TRIVIAL_CODE, Reason.REPEATED_BLOCK),
+        *(Reason.TOO_LONG, Reason.OTHER_SCRIPT, Reason.VOTED_OUT),
+    ),
+    Step.DUPLICATES: (Reason.NEAR_DUPLICATE,),
+    Step.CONTAMINATION: (Reason.CONTAMINATED,),
+    Step.DIFFICULTY: (Reason.TOO_EASY, Reason.TOO_HARD, Reason.UNRATED),
+    Step.BALANCE: (Reason.SURPLUS,),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What the filters measured on a trace; None where a filter did not run."""
+    """The measurements of the filters on a trace; None if a filter did not run."""
 
     code_work: int | None = None  # the most that one block computes, see `code_work`
     latin_share: float | None = None  # share of Latin letters among the letters outside code and its output
@@ -149,10 +118,10 @@ class Scores:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What verification found, and selection after it."""
+    """The result of verification, and of selection after it."""
 
     reason: Reason
-    detail: str  # one line for people: the rule that was broken, the output that differed
+    detail: str  # one line for people: the broken rule, the differing output
     block_status: tuple[str, ...]  # sandbox status of each block that was run, in order
     block_seconds: tuple[float, ...]  # wall seconds of each block that was run, in order
     trace: str = ""  # the trace to train on: as written, or with the true outputs in place
@@ -165,5 +134,4 @@ class Verdict:
         return self.reason is Reason.ACCEPTED
 
 
-# a trace with what is known of it by now
-Checked = tuple[WrittenTrace, Verdict]
+Checked = tuple[WrittenTrace, Verdict]  # a trace and its verdict so far

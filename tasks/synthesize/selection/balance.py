@@ -1,7 +1,7 @@
-"""Balanced selection: the same number of traces for each source and number of calls, as far as there are as many.
+"""Balanced selection: the same number of traces for each source and number of calls, as far as there are enough.
 
-Within such a cell problems take turns, and the order among them follows a hash of the trace's id: which traces are
-taken depends neither on their order nor on a random source.
+Within such a cell problems alternate, ordered by a hash of the trace's id. So the choice depends neither on the order
+of the traces nor on a random source.
 """
 
 from collections import Counter, defaultdict
@@ -30,7 +30,7 @@ def balance(checked: Sequence[Checked], most_traces: int) -> list[Checked]:
 
 
 def shares(sizes: dict[Cell, int], total: int) -> dict[Cell, int]:
-    """How many of each cell to take: at most its size, in all `total` if there are as many, as equal as possible.
+    """The number of traces to take from each cell: at most its size, `total` in all if possible, as equal as possible.
 
     Example: sizes 1, 4 and 9, total 9 give 1, 4 and 4.
     """

@@ -1,8 +1,8 @@
-"""How much a code block computes, by its syntax tree: a measure for blocks that only dress up mental arithmetic.
+"""Measures how much a code block computes, by its syntax tree, to find blocks that only do mental arithmetic.
 
-A loop, a comprehension or a call that computes counts 3; an arithmetic, logical or comparing operator counts 1. Calls
-that print, convert or only name things count nothing, nor do calls of functions that the block itself defines, whose
-bodies are counted. `print(12 * 7)` is 1, `print(pow(3, 45, 7))` is 3. Code that does not parse is 0.
+A loop, a comprehension or a call that computes counts 3; an arithmetic, logical or comparison operator counts 1. Calls
+that print, convert or construct count nothing. Calls of functions that the block defines count nothing either, because
+their bodies are counted. `print(12 * 7)` is 1, `print(pow(3, 45, 7))` is 3. Code that does not parse is 0.
 """
 
 import ast
@@ -12,7 +12,7 @@ from tasks.shared.traces.python_text import parsed
 HEAVY, LIGHT = 3, 1
 LOOPS = (ast.For, ast.While, ast.comprehension)
 OPERATORS = (ast.BinOp, ast.AugAssign, ast.Compare, ast.BoolOp, ast.UnaryOp)
-# builtins and sympy's names for what does no work by itself; loops over range are counted as loops
+# builtins and sympy's constructors do no work themselves; a loop over range counts as a loop
 UNCOUNTED = frozenset(
     {"abs", "bool", "dict", "float", "format", "input", "int", "len", "list", "print", "range", "repr"}
     | {"reversed", "round", "set", "str", "tuple", "append", "join"}

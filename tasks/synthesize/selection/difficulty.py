@@ -1,4 +1,4 @@
-"""How often a given model solves each training problem: read from its rollouts or its evaluation.
+"""The pass rate of a given model on each training problem, from its rollouts or its evaluation.
 
 Problems that it always or never solves teach it little (DemyAgent, rStar2; SimpleTIR keeps 0.1 to 0.9).
 """
@@ -12,15 +12,14 @@ from tasks.shared.rows.tables import read_table
 from tasks.shared.traces.trajectory import FinishReason
 from tasks.synthesize.traces import Reason, TrainingProblem
 
-# file of the artifact, and the column that names a problem there
+# a file of the artifact, and its column that names a problem
 SOURCES = (("samples.parquet", "problem"), ("train.parquet", "problem_id"))
 
 
 def read_pass_rates(directory: Path) -> dict[str, float]:
     """Share of right samples by problem text (an evaluation) or problem id (rollouts).
 
-    Samples under which the sandbox failed do not count; one with a void turn is the model's own error and does.
-
+    Samples during which the sandbox failed do not count; a void turn is the model's error, so its sample counts.
     Raises ValueError for an artifact that holds neither.
     """
     for name, key in SOURCES:

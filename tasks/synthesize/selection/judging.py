@@ -1,6 +1,6 @@
 """Votes of a judge model on the code of a trace: is it new work, and does it matter? (OpenMathReasoning)
 
-A judge is anything that answers `vote`; the stage asks it only about traces that every cheaper filter keeps.
+The stage asks a judge only about traces that passed the quality filters.
 """
 
 from collections.abc import Sequence
@@ -10,16 +10,15 @@ from typing import Protocol
 
 from tasks.synthesize.traces import Checked, Reason, TrainingProblem, Verdict
 
-# a judge waits for its endpoint, which limits the rate itself
-THREADS = 32
+THREADS = 32  # they wait for the judge's endpoint, which limits the rate itself
 
 
 @dataclass(frozen=True, slots=True)
 class Vote:
     """One answer of the judge."""
 
-    novel: bool  # the code finds something that the text did not already have
-    significant: bool  # the solution would be harder without it
+    novelty: bool  # the code finds something that the text did not already have
+    significance: bool  # the solution would be harder without it
 
 
 class Judge(Protocol):
@@ -30,24 +29,24 @@ class Judge(Protocol):
 
 
 def judge_code(checked: Sequence[Checked], judge: Judge, majority: float) -> list[Checked]:
-    """Reject the traces of which less than `majority` of the votes say novel, or significant."""
+    """Reject traces with less than `majority` of the votes for novelty or for significance."""
 
-    def one(entry: Checked) -> Checked:
+    def judged(entry: Checked) -> Checked:
         written, verdict = entry
         if not verdict.accepted or not verdict.block_status:
             return entry
-        return written, count_votes(verdict, judge.vote(written.problem, verdict.trace), majority)
+        return written, _after_votes(verdict, judge.vote(written.problem, verdict.trace), majority)
 
     with ThreadPoolExecutor(THREADS) as threads:
-        return list(threads.map(one, checked))
+        return list(threads.map(judged, checked))
 
 
-def count_votes(verdict: Verdict, votes: Sequence[Vote], majority: float) -> Verdict:
-    """The verdict after the votes; a judge that said nothing usable does not keep a trace."""
+def _after_votes(verdict: Verdict, votes: Sequence[Vote], majority: float) -> Verdict:
+    """The verdict after the votes; without a usable vote the trace is rejected."""
     if not votes:
         return replace(verdict, reason=Reason.VOTED_OUT, detail="the judge gave no usable vote")
-    novelty = sum(vote.novel for vote in votes) / len(votes)
-    significance = sum(vote.significant for vote in votes) / len(votes)
+    novelty = sum(vote.novelty for vote in votes) / len(votes)
+    significance = sum(vote.significance for vote in votes) / len(votes)
     scores = replace(verdict.scores, novelty=novelty, significance=significance)
     if min(novelty, significance) >= majority:
         return replace(verdict, scores=scores)

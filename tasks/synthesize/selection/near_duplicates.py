@@ -1,8 +1,8 @@
-"""Near-duplicates by MinHash: the Jaccard similarity of two texts' shingles, estimated from signatures.
+"""Finds near-duplicates by MinHash: the Jaccard similarity of two texts' shingles, estimated from signatures.
 
-A signature is, for each of 120 hash functions, the least value over the text's shingles of five tokens; the share of
-equal places estimates the similarity with a standard error below 0.046. Texts are compared when one of 20 bands of 6
-places is equal (found with probability 0.998 at similarity 0.8, 0.014 at 0.3). The first of its kind is kept.
+A signature holds, for each of 120 hash functions, the least value over the text's shingles of five tokens. The share of
+equal places estimates the similarity with a standard error below 0.046. Two texts are compared if one of 20 bands of 6
+places is equal (probability 0.998 at similarity 0.8, 0.014 at 0.3). Of similar texts the first is kept.
 """
 
 import re
@@ -18,14 +18,9 @@ TOKEN = re.compile(r"\w+|[^\w\s]")
 Signature = npt.NDArray[np.uint32]
 
 
-def _hash_functions() -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
-    """Factors (odd) and offsets of multiply-shift hashing; fixed, so that equal texts have equal signatures."""
-    rng = np.random.default_rng(0)
-    factors, offsets = rng.integers(0, 2**64, size=(2, BANDS * ROWS, 1), dtype=np.uint64)
-    return factors | np.uint64(1), offsets
-
-
-FACTORS, OFFSETS = _hash_functions()
+# factors and offsets of multiply-shift hashing; fixed, so that equal texts have equal signatures
+FACTORS, OFFSETS = np.random.default_rng(0).integers(0, 2**64, size=(2, BANDS * ROWS, 1), dtype=np.uint64)
+FACTORS |= np.uint64(1)  # odd
 
 
 def signature(text: str) -> Signature:
@@ -40,7 +35,7 @@ def signature(text: str) -> Signature:
 
 
 class NearDuplicates:
-    """The texts kept so far, and which of them a new one is like."""
+    """The texts kept so far, to find those that are similar to a new one."""
 
     def __init__(self, max_similarity: float) -> None:
         self._max_similarity = max_similarity
@@ -48,7 +43,7 @@ class NearDuplicates:
         self._buckets: dict[tuple[int, bytes], list[int]] = defaultdict(list)
 
     def add(self, name: str, text: str) -> tuple[str, float] | None:
-        """Keep a text under its name, or return the kept one that it is like and how much."""
+        """Keep a text under its name, or return the name of a similar one that is kept, and the similarity."""
         new = signature(text)
         keys = [(band, new[band * ROWS : (band + 1) * ROWS].tobytes()) for band in range(BANDS)]
         for number in sorted({number for key in keys for number in self._buckets[key]}):

@@ -1,6 +1,7 @@
-"""A trace as selection reads it: the teacher's words, the programs, and nothing that the interpreter wrote."""
+"""A trace as selection reads it: the teacher's words and programs, without interpreter output."""
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import Self
 
 from tasks.shared.traces.dialect import Dialect
@@ -8,30 +9,28 @@ from tasks.shared.traces.dialect import Dialect
 
 @dataclass(frozen=True, slots=True)
 class OwnText:
-    """What the teacher wrote, in pieces."""
+    """The teacher's text in pieces."""
 
     words: tuple[str, ...]  # the words before each block, and those after the last
-    codes: tuple[str, ...]  # of each block
+    codes: tuple[str, ...]  # the program of each block
 
     @classmethod
     def of(cls, trace: str, dialect: Dialect) -> Self:
-        """Read a trace that verification has accepted: it follows its dialect."""
-        words, codes, opening = [], [], ""
+        """Read a trace that follows its dialect, which verification has checked."""
+        words, codes = [""], list[str]()
         for segment in dialect.split(trace):
             if segment.is_feedback:
                 continue
-            if segment.block is not None and segment.code is None:  # answered by a notice: words
-                opening += segment.text
-            elif segment.code is None:
-                words.append(opening + segment.text)
+            if (
+                segment.code is None or segment.block is None
+            ):  # the last words, or a block answered by a notice
+                words[-1] += segment.text
             else:
-                assert segment.block is not None
-                words.append(opening + segment.text[: segment.block.start])
+                words[-1] += segment.text[: segment.block.start]
+                words.append("")
                 codes.append(segment.code)
-                opening = ""
         return cls(tuple(words), tuple(codes))
 
     def __str__(self) -> str:
-        """Words and programs, as they follow each other."""
-        pieces = [piece for pair in zip(self.words, (*self.codes, ""), strict=True) for piece in pair]
-        return "\n".join(pieces)
+        """Words and programs in their order."""
+        return "\n".join(chain(*zip(self.words, (*self.codes, ""), strict=True)))

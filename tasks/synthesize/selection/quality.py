@@ -1,6 +1,6 @@
-"""Quality of one verified trace: code that matters, no program twice, length, script.
+"""Checks the quality of one verified trace: code that matters, no program twice, length, script.
 
-What a judge model says of the code is asked for in `judging.py`, of the traces that pass here.
+A judge model votes on the code of the traces that pass here (`judging.py`).
 """
 
 import ast
@@ -14,10 +14,9 @@ from tasks.synthesize.selection.code_work import code_work
 from tasks.synthesize.selection.own_text import OwnText
 from tasks.synthesize.traces import Reason, Verdict, WrittenTrace
 
-# scripts of the letters that Latin text and formulas are made of
+# scripts of the letters in Latin text and formulas
 LATIN = ("LATIN", "GREEK", "MATHEMATICAL", "DOUBLE-STRUCK", "SCRIPT", "BLACK-LETTER")
-# characters between the word `answer` and the value that it names
-STATEMENT_CHARS = 40
+STATEMENT_CHARS = 40  # between the word `answer` and its value, at most
 
 
 def judge_quality(written: WrittenTrace, verdict: Verdict, own: OwnText, config: SelectionConfig) -> Verdict:
@@ -32,14 +31,11 @@ def judge_quality(written: WrittenTrace, verdict: Verdict, own: OwnText, config:
 def _first_fault(
     written: WrittenTrace, verdict: Verdict, own: OwnText, config: SelectionConfig
 ) -> tuple[Reason, str]:
-    scores, num_chars = verdict.scores, len(verdict.trace)
+    scores, num_chars, answer = verdict.scores, len(verdict.trace), written.problem.answer
     if config.require_code and not own.codes:
         return Reason.NO_CODE, "no block runs before the answer"
-    if config.require_code and states_answer(own.words[0], written.problem.answer):
-        return (
-            Reason.ANSWER_BEFORE_CODE,
-            f"the answer {written.problem.answer} is stated before the first block",
-        )
+    if config.require_code and states_answer(own.words[0], answer):
+        return Reason.ANSWER_BEFORE_CODE, f"the answer {answer} is stated before the first block"
     if scores.code_work is not None and scores.code_work < config.min_code_work:
         return Reason.TRIVIAL_CODE, f"no block has more work than {scores.code_work}"
     if config.repeated_blocks == "reject" and len(set(map(_program, own.codes))) < len(own.codes):

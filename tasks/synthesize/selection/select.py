@@ -1,16 +1,16 @@
-"""From verified traces to those that are trained on: quality, near-duplicates, decontamination, difficulty, balance.
+"""Selects the verified traces to train on: quality, near-duplicates, decontamination, difficulty, balance.
 
-Each filter sees what the ones before it kept; a rejected trace keeps its first reason. Equal traces in equal order
-give an equal selection.
+Each filter sees the traces that the ones before it kept; a rejected trace keeps its first reason. Equal traces in equal
+order give an equal selection.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from tasks.shared.config.selection import SelectionConfig
+from tasks.shared.rows.ngrams import shared_gram
 from tasks.shared.traces.dialect import Dialect
 from tasks.synthesize.selection.balance import balance
-from tasks.synthesize.selection.contamination import shared_gram
 from tasks.synthesize.selection.difficulty import judge_difficulty
 from tasks.synthesize.selection.judging import Judge, judge_code
 from tasks.synthesize.selection.near_duplicates import NearDuplicates
@@ -23,19 +23,19 @@ Filter = Callable[[WrittenTrace, Verdict, OwnText], Verdict]
 
 @dataclass(frozen=True, slots=True)
 class References:
-    """What traces are held against."""
+    """The data with which traces are compared."""
 
-    # n-grams of the evaluation problems, with the problem that has them
-    grams: Mapping[str, str] = field(default_factory=dict)
-    # of the given model, by problem id or text; None: no model was given
-    pass_rates: Mapping[str, float] | None = None
+    grams: Mapping[str, str] = field(
+        default_factory=dict
+    )  # n-grams of the evaluation problems, with a problem's id
+    pass_rates: Mapping[str, float] | None = None  # of the given model, by problem id or text
     judge: Judge | None = None
 
 
 def select(
     checked: Sequence[Checked], config: SelectionConfig, dialect: Dialect, references: References
 ) -> list[Checked]:
-    """All traces in their order; those that a filter takes out with its reason."""
+    """All traces in their order; those that a filter rejects have its reason."""
 
     def quality(written: WrittenTrace, verdict: Verdict, own: OwnText) -> Verdict:
         return judge_quality(written, verdict, own, config)
@@ -43,20 +43,23 @@ def select(
     selected = _apply(checked, dialect, quality)
     if references.judge is not None and config.judge_majority:
         selected = judge_code(selected, references.judge, config.judge_majority)
-    for one in _filters(config, references):
-        selected = _apply(selected, dialect, one)
+    for passes in _filters(config, references):
+        selected = _apply(selected, dialect, passes)
     return selected if config.most_traces is None else balance(selected, config.most_traces)
 
 
-def _apply(checked: Sequence[Checked], dialect: Dialect, one: Filter) -> list[Checked]:
+def _apply(checked: Sequence[Checked], dialect: Dialect, judge: Filter) -> list[Checked]:
     return [
-        (written, one(written, verdict, OwnText.of(verdict.trace, dialect)) if verdict.accepted else verdict)
+        (
+            written,
+            judge(written, verdict, OwnText.of(verdict.trace, dialect)) if verdict.accepted else verdict,
+        )
         for written, verdict in checked
     ]
 
 
 def _filters(config: SelectionConfig, references: References) -> list[Filter]:
-    """The filters that are on, in their order, after quality and judge."""
+    """The filters that the recipe uses, in their order, after quality and judge."""
     kept = NearDuplicates(config.max_similarity)
     n, rates = config.decontaminate_ngram, references.pass_rates
 
@@ -68,10 +71,11 @@ def _filters(config: SelectionConfig, references: References) -> list[Filter]:
         return replace(verdict, reason=Reason.NEAR_DUPLICATE, detail=detail)
 
     def contamination(written: WrittenTrace, verdict: Verdict, own: OwnText) -> Verdict:
-        shared = shared_gram((written.problem.problem, str(own)), references.grams, n)
+        grams = (shared_gram(text, references.grams, n) for text in (written.problem.problem, str(own)))
+        shared = next(filter(None, grams), None)
         if shared is None:
             return verdict
-        detail = f"{shared[0]!r} stands in evaluation problem {shared[1]}"
+        detail = f"{shared!r} stands in evaluation problem {references.grams[shared]}"
         return replace(verdict, reason=Reason.CONTAMINATED, detail=detail)
 
     def difficulty(written: WrittenTrace, verdict: Verdict, own: OwnText) -> Verdict:
@@ -80,9 +84,5 @@ def _filters(config: SelectionConfig, references: References) -> list[Filter]:
         scores = replace(verdict.scores, pass_rate=rate)
         return replace(verdict, reason=reason, detail=detail, scores=scores)
 
-    wanted = (
-        (duplicates, config.max_similarity < 1),
-        (contamination, n > 0),
-        (difficulty, rates is not None),
-    )
-    return [one for one, is_on in wanted if is_on]
+    uses = {duplicates: config.max_similarity < 1, contamination: n > 0, difficulty: rates is not None}
+    return [judge for judge, is_used in uses.items() if is_used]

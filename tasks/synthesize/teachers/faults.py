@@ -1,6 +1,6 @@
-"""How the scripted teacher errs: pure functions of a text and a random source.
+"""The faults of the scripted teacher: pure functions of a text and a random source.
 
-Each makes a trace that verification must reject, whatever the draw: the tests hold it to that.
+Each makes a trace that verification must reject, whatever the draw; tests check this.
 """
 
 import random
@@ -9,7 +9,7 @@ from tasks.shared.traces.dialect import Dialect
 
 
 def break_program(program: str, rng: random.Random) -> str:
-    """A version of a program that does not run: the last bracket left out, or `print` misspelt."""
+    """A version of a program that fails: without the last bracket, or with `print` misspelt."""
     assert program.endswith(")") and "print(" in program, program
     if rng.random() < 0.5:
         return program[:-1]
@@ -23,12 +23,9 @@ def other_answer(answer: str, rng: random.Random) -> str:
 
 
 def forge_output(stdout: str, answer: str, rng: random.Random) -> tuple[str, str]:
-    """Replace what a program printed by an output that was never produced.
+    """The answer of a trace with a forged output, and that output.
 
-    Half of the forgers believe their own output, half give the right answer all the same.
-
-    Returns:
-        The answer that the trace will give, and the forged output.
+    Half of the traces answer with the forged output, half give the right answer in spite of it.
     """
     real = stdout.strip()
     assert real, "a program of a family prints its result"
@@ -38,11 +35,10 @@ def forge_output(stdout: str, answer: str, rng: random.Random) -> tuple[str, str
 
 
 def break_tags(trace: str, dialect: Dialect, rng: random.Random) -> str:
-    """Leave out or damage one tag of a trace, so that it no longer follows its dialect."""
-    damaged = []
-    for tag in dialect.marks:
-        start = trace.find(tag)
-        if start >= 0:
-            ways = dict.fromkeys(("", tag[:-1], tag.upper()))
-            damaged += [trace[:start] + way + trace[start + len(tag) :] for way in ways if way != tag]
+    """Remove or damage one tag of a trace, so that it no longer follows its dialect."""
+    damaged = [
+        trace.replace(tag, replacement, 1)
+        for tag in dialect.marks
+        for replacement in dict.fromkeys(("", tag[:-1], tag.upper()))
+    ]
     return rng.choice([text for text in damaged if not dialect.is_followed_by(text)])

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from data.prompts import render_prompt
 from tasks.shared.config.synthesis import JudgeConfig
@@ -17,13 +17,7 @@ from tasks.synthesize.selection import Vote
 from tasks.synthesize.traces import TrainingProblem
 
 OBJECT = re.compile(r"\{[^{}]*\}")
-
-
-class Judgement(BaseModel):
-    """What `data/prompts/judge.j2` asks for."""
-
-    novelty: bool
-    significance: bool
+VOTE = TypeAdapter(Vote)  # the JSON object that `data/prompts/judge.j2` requests
 
 
 class EndpointJudge:
@@ -53,7 +47,7 @@ class EndpointJudge:
         return asyncio.run_coroutine_threadsafe(self._votes(problem, trace), self._loop).result()
 
     async def _votes(self, problem: TrainingProblem, trace: str) -> list[Vote]:
-        said = "nothing"
+        answer = "nothing"
         votes: list[Vote] = []
         for number in range(self._config.votes):
             try:
@@ -61,14 +55,14 @@ class EndpointJudge:
                 async with self._slots:
                     completion = await self._client.ask(problem.id, number, 0, payload)
             except AttemptFailed as failed:
-                said = str(failed)
+                answer = str(failed)
                 continue
             except BudgetSpent:
-                said = "the budget is spent"
+                answer = "the budget is spent"
                 break
-            said = completion.choices[0].message.content or said
-            votes += read_vote(said)
-        self._share.count("" if votes else said)
+            answer = completion.choices[0].message.content or answer
+            votes += read_vote(answer)
+        self._share.count("" if votes else answer)
         return votes
 
     def _payload(self, problem: TrainingProblem, trace: str, number: int) -> dict[str, Any]:
@@ -84,13 +78,9 @@ class EndpointJudge:
         return payload | ({"seed": number} if config.send_seed else {})
 
 
-def read_vote(said: str) -> list[Vote]:
-    """The vote in an answer, its last JSON object; empty if there is none of the right form."""
-    found = OBJECT.findall(said)
-    if not found:
-        return []
+def read_vote(answer: str) -> list[Vote]:
+    """The vote in an answer, its last JSON object; empty if that is no vote."""
     try:
-        judgement = Judgement.model_validate_json(found[-1])
+        return [VOTE.validate_json(found) for found in OBJECT.findall(answer)[-1:]]
     except ValidationError:
         return []
-    return [Vote(judgement.novelty, judgement.significance)]

@@ -1,4 +1,4 @@
-"""What a teacher is told and how its turns are read, for every mode alike; the dialect decides all form."""
+"""The prompt of a teacher, in every mode; the dialect decides the form of a trace."""
 
 import hashlib
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ EXAMPLE_CODE, EXAMPLE_OUTPUT = "print(2**10 % 1000)", "24"
 
 @dataclass(frozen=True, slots=True)
 class TraceRequest:
-    """One trace that is to be written."""
+    """One trace to write."""
 
     problem: TrainingProblem
     index: int  # among the traces of this problem
@@ -32,14 +32,14 @@ class Prompting:
         self._mode = config.synthesize.mode
         self._own = config.synthesize.prompt
         self._instructed = config.traces.prompt == "instructed"
-        # a model of ours is asked as in RL; others have a chat template
+        # a checkpoint of this project gets RL's prompt; other models have a chat template
         self.plain = self._mode == "bootstrap" and config.traces.prompt == "plain"
         self._rules = rules
         self.runs_code = self._mode != "rewrite" and rules.max_calls > 0 and rules.dialect.runs_code
         self.digest = text_digest(self.message("{problem}", "{reasoning}"))
 
     def message(self, problem: str, reasoning: str = "") -> str:
-        """The user message: for bootstrap the one that RL gives the model, else a template."""
+        """The user message: RL's prompt for bootstrap, otherwise a template."""
         if self._mode == "bootstrap":
             return self._rules.dialect.prompt(problem, self._instructed)
         dialect = self._rules.dialect
@@ -60,7 +60,7 @@ class Prompting:
         )
 
 
-def derived_seed(seed: int, want: TraceRequest, turn: int) -> int:
-    """A seed of its own for each turn of each trace, the same whatever else is asked; 31 bits."""
-    digest = hashlib.sha256(f"{seed}\0{want.id}\0{turn}".encode()).digest()
+def derived_seed(seed: int, request: TraceRequest, turn: int) -> int:
+    """A seed of 31 bits for each turn of each trace, independent of other requests."""
+    digest = hashlib.sha256(f"{seed}\0{request.id}\0{turn}".encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1

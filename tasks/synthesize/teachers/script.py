@@ -1,9 +1,8 @@
-"""The embedded teacher: a program that writes traces for the tiny world, and errs at declared rates.
+"""The embedded teacher: a program that writes traces for the tiny world, with faults at given rates.
 
-A trace is planned from the seed and the problem's id alone (wording, programs, number of blocks, fault), then its
-programs really run in the sandbox, and only then is it written, with the outputs that came back. Programs come from
-the problem's family, whose parameters are read off the problem's text. Nothing is kept for a stage that was killed:
-what it wrote costs nothing and is written again to the same letter.
+The seed and the problem's id alone decide the plan of a trace (wording, programs, number of blocks, fault). Then its
+programs run in the sandbox, and the trace is written with their outputs. Programs come from the problem's family,
+whose parameters are read from the problem's text. A stage that was killed writes equal traces again, at no cost.
 """
 
 import random
@@ -36,10 +35,9 @@ CODE_FAULTS = (Fault.WRONG_PROGRAM, Fault.SYNTAX_ERROR, Fault.FABRICATED_OUTPUT)
 
 @dataclass(frozen=True, slots=True)
 class TracePlan:
-    """What a trace will be, before anything ran."""
+    """The plan of a trace, before its programs run."""
 
-    # sentence and program of each block, in order; empty: reasoning in text alone
-    blocks: tuple[tuple[str, str], ...]
+    blocks: tuple[tuple[str, str], ...]  # sentence and program of each block, in order; none for text alone
     closing: str  # sentences before the answer
     fault: Fault
 
@@ -55,17 +53,15 @@ class ScriptTeacher:
         self._families = {family.name: family for family in (*TRAIN_FAMILIES, *WORD_FAMILIES)}
         self.metrics: dict[str, float | int] = {}
 
-    def write(self, wanted: Sequence[TraceRequest]) -> Iterator[WrittenTrace]:
-        """The wanted traces, in order; threads only wait for the sandbox."""
+    def write(self, requests: Sequence[TraceRequest]) -> Iterator[WrittenTrace]:
+        """The requested traces, in order; threads only wait for the sandbox."""
         with ThreadPoolExecutor(THREADS) as threads:
-            yield from threads.map(lambda want: self.write_trace(want.problem, want.index), wanted)
+            yield from threads.map(lambda request: self.write_trace(request.problem, request.index), requests)
 
     def write_trace(self, problem: TrainingProblem, index: int) -> WrittenTrace:
         """Write trace number `index` of a problem. Runs its programs.
 
-        Raises:
-            ValueError: the problem is not of a family that this teacher knows.
-            RuntimeError: the sandbox failed, so that a true output could not be had.
+        Raises ValueError for a problem of an unknown family, and RuntimeError if the sandbox fails.
         """
         family = self._families.get(problem.family)
         params = family.read_params(problem.problem) if family else None
@@ -97,20 +93,20 @@ class ScriptTeacher:
         elif fault is Fault.SYNTAX_ERROR:
             blocks = [(blocks[0][0], break_program(blocks[0][1], rng))]
         elif fault is Fault.NONE:
-            blocks = self._extend(blocks, programs[1].format(**params), rng)[:max_blocks]
+            blocks = self._extend(blocks, programs[1].format(**params), rng)
         return TracePlan(tuple(blocks), rng.choice(CODE_CLOSINGS), fault)
 
     def _reason_in_text(
         self, family: Family, params: Params, problem: TrainingProblem, rng: random.Random
     ) -> str:
-        """The steps as one works them out by hand, or where a family has none a sentence that stands for them."""
+        """The steps of a calculation by hand, or a sentence in their place if the family has none."""
         if family.reasonings:
             return rng.choice(family.reasonings).format(**family.work(params))
         given = restate(problem.problem)
         return f"{rng.choice(TEXT_OPENINGS)} {given} {rng.choice(TEXT_CLOSINGS)}"
 
     def _draw_fault(self, with_code: bool, rng: random.Random) -> Fault:
-        """One fault or none; faults of code do not befall a trace without code."""
+        """One fault or none; a trace without code has no fault of code."""
         config = self._config
         rates = {
             Fault.WRONG_PROGRAM: config.wrong_program_rate,
@@ -136,16 +132,13 @@ class ScriptTeacher:
         return blocks
 
     def _wrong_program(self, family: Family, params: Params, problem: TrainingProblem) -> str | None:
-        """A near miss that prints something else than the answer, or None if each happens to be right."""
+        """A near miss that does not print the answer, or None if all print it."""
         for near_miss in family.near_misses:
             program = near_miss.format(**params)
-            if self._outputs([program])[0].split() != [problem.answer]:
+            (result,) = run_blocks([program], self._runner, stateful=False)
+            if result.stdout.split() != [problem.answer]:
                 return program
         return None
-
-    def _outputs(self, programs: Sequence[str]) -> list[str]:
-        results = run_blocks(programs, self._runner, stateful=False)
-        return [result.stdout for result in results]
 
     def _compose(self, plan: TracePlan, problem: TrainingProblem, rng: random.Random) -> str:
         """Run the planned programs and write the trace."""
@@ -156,13 +149,12 @@ class ScriptTeacher:
                 raise RuntimeError(
                     f"the sandbox failed while the teacher wrote for {problem.id}: {result.error_line}"
                 )
-            shown = result
             if plan.fault is Fault.FABRICATED_OUTPUT:
                 answer, forged = forge_output(result.stdout, answer, rng)
-                shown = replace(result, stdout=forged)
+                result = replace(result, stdout=forged)
             elif plan.fault is Fault.WRONG_PROGRAM:
                 answer = result.stdout.strip()
-            feedback = self._rules.feedback(block, shown)
+            feedback = self._rules.feedback(block, result)
             parts.append(f"{opening}\n{dialect.write_call(program)}{feedback}")
         if plan.fault is Fault.WRONG_ANSWER:
             answer = other_answer(answer, rng)

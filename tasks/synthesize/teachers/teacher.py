@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 class Teacher(Protocol):
-    """Writes traces, in any order; one that it could not write says so itself (`WrittenTrace.loss`)."""
+    """Writes traces, in any order; one that it could not write has a `WrittenTrace.loss`."""
 
-    metrics: dict[str, float | int]  # what writing took, once it is done
+    metrics: dict[str, float | int]  # the cost, once all traces are written
 
-    def write(self, wanted: Sequence[TraceRequest]) -> Iterator[WrittenTrace]:
-        """The wanted traces as they finish; a budget may leave some out."""
+    def write(self, requests: Sequence[TraceRequest]) -> Iterator[WrittenTrace]:
+        """The requested traces as they finish; a budget may leave some out."""
 
 
 def make_teacher(
@@ -57,7 +57,7 @@ def teacher_weights(context: StageContext[SynthesizeStage]) -> "Weights":
 
 
 def _files_digest(directory: Path) -> str:
-    """sha256 over the names and contents of a model's files: two models may lie in directories of one name."""
+    """sha256 over the names and contents of a model's files, because directories of two models may have one name."""
     if not directory.is_dir():
         raise ValueError(f"synthesize.teacher.model = '{directory}': no such save_pretrained directory")
     digest = hashlib.sha256()

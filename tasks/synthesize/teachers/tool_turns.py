@@ -1,4 +1,4 @@
-"""A turn that came through an endpoint's `tools`: read into words and calls of the dialect, sent back as it was."""
+"""Turns of an endpoint with `tools`: read as words and calls of the dialect, and sent back unchanged."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ FORM = ToolForm()
 Message = dict[str, Any]
 
 
-def require_usable(choice: Choice, said: str, most_chars: int) -> None:
-    """AttemptFailed for a turn that holds nothing, was withheld, or is longer than any honest one."""
-    if choice.finish_reason == "content_filter" or (choice.message.refusal and not said):
+def require_usable(choice: Choice, text: str, most_chars: int) -> None:
+    """AttemptFailed for a turn that is empty, was withheld, or is longer than its tokens can be."""
+    if choice.finish_reason == "content_filter" or (choice.message.refusal and not text):
         raise AttemptFailed("withheld", choice.message.refusal or "the endpoint's content filter", False)
-    if not said.strip():
+    if not text.strip():
         raise AttemptFailed("empty", "a message without content", False)
-    if len(said) > most_chars:
-        raise AttemptFailed("too_long", f"{len(said)} characters where {most_chars} are the most", False)
+    if len(text) > most_chars:
+        raise AttemptFailed("too_long", f"{len(text)} characters where {most_chars} are the most", False)
 
 
 @dataclass(frozen=True, slots=True)
-class AskedCall:
+class TurnCall:
     """One call of a turn."""
 
     sent: ToolCall  # as the endpoint sent it
@@ -31,7 +31,7 @@ class AskedCall:
 
     @classmethod
     def of(cls, sent: ToolCall) -> Self:
-        """A call in the dialect's one form; one that is not valid as it came, so that it is read as what it is."""
+        """A call in the dialect's one form; an invalid one unchanged, so that it is read as invalid."""
         name, arguments = sent.function.name, sent.function.arguments
         try:
             return cls(sent, FORM.write(read_arguments(name, arguments)))
@@ -39,34 +39,34 @@ class AskedCall:
             return cls(sent, FORM.write_raw(name or "", arguments or "null"))
 
     def result(self, content: str) -> Message:
-        """The message that answers it."""
+        """The message with its result."""
         return {"role": "tool", "tool_call_id": self.sent.id, "content": content}
 
 
 @dataclass(frozen=True, slots=True)
 class ToolTurn:
-    """What a model said in one turn."""
+    """One turn of the model."""
 
     words: str  # thoughts, words, and the line break that sets a call off, as a chat template writes them
-    calls: tuple[AskedCall, ...]
+    calls: tuple[TurnCall, ...]
     content: str
     thoughts: str
 
     @classmethod
     def of(cls, choice: Choice, most_chars: int) -> Self:
         """Read a turn. AttemptFailed, see `require_usable`."""
-        said = choice.message
-        content, thoughts = said.content or "", said.reasoning_content or ""
-        calls = tuple(map(AskedCall.of, said.tool_calls or ()))
+        message = choice.message
+        content, thoughts = message.content or "", message.reasoning_content or ""
+        calls = tuple(map(TurnCall.of, message.tool_calls or ()))
         require_usable(choice, "".join((thoughts, content, *(call.text for call in calls))), most_chars)
         words = f"<think>\n{thoughts.strip()}\n</think>\n\n{content}" if thoughts else content
         return cls(f"{words}\n" if content and calls else words, calls, content, thoughts)
 
-    def message(self, asked: Sequence[AskedCall]) -> Message:
-        """The turn as it goes back to the endpoint, with the calls that are answered."""
+    def message(self, calls: Sequence[TurnCall]) -> Message:
+        """The message that sends the turn back to the endpoint, with the calls that are answered."""
         message: Message = {"role": "assistant", "content": self.content}
         if self.thoughts:
             message["reasoning_content"] = self.thoughts
-        if asked:
-            message["tool_calls"] = [{"type": "function"} | call.sent.model_dump() for call in asked]
+        if calls:
+            message["tool_calls"] = [{"type": "function"} | call.sent.model_dump() for call in calls]
         return message
