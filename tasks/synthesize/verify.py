@@ -1,12 +1,13 @@
-"""Verify a written trace: format, every block executed again, recorded output, last block, answer.
+"""Verifies a written trace: format, every block executed again, recorded output, last block, answer.
 
-The rules run in that order and the first that fails gives the reason. Nothing here knows which teacher wrote the
-trace or whether it erred on purpose. A block that times out where the trace says otherwise is not judged under load:
-`settle` runs such traces again, one at a time and with more time, so that equal traces get equal verdicts.
+The rules run in that order, and the first that fails gives the reason. They know neither the teacher nor its deliberate
+faults. A block that unexpectedly times out is not judged under load: `settle` runs its trace again, one trace at a time
+and with more time, so that equal traces get equal verdicts.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Literal, Self
 
 from tasks.shared.config.selection import VerificationConfig
@@ -16,7 +17,7 @@ from tasks.shared.tools.interpreter import limits_of
 from tasks.shared.tools.protocol import Tool
 from tasks.shared.traces.call_forms import Block
 from tasks.shared.traces.dialect import Dialect, Segment, TraceFormatError, dialect_of
-from tasks.shared.traces.observation import STOPPED, observe
+from tasks.shared.traces.observation import STOPPED, SUCCEEDED, observe
 from tasks.shared.traces.own_words import own_words
 from tasks.synthesize.execution import run_blocks
 from tasks.synthesize.recorded import agree, contradiction
@@ -24,8 +25,6 @@ from tasks.synthesize.spec import SynthesizeStage
 from tasks.synthesize.traces import Checked, Reason, Verdict, WrittenTrace
 
 DETAIL_CHARS = 200
-# an output cut in the middle is what the model would have been shown, and the program ended well
-ENDED_WELL = (Status.OK, Status.OUTPUT_CUT)
 Finding = tuple[Reason, str]
 
 
@@ -40,11 +39,11 @@ class Rules:
     stateful: bool  # whether the blocks of a trace share one session
     limits: Limits = field(default_factory=Limits)  # of one block
     verification: VerificationConfig = field(default_factory=VerificationConfig)
-    block_notices: bool = True  # a block that is not whole is answered by a notice, as in a rollout
+    block_notices: bool = True  # whether an incomplete block is answered by a notice, as in a rollout
 
     @classmethod
     def of(cls, config: SynthesizeStage) -> Self:
-        """The rules that a recipe states."""
+        """The rules of a recipe."""
         traces = config.traces
         return cls(
             dialect_of(traces, config.sandbox.preload),
@@ -58,30 +57,28 @@ class Rules:
         )
 
     def feedback(self, call: int, result: ExecutionResult) -> str:
-        """The text that follows call number `call` (from 0), a block whose execution gave `result`."""
-        return self._told(call, observe(result, self.error_feedback))
+        """The feedback after call number `call` (from 0), a block whose execution gave `result`."""
+        return self._after(call, observe(result, self.error_feedback))
 
     def notice(self, call: int, block: Block) -> str:
-        """The text that follows call number `call`, a block that is not whole."""
-        return self._told(call, self.dialect.notice(block))
+        """The feedback after call number `call`, an incomplete block."""
+        return self._after(call, self.dialect.notice(block))
 
-    def _told(self, call: int, observation: str) -> str:
+    def _after(self, call: int, observation: str) -> str:
         remaining = self.max_calls - call - 1 if self.announce_remaining_calls else None
         return self.dialect.feedback(observation, remaining)
 
     def patient_limits(self, feedbacks: Sequence[Segment]) -> list[Limits | None]:
-        """More time for each block but those of which the trace itself says that they time out."""
-        patience = self.verification.patience
-        longer = replace(
-            self.limits, wall_s=patience * self.limits.wall_s, cpu_s=patience * self.limits.cpu_s
-        )
+        """More time for each block, except those whose recorded output is a time-out."""
+        patience, limits = self.verification.patience, self.limits
+        longer = replace(limits, wall_s=patience * limits.wall_s, cpu_s=patience * limits.cpu_s)
         return [None if STOPPED[Status.TIMEOUT] in feedback.text else longer for feedback in feedbacks]
 
 
 def verify(written: WrittenTrace, rules: Rules, runner: Tool, patient: bool = False) -> Verdict:
     """Check one trace against all rules; runs its code blocks.
 
-    `patient`: nothing else runs, and blocks have more time. Without it TIMED_OUT is to be settled, see `settle`.
+    `patient`: blocks have more time; no other trace may run. Otherwise TIMED_OUT is provisional, see `settle`.
     """
     try:
         segments = rules.dialect.split(written.trace)
@@ -91,22 +88,20 @@ def verify(written: WrittenTrace, rules: Rules, runner: Tool, patient: bool = Fa
         return _rejected(written, Reason.NO_ANSWER, "the trace does not close with one answer")
     num_calls = len(segments) // 2
     if num_calls > rules.max_calls:
-        return _rejected(
-            written, Reason.TOO_MANY_CALLS, f"{num_calls} code blocks where {rules.max_calls} are allowed"
-        )
+        detail = f"{num_calls} code blocks where {rules.max_calls} are allowed"
+        return _rejected(written, Reason.TOO_MANY_CALLS, detail)
     if fault := _broken_block(segments, rules):
         return _rejected(written, Reason.BAD_FORMAT, fault)
-    codes = [segment.code for segment in segments if segment.code is not None]
-    outputs = [segments[place + 1] for place, segment in enumerate(segments) if segment.code is not None]
-    limits = rules.patient_limits(outputs) if patient else ()
-    results = run_blocks(codes, runner, rules.stateful, limits) if codes else []
+    blocks = [(segment.code, output) for segment, output in pairwise(segments) if segment.code is not None]
+    limits = rules.patient_limits([output for _, output in blocks]) if patient else ()
+    results = run_blocks([code for code, _ in blocks], runner, rules.stateful, limits) if blocks else []
     return _judge(_Run(written, segments, results, rules))
 
 
 def settle(checked: Sequence[Checked], rules: Rules, runner: Tool) -> list[Checked]:
-    """Verify the traces again that timed out, one at a time: call it when nothing else runs.
+    """Verify again the traces that timed out, one at a time; call it when nothing else runs.
 
-    On a busy machine a right block can time out; which one does would be chance.
+    On a busy machine a correct block can time out, and chance decides which one.
     """
     return [
         (written, verify(written, rules, runner, patient=True))
@@ -117,12 +112,12 @@ def settle(checked: Sequence[Checked], rules: Rules, runner: Tool) -> list[Check
 
 
 def _broken_block(segments: Sequence[Segment], rules: Rules) -> str:
-    """What is wrong with the first block that is not whole and not answered by its notice; "" if there is none."""
-    for place, segment in enumerate(segments):
+    """The fault of the first incomplete block that is not answered by its notice; "" if there is none."""
+    for call, (segment, answer) in enumerate(zip(segments[::2], segments[1::2], strict=False)):
         if segment.block is None or not segment.block.fault:
             continue
-        if not rules.block_notices or segments[place + 1].text != rules.notice(place // 2, segment.block):
-            return f"block {place // 2 + 1} is not whole, yet it has output: {segment.block.fault}"
+        if not rules.block_notices or answer.text != rules.notice(call, segment.block):
+            return f"block {call + 1} is not whole, yet it has output: {segment.block.fault}"
     return ""
 
 
@@ -135,13 +130,13 @@ class _Run:
     """A trace whose blocks were executed."""
 
     written: WrittenTrace
-    segments: Sequence[Segment]  # own words and feedback in turn
+    segments: Sequence[Segment]  # own words and feedback alternate
     results: Sequence[ExecutionResult]  # of each block; fewer if the sandbox failed
     rules: Rules
 
     def compared(self) -> Iterator[tuple[int, str, str, ExecutionResult]]:
-        """Each block that ran: the number of its call, the recorded and the real feedback, its result."""
-        executed = [place // 2 for place, segment in enumerate(self.segments) if segment.code is not None]
+        """Each executed block: the number of its call, the recorded and the real feedback, its result."""
+        executed = [call for call, segment in enumerate(self.segments[::2]) if segment.code is not None]
         for call, result in zip(executed, self.results, strict=False):  # an outage ends the results early
             yield call, self.segments[2 * call + 1].text, self.rules.feedback(call, result), result
 
@@ -162,7 +157,7 @@ def _judge(run: _Run) -> Verdict:
 
 
 def _execution(run: _Run) -> Finding | None:
-    """Outages and unexpected time-outs, after which there is nothing to compare."""
+    """An outage or an unexpected time-out, after which there is nothing to compare."""
     if run.results and run.results[-1].status is Status.SANDBOX_FAILURE:
         return Reason.SANDBOX_FAILURE, f"block {len(run.results)}: {run.results[-1].error_line}"
     for block, recorded, real, result in run.compared():
@@ -172,7 +167,7 @@ def _execution(run: _Run) -> Finding | None:
 
 
 def _outputs(run: _Run) -> tuple[Finding | None, str, int]:
-    """Recorded against real output; the trace to go on with, and in how many places the true output was put."""
+    """Compare recorded with real output; returns also the trace to use and its number of replaced outputs."""
     verification = run.rules.verification
     texts, num_replaced = [segment.text for segment in run.segments], 0
     for block, recorded, real, _ in run.compared():
@@ -191,12 +186,10 @@ def _outputs(run: _Run) -> tuple[Finding | None, str, int]:
 
 
 def _answer(run: _Run) -> Finding | None:
-    """The last block ends well, and the boxed answer is the reference."""
-    if run.results and run.results[-1].status not in ENDED_WELL:
-        return (
-            Reason.LAST_BLOCK_FAILED,
-            f"{run.results[-1].status.value}: {run.results[-1].error_line}",
-        )
+    """Check that the last block succeeds, and that the boxed answer is the reference."""
+    if run.results and run.results[-1].status not in SUCCEEDED:
+        last = run.results[-1]
+        return Reason.LAST_BLOCK_FAILED, f"{last.status.value}: {last.error_line}"
     reference = run.written.problem.answer
     words = own_words(segment.text for segment in run.segments if not segment.is_feedback)
     graded = grade(words, reference)

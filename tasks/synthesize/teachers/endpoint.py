@@ -1,15 +1,15 @@
-"""A model behind an endpoint as teacher: rewrites a text, or solves the problem with the interpreter running.
+"""A model behind an endpoint as teacher: rewrites a text, or solves the problem with live code.
 
-Conversations go on side by side in one event loop: a turn of the model, its code in the sandbox, the output given back,
-the next turn, as in `tasks/shared/generation/interleave.py`, but in text. Every turn comes from the response log if it
-was ever answered, so a stage that was killed goes on where it was.
+Conversations run concurrently in one event loop: a turn of the model, its code in the sandbox, the output sent back,
+the next turn, as in `tasks/shared/generation/interleave.py`, but in text. A turn that was answered before comes from
+the response log, so a stage that was killed continues.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from itertools import count, cycle, groupby
+from itertools import count, cycle, groupby, islice
 from typing import Any
 
 from tasks.shared.generation.endpoint.client import AttemptFailed, EndpointClient
@@ -27,14 +27,14 @@ from tasks.synthesize.teachers.tool_turns import ToolTurn, require_usable
 from tasks.synthesize.traces import Reason, Verdict, WrittenTrace
 from tasks.synthesize.verify import Rules
 
-CHARS_PER_TOKEN = 16  # a longer message than this allows is no honest answer
-BYTES_PER_TOKEN = 3  # of interpreter output, which is mostly digits: no tokenizer of the model is at hand
+CHARS_PER_TOKEN = 16  # at most; a longer message cannot come from its tokens
+BYTES_PER_TOKEN = 3  # of interpreter output, which is mostly digits; the model's tokenizer is not available
 CONTINUE = {"add_generation_prompt": False, "continue_final_message": True}  # vLLM's and SGLang's fields
 Message = dict[str, Any]
 
 
 class SandboxFailed(Exception):
-    """The interpreter service failed under a conversation: no error of the model's."""
+    """The interpreter service failed during a conversation, which is no error of the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Turn:
     """One turn of the model."""
 
     choice: Choice
-    tokens: int  # sampled in it
+    tokens: int  # sampled tokens
 
 
 class EndpointTeacher:
@@ -59,59 +59,51 @@ class EndpointTeacher:
         self._prompting = Prompting(config, rules)
         self.metrics: dict[str, float | int] = {}
 
-    def write(self, wanted: Sequence[TraceRequest]) -> Iterator[WrittenTrace]:
-        """The traces as they finish; those that the budget does not reach are left out.
+    def write(self, requests: Sequence[TraceRequest]) -> Iterator[WrittenTrace]:
+        """The traces as they finish, without those that exceed the budget.
 
-        Raises ValueError, with what the endpoint said: it refuses the recipe, or fails for too many traces.
+        Raises ValueError, with the endpoint's message: it refuses the recipe, or fails for too many traces.
         """
-        share = FailureShare(self._config, "teacher", len(wanted))
-        with asyncio.Runner() as loop:  # ends what is in flight, however this generator ends
+        share = FailureShare(self._config, "teacher", len(requests))
+        with asyncio.Runner() as loop:  # cancels pending requests, however this generator ends
             finished: asyncio.Queue[WrittenTrace | None] = asyncio.Queue()
-            writing = loop.get_loop().create_task(self._write_all(wanted, finished))
+            writing = loop.get_loop().create_task(self._write_all(requests, finished))
             while (written := loop.run(finished.get())) is not None:
                 loss = written.loss
                 share.count(loss.detail if loss and loss.reason is Reason.NO_RESPONSE else "")
                 yield written
             loop.run(asyncio.wait_for(writing, None))
-        self.metrics["teacher_unasked"] = len(wanted) - share.num_finished
+        self.metrics["teacher_unasked"] = len(requests) - share.num_finished
 
     async def _write_all(
-        self, wanted: Sequence[TraceRequest], finished: "asyncio.Queue[WrittenTrace | None]"
+        self, requests: Sequence[TraceRequest], finished: "asyncio.Queue[WrittenTrace | None]"
     ) -> None:
-        """As many conversations at a time as the recipe says; None at the end."""
-        requests = iter(_requests(wanted, self._config.samples_per_request))
+        """Run as many conversations at a time as the recipe says; puts None at the end."""
+        groups = _groups(requests, self._config.samples_per_request)
+
+        async def work(client: EndpointClient) -> None:
+            for group in groups:  # shared by all workers
+                try:
+                    for request, opening in zip(group, await self._open(client, group), strict=True):
+                        finished.put_nowait(await self._finish(client, request, opening))
+                except BudgetSpent:
+                    return
+
         try:
             async with EndpointClient(self._config, "synthesize.teacher", self._log) as client:
-                workers = [self._work(client, requests, finished) for _ in range(self._config.concurrency)]
-                await asyncio.gather(*workers)
+                await asyncio.gather(*(work(client) for _ in range(self._config.concurrency)))
                 self.metrics |= _metrics(client)
         finally:
             finished.put_nowait(None)
 
-    async def _work(
-        self,
-        client: EndpointClient,
-        requests: "Iterator[list[TraceRequest]]",
-        finished: "asyncio.Queue[WrittenTrace | None]",
-    ) -> None:
-        """Take one request after the other, until there is none or the budget is spent."""
-        for group in requests:
-            try:
-                for want, opening in zip(group, await self._open(client, group), strict=True):
-                    finished.put_nowait(await self._finish(client, want, opening))
-            except BudgetSpent:
-                return
-
     async def _open(
         self, client: EndpointClient, group: Sequence[TraceRequest]
     ) -> "list[Turn | AttemptFailed]":
-        """The first turn of each trace of a group: one request, and more for what an endpoint without `n` left out."""
+        """The first turn of each trace of a group: from one request, or from more if the endpoint ignores `n`."""
         turns: list[Turn | AttemptFailed] = []
         while missing := group[len(turns) :]:
-            first = missing[0]
-            payload = self._payload(
-                self._opening(first), first, turn=0, left=self._config.max_response_tokens
-            )
+            first, left = missing[0], self._config.max_response_tokens
+            payload = self._payload(self._opening(first), first, turn=0, left=left)
             if len(missing) > 1:
                 payload["n"] = len(missing)
             try:
@@ -121,33 +113,25 @@ class EndpointTeacher:
         return turns
 
     async def _finish(
-        self, client: EndpointClient, want: TraceRequest, opening: "Turn | AttemptFailed"
+        self, client: EndpointClient, request: TraceRequest, opening: "Turn | AttemptFailed"
     ) -> WrittenTrace:
-        """Follow a trace from its first turn to its end, or say why there is none."""
-        loss = None
-        trace = ""
+        """Write a trace from its first turn to its end, or record why there is none."""
+        trace, loss = "", None
         try:
             if isinstance(opening, AttemptFailed):
                 raise opening
             async with self._session() as session:
                 converse = self._call_tools if self._by_tools else self._converse
-                trace = await converse(client, want, opening, session)
+                trace = await converse(client, request, opening, session)
         except AttemptFailed as failed:
             loss = Verdict(Reason.NO_RESPONSE, str(failed), (), ())
         except SandboxFailed as failed:
             loss = Verdict(Reason.SANDBOX_FAILURE, str(failed), (), ())
-        return WrittenTrace(
-            want.id,
-            want.problem,
-            trace,
-            teacher=self._config.model,
-            prompt_digest=self._prompting.digest,
-            loss=loss,
-        )
+        return self._prompting.written(request, trace, self._config.model, loss)
 
     @asynccontextmanager
     async def _session(self) -> AsyncIterator[str | None]:
-        """An interpreter session for one trace, where the recipe has variables live on."""
+        """An interpreter session for one trace, if the recipe keeps variables between blocks."""
         if not (self._rules.stateful and self._prompting.runs_code):
             yield None
             return
@@ -158,9 +142,9 @@ class EndpointTeacher:
             await asyncio.to_thread(self._runner.close_session, session)
 
     async def _converse(
-        self, client: EndpointClient, want: TraceRequest, turn: "Turn", session: str | None
+        self, client: EndpointClient, request: TraceRequest, turn: "Turn", session: str | None
     ) -> str:
-        """The model's words and the interpreter's, in turn, as one trace in the dialect."""
+        """The turns of model and interpreter as one trace in the dialect."""
         dialect, parts = self._rules.dialect, list[str]()
         left = self._config.max_response_tokens
         for calls in range(self._rules.max_calls + 1):
@@ -174,24 +158,24 @@ class EndpointTeacher:
             left -= len(parts[-1].encode()) // BYTES_PER_TOKEN
             if left < 1:
                 break
-            messages = self._continued(want, parts)
-            payload = self._payload(messages, want, turn=calls + 1, left=left)
-            turn = _turns(await client.ask(want.problem.id, want.index, calls + 1, payload))[0]
+            messages = self._continued(request, parts)
+            payload = self._payload(messages, request, turn=calls + 1, left=left)
+            turn = _turns(await client.ask(request.problem.id, request.index, calls + 1, payload))[0]
         return "".join(parts)
 
     async def _call_tools(
-        self, client: EndpointClient, want: TraceRequest, turn: "Turn", session: str | None
+        self, client: EndpointClient, request: TraceRequest, turn: "Turn", session: str | None
     ) -> str:
-        """As `_converse`, with calls and results as the endpoint's API has them; calls of one turn run in order."""
-        parts, messages, calls = list[str](), self._opening(want), 0
+        """As `_converse`, with calls and results in the form of the endpoint's API; calls of one turn run in order."""
+        parts, messages, calls = list[str](), self._opening(request), 0
         left = self._config.max_response_tokens
         for number in count(1):
-            said = ToolTurn.of(turn.choice, left * CHARS_PER_TOKEN)
-            parts.append(said.words)
+            tool_turn = ToolTurn.of(turn.choice, left * CHARS_PER_TOKEN)
+            parts.append(tool_turn.words)
             left -= turn.tokens
-            asked = said.calls[: self._rules.max_calls - calls]
-            messages.append(said.message(asked))
-            for call in asked:
+            answered = tool_turn.calls[: self._rules.max_calls - calls]
+            messages.append(tool_turn.message(answered))
+            for call in answered:
                 block = self._rules.dialect.read(call.text)
                 assert block is not None
                 feedback = await self._feedback(calls, block, session)
@@ -199,10 +183,10 @@ class EndpointTeacher:
                 messages.append(call.result(self._rules.dialect.content_of(feedback)))
                 left -= len(feedback.encode()) // BYTES_PER_TOKEN
                 calls += 1
-            if not asked or left < 1:
+            if not answered or left < 1:
                 break
-            payload = self._payload(messages, want, turn=calls, left=left)
-            turn = _turns(await client.ask(want.problem.id, want.index, number, payload))[0]
+            payload = self._payload(messages, request, turn=calls, left=left)
+            turn = _turns(await client.ask(request.problem.id, request.index, number, payload))[0]
         return "".join(parts)
 
     @property
@@ -211,7 +195,7 @@ class EndpointTeacher:
         return self._rules.dialect.speaks_tools and self._prompting.runs_code
 
     async def _feedback(self, call: int, block: Block, session: str | None) -> str:
-        """What follows a block: its output, or a notice if it is not whole."""
+        """The feedback after a block: its output, or a notice if it is incomplete."""
         if block.fault:
             return self._rules.notice(call, block)
         result = await asyncio.wrap_future(self._runner.submit(block.code, session=session))
@@ -220,29 +204,29 @@ class EndpointTeacher:
         return self._rules.feedback(call, result)
 
     def _stop(self, calls: int) -> str | None:
-        """The stop string while calls are left: after them a block is text, as in RL."""
-        return (
-            self._rules.dialect.stop if self._prompting.runs_code and calls < self._rules.max_calls else None
-        )
+        """The stop string while calls are left; after the last call a block is text, as in RL."""
+        has_calls = self._prompting.runs_code and calls < self._rules.max_calls
+        return self._rules.dialect.stop if has_calls else None
 
-    def _opening(self, want: TraceRequest) -> list[Message]:
+    def _opening(self, request: TraceRequest) -> list[Message]:
         """The messages before the model's first turn."""
-        asked = _message("user", self._prompting.message(want.problem.problem, want.reasoning))
-        system = want.problem.system
-        return [_message("system", system), asked] if system else [asked]
+        prompt = _message("user", self._prompting.message(request.problem.problem, request.reasoning))
+        system = request.problem.system
+        return [_message("system", system), prompt] if system else [prompt]
 
-    def _continued(self, want: TraceRequest, parts: Sequence[str]) -> list[Message]:
-        """The conversation so far: outputs as the user's messages, or all of it as one message to be continued."""
-        if self._config.continuation == "prefill":
-            return [*self._opening(want), _message("assistant", "".join(parts))]
-        roles = cycle(("assistant", "user"))
-        return [
-            *self._opening(want),
-            *(_message(role, part) for role, part in zip(roles, parts, strict=False)),
+    def _continued(self, request: TraceRequest, parts: Sequence[str]) -> list[Message]:
+        """The conversation so far: outputs as messages of the user, or all text as one message to continue."""
+        turns = [
+            _message(role, part) for role, part in zip(cycle(("assistant", "user")), parts, strict=False)
         ]
+        if self._config.continuation == "prefill":
+            turns = [_message("assistant", "".join(parts))]
+        return [*self._opening(request), *turns]
 
-    def _payload(self, messages: list[Message], want: TraceRequest, turn: int, left: int) -> dict[str, Any]:
-        """What one request sends."""
+    def _payload(
+        self, messages: list[Message], request: TraceRequest, turn: int, left: int
+    ) -> dict[str, Any]:
+        """The body of one request."""
         config = self._config
         payload: dict[str, Any] = {
             "model": config.model,
@@ -258,17 +242,17 @@ class EndpointTeacher:
         elif stop is not None and config.send_stop:
             payload["stop"] = [stop]
         if config.send_seed:
-            payload["seed"] = derived_seed(self._seed, want, turn)
+            payload["seed"] = derived_seed(self._seed, request, turn)
         if messages[-1]["role"] == "assistant":
             payload["extra_body"] = CONTINUE
         return payload
 
 
 def read_words(choice: Choice, dialect: Dialect, stop: str | None, most_chars: int) -> str:
-    """What the model said in a turn, up to and with the stop string, which endpoints leave out.
+    """The model's text in a turn up to the stop string, which endpoints leave out and this adds.
 
-    What follows a stop string is dropped: an output that the model made up itself never reaches the trace. Raises
-    AttemptFailed for a turn that holds nothing, was withheld, or is longer than any honest one.
+    Text after a stop string is dropped, so that an output that the model invents never reaches the trace. Raises
+    AttemptFailed for a turn that is empty, was withheld, or is longer than its tokens can be.
     """
     words = choice.message.content or ""
     require_usable(choice, words, most_chars)
@@ -278,18 +262,16 @@ def read_words(choice: Choice, dialect: Dialect, stop: str | None, most_chars: i
         return words[: block.end]
     if choice.is_cut_short:
         return words
-    gaps = ("",) if words.endswith("\n") else ("\n", "")  # some endpoints strip what they return
+    gaps = ("",) if words.endswith("\n") else ("\n", "")  # some endpoints strip the text
     whole = (words + gap + stop for gap in gaps)
     return next((text for text in whole if dialect.find_call(text) is not None), words)
 
 
-def _requests(wanted: Sequence[TraceRequest], most: int) -> Iterator[list[TraceRequest]]:
-    """Traces of one problem in groups of at most `most`."""
-    for _, group in groupby(wanted, key=lambda want: want.problem.id):
-        rest = list(group)
-        while rest:
-            yield rest[:most]
-            rest = rest[most:]
+def _groups(requests: Sequence[TraceRequest], size: int) -> Iterator[list[TraceRequest]]:
+    """The requests of one problem in groups of at most `size`."""
+    for _, of_problem in groupby(requests, key=lambda request: request.problem.id):
+        while group := list(islice(of_problem, size)):
+            yield group
 
 
 def _turns(completion: Completion) -> list[Turn]:
@@ -303,7 +285,7 @@ def _message(role: str, content: str) -> Message:
 
 
 def _metrics(client: EndpointClient) -> dict[str, float | int]:
-    """What asking took: requests answered now, tokens and money of this work, attempts that failed, by kind."""
+    """The cost: requests answered now, tokens and money of these traces, failed attempts by kind."""
     spent = client.budget.spent
     counts = {f"teacher_failed/{kind}": count for kind, count in sorted(client.failed_attempts.items())}
     return {

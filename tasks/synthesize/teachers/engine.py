@@ -1,7 +1,7 @@
-"""A model in this process as teacher: our own checkpoint (bootstrap), or a teacher's weights on this machine.
+"""A model in this process as teacher: the run's own checkpoint (bootstrap), or a teacher's weights on this machine.
 
-Writes through the one interleaving loop behind RL and evaluation. Finished responses are logged as those of an
-endpoint are, so a stage that was killed samples only what is missing.
+Samples with the interleaving loop of RL and evaluation. Finished responses are logged like those of an endpoint, so a
+stage that was killed samples only the missing ones.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """The model that writes."""
+    """The teacher's model."""
 
     checkpoint: Path
     name: str  # its name in the dataset: artifact digest or directory
@@ -66,16 +66,16 @@ class EngineTeacher:
         self._prompting = Prompting(config, rules)
         self.metrics: dict[str, float | int] = {}
 
-    def write(self, wanted: Sequence[TraceRequest]) -> Iterator[WrittenTrace]:
+    def write(self, requests: Sequence[TraceRequest]) -> Iterator[WrittenTrace]:
         """The traces as they finish, those of the log first."""
         missing = []
-        for want in wanted:
-            kept = self._log.find(self._key(want))
-            if kept is None:
-                missing.append(want)
+        for request in requests:
+            logged = self._log.find(self._key(request))
+            if logged is None:
+                missing.append(request)
             else:
-                text = Completion.model_validate_json(kept).choices[0].message.content
-                yield self._written(want, text or "")
+                text = Completion.model_validate_json(logged).choices[0].message.content
+                yield self._written(request, text or "")
         yield from self._sample(missing)
         spent = self._log.spent("teacher")
         self.metrics = {
@@ -88,16 +88,16 @@ class EngineTeacher:
         if not missing:
             return
         tokenizer = load_tokenizer(self._weights.checkpoint)
-        requests, by_request = [], {}
-        for want in missing:
-            ids = self._prompt_ids(tokenizer, want)
+        rollouts, by_key = [], {}
+        for request in missing:
+            ids = self._prompt_ids(tokenizer, request)
             if len(ids) > self._generation.max_prompt_tokens:
-                said = f"its prompt has {len(ids)} tokens, more than generation.max_prompt_tokens"
-                yield self._written(want, "", Verdict(Reason.NO_RESPONSE, said, (), ()))
+                detail = f"its prompt has {len(ids)} tokens, more than generation.max_prompt_tokens"
+                yield self._written(request, "", Verdict(Reason.NO_RESPONSE, detail, (), ()))
                 continue
-            by_request[want.problem.id, want.index] = want
-            seed = derived_seed(self._seed, want, 0)
-            requests.append(RolloutRequest(want.problem.id, want.index, ids, seed))
+            by_key[request.problem.id, request.index] = request
+            seed = derived_seed(self._seed, request, 0)
+            rollouts.append(RolloutRequest(request.problem.id, request.index, ids, seed))
         checkpoint = self._weights.checkpoint
         with open_generator(
             self._generation,
@@ -107,18 +107,22 @@ class EngineTeacher:
             scratch=self._log.directory.parent,
             meeting=self._meeting,
         ) as generator:
-            for trajectory in rollout(requests, generator, self._interpreter, tokenizer, self._policy()):
+            for trajectory in rollout(rollouts, generator, self._interpreter, tokenizer, self._policy()):
                 text = written_trace(tokenizer, self._rules.dialect, trajectory.text, trajectory.shown)
-                yield self._taken(trajectory, text, by_request[trajectory.problem_id, trajectory.sample])
+                yield self._sampled(trajectory, text, by_key[trajectory.problem_id, trajectory.sample])
 
-    def _taken(self, trajectory: Trajectory, text: str, want: TraceRequest) -> WrittenTrace:
-        """A response that was sampled; kept in the log unless it is to be sampled again."""
+    def _sampled(self, trajectory: Trajectory, text: str, request: TraceRequest) -> WrittenTrace:
+        """The trace of a sampled response, which is logged except after a sandbox failure."""
         if trajectory.finish is FinishReason.SANDBOX_FAILURE:
             loss = Verdict(Reason.SANDBOX_FAILURE, "while the model waited for output", (), ())
-            return self._written(want, "", loss)
+            return self._written(request, "", loss)
         usage = Usage(len(trajectory.prompt_ids), trajectory.num_sampled)
-        self._log.append(self._key(want), self._body(trajectory, text, usage), usage)
-        return self._written(want, text)
+        # in the form of an endpoint's response, so that one reader serves both
+        choice = Choice(message=Message(content=text), finish_reason=trajectory.finish.value)
+        counts = TokenCounts(prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens)
+        body = Completion(model=self._weights.name, choices=[choice], usage=counts).model_dump_json()
+        self._log.append(self._key(request), body, usage)
+        return self._written(request, text)
 
     def _policy(self) -> RolloutPolicy:
         rules, teacher = self._rules, self._teacher
@@ -134,39 +138,24 @@ class EngineTeacher:
             delivery=delivery_of(self._generation),
         )
 
-    def _prompt_ids(self, tokenizer: "PreTrainedTokenizerBase", want: TraceRequest) -> tuple[int, ...]:
+    def _prompt_ids(self, tokenizer: "PreTrainedTokenizerBase", request: TraceRequest) -> tuple[int, ...]:
+        dialect, problem = self._rules.dialect, request.problem
         if self._prompting.plain:
-            return encode_prompt(
-                tokenizer, self._rules.dialect, want.problem.problem, False, want.problem.system, plain=True
-            )
-        message = self._prompting.message(want.problem.problem, want.reasoning)
-        return encode_message(tokenizer, self._rules.dialect, message, want.problem.system)
+            return encode_prompt(tokenizer, dialect, problem.problem, False, problem.system, plain=True)
+        message = self._prompting.message(problem.problem, request.reasoning)
+        return encode_message(tokenizer, dialect, message, problem.system)
 
-    def _key(self, want: TraceRequest) -> ResponseKey:
-        """What the response depends on."""
+    def _key(self, request: TraceRequest) -> ResponseKey:
+        """The key of a response: a digest of everything it depends on."""
         teacher, rules = self._teacher, self._rules
-        said = self._prompting.message(want.problem.problem, want.reasoning)
+        message = self._prompting.message(request.problem.problem, request.reasoning)
         sampling = (teacher.temperature, teacher.top_p, teacher.max_response_tokens, self._seed)
         calls = (rules.max_calls, rules.announce_remaining_calls, rules.error_feedback, rules.stateful)
         engine = (self._generation.engine, self._model.dtype)
-        asked = (self._weights.digest, self._prompting.plain, want.problem.system, said)
-        request = json.dumps([*asked, *sampling, *calls, asdict(rules.limits), *engine])
-        return ResponseKey(
-            "teacher", want.problem.id, want.index, 0, hashlib.sha256(request.encode()).hexdigest()[:32]
-        )
+        prompt = (self._weights.digest, self._prompting.plain, request.problem.system, message)
+        content = json.dumps([*prompt, *sampling, *calls, asdict(rules.limits), *engine])
+        digest = hashlib.sha256(content.encode()).hexdigest()[:32]
+        return ResponseKey("teacher", request.problem.id, request.index, 0, digest)
 
-    def _body(self, trajectory: Trajectory, text: str, usage: Usage) -> str:
-        """The response in the form of an endpoint's, so that one reader does for both."""
-        choice = Choice(message=Message(content=text), finish_reason=trajectory.finish.value)
-        counts = TokenCounts(prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens)
-        return Completion(model=self._weights.name, choices=[choice], usage=counts).model_dump_json()
-
-    def _written(self, want: TraceRequest, text: str, loss: Verdict | None = None) -> WrittenTrace:
-        return WrittenTrace(
-            want.id,
-            want.problem,
-            text,
-            teacher=self._weights.name,
-            prompt_digest=self._prompting.digest,
-            loss=loss,
-        )
+    def _written(self, request: TraceRequest, text: str, loss: Verdict | None = None) -> WrittenTrace:
+        return self._prompting.written(request, text, self._weights.name, loss)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from data.prompts import render_prompt, text_digest
 from tasks.synthesize.spec import SynthesizeStage
-from tasks.synthesize.traces import TrainingProblem
+from tasks.synthesize.traces import TrainingProblem, Verdict, WrittenTrace
 from tasks.synthesize.verify import Rules
 
 EXAMPLE_CODE, EXAMPLE_OUTPUT = "print(2**10 % 1000)", "24"
@@ -57,6 +57,14 @@ class Prompting:
             call_example=dialect.write_call(EXAMPLE_CODE),
             feedback_example=dialect.feedback(EXAMPLE_OUTPUT).strip("\n"),
             answer_example=dialect.write_answer(EXAMPLE_OUTPUT),
+        )
+
+    def written(
+        self, request: TraceRequest, trace: str, teacher: str, loss: Verdict | None = None
+    ) -> WrittenTrace:
+        """A trace that `teacher` wrote on this prompt."""
+        return WrittenTrace(
+            request.id, request.problem, trace, teacher=teacher, prompt_digest=self.digest, loss=loss
         )
 
 
