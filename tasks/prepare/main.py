@@ -29,7 +29,9 @@ def run(context: Context) -> StageResult:
     evaluation = [read_problem_set(source, seed) for source in data.evaluation]
     train = [read_problem_set(source, seed) for source in data.train]
     for problem_set in (*train, *evaluation):
-        context.log(_describe(problem_set))
+        repeats = f", {problem_set.num_repeats} repeats dropped" if problem_set.num_repeats else ""
+        size, digest = len(problem_set.rows), rows_digest(problem_set.rows)
+        context.log(f"problem set {problem_set.name}: {size} problems{repeats}, digest {digest}")
     context.progress(1, 3)
 
     train_rows, num_repeats = _merge(train)
@@ -59,12 +61,6 @@ def run(context: Context) -> StageResult:
     }
     context.progress(3, 3)
     return StageResult(outputs=outputs, metrics=metrics)
-
-
-def _describe(problem_set: ProblemSet) -> str:
-    repeats = f", {problem_set.num_repeats} repeats dropped" if problem_set.num_repeats else ""
-    digest = rows_digest(problem_set.rows)
-    return f"problem set {problem_set.name}: {len(problem_set.rows)} problems{repeats}, digest {digest}"
 
 
 def _merge(train: list[ProblemSet]) -> tuple[list[ProblemRow], int]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from tasks.report.embedding import json_in_html, select, trace_chunks, trace_index
@@ -101,21 +101,18 @@ def render(page: Page) -> str:
         "num_shown": _count(chosen),
         "num_traces": _count(page.evaluations),
     }
-    return _environment().get_template("report.html.j2").render(context)
-
-
-def _count(groups: Mapping[str, Sequence[Sample]]) -> int:
-    return sum(len(samples) for samples in groups.values())
-
-
-def _environment() -> Environment:
-    return Environment(
+    environment = Environment(
         loader=FileSystemLoader(PAGE_DIR),
-        autoescape=select_autoescape(default=True, default_for_string=True),
+        autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    return environment.get_template("report.html.j2").render(context)
+
+
+def _count(groups: Mapping[str, Sequence[Sample]]) -> int:
+    return sum(map(len, groups.values()))
 
 
 def _hash(text: str) -> str:

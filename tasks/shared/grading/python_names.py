@@ -7,23 +7,12 @@ import sympy
 
 MODULE_NAMES = "np numpy math cmath sp sympy sym S mp mpmath fractions decimal scipy torch"
 MODULES = set(MODULE_NAMES.split())
-CONSTANTS = {
-    "pi": sympy.pi,
-    "E": sympy.E,
-    "e": sympy.E,
-    "I": sympy.I,
-    "oo": sympy.oo,
-    "inf": sympy.oo,
-    "Infinity": sympy.oo,
-    "infinity": sympy.oo,
-    "zoo": sympy.zoo,
-    "GoldenRatio": sympy.GoldenRatio,
-    "EulerGamma": sympy.EulerGamma,
-    "Half": sympy.Rational(1, 2),
-    "One": sympy.Integer(1),
-    "Zero": sympy.Integer(0),
-    "NegativeOne": sympy.Integer(-1),
-}
+CONSTANTS = (
+    {name: getattr(sympy, name) for name in ("pi", "E", "I", "oo", "zoo", "GoldenRatio", "EulerGamma")}
+    | {name: getattr(sympy.S, name) for name in ("Half", "One", "Zero", "NegativeOne")}
+    | {"e": sympy.E}
+    | dict.fromkeys(("inf", "Infinity", "infinity"), sympy.oo)
+)
 SET_NAMES = "EmptySet Reals Integers Naturals Naturals0 Rationals Complexes"
 SETS = {name: getattr(sympy.S, name) for name in SET_NAMES.split()}
 GREEK_NAMES = """
@@ -33,35 +22,31 @@ GREEK = GREEK_NAMES.split()
 FRACTIONS = ("Rational", "Fraction")
 SYMPY_FUNCTIONS = """
     sqrt cbrt root exp sin cos tan cot sec csc asin acos atan acot asec acsc atan2 sinh cosh tanh asinh acosh atanh
-    floor ceiling factorial binomial gamma re im conjugate arg sign gcd lcm Abs Max Min Mod
+    floor ceiling factorial binomial gamma re im conjugate arg sign gcd lcm Abs Max Min Mod log Add Mul
 """
-FUNCTIONS: dict[str, Callable[..., sympy.Basic]] = {
-    name: getattr(sympy, name) for name in SYMPY_FUNCTIONS.split()
-} | {
-    "abs": sympy.Abs,
-    "fabs": sympy.Abs,
-    "log": sympy.log,
-    "ln": sympy.log,
-    "log2": lambda x: sympy.log(x, 2),
-    "log10": lambda x: sympy.log(x, 10),
-    "log1p": lambda x: sympy.log(1 + x),
-    "expm1": lambda x: sympy.exp(x) - 1,
-    "real_root": lambda base, degree=2: sympy.real_root(base, degree),
-    "arcsin": sympy.asin,
-    "arccos": sympy.acos,
-    "arctan": sympy.atan,
-    "comb": sympy.binomial,
-    "ceil": sympy.ceiling,
-    "max": sympy.Max,
-    "min": sympy.Min,
-    "pow": lambda base, exponent: sympy.Pow(base, exponent, evaluate=False),
-    "Pow": lambda base, exponent: sympy.Pow(base, exponent, evaluate=False),
-    "Add": sympy.Add,
-    "Mul": sympy.Mul,
-    "Rational": lambda top, bottom=1: top / bottom,
-    "Fraction": lambda top, bottom=1: top / bottom,
-    "mpq": lambda top, bottom=1: top / bottom,
-}
+# names of Python, NumPy and mpmath for functions of SymPy
+ALIASES = """
+    abs Abs|fabs Abs|ln log|arcsin asin|arccos acos|arctan atan|comb binomial|ceil ceiling|max Max|min Min
+"""
+
+
+def _ratio(top: sympy.Expr, bottom: sympy.Expr | int = 1) -> sympy.Expr:
+    return top / bottom
+
+
+FUNCTIONS: dict[str, Callable[..., sympy.Basic]] = (
+    {name: getattr(sympy, name) for name in SYMPY_FUNCTIONS.split()}
+    | {alias: getattr(sympy, name) for alias, name in (pair.split() for pair in ALIASES.split("|"))}
+    | {
+        "log2": lambda x: sympy.log(x, 2),
+        "log10": lambda x: sympy.log(x, 10),
+        "log1p": lambda x: sympy.log(1 + x),
+        "expm1": lambda x: sympy.exp(x) - 1,
+        "real_root": lambda base, degree=2: sympy.real_root(base, degree),
+    }
+    | dict.fromkeys(("pow", "Pow"), lambda base, exponent: sympy.Pow(base, exponent, evaluate=False))
+    | dict.fromkeys(("Rational", "Fraction", "mpq"), _ratio)
+)
 LARGE = {"factorial", "gamma", "binomial", "comb"}
 # types around a number, which may be in quotes
 NUMBERS = re.compile(

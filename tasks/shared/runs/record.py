@@ -110,22 +110,25 @@ class RunRecords:
     def add(self, run: str, label: str, record: StageRecord) -> None:
         """Record a finished stage; stages made from its previous outputs leave the record if those have changed."""
 
-        def update(content: bytes | None) -> str:
-            current = self._parse(run, content)
+        def update(current: RunRecord) -> dict[str, Any]:
             stages = _without(current.stages, label, record.outputs) | {label: record}
-            stopped = {name: why for name, why in current.stopped.items() if name != label}
-            return _written(current.model_copy(update={"stages": stages, "stopped": stopped}))
+            return {"stages": stages, "stopped": {k: why for k, why in current.stopped.items() if k != label}}
 
-        self._documents.change(run, update)
+        self._change(run, update)
 
     def stop(self, run: str, label: str, reason: str) -> None:
         """Record why a stage failed, until it finishes."""
 
-        def update(content: bytes | None) -> str:
-            current = self._parse(run, content)
-            return _written(current.model_copy(update={"stopped": current.stopped | {label: reason}}))
+        self._change(run, lambda current: {"stopped": current.stopped | {label: reason}})
 
-        self._documents.change(run, update)
+    def _change(self, run: str, update: Callable[[RunRecord], dict[str, Any]]) -> None:
+        """Change fields of a record as `update` says."""
+
+        def changed(content: bytes | None) -> str:
+            current = self._parse(run, content)
+            return _written(current.model_copy(update=update(current)))
+
+        self._documents.change(run, changed)
 
     def _parse(self, run: str, content: bytes | None) -> RunRecord:
         path = self._documents.describe(run)
