@@ -28,25 +28,19 @@ SYMPY_FUNCTIONS = """
 ALIASES = """
     abs Abs|fabs Abs|ln log|arcsin asin|arccos acos|arctan atan|comb binomial|ceil ceiling|max Max|min Min
 """
-
-
-def _ratio(top: sympy.Expr, bottom: sympy.Expr | int = 1) -> sympy.Expr:
-    return top / bottom
-
-
-FUNCTIONS: dict[str, Callable[..., sympy.Basic]] = (
-    {name: getattr(sympy, name) for name in SYMPY_FUNCTIONS.split()}
-    | {alias: getattr(sympy, name) for alias, name in (pair.split() for pair in ALIASES.split("|"))}
-    | {
-        "log2": lambda x: sympy.log(x, 2),
-        "log10": lambda x: sympy.log(x, 10),
-        "log1p": lambda x: sympy.log(1 + x),
-        "expm1": lambda x: sympy.exp(x) - 1,
-        "real_root": lambda base, degree=2: sympy.real_root(base, degree),
-    }
-    | dict.fromkeys(("pow", "Pow"), lambda base, exponent: sympy.Pow(base, exponent, evaluate=False))
-    | dict.fromkeys(("Rational", "Fraction", "mpq"), _ratio)
-)
+FUNCTIONS: dict[str, Callable[..., sympy.Basic]] = {
+    name: getattr(sympy, name) for name in SYMPY_FUNCTIONS.split()
+} | {alias: getattr(sympy, name) for alias, name in (pair.split() for pair in ALIASES.split("|"))}
+FUNCTIONS |= {
+    "log2": lambda x: sympy.log(x, 2),
+    "log10": lambda x: sympy.log(x, 10),
+    "log1p": lambda x: sympy.log(1 + x),
+    "expm1": lambda x: sympy.exp(x) - 1,
+    "real_root": lambda base, degree=2: sympy.real_root(base, degree),
+    "pow": lambda base, exponent: sympy.Pow(base, exponent, evaluate=False),
+    "Rational": lambda top, bottom=1: top / bottom,
+}
+FUNCTIONS |= {"Pow": FUNCTIONS["pow"], "Fraction": FUNCTIONS["Rational"], "mpq": FUNCTIONS["Rational"]}
 LARGE = {"factorial", "gamma", "binomial", "comb"}
 # types around a number, which may be in quotes
 NUMBERS = re.compile(
