@@ -34,9 +34,9 @@ SECONDS = pa.schema([("seconds", pa.list_(pa.float64()))])  # of the calls, a ro
 SAMPLES_FILE, SECONDS_FILE = "samples.parquet", f"{VOLATILE}/seconds.parquet"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One graded response. Lengths: R response tokens."""
+    """One graded response. Lengths: R response tokens; a written trace has none."""
 
     set: str  # name of the evaluation set
     problem_id: str
@@ -45,15 +45,15 @@ class Sample:
     family: str  # of the tiny world, else ""
     sample: int  # index among the samples of this problem
     text: str
-    response_ids: Sequence[int]  # (R,)
-    sampled: Sequence[bool]  # (R,) False on interpreter output
-    logprobs: Sequence[float]  # (R,)
-    token_ends: Sequence[int]  # (R,) length of `text` in characters after each token
+    response_ids: Sequence[int] = ()  # (R,)
+    sampled: Sequence[bool] = ()  # (R,) False on interpreter output
+    logprobs: Sequence[float] = ()  # (R,)
+    token_ends: Sequence[int] = ()  # (R,) length of `text` in characters after each token
     calls: Sequence[CodeCall]
     finish: FinishReason
     correct: bool  # False for an outage, which no estimate counts
     reason: str  # a GradeReason value, "void" for an outage
-    predicted: str | None
+    predicted: str | None = None
     num_tokens: int  # R
     dialect: str = "retool"
     # [start, end) in characters of `text` of each call's feedback; None in files that lack it
