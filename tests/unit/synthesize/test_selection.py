@@ -6,15 +6,16 @@ from typing import cast
 
 import pytest
 from pydantic import ValidationError
+from tasks.synthesize.selection.contamination import shared_gram
 
 from data.problems import Split, generate
 from tasks.recipes import load_recipe
 from tasks.shared.config.selection import SelectionConfig
+from tasks.shared.rows.ngrams import gram_owners
 from tasks.shared.traces.dialect import DIALECTS
-from tasks.synthesize.selection import References, Vote, evaluation_grams, select
+from tasks.synthesize.selection import References, Vote, select
 from tasks.synthesize.selection.balance import shares
 from tasks.synthesize.selection.code_work import code_work
-from tasks.synthesize.selection.contamination import shared_gram
 from tasks.synthesize.selection.near_duplicates import NearDuplicates, signature
 from tasks.synthesize.spec import SynthesizeStage
 from tasks.synthesize.teachers.script import ScriptTeacher
@@ -183,7 +184,7 @@ def test_equal_programs_with_other_outputs_are_near_duplicates():
 
 def test_a_trace_that_quotes_an_evaluation_problem_is_out():
     quoted = "Let N be the number of ways to seat nine people at two tables"
-    grams = evaluation_grams([("aime/1", quoted)], 8)
+    grams = gram_owners([("aime/1", quoted)], 8)
     traces = [
         accepted("a/0", words=f"I recall: {quoted}."),
         accepted("b/0", words="I seat nine people at two tables."),
@@ -260,7 +261,7 @@ def test_the_tiny_recipes_keep_every_trace_that_verification_accepts(recipe, pro
     rules = Rules.of(config)
     teacher = ScriptTeacher(config.synthesize, rules, InProcessRunner(), 0)
     held_out = [(one.id, one.problem) for one in generate(Split.HELD_OUT, 120, seed=0)]
-    references = References(evaluation_grams(held_out, 8))
+    references = References(gram_owners(held_out, 8))
     clean = [one for one in problems if shared_gram((one.problem,), references.grams, 8) is None]
     assert len(clean) > len(problems) - 9, "prepare takes these few out"
     written = [teacher.write_trace(problem, 0) for problem in clean]

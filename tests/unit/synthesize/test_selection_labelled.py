@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 from tasks.shared.config.selection import SelectionConfig, VerificationConfig
+from tasks.shared.rows.ngrams import gram_owners
 from tasks.shared.traces.dialect import DIALECTS
-from tasks.synthesize.selection import References, evaluation_grams, select
+from tasks.synthesize.selection import References, select
 from tasks.synthesize.traces import Reason
 from tasks.synthesize.verify import Rules, verify
 from tests.unit.synthesize.in_process import InProcessRunner
@@ -40,7 +41,7 @@ def test_selection_on_labelled_traces():
     cases = selection_cases()
     checked = [(case.written, verify(case.written, rules("compare"), InProcessRunner())) for case in cases]
     assert all(verdict.accepted for _, verdict in checked), "execution decides none of these"
-    references = References(evaluation_grams(evaluation_problems(), 8))
+    references = References(gram_owners(evaluation_problems(), 8))
     selected = select(checked, SelectionConfig(), DIALECT, references)
     counted = figures(cases, [verdict.reason for _, verdict in selected])
     assert counted["", False][0] == 0
