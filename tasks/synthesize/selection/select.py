@@ -25,9 +25,8 @@ Filter = Callable[[WrittenTrace, Verdict, OwnText], Verdict]
 class References:
     """The data with which traces are compared."""
 
-    grams: Mapping[str, str] = field(
-        default_factory=dict
-    )  # n-grams of the evaluation problems, with a problem's id
+    # n-grams of the evaluation problems, each with a problem's id
+    grams: Mapping[str, str] = field(default_factory=dict)
     pass_rates: Mapping[str, float] | None = None  # of the given model, by problem id or text
     judge: Judge | None = None
 
