@@ -13,7 +13,6 @@ from transformers import PreTrainedTokenizerBase
 
 from tasks.rl.ahead import num_rows
 from tasks.rl.best import Point
-from tasks.rl.records import JsonLines
 from tasks.rl.sampling import is_mine
 from tasks.rl.spec import RlStage
 from tasks.rl.state import Progress
@@ -25,6 +24,7 @@ from tasks.shared.evaluation.problems import EvaluationProblem, SampleRequest, r
 from tasks.shared.evaluation.sampling import Sampler, encoded_prompts, take_all
 from tasks.shared.generation.protocol import AsksBeside, Decodes, Generator
 from tasks.shared.learning.distributed import from_first_rank, gather_from_ranks
+from tasks.shared.learning.json_lines import JsonLines
 from tasks.shared.reporting.samples import Sample
 from tasks.shared.tools.protocol import Tool
 

@@ -3,11 +3,7 @@
 Opening the files cuts off the lines of steps that are repeated after a kill.
 """
 
-import json
-import math
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from tasks.rl.rollouts import RolloutShards
@@ -16,6 +12,7 @@ from tasks.rl.state import Progress
 from tasks.shared.contract.environment import home, world_size
 from tasks.shared.contract.scratch import claim
 from tasks.shared.contract.stage import StageContext, Value
+from tasks.shared.learning.json_lines import JsonLines
 from tasks.shared.learning.sinks import open_sinks
 
 SHOWN = (
@@ -28,35 +25,6 @@ SHOWN = (
     "grad_norm",
     "seconds/step",
 )
-
-
-class JsonLines:
-    """A metrics file with one line a step; opening it cuts off lines of steps after `last_step`. For one process."""
-
-    def __init__(self, path: Path, last_step: int) -> None:
-        self._path = path
-        lines = path.read_text().splitlines() if path.is_file() else []
-        kept = [line for line in lines if _step(line) <= last_step]
-        partial = path.with_suffix(".partial")
-        partial.write_text("".join(line + "\n" for line in kept))
-        os.replace(partial, path)
-
-    def append(self, record: Mapping[str, Any]) -> None:
-        """Add a step's line."""
-        with self._path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
-
-    def read(self) -> list[dict[str, Any]]:
-        """All lines."""
-        return [json.loads(line) for line in self._path.read_text().splitlines()]
-
-
-def _step(line: str) -> float:
-    """The step of a line; infinite for one that a kill cut short."""
-    try:
-        return float(json.loads(line)["step"])
-    except json.JSONDecodeError:
-        return math.inf
 
 
 class RoundRecords:

@@ -36,13 +36,13 @@ def run(context: StageContext[SftStage]) -> StageResult:
     leave_to_first_rank()
     metrics = _headline(records) | {"tokens_per_s": round(tokens_per_s), "too_long": too_long}
     if trainer.validation is not None:
-        metrics["validation_loss"] = trainer.validation.read()[-1].loss
+        metrics["validation_loss"] = trainer.validation.read()[-1]["loss"]
     tokenizer = load_tokenizer(context.input("checkpoint"))
     with context.output("checkpoint", metrics) as output:
         save_checkpoint(trainer.engine.module, tokenizer, output.directory, state_dict)
         shutil.copyfile(context.scratch / "metrics.jsonl", output.directory / "metrics.jsonl")
         if trainer.validation is not None:
-            shutil.copyfile(trainer.validation.path, output.directory / VALIDATION_FILE)
+            shutil.copyfile(context.scratch / VALIDATION_FILE, output.directory / VALIDATION_FILE)
     outputs = {"checkpoint": output.ref}
     if config.optimizer.lora:
         base = context.request.inputs["checkpoint"]

@@ -1,6 +1,5 @@
 """The SFT loop: pack, forward and backward a micro-batch at a time, step, log, checkpoint; resumable at any moment."""
 
-import json
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -8,13 +7,14 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from tasks.sft.spec import SftStage
-from tasks.sft.validation import ValidationFile, validate
+from tasks.sft.validation import VALIDATION_FILE, validate
 from tasks.shared.config import SftConfig
 from tasks.shared.contract.environment import home, rank, world_size
 from tasks.shared.contract.scratch import require_same
 from tasks.shared.contract.stage import StageContext
 from tasks.shared.learning.distributed import sum_over_ranks
 from tasks.shared.learning.engine import TrainingEngine
+from tasks.shared.learning.json_lines import JsonLines
 from tasks.shared.learning.packing import TrainSequence
 from tasks.shared.learning.sinks import MetricsSinks, open_sinks
 
@@ -80,9 +80,9 @@ class Trainer:
         self._steps = steps
         self._checkpoints = context.scratch / "checkpoints"
         self._checkpoints.mkdir(exist_ok=True)
-        self._metrics_path = context.scratch / "metrics.jsonl"
         self._held_out = held_out
-        self.validation: ValidationFile | None = None  # in the first rank, with traces that are held out
+        self._metrics: JsonLines | None = None  # in the first rank
+        self.validation: JsonLines | None = None  # in the first rank, if traces are held out
         self.engine = TrainingEngine(model, self._config.optimizer, total_steps=len(steps))
 
     def train(self) -> tuple[list[StepRecord], float]:
@@ -92,10 +92,8 @@ class Trainer:
         ran, over all ranks. The state after the last step is saved too, so that a failed publication can be repeated.
         """
         records = self._resume()
-        if self._held_out and rank() == 0:
-            self.validation = ValidationFile(self._context.scratch, self.engine.num_steps)
         tokens, seconds, shown = 0, 0.0, 0.0
-        with self._metrics_path.open("a") as metrics, closing(self._open_sinks()) as sinks:
+        with closing(self._open_sinks()) as sinks:
             if self.engine.num_steps == 0:
                 self._validate(sinks)
             for step in range(self.engine.num_steps, len(self._steps)):
@@ -105,9 +103,8 @@ class Trainer:
                 seconds += time.perf_counter() - started
                 tokens += record.tokens
                 records.append(record)
-                if rank() == 0:
-                    metrics.write(json.dumps(asdict(record)) + "\n")
-                    metrics.flush()
+                if self._metrics is not None:
+                    self._metrics.append(asdict(record))
                     sinks.log(record.step, asdict(record))
                 is_last = record.step == len(self._steps)
                 if is_last or record.step % (self._config.evaluate_every_steps or 1) == 0:
@@ -125,7 +122,7 @@ class Trainer:
             return
         record = validate(self.engine, self._held_out, self._config.tokens_per_micro_batch)
         if self.validation is not None:
-            self.validation.append(record)
+            self.validation.append(asdict(record))
             sinks.log(record.step, {"validation_loss": record.loss})
 
     def _open_sinks(self) -> MetricsSinks:
@@ -149,10 +146,12 @@ class Trainer:
         if state is not None:
             fingerprint = self._context.fingerprint(world_size())
             require_same(state["request"], fingerprint, self._checkpoints, "checkpoints")
-        done = self.engine.num_steps
-        lines = self._metrics_path.read_text().splitlines()[:done] if done and rank() == 0 else []
-        if rank() == 0:
-            self._metrics_path.write_text("".join(line + "\n" for line in lines))
+        done, scratch = self.engine.num_steps, self._context.scratch
         if done:
             self._context.log(f"resuming after step {done} of {len(self._steps)}")
-        return [StepRecord(**json.loads(line)) for line in lines]
+        if rank() != 0:
+            return []
+        if self._held_out:
+            self.validation = JsonLines(scratch / VALIDATION_FILE, done)
+        self._metrics = JsonLines(scratch / "metrics.jsonl", done)
+        return [StepRecord(**line) for line in self._metrics.read()]

@@ -4,11 +4,8 @@ All traces of a held-out problem are held out: its other traces would teach the 
 """
 
 import hashlib
-import json
-import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
 
@@ -61,24 +58,3 @@ def validate(engine: TrainingEngine, sequences: Sequence[TrainSequence], row_tok
         for row in engine.rows(sequences, row_tokens):
             loss -= float(engine.token_logprobs(row).sum())
     return ValidationRecord(engine.num_steps, sum_over_ranks(loss) / tokens, tokens)
-
-
-class ValidationFile:
-    """validation.jsonl of one run, in the first rank. Lines of steps after `step`, which run again, are cut off."""
-
-    def __init__(self, directory: Path, step: int) -> None:
-        self.path = directory / VALIDATION_FILE
-        lines = self.path.read_text().splitlines() if self.path.is_file() else []
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-        partial = self.path.with_suffix(".partial")
-        partial.write_text("".join(line + "\n" for line in kept))
-        os.replace(partial, self.path)
-
-    def append(self, record: ValidationRecord) -> None:
-        """Add a line."""
-        with self.path.open("a") as file:
-            file.write(json.dumps(asdict(record)) + "\n")
-
-    def read(self) -> list[ValidationRecord]:
-        """All lines."""
-        return [ValidationRecord(**json.loads(line)) for line in self.path.read_text().splitlines()]

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from tasks.rl.records import JsonLines
+from tasks.shared.learning.json_lines import JsonLines
 
 
 def test_lines_of_later_steps_and_torn_lines_are_cut_off(tmp_path: Path) -> None:
