@@ -103,7 +103,8 @@ class Server:
             return
         for fd, _ in request["descriptors"]:
             os.close(fd)
-        connection.sendall(b"%d\n" % pid)
+        with suppress(OSError):  # it may be gone: that is heard next
+            connection.sendall(b"%d\n" % pid)
         ended = os.pidfd_open(pid)
         self._selector.register(ended, selectors.EVENT_READ, lambda: self._reap(pid, ended, connection))
         self._selector.register(connection, selectors.EVENT_READ, lambda: self._hear(pid, connection))
@@ -112,7 +113,10 @@ class Server:
         """A byte is the number of a signal; the end of the connection is the end of who asked."""
         if connection.fileno() < 0:
             return  # it has ended in this very moment
-        number = connection.recv(1)
+        try:
+            number = connection.recv(1)
+        except ConnectionResetError:  # it went without having read all that it was told
+            number = b""
         if not number:
             self._selector.unregister(connection)
         os.kill(pid, number[0] if number else signal.SIGKILL)
