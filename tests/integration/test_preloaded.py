@@ -36,5 +36,5 @@ def test_a_fork_dies_with_who_asked_for_it(tmp_path: Path) -> None:
     fork = Fork(str(server()), ["http.server", "0"], {nothing: 0, log: 1}, os.environ)
     until(lambda: "Serving HTTP" in (tmp_path / "log").read_text())
     process = psutil.Process(fork.pid)
-    fork.connection.close()
+    fork.close()
     process.wait(60)

@@ -55,6 +55,11 @@ class Fork:
         """Its exit code, -N after signal N, once it has ended."""
         return int(self._answers.readline())
 
+    def close(self) -> None:
+        """Ask for it no more: it is killed."""
+        self._answers.close()
+        self.connection.close()
+
 
 def receive(connection: socket.socket) -> dict[str, Any]:
     """In the server: what is to be run; `descriptors` are pairs of one received and the number it is to have."""
