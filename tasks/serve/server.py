@@ -36,7 +36,6 @@ POLICY = (
     "form-action 'none'; frame-ancestors 'none'"
 )
 SEEDS = 2**63
-LOOK_S = 1.0  # between two checks that a client is still connected
 
 
 def make_app(resident: Resident, request: ServeRequest, key: str) -> FastAPI:
@@ -174,13 +173,16 @@ class Service:
             await anext(chunks)  # a refusal is a response of its own, not an event in a stream
             return self.counted(http, StreamingResponse(chunks, media_type="text/event-stream"))
         work = asyncio.create_task(self._collect(requests, replies))
+        # The body is read: what the connection says next is that the client has gone.
+        gone = asyncio.ensure_future(http.receive())
         try:
-            while not (await asyncio.wait({work}, timeout=LOOK_S))[0]:
-                if await http.is_disconnected():
-                    raise ApiError(499, "the client has gone")
+            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                raise ApiError(499, "the client has gone")
             work.result()
         finally:
             work.cancel()
+            gone.cancel()
         self.metrics.count(replies, prompt_tokens)
         return self.counted(http, JSONResponse(form.whole(replies, prompt_tokens)))
 
