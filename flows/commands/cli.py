@@ -262,7 +262,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = app(args=arguments, prog_name="tirflow", standalone_mode=False)
     except TyperException as error:
-        return _mistake(f"{error.format_message()} See tirflow --help.")
+        return _mistake(f"{error.format_message().rstrip('.')}. See tirflow --help.")
     except (ValueError, OSError, httpx.HTTPError) as error:
         return _mistake(str(error).splitlines()[0])
     except (KeyboardInterrupt, typer.Abort):

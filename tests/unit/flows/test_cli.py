@@ -23,6 +23,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "said"),
     [
         (["nothing"], "No such command 'nothing'. See tirflow --help."),
+        (["serve", "x", "--port", "99999"], "less than or equal to 65535. See tirflow --help."),
         (["plan"], "Missing argument 'recipe'. See tirflow --help."),
         (["plan", "tiny", "--gpus", "many"], "Invalid value for '--gpus'"),
         (["plan", "tiny"], "plan: give --run NAME, or --gpus and --memory-gib"),
