@@ -6,12 +6,11 @@ from typing import cast
 
 import pytest
 from pydantic import ValidationError
-from tasks.synthesize.selection.contamination import shared_gram
 
 from data.problems import Split, generate
 from tasks.recipes import load_recipe
 from tasks.shared.config.selection import SelectionConfig
-from tasks.shared.rows.ngrams import gram_owners
+from tasks.shared.rows.ngrams import gram_owners, shared_gram
 from tasks.shared.traces.dialect import DIALECTS
 from tasks.synthesize.selection import References, Vote, select
 from tasks.synthesize.selection.balance import shares
@@ -262,7 +261,7 @@ def test_the_tiny_recipes_keep_every_trace_that_verification_accepts(recipe, pro
     teacher = ScriptTeacher(config.synthesize, rules, InProcessRunner(), 0)
     held_out = [(one.id, one.problem) for one in generate(Split.HELD_OUT, 120, seed=0)]
     references = References(gram_owners(held_out, 8))
-    clean = [one for one in problems if shared_gram((one.problem,), references.grams, 8) is None]
+    clean = [one for one in problems if shared_gram(one.problem, references.grams, 8) is None]
     assert len(clean) > len(problems) - 9, "prepare takes these few out"
     written = [teacher.write_trace(problem, 0) for problem in clean]
     checked = [(one, verify(one, rules, InProcessRunner())) for one in written]
