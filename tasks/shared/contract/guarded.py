@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
@@ -37,11 +38,15 @@ class RunningProcess:
 
     def ended(self) -> bool:
         """Whether it has ended."""
-        return self._process.poll() is not None
+        try:
+            self._reap(0)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
 
     def wait(self) -> Exit:
         """Wait for its end, and return the exit."""
-        code = self._process.wait()
+        code = self._reap()
         return Exit(128 - code if code < 0 else code)
 
     def stop(self) -> None:
@@ -51,10 +56,17 @@ class RunningProcess:
             return
         os.close(lifeline)
         try:
-            self._process.wait(GRACE_S + 5)
+            self._reap(GRACE_S + 5)
         except subprocess.TimeoutExpired:
             os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+            self._reap()
+
+    def _reap(self, timeout_s: float | None = None) -> int:
+        """Wait for the guard. If it was killed itself, end what it left: the group. Raises TimeoutExpired."""
+        if self._process.returncode is None and self._process.wait(timeout_s) < 0:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+        return self._process.returncode
 
 
 def start_guarded(

@@ -9,8 +9,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tasks.shared.contract.guarded import start_guarded
 from tests.waiting import until
 
+PROJECT = Path(__file__).parents[3]
 GUARD = [sys.executable, "-m", "tasks.shared.contract.guard"]
 # Notes its own pid and that of a child in a session of its own, then sleeps.
 SPREADING = """
@@ -101,3 +103,20 @@ def test_a_guard_killed_by_sigkill_takes_the_stage_with_it(tmp_path: Path) -> No
     until(lambda: gone(stage))
     os.close(lifeline)
     os.kill(child, signal.SIGKILL)  # the one thing that only a living guard cleans up
+
+
+def test_what_a_killed_guard_leaves_ends_as_soon_as_its_end_is_seen(tmp_path: Path) -> None:
+    note = tmp_path / "pid"
+    command = ["sh", "-c", f"sleep 600 & echo $! > {note}.tmp; mv {note}.tmp {note}; wait"]
+    nothing = subprocess.DEVNULL
+    guarded = start_guarded(command, env=os.environ, cwd=PROJECT, stdout=nothing, stderr=nothing)
+    until(note.exists)
+    child = int(note.read_text())
+    assert not guarded.ended()
+    guard = psutil.Process(psutil.Process(child).ppid()).parent()
+    assert guard is not None
+    guard.kill()
+    until(guarded.ended)
+    until(lambda: gone(child), "what it left goes on", timeout_s=60)
+    assert guarded.wait().code == 137
+    guarded.stop()
