@@ -5,7 +5,7 @@ a failed run continues at the failed stage when anybody runs it again. `force` i
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from tasks.launch.nodes import gathered
 from tasks.launch.progress import ProgressReport
 from tasks.launch.state import RunState
 from tasks.launch.workers import run_on_worker
-from tasks.recipes import STAGES, Recipe, find_stage
+from tasks.recipes import STAGES, Recipe, find_stage, round_recipe
 from tasks.shared.artifacts import ArtifactRef, Store
 from tasks.shared.artifacts.locations import is_elsewhere
 from tasks.shared.artifacts.outage import reported_as_outage
@@ -48,6 +48,10 @@ class Run:
     force: bool = False  # execute even if the same work has been done
     store: str = field(default_factory=store_uri)
     planner: "Callable[[StageOrder], StageResult] | None" = None  # answers in place of execution
+
+    def in_round(self, number: int) -> "Run":
+        """This run with the recipe of RL round `number`."""
+        return replace(self, recipe=round_recipe(self.recipe, number))
 
 
 class StageOrder(BaseModel):

@@ -1,9 +1,8 @@
 """The Prefect task of `rl`: one round."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from tasks.launch import Run, run_stage
-from tasks.recipes import round_recipe
 from tasks.rl.spec import RL
 from tasks.shared.artifacts import ArtifactRef
 from tasks.shared.learning.reward_function import source_of
@@ -40,7 +39,7 @@ def rl(
         inputs["trainer_state"] = trainer_state
     if reference:
         inputs["reference"] = reference
-    run = replace(run, recipe=round_recipe(run.recipe, number))
+    run = run.in_round(number)
     if run.recipe.rl.evaluate_every_steps:
         if evaluation_sets is None:
             raise ValueError("rl.evaluate_every_steps needs input 'evaluation_sets', an output of prepare")
