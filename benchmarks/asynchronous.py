@@ -30,16 +30,10 @@ from benchmarks.rl_request import make_request
 from benchmarks.rounds import quartiles, ratios, turns
 from benchmarks.taught import MODEL, encode, train_step
 from tasks.prepare.tiny_model import make_tiny_checkpoint
+from tasks.rl.config import RlConfig
 from tasks.rl.spec import RlStage
 from tasks.shared.artifacts import Store
-from tasks.shared.config import (
-    GenerationConfig,
-    OptimizerConfig,
-    RlConfig,
-    SandboxConfig,
-    TinyModel,
-    TracesConfig,
-)
+from tasks.shared.config import GenerationConfig, OptimizerConfig, SandboxConfig, TinyModel, TracesConfig
 from tasks.shared.contract.stage import StageRequest, StageResult
 from tasks.shared.learning.checkpoints import load_model, load_tokenizer, save_checkpoint
 from tasks.shared.learning.logprobs import use_packed_attention

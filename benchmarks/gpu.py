@@ -17,9 +17,10 @@ from benchmarks.random_work import make_qwen2, random_experience, random_sequenc
 from benchmarks.record import benchmark_options, markdown_table, write_page
 from benchmarks.rounds import timed
 from data.models import ModelShape, find_model
+from tasks.rl.config import RlConfig
 from tasks.rl.update import PolicyUpdate
 from tasks.sft.training import train_step
-from tasks.shared.config import OptimizerConfig, RlConfig
+from tasks.shared.config import OptimizerConfig
 from tasks.shared.learning.engine import TrainingEngine
 
 BAR = 0.45  # model FLOPs utilisation of SFT

@@ -42,8 +42,9 @@ def sft_step(budget: int) -> Callable[[int], object]:
 def policy_step(budget: int) -> Callable[[int], object]:
     """The policy update of stage `rl`, in two mini-batches, so that old log-probs are kept."""
     from benchmarks.random_work import make_qwen2, random_experience
+    from tasks.rl.config import RlConfig
     from tasks.rl.update import PolicyUpdate
-    from tasks.shared.config import OptimizerConfig, RlConfig
+    from tasks.shared.config import OptimizerConfig
     from tasks.shared.learning.engine import TrainingEngine
 
     config = RlConfig(tokens_per_micro_batch=budget, mini_batches=2, optimizer=OptimizerConfig(zero_stage=0))

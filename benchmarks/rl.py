@@ -17,8 +17,9 @@ from benchmarks.rl_request import make_request
 from benchmarks.taught import MODEL
 from benchmarks.trl import settings
 from benchmarks.trl.laps import TRL_PYTHON, Racer, median, race, start_racer, trl_version
+from tasks.rl.config import RlConfig
 from tasks.rl.spec import RlStage
-from tasks.shared.config import GenerationConfig, OptimizerConfig, RlConfig, SandboxConfig, TracesConfig
+from tasks.shared.config import GenerationConfig, OptimizerConfig, SandboxConfig, TracesConfig
 
 BAR = 2.0
 TRL_MICRO_BATCH = 32  # trajectories of one forward pass; all 128 at once were no faster

@@ -32,19 +32,13 @@ import uvicorn
 
 from benchmarks.record import markdown_table, write_page
 from benchmarks.taught import LEADS, MODEL, MOST_CALLS, PROGRAMS, problem, teach
+from tasks.serve.config import ServeConfig
 from tasks.serve.conversation import Message
 from tasks.serve.request import ServeRequest
 from tasks.serve.resident import Resident, open_resident
 from tasks.serve.serve import Server, listening_socket
 from tasks.serve.server import make_app
-from tasks.shared.config import (
-    EvaluateConfig,
-    EvaluateStage,
-    GenerationConfig,
-    SandboxConfig,
-    ServeConfig,
-    TracesConfig,
-)
+from tasks.shared.config import EvaluateConfig, EvaluateStage, GenerationConfig, SandboxConfig, TracesConfig
 from tasks.shared.generation.engines import make_generator
 from tasks.shared.generation.interleave import RolloutPolicy, RolloutRequest, rollout
 from tasks.shared.generation.protocol import Generator, Sampling

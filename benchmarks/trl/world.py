@@ -26,8 +26,7 @@ from data.wording import CHECK_OPENINGS, CODE_CLOSINGS, CODE_OPENINGS, restate
 from tasks.prepare.tiny_model import make_tiny_checkpoint
 from tasks.sft.steps import plan_steps
 from tasks.sft.training import train_step
-from tasks.shared.config import OptimizerConfig, TinyModel
-from tasks.shared.config.training import LoraConfig
+from tasks.shared.config import LoraConfig, OptimizerConfig, TinyModel
 from tasks.shared.learning.checkpoints import load_model, load_tokenizer, save_checkpoint
 from tasks.shared.learning.engine import TrainingEngine, learning_rate_at
 from tasks.shared.learning.packing import TrainSequence

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from data.problems import Split, generate
 from data.registry import PublicProblemSet, find_problem_set
+from tasks.prepare.config import ProblemSource
 from tasks.prepare.rows import Columns, ProblemRow, check_rows
-from tasks.shared.config import ProblemSource
 from tasks.shared.rows.raw import RawRows, file_rows, hub_rows
 
 MADE_DEFAULT_LIMIT = 200

@@ -1,6 +1,7 @@
 """Stage `prepare`: base model and problem sets, pinned, checked and kept apart from evaluation."""
 
-from tasks.shared.config import DataConfig, ModelConfig, StageConfig
+from tasks.prepare.config import DataConfig
+from tasks.shared.config import ModelConfig, StageConfig
 from tasks.shared.contract.spec import StageSpec
 
 

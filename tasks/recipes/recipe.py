@@ -5,26 +5,25 @@ from typing import Any, Self
 from pydantic import model_validator
 
 from tasks.evaluate.spec import EVALUATE
+from tasks.prepare.config import DataConfig
 from tasks.prepare.spec import PREPARE
 from tasks.report.spec import REPORT, ReportConfig
+from tasks.rl.config import RlConfig
 from tasks.rl.spec import RL, require_fitting
-from tasks.sft.spec import SFT
+from tasks.serve.config import ServeConfig
+from tasks.sft.spec import SFT, SftConfig
 from tasks.shared.config import (
-    DataConfig,
     EvaluateConfig,
     GenerationConfig,
     ModelConfig,
-    RlConfig,
     SandboxConfig,
     Section,
-    ServeConfig,
-    SftConfig,
     StageConfig,
-    SynthesizeConfig,
     TracesConfig,
 )
 from tasks.shared.contract.spec import StageSpec
 from tasks.shared.contract.stage import StageRequest
+from tasks.synthesize.config import SynthesizeConfig
 from tasks.synthesize.spec import SYNTHESIZE
 
 STAGES: dict[str, StageSpec[Any]] = {

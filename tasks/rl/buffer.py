@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from tasks.rl.config import RlConfig
 from tasks.rl.experience import Graded
 from tasks.rl.journal import JOURNAL_FILE, Journal
 from tasks.rl.problems import RlProblem, draw_problems, sample_seed
 from tasks.rl.rollouts import read_group, write_group
 from tasks.rl.sampling import num_teaching
-from tasks.shared.config import RlConfig
 from tasks.shared.generation.interleave import RolloutRequest
 from tasks.shared.traces.trajectory import Trajectory
 

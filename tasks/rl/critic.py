@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from tasks.rl.config import RlConfig
 from tasks.rl.experience import Experience
 from tasks.rl.objective.critic import CriticEngine, explained_variance, gae, value_loss, whiten
 from tasks.rl.update import mini_batches_of, of_response, train_sequence
-from tasks.shared.config import RlConfig
 from tasks.shared.contract.stage import Value
 from tasks.shared.learning.distributed import from_first_rank, gather_to_first_rank, sum_over_ranks
 from tasks.shared.learning.packing import PackedBatch, TrainSequence

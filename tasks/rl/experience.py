@@ -11,9 +11,9 @@ from tasks.rl.objective.filters import has_void_turn, is_outage, teaches
 from tasks.rl.objective.resampling import code_penalty, format_penalty, resample_on_correct
 from tasks.rl.objective.rewards import reward
 from tasks.rl.problems import RlProblem
+from tasks.rl.reward_function import Response, RewardFunction
 from tasks.rl.spec import RlStage
 from tasks.shared.grading import grade
-from tasks.shared.learning.reward_function import Response, RewardFunction
 from tasks.shared.traces.dialect import dialect_of
 from tasks.shared.traces.trajectory import FinishReason, Trajectory
 

@@ -3,9 +3,9 @@
 A step that violates one stops the round before its state is saved. The round resumes from the last saved step.
 """
 
+from tasks.rl.config import RlConfig
 from tasks.rl.experience import Experience
 from tasks.rl.update import UpdateResult
-from tasks.shared.config import RlConfig
 from tasks.shared.contract.stage import TrainingStopped
 
 MOST_OUTAGES = 0.5  # share of a step's trajectories; with more, the sandbox counts as broken

@@ -23,6 +23,7 @@ from tasks.rl.curve import Curve
 from tasks.rl.evaluation import EVALUATION_FILE
 from tasks.rl.inputs import read_base, require_no_experts, require_one_round
 from tasks.rl.problems import read_problems, require_problems
+from tasks.rl.reward_function import RewardFunction
 from tasks.rl.round import RlRound
 from tasks.rl.spec import RL, RlStage
 from tasks.shared.artifacts import VOLATILE, ArtifactRef
@@ -33,7 +34,6 @@ from tasks.shared.learning.adapter import save_adapter
 from tasks.shared.learning.checkpoints import load_model, load_tokenizer, save_checkpoint
 from tasks.shared.learning.distributed import leave_to_first_rank, run_on_ranks, start_process_group
 from tasks.shared.learning.logprobs import use_packed_attention
-from tasks.shared.learning.reward_function import RewardFunction
 from tasks.shared.tools.interpreter import open_tool
 
 HEADLINE = (

@@ -9,6 +9,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tasks.rl.ahead import Ahead, AheadFollower
+from tasks.rl.config import RlConfig
 from tasks.rl.critic import CriticUpdate, with_advantages
 from tasks.rl.curve import Curve
 from tasks.rl.experience import Experience, build_experience
@@ -19,12 +20,12 @@ from tasks.rl.probe import MAX_PROBED, Gap, bound_of, probe
 from tasks.rl.problems import RlProblem, sample_seed
 from tasks.rl.recorded import Recorded
 from tasks.rl.records import RoundRecords
+from tasks.rl.reward_function import RewardFunction
 from tasks.rl.sampling import Experiences, Sampler
 from tasks.rl.spec import RlStage
 from tasks.rl.staleness import staleness_metrics
 from tasks.rl.state import Progress, SavedStates, take_over
 from tasks.rl.update import PolicyUpdate
-from tasks.shared.config import RlConfig
 from tasks.shared.contract.environment import rank, world_size
 from tasks.shared.contract.scratch import claim
 from tasks.shared.contract.stage import StageContext, Value
@@ -32,7 +33,6 @@ from tasks.shared.generation.interleave import RolloutPolicy
 from tasks.shared.generation.protocol import Generator, Sampling, Sleeps
 from tasks.shared.learning.distributed import from_first_rank, stopped_together
 from tasks.shared.learning.engine import Engine, TrainingEngine
-from tasks.shared.learning.reward_function import RewardFunction
 from tasks.shared.tools.protocol import Tool
 from tasks.shared.traces.text_ids import ids_text
 

@@ -15,6 +15,7 @@ from tasks.rl.experience import Graded, score
 from tasks.rl.metrics import PhaseClock
 from tasks.rl.objective.filters import is_outage, teaches
 from tasks.rl.problems import RlProblem, draw_others, draw_problems, sample_seed
+from tasks.rl.reward_function import RewardFunction
 from tasks.rl.spec import RlStage
 from tasks.shared.config import GenerationConfig
 from tasks.shared.contract.environment import rank, world_size
@@ -22,7 +23,6 @@ from tasks.shared.contract.stage import Value
 from tasks.shared.generation.interleave import RolloutPolicy, RolloutRequest, rollout
 from tasks.shared.generation.protocol import Generator
 from tasks.shared.learning.distributed import from_first_rank, gather_to_first_rank
-from tasks.shared.learning.reward_function import RewardFunction
 from tasks.shared.tools.protocol import Tool
 from tasks.shared.traces.trajectory import Trajectory
 

@@ -5,14 +5,8 @@ from typing import Self
 
 from pydantic import model_validator
 
-from tasks.shared.config import (
-    GenerationConfig,
-    ModelConfig,
-    RlConfig,
-    SandboxConfig,
-    StageConfig,
-    TracesConfig,
-)
+from tasks.rl.config import RlConfig
+from tasks.shared.config import GenerationConfig, ModelConfig, SandboxConfig, StageConfig, TracesConfig
 from tasks.shared.contract.environment import SANDBOX_TOKEN, SINK_VARIABLES
 from tasks.shared.contract.spec import StageSpec
 

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from tasks.launch import Run, run_stage
+from tasks.rl.reward_function import source_of
 from tasks.rl.spec import RL
 from tasks.shared.artifacts import ArtifactRef
-from tasks.shared.learning.reward_function import source_of
 
 
 @dataclass(frozen=True, slots=True)

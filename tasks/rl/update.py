@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from tasks.rl.config import RlConfig
 from tasks.rl.experience import Experience
 from tasks.rl.objective.losses import PolicySums, PolicyTokens, policy_loss, token_weights
 from tasks.rl.staleness import sums_by_age, token_ages
-from tasks.shared.config import RlConfig
 from tasks.shared.learning.distributed import from_first_rank, max_over_ranks, sum_over_ranks
 from tasks.shared.learning.engine import TrainingEngine
 from tasks.shared.learning.logprobs import token_logprobs

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.shared.config import EvaluateStage, ServeConfig
+from tasks.serve.config import ServeConfig
+from tasks.shared.config import EvaluateStage
 
 
 class ServeRequest(BaseModel):

@@ -6,9 +6,8 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from tasks.sft.spec import SftStage
+from tasks.sft.spec import SftConfig, SftStage
 from tasks.sft.validation import VALIDATION_FILE, validate
-from tasks.shared.config import SftConfig
 from tasks.shared.contract.environment import home, rank, world_size
 from tasks.shared.contract.scratch import require_same
 from tasks.shared.contract.stage import StageContext

@@ -8,12 +8,12 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from tasks.shared.config.synthesis import TextSource
 from tasks.shared.contract.stage import StageContext
 from tasks.shared.rows.ngrams import gram_owners, shared_gram
 from tasks.shared.rows.raw import RawRows, file_rows, hub_rows
 from tasks.shared.rows.tables import read_table
 from tasks.shared.rows.values import answer_at, name_at, problem_at, text_at
+from tasks.synthesize.config import TextSource
 from tasks.synthesize.spec import SynthesizeStage
 from tasks.synthesize.teachers.prompting import TraceRequest
 from tasks.synthesize.traces import TrainingProblem

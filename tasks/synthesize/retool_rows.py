@@ -16,15 +16,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from tasks.shared.config import SandboxConfig, SynthesizeConfig, TracesConfig
-from tasks.shared.config.selection import VerificationConfig
+from tasks.shared.config import SandboxConfig, TracesConfig
 from tasks.shared.grading import last_box
 from tasks.shared.rows.raw import file_rows
 from tasks.shared.rows.tables import read_table, write_table
 from tasks.shared.rows.values import answer_at
 from tasks.shared.tools.interpreter import open_tool
 from tasks.shared.traces.dialect import DIALECTS
+from tasks.synthesize.config import SynthesizeConfig
 from tasks.synthesize.funnel import funnel_of
+from tasks.synthesize.selection.config import VerificationConfig
 from tasks.synthesize.spec import SynthesizeStage
 from tasks.synthesize.traces import TrainingProblem, WrittenTrace
 from tasks.synthesize.verify import Rules, settle, verify

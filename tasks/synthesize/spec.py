@@ -2,16 +2,10 @@
 
 from typing import Any, Self
 
-from tasks.shared.config import (
-    GenerationConfig,
-    ModelConfig,
-    SandboxConfig,
-    StageConfig,
-    SynthesizeConfig,
-    TracesConfig,
-)
+from tasks.shared.config import GenerationConfig, ModelConfig, SandboxConfig, StageConfig, TracesConfig
 from tasks.shared.contract.environment import SANDBOX_TOKEN
 from tasks.shared.contract.spec import StageSpec
+from tasks.synthesize.config import SynthesizeConfig
 
 
 class SynthesizeStage(StageConfig):

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Literal, Self
 
-from tasks.shared.config.selection import VerificationConfig
 from tasks.shared.grading import grade
 from tasks.shared.sandbox import ExecutionResult, Limits, Status
 from tasks.shared.tools.interpreter import limits_of
@@ -21,6 +20,7 @@ from tasks.shared.traces.observation import STOPPED, SUCCEEDED, observe
 from tasks.shared.traces.own_words import own_words
 from tasks.synthesize.execution import run_blocks
 from tasks.synthesize.recorded import agree, contradiction
+from tasks.synthesize.selection.config import VerificationConfig
 from tasks.synthesize.spec import SynthesizeStage
 from tasks.synthesize.traces import Checked, Reason, Verdict, WrittenTrace
 

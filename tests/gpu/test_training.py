@@ -6,10 +6,11 @@ import torch
 from transformers import PreTrainedModel
 
 from benchmarks.random_work import random_experience
+from tasks.rl.config import RlConfig
 from tasks.rl.probe import probe
 from tasks.rl.update import PolicyUpdate
 from tasks.sft.training import train_step
-from tasks.shared.config import OptimizerConfig, RlConfig
+from tasks.shared.config import OptimizerConfig
 from tasks.shared.generation.protocol import Sampling
 from tasks.shared.generation.transformers_engine import TransformersGenerator
 from tasks.shared.learning.engine import TrainingEngine

@@ -12,16 +12,10 @@ import numpy as np
 import pandas as pd
 import torch
 
+from tasks.rl.config import RlConfig
 from tasks.rl.spec import RlStage
 from tasks.shared.artifacts import ArtifactRef, Store
-from tasks.shared.config import (
-    GenerationConfig,
-    ModelConfig,
-    OptimizerConfig,
-    RlConfig,
-    SandboxConfig,
-    TracesConfig,
-)
+from tasks.shared.config import GenerationConfig, ModelConfig, OptimizerConfig, SandboxConfig, TracesConfig
 from tasks.shared.contract.stage import StageRequest
 from tasks.shared.learning.checkpoints import save_checkpoint
 from tasks.shared.learning.logprobs import token_logprobs, use_packed_attention

@@ -7,9 +7,9 @@ import pandas as pd
 
 from data.families import ALL_FAMILIES
 from tasks.prepare.tiny_model import make_tiny_checkpoint
-from tasks.sft.spec import SftStage
+from tasks.sft.spec import SftConfig, SftStage
 from tasks.shared.artifacts import Store
-from tasks.shared.config import ModelConfig, OptimizerConfig, SftConfig, TinyModel, TracesConfig
+from tasks.shared.config import ModelConfig, OptimizerConfig, TinyModel, TracesConfig
 from tasks.shared.contract.stage import StageRequest
 from tasks.shared.traces.dialect import DIALECTS
 from tests.artifacts import publish

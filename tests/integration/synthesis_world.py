@@ -9,9 +9,10 @@ from typing import Any
 import pyarrow as pa
 
 from tasks.shared.artifacts import ArtifactRef, Store
-from tasks.shared.config import SandboxConfig, SynthesizeConfig, TracesConfig
+from tasks.shared.config import SandboxConfig, TracesConfig
 from tasks.shared.contract.stage import StageRequest
 from tasks.shared.rows.tables import write_table
+from tasks.synthesize.config import SynthesizeConfig
 from tasks.synthesize.spec import SynthesizeStage
 from tests.artifacts import publish
 from tests.integration.stages import stage_request

@@ -18,10 +18,10 @@ import pytest
 from flows.commands.cli import main
 from tasks.prepare.tiny_model import make_tiny_checkpoint
 from tasks.recipes import load_recipe
+from tasks.serve.config import ServeConfig
 from tasks.serve.request import ServeRequest
 from tasks.serve.resident import open_resident
 from tasks.shared.artifacts import Store
-from tasks.shared.config import ServeConfig
 from tasks.shared.evaluation.problems import EvaluationProblem, sample_requests
 from tasks.shared.evaluation.sampling import Sampler
 from tasks.shared.generation.engines import make_generator

@@ -10,10 +10,11 @@ import pytest
 
 from tasks.evaluate.endpoint import EndpointSampler
 from tasks.launch.backends.access import needs_network
+from tasks.serve.config import ServeConfig
 from tasks.serve.request import ServeRequest
 from tasks.serve.resident import open_resident
 from tasks.shared.artifacts import Store
-from tasks.shared.config import EvaluateStage, ServeConfig
+from tasks.shared.config import EvaluateStage
 from tasks.shared.contract.environment import named_keys
 from tasks.shared.contract.stage import StageRequest
 from tasks.shared.evaluation.problems import EvaluationProblem, SampleRequest, sample_requests

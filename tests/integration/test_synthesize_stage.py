@@ -11,21 +11,15 @@ import datasets
 import pandas
 import pytest
 
+from tasks.prepare.config import DataConfig, ProblemSource
 from tasks.prepare.spec import PrepareStage
 from tasks.shared.artifacts import Store
-from tasks.shared.config import (
-    DataConfig,
-    ModelConfig,
-    ProblemSource,
-    SandboxConfig,
-    SynthesizeConfig,
-    TinyModel,
-    TracesConfig,
-)
-from tasks.shared.config.selection import SelectionConfig
+from tasks.shared.config import ModelConfig, SandboxConfig, TinyModel, TracesConfig
 from tasks.shared.contract.stage import StageResult
 from tasks.shared.sandbox import Interpreter, SandboxSettings
 from tasks.shared.traces.dialect import DIALECTS
+from tasks.synthesize.config import SynthesizeConfig
+from tasks.synthesize.selection.config import SelectionConfig
 from tasks.synthesize.spec import SynthesizeStage
 from tasks.synthesize.teachers.script import ScriptTeacher
 from tasks.synthesize.traces import Fault, TrainingProblem

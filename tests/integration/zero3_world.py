@@ -13,13 +13,14 @@ from typing import Any, cast
 import numpy as np
 import torch
 
+from tasks.rl.config import RlConfig
 from tasks.rl.critic import CriticUpdate, with_advantages
 from tasks.rl.experience import Experience, Graded
 from tasks.rl.objective.critic import CriticEngine
 from tasks.rl.probe import probe
 from tasks.rl.update import PolicyUpdate
 from tasks.sft.training import train_step
-from tasks.shared.config import OptimizerConfig, RlConfig
+from tasks.shared.config import OptimizerConfig
 from tasks.shared.contract.environment import rank
 from tasks.shared.learning import logprobs
 from tasks.shared.learning.distributed import sum_over_ranks

@@ -13,9 +13,10 @@ from typing import Any, Literal
 
 import pytest
 
+from tasks.serve.config import ServeConfig
 from tasks.serve.request import ServeRequest
 from tasks.shared.artifacts import Store
-from tasks.shared.config import EvaluateConfig, EvaluateStage, GenerationConfig, ServeConfig
+from tasks.shared.config import EvaluateConfig, EvaluateStage, GenerationConfig
 from tests.integration.rl_world import MODEL, make_request, make_store
 
 SAMPLES = 8

@@ -11,8 +11,9 @@ import pandas
 import pytest
 
 from tasks.shared.artifacts import ArtifactRef, Store
-from tasks.shared.config import GenerationConfig, SynthesizeConfig
+from tasks.shared.config import GenerationConfig
 from tasks.shared.contract.stage import StageRequest, StageResult
+from tasks.synthesize.config import SynthesizeConfig
 from tasks.synthesize.spec import SynthesizeStage
 from tests.integration.rl_world import MODEL, NUM_PROBLEMS, make_store
 from tests.integration.stages import in_process

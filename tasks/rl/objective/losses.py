@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from tasks.shared.config.training import Reduction, RlConfig
+from tasks.rl.config import Reduction, RlConfig
 
 MOST_LOG_RATIO = 20.0  # of one token; beyond it exp() carries no information (verl)
 MOST_SEQUENCE_LOG_RATIO = 10.0  # of a sequence's geometric mean, from above (verl)

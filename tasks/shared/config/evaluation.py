@@ -4,9 +4,9 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from tasks.shared.config.data import ModelConfig
 from tasks.shared.config.endpoint import ServedModel
 from tasks.shared.config.generation import GenerationConfig
+from tasks.shared.config.model import ModelConfig
 from tasks.shared.config.section import Section, StageConfig
 from tasks.shared.config.traces import SandboxConfig, TracesConfig
 

@@ -1,6 +1,7 @@
 """The bases of the configuration tree: its sections, and what a stage takes of them."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
@@ -23,3 +24,9 @@ class StageConfig(Section):
     def each(self, setting: str) -> Iterator[tuple[str, Any]]:
         """Each section that has this setting, by name, and what it says there."""
         yield from ((name, getattr(part, setting)) for name, part in self if hasattr(part, setting))
+
+
+def require_absolute(key: str, path: str) -> None:
+    """ValueError for a relative path: stages run in directories of their own."""
+    if path and "://" not in path and not Path(path).is_absolute():
+        raise ValueError(f"{key} = '{path}' is relative; give an absolute path")

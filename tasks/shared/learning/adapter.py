@@ -19,7 +19,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from tasks.shared.artifacts import ArtifactRef
-from tasks.shared.config.training import LoraConfig
+from tasks.shared.config import LoraConfig
 from tasks.shared.learning.four_bits import FourBitLinear, pack_linear_layers
 
 NAME = "default"  # PEFT's, of the one adapter

@@ -7,9 +7,9 @@ from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
-from tasks.shared.config.selection import SelectionConfig
 from tasks.shared.rows.tables import read_table
 from tasks.shared.traces.trajectory import FinishReason
+from tasks.synthesize.selection.config import SelectionConfig
 from tasks.synthesize.traces import Reason, TrainingProblem
 
 # a file of the artifact, and its column that names a problem

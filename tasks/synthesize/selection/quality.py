@@ -8,9 +8,9 @@ import re
 import unicodedata
 from dataclasses import replace
 
-from tasks.shared.config.selection import SelectionConfig
 from tasks.shared.traces.python_text import parsed
 from tasks.synthesize.selection.code_work import code_work
+from tasks.synthesize.selection.config import SelectionConfig
 from tasks.synthesize.selection.own_text import OwnText
 from tasks.synthesize.traces import Reason, Verdict, WrittenTrace
 

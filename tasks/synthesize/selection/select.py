@@ -7,10 +7,10 @@ order give an equal selection.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from tasks.shared.config.selection import SelectionConfig
 from tasks.shared.rows.ngrams import shared_gram
 from tasks.shared.traces.dialect import Dialect
 from tasks.synthesize.selection.balance import balance
+from tasks.synthesize.selection.config import SelectionConfig
 from tasks.synthesize.selection.difficulty import judge_difficulty
 from tasks.synthesize.selection.judging import Judge, judge_code
 from tasks.synthesize.selection.near_duplicates import NearDuplicates

@@ -9,10 +9,10 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from data.prompts import render_prompt
-from tasks.shared.config.synthesis import JudgeConfig
 from tasks.shared.generation.endpoint.client import AttemptFailed, EndpointClient
 from tasks.shared.generation.endpoint.limits import BudgetSpent, FailureShare
 from tasks.shared.generation.endpoint.responses import ResponseLog
+from tasks.synthesize.config import JudgeConfig
 from tasks.synthesize.selection import Vote
 from tasks.synthesize.traces import TrainingProblem
 

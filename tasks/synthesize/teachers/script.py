@@ -20,9 +20,9 @@ from data.wording import (
     TEXT_OPENINGS,
     restate,
 )
-from tasks.shared.config import SynthesizeConfig
 from tasks.shared.sandbox import Status
 from tasks.shared.tools.protocol import Tool
+from tasks.synthesize.config import SynthesizeConfig
 from tasks.synthesize.execution import run_blocks
 from tasks.synthesize.teachers.faults import break_program, break_tags, forge_output, other_answer
 from tasks.synthesize.teachers.prompting import TraceRequest

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from tasks.recipes import load_recipe
-from tasks.sft.spec import SftStage
-from tasks.shared.config import ModelConfig, OptimizerConfig, RlConfig, SftConfig, TracesConfig
+from tasks.rl.config import RlConfig
+from tasks.sft.spec import SftConfig, SftStage
+from tasks.shared.config import ModelConfig, OptimizerConfig, TracesConfig
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 
 from flows.commands.local import read_parameters, record_name
 from flows.stages import _problem_sections
-from tasks.shared.config import ProblemSource
+from tasks.prepare.config import ProblemSource
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from tasks.shared.artifacts import ArtifactRef
-from tasks.shared.config import OptimizerConfig
-from tasks.shared.config.training import LoraConfig
+from tasks.shared.config import LoraConfig, OptimizerConfig
 from tasks.shared.generation.weights import load_by_name
 from tasks.shared.learning.adapter import add_adapters, save_adapter
 from tasks.shared.learning.logprobs import token_logprobs

@@ -19,7 +19,7 @@ REVISION = "2fe88a2f1091d5048c0f36abc874fb997b3dd99a"
 PROGRAM = """
 import json, sys
 from tasks.prepare.problem_sets import read_problem_set
-from tasks.shared.config import ProblemSource
+from tasks.prepare.config import ProblemSource
 told = []
 for settings in sys.argv[1:]:
     try:

@@ -8,21 +8,14 @@ import datasets
 import pandas
 import pytest
 
+from tasks.prepare.config import DataConfig, ProblemSource
 from tasks.prepare.spec import PrepareStage
 from tasks.rl import problems as rl_problems
+from tasks.rl.config import RlConfig
 from tasks.rl.spec import RlStage
 from tasks.sft.traces import read_training_set
 from tasks.shared.artifacts import Store
-from tasks.shared.config import (
-    DataConfig,
-    GenerationConfig,
-    ModelConfig,
-    ProblemSource,
-    RlConfig,
-    SandboxConfig,
-    TinyModel,
-    TracesConfig,
-)
+from tasks.shared.config import GenerationConfig, ModelConfig, SandboxConfig, TinyModel, TracesConfig
 from tasks.shared.contract.stage import StageResult
 from tasks.shared.evaluation import problems as evaluate_problems
 from tasks.shared.rows.tables import read_table

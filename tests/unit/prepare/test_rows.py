@@ -6,9 +6,9 @@ from pathlib import Path
 import pandas
 import pytest
 
+from tasks.prepare.config import ProblemSource
 from tasks.prepare.problem_sets import read_problem_set
 from tasks.prepare.rows import Columns, check_rows
-from tasks.shared.config import ProblemSource
 
 GOOD = {"id": "a", "problem": "What is 1 + 1?", "answer": "2"}
 

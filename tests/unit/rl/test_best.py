@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from tasks.rl.best import BestWeights, best_of
+from tasks.rl.config import RlConfig
 from tasks.rl.evaluation import measures
-from tasks.shared.config import RlConfig
 
 
 def points(**accuracies: float | None) -> list[dict[str, Any]]:

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from tasks.rl.buffer import Buffer
+from tasks.rl.config import RlConfig
 from tasks.rl.experience import Graded
 from tasks.rl.journal import Account, Journal
 from tasks.rl.problems import RlProblem, draw_problems
-from tasks.shared.config import RlConfig
 from tasks.shared.generation.interleave import RolloutRequest
 from tasks.shared.traces.trajectory import CodeCall, FinishReason, Trajectory
 

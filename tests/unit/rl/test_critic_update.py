@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from tasks.rl.config import CriticConfig, RlConfig
 from tasks.rl.critic import CriticUpdate, Values, with_advantages
 from tasks.rl.experience import Experience, Graded
 from tasks.rl.metrics import learning_metrics
 from tasks.rl.objective.critic import CriticEngine
 from tasks.rl.probe import Gap
 from tasks.rl.update import PolicyUpdate
-from tasks.shared.config import CriticConfig, OptimizerConfig, RlConfig
+from tasks.shared.config import OptimizerConfig
 from tasks.shared.learning.engine import TrainingEngine
 from tasks.shared.traces.trajectory import FinishReason, Trajectory
 from tests.unit.generation.tiny import tiny_model

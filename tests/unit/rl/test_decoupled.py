@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from tasks.rl.config import RlConfig
 from tasks.rl.experience import Experience, Graded
 from tasks.rl.update import PolicyUpdate, mini_batches_of
-from tasks.shared.config import RlConfig
 from tasks.shared.learning.packing import PackedBatch, TrainSequence, pack
 from tasks.shared.traces.trajectory import FinishReason, Trajectory
 

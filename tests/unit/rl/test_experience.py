@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tasks.rl.config import RlConfig
 from tasks.rl.experience import build_experience, score
 from tasks.rl.metrics import learning_metrics
 from tasks.rl.objective.losses import PolicySums
@@ -12,7 +13,7 @@ from tasks.rl.probe import Gap
 from tasks.rl.problems import RlProblem
 from tasks.rl.spec import RlStage
 from tasks.rl.update import UpdateResult, train_sequence
-from tasks.shared.config import GenerationConfig, ModelConfig, RlConfig, SandboxConfig, TracesConfig
+from tasks.shared.config import GenerationConfig, ModelConfig, SandboxConfig, TracesConfig
 from tasks.shared.traces.trajectory import NOTICE, CodeCall, FinishReason, Trajectory
 
 PROBLEMS = [RlProblem("a", "5", "sums", (1, 2), "What is 2 + 3?"), RlProblem("b", "7", "", (3,))]

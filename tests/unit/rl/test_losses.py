@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tasks.rl.config import Objective, Reduction, RlConfig
 from tasks.rl.objective.losses import PolicyTokens, policy_loss, token_weights
-from tasks.shared.config.training import Objective, Reduction, RlConfig
 
 
 def random_tokens(seed: int, rows: int = 3, length: int = 7) -> PolicyTokens:

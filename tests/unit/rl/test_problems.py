@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tasks.rl.config import RlConfig
 from tasks.rl.problems import RlProblem, draw_problems, read_problems, require_problems, sample_seed
 from tasks.rl.spec import RlStage
-from tasks.shared.config import GenerationConfig, ModelConfig, RlConfig, SandboxConfig, TracesConfig
+from tasks.shared.config import GenerationConfig, ModelConfig, SandboxConfig, TracesConfig
 from tests.unit.generation.tiny import tiny_tokenizer
 
 

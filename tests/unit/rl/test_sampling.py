@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 
 from tasks.rl import sampling
+from tasks.rl.config import RlConfig
 from tasks.rl.metrics import PhaseClock
 from tasks.rl.problems import RlProblem, draw_others, draw_problems
 from tasks.rl.sampling import Sampler, num_teaching
 from tasks.rl.spec import RlStage
-from tasks.shared.config import GenerationConfig, ModelConfig, RlConfig, SandboxConfig, TracesConfig
+from tasks.shared.config import GenerationConfig, ModelConfig, SandboxConfig, TracesConfig
 from tasks.shared.generation.interleave import RolloutRequest
 from tasks.shared.traces.trajectory import FinishReason, Trajectory
 

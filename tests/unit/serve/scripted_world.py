@@ -9,12 +9,13 @@ from typing import Any
 
 import uvicorn
 
+from tasks.serve.config import ServeConfig
 from tasks.serve.conversation import Prompts
 from tasks.serve.request import ServeRequest
 from tasks.serve.resident import Resident
 from tasks.serve.serve import KEEP_S, Server, listening_socket
 from tasks.serve.server import make_app
-from tasks.shared.config import EvaluateStage, ServeConfig
+from tasks.shared.config import EvaluateStage
 from tasks.shared.generation.interleave import RolloutPolicy
 from tasks.shared.generation.protocol import Sampling
 from tasks.shared.tools.interpreter import make_interpreter

@@ -5,11 +5,11 @@ import io
 from rich.console import Console
 
 from tasks.serve.ask import Asker, vote_table
+from tasks.serve.config import ServeConfig
 from tasks.serve.conversation import Message
 from tasks.serve.parts import Grown
 from tasks.serve.request import ServeRequest
 from tasks.serve.resident import Resident
-from tasks.shared.config import ServeConfig
 from tasks.shared.generation.interleave import RolloutRequest
 from tests.unit.serve.scripted_world import ANSWER, CALL, scripted, small_stage
 from tests.waiting import until

@@ -2,8 +2,8 @@
 
 import pytest
 
+from tasks.sft.spec import SftConfig
 from tasks.sft.validation import held_out
-from tasks.shared.config import SftConfig
 
 PROBLEMS = [f"problem {i // 2}" for i in range(400)]  # two traces each
 

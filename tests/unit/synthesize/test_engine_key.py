@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from tasks.shared.config import GenerationConfig, ModelConfig, SandboxConfig, TracesConfig
-from tasks.shared.config.synthesis import SynthesizeConfig
 from tasks.shared.generation.endpoint.responses import ResponseKey, ResponseLog
+from tasks.synthesize.config import SynthesizeConfig
 from tasks.synthesize.spec import SynthesizeStage
 from tasks.synthesize.teachers.engine import EngineTeacher, Weights
 from tasks.synthesize.teachers.prompting import TraceRequest

@@ -9,8 +9,9 @@ import pandas
 import pytest
 
 from tasks.shared.artifacts import Store
-from tasks.shared.config import SandboxConfig, SynthesizeConfig, TracesConfig
+from tasks.shared.config import SandboxConfig, TracesConfig
 from tasks.shared.contract.stage import StageContext, StageRequest
+from tasks.synthesize.config import SynthesizeConfig
 from tasks.synthesize.publish import publish
 from tasks.synthesize.spec import SynthesizeStage
 from tasks.synthesize.traces import Checked, Reason, TrainingProblem, Verdict, WrittenTrace

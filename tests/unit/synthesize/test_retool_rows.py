@@ -7,9 +7,9 @@ import sys
 import pandas
 import pytest
 
-from tasks.shared.config.selection import VerificationConfig
 from tasks.shared.traces.dialect import DIALECTS
 from tasks.synthesize.retool_rows import canonical, check, export_row, import_row
+from tasks.synthesize.selection.config import VerificationConfig
 
 DIALECT = DIALECTS["retool"]
 TRACE = (

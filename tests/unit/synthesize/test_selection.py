@@ -9,12 +9,12 @@ from pydantic import ValidationError
 
 from data.problems import Split, generate
 from tasks.recipes import load_recipe
-from tasks.shared.config.selection import SelectionConfig
 from tasks.shared.rows.ngrams import gram_owners, shared_gram
 from tasks.shared.traces.dialect import DIALECTS
 from tasks.synthesize.selection import References, Vote, select
 from tasks.synthesize.selection.balance import shares
 from tasks.synthesize.selection.code_work import code_work
+from tasks.synthesize.selection.config import SelectionConfig
 from tasks.synthesize.selection.near_duplicates import NearDuplicates, signature
 from tasks.synthesize.spec import SynthesizeStage
 from tasks.synthesize.teachers.script import ScriptTeacher

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from tasks.shared.config.selection import SelectionConfig, VerificationConfig
 from tasks.shared.rows.ngrams import gram_owners
 from tasks.shared.traces.dialect import DIALECTS
 from tasks.synthesize.selection import References, select
+from tasks.synthesize.selection.config import SelectionConfig, VerificationConfig
 from tasks.synthesize.traces import Reason
 from tasks.synthesize.verify import Rules, verify
 from tests.unit.synthesize.in_process import InProcessRunner

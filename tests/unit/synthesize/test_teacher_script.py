@@ -6,8 +6,8 @@ from random import Random
 
 import pytest
 
-from tasks.shared.config import SynthesizeConfig
 from tasks.shared.traces.dialect import DIALECTS
+from tasks.synthesize.config import SynthesizeConfig
 from tasks.synthesize.teachers.faults import break_program, break_tags, forge_output, other_answer
 from tasks.synthesize.teachers.script import ScriptTeacher
 from tasks.synthesize.traces import Fault, TrainingProblem

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from tasks.shared.config import SandboxConfig, SynthesizeConfig, TracesConfig
+from tasks.shared.config import SandboxConfig, TracesConfig
 from tasks.shared.generation.endpoint.client import AttemptFailed
 from tasks.shared.generation.endpoint.completion import Completion
 from tasks.shared.generation.endpoint.responses import ResponseLog
 from tasks.shared.traces.tool_form import TOOLS
+from tasks.synthesize.config import SynthesizeConfig
 from tasks.synthesize.spec import SynthesizeStage
 from tasks.synthesize.teachers.endpoint import EndpointTeacher, Turn
 from tasks.synthesize.teachers.prompting import TraceRequest

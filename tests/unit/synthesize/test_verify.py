@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from tasks.shared.config.selection import VerificationConfig
 from tasks.shared.sandbox import ExecutionResult, Status
 from tasks.synthesize.recorded import agree
+from tasks.synthesize.selection.config import VerificationConfig
 from tasks.synthesize.traces import Reason, TrainingProblem, WrittenTrace
 from tasks.synthesize.verify import settle, verify
 from tests.unit.synthesize.in_process import InProcessRunner

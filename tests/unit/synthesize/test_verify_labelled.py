@@ -3,8 +3,8 @@
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
-from tasks.shared.config.selection import VerificationConfig
 from tasks.shared.sandbox import Interpreter, Limits, SandboxSettings
+from tasks.synthesize.selection.config import VerificationConfig
 from tasks.synthesize.verify import Rules, settle, verify
 from tests.unit.synthesize.labelled import DIALECT, MAX_CALLS, labelled_set
 

@@ -21,10 +21,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from tasks.shared.config.training import RlConfig
+from tasks.rl import reward_process
+from tasks.rl.config import RlConfig
 from tasks.shared.contract.environment import reward_environment
 from tasks.shared.contract.stage import TrainingStopped
-from tasks.shared.learning import reward_process
 
 Response = dict[str, Any]
 START_SECONDS = 120.0  # for the imports of the module

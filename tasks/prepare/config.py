@@ -1,60 +1,11 @@
-"""The base model and the problem sets: the sections `model` and `data` of the configuration tree.
+"""The problem sets: the section `data` of the configuration tree. Checked before anything is fetched."""
 
-Both are checked before anything is fetched. Paths are absolute, because stages run in directories of their own.
-"""
-
-from datetime import date
-from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from tasks.shared.config.section import Section
-
-
-def _require_absolute(key: str, path: str) -> None:
-    """ValueError for a relative path."""
-    if path and "://" not in path and not Path(path).is_absolute():
-        raise ValueError(f"{key} = '{path}' is relative; give an absolute path")
-
-
-class TinyModel(Section):
-    """Shape of the randomly initialised Qwen2-architecture model that `prepare` makes (source = "tiny")."""
-
-    hidden_size: int = Field(128, ge=1)
-    layers: int = Field(4, ge=1)
-    heads: int = Field(4, ge=1)
-    key_value_heads: int = Field(2, ge=1)
-    intermediate_size: int = Field(352, ge=1)
-    vocabulary: int = Field(640, ge=1)
-    max_positions: int = Field(1024, ge=1)
-
-
-class ModelConfig(Section):
-    """The base model: a hub id with a pinned revision, a local `save_pretrained` directory, or one made here."""
-
-    source: Literal["hub", "path", "tiny"] = "hub"
-    id: str = ""
-    revision: str = ""  # a commit hash; branches move, so `prepare` refuses them
-    path: str = ""
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    attention: Literal["sdpa", "flash_attention_2", "eager"] = "sdpa"
-    # YYYY-MM-DD, for chat templates that write today's date; empty: the day on which `prepare` runs
-    template_date: str = Field("", pattern=r"^(\d{4}-\d{2}-\d{2})?$")
-    tiny: TinyModel = TinyModel()
-
-    @model_validator(mode="after")
-    def _source_is_complete(self) -> Self:
-        if self.source == "hub" and not (self.id and self.revision):
-            raise ValueError("model.source = 'hub' needs model.id and model.revision (a commit hash)")
-        try:
-            date.fromisoformat(self.template_date or "2026-01-01")
-        except ValueError as error:
-            raise ValueError(f"model.template_date = '{self.template_date}': {error}") from error
-        if self.source == "path" and not self.path:
-            raise ValueError("model.source = 'path' needs model.path, a save_pretrained directory")
-        _require_absolute("model.path", self.path)
-        return self
+from tasks.shared.config import Section
+from tasks.shared.config.section import require_absolute
 
 
 class ProblemSource(Section):
@@ -79,7 +30,7 @@ class ProblemSource(Section):
         where = f"problem set '{self.name}'"
         if self.source == "file" and not self.path:
             raise ValueError(f"{where}: source = 'file' needs path")
-        _require_absolute(f"{where}: path", self.path)
+        require_absolute(f"{where}: path", self.path)
         if self.source == "hub" and not (self.id and self.revision):
             raise ValueError(f"{where}: source = 'hub' needs id and revision (a commit hash)")
         if self.source == "registry" and not self.id:

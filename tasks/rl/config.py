@@ -1,4 +1,4 @@
-"""Training: the sections `sft` and `rl` of the configuration tree, and the optimizer that both share.
+"""The section `rl` of the configuration tree.
 
 A number that can be switched off is off at 0, because TOML has no null. Contradictory settings are errors here, before
 anything heavy starts.
@@ -9,102 +9,11 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from tasks.shared.config.section import Section
+from tasks.shared.config import MetricsSink, OptimizerConfig, Section
 
 REWARD = re.compile(r"(?:/.+|\w+(?:\.\w+)*):[A-Za-z_]\w*")
-MetricsSink = Literal["tensorboard", "wandb", "mlflow"]
 Objective = Literal["clip", "gspo", "cispo"]
 Reduction = Literal["token", "sequence", "constant"]
-
-
-class LoraConfig(Section):
-    """Low-rank adapters, trained in place of the weights themselves (LoRA, arXiv 2106.09685)."""
-
-    rank: int = Field(32, ge=1)
-    alpha: int = Field(64, ge=1)  # an adapter counts alpha / rank times
-    # names of linear layers, as q_proj; all-linear: each of the body's
-    targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
-    # the frozen weights: as loaded, or with the body's linear layers in four bits (QLoRA, arXiv 2305.14314), which
-    # needs the package bitsandbytes
-    base: Literal["as_loaded", "nf4"] = "as_loaded"
-
-    @field_validator("targets")
-    @classmethod
-    def _targets_are_layers_of_the_body(cls, targets: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        ends = {"lm_head", "embed_tokens", "embed_out", "wte"}
-        if not targets or (isinstance(targets, tuple) and ends & set(targets)):
-            raise ValueError(
-                f"optimizer.lora.targets = {list(targets)}: name linear layers of the body, as q_proj; the embedding "
-                "and the output head stay as they are"
-            )
-        return targets
-
-
-class OptimizerConfig(Section):
-    """AdamW under DeepSpeed, shared by SFT and RL."""
-
-    learning_rate: float = Field(1e-6, gt=0)
-    warmup_steps: int = Field(0, ge=0)
-    schedule: Literal["constant", "cosine"] = "constant"
-    weight_decay: float = Field(0.01, ge=0)
-    betas: tuple[float, float] = (0.9, 0.95)
-    max_grad_norm: float = Field(1.0, gt=0)
-    # of the norm before clipping; a step over it is bad; 0: only a norm that is not finite is
-    grad_norm_bound: float = Field(0.0, ge=0)
-    on_bad_gradient: Literal["stop", "skip"] = "stop"  # skip: the step changes nothing, and is counted
-    zero_stage: Literal[0, 1, 2, 3] = 2
-    ranks: int = Field(1, ge=1)  # processes, one a GPU, over all nodes
-    nodes: int = Field(1, ge=1)  # hosts that they are spread over; more than one: docs/operations.md
-    offload: bool = False  # keeps the optimizer state, and so the update, in the host's memory
-    gradient_checkpointing: bool = False  # computes each layer again in the backward pass: a third slower
-    lora: LoraConfig | None = None  # adapters are trained; without it every weight is
-
-    @model_validator(mode="after")
-    def _keys_fit_together(self) -> Self:
-        if self.offload and self.zero_stage == 0:
-            raise ValueError("optimizer.offload = true needs zero_stage 1, 2 or 3: set optimizer.zero_stage")
-        if self.zero_stage == 3 and self.lora is not None and self.lora.base == "nf4":
-            raise ValueError(
-                "optimizer.lora.base = 'nf4' with zero_stage = 3: DeepSpeed cannot partition packed weights; set "
-                "optimizer.zero_stage to 0, 1 or 2, or lora.base to 'as_loaded'"
-            )
-        if self.ranks % self.nodes:
-            raise ValueError(
-                f"optimizer.ranks = {self.ranks} cannot be spread evenly over optimizer.nodes = {self.nodes}; "
-                "every node has equally many"
-            )
-        return self
-
-    def require_zero(self, section: str, dtype: str) -> None:
-        """ValueError for bfloat16 without ZeRO: DeepSpeed would clip each parameter group by itself there."""
-        if dtype == "bfloat16" and self.zero_stage == 0:
-            raise ValueError(
-                f"{section}.zero_stage = 0 needs model.dtype = 'float32'; for bfloat16 use zero_stage 1, 2 or 3"
-            )
-
-
-class SftConfig(Section):
-    """Supervised fine-tuning on verified traces; loss on the assistant's own tokens only."""
-
-    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-5, schedule="cosine")
-    epochs: float = Field(2.0, gt=0)  # ReTool
-    max_steps: int | None = Field(None, ge=1)  # stops earlier than `epochs`
-    tokens_per_step: int = Field(131072, ge=1)  # packed tokens in one optimizer step, over all ranks
-    tokens_per_micro_batch: int = Field(16384, ge=1)  # one packed row
-    checkpoint_every_steps: int = Field(50, ge=1)
-    validation_share: float = Field(0.0, ge=0, lt=1)  # of the problems; their traces are not trained on
-    evaluate_every_steps: int = Field(0, ge=0)  # steps between two measurements of their loss; 0: never
-    # beside metrics.jsonl; TensorBoard's files are under <home>/tensorboard
-    sinks: tuple[MetricsSink, ...] = ()
-
-    @model_validator(mode="after")
-    def _validation_is_used(self) -> Self:
-        if bool(self.validation_share) != bool(self.evaluate_every_steps):
-            raise ValueError(
-                f"sft.validation_share = {self.validation_share:g} with sft.evaluate_every_steps = "
-                f"{self.evaluate_every_steps}: a validation loss needs both; set the other one too"
-            )
-        return self
 
 
 class CriticConfig(Section):

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from tasks.shared.config.endpoint import EndpointConfig
 from tasks.shared.config.section import Section
-from tasks.shared.config.selection import SelectionConfig, VerificationConfig
+from tasks.synthesize.selection.config import SelectionConfig, VerificationConfig
 
 COMMIT_PATTERN = r"^([0-9a-f]{40})?$"
 

@@ -9,10 +9,10 @@ import pytest
 
 from tasks.launch.keys import key_parts, work_key
 from tasks.recipes import load_recipe
-from tasks.shared.config.training import RlConfig
+from tasks.rl.config import RlConfig
+from tasks.rl.reward_function import RewardFunction, source_of
 from tasks.shared.contract.environment import named_keys
 from tasks.shared.contract.stage import TrainingStopped
-from tasks.shared.learning.reward_function import RewardFunction, source_of
 from tests.integration.teacher_server import TeacherServer, serve
 
 SOURCE = """
