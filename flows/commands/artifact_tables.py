@@ -76,20 +76,19 @@ def verify(console: Console, count: int, damaged: Mapping[str, str]) -> None:
 
 
 def gc(console: Console, found: Collection, deleted: bool) -> None:
-    """Print the artifacts that nothing wants."""
+    """Print the artifacts that nothing refers to."""
     table = Table(box=None, padding=(0, 1))
     table.add_column("unwanted", overflow="fold")
     table.add_column("size", justify="right")
     table.add_column("created")
-    for artifact in found.unwanted:
+    for artifact in found.unreferenced:
         table.add_row(artifact.location, _size(artifact.size), artifact.created.replace("T", " ")[:16])
-    if found.unwanted:
+    if found.unreferenced:
         console.print(table)
-    size = _size(sum(artifact.size for artifact in found.unwanted))
+    size = _size(sum(artifact.size for artifact in found.unreferenced))
     done = "removed" if deleted else "would be removed with --delete"
-    console.print(
-        f"{len(found.unwanted)} artifacts, {size}, {done}; {len(found.wanted)} are wanted, {len(found.young)} young"
-    )
+    kept = f"{len(found.referenced)} are wanted, {len(found.young)} young"
+    console.print(f"{len(found.unreferenced)} artifacts, {size}, {done}; {kept}")
     _damage(console, found.damaged)
 
 

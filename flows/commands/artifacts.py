@@ -1,4 +1,4 @@
-"""Housekeeping of the artifact store: list, show, lineage, compare, verify, remove what nothing wants, pin.
+"""Housekeeping of the artifact store: list, show, lineage, compare, verify, remove what nothing refers to, pin.
 
 An artifact is named by its location or the start of it (checkpoint/3f9c), the start of its digest, a tag (promoted), or
 <run>/<stage>/<output> (demo/rl-2/checkpoint). A mistake ends in one line and exit code 2, damage in exit code 1.
@@ -15,7 +15,7 @@ from flows.commands import artifact_tables as tables
 from tasks.shared.artifacts import ArtifactError, ArtifactRef, Manifest, Store
 from tasks.shared.artifacts.lineage import lineage, made_from
 from tasks.shared.reporting.nights import what_changed
-from tasks.shared.runs.collection import Policy, collect, read_all, wanted_locations
+from tasks.shared.runs.collection import Policy, collect, read_all, references
 from tasks.shared.runs.record import RunRecords
 from tasks.shared.runs.tags import Pins, Tags
 
@@ -43,12 +43,12 @@ def find(store: Store, name: str) -> ArtifactRef:
 
 
 def ls(store: Store, kind: str | None = None) -> Answer:
-    """List every artifact, or those of a kind, the newest first, and what wants it."""
+    """List every artifact, or those of a kind, the newest first, and what refers to it."""
     manifests, damaged = read_all(store)
-    wanted = wanted_locations(store.root, manifests, Policy())
+    found = references(store.root, manifests, Policy())
     chosen = [m for m in manifests.values() if kind in (None, m.kind)]
     chosen.sort(key=lambda manifest: manifest.created, reverse=True)
-    rows = [_headline(manifest) | {"wanted_by": wanted.get(manifest.location, [])} for manifest in chosen]
+    rows = [_headline(manifest) | {"wanted_by": found.get(manifest.location, [])} for manifest in chosen]
     content = {"artifacts": rows, "damaged": damaged}
     return content, lambda console: tables.ls(console, rows, damaged), int(bool(damaged))
 
@@ -126,12 +126,16 @@ def verify(store: Store, artifacts: Sequence[str]) -> Answer:
 
 
 def gc(store: Store, delete: bool, trainer_states: int, hours: float) -> Answer:
-    """List what nothing wants, and remove it with `delete`. Raises ValueError for numbers below 0."""
+    """List what nothing refers to, and remove it with `delete`. Raises ValueError for numbers below 0."""
     if trainer_states < 0 or hours < 0:
         raise ValueError("gc: --trainer-states and --hours must not be below 0")
     policy = Policy(trainer_states, timedelta(hours=hours))
     found = collect(store, policy, delete)
     content = asdict(found) | {"deleted": delete}
+    content["wanted"], content["unwanted"] = (
+        content.pop("referenced"),
+        content.pop("unreferenced"),
+    )  # published
     return content, lambda console: tables.gc(console, found, delete), int(bool(found.damaged))
 
 

@@ -11,7 +11,7 @@ estimates   intervals and comparisons, with the problem as the unit
 reporting   what was measured, read back: samples, behaviour, nights
 rows        rows as others write them, and the tables that stages write
 artifacts   directories with a manifest, published whole or not at all; lineage, object stores
-runs        what a store remembers of runs: records, tags, leases, what nothing wants any more
+runs        what a store remembers of runs: records, tags, leases, what nothing refers to
 config      sections of the configuration tree
 contract    between a stage and whoever starts it: what a stage is, request, result, environment, guard, code digest
 """

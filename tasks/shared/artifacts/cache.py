@@ -8,7 +8,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tasks.shared.artifacts.manifest import MANIFEST_NAME
@@ -25,7 +25,7 @@ class Cache:
         self._in_use: dict[str, int] = {}  # location -> descriptor with the lock
 
     def find(self, location: str) -> Path | None:
-        """The copy, which is kept while this process lives; None if there is none."""
+        """Return the copy, which is kept while this process lives, or None."""
         directory = self.root / location
         if location in self._in_use and directory.is_dir():
             return directory
@@ -43,7 +43,7 @@ class Cache:
 
     @contextmanager
     def filling(self, location: str) -> Iterator[Path]:
-        """A directory to fill, with the files of an earlier attempt; it becomes the copy if the block succeeds.
+        """Yield a directory to fill, with the files of an earlier attempt. It becomes the copy if the block succeeds.
 
         One process at a time fills it; others wait here and then find it filled.
         """
@@ -57,9 +57,10 @@ class Cache:
             directory.mkdir(exist_ok=True)
             yield directory
             target = self.root / location
-            if target.is_dir():
+            if (target / MANIFEST_NAME).is_file():
                 shutil.rmtree(directory)
             else:
+                shutil.rmtree(target, ignore_errors=True)  # the rest of a copy whose removal was interrupted
                 target.parent.mkdir(parents=True, exist_ok=True)
                 directory.rename(target)
         finally:
@@ -74,24 +75,26 @@ class Cache:
 
     def make_room(self) -> None:
         """Remove unused copies, the least recently used first, until the limit holds."""
-        copies = [path.parent for path in self.root.glob(f"[!.]*/*/{MANIFEST_NAME}")]
-        by_use = sorted(copies, key=lambda path: (path / MANIFEST_NAME).stat().st_mtime)
-        sizes = {copy: sum(path.stat().st_size for path in copy.rglob("*")) for copy in copies}
-        total = sum(sizes.values())
-        for copy in by_use:
+        copies: list[tuple[float, int, Path]] = []  # last use, bytes, manifest
+        for manifest in self.root.glob(f"[!.]*/*/{MANIFEST_NAME}"):
+            with suppress(FileNotFoundError):  # another process removes it
+                size = sum(path.stat().st_size for path in manifest.parent.rglob("*"))
+                copies.append((manifest.stat().st_mtime, size, manifest))
+        total = sum(size for _, size, _ in copies)
+        for _, size, manifest in sorted(copies):
             if total <= self._limit:
                 return
-            with locked(copy / MANIFEST_NAME) as is_unused:
+            with locked(manifest) as is_unused:
                 if is_unused:
-                    (copy / MANIFEST_NAME).unlink(missing_ok=True)  # first: a copy without a manifest is none
-                    shutil.rmtree(copy)
-            if not copy.exists():
-                total -= sizes[copy]
+                    manifest.unlink(missing_ok=True)  # first: a copy without a manifest is none
+                    shutil.rmtree(manifest.parent, ignore_errors=True)
+            if not manifest.exists():
+                total -= size
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[bool]:
-    """True while this process holds the lock of `path`; False if a living process has it, or it is gone."""
+    """Lock `path` for this block. Yields False if a living process has the lock, or the path is gone."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -99,7 +102,7 @@ def locked(path: Path) -> Iterator[bool]:
         return
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield True
+        yield os.fstat(descriptor).st_nlink > 0  # 0: removed between opening and locking
     except BlockingIOError:
         yield False
     finally:

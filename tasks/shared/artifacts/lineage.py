@@ -1,11 +1,11 @@
-"""Traces a score back to the problems, and forward: which artifacts were made from which."""
+"""Trace an artifact back to what it was made from, and forward to what was made from it."""
 
 from tasks.shared.artifacts.manifest import ArtifactError, ArtifactRef, Manifest
 from tasks.shared.artifacts.store import Store
 
 
 def lineage(store: Store, ref: ArtifactRef) -> dict[ArtifactRef, Manifest | None]:
-    """The artifact and everything it was made from, nearest first; None for an artifact that is no longer stored.
+    """Return the artifact and everything it was made from, nearest first. None: no longer in the store.
 
     Raises ArtifactError if the artifact itself is missing, or any manifest is damaged.
     """
@@ -21,7 +21,7 @@ def lineage(store: Store, ref: ArtifactRef) -> dict[ArtifactRef, Manifest | None
 
 
 def made_from(store: Store, location: str) -> list[Manifest]:
-    """Every artifact that had the one at `location` as an input; damaged ones are left out."""
+    """List every artifact that had the one at `location` as an input. Damaged ones are left out."""
     found = []
     for other in store.locations():
         try:

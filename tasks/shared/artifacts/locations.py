@@ -23,7 +23,7 @@ STAGING = ".staging"
 
 
 def is_elsewhere(root: str) -> bool:
-    """True if a store is an object store, reached over a network."""
+    """Whether a store is an object store, reached over a network."""
     return "://" in root and not root.startswith("file://")
 
 
@@ -38,7 +38,7 @@ class LocalLocation:
 
     @contextmanager
     def staging(self, kind: str) -> Iterator[Path]:
-        """A directory to fill, locked while this process lives. Removes what dead processes left behind."""
+        """Yield a directory to fill, locked while this process lives. Removes what dead processes left behind."""
         parent = self.root / STAGING
         parent.mkdir(parents=True, exist_ok=True)
         for leftover in parent.iterdir():
@@ -53,7 +53,7 @@ class LocalLocation:
             os.close(descriptor)
 
     def install(self, directory: Path, location: str) -> bool:
-        """Rename `directory` to `location`; False if an artifact is there. Files become read-only: they are shared."""
+        """Rename `directory` to `location`, its files read-only. Returns False if an artifact is there."""
         for path in directory.rglob("*"):
             if path.is_file():
                 path.chmod(0o444)
@@ -70,16 +70,16 @@ class LocalLocation:
         return True
 
     def read_manifest(self, location: str) -> bytes | None:
-        """The bytes of the manifest, None if there is no artifact."""
+        """Return the bytes of the manifest, or None without an artifact."""
         path = self.root / location / MANIFEST_NAME
         return path.read_bytes() if path.is_file() else None
 
     def local(self, manifest: Manifest) -> Path:
-        """The artifact's directory, not yet verified."""
+        """Return the artifact's directory, not yet verified."""
         return self.root / manifest.location
 
     def locations(self) -> Iterator[str]:
-        """The location of every artifact, in no order."""
+        """Yield the location of every artifact, in no order."""
         for path in self.root.glob(f"[!.]*/*/{MANIFEST_NAME}"):
             yield path.parent.relative_to(self.root).as_posix()
 
@@ -89,7 +89,7 @@ class LocalLocation:
             (self.root / location).rename(directory / "artifact")
 
     def describe(self, location: str) -> str:
-        """The path that a person or a tool opens."""
+        """Return the path that a person or a tool opens."""
         return str(self.root / location)
 
 
@@ -101,11 +101,11 @@ class ObjectLocation:
         self.cache = cache
 
     def staging(self, kind: str) -> AbstractContextManager[Path]:
-        """A directory to fill, below the local cache."""
+        """Yield a directory to fill, below the local cache."""
         return LocalLocation(self.cache.root).staging(kind)
 
     def install(self, directory: Path, location: str) -> bool:
-        """Upload the files, the manifest last; False if an artifact is there."""
+        """Upload the files, the manifest last. Returns False if an artifact is there."""
         if self.read_manifest(location) is not None:
             return False
         target = self.root / location
@@ -116,7 +116,7 @@ class ObjectLocation:
         return True
 
     def read_manifest(self, location: str) -> bytes | None:
-        """The bytes of the manifest, None if there is no artifact."""
+        """Return the bytes of the manifest, or None without an artifact."""
         # fsspec caches listings and absences, but another process may have published since.
         self.root.fs.invalidate_cache()
         try:
@@ -126,7 +126,7 @@ class ObjectLocation:
             return None
 
     def local(self, manifest: Manifest) -> Path:
-        """The cached copy, downloaded if it is missing; a download that was interrupted continues."""
+        """Return the cached copy. If it is missing, it is downloaded; an interrupted download continues."""
         copy = self.cache.find(manifest.location)
         if copy is not None and (copy / MANIFEST_NAME).read_bytes() != manifest.to_json():
             self.cache.remove(manifest.location)  # of a stage that did the same work and published second
@@ -141,27 +141,29 @@ class ObjectLocation:
         return copy
 
     def locations(self) -> Iterator[str]:
-        """The location of every artifact, in no order."""
+        """Yield the location of every artifact, in no order."""
         self.root.fs.invalidate_cache()
-        for path in self.root.glob(f"*/*/{MANIFEST_NAME}"):
-            yield "/".join(path.parts[-3:-1])
+        with reported_as_outage(str(self.root)):
+            for path in self.root.glob(f"*/*/{MANIFEST_NAME}"):
+                yield "/".join(path.parts[-3:-1])
 
     def remove(self, location: str) -> None:
-        """The manifest first, then the files, here and in the cache."""
+        """Remove the manifest first, then the files, here and in the cache."""
         target = self.root / location
-        target.fs.rm_file((target / MANIFEST_NAME).path)
-        if target.fs.exists(target.path):
-            target.fs.rm(target.path, recursive=True)
+        with reported_as_outage(str(self.root)):
+            target.fs.rm_file((target / MANIFEST_NAME).path)
+            if target.fs.exists(target.path):
+                target.fs.rm(target.path, recursive=True)
         self.cache.remove(location)
 
     def describe(self, location: str) -> str:
-        """The URI, and the cached copy if there is one."""
+        """Return the URI, and the cached copy if there is one."""
         cached = self.cache.root / location
         return f"{self.root / location}" + (f" (and its copy {cached})" if cached.exists() else "")
 
 
 def _make_locked(parent: Path, kind: str) -> tuple[Path, int]:
-    """A new locked directory and the descriptor that holds its lock."""
+    """Make a locked directory. Returns it and the descriptor that holds its lock."""
     while True:
         directory = Path(tempfile.mkdtemp(prefix=f"{kind}-", dir=parent))
         try:

@@ -26,7 +26,7 @@ Location = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z_]*/[0-9a-f]{16}
 
 
 class ArtifactError(ValueError):
-    """An artifact is missing, damaged or not what its manifest says; the message names the file and the remedy."""
+    """An artifact is missing, damaged or not what its manifest says. The message names the file and the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class Manifest:
     seal: str = ""  # sha256 over all of the above, set by `sealed`
 
     def sealed(self) -> "Manifest":
-        """The same with its seal."""
+        """Return the manifest with its seal."""
         content = json.dumps(asdict(replace(self, seal="")), sort_keys=True)
         return replace(self, seal=hashlib.sha256(content.encode()).hexdigest())
 
@@ -103,12 +103,12 @@ class Manifest:
         return ArtifactRef(self.kind, self.digest, self.location)
 
     def to_json(self) -> bytes:
-        """The bytes of `manifest.json`."""
+        """Return the bytes of `manifest.json`."""
         return json.dumps(asdict(self), indent=1, sort_keys=True).encode()
 
 
 def parse_manifest(content: bytes, where: str) -> Manifest:
-    """The manifest in `content`, checked to be consistent; ArtifactError naming `where` if it is not."""
+    """Return the manifest in `content`. Raises ArtifactError, which names `where`, unless it is consistent."""
     try:
         manifest = TypeAdapter(Manifest).validate_json(content)
     except ValidationError as error:
@@ -132,12 +132,12 @@ def _damaged(where: str, fault: str) -> ArtifactError:
 
 
 def remedy(where: str) -> str:
-    """What to do about a damaged artifact at `where`."""
+    """Say what to do about a damaged artifact at `where`."""
     return f"delete {where} and run again, the stage that made it will execute anew"
 
 
 def content_digest(files: tuple[FileEntry, ...]) -> str:
-    """sha256 over path, size and hash of every file in order, volatile ones left out, as hex."""
+    """Return the sha256, as hex, over path, size and hash of every file in order, without the volatile ones."""
     digest = hashlib.sha256()
     for entry in files:
         if not entry.path.startswith(f"{VOLATILE}/"):
@@ -146,7 +146,7 @@ def content_digest(files: tuple[FileEntry, ...]) -> str:
 
 
 def scan(directory: Path, flush: bool = True) -> tuple[FileEntry, ...]:
-    """An entry for every file below `directory`, sorted by path; with `flush` each file is flushed to the disk.
+    """Return an entry for every file below `directory`, sorted by path. With `flush` each file is flushed to the disk.
 
     Raises ArtifactError for anything but plain files: the manifest does not cover what a link points to.
     """
@@ -163,7 +163,7 @@ def scan(directory: Path, flush: bool = True) -> tuple[FileEntry, ...]:
 
 
 def list_files(directory: Path) -> list[Path]:
-    """Every file below `directory` but the manifest, sorted by relative path; ArtifactError for links and the like."""
+    """List every file below `directory` but the manifest, sorted by relative path. Raises ArtifactError for links."""
     found = []
     for path in directory.rglob("*"):
         if path.is_symlink() or not (path.is_file() or path.is_dir()):

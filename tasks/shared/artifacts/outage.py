@@ -1,4 +1,4 @@
-"""Turns the errors of object store clients into OSError, whichever of their libraries raised them."""
+"""Turn the errors of object store clients into OSError, whichever of their libraries raised them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ CLIENTS = ("boto3", "botocore", "aiobotocore", "aiohttp", "urllib3", "google", "
 
 @contextmanager
 def reported_as_outage(root: str) -> Iterator[None]:
-    """Raise OSError, one line with the remedy, for a client's own error; other errors pass unchanged."""
+    """Raise OSError, one line with the remedy, for a client's own error. Other errors pass unchanged."""
     # Broad on purpose: the protocol decides which libraries are involved, and none of them is to be imported here.
     try:
         yield

@@ -52,7 +52,7 @@ class Store:
 
     @contextmanager
     def staging(self, kind: str) -> Iterator[Path]:
-        """A directory to fill and hand to `publish`; removed when the block ends, whatever happens.
+        """Yield a directory to fill and hand to `publish`. It is removed when the block ends, whatever happens.
 
         Raises OSError with a remedy when the disk is full.
         """
@@ -90,7 +90,7 @@ class Store:
         return manifest.ref
 
     def fetch(self, ref: ArtifactRef) -> Path:
-        """A local directory with the artifact's files, every byte checked. Treat it as read-only.
+        """Return a local directory with the artifact's files, every byte checked. Treat it as read-only.
 
         Raises ArtifactError naming the file and the remedy: missing, changed or foreign files, damaged manifest.
         """
@@ -106,7 +106,7 @@ class Store:
         return directory
 
     def manifest(self, ref: ArtifactRef) -> Manifest:
-        """The artifact's manifest; ArtifactError if it is missing, damaged or another artifact's."""
+        """Return the artifact's manifest. Raises ArtifactError if it is missing, damaged or another artifact's."""
         manifest = self.read(ref.location)
         if manifest.ref != ref:
             where = self._place.describe(ref.location)
@@ -116,7 +116,7 @@ class Store:
         return manifest
 
     def read(self, location: str) -> Manifest:
-        """The manifest at a location; ArtifactError if there is none or it is damaged."""
+        """Return the manifest at a location. Raises ArtifactError if there is none or it is damaged."""
         where = self._place.describe(location)
         content = self._place.read_manifest(location)
         if content is None:
@@ -124,19 +124,19 @@ class Store:
         return parse_manifest(content, where)
 
     def locations(self) -> list[str]:
-        """The location of every artifact, sorted."""
+        """List the location of every artifact, sorted."""
         return sorted(self._place.locations())
 
     def remove(self, location: str) -> None:
-        """Remove an artifact; `collection.py` decides which ones may go."""
+        """Remove an artifact. `collection.py` decides which ones may go."""
         self._place.remove(location)
 
     def exists(self, ref: ArtifactRef) -> bool:
-        """Whether the artifact is in this store; its files are not read."""
+        """Whether the artifact is in this store. Its files are not read."""
         return self._place.read_manifest(ref.location) is not None
 
     def describe(self, ref: ArtifactRef) -> str:
-        """The path or URI at which a person or a tool opens the artifact."""
+        """Return the path or URI at which a person or a tool opens the artifact."""
         return self._place.describe(ref.location)
 
     def _verify(self, path: Path, entry: FileEntry, where: str) -> None:

@@ -24,7 +24,7 @@ PART_BYTES = 32 << 20
 
 
 def upload(directory: Path, target: UPath, entries: Iterable[FileEntry]) -> None:
-    """Put files of a local directory under `target`; files of an earlier attempt are not sent again."""
+    """Put files of a local directory under `target`. Files of an earlier attempt are not sent again."""
 
     with _sender(target) as send:
 
@@ -42,7 +42,7 @@ def upload(directory: Path, target: UPath, entries: Iterable[FileEntry]) -> None
 
 @contextmanager
 def _sender(target: UPath) -> Iterator[Callable[[Path, str], None]]:
-    """The function that puts a local file under a path of the target's file system."""
+    """Yield the function that puts a local file under a path of the target's file system."""
     if target.protocol in ("s3", "s3a"):
         with s3_sender(target.fs) as send:
             yield send
@@ -51,14 +51,14 @@ def _sender(target: UPath) -> Iterator[Callable[[Path, str], None]]:
 
 
 def object_name(entry: FileEntry) -> str:
-    """The name of a file's object below its artifact on an object store."""
+    """Return the name of a file's object below its artifact on an object store."""
     if not _is_volatile(entry):
         return entry.path
     return f"{VOLATILE}/{entry.sha256[:16]}{entry.path.removeprefix(VOLATILE)}"
 
 
 def download(source: UPath, directory: Path, entries: Iterable[FileEntry]) -> None:
-    """Get files below `source` into a local directory; complete files of an earlier attempt are kept."""
+    """Get files below `source` into a local directory. Complete files of an earlier attempt are kept."""
     missing = [entry for entry in entries if not _is_downloaded(directory, entry)]
     for entry in missing:
         target = _partial(directory / entry.path)
@@ -80,14 +80,14 @@ def download(source: UPath, directory: Path, entries: Iterable[FileEntry]) -> No
 
 
 def _together(work: Callable[[Item], None], items: Iterable[Item]) -> None:
-    """Do the work on every item, several at a time; raises the first error once all others have ended."""
+    """Do the work on every item, several at a time. Raises the first error once all others have ended."""
     with ThreadPoolExecutor(CONNECTIONS) as pool:
         for done in [pool.submit(work, item) for item in items]:
             done.result()
 
 
 def _is_downloaded(directory: Path, entry: FileEntry) -> bool:
-    """Whether an earlier attempt has downloaded the file; the size of a volatile file does not show it."""
+    """Whether an earlier attempt has downloaded the file. The size of a volatile file does not show it."""
     path = directory / entry.path
     return path.is_file() and path.stat().st_size == entry.size and not _is_volatile(entry)
 

@@ -7,11 +7,12 @@ import fcntl
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from upath import UPath
 
+from tasks.shared.artifacts.locations import is_elsewhere
 from tasks.shared.artifacts.outage import reported_as_outage
 from tasks.shared.contract.full_disk import IN_STORE, reported_as_full_disk
 
@@ -24,15 +25,17 @@ class Documents:
     def __init__(self, store: str, folder: str) -> None:
         """`store` is the directory or URI of the artifact store."""
         self._store = store
-        self._root = UPath(store) / folder
-        self.is_local = self._root.protocol in ("", "file", "local")
+        self._root = UPath(store.removeprefix("file://")) / folder
+        self.is_local = not is_elsewhere(store)
 
     def names(self) -> list[str]:
         """List all documents, the last changed first."""
-        if not self._root.is_dir():
-            return []
-        paths = [path for path in self._root.iterdir() if path.name.endswith(".json")]
-        changed = {path.name.removesuffix(".json"): path.stat().st_mtime for path in paths}
+        changed: dict[str, float] = {}
+        with reported_as_outage(self._store):
+            for path in self._root.iterdir() if self._root.is_dir() else ():
+                with suppress(FileNotFoundError):  # removed meanwhile, as a lease is
+                    if path.name.endswith(".json"):
+                        changed[path.name.removesuffix(".json")] = path.stat().st_mtime
         return sorted(changed, key=lambda name: changed[name], reverse=True)
 
     def describe(self, name: str) -> str:
@@ -63,7 +66,8 @@ class Documents:
 
     def remove(self, name: str) -> None:
         """Delete the document, if there is one."""
-        self._path(name).unlink(missing_ok=True)
+        with reported_as_outage(self._store):
+            self._path(name).unlink(missing_ok=True)
 
     @contextmanager
     def locked(self) -> Iterator[None]:

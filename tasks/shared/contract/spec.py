@@ -27,7 +27,7 @@ class StageSpec(Generic[Config]):
     vllm_image: str  # role of the image in which it samples with vLLM, "" if it never does
 
     def require_known(self, given: Mapping[str, ArtifactRef]) -> None:
-        """ValueError, one line, for an input that the stage does not have, or that is of another kind."""
+        """Raise ValueError for an input that the stage does not have, or that is of another kind."""
         for name, ref in given.items():
             kinds = next((kinds for known, kinds in self.inputs.items() if fnmatchcase(name, known)), "")
             if ref.kind not in kinds.split(" or "):

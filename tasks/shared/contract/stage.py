@@ -148,7 +148,7 @@ def emit(event: str, **fields: Any) -> None:
 
 
 def open_context(spec: StageSpec[Config], request: StageRequest) -> StageContext[Config]:
-    """What the stage works with on a request. ValueError for a configuration or an input that it does not take."""
+    """Return what the stage works with. Raises ValueError for a configuration or an input that it does not take."""
     spec.require_known(request.inputs)
     config = spec.config.model_validate(request.config)
     scratch = Path(request.meeting.shared if request.meeting else request.scratch)
@@ -157,7 +157,7 @@ def open_context(spec: StageSpec[Config], request: StageRequest) -> StageContext
 
 
 def stage_main(spec: StageSpec[Config], run: Callable[[StageContext[Config]], StageResult]) -> int:
-    """Entry point of `python -m tasks.<stage>.main request.json`; the exit code.
+    """Run `python -m tasks.<stage>.main request.json`. Returns the exit code.
 
     A user's mistake (ValueError), a failing disk or store (OSError) and a training run that stops itself
     (TrainingStopped) end in one line that names the cause; 2, 3 and 4; the traceback goes to the log. Anything else is
@@ -208,7 +208,7 @@ def _explain(error: OSError) -> str:
     """Return one line: cause, path, and the remedy unless the error has it already."""
     if not error.errno:
         return str(error)
-    cause = f"{error.strerror}: {error.filename}"
+    cause = ": ".join(str(part) for part in (error.strerror, error.filename) if part)
     if isinstance(error, FullDisk):
         return cause
     return f"{cause}; repair it, or point TIRFLOW_STORE (artifacts) or TIRFLOW_HOME (scratch) elsewhere; run again"

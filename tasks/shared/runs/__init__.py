@@ -1,1 +1,1 @@
-"""What a store remembers of runs: their records, tags, leases, and what nothing wants any more."""
+"""What a store remembers of runs: their records, tags, leases, and what nothing refers to any more."""

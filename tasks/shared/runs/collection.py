@@ -27,7 +27,7 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True)
-class Unwanted:
+class Unreferenced:
     """An artifact that nothing refers to."""
 
     location: str
@@ -39,72 +39,72 @@ class Unwanted:
 class Collection:
     """The result of a collection."""
 
-    wanted: dict[str, list[str]]  # location -> who refers to it
+    referenced: dict[str, list[str]]  # location -> who refers to it
     young: list[str]  # locations of unreferenced artifacts that are too young to go
     damaged: dict[str, str]  # location -> its fault; never removed by a collection
-    unwanted: list[Unwanted]  # removed, except in a dry run
+    unreferenced: list[Unreferenced]  # removed, except in a dry run
 
 
 def collect(store: Store, policy: Policy, delete: bool = False) -> Collection:
-    """Find the artifacts that nothing refers to; remove them with `delete`.
+    """Find the artifacts that nothing refers to. Remove them with `delete`.
 
     Meanwhile no record changes and no stage begins, so no new reference appears. A stage that finishes meanwhile
     records its outputs afterwards, and notices if one of them is gone.
     """
     with RunRecords(store.root).locked(), Leases(store.root).locked():
         manifests, damaged = read_all(store)
-        wanted = wanted_locations(store.root, manifests, policy)
+        referenced = references(store.root, manifests, policy)
         limit = (datetime.now(UTC) - policy.youngest).isoformat(timespec="seconds")
-        others = [manifest for location, manifest in manifests.items() if location not in wanted]
+        others = [manifest for location, manifest in manifests.items() if location not in referenced]
         young = [manifest.location for manifest in others if manifest.created > limit]
-        unwanted = [
-            Unwanted(manifest.location, sum(entry.size for entry in manifest.files), manifest.created)
+        unreferenced = [
+            Unreferenced(manifest.location, sum(entry.size for entry in manifest.files), manifest.created)
             for manifest in others
             if manifest.created <= limit
         ]
         if delete:
-            for artifact in unwanted:
+            for artifact in unreferenced:
                 store.remove(artifact.location)
-    return Collection(wanted, young, damaged, unwanted)
+    return Collection(referenced, young, damaged, unreferenced)
 
 
-def wanted_locations(store: str, manifests: dict[str, Manifest], policy: Policy) -> dict[str, list[str]]:
-    """Location -> who refers to it, for everything that is kept."""
-    wanted: dict[str, list[str]] = {}
+def references(store: str, manifests: dict[str, Manifest], policy: Policy) -> dict[str, list[str]]:
+    """Map the location of every artifact that is kept to those who refer to it."""
+    found: dict[str, list[str]] = {}
 
-    def want(refs: Iterable[ArtifactRef], who: str) -> None:
+    def note(refs: Iterable[ArtifactRef], who: str) -> None:
         for ref in refs:
-            wanted.setdefault(ref.location, []).append(who)
+            found.setdefault(ref.location, []).append(who)
 
     records = RunRecords(store)
     for run in records.names():
-        want(_of_run(records.read(run), policy.trainer_states), f"run {run}")
+        note(_of_run(records.read(run), policy.trainer_states), f"run {run}")
     tags, nights = Tags(store), Nights(store)
     for tag in tags.names():
         held = tags.current(tag)
         assert held is not None, tag
-        want((held.checkpoint, held.evaluation_sets, held.evaluation), f"tag {tag}")
+        note((held.checkpoint, held.evaluation_sets, held.evaluation), f"tag {tag}")
     for subject in nights.names():
-        want((night.evaluation for night in nights.of(subject)), f"nights of {subject}")
+        note((night.evaluation for night in nights.of(subject)), f"nights of {subject}")
     for name, pin in Pins(store).all().items():
-        want((pin.artifact,), f"pin {name}")
+        note((pin.artifact,), f"pin {name}")
     for lease in Leases(store).living():
-        made = [manifest.location for manifest in manifests.values() if manifest.created >= lease.since]
-        for location in (*lease.locations, *made):
-            wanted.setdefault(location, []).append(f"running: {lease.holder}")
-    waiting = list(wanted)
+        published = [manifest.location for manifest in manifests.values() if manifest.created >= lease.since]
+        for location in (*lease.locations, *published):
+            found.setdefault(location, []).append(f"running: {lease.holder}")
+    waiting = list(found)
     while waiting:
         location = waiting.pop()
         manifest = manifests.get(location)
         for parent in manifest.provenance.inputs.values() if manifest else ():
-            if parent.location not in wanted and parent.kind != TRAINER_STATE:
-                wanted[parent.location] = [f"made into {location}"]
+            if parent.location not in found and parent.kind != TRAINER_STATE:
+                found[parent.location] = [f"made into {location}"]
                 waiting.append(parent.location)
-    return wanted
+    return found
 
 
 def _of_run(record: RunRecord, trainer_states: int) -> list[ArtifactRef]:
-    """The artifacts a run refers to: inputs and outputs of its stages, and of its trainer states the last and best."""
+    """List inputs and outputs of a run's stages. Of trainer states the list has the last ones and the best."""
     stages = list(record.stages.values())
     refs = [ref for stage in stages for ref in (*stage.inputs.values(), *stage.outputs.values())]
     refs = [ref for ref in refs if ref.kind != TRAINER_STATE]
@@ -115,7 +115,7 @@ def _of_run(record: RunRecord, trainer_states: int) -> list[ArtifactRef]:
 
 
 def read_all(store: Store) -> tuple[dict[str, Manifest], dict[str, str]]:
-    """Every artifact's manifest, and the fault of each damaged one, by location."""
+    """Return every artifact's manifest, and the fault of each damaged one, by location."""
     manifests: dict[str, Manifest] = {}
     damaged: dict[str, str] = {}
     for location in store.locations():

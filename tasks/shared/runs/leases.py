@@ -49,7 +49,7 @@ class Leases:
             yield
 
     def living(self) -> list[Lease]:
-        """Every lease that is held now; removes those of dead processes."""
+        """List every lease that is held now, and remove those of dead processes."""
         found = []
         for name in self._documents.names():
             content = self._documents.read(name)
@@ -63,7 +63,7 @@ class Leases:
         return found
 
     def locked(self) -> AbstractContextManager[None]:
-        """No stage begins while this lock is held (on a file system)."""
+        """Keep stages from beginning while this lock is held (on a file system)."""
         return self._documents.locked()
 
     def _is_live(self, name: str, since: datetime) -> bool:

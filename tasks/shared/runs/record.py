@@ -42,7 +42,7 @@ class RunRecord(BaseModel):
     updated: str = ""  # ISO 8601, UTC
 
     def output(self, label: str, name: str) -> ArtifactRef:
-        """An output of a finished stage; ValueError that lists the finished stages or outputs if there is none."""
+        """Return an output of a finished stage. Raises ValueError, which lists stages or outputs, if there is none."""
         record = self.stages.get(label)
         if record is None:
             done = ", ".join(self.stages) or "none"
@@ -56,7 +56,7 @@ class RunRecord(BaseModel):
         return record.outputs[name]
 
     def checkpoint(self, label: str) -> ArtifactRef:
-        """The checkpoint of a finished stage: the best one if it published that beside the last."""
+        """Return the checkpoint of a finished stage: the best one if it published that beside the last."""
         record = self.stages.get(label)
         return self.output(label, "best" if record and "best" in record.outputs else "checkpoint")
 
@@ -69,15 +69,15 @@ class RunRecords:
         self._documents = Documents(store, "runs")
 
     def read(self, run: str) -> RunRecord:
-        """The record of a run; ValueError, one line, if there is none or it is damaged."""
+        """Return the record of a run. Raises ValueError if there is none or it is damaged."""
         return self._parse(run, self._documents.read(run))
 
     def names(self) -> list[str]:
-        """All runs, the one that was updated last first."""
+        """List all runs, the last updated first."""
         return self._documents.names()
 
     def locked(self) -> AbstractContextManager[None]:
-        """No run's record changes while this lock is held."""
+        """Keep the records from changing while this lock is held."""
         return self._documents.locked()
 
     def begin(
@@ -88,7 +88,7 @@ class RunRecords:
         keeps: bool = False,
         is_gone: Callable[[str], bool] = lambda _: False,
     ) -> None:
-        """Start a record, or give the existing one this recipe; finished stages stay until they finish again.
+        """Start a record, or give the existing one this recipe. Finished stages stay until they finish again.
 
         `stages`: the stages of a new record. An existing record adds its own over them if `keeps`, or if its recipe is
         the same; otherwise they replace its own. A label that `is_gone` is dropped, with all that was made from it.
@@ -108,7 +108,7 @@ class RunRecords:
         self._documents.change(run, update)
 
     def add(self, run: str, label: str, record: StageRecord) -> None:
-        """Record a finished stage; stages made from its previous outputs leave the record if those have changed."""
+        """Record a finished stage. Stages made from its previous outputs leave the record if those have changed."""
 
         def update(current: RunRecord) -> dict[str, Any]:
             stages = _without(current.stages, label, record.outputs) | {label: record}
@@ -144,7 +144,7 @@ class RunRecords:
 
 
 def _written(record: RunRecord) -> str:
-    """The document of a record, with the current time."""
+    """Return the document of a record, with the current time."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
     return record.model_copy(update={"updated": now}).model_dump_json(indent=1)
 
@@ -152,7 +152,7 @@ def _written(record: RunRecord) -> str:
 def _without(
     stages: dict[str, StageRecord], label: str, outputs: dict[str, ArtifactRef] | None = None
 ) -> dict[str, StageRecord]:
-    """The stages without `label`, and without those made from outputs of `label` that are not among `outputs`."""
+    """Return the stages without `label` and those made from its outputs that are not among `outputs`."""
     if label not in stages:
         return stages
     gone = _contents(stages[label].outputs) - _contents(outputs or {})

@@ -68,19 +68,19 @@ class Tags:
         self._documents = Documents(store, "tags")
 
     def names(self) -> list[str]:
-        """Every tag that has been set."""
+        """List every tag that has been set."""
         return sorted(self._documents.names())
 
     def current(self, tag: str) -> Tagged | None:
-        """The tag's position, None if it was never set. ValueError if the tag's document is damaged."""
+        """Return the tag's position, or None if it was never set. Raises ValueError if its document is damaged."""
         return next(reversed(self.history(tag)), None)
 
     def history(self, tag: str) -> tuple[Tagged, ...]:
-        """Every position of the tag, oldest first."""
+        """List every position of the tag, oldest first."""
         return _read(self._documents, tag, _Positions).rows
 
     def move(self, tag: str, position: Tagged) -> None:
-        """Give the tag to another checkpoint. ValueError for a name that means the latest of a run."""
+        """Give the tag to another checkpoint. Raises ValueError for a name that means the latest of a run."""
         if tag.startswith(LATEST):
             raise ValueError(f"tag '{tag}': '{LATEST}...' is kept for runs; choose another name")
         stamped = position.model_copy(update={"moved": _now()})
@@ -99,15 +99,15 @@ class Nights:
         self._documents = Documents(store, "nights")
 
     def names(self) -> list[str]:
-        """Every subject that has a night."""
+        """List every subject that has a night."""
         return sorted(self._documents.names())
 
     def of(self, subject: str) -> tuple[Night, ...]:
-        """Every night of the subject in the order of days. ValueError if the document is damaged."""
+        """List the nights of a subject in the order of days. Raises ValueError if the document is damaged."""
         return _read(self._documents, subject, _Nights).rows
 
     def add(self, subject: str, night: Night) -> None:
-        """Record a night; one of the same day is replaced."""
+        """Record a night. One of the same day is replaced."""
 
         def add(_: bytes | None) -> str:
             nights = {row.day: row for row in (*self.of(subject), night)}
@@ -124,7 +124,7 @@ class Pins:
         self._documents = Documents(store, "pins")
 
     def all(self) -> dict[str, Pin]:
-        """Every pin by its name. ValueError if one is damaged."""
+        """Return every pin by its name. Raises ValueError if one is damaged."""
         return {name: _read(self._documents, name, Pin) for name in sorted(self._documents.names())}
 
     def set(self, name: str, artifact: ArtifactRef) -> None:
@@ -133,7 +133,7 @@ class Pins:
         self._documents.change(name, lambda _: pin.model_dump_json(indent=1))
 
     def remove(self, name: str) -> None:
-        """Remove a pin; ValueError that lists the pins if there is none of this name."""
+        """Remove a pin. Raises ValueError, which lists the pins, if there is none of this name."""
         pins = self.all()
         if name not in pins:
             raise ValueError(f"pin '{name}': there is none; pins: {', '.join(pins) or 'none'}")
@@ -141,7 +141,7 @@ class Pins:
 
 
 def _read(documents: Documents, name: str, kind: type[Kind]) -> Kind:
-    """The document of this name, empty if there is none; ValueError if it is damaged."""
+    """Return the document of this name, empty if there is none. Raises ValueError if it is damaged."""
     content = documents.read(name)
     try:
         return kind() if content is None else kind.model_validate_json(content)

@@ -1,5 +1,6 @@
 """Copies of an object store's artifacts: resumed, bounded, never taken from under a reader; files in parallel parts."""
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import pytest
 from upath import UPath
 
 from tasks.shared.artifacts import transfer
-from tasks.shared.artifacts.cache import Cache
+from tasks.shared.artifacts.cache import Cache, locked
 from tasks.shared.artifacts.manifest import MANIFEST_NAME, FileEntry, scan
 from tasks.shared.artifacts.transfer import download, upload
 
@@ -39,6 +40,38 @@ def test_the_copy_read_longest_ago_goes_first_and_none_in_use(tmp_path: Path) ->
         )
         other.communicate()
     assert Cache(tmp_path, 0).find("checkpoint/c") is None
+
+
+def test_a_copy_that_goes_meanwhile_is_left_out(tmp_path: Path) -> None:
+    """Two processes of a host make room at once. A dangling link stands for a file that the other has just removed."""
+    for name in "ab":
+        fill(Cache(tmp_path, 0), f"checkpoint/{name}", 1000)
+    (tmp_path / "checkpoint/a/gone").symlink_to("nowhere")
+    Cache(tmp_path, limit_bytes=0).make_room()
+    assert Cache(tmp_path, 0).find("checkpoint/a") and not Cache(tmp_path, 0).find("checkpoint/b")
+
+
+def test_a_copy_whose_removal_was_interrupted_is_replaced(tmp_path: Path) -> None:
+    """It has no manifest any more, so every reader downloads it; that download must become the copy."""
+    cache = Cache(tmp_path, limit_bytes=10**6)
+    fill(cache, "traces/a", 10)
+    (tmp_path / "traces/a" / MANIFEST_NAME).unlink()
+    fill(cache, "traces/a", 20)
+    copy = cache.find("traces/a")
+    assert copy is not None and (copy / "file").stat().st_size == 20
+
+
+def test_a_file_that_goes_before_it_is_locked_is_not_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the copy that another process has put in its place would be removed under its readers."""
+    path, lock = tmp_path / "file", fcntl.flock
+    path.touch()
+    with locked(path) as is_locked:
+        assert is_locked
+    monkeypatch.setattr(fcntl, "flock", lambda *how: (path.unlink(), lock(*how)))
+    with locked(path) as is_locked:
+        assert not is_locked
 
 
 def test_what_an_attempt_left_is_kept_for_the_next(tmp_path: Path) -> None:

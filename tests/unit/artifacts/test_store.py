@@ -9,12 +9,15 @@ from pathlib import Path
 
 import pandas
 import pytest
+import s3fs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.shared.artifacts import ArtifactError, ArtifactRef, Provenance, Store
 from tasks.shared.artifacts.lineage import lineage, made_from
 from tasks.shared.artifacts.manifest import parse_manifest
+from tasks.shared.contract.addresses import free_port
+from tasks.shared.runs.tags import Pins
 
 PROVENANCE = Provenance(stage="synthesize", config={"traces": {"dialect": "retool"}}, seed=7, inputs={})
 
@@ -251,3 +254,18 @@ def test_an_object_store_keeps_the_same_promises(bucket: str, tmp_path: Path) ->
         Store(bucket, cache=tmp_path / "four").fetch(ref)
     (path / "manifest.json").unlink()
     assert not reader.exists(ref)
+
+
+def test_an_object_store_that_is_away_is_reported_in_one_line(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is asked of it: no error of a client's own library."""
+    store = Store(bucket, cache=tmp_path)
+    ref = publish(store, {"a": b"1"})
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port('127.0.0.1')}")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    s3fs.S3FileSystem.clear_instance_cache()
+    away = Store(bucket, cache=tmp_path)
+    for ask in (away.locations, lambda: away.remove(ref.location), Pins(bucket).all):
+        with pytest.raises(OSError, match="the object store fails"):
+            ask()

@@ -1,4 +1,4 @@
-"""What a stage is handed must be what it takes: names and kinds of its inputs."""
+"""Inputs that a stage takes by name and kind, and how it reports an error of its storage."""
 
 from contextlib import nullcontext
 
@@ -6,6 +6,7 @@ import pytest
 
 from tasks.recipes import STAGES
 from tasks.shared.artifacts import ArtifactRef
+from tasks.shared.contract.stage import _explain
 
 
 @pytest.mark.parametrize(
@@ -23,3 +24,12 @@ def test_an_input_is_one_that_the_stage_takes(stage: str, name: str, kind: str, 
     given = {name: ArtifactRef(kind, "0" * 64, f"{kind}/0123456789abcdef-01234567")}
     with nullcontext() if not said else pytest.raises(ValueError, match=f"^input '{name}', .*{said}"):
         STAGES[stage].require_known(given)
+
+
+def test_a_storage_error_without_a_file_names_no_file() -> None:
+    assert _explain(ConnectionResetError(104, "Connection reset by peer")).startswith(
+        "Connection reset by peer; "
+    )
+    assert _explain(PermissionError(13, "Permission denied", "/store")).startswith(
+        "Permission denied: /store; "
+    )

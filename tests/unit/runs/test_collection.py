@@ -1,4 +1,4 @@
-"""What is wanted stays, the rest goes when told; nothing that a living stage is made from is ever touched."""
+"""A collection keeps what is referenced, removes the rest on request, and never touches inputs of a living stage."""
 
 import os
 import signal
@@ -71,7 +71,7 @@ def test_what_is_named_stays_with_all_it_was_made_from(world: World) -> None:
         "latest.demo", Night(day="2026-11-01", checkpoint=kept["run"], evaluation=kept["night"])
     )
     Pins(world.root).set("mine", kept["pin"])
-    assert [artifact.location for artifact in world.collect(delete=False).unwanted] == [rubbish.location]
+    assert [artifact.location for artifact in world.collect(delete=False).unreferenced] == [rubbish.location]
     assert world.collect(Policy()).young == [rubbish.location] and world.store.exists(rubbish)
     world.collect()
     assert not world.store.exists(rubbish)
@@ -99,20 +99,22 @@ def test_a_run_keeps_its_last_trainer_states_and_the_best(world: World) -> None:
 
 
 def test_a_living_stage_keeps_its_inputs_and_a_killed_one_does_not(world: World) -> None:
-    wanted = world.make("checkpoint", "input of a stage that runs")
+    held = world.make("checkpoint", "input of a stage that runs")
     script = (
         "import sys, time\nfrom tasks.shared.runs.leases import Leases\n"
         "from tasks.shared.artifacts import ArtifactRef\n"
         "ref = ArtifactRef('checkpoint', '0' * 64, sys.argv[2])\n"
         "with Leases(sys.argv[1]).hold('demo, sft', [ref]):\n    print('held', flush=True)\n    time.sleep(60)\n"
     )
-    command = [sys.executable, "-c", script, world.root, wanted.location]
+    command = [sys.executable, "-c", script, world.root, held.location]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as stage:
         assert stage.stdout is not None and stage.stdout.readline() == "held\n"
         made = world.make("checkpoint", "published by it, and not yet noted")
         found = world.collect()
-        assert found.wanted[wanted.location][0] == found.wanted[made.location][0] == "running: demo, sft"
-        assert world.store.exists(wanted) and world.store.exists(made)
+        assert (
+            found.referenced[held.location][0] == found.referenced[made.location][0] == "running: demo, sft"
+        )
+        assert world.store.exists(held) and world.store.exists(made)
         os.kill(stage.pid, signal.SIGKILL)
     world.collect()
     assert world.store.locations() == [] and Leases(world.root).living() == []
@@ -136,3 +138,10 @@ def test_on_an_object_store(bucket: str) -> None:
         world.collect()
         assert world.store.exists(kept) and not world.store.exists(rubbish)
     assert Leases(bucket).living() == [] and world.store.locations() == [kept.location]
+
+
+def test_a_lease_that_is_given_back_meanwhile_hinders_nobody(world: World) -> None:
+    """A dangling link stands for a lease that goes between the listing and the look at it."""
+    with Leases(world.root).hold("demo, sft", []):
+        (Path(world.root) / "live" / "gone.json").symlink_to("nowhere")
+        assert [lease.holder for lease in Leases(world.root).living()] == ["demo, sft"]

@@ -65,6 +65,12 @@ def test_a_record_of_the_same_recipe_keeps_its_own_stages(records: RunRecords) -
     assert records.read("run-changed").stages == STAGES | {"evaluate-base": other}
 
 
+def test_a_store_may_be_a_file_uri(records: RunRecords, tmp_path: Path) -> None:
+    named = RunRecords(f"file://{tmp_path}")
+    named.begin("other", {})
+    assert named.names() == records.names() and set(named.names()) == {"run", "other"}
+
+
 def test_why_a_stage_failed_is_told_until_it_finishes(records: RunRecords) -> None:
     records.stop("run", "rl-2", "step 7: the gradient's norm is nan")
     records.stop("run", "rl-2", "step 8: the gradient's norm is nan")
