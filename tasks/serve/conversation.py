@@ -43,8 +43,10 @@ class Prompts:
         """Return the ids of a conversation that ends with a question, (P,).
 
         `as_given` adds no instruction to the question. `continued` means that the last message is the beginning of the
-        assistant's answer. Raises ValueError without a question, for roles out of order, or for too many tokens.
+        assistant's answer. Raises ValueError without a question, for roles out of order, for half of a surrogate pair,
+        or for too many tokens.
         """
+        "".join(message.content for message in messages).encode()  # the tokenizer would raise TypeError
         messages, beginning = (messages[:-1], messages[-1]) if continued else (messages, None)
         if beginning is not None and beginning.role != "assistant":
             raise ValueError("continue_final_message needs a last message of the role assistant")
@@ -67,9 +69,13 @@ class Prompts:
     def of_text(self, prompt: str | tuple[int, ...]) -> tuple[int, ...]:
         """Return the ids of a complete prompt, given as text or ids.
 
-        Raises ValueError for no tokens, for ids outside the vocabulary, or for more tokens than the recipe allows.
+        Raises ValueError for no tokens, half of a surrogate pair, ids outside the vocabulary, or more tokens than the
+        recipe allows.
         """
-        ids = tuple(text_ids(self._tokenizer, prompt) if isinstance(prompt, str) else prompt)
+        if isinstance(prompt, str):
+            prompt.encode()  # the tokenizer would raise TypeError
+            prompt = tuple(text_ids(self._tokenizer, prompt))
+        ids = prompt
         if not all(0 <= i < len(self._tokenizer) for i in ids):
             raise ValueError(f"the prompt has ids outside the vocabulary of 0 to {len(self._tokenizer) - 1}")
         if not 0 < len(ids) <= self._max_tokens:

@@ -12,7 +12,10 @@ from tasks.serve.resident import Resident
 
 SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 HEALTH_FIGURES = (
-    *("queue_wait_p50_ms", "queue_wait_p99_ms", "execution_p50_ms", "execution_p99_ms"),
+    "queue_wait_p50_ms",
+    "queue_wait_p99_ms",
+    "execution_p50_ms",
+    "execution_p99_ms",
     "restarts",
 )
 

@@ -89,11 +89,11 @@ class Parts:
         """Yield the new parts."""
         if self.stopped:
             return
-        if grown.trajectory is not None and not self.num_ids and not self.stops:
-            yield from self._whole(grown.trajectory, len(grown.ids))
+        base, place = self.num_ids, 0
+        self.num_ids += len(grown.ids)
+        if grown.trajectory is not None and not base and not self.stops:
+            yield from self._whole(grown.trajectory)
             return
-        base = self.num_ids
-        place = 0
         for call in grown.calls:
             start, end = call.turn_end - base, call.feedback_end - base
             yield from self._words(self._stream.push(grown.ids[place:start]), last=True)
@@ -108,7 +108,6 @@ class Parts:
             yield Output(shown, call)
             place = end
         yield from self._words(self._stream.push(grown.ids[place:]))
-        self.num_ids = base + len(grown.ids)
         if grown.running is not None and not self._announced and not self.stopped:
             yield from self._words("", last=True)
             self._announced = True
@@ -118,7 +117,7 @@ class Parts:
             if grown.trajectory.text.startswith(self.text):
                 yield from self._words(grown.trajectory.text.removeprefix(self.text), last=True)
 
-    def _whole(self, trajectory: Trajectory, num_ids: int) -> Iterator[Part]:
+    def _whole(self, trajectory: Trajectory) -> Iterator[Part]:
         """Yield the parts of a response that nobody followed. Its text is known, so nothing is decoded again."""
         place = 0
         for call, (start, end) in zip(trajectory.calls, trajectory.shown, strict=True):
@@ -130,7 +129,6 @@ class Parts:
             yield Output(trajectory.text[start:end], call)
             place = end
         yield from self._words(trajectory.text[place:], last=True)
-        self.num_ids = num_ids
 
     def _words(self, text: str, last: bool = False) -> Iterator[Part]:
         """Yield words. Unless they are the `last` of a turn, hold back an end that may begin a stop string."""

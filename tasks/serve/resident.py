@@ -77,7 +77,7 @@ class Resident:
         """Sample. `listen` gets the growth (while the response grows only if it `follows`), or an error."""
         self._commands.put(_Active(request, listen, follows))
         if self.failed is not None:  # checked last: the thread may have ended without reading the command
-            raise self.failed
+            listen(self.failed)
 
     def drop(self, request_id: str) -> None:
         """Stop a request that nobody listens to any more."""

@@ -17,6 +17,12 @@ NOT_OFFERED: dict[str, tuple[Any, ...]] = {
     "presence_penalty": (None, 0),
     "frequency_penalty": (None, 0),
     "best_of": (None, 1),
+    "top_k": (None, 0, -1),  # from here to min_tokens: vLLM's
+    "min_p": (None, 0),
+    "repetition_penalty": (None, 1),
+    "ignore_eos": (None, False),
+    "stop_token_ids": (None, []),
+    "min_tokens": (None, 0),
     "echo": (None, False),
     "suffix": (None, ""),
     "audio": (None,),

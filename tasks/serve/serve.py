@@ -1,7 +1,6 @@
 """Run the server: bind the port and check the key, load the checkpoint, then answer until a signal comes."""
 
 import asyncio
-import os
 import signal
 import socket
 import sys
@@ -44,7 +43,8 @@ def serve(request: ServeRequest) -> int:
                 timeout_graceful_shutdown=max(1, round(request.serve.end_seconds)),
             )
             access = "asks for the key" if key else "asks for no key"
-            sys.stdout.write(f"serving {request.name} on http://{request.host}:{port}, {access}\n")
+            host = f"[{request.host}]" if ":" in request.host else request.host
+            sys.stdout.write(f"serving {request.name} on http://{host}:{port}, {access}\n")
             sys.stdout.flush()
             return asyncio.run(_run(Server(config), listener, resident))
 
@@ -80,5 +80,5 @@ def listening_socket(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=socket.SOMAXCONN, dualstack_ipv6=v6)
     except OSError as error:
-        cause = os.strerror(error.errno or 0)
+        cause = str(error.strerror).partition(" (while")[0]
         raise ValueError(f"cannot use port {port} on {host} ({cause}): give another with --port") from None

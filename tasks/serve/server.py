@@ -79,7 +79,8 @@ def make_app(resident: Resident, request: ServeRequest, key: str) -> FastAPI:
     @app.exception_handler(RequestValidationError)
     async def invalid_request(http: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
-        param = ".".join(str(part) for part in first["loc"][1:]) or None
+        where = () if first["type"] == "json_invalid" else first["loc"][1:]
+        param = ".".join(str(part) for part in where) or None
         message = str(first["msg"]).removeprefix("Value error, ")
         return await api_error(http, ApiError(400, f"{param}: {message}" if param else message, param=param))
 
@@ -118,7 +119,7 @@ class Service:
     def require_model(self, name: str) -> None:
         """Raise ApiError for another model than the one that is served."""
         if name != self._name:
-            message = f"model '{name}' is not served here; this is '{self._name}'"
+            message = f"model {name!r} is not served here; this is '{self._name}'"
             raise ApiError(404, message, param="model", code="model_not_found")
 
     def counted(self, http: Request, response: Response) -> Response:

@@ -21,6 +21,7 @@ from tasks.recipes import load_recipe
 from tasks.serve.config import ServeConfig
 from tasks.serve.request import ServeRequest
 from tasks.serve.resident import open_resident
+from tasks.serve.serve import listening_socket
 from tasks.shared.artifacts import Store
 from tasks.shared.evaluation.problems import EvaluationProblem, sample_requests
 from tasks.shared.evaluation.sampling import Sampler
@@ -126,6 +127,9 @@ def test_the_commands_in_one_line(
             assert main(arguments) == 2
             caught = capsys.readouterr()
             assert said in caught.err and caught.err.count("\n") == 1, caught.err
+
+    with pytest.raises(ValueError, match=r"cannot use port 0 on nowhere\.invalid \(.*[Nn]ame"):
+        listening_socket("nowhere.invalid", 0)
 
 
 def test_a_server_of_a_runs_stage_ends_after_its_last_reply(checkpoint: Path, tmp_path: Path) -> None:

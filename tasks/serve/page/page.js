@@ -1,26 +1,26 @@
 "use strict";
-// A conversation with the model that this server serves. Everything a model wrote goes in as text, never as HTML.
+// Talk to the served model. The page takes a model's text as text and never parses it as HTML.
 
-const at = (id) => document.getElementById(id);
+const byId = (id) => document.getElementById(id);
 const messages = [];
 let model = "";
-let running = null; // the AbortController of the answer that is being written
+let running = null; // AbortController of the answer under way
 
 function add(parent, kind, name, text = "") {
-  const made = parent.appendChild(document.createElement(kind));
-  made.className = name;
-  made.textContent = text;
-  return made;
+  const node = parent.appendChild(document.createElement(kind));
+  node.className = name;
+  node.textContent = text;
+  return node;
 }
 
 function headers() {
-  const key = at("key").value;
+  const key = byId("key").value;
   return { "Content-Type": "application/json", ...(key ? { Authorization: `Bearer ${key}` } : {}) };
 }
 
 async function refusal(response) {
   const body = await response.json().catch(() => null);
-  if (response.status === 401) at("key-label").hidden = false;
+  if (response.status === 401) byId("key-label").hidden = false;
   return body?.error?.message ?? `the server answers ${response.status}`;
 }
 
@@ -28,7 +28,7 @@ async function findModel() {
   const response = await fetch("v1/models", { headers: headers() });
   if (!response.ok) throw new Error(await refusal(response));
   model = (await response.json()).data[0].id;
-  at("model").textContent = model;
+  byId("model").textContent = model;
 }
 
 async function* events(response) {
@@ -59,7 +59,7 @@ class Answer {
     for (const call of delta.interpreter ?? []) this.call(call);
     if (!delta.content) return;
     this.text += delta.content;
-    if ((delta.interpreter ?? []).some((call) => call.status !== "running")) return; // shown as an output
+    if ((delta.interpreter ?? []).some((call) => call.status !== "running")) return; // `call` shows it as output
     this.words ??= add(this.parent, "span", "words");
     this.words.textContent += delta.content;
   }
@@ -74,27 +74,27 @@ class Answer {
 }
 
 async function ask(question) {
-  const turn = add(at("conversation"), "article", "");
+  const turn = add(byId("conversation"), "article", "");
   add(turn, "div", "question", question);
   const answer = new Answer(turn);
-  const seed = at("seed").value;
+  const seed = byId("seed").value;
   running = new AbortController();
-  busy(true);
+  setBusy(true);
   try {
     if (!model) await findModel();
-    const asked = { model, messages: [...messages, { role: "user", content: question }], stream: true };
+    const request = { model, messages: [...messages, { role: "user", content: question }], stream: true };
     const response = await fetch("v1/chat/completions", {
       method: "POST",
       headers: headers(),
       signal: running.signal,
-      body: JSON.stringify({ ...asked, interpreter: "text", ...(seed ? { seed: Number(seed) } : {}) }),
+      body: JSON.stringify({ ...request, interpreter: "text", ...(seed ? { seed: Number(seed) } : {}) }),
     });
     if (!response.ok) throw new Error(await refusal(response));
     for await (const event of events(response)) {
       if (event.error) throw new Error(event.error.message);
       const [choice] = event.choices;
       answer.take(choice.delta);
-      if (choice.finish_reason === "length") add(turn, "div", "failed", "cut off at the largest length");
+      if (choice.finish_reason === "length") add(turn, "div", "failed", "cut off at the token limit");
       if (choice.delta.answer) {
         add(add(turn, "div", "answer", "answer: "), "b", "", choice.delta.answer);
       }
@@ -104,28 +104,28 @@ async function ask(question) {
     add(turn, "div", "failed", error.name === "AbortError" ? "stopped" : error.message);
   } finally {
     running = null;
-    busy(false);
+    setBusy(false);
   }
 }
 
-function busy(is) {
-  at("send").disabled = is;
-  at("stop").disabled = !is;
-  at("state").textContent = is ? "answering" : "";
+function setBusy(busy) {
+  byId("send").disabled = busy;
+  byId("stop").disabled = !busy;
+  byId("state").textContent = busy ? "answering" : "";
 }
 
-at("form").addEventListener("submit", (event) => {
+byId("form").addEventListener("submit", (event) => {
   event.preventDefault();
-  const question = at("question").value.trim();
+  const question = byId("question").value.trim();
   if (!question || running) return;
-  at("question").value = "";
+  byId("question").value = "";
   ask(question);
 });
-at("stop").addEventListener("click", () => running?.abort());
-at("clear").addEventListener("click", () => {
+byId("stop").addEventListener("click", () => running?.abort());
+byId("clear").addEventListener("click", () => {
   running?.abort();
   messages.length = 0;
-  at("conversation").replaceChildren();
+  byId("conversation").replaceChildren();
 });
-at("key").addEventListener("change", () => findModel().catch(() => {}));
+byId("key").addEventListener("change", () => findModel().catch(() => {}));
 findModel().catch(() => {});

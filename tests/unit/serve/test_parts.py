@@ -65,3 +65,14 @@ def test_a_stop_string_in_an_output_stops_nothing() -> None:
     words, shown = encode(CALL), encode(SHOWN)
     call = CodeCall("print(6 * 7)", "ok", "42", 0.1, len(words), len(words) + len(shown))
     assert len(list(said.take(Grown((*words, *shown), (call,))))) == 2 and not said.stopped
+
+
+def test_a_stop_string_between_two_outputs_of_one_report() -> None:
+    """All sampled ids are counted: the outputs are a part of them."""
+    said = parts("STOP")
+    pieces = [encode(text) for text in (CALL, SHOWN, "STOP " + CALL, SHOWN)]
+    ends = [sum(map(len, pieces[:count])) for count in range(5)]
+    calls = [CodeCall("print(6 * 7)", "ok", "42", 0.1, ends[place], ends[place + 1]) for place in (1, 3)]
+    list(said.take(Grown(sum(pieces, ()), tuple(calls))))
+    assert said.stopped and said.text == CALL + SHOWN
+    assert (said.num_ids, said.num_shown) == (ends[-1], len(pieces[1]))

@@ -1,11 +1,13 @@
 """The server against OpenAI's own client: replies whole and streamed, refusals in the API's form, limits, figures."""
 
+import json
 from collections.abc import Iterator
 
 import httpx
 import openai
 import pytest
 
+from tasks.shared.generation.interleave import RolloutRequest
 from tests.unit.serve.scripted_world import (
     ANSWER,
     CALL,
@@ -19,6 +21,7 @@ from tests.unit.serve.scripted_world import (
 
 ASKED = [{"role": "user", "content": "What is 6 times 7?"}]
 WHOLE = CALL + SHOWN + ANSWER
+JSON = {"Content-Type": "application/json"}
 ENDLESS = CALL.replace("print(6 * 7)", "import time\ntime.sleep(8)")
 
 
@@ -92,6 +95,7 @@ def test_limits_of_a_request(client: openai.OpenAI) -> None:
         ({"temperature": -1}, 400, "temperature", "greater than or equal to 0"),
         ({"logprobs": True}, 400, None, "logprobs = True is not offered"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, 400, None, "tools ="),
+        ({"extra_body": {"top_k": 20}}, 400, None, "top_k = 20 is not offered"),
         ({"n": 65}, 400, "n", "at most 64 samples"),
         ({"stop": [""]}, 400, None, "an empty string"),
     ],
@@ -105,6 +109,23 @@ def test_refusals_are_in_the_apis_form(
     assert (caught.value.status_code, error["param"]) == (status, param)
     assert said in error["message"] and "\n" not in error["message"]
     assert error["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    ("path", "asked", "status", "param"),
+    [
+        ("chat/completions", {"messages": [{"role": "user", "content": "a\ud800"}]}, 400, "messages"),
+        ("completions", {"prompt": ["a", "b\ud800"]}, 400, "prompt"),
+        ("completions", {"prompt": "a", "model": "\ud800"}, 404, "model"),
+    ],
+)
+def test_half_of_a_surrogate_pair_is_refused(
+    address: str, path: str, asked: dict[str, object], status: int, param: str
+) -> None:
+    """JSON can write it, and no text can hold it."""
+    content = json.dumps({"model": "m"} | asked)
+    answer = httpx.post(f"{address}/v1/{path}", content=content, headers=bearer() | JSON)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (status, param)
 
 
 def test_the_gate(client: openai.OpenAI, address: str) -> None:
@@ -170,3 +191,12 @@ def test_what_waits_and_what_takes_too_long_is_refused() -> None:
             list(slow)
         with pytest.raises(openai.InternalServerError, match=r"no whole answer within 1.5 s"):
             ask(client)
+
+
+def test_a_request_after_the_engines_end_gets_its_error() -> None:
+    """As a growth like any other: it may come between the server's check and the end."""
+    with scripted([CALL]) as resident:
+        resident.close()
+        heard: list[object] = []
+        resident.ask(RolloutRequest("late", 0, (1,), 0), heard.append, follows=True)
+        assert heard == [resident.failed] and isinstance(resident.failed, ConnectionAbortedError)
