@@ -7,13 +7,13 @@ lineage. Only `resample.py`, which needs the checkpoint, proves that the checkpo
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyarrow as pa
 
 from tasks.prove.certify import every_file
-from tasks.prove.evaluation import Tally, check_evaluation, stated_otherwise
+from tasks.prove.evaluation import check_evaluation, stated_otherwise
 from tasks.prove.evidence import (
     CERTIFICATE_FILE,
     REPORT_FILE,
@@ -25,7 +25,7 @@ from tasks.prove.evidence import (
 )
 from tasks.prove.facts import facts, report_html
 from tasks.prove.findings import CHANGED, MISSING, STATED, Difference, Row
-from tasks.shared.artifacts import ArtifactError
+from tasks.shared.artifacts import ArtifactError, ArtifactRef
 from tasks.shared.artifacts.manifest import MANIFEST_NAME
 
 # Errors that files of strangers can cause. Each is reported as a difference.
@@ -44,15 +44,14 @@ def check(evidence: Evidence, tell: Callable[[str], None], expected: str = "") -
     """
     rows = [check_files(evidence, expected), check_artifacts(evidence)]
     rows += _derived("facts", lambda: check_facts(evidence))
-    tally = Tally()
+    merged: dict[str, Row] = {}  # of all evaluations, by kind of evidence
     for name, ref in evidence.certificate.evaluations.items():
-        try:
-            check_evaluation(evidence, name, ref, tally, tell)
-        except UNREADABLE as error:
-            tally.add("evaluations", 1, [Difference(name, CHANGED, f"cannot be checked: {_message(error)}")])
-    rows += tally.rows()
+        for row in _rows_of_evaluation(evidence, name, ref, tell):
+            before = merged.get(row.what, Row(row.what, 0))
+            differences = [*before.differences, *row.differences]
+            merged[row.what] = Row(row.what, before.checked + row.checked, differences)
     tell("rendering the report again")
-    return rows + _derived("report", lambda: [check_report(evidence)])
+    return [*rows, *merged.values(), *_derived("report", lambda: [check_report(evidence)])]
 
 
 def check_files(evidence: Evidence, expected: str = "") -> Row:
@@ -125,6 +124,16 @@ def check_report(evidence: Evidence) -> Row:
     stored = (evidence.directory / REPORT_FILE).read_text(encoding="utf-8")
     detail = "not what this version makes of the artifacts"
     return Row("report", 1, [] if rendered == stored else [Difference(REPORT_FILE, CHANGED, detail)])
+
+
+def _rows_of_evaluation(
+    evidence: Evidence, name: str, ref: ArtifactRef, tell: Callable[[str], None]
+) -> Iterator[Row]:
+    try:
+        yield from check_evaluation(evidence, name, ref, tell)
+    except UNREADABLE as error:
+        detail = f"cannot be checked: {_message(error)}"
+        yield Row("evaluations", 1, [Difference(name, CHANGED, detail)])
 
 
 def _derived(what: str, rows: Callable[[], list[Row]]) -> list[Row]:

@@ -1,16 +1,16 @@
 """Check one evaluation of a certificate, sample by sample: problems, programs, responses, grades, intervals."""
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import chain
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import chain, islice
 from typing import Any
 
 import pyarrow as pa
 from pydantic import ValidationError
 
 from tasks.evaluate.main import MOST_OUTAGES
-from tasks.prove.evidence import Evidence, require_bounded, tree_differences
+from tasks.prove.evidence import Evidence, tree_differences
 from tasks.prove.facts import evaluate_config
 from tasks.prove.findings import GRADE, MISSING, STATED, UNDECIDED, Difference, Row, short
 from tasks.prove.programs import run_again
@@ -31,44 +31,30 @@ from tasks.shared.traces.turns import stop_ids_of
 GRADED = ("correct", "reason", "predicted")
 
 
-@dataclass(slots=True)
-class Tally:
-    """Sums up the checks of all evaluations, in the order in which they were first made."""
-
-    checked: dict[str, int] = field(default_factory=dict)
-    differences: dict[str, list[Difference]] = field(default_factory=dict)
-
-    def add(self, what: str, checked: int, differences: Sequence[Difference]) -> None:
-        """Count `checked` more items of `what`."""
-        self.checked[what] = self.checked.get(what, 0) + checked
-        self.differences.setdefault(what, []).extend(differences)
-
-    def rows(self) -> list[Row]:
-        """Return a row for each kind of evidence."""
-        return [Row(what, checked, self.differences[what]) for what, checked in self.checked.items()]
-
-
 def check_evaluation(
-    evidence: Evidence, name: str, ref: ArtifactRef, tally: Tally, tell: Callable[[str], None]
-) -> None:
-    """Check every sample of an evaluation. Raises ValueError for one that cannot be read."""
+    evidence: Evidence, name: str, ref: ArtifactRef, tell: Callable[[str], None]
+) -> Iterator[Row]:
+    """Check every sample of an evaluation. Yields a row for each kind of evidence.
+
+    Raises ValueError for an evaluation that cannot be read.
+    """
     config = config_of(evidence, ref)
     samples = samples_of(evidence, ref, config)
     provenance = evidence.store.manifest(ref).provenance
     problems = read_problems(evidence.place(provenance.inputs["evaluation_sets"]))
     wrong = check_problems(name, problems, provenance.seed, config, samples)
-    tally.add("problems and ids of samples", len(samples), wrong)
+    yield Row("problems and ids of samples", len(samples), wrong)
     checkpoint = evidence.place(provenance.inputs["checkpoint"])
     tokenizer = load_tokenizer(checkpoint)
     again = run_again(name, samples, config, tokenizer, stop_ids_of(checkpoint, tokenizer), tell)
-    tally.add("programs, run again", again.calls, again.programs)
-    tally.add("responses: ids, mask, text", again.responses, again.records)
+    yield Row("programs, run again", again.calls, again.programs)
+    yield Row("responses: ids, mask, text", again.responses, again.records)
     tell(f"{name}: grading {len(samples)} samples again")
     integers = {(problem.set, problem.id) for problem in problems if problem.integer}
     regraded = [graded_again(sample, (sample.set, sample.problem_id) in integers) for sample in samples]
-    tally.add("grades, given again", len(samples), check_grades(name, samples, regraded))
-    tally.add("void samples", len(samples), check_outages(name, samples))
-    tally.add("scores and intervals", 1, check_scores(evidence, name, ref, config, regraded))
+    yield Row("grades, given again", len(samples), check_grades(name, samples, regraded))
+    yield Row("void samples", len(samples), check_outages(name, samples))
+    yield Row("scores and intervals", 1, check_scores(evidence, name, ref, config, regraded))
 
 
 def config_of(evidence: Evidence, ref: ArtifactRef) -> EvaluateStage:
@@ -87,11 +73,8 @@ def config_of(evidence: Evidence, ref: ArtifactRef) -> EvaluateStage:
 
 def samples_of(evidence: Evidence, ref: ArtifactRef, config: EvaluateStage) -> list[Sample]:
     """Read the samples of an evaluation. Raises ValueError if they cannot be read or are inconsistent."""
-    place = evidence.place(ref)
     try:
-        for table in place.rglob("*.parquet"):
-            require_bounded(table)
-        samples = read_samples(place, config.traces.dialect)
+        samples = read_samples(evidence.place(ref), config.traces.dialect)
     except (pa.ArrowException, KeyError, TypeError, ValueError, OSError) as error:
         cause = str(error).partition("\n")[0]
         raise ValueError(
@@ -128,10 +111,13 @@ def check_problems(
     name: str, problems: list[EvaluationProblem], seed: int, config: EvaluateStage, samples: list[Sample]
 ) -> list[Difference]:
     """Check that every sample of the protocol is there once, in order, with the problem and answer of its set."""
-    requests = list(sample_requests(problems, config.evaluate.samples_per_problem, seed))
+    k = config.evaluate.samples_per_problem
+    requests = islice(sample_requests(problems, k, seed), len(samples) + 1)  # k may be any number
     differences = []
     if [request.key for request in requests] != [sample.key for sample in samples]:
-        detail = f"{len(samples)} samples where the protocol asks for {len(requests)}, or in another order"
+        detail = (
+            f"{len(samples)} samples where the protocol asks for {k * len(problems)}, or in another order"
+        )
         differences.append(Difference(name, MISSING, detail))
     known = {(problem.set, problem.id): problem for problem in problems}
     dialect = config.traces.dialect

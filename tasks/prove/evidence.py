@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -69,13 +70,16 @@ def open_evidence(path: Path, scratch: Path) -> Evidence:
     """Open the certificate at `path`, a folder or a tar. A tar is unpacked into `scratch`.
 
     Raises ValueError if there is no such file, the archive is unsafe or too large, or certificate.json is missing or
-    damaged.
+    damaged, or a document or table is too large.
     """
     if not path.exists():
         raise ValueError(f"{path}: no such certificate; tirflow certify EVALUATION writes one")
     directory = path if path.is_dir() else unpack(path, scratch)
-    for large in (part for part in directory.rglob("*.json") if part.stat().st_size > MOST_DOCUMENT_BYTES):
-        raise ValueError(f"{path}: {large.name} is larger than {MOST_DOCUMENT_BYTES >> 20} MiB")
+    for part in directory.rglob("*.json"):
+        if part.is_file() and part.stat().st_size > MOST_DOCUMENT_BYTES:
+            raise ValueError(f"{path}: {part.name} is larger than {MOST_DOCUMENT_BYTES >> 20} MiB")
+    for table in directory.rglob("*.parquet"):
+        require_bounded(table)
     document = directory / CERTIFICATE_FILE
     if not document.is_file():
         raise ValueError(f"{path}: no {CERTIFICATE_FILE} in it; give what tirflow certify wrote")
@@ -91,8 +95,14 @@ def open_evidence(path: Path, scratch: Path) -> Evidence:
 
 
 def require_bounded(table: Path) -> None:
-    """Raise ValueError for a parquet file that claims more rows or bytes than an evaluation can have."""
-    metadata = pq.ParquetFile(table).metadata
+    """Raise ValueError for a parquet file that claims more rows or bytes than an evaluation can have.
+
+    A file that cannot be read is reported where its rows are needed.
+    """
+    try:
+        metadata = pq.read_metadata(table)
+    except (pa.ArrowException, OSError):
+        return
     unpacked = sum(metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups))
     if metadata.num_rows > MOST_ROWS or unpacked > MOST_TABLE_BYTES:
         raise ValueError(

@@ -5,7 +5,7 @@ Only this proves that the checkpoint wrote the samples. The reader chooses them 
 
 import random
 from collections.abc import Callable, Sequence
-from itertools import takewhile
+from itertools import islice, takewhile
 from pathlib import Path
 
 from tasks.prove.evaluation import config_of, samples_of
@@ -39,12 +39,13 @@ def sample_again(
             "leave --checkpoint out"
         )
     provenance = evidence.store.manifest(ref).provenance
-    valid = [sample for sample in samples_of(evidence, ref, config) if not sample.outage]
-    chosen = random.Random(seed).sample(valid, max(1, round(share * len(valid))))
+    samples = samples_of(evidence, ref, config)
+    valid = [sample for sample in samples if not sample.outage]
+    chosen = random.Random(seed).sample(valid, min(len(valid), max(1, round(share * len(valid)))))
     recorded = {sample.key: sample for sample in chosen}
     problems = read_problems(evidence.place(provenance.inputs["evaluation_sets"]))
     all_requests = sample_requests(problems, config.evaluate.samples_per_problem, provenance.seed)
-    requests = [request for request in all_requests if request.key in recorded]
+    requests = [request for request in islice(all_requests, len(samples)) if request.key in recorded]
     generation = config.generation.model_copy(update={"placement": "inside"})
     config = config.model_copy(update={"sandbox": isolated(config.sandbox), "generation": generation})
     tokenizer = load_tokenizer(checkpoint)
