@@ -15,7 +15,7 @@ AGES = "staleness/"  # prefix of the metrics that an asynchronous step has for e
 
 
 def read_measured(rollouts: Path) -> list[dict[str, Any]]:
-    """Metrics and timing of each asynchronous step of a rollouts artifact; none of synchronous ones."""
+    """Return metrics and timing of each asynchronous step of a rollouts artifact. Synchronous steps are left out."""
     if not all((rollouts / name).is_file() for name in FILES):  # rollouts of an earlier version
         return []
     files = [[json.loads(line) for line in (rollouts / name).read_text().splitlines()] for name in FILES]
@@ -24,7 +24,7 @@ def read_measured(rollouts: Path) -> list[dict[str, Any]]:
 
 
 def asynchronous_curves(steps: Sequence[dict[str, Any]]) -> list[Markup]:
-    """The charts over the steps that were sampled ahead."""
+    """Draw the charts over the steps that were sampled ahead."""
     ages = sorted(int(name.removeprefix(AGES)) for name in steps[0] if name.startswith(AGES))
 
     def chart(title: str, names: dict[str, str], share: bool = False) -> Markup:

@@ -36,7 +36,7 @@ MEASURES: tuple[tuple[str, str, bool], ...] = (  # field, label, as per cent
 
 
 def checkpoint_curves(evaluations: Sequence[EvaluationInput], papers: Papers) -> list[Markup]:
-    """Accuracy of each set, then every metric with a line for each set, over the checkpoints; none for a single one."""
+    """Draw each set's accuracy and every metric, a line for each set, over checkpoints. No chart for a single one."""
     if len(evaluations) < 2:
         return []
     names = [evaluation.checkpoint for evaluation in evaluations]
@@ -61,7 +61,7 @@ def checkpoint_curves(evaluations: Sequence[EvaluationInput], papers: Papers) ->
 
 
 def step_curves(steps: Sequence[RlStep], rounds: Sequence[int], papers: Papers) -> list[Markup]:
-    """Reward, accuracy and every metric over RL steps; `rounds`: the last step of each."""
+    """Draw reward, accuracy and every metric over RL steps. `rounds` has the last step of each round."""
     numbers, ends = [step.step for step in steps], [float(end) for end in rounds[:-1]]
 
     def chart(title: str, values: list[float], share: bool, references: dict[str, float]) -> Markup:
@@ -82,7 +82,7 @@ def _title(label: str) -> str:
 
 
 def behaviour_tables(evaluations: Sequence[EvaluationInput], papers: Papers) -> list[Table]:
-    """ReTool's and ToRL's metrics and the purposes of code: one column for each checkpoint and set."""
+    """Return ReTool's and ToRL's metrics and the purposes of code: one column for each checkpoint and set."""
     columns = summary_columns(evaluations)
     rows = []
     for field, label, share in MEASURES:

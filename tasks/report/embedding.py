@@ -22,7 +22,7 @@ RIGHT, OUTAGE, TRUNCATED, CODE_ERROR, HAS_CODE = 1, 2, 4, 8, 16  # flags of a tr
 
 
 def json_in_html(value: Any) -> Markup:
-    """JSON that is safe in a <script type="application/json"> element, whatever strings it holds."""
+    """Return JSON that is safe in a <script type="application/json"> element, whatever strings it holds."""
     text = json.dumps(value, ensure_ascii=True, separators=(",", ":"))
     return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
 
@@ -30,7 +30,7 @@ def json_in_html(value: Any) -> Markup:
 def select(
     evaluations: Mapping[str, Sequence[Sample]], most_traces: int, most_tokens: int
 ) -> dict[str, list[Sample]]:
-    """The first samples of every problem, as many as both bounds allow but at least one, the same for all checkpoints.
+    """Choose the first samples of every problem: as many as both bounds allow, at least one, alike for all checkpoints.
 
     A token takes about 5 bytes of the page.
     """
@@ -49,7 +49,7 @@ def select(
 
 
 def trace_index(evaluations: Mapping[str, Sequence[Sample]]) -> dict[str, Any]:
-    """One row for each trace, in columns, with the names they refer to. Order: checkpoint, then as given."""
+    """Return a row for each trace, in columns, with the names they refer to. Order: checkpoint, then as given."""
     samples = [(number, sample) for number, group in enumerate(evaluations.values()) for sample in group]
     problems = _numbered([(s.set, s.problem_id) for _, s in samples])
     texts = {(s.set, s.problem_id): (s.problem, s.answer, s.family) for _, s in samples}
@@ -71,7 +71,7 @@ def trace_index(evaluations: Mapping[str, Sequence[Sample]]) -> dict[str, Any]:
 
 
 def trace_chunks(evaluations: Mapping[str, Sequence[Sample]]) -> list[str]:
-    """The traces in the index's order, `CHUNK` at a time: gzip of JSON, as base64."""
+    """Return the traces in the index's order, `CHUNK` at a time: gzip of JSON, as base64."""
     traces = [trace(sample) for group in evaluations.values() for sample in group]
     chunks = []
     for start in range(0, len(traces), CHUNK):
@@ -81,7 +81,7 @@ def trace_chunks(evaluations: Mapping[str, Sequence[Sample]]) -> list[str]:
 
 
 def trace(sample: Sample) -> dict[str, Any]:
-    """One trace: text, segments, token ends as lengths, log-probs in hundredths, calls. Positions are JavaScript's."""
+    """Return text, segments, lengths of tokens, log-probs in hundredths, and calls. Positions are JavaScript's."""
     # JavaScript counts a character beyond U+FFFF as two units
     units = [0, *accumulate(1 + (ord(char) > 0xFFFF) for char in sample.text)]
     ends = (
@@ -98,7 +98,7 @@ def trace(sample: Sample) -> dict[str, Any]:
 
 
 def flags(sample: Sample) -> int:
-    """The properties that the viewer filters by, as bits."""
+    """Return the properties that the viewer filters by, as bits."""
     return (
         RIGHT * sample.correct
         | OUTAGE * sample.outage
@@ -109,7 +109,7 @@ def flags(sample: Sample) -> int:
 
 
 def segments(sample: Sample) -> list[list[int]]:
-    """[start, end, kind, call] in characters, in order, covering the text; call is -1 for words.
+    """Return [start, end, kind, call] in characters, in order, covering the text. `call` is -1 for words.
 
     The forms of the dialect find programs; the program that a call ran is the last one of its turn. Output is the text
     that the loss mask leaves out.

@@ -1,4 +1,4 @@
-"""Reads the inputs of a report from artifacts; all but one evaluation are optional.
+"""Read the inputs of a report from artifacts. All but one evaluation are optional.
 
 Inputs: `evaluation_<name>` for the names in `report.evaluations`, `night_<day>_<tag>`, `sft`, `traces`, `rollouts_<n>`.
 """
@@ -51,14 +51,14 @@ class ReportInputs:
 
 
 def summary_columns(evaluations: Sequence[EvaluationInput]) -> dict[str, dict[str, Any]]:
-    """The summary of every checkpoint on every set, under the head of its column in a table."""
+    """Return the summary of every checkpoint on every set, under the head of its column in a table."""
     return {
         f"{e.checkpoint}, {name}": values for e in evaluations for name, values in e.summary["sets"].items()
     }
 
 
 def read_inputs(context: StageContext[ReportStage]) -> ReportInputs:
-    """Read every input of the request. ValueError if there is no evaluation."""
+    """Read every input of the request. Raises ValueError without an evaluation, or for one that is not in the order."""
     names = context.request.inputs
     order = context.config.report.evaluations
     given = [name for name in names if name.startswith("evaluation_")]
@@ -70,14 +70,22 @@ def read_inputs(context: StageContext[ReportStage]) -> ReportInputs:
     if len(present) < len(given):
         unknown = sorted(set(given) - {f"evaluation_{name}" for name in present})
         raise ValueError(f"report: input '{unknown[0]}' is not in report.evaluations; name it there")
-    steps, rounds, written = _read_rollouts(context)
+    rollouts = [name for name in names if name.startswith("rollouts_")]
+    rollouts.sort(key=lambda name: int(name.removeprefix("rollouts_")))
+    steps: list[RlStep] = []
+    rounds, shown = [], {}
+    for name in rollouts:
+        new = read_round(context.store, names[name], len(steps) + 1, context.config.traces.dialect)
+        steps += new.steps
+        rounds.append(len(steps))
+        shown[name.replace("_", " ")] = new.shown
     funnel = None
     if "traces" in names:
         traces = context.input("traces")
-        written = {"rejected traces": read_rejected(traces, dialect_of(context.config.traces)), **written}
+        shown = {"rejected traces": read_rejected(traces, dialect_of(context.config.traces)), **shown}
         funnel = json.loads((traces / "funnel.json").read_text())
     sft = context.input("sft") if "sft" in names else None
-    directories = [context.input(name) for name in sorted(names) if name.startswith("rollouts_")]
+    directories = [context.input(name) for name in rollouts]
     curve = [point for directory in directories for point in _read_lines(directory / "evaluation.jsonl")]
     return ReportInputs(
         evaluations=[_read_evaluation(context, name) for name in present],
@@ -87,7 +95,7 @@ def read_inputs(context: StageContext[ReportStage]) -> ReportInputs:
         rl=steps,
         rounds=rounds,
         ahead=[step for directory in directories for step in read_measured(directory)],
-        written=written,
+        written=shown,
         funnel=funnel,
         manifests={
             name: context.store.manifest(ref) for name, ref in names.items() if not name.startswith("night_")
@@ -105,7 +113,7 @@ def _read_evaluation(context: StageContext[ReportStage], name: str) -> Evaluatio
 
 
 def _read_nights(context: StageContext[ReportStage]) -> list[Night]:
-    """The scores of `night_<day>_<tag>` inputs, from their manifests alone: no samples are read."""
+    """Return the scores of `night_<day>_<tag>` inputs, from their manifests alone."""
     nights = []
     for name, ref in context.request.inputs.items():
         if name.startswith("night_"):
@@ -115,25 +123,8 @@ def _read_nights(context: StageContext[ReportStage]) -> list[Night]:
     return nights
 
 
-def _read_rollouts(
-    context: StageContext[ReportStage],
-) -> tuple[list[RlStep], list[int], dict[str, list[Sample]]]:
-    """Every round in order: all steps, the last step of each round, trajectories to show by round."""
-    names = context.request.inputs
-    numbers = sorted(int(name.removeprefix("rollouts_")) for name in names if name.startswith("rollouts_"))
-    steps: list[RlStep] = []
-    rounds, shown = [], {}
-    for number in numbers:
-        ref = names[f"rollouts_{number}"]
-        new = read_round(context.store, ref, len(steps) + 1, context.config.traces.dialect)
-        steps += new.steps
-        rounds.append(len(steps))
-        shown[f"rollouts {number}"] = new.shown
-    return steps, rounds, shown
-
-
 def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a file of JSON lines; none if the stage wrote no such file."""
+    """Return the records of a file of JSON lines; none if the stage wrote no such file."""
     if not path.is_file():
         return []
     return [json.loads(line) for line in path.read_text().splitlines()]

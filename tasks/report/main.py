@@ -28,7 +28,7 @@ SKIPPED = {
 
 
 def run(context: StageContext[ReportStage]) -> StageResult:
-    """Read, draw, publish."""
+    """Read the inputs, render the page, publish both."""
     inputs = read_inputs(context)
     summary = summarize(inputs)
     html = render(build_page(context, inputs))
@@ -40,7 +40,7 @@ def run(context: StageContext[ReportStage]) -> StageResult:
 
 
 def build_page(context: StageContext[ReportStage], inputs: ReportInputs) -> Page:
-    """The page of a run."""
+    """Return the page of a run."""
     evaluations = inputs.evaluations
     papers = load_papers()
     tables: list[Table] = [*behaviour_tables(evaluations, papers), reason_table(evaluations)]
@@ -64,7 +64,7 @@ def build_page(context: StageContext[ReportStage], inputs: ReportInputs) -> Page
 
 
 def summarize(inputs: ReportInputs) -> dict[str, Any]:
-    """Scores and paired differences as data."""
+    """Return scores and paired differences as data."""
     sets: dict[str, Any] = {}
     for evaluation in inputs.evaluations:
         for name, values in evaluation.summary["sets"].items():
@@ -81,7 +81,7 @@ def summarize(inputs: ReportInputs) -> dict[str, Any]:
 
 
 def _protocol(protocol: dict[str, Any], config: ReportStage) -> str:
-    """How the samples were taken, in words."""
+    """Describe how the samples were taken."""
     calls = protocol.get("max_calls")
     name = f"protocol {protocol['protocol']}, " if protocol.get("protocol") else ""
     return (
@@ -112,7 +112,7 @@ def _warnings(config: ReportStage, inputs: ReportInputs) -> list[str]:
 
 
 def _skipped_steps(inputs: ReportInputs) -> list[str]:
-    """The steps that training skipped, by its published metrics."""
+    """Describe the steps that training skipped, from its published metrics."""
     return [
         f"{name.replace('_', ' ')}: {manifest.metrics[key]} {what}"
         for name, manifest in inputs.manifests.items()
@@ -122,7 +122,7 @@ def _skipped_steps(inputs: ReportInputs) -> list[str]:
 
 
 def _metrics(summary: dict[str, Any]) -> dict[str, Value]:
-    """Accuracy of each checkpoint and each difference with its interval, by set."""
+    """Return the accuracy of each checkpoint and each difference with its interval, by set."""
     metrics: dict[str, Value] = {}
     for name, content in summary["sets"].items():
         for checkpoint, values in content["checkpoints"].items():

@@ -60,9 +60,6 @@ class SetSection:
 class Strip:
     """The samples of one problem under one checkpoint: R right, W wrong, V void."""
 
-    set: str
-    problem_id: str
-    checkpoint: int
     cells: str
     label: str
 
@@ -78,14 +75,14 @@ class Page:
     curves: Sequence[tuple[str, Sequence[Markup]]]
     tables: Sequence[Table]
     checkpoints: Sequence[str] = ()
-    strips: Sequence[tuple[str, str, Sequence[Strip]]] = ()  # set, problem id, a strip a checkpoint
+    strips: Sequence[tuple[str, str, Sequence[Strip]]] = ()  # set, problem id, a strip for each checkpoint
     evaluations: Mapping[str, Sequence[Sample]] = field(default_factory=dict)
     # rejected traces, rollouts: all shown
     written: Mapping[str, Sequence[Sample]] = field(default_factory=dict)
 
 
 def render(page: Page) -> str:
-    """The HTML document."""
+    """Return the HTML document."""
     chosen = select(page.evaluations, MOST_TRACES, MOST_TOKENS)
     shown = {**chosen, **page.written}
     style = (PAGE_DIR / "report.css").read_text(encoding="utf-8")

@@ -15,7 +15,7 @@ DETAIL_CHARS = 120
 
 
 def read_rejected(directory: Path, dialect: Dialect) -> list[Sample]:
-    """The first rejected traces of each reason. A written trace has no tokens, hence no log-probs."""
+    """Read the first rejected traces of each reason. A written trace has no tokens, hence no log-probs."""
     shown: list[Sample] = []
     of_reason: Counter[str] = Counter()
     of_problem: Counter[str] = Counter()
@@ -28,7 +28,7 @@ def read_rejected(directory: Path, dialect: Dialect) -> list[Sample]:
 
 
 def _sample(row: dict[str, Any], number: int, dialect: Dialect) -> Sample:
-    """A trace as a sample with segments (own words, output, own words) in place of tokens."""
+    """Return a trace as a sample with segments (own words, output, own words) in place of tokens."""
     try:
         segments = dialect.split(row["trace"])
     except TraceFormatError:
@@ -55,7 +55,7 @@ def _sample(row: dict[str, Any], number: int, dialect: Dialect) -> Sample:
 
 
 def _calls(segments: list[Segment], statuses: list[str]) -> tuple[CodeCall, ...]:
-    """The blocks that have output, with "not executed" for those that verification did not reach."""
+    """Return the blocks that have output, with "not executed" for those that verification did not reach."""
     calls: list[CodeCall] = []
     left = iter(statuses)
     for place, segment in enumerate(segments):

@@ -51,7 +51,7 @@ Row = dict[str, Any]
 
 
 def read_round(store: Store, ref: ArtifactRef, first: int, dialect: str = "retool") -> Round:
-    """The rollouts of one round in `dialect`; its steps are numbered from `first`, whatever the round calls them.
+    """Read the rollouts of one round in `dialect`. Its steps are numbered from `first`, whatever the round calls them.
 
     Problems and tokenizer come from the round's inputs.
     """
@@ -69,18 +69,15 @@ def read_round(store: Store, ref: ArtifactRef, first: int, dialect: str = "retoo
         steps.append(_step(first + len(steps), samples, rows))
         for sample in samples:
             if next(row_numbers) % every == 0:
+                ends = token_ends(tokenizer, sample.response_ids, sample.text)
                 # numbered through the round, because its number within a step recurs in the next
-                number, ends = (
-                    numbers[sample.problem_id],
-                    token_ends(tokenizer, sample.response_ids, sample.text),
-                )
-                shown.append(replace(sample, sample=number, token_ends=ends))
+                shown.append(replace(sample, sample=numbers[sample.problem_id], token_ends=ends))
                 numbers[sample.problem_id] += 1
     return Round(steps, shown)
 
 
 def _rows(directory: Path) -> Iterator[Row]:
-    """The rows with the seconds of their calls, which rollouts of earlier versions hold in the calls."""
+    """Yield the rows with the seconds of their calls, which rollouts of earlier versions have in the calls."""
     rows = _read(directory / ROWS_FILE, COLUMNS)
     if not (directory / SECONDS_FILE).exists():
         yield from rows
@@ -96,7 +93,7 @@ def _read(path: Path, columns: list[str]) -> Iterator[Row]:
 
 
 def _sample(row: Row, problem: Row, dialect: str) -> Sample:
-    """A trajectory as a sample without token ends."""
+    """Return a trajectory as a sample without token ends."""
     shown = row.get("shown")
     if shown is None:  # rollouts of earlier versions
         shown = list(islice(DIALECTS[dialect].outputs(row["text"]), len(row["calls"])))

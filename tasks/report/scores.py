@@ -19,13 +19,13 @@ COLUMNS = ("accuracy", "bootstrap", "pass@k", "maj@k", "code ratio", "pass ratio
 
 
 def set_sections(evaluations: Sequence[EvaluationInput]) -> list[SetSection]:
-    """One section for each set, in the order of the first evaluation that has it."""
+    """Return a section for each set, in the order of the first evaluation that has it."""
     names = dict.fromkeys(name for evaluation in evaluations for name in evaluation.summary["sets"])
     return [_section(name, [e for e in evaluations if name in e.summary["sets"]]) for name in names]
 
 
 def comparisons(name: str, evaluations: Sequence[EvaluationInput]) -> list[tuple[str, str, Comparison]]:
-    """Every later checkpoint against every earlier one on the set: (before, after, comparison).
+    """Compare every later checkpoint with every earlier one on the set: (before, after, comparison).
 
     Both sides keep the problems that both have: one may have lost every sample to the sandbox, and evaluations of
     different artifacts may use one name for different problems.
@@ -39,7 +39,7 @@ def comparisons(name: str, evaluations: Sequence[EvaluationInput]) -> list[tuple
 
 
 def _shared(name: str, before: EvaluationInput, after: EvaluationInput) -> tuple[Evaluation, Evaluation]:
-    """The outcomes of both sides on the problems, equal in text and answer, that both have."""
+    """Return the outcomes of both sides on the problems that both have, equal in text and answer."""
     samples = [[sample for sample in side.samples if sample.set == name] for side in (before, after)]
     texts = [{s.problem_id: (s.problem, s.answer) for s in side} for side in samples]
     first, second = (as_evaluation(side) for side in samples)
@@ -153,15 +153,15 @@ def _needed(name: str, before: str, after: str, evaluations: Sequence[Evaluation
 
 
 def percent(value: float | None) -> str:
-    """A share as per cent; a dash where there is none."""
+    """Write a share as per cent, or a dash for None."""
     return NONE if value is None else f"{value * 100:.1f} %"
 
 
 def span(ends: Sequence[float]) -> str:
-    """An interval in per cent."""
+    """Write an interval in per cent."""
     return f"{ends[0] * 100:.1f} to {ends[1] * 100:.1f}"
 
 
 def points(value: float) -> str:
-    """A difference in percentage points, with its sign."""
+    """Write a difference in percentage points, with its sign."""
     return f"{value * 100:+.1f}".replace("-", "\u2212")

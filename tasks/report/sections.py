@@ -18,7 +18,7 @@ from tasks.shared.reporting.samples import Sample
 
 
 def curves(inputs: ReportInputs, papers: Papers) -> list[tuple[str, list[Markup]]]:
-    """Accuracy over nights, everything over checkpoints, SFT and RL over their steps."""
+    """Draw accuracy over nights, every metric over checkpoints, SFT and RL over their steps."""
     found = []
     if inputs.nights:
         charts = [curve(t.title, t.lines, t.x_label, percent=True) for t in trends(inputs.nights)]
@@ -47,7 +47,7 @@ def curves(inputs: ReportInputs, papers: Papers) -> list[tuple[str, list[Markup]
 
 
 def evaluation_curves(points: Sequence[Mapping[str, Any]]) -> list[Markup]:
-    """A chart for each set: accuracy over the steps at which it was sampled."""
+    """Draw a chart for each set: accuracy over the steps at which it was sampled."""
     ends = "/accuracy"
     names = sorted({key.removesuffix(ends) for point in points for key in point if key.endswith(ends)})
     charts = []
@@ -64,7 +64,7 @@ def _column(rows: Sequence[Mapping[str, Any]], key: str) -> list[float]:
 
 
 def reason_table(evaluations: Sequence[EvaluationInput]) -> Table:
-    """The number of samples by the reason of their grade."""
+    """Count the samples by the reason of their grade."""
     columns = {head: values["reasons"] for head, values in summary_columns(evaluations).items()}
     kinds = sorted(set().union(*columns.values()))
     rows = [
@@ -74,7 +74,7 @@ def reason_table(evaluations: Sequence[EvaluationInput]) -> Table:
 
 
 def cost_table(evaluations: Sequence[EvaluationInput]) -> Table:
-    """Tokens, seconds and tool time of each evaluation; spread of scores within and between problems."""
+    """Return tokens and seconds of each evaluation, and the variance of its scores within and between problems."""
     rows = []
     for evaluation in evaluations:
         for name, values in evaluation.summary["sets"].items():
@@ -109,32 +109,30 @@ def cost_table(evaluations: Sequence[EvaluationInput]) -> Table:
 
 
 def lineage_table(inputs: ReportInputs) -> Table:
-    """The artifacts that this report covers."""
-    rows = []
-    for name, manifest in inputs.manifests.items():
-        rows.append(
-            [name, manifest.kind, manifest.provenance.stage, str(manifest.provenance.seed), manifest.digest]
-        )
+    """List the artifacts that this report covers."""
+    rows = [
+        [name, manifest.kind, manifest.provenance.stage, str(manifest.provenance.seed), manifest.digest]
+        for name, manifest in inputs.manifests.items()
+    ]
     return Table("Lineage", ("input", "kind", "stage", "seed", "sha256"), rows, frozenset({3}))
 
 
 def strips(evaluations: Sequence[EvaluationInput]) -> list[tuple[str, str, list[Strip]]]:
-    """A heat strip of samples for every problem and checkpoint, the hardest for the last checkpoint first."""
-    cells: dict[tuple[str, str], dict[int, list[Sample]]] = {}
+    """Return a heat strip for every problem and checkpoint, the hardest problem for the last checkpoint first."""
+    cells: dict[tuple[str, str], list[list[Sample]]] = {}
     for number, evaluation in enumerate(evaluations):
         for sample in evaluation.samples:
-            cells.setdefault((sample.set, sample.problem_id), {}).setdefault(number, []).append(sample)
-    last = len(evaluations) - 1
-    sets = {key[0]: place for place, key in enumerate(cells)}
-    order = sorted(cells, key=lambda key: (sets[key[0]], _share(cells[key].get(last, [])), key))
-    numbers = range(len(evaluations))
-    return [(*key, [_strip(*key, number, cells[key].get(number, [])) for number in numbers]) for key in order]
+            of_problem = cells.setdefault((sample.set, sample.problem_id), [[] for _ in evaluations])
+            of_problem[number].append(sample)
+    sets = list(dict.fromkeys(name for name, _ in cells))
+    order = sorted(cells, key=lambda key: (sets.index(key[0]), _share(cells[key][-1]), key))
+    return [(*key, [_strip(samples) for samples in cells[key]]) for key in order]
 
 
-def _strip(name: str, problem: str, number: int, samples: Sequence[Sample]) -> Strip:
+def _strip(samples: Sequence[Sample]) -> Strip:
     ordered = sorted(samples, key=lambda sample: sample.sample)
     letters = "".join("V" if sample.outage else "R" if sample.correct else "W" for sample in ordered)
-    return Strip(name, problem, number, letters, f"{letters.count('R')} of {len(letters)} right")
+    return Strip(letters, f"{letters.count('R')} of {len(letters)} right")
 
 
 def _share(samples: Sequence[Sample]) -> float:

@@ -4,23 +4,37 @@ from typing import Any
 
 from markupsafe import Markup
 
-from tasks.report.bars import FunnelStep, funnel
 from tasks.report.page import Table
 from tasks.report.scores import percent
+from tasks.shared.reporting.charts import WIDTH, figure, text
 
 Funnel = dict[str, Any]  # funnel.json of a `traces` artifact
 NUMBERS = frozenset({2, 3})
+ROW, BAR = 24, 14  # heights in the chart
+LEFT, RIGHT = 104, 100  # margins
 
 
 def funnel_chart(counts: Funnel) -> Markup:
-    """The traces that each step keeps and removes."""
-    steps = [FunnelStep("written", counts["written"], 0)]
-    steps += [FunnelStep(row["step"], row["left"], sum(row["rejected"].values())) for row in counts["steps"]]
-    return funnel("Traces after each step of verification and selection", steps)
+    """Draw a bar for what each step keeps and, beside it, one for what it removes."""
+    steps = [("written", counts["written"], 0)]
+    steps += [(row["step"], row["left"], sum(row["rejected"].values())) for row in counts["steps"]]
+    scale = (WIDTH - LEFT - RIGHT) / (max(kept + removed for _, kept, removed in steps) or 1)
+    parts = []
+    for number, (name, kept, removed) in enumerate(steps):
+        top = 6 + ROW * number
+        middle, end = top + BAR - 3, LEFT + scale * kept
+        parts.append(text("name", LEFT - 8, middle, name, "end"))
+        for tone, start, width in ((1, LEFT, scale * kept), (2, end, scale * removed)):
+            place = f'x="{start:.1f}" y="{top}" width="{width:.1f}" height="{BAR}"'
+            parts.append(f'<g class="tone{tone}"><rect class="part" {place}/></g>')
+        count = f"{kept:,}" + (f"  \u2212{removed:,}" if removed else "")
+        parts.append(text("value", end + scale * removed + 6, middle, count, "start"))
+    title = "Traces after each step of verification and selection"
+    return figure(title, "".join(parts), WIDTH, 12 + ROW * len(steps))
 
 
 def synthesis_tables(counts: Funnel) -> list[Table]:
-    """The funnel by step and reason, and up to five rejected traces of each reason."""
+    """Return the funnel by step and reason, and up to five rejected traces of each reason."""
     written = max(counts["written"], 1)
     rows = [("written", "", counts["written"])]
     for step in counts["steps"]:

@@ -42,7 +42,7 @@ def publish_evaluation(store: Store, samples: list[Sample]) -> ArtifactRef:
 CODE = "<code>\n```python\nprint(6 * 7)\n```\n</code>"
 
 
-def publish_rollouts(store: Store, accuracy: float, earlier: bool = False) -> ArtifactRef:
+def publish_rollouts(store: Store, accuracy: float, earlier: bool = False, ahead: int = 0) -> ArtifactRef:
     """Two steps of four trajectories, one of them void; half run code. `earlier`: the seconds stand in the calls."""
     problem = {
         "id": "tiny/p",
@@ -99,6 +99,9 @@ def publish_rollouts(store: Store, accuracy: float, earlier: bool = False) -> Ar
         point = {"step": 2, "round": 1, "aime/accuracy": accuracy, "aime/low": 0.1, "aime/high": 0.9}
         (directory / "evaluation.jsonl").write_text(json.dumps(point) + "\n")
         (directory / SECONDS_FILE).parent.mkdir()
+        if ahead:
+            (directory / "metrics.jsonl").write_text(json.dumps({"step": ahead, "staleness/0": 4}))
+            (directory / "circumstances/timing.jsonl").write_text("{}")
         seconds = [{"seconds": [0.25] * len(row["calls"])} for row in rows]
         write_table(directory / SECONDS_FILE, seconds, SECONDS)
 
@@ -242,3 +245,14 @@ def test_rollouts_and_rejected_traces_are_in_the_viewer(tmp_path: Path) -> None:
     sampled = trace(written["rollouts 1"][1])
     assert [segment[2] for segment in sampled["segments"]] == [0, 1, 0, 2, 0]
     assert sum(sampled["lengths"]) == len(sampled["text"]) and sampled["logprobs"][0] == -50
+
+
+def test_asynchronous_steps_are_in_the_order_of_their_rounds(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "store"))
+    inputs = {"evaluation_base": publish_evaluation(store, make_evaluation(1, 2, 1, 0.5))}
+    inputs |= {f"rollouts_{number}": publish_rollouts(store, 0.5, ahead=number) for number in (10, 9)}
+    read = read_inputs(context_of(report_request(tmp_path, inputs)))
+    assert [step["step"] for step in read.ahead] == [9, 10] and list(read.written) == [
+        "rollouts 9",
+        "rollouts 10",
+    ]

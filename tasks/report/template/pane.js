@@ -1,4 +1,4 @@
-// One trace, written into the page as text: what a model wrote is never parsed as HTML.
+// Draw one trace. The page takes a model's text as text and never parses it as HTML.
 const MARKS = { right: "\u2713", wrong: "\u2717", void: "\u25cb" };
 const KINDS = ["words", "code", "output", "unrun"];
 const PYTHON = /(#[^\n]*)|("""[\s\S]*?"""|'''[\s\S]*?'''|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*')|\b(False|None|True|and|as|assert|break|class|continue|def|del|elif|else|except|finally|for|from|if|import|in|is|lambda|not|or|pass|raise|return|try|while|with|yield|print|range|sum|len)\b|\b(\d[\d_.]*)\b/g;
@@ -10,7 +10,7 @@ function element(tag, className, text) {
   return node;
 }
 
-function styleRuns(trace, words) { // [start, end, class], sorted, of highlighted code and of search hits
+function styleRuns(trace, words) { // [start, end, class] of each highlighted piece of code and each search hit
   const runs = [];
   for (const [start, end, kind] of trace.segments) {
     if (kind !== 1 && kind !== 3) continue;
@@ -26,7 +26,7 @@ function styleRuns(trace, words) { // [start, end, class], sorted, of highlighte
   return runs;
 }
 
-function cuts(trace, runs) { // every character position at which anything begins or ends
+function cuts(trace, runs) { // every position at which a token, segment or run begins or ends, sorted
   const places = new Set([0, trace.text.length]);
   let at = 0;
   for (const length of trace.lengths) places.add((at += length));
@@ -38,7 +38,7 @@ function cuts(trace, runs) { // every character position at which anything begin
   return [...places].filter((place) => place <= trace.text.length).sort((one, other) => one - other);
 }
 
-function tokenAt(trace) { // for each character the token it belongs to
+function tokenAt(trace) { // the token of each character, -1 for none
   const owner = new Int32Array(trace.text.length + 1).fill(-1);
   let at = 0;
   trace.lengths.forEach((length, token) => { owner.fill(token, at, at + length); at += length; });
@@ -52,10 +52,10 @@ function writeText(trace, words) {
   let number = 0, afterBlock = false;
   for (const [start, end, kind, call] of trace.segments) {
     const part = element("span", "segment " + KINDS[kind]);
-    if (kind === 2) part.title = "interpreter output: not the model's words, masked out of the loss";
+    if (kind === 2) part.title = "interpreter output: not written by the model, masked out of the loss";
     if (kind === 1) part.append(badge(trace.calls[call]));
     while (places[number] < start) number++;
-    // Code and output are blocks of their own: a line break that only leads to or from one would show as an empty line.
+    // Code and output are shown as blocks: a line break before or after one would look like an empty line, so hide it.
     if ((afterBlock || kind === 2) && trace.text[start] === "\n" && places[number + 1] === start + 1) {
       const node = element("span", "break", "\n");
       part.append(node);
@@ -89,7 +89,7 @@ function describeToken(trace, token) {
 
 async function fillPane(pane, traces, row, words) {
   if (row === undefined) {
-    pane.replaceChildren(element("div", "head", "This checkpoint has no sample of the same number on this problem here."));
+    pane.replaceChildren(element("div", "head", "The report has no sample with this number of this checkpoint on this problem."));
     return;
   }
   const index = traces.index, verdict = traces.verdict(row);

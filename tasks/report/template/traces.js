@@ -1,4 +1,4 @@
-// The embedded traces: an index that is read at once, chunks of text that open when they are needed.
+// The embedded traces: an index, which is read at once, and chunks of traces, which are unpacked on demand.
 const RIGHT = 1, OUTAGE = 2, TRUNCATED = 4, CODE_ERROR = 8, HAS_CODE = 16;
 
 class Traces {
@@ -6,7 +6,7 @@ class Traces {
     this.index = index;
     this.count = index.checkpoint.length;
     this.opened = new Map(); // chunk number -> promise of its traces
-    this.texts = null; // lower-case text of every trace, once searched
+    this.texts = null; // every trace's text in lower case, from the first search on
     this.positions = new Map();
     for (let row = 0; row < this.count; row++) this.positions.set(this.key(index.checkpoint[row], index.problem[row], index.sample[row]), row);
   }
@@ -59,7 +59,7 @@ class Traces {
     }
     return rows;
   }
-  about(row) { // what else a search looks at: the problem, its id and family, and why it was graded as it was
+  about(row) { // other text that a search covers: problem, its id and family, reason of the grade
     const [, id, problem, , family] = this.index.problems[this.index.problem[row]];
     return [id, problem, family, this.index.reasons[this.index.reason[row]]].join("\n").toLowerCase();
   }

@@ -1,4 +1,4 @@
-// The viewer: a list that holds only the rows in sight, filters, one or two panes, and the heat strips by problem.
+// The trace viewer: a list that draws only visible rows, filters, one or two panes, and a heat strip for each problem.
 const ROW_HEIGHT = 46;
 
 function shortId(set, id) { return id.startsWith(set + "/") ? id.slice(set.length + 1) : id; }
@@ -89,7 +89,7 @@ class Viewer {
       words: fields.search.value.trim(), checkpoint: Number(fields.checkpoint.value), set: fields.set.value,
       verdict: fields.verdict.value, error: fields.error.checked, problem: Number(fields.problem.value),
     });
-    if (turn !== this.turn) return; // a later filter overtook this one
+    if (turn !== this.turn) return; // a later filter has replaced this one
     this.list.show(rows);
     document.getElementById("count").textContent = rows.length.toLocaleString("en") + " of " + this.traces.count.toLocaleString("en");
     await this.open(rows.includes(this.current) ? this.current : rows.length ? rows[0] : -1);
@@ -118,7 +118,7 @@ class Viewer {
   }
 }
 
-function drawStrips(viewer) { // one cell a sample; drawn when it comes into sight
+function drawStrips(viewer) { // one cell for each sample; a strip is drawn when it scrolls into view
   const colours = { R: "#2e9e55", W: "#d9534f", V: "#d9a514" };
   const seen = new IntersectionObserver((entries) => {
     for (const { target, isIntersecting } of entries) {
