@@ -26,7 +26,7 @@ def recipe_toml(config: EvaluateStage) -> str:
         "traces": config.traces.model_dump(mode="json"),
         "sandbox": config.sandbox.model_dump(mode="json", exclude={"address", "allow_unsafe"}),
         "generation": config.generation.model_dump(mode="json", exclude={"pool", "placement"}),
-        "evaluate": config.evaluate.model_dump(mode="json") | {"checkpoints": ["base"]},
+        "evaluate": config.evaluate.model_dump(mode="json", exclude={"endpoint"}) | {"checkpoints": ["base"]},
     }
     return HEAD + "".join(_section(name, values) for name, values in sections.items())
 
@@ -42,4 +42,4 @@ def _value(value: Any) -> str:
         return "{ " + ", ".join(f"{key} = {_value(inner)}" for key, inner in value.items()) + " }"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_value(inner) for inner in value) + "]"
-    return json.dumps(value)
+    return json.dumps(value, ensure_ascii=False)

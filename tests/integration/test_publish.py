@@ -11,6 +11,7 @@ from flows.commands.cli import main
 from tasks.publish.recipe_file import recipe_toml
 from tasks.recipes import load_recipe
 from tasks.shared.artifacts import Store
+from tasks.shared.config.endpoint import ServedModel
 from tests.artifacts import publish
 from tests.integration.certificate_world import (
     STEADY,
@@ -188,5 +189,7 @@ def test_the_recipe_names_no_place_of_this_site() -> None:
     config = certificate_stage()
     sandbox = config.sandbox.model_copy(update={"address": "tcp:sandbox.inner:9", "allow_unsafe": True})
     model = config.model.model_copy(update={"source": "path", "path": "/home/somebody/model"})
-    text = recipe_toml(config.model_copy(update={"sandbox": sandbox, "model": model}))
+    endpoint = ServedModel(model="m", base_url="http://model.inner/v1")
+    evaluate = config.evaluate.model_copy(update={"endpoint": endpoint})
+    text = recipe_toml(config.model_copy(update={"sandbox": sandbox, "model": model, "evaluate": evaluate}))
     assert "inner" not in text and "somebody" not in text and "allow_unsafe" not in text
