@@ -33,8 +33,8 @@ MOST_OUTAGES = 0.01  # of all samples; above it the sandbox is at fault and noth
 def run(context: StageContext[EvaluateStage]) -> StageResult:
     """Take the missing samples, then summarise and publish all."""
     config = context.config = context.config.limited()
-    meeting = context.request.meeting
-    if meeting is not None and meeting.only_samples:
+    rendezvous = context.request.rendezvous
+    if rendezvous is not None and rendezvous.only_samples:
         return sample_for_others(context, config.generation, config.model, context.input("checkpoint"))
     problems = read_problems(context.input("evaluation_sets"))
     requests = list(sample_requests(problems, config.evaluate.samples_per_problem, context.request.seed))
@@ -131,7 +131,7 @@ def _sample_in_process(
                 checkpoint,
                 tokenizer,
                 scratch=context.scratch,
-                meeting=context.request.meeting,
+                rendezvous=context.request.rendezvous,
             )
         )
         return take_all(Sampler(config, generator, interpreter, tokenizer), missing, keep)

@@ -109,7 +109,7 @@ def gathered(request: StageRequest, label: str, fresh: bool) -> Iterator[tuple[S
     shared.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(shared / POOL, ignore_errors=True)  # servers of an earlier attempt
     address = stage_address() or address_towards(urlsplit(prefect_api_url() or "").hostname or "127.0.0.1")
-    meeting = Rendezvous(
+    rendezvous = Rendezvous(
         nodes=nodes,
         node=0,
         address=address,
@@ -117,7 +117,7 @@ def gathered(request: StageRequest, label: str, fresh: bool) -> Iterator[tuple[S
         shared=str(shared),
         samplers=num_samplers(stage_of(request)[1]),
     )
-    first = request.model_copy(update={"meeting": meeting})
+    first = request.model_copy(update={"rendezvous": rendezvous})
     try:
         _order(others, first, label)
         yield first, others
@@ -134,8 +134,8 @@ def gathered(request: StageRequest, label: str, fresh: bool) -> Iterator[tuple[S
 
 def join(request: StageRequest, label: str, first: UUID) -> None:
     """Run this host's part of a stage. It ends with `first`, the flow run on the first host."""
-    assert request.meeting is not None
-    name = f"{Path(request.scratch).name}-node{request.meeting.node}"
+    assert request.rendezvous is not None
+    name = f"{Path(request.scratch).name}-node{request.rendezvous.node}"
     here = request.model_copy(update={"scratch": str(home() / "scratch" / name)})
     log_path = home() / "logs" / request.run / f"{label}.log"
     own, around = RunState(), RunState(first)
@@ -154,8 +154,8 @@ def _shared(request: StageRequest) -> Path:
 
 def _order(others: Others, first: StageRequest, label: str) -> None:
     """Order the other hosts. Returns once all of them run."""
-    meeting = first.meeting
-    assert meeting is not None
+    rendezvous = first.rendezvous
+    assert rendezvous is not None
     # Another thread may call `order` again, and has neither of these two.
     logger, parent = get_run_logger(), RunState().flow_run
 
@@ -163,8 +163,8 @@ def _order(others: Others, first: StageRequest, label: str) -> None:
         logger.info("%s: orders a host as node %d", label, node)
         return _order_node(first, label, node, parent)
 
-    others.replace_samplers(range(meeting.trainers, meeting.nodes), order)
-    for node in range(1, meeting.nodes):
+    others.replace_samplers(range(rendezvous.trainers, rendezvous.nodes), order)
+    for node in range(1, rendezvous.nodes):
         others.runs[node] = order(node)
     logger.info("%s: waits for %d more hosts", label, len(others.runs))
     deadline = time.monotonic() + GATHER_S
@@ -183,8 +183,8 @@ def _order(others: Others, first: StageRequest, label: str) -> None:
 
 def _order_node(first: StageRequest, label: str, node: int, parent: UUID | None) -> UUID:
     """Order one host. Returns its flow run. `parent` is the run on the first host."""
-    assert first.meeting is not None
-    request = first.model_copy(update={"meeting": first.meeting.model_copy(update={"node": node})})
+    assert first.rendezvous is not None
+    request = first.model_copy(update={"rendezvous": first.rendezvous.model_copy(update={"node": node})})
     arguments = {"request": request.model_dump(mode="json"), "label": f"{label}-node{node}", "first": parent}
     name = f"{first.run}-{label}-node{node}"
     try:

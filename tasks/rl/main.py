@@ -52,8 +52,8 @@ RECENT = 5  # steps whose mean is the headline, because one step is noisy
 
 def run(context: StageContext[RlStage]) -> StageResult:
     """Load, run the round, publish."""
-    meeting, ranks = context.request.meeting, context.config.rl.optimizer.ranks
-    if meeting is not None and meeting.only_samples:
+    rendezvous, ranks = context.request.rendezvous, context.config.rl.optimizer.ranks
+    if rendezvous is not None and rendezvous.only_samples:
         config = context.config
         return sample_for_others(context, config.generation, config.model, context.input("checkpoint"))
     if ranks > 1 and not under_launcher():
@@ -100,7 +100,7 @@ def _load(context: StageContext[RlStage], stack: ExitStack) -> RlRound:
                 checkpoint,
                 tokenizer,
                 scratch=context.scratch,
-                meeting=context.request.meeting,
+                rendezvous=context.request.rendezvous,
                 num_training=config.rl.optimizer.ranks,
                 can_sleep=config.rl.sleep_sampler,
             )

@@ -34,8 +34,8 @@ PROGRESS_STEPS = 20
 
 def run(context: Context) -> StageResult:
     """Write, verify, select and publish traces."""
-    config, meeting = context.config, context.request.meeting
-    if meeting is not None and meeting.only_samples:
+    config, rendezvous = context.config, context.request.rendezvous
+    if rendezvous is not None and rendezvous.only_samples:
         assert config.generation is not None and config.model is not None
         return sample_for_others(
             context, config.generation, config.model, teacher_weights(context).checkpoint

@@ -18,11 +18,11 @@ def spread(whole: StageRequest, scratch: Path, shared: Path) -> list[StageReques
     """The requests of two hosts with a rank each, whose scratch directories lie below `scratch`."""
     config: dict[str, Any] = json.loads(json.dumps(whole.config))
     config["sft"]["optimizer"] |= {"ranks": 2, "nodes": 2}
-    meeting = Rendezvous(nodes=2, node=0, address=ADDRESS, port=free_port(ADDRESS), shared=str(shared))
+    rendezvous = Rendezvous(nodes=2, node=0, address=ADDRESS, port=free_port(ADDRESS), shared=str(shared))
     return [
         whole.model_copy(
             update={
-                "meeting": meeting.model_copy(update={"node": node}),
+                "rendezvous": rendezvous.model_copy(update={"node": node}),
                 "config": config,
                 "scratch": str(scratch / f"node-{node}"),
             }

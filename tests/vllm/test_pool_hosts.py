@@ -63,14 +63,14 @@ def test_one_host_samples_for_another_and_may_be_lost(tmp_path: Path) -> None:
 def spread(whole: StageRequest, hosts: tuple[Host, ...], shared: Path) -> list[StageRequest]:
     """The requests of the host that trains and of the one that samples."""
     shared.mkdir()
-    meeting = Rendezvous(
+    rendezvous = Rendezvous(
         nodes=2, node=0, address=hosts[0].address, port=free_port("127.0.0.1"), shared=str(shared), samplers=1
     )
     config = whole.config | {"generation": GENERATION}
     return [
         whole.model_copy(
             update={
-                "meeting": meeting.model_copy(update={"node": node}),
+                "rendezvous": rendezvous.model_copy(update={"node": node}),
                 "config": config,
                 "scratch": str(host.home / "scratch"),
             }

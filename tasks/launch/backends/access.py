@@ -50,8 +50,8 @@ def give(path: Path) -> None:
 def _writable(request: StageRequest) -> list[Path]:
     """Return the directories that a stage writes to, and make them if needed."""
     paths = [Path(request.scratch), _store(request)]
-    if request.meeting is not None:
-        paths.append(Path(request.meeting.shared))
+    if request.rendezvous is not None:
+        paths.append(Path(request.rendezvous.shared))
     if any("tensorboard" in sinks for _, sinks in stage_of(request)[1].each("sinks")):
         paths.append(home() / "tensorboard")
     for path in paths:

@@ -171,7 +171,7 @@ def _bounds(request: StageRequest, image: Image) -> dict[str, Any]:
 
 def _network(request: StageRequest) -> str:
     """Return the network of a stage's container: the host's for ranks on several hosts, else none unless needed."""
-    if request.meeting is not None:
+    if request.rendezvous is not None:
         return "host"
     return docker_settings().network if needs_network(request) else "none"
 

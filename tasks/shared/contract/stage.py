@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from tasks.shared.artifacts import ArtifactRef, Provenance, Store
 from tasks.shared.contract.code_digest import code_digest
@@ -68,7 +68,8 @@ class StageRequest(BaseModel):
     store: str  # artifact store: a directory or an fsspec URI
     scratch: str  # a local directory kept for the same request, with checkpoints to resume from
     files: tuple[str, ...] = ()  # local files and folders that it reads besides its inputs
-    meeting: Rendezvous | None = None  # for a stage over several hosts
+    # for a stage over several hosts; requests of earlier versions call it `meeting`
+    rendezvous: Rendezvous | None = Field(None, validation_alias=AliasChoices("rendezvous", "meeting"))
 
 
 class StageResult(BaseModel):
@@ -151,7 +152,7 @@ def open_context(spec: StageSpec[Config], request: StageRequest) -> StageContext
     """Return what the stage works with. Raises ValueError for a configuration or an input that it does not take."""
     spec.require_known(request.inputs)
     config = spec.config.model_validate(request.config)
-    scratch = Path(request.meeting.shared if request.meeting else request.scratch)
+    scratch = Path(request.rendezvous.shared if request.rendezvous else request.scratch)
     scratch.mkdir(parents=True, exist_ok=True)
     return StageContext(request, config, Store(request.store), scratch)
 

@@ -27,7 +27,7 @@ def open_generator(
     tokenizer: PreTrainedTokenizerBase,
     *,
     scratch: Path,
-    meeting: Rendezvous | None = None,
+    rendezvous: Rendezvous | None = None,
     num_training: int = 0,
     can_sleep: bool = False,
     followed: bool = False,
@@ -36,10 +36,10 @@ def open_generator(
 
     Processes that it starts, in the first of several ranks alone, end with the block.
 
-    `scratch` holds the servers' logs. Hosts of the `meeting` that only sample run servers too. The first `num_training`
-    GPUs or cores of this host belong to the trainer; a stage that trains nothing (0) samples on every GPU that it was
-    given, with a server on each. `followed`: show the tokens of unfinished pieces. ValueError, with the remedy, if the
-    engine cannot run here.
+    `scratch` holds the servers' logs. Hosts of the `rendezvous` that only sample run servers too. The first
+    `num_training` GPUs or cores of this host belong to the trainer; a stage that trains nothing (0) samples on every
+    GPU that it was given, with a server on each. `followed`: show the tokens of unfinished pieces. ValueError, with
+    the remedy, if the engine cannot run here.
     """
     from tasks.shared.generation.pool.server import gpus_of_host
 
@@ -60,7 +60,7 @@ def open_generator(
     from tasks.shared.generation.pool.opening import open_pool
 
     eos_ids = sorted(stop_ids_of(checkpoint, tokenizer))
-    with open_pool(config, model_config, checkpoint, eos_ids, scratch, num_training, meeting) as pool:
+    with open_pool(config, model_config, checkpoint, eos_ids, scratch, num_training, rendezvous) as pool:
         yield pool
 
 
@@ -70,9 +70,9 @@ def sample_for_others(
     """All that a sampling host does: run servers with this checkpoint until the first host is done."""
     from tasks.shared.generation.pool.hosts import keep_servers
 
-    assert context.request.meeting is not None
+    assert context.request.rendezvous is not None
     logs = Path(context.request.scratch) / "servers"
-    keep_servers(context.request.meeting, config, model_config, checkpoint, logs)
+    keep_servers(context.request.rendezvous, config, model_config, checkpoint, logs)
     return StageResult(outputs={}, metrics={})
 
 

@@ -2,7 +2,7 @@
 
 A stage with several ranks calls `run_on_ranks`, which starts the same module under torchrun and passes its progress
 on. Inside a rank `under_launcher()` is true and the stage does its work. With several hosts each starts its share
-(tasks/launch/nodes.py), and they find each other through the request's `meeting`. Only the first rank publishes and
+(tasks/launch/nodes.py), and they find each other through the request's `rendezvous`. Only the first rank publishes and
 writes to stdout.
 """
 
@@ -162,17 +162,17 @@ def run_on_ranks(module: str, context: StageContext[Any], ranks: int) -> StageRe
     the rank's own message; SystemExit with the shell's code if a signal ended a rank; RuntimeError if the ranks died
     without a message (the traceback is on stderr).
     """
-    directory, meeting = Path(context.request.scratch) / "ranks", context.request.meeting
+    directory, rendezvous = Path(context.request.scratch) / "ranks", context.request.rendezvous
     directory.mkdir(parents=True, exist_ok=True)
     request = directory / "request.json"
     request.write_text(context.request.model_dump_json())
     result = directory / "result.json"
     result.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "torch.distributed.run", *_rank_arguments(ranks, meeting)]
+    command = [sys.executable, "-m", "torch.distributed.run", *_rank_arguments(ranks, rendezvous)]
     command += ["-m", module, str(request)]
     error: dict[str, Any] = {}
-    spread = meeting is not None and meeting.trainers > 1
-    interface = interface_of(address_towards(meeting.address)) if meeting and spread else ""
+    spread = rendezvous is not None and rendezvous.trainers > 1
+    interface = interface_of(address_towards(rendezvous.address)) if rendezvous and spread else ""
     with (
         _deaths_on_stderr() as (stderr, deaths),
         subprocess.Popen(
@@ -191,7 +191,7 @@ def run_on_ranks(module: str, context: StageContext[Any], ranks: int) -> StageRe
     if error:
         kinds = {"input": ValueError, "storage": OSError, "training": TrainingStopped}
         raise kinds[error["kind"]](error["message"])
-    if meeting and meeting.node > 0 and process.returncode == 0:
+    if rendezvous and rendezvous.node > 0 and process.returncode == 0:
         return StageResult(outputs={}, metrics={})
     if not result.is_file():  # written last: once it is there, all work is done, however ranks ended
         if deaths:  # others may have aborted after one was killed
@@ -223,16 +223,16 @@ def _deaths_on_stderr() -> Iterator[tuple[int, list[int]]]:
         listener.join(LAST_WORDS_S)  # a process that a rank has left may hold the other end
 
 
-def _rank_arguments(ranks: int, meeting: Rendezvous | None) -> list[str]:
+def _rank_arguments(ranks: int, rendezvous: Rendezvous | None) -> list[str]:
     """torchrun's arguments for the number of ranks and hosts."""
-    if meeting is None or meeting.trainers == 1:
+    if rendezvous is None or rendezvous.trainers == 1:
         return ["--standalone", f"--nproc-per-node={ranks}"]
     return [
-        f"--nproc-per-node={ranks // meeting.trainers}",
-        f"--nnodes={meeting.trainers}",
-        f"--node-rank={meeting.node}",
-        f"--master-addr={meeting.address}",
-        f"--master-port={meeting.port}",
+        f"--nproc-per-node={ranks // rendezvous.trainers}",
+        f"--nnodes={rendezvous.trainers}",
+        f"--node-rank={rendezvous.node}",
+        f"--master-addr={rendezvous.address}",
+        f"--master-port={rendezvous.port}",
     ]
 
 

@@ -51,7 +51,7 @@ class EngineTeacher:
         log: ResponseLog,
         seed: int,
         weights: Weights,
-        meeting: Rendezvous | None = None,
+        rendezvous: Rendezvous | None = None,
     ) -> None:
         assert config.generation is not None
         assert config.model is not None
@@ -61,7 +61,7 @@ class EngineTeacher:
         self._interpreter = interpreter
         self._log = log
         self._seed = seed
-        self._meeting = meeting
+        self._rendezvous = rendezvous
         self._weights = weights
         self._prompting = Prompting(config, rules)
         self.metrics: dict[str, float | int] = {}
@@ -105,7 +105,7 @@ class EngineTeacher:
             checkpoint,
             tokenizer,
             scratch=self._log.directory.parent,
-            meeting=self._meeting,
+            rendezvous=self._rendezvous,
         ) as generator:
             for trajectory in rollout(rollouts, generator, self._interpreter, tokenizer, self._policy()):
                 text = written_trace(tokenizer, self._rules.dialect, trajectory.text, trajectory.shown)

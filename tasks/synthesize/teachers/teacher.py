@@ -40,7 +40,7 @@ def make_teacher(
         from tasks.synthesize.teachers.engine import EngineTeacher
 
         weights = teacher_weights(context)
-        return EngineTeacher(config, rules, interpreter, log, seed, weights, context.request.meeting)
+        return EngineTeacher(config, rules, interpreter, log, seed, weights, context.request.rendezvous)
     return ScriptTeacher(config.synthesize, rules, interpreter, seed)
 
 

@@ -60,8 +60,8 @@ def test_a_stage_writes_to_scratch_and_store_and_reads_what_it_was_given(
 
 def test_a_stage_over_several_hosts_writes_to_what_they_share_too(tmp_path: Path) -> None:
     shared = str(tmp_path / "shared" / "sft")
-    meeting = Rendezvous(nodes=2, node=1, address="10.0.0.1", port=29500, shared=shared)
-    spread = request("sft", tmp_path).model_copy(update={"meeting": meeting})
+    rendezvous = Rendezvous(nodes=2, node=1, address="10.0.0.1", port=29500, shared=shared)
+    spread = request("sft", tmp_path).model_copy(update={"rendezvous": rendezvous})
     assert {mount["Source"] for mount in mounts_of(spread) if not mount["ReadOnly"]} == {
         shared,
         str(tmp_path / "scratch" / "sft"),

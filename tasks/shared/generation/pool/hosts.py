@@ -56,9 +56,9 @@ class AnnouncedServer:
             return {}
 
 
-def invite(meeting: Rendezvous, token: str) -> Path:
+def invite(rendezvous: Rendezvous, token: str) -> Path:
     """On the first host: hand out the token; return the directory where the others announce their servers."""
-    directory = Path(meeting.shared) / POOL
+    directory = Path(rendezvous.shared) / POOL
     directory.mkdir(parents=True, exist_ok=True)
     (directory / DONE_FILE).unlink(missing_ok=True)
     partial = directory / f"{TOKEN_FILE}.partial"
@@ -75,13 +75,13 @@ def dismiss(directory: Path) -> None:
 
 
 def keep_servers(
-    meeting: Rendezvous, config: GenerationConfig, model_config: ModelConfig, checkpoint: Path, logs: Path
+    rendezvous: Rendezvous, config: GenerationConfig, model_config: ModelConfig, checkpoint: Path, logs: Path
 ) -> None:
     """On a sampling host: keep its servers running until the first host is done.
 
     PoolFailed, as for servers of the first host, if one does not start or dies too often.
     """
-    directory = Path(meeting.shared) / POOL
+    directory = Path(rendezvous.shared) / POOL
     while not (directory / TOKEN_FILE).exists():  # the launcher ends a host that waits in vain
         time.sleep(POLL_S)
     servers = plan_servers(
@@ -89,13 +89,13 @@ def keep_servers(
         model_config,
         checkpoint,
         num_taken=0,
-        listen=address_towards(meeting.address),
+        listen=address_towards(rendezvous.address),
         token=(directory / TOKEN_FILE).read_text(),
         directory=logs,
     )
-    emit("log", message=f"samples for the host at {meeting.address} with {len(servers)} servers")
+    emit("log", message=f"samples for the host at {rendezvous.address} with {len(servers)} servers")
     try:
-        _keep(servers, directory, meeting.node)
+        _keep(servers, directory, rendezvous.node)
     finally:
         stop_all(servers)
 

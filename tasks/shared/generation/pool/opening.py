@@ -27,17 +27,17 @@ def open_pool(
     eos_ids: Sequence[int],
     scratch: Path,
     num_training: int,
-    meeting: Rendezvous | None,
+    rendezvous: Rendezvous | None,
 ) -> Iterator[Generator]:
     """The recipe's pool with the checkpoint's weights in the first rank, a follower in the others.
 
-    It includes the hosts of the `meeting` that only sample, and this host unless it trains.
+    It includes the hosts of the `rendezvous` that only sample, and this host unless it trains.
     """
     if rank() > 0:
         yield PoolFollower()
         return
-    servers, members, token = _members(config, model_config, checkpoint, scratch, num_training, meeting)
-    shared = invite(meeting, token) if meeting is not None and meeting.samplers else None
+    servers, members, token = _members(config, model_config, checkpoint, scratch, num_training, rendezvous)
+    shared = invite(rendezvous, token) if rendezvous is not None and rendezvous.samplers else None
     generator = PoolGenerator(
         members,
         token,
@@ -45,7 +45,7 @@ def open_pool(
         eos_ids=eos_ids,
         paths=[str(path) for path in sorted(checkpoint.glob("*.safetensors"))],
         directory=shared / "weights" if shared is not None else None,
-        nccl_address=_nccl_address(config, meeting),
+        nccl_address=_nccl_address(config, rendezvous),
     )
     try:
         yield generator
@@ -62,7 +62,7 @@ def _members(
     checkpoint: Path,
     scratch: Path,
     num_training: int,
-    meeting: Rendezvous | None,
+    rendezvous: Rendezvous | None,
 ) -> tuple[list[ServerProcess], list[Member], str]:
     """The servers of this host, not started; the members of the pool; the token that all of them require."""
     pool = config.pool
@@ -71,11 +71,11 @@ def _members(
         return [], [Member(address, None, url=address.rstrip("/")) for address in pool.addresses], token
     token = secrets.token_urlsafe(32)
     members: list[Member] = []
-    if meeting is not None and meeting.samplers:
-        directory = Path(meeting.shared) / POOL
+    if rendezvous is not None and rendezvous.samplers:
+        directory = Path(rendezvous.shared) / POOL
         announced = [
             AnnouncedServer(directory, node, number)
-            for node in range(meeting.trainers, meeting.nodes)
+            for node in range(rendezvous.trainers, rendezvous.nodes)
             for number in range(pool.servers)
         ]
         members = [Member(server.name, server) for server in announced]
@@ -93,10 +93,10 @@ def _members(
     return servers, [*(Member(server.name, server) for server in servers), *members], token
 
 
-def _nccl_address(config: GenerationConfig, meeting: Rendezvous | None) -> str:
+def _nccl_address(config: GenerationConfig, rendezvous: Rendezvous | None) -> str:
     """This host's address for the NCCL group, "" if weights are sent as files."""
     if not uses_nccl(config.pool):
         return ""
     if config.pool.addresses:
         return address_towards(urlsplit(config.pool.addresses[0]).hostname or LOOPBACK)
-    return meeting.address if meeting is not None and meeting.samplers else LOOPBACK
+    return rendezvous.address if rendezvous is not None and rendezvous.samplers else LOOPBACK
