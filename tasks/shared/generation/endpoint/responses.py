@@ -12,6 +12,7 @@ import threading
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,8 @@ class ResponseLog:
         self._index: dict[ResponseKey, _Entry] = {}
         self._lock = threading.Lock()
         self._stream: int | None = None
-        self._path = directory / f"shard-{len(list(directory.glob('*.jsonl.gz'))):06d}.jsonl.gz"
+        names = (directory / f"shard-{number:06d}.jsonl.gz" for number in count())
+        self._path = next(path for path in names if not path.exists())
         for folder in (*earlier, directory):
             files = sorted(folder.glob("*.jsonl.gz"))
             if not files and folder != directory:
@@ -83,9 +85,13 @@ class ResponseLog:
             if self._stream is None:
                 self._stream = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
             offset = os.fstat(self._stream).st_size
-            while member:
-                member = member[os.write(self._stream, member) :]
-            os.fsync(self._stream)
+            try:
+                while member:
+                    member = member[os.write(self._stream, member) :]
+                os.fsync(self._stream)
+            except OSError:  # a full disk: a part of it would damage what other requests append
+                os.ftruncate(self._stream, offset)
+                raise
             self._index[key] = _Entry(self._path, offset, usage, is_own=True)
 
     def spent(self, asker: str) -> Usage:
@@ -97,8 +103,8 @@ class ResponseLog:
         """Number of responses and their usage, of this run and earlier ones, for each asker and problem."""
         found: dict[tuple[str, str], tuple[int, Usage]] = {}
         for key, entry in sorted(self._index.items()):
-            count, usage = found.get((key.asker, key.problem_id), (0, Usage()))
-            found[key.asker, key.problem_id] = (count + 1, usage + entry.usage)
+            number, usage = found.get((key.asker, key.problem_id), (0, Usage()))
+            found[key.asker, key.problem_id] = (number + 1, usage + entry.usage)
         return found
 
     def write(self, path: Path) -> None:
