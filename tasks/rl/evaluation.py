@@ -50,7 +50,7 @@ class Evaluation:
         self._last_step = progress.first_step + config.rl.steps_per_round
         self._generation = config.generation
         beside = isinstance(generator, AsksBeside)
-        decoder: Decodes = generator.beside("evaluation") if isinstance(generator, AsksBeside) else generator
+        decoder: Decodes = generator.beside() if isinstance(generator, AsksBeside) else generator
         # As many as fill the engine alone; beside a sampler with as many, each gets half of the rows.
         most_alive = num_rows(config.generation) if beside else None
         self._sampler = Sampler(evaluation_config(config), decoder, tool, tokenizer, most_alive)

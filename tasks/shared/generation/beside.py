@@ -1,47 +1,41 @@
 """An engine in a process of its own, which samples while this process trains (`generation.placement = "beside"`).
 
 The process (`beside_process.py`) ends with this one, however that ends. Messages are sent in order on one connection;
-pieces and answers return on one connection each. So one thread may `step` and `extend`, a second loop do the same in
-another thread, and a third send weights and ask for scores. Only the first rank of a trainer asks; the others have a
-`Follower`.
+answers return on another, and pieces on a third, where a thread gives them to their loops. So one thread may `step` and
+`extend`, a second loop do the same in another thread, and a third send weights and ask for scores. Only the first rank
+of a trainer asks; the others have a `Follower`.
 """
 
 import subprocess
 import sys
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from multiprocessing import Pipe
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Unpack
 
 import torch
 
 from tasks.shared.config import GenerationConfig, ModelConfig
+from tasks.shared.generation.asker import Asker
 from tasks.shared.generation.pool.weights import buckets
-from tasks.shared.generation.protocol import Bounds, Piece, RequestOptions
+from tasks.shared.generation.protocol import Bounds, RequestOptions
 from tasks.shared.learning.distributed import from_first_rank
 
-STEP_S = 0.005  # how long a step waits for a piece; feedback that is ready waits for the step
 END_S = 10.0
 PROCESS = "tasks.shared.generation.beside_process"
 
 
-class Asker:
-    """What one rollout loop asks of the engine (`Decodes`), beside other loops."""
+class BesideAsker(Asker):
+    """What one rollout loop asks of the process (`Decodes`), beside other loops."""
 
-    def __init__(self, send: Callable[..., None], receive: Callable[[float], None], prefix: str = "") -> None:
-        """`send` sends a message to the process; `receive` distributes the received pieces to their loops.
-
-        `prefix` distinguishes this loop's requests from those of others.
-        """
+    def __init__(self, send: Callable[..., None], number: int = 0) -> None:
+        """`send` sends a message to the process; `number` distinguishes this loop's requests from those of others."""
+        super().__init__()
         self._send = send
-        self._receive = receive
-        self._prefix = prefix
-        self._running: set[str] = set()
-        self._arrived: deque[Piece] = deque()
+        self._number = number
 
     def add(self, request_id: str, ids: Sequence[int], **options: Unpack[RequestOptions]) -> None:
         """Queue a request, see `Decodes.add`; a refusal is raised by a later `step`."""
@@ -53,43 +47,19 @@ class Asker:
 
     def _ask_for_piece(self, name: str, request_id: str, ids: Sequence[int], options: Bounds) -> None:
         self._running.add(request_id)
-        self._send(name, self._prefix + request_id, list(ids), options)
+        self._send(name, f"{self._number}:{request_id}", list(ids), options)
 
     def release(self, request_id: str) -> None:
         """Forget a finished request."""
-        self._send("release", self._prefix + request_id)
+        self._send("release", f"{self._number}:{request_id}")
 
     def abort(self, request_id: str) -> None:
         """Forget a request in any state; drop a piece of it that is on its way."""
         self._running.discard(request_id)
-        self._send("abort", self._prefix + request_id)
-
-    @property
-    def num_running(self) -> int:
-        """Requests queued or decoding."""
-        return len(self._running)
-
-    def step(self) -> list[Piece]:
-        """The pieces that ended; waits STEP_S for one. Raises what the engine raised."""
-        self._receive(STEP_S if self._running and not self._arrived else 0.0)
-        pieces = []
-        while self._arrived:
-            piece = self._arrived.popleft()
-            if piece.request_id in self._running:  # else it was aborted meanwhile
-                self._running.remove(piece.request_id)
-                pieces.append(piece)
-        return pieces
-
-    def owns(self, piece: Piece) -> bool:
-        """Whether this loop asked for it."""
-        return piece.request_id.startswith(self._prefix)
-
-    def take(self, piece: Piece) -> None:
-        """Receive a piece of this loop; called in the thread of any loop."""
-        self._arrived.append(replace(piece, request_id=piece.request_id.removeprefix(self._prefix)))
+        self._send("abort", f"{self._number}:{request_id}")
 
 
-class BesideGenerator(Asker):
+class BesideGenerator(BesideAsker):
     """A `Generator` that `NamesDifferences` and `AsksBeside`. Close it."""
 
     def __init__(self, config: GenerationConfig, model_config: ModelConfig, checkpoint: Path) -> None:
@@ -107,16 +77,17 @@ class BesideGenerator(Asker):
         )
         for connection in theirs:
             connection.close()
-        super().__init__(self._send_message, self._receive_pieces)
-        self._beside: list[Asker] = []
-        self._sending, self._receiving = threading.Lock(), threading.Lock()
+        super().__init__(self._send_message)
+        self._askers: list[BesideAsker] = [self]
+        self._sending = threading.Lock()
+        self._listener = threading.Thread(target=self._listen, name="pieces", daemon=True)
+        self._listener.start()
         self._ask("start", config, model_config, checkpoint)
 
-    def beside(self, name: str) -> Asker:
+    def beside(self) -> BesideAsker:
         """A second loop's way to this engine, in a thread of its own."""
-        asker = Asker(self._send_message, self._receive_pieces, f"{name}:")
-        self._beside.append(asker)
-        return asker
+        self._askers.append(BesideAsker(self._send_message, len(self._askers)))
+        return self._askers[-1]
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
         """Take over the trainer's parameters; running requests continue with them."""
@@ -136,13 +107,15 @@ class BesideGenerator(Asker):
 
     def close(self) -> None:
         """End the process."""
-        for connection in (self._requests, self._pieces, self._answers):
-            connection.close()
+        self._requests.close()
         try:
             self._process.wait(END_S)
         except subprocess.TimeoutExpired:  # in the middle of a long pass
             self._process.kill()
             self._process.wait()
+        self._listener.join()
+        self._pieces.close()
+        self._answers.close()
 
     def _send_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
         from safetensors.torch import save
@@ -157,31 +130,33 @@ class BesideGenerator(Asker):
         except OSError as error:
             raise self._death() from error
 
-    def _receive_pieces(self, timeout: float) -> None:
-        """Distribute the pieces that are there, or arrive within `timeout`, to their loops."""
-        if not self._receiving.acquire(timeout=timeout):
-            return  # another loop receives, and distributes
-        try:
-            while self._pieces.poll(timeout):
-                for piece in self._received(self._pieces):
-                    next(asker for asker in (*self._beside, self) if asker.owns(piece)).take(piece)
-                timeout = 0.0
-        finally:
-            self._receiving.release()
+    def _listen(self) -> None:
+        """Distribute the pieces to the loops that asked for them, until the process ends."""
+        with suppress(EOFError, OSError):  # at the end of the process, in or between messages
+            while True:
+                found = self._pieces.recv()
+                if isinstance(found, Exception):
+                    self._give_all(found)
+                    continue
+                for piece in found:
+                    number, _, request_id = piece.request_id.partition(":")
+                    self._askers[int(number)].arrived.put(replace(piece, request_id=request_id))
+        self._give_all(self._death())
+
+    def _give_all(self, error: BaseException) -> None:
+        for asker in self._askers:
+            asker.arrived.put(error)
 
     def _ask(self, name: str, *arguments: Any) -> Any:
+        """Send a message and wait for its answer; raised if it is an error."""
         self._send(name, *arguments)
-        return self._received(self._answers)
-
-    def _received(self, connection: "Connection[Any, Any]") -> Any:
-        """The next object; raised if it is an error."""
         try:
-            found = connection.recv()
-        except EOFError as error:
+            answer = self._answers.recv()
+        except (EOFError, OSError) as error:
             raise self._death() from error
-        if isinstance(found, Exception):
-            raise found
-        return found
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
     def _death(self) -> BaseException:
         """The error to raise: for a process that a signal killed, an exit with the shell's code for that signal."""

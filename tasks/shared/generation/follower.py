@@ -22,7 +22,7 @@ class Follower(Generator):
         """Nothing runs here."""
         return []
 
-    def beside(self, name: str) -> Decodes:
+    def beside(self) -> Decodes:
         """A second loop is never asked to sample either."""
         return self
 

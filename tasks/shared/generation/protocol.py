@@ -116,7 +116,7 @@ class Sleeps(Protocol):
 class AsksBeside(Protocol):
     """An engine that serves several loops, each in its own thread."""
 
-    def beside(self, name: str) -> Decodes:
+    def beside(self) -> Decodes:
         """A second loop's way to this engine."""
 
 

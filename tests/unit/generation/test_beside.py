@@ -61,15 +61,16 @@ def test_samples_and_scores_are_those_of_the_engine_inside(checkpoint: Path) -> 
 
 
 @pytest.mark.usefixtures("forked")
-def test_two_loops_ask_under_the_same_names_each_for_itself(checkpoint: Path) -> None:
+def test_two_loops_ask_under_names_of_any_form_each_for_itself(checkpoint: Path) -> None:
     with closing(BesideGenerator(CONFIG, MODEL, checkpoint)) as own:
-        loops = [own, own.beside("second")]
-        for generator, tokens in zip(loops, (3, 5), strict=True):
-            generator.add("a", [5, 6], sampling=Sampling(), seed=1, stop=None, max_new_tokens=tokens)
-        with ThreadPoolExecutor(2) as threads:
-            [[first], [second]] = threads.map(until_ended, loops)
-        assert first.request_id == second.request_id == "a"
-        assert (len(first.ids), len(second.ids)) == (3, 5) and first.ids == second.ids[:3]
+        loops = [own, own.beside()]
+        for name in ("a", "evaluation:a", "1:a"):
+            for generator, tokens in zip(loops, (3, 5), strict=True):
+                generator.add(name, [5, 6], sampling=Sampling(), seed=1, stop=None, max_new_tokens=tokens)
+            with ThreadPoolExecutor(2) as threads:
+                [[first], [second]] = threads.map(until_ended, loops)
+            assert first.request_id == second.request_id == name
+            assert (len(first.ids), len(second.ids)) == (3, 5) and first.ids == second.ids[:3]
         own.abort("a")
         loops[1].extend("a", [7], stop=None, max_new_tokens=2)
         assert [len(piece.ids) for piece in until_ended(loops[1])] == [2]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tasks.shared.generation.pool import members as pool_members
-from tasks.shared.generation.pool.generator import Asker, PoolGenerator
+from tasks.shared.generation.pool.generator import PoolAsker, PoolGenerator
 from tasks.shared.generation.pool.members import Member
 from tasks.shared.generation.pool.server import PoolFailed, core_shares
 from tasks.shared.generation.pool.weights import FileTransfer, buckets
@@ -34,7 +34,7 @@ def pool_of(asked: Sequence[FakeServer], slots: int = 4, token: str = TOKEN) -> 
         generator.close()
 
 
-def add(generator: Asker, count: int, first: int = 0) -> None:
+def add(generator: PoolAsker, count: int, first: int = 0) -> None:
     for n in range(first, first + count):
         generator.add(str(n), [5, 6, n], sampling=Sampling(), seed=n, stop=None, max_new_tokens=3)
 
@@ -57,7 +57,7 @@ def test_requests_go_to_the_server_with_the_least_work_as_far_as_it_has_room() -
 def test_two_loops_ask_the_same_servers_and_each_gets_its_own() -> None:
     with servers(2) as (one, two), pool_of([one, two]) as generator:
         generator.wait()
-        beside = generator.beside("evaluation")
+        beside = generator.beside()
         add(generator, 6)
         add(beside, 6, first=3)  # some ids are those of the first loop
         assert set(finish(beside)) == {str(n) for n in range(3, 9)}
@@ -100,6 +100,26 @@ def test_an_aborted_request_leaves_room_whether_it_ran_or_waited() -> None:
         one.open.set()
         assert finish(generator).keys() == {"1", "2"}
         assert [body["token_ids"][2] for body in one.asked] == [0, 1, 2]
+
+
+def test_a_pool_that_is_closed_asks_nothing_more() -> None:
+    with servers(1) as (one,):
+        with pool_of([one], slots=2) as generator:
+            generator.wait()
+            one.open.clear()
+            add(generator, 6)
+            until(lambda: len(one.asked) == 2)
+        assert len(one.asked) == 2
+        assert generator._failed is None
+
+
+def test_two_loops_with_names_of_any_form_get_their_own() -> None:
+    with servers(1) as (one,), pool_of([one]) as generator:
+        loops = [generator, generator.beside()]
+        for asker, name, seed in zip(loops, ("evaluation:7/0", "7/0"), (3, 4), strict=True):
+            asker.add(name, [5], sampling=Sampling(), seed=seed, stop=None, max_new_tokens=3)
+        for asker, seed in zip(loops, (3, 4), strict=True):
+            assert [list(piece.ids) for piece in finish(asker).values()] == [tokens_of(seed, 3)]
 
 
 def test_what_a_server_was_asked_when_it_died_is_asked_of_another() -> None:

@@ -9,11 +9,11 @@ import threading
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import CancelledError, Future
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 import torch
 
+from tasks.shared.generation.asker import Asker
 from tasks.shared.generation.follower import Follower
 from tasks.shared.generation.pool.client import Completion
 from tasks.shared.generation.pool.members import Ask, Member, Pool
@@ -24,32 +24,22 @@ from tasks.shared.generation.resubmission import Resubmits
 from tasks.shared.generation.vllm_options import reason_of, sampling_options
 from tasks.shared.learning.distributed import from_first_rank
 
-STEP_S = 0.005  # how long a step waits for a piece; feedback that is ready waits for the step
 Result = TypeVar("Result")
 
 
-class Asker(Resubmits):
+class PoolAsker(Resubmits, Asker):
     """What one rollout loop asks of the pool (`Decodes`), beside other loops on the same servers."""
 
     def __init__(
-        self,
-        put: Callable[[Ask], None],
-        forget: Callable[[Ask], None],
-        eos_ids: Sequence[int],
-        prefix: str = "",
+        self, put: Callable[[Ask], None], forget: Callable[[Ask], None], eos_ids: Sequence[int]
     ) -> None:
-        """`put` gives an ask to the pool, `forget` withdraws one.
-
-        `prefix` distinguishes this loop's requests from those of others.
-        """
-        super().__init__()
+        """`put` gives an ask to the pool, `forget` withdraws one."""
+        Resubmits.__init__(self)
+        Asker.__init__(self)
         self._put = put
         self._forget = forget
         self._eos_ids = list(eos_ids)
-        self._prefix = prefix
         self._asks: dict[str, Ask] = {}  # the last one of each request
-        self._running: set[str] = set()
-        self._pieces: SimpleQueue[Piece | Exception] = SimpleQueue()
 
     def release(self, request_id: str) -> None:
         """Forget a finished request."""
@@ -58,34 +48,17 @@ class Asker(Resubmits):
 
     def abort(self, request_id: str) -> None:
         """Forget a request, see `Aborts`."""
-        ask = self._asks[request_id]
         if request_id in self._running:
-            ask.unwanted = True  # before it is forgotten here: its piece may be on the way
             self._running.remove(request_id)
-            self._forget(ask)
+            self._forget(self._asks[request_id])
         self.release(request_id)
 
-    @property
-    def num_running(self) -> int:
-        """Requests queued or decoding."""
-        return len(self._running)
-
     def step(self) -> list[Piece]:
-        """The pieces that ended; waits STEP_S for one. Raises what keeps the pool from continuing."""
-        pieces: list[Piece] = []
-        timeout = STEP_S if self._running else 0.0
-        while True:
-            try:
-                found = self._pieces.get(timeout=timeout) if timeout else self._pieces.get_nowait()
-            except Empty:
-                return pieces
-            if isinstance(found, Exception):
-                raise found
-            timeout = 0.0
-            if found.request_id in self._running:  # else it was aborted meanwhile
-                self._running.remove(found.request_id)
-                self._requests[found.request_id].ids += found.ids
-                pieces.append(found)
+        """The pieces that ended, see `Asker.step`."""
+        pieces = super().step()
+        for piece in pieces:
+            self._requests[piece.request_id].ids += piece.ids
+        return pieces
 
     def _submit(self, request_id: str, stop: str | None, max_new_tokens: int) -> None:
         request = self._requests[request_id]
@@ -93,28 +66,13 @@ class Asker(Resubmits):
             request.sampling, request.seed, request.turn, stop, max_new_tokens, self._eos_ids
         )
         last = self._asks.get(request_id)
-        ask = Ask(self._prefix + request_id, list(request.ids), options, last.member if last else None)
+        ask = Ask(request_id, list(request.ids), options, self.arrived, last.member if last else None)
         self._asks[request_id] = ask
         self._running.add(request_id)
         self._put(ask)
 
-    def take(self, ask: Ask, completion: Completion, versions: tuple[tuple[int, int], ...]) -> bool:
-        """Receive a piece; called in the pool's thread. Returns whether this loop asked for it."""
-        request_id = ask.request_id.removeprefix(self._prefix)
-        if not ask.request_id.startswith(self._prefix) or request_id not in self._requests:
-            return False
-        reason = reason_of(completion.finish_reason, completion.stop_reason)
-        self._pieces.put(
-            Piece(request_id, tuple(completion.ids), tuple(completion.logprobs), reason, versions)
-        )
-        return True
 
-    def fail(self, error: Exception) -> None:
-        """Let the next step raise `error`; called in the pool's thread."""
-        self._pieces.put(error)
-
-
-class PoolGenerator(Asker):
+class PoolGenerator(PoolAsker):
     """A `Generator` that `NamesDifferences`, `HasCopies` and `AsksBeside`. Close it."""
 
     def __init__(
@@ -134,7 +92,7 @@ class PoolGenerator(Asker):
         self._run = secrets.token_hex(4)  # distinguishes this pool's versions from those of another run
         self.version = 0  # of the weights in use; 0: the checkpoint's
         super().__init__(self._hand_over, self._give_up, eos_ids)
-        self._beside: list[Asker] = []
+        self._askers: list[PoolAsker] = [self]
         self._num_scored = 0
         self._scored_by = ""
         self._failed: Exception | None = None
@@ -158,11 +116,10 @@ class PoolGenerator(Asker):
             self._transfer = FileTransfer(self._pool, self._call, directory)
         self._call(self._pool.start())
 
-    def beside(self, name: str) -> Asker:
+    def beside(self) -> PoolAsker:
         """A second loop's way to these servers, in a thread of its own."""
-        asker = Asker(self._hand_over, self._give_up, self._eos_ids, f"{name}:")
-        self._beside.append(asker)
-        return asker
+        self._askers.append(PoolAsker(self._hand_over, self._give_up, self._eos_ids))
+        return self._askers[-1]
 
     def wait(self) -> None:
         """Wait until every server has started."""
@@ -222,17 +179,16 @@ class PoolGenerator(Asker):
     def _take(self, ask: Ask, completion: Completion) -> None:
         """Give a piece to the loop that asked for it; called in the pool's thread."""
         versions = tuple((self._number(name), count) for name, count in completion.versions)
-        for asker in (*self._beside, self):
-            if asker.take(ask, completion, versions):
-                return
-        assert ask.unwanted, f"nobody asked for {ask.request_id}"
+        reason = reason_of(completion.finish_reason, completion.stop_reason)
+        ids, logprobs = tuple(completion.ids), tuple(completion.logprobs)
+        ask.arrived.put(Piece(ask.request_id, ids, logprobs, reason, versions))
 
     def _fail(self, error: Exception) -> None:
         """Let every loop and caller raise `error`; called in the pool's thread."""
         if self._failed is None:
             self._failed = error
-            for asker in (*self._beside, self):
-                asker.fail(error)
+            for asker in self._askers:
+                asker.arrived.put(error)
             for waiting in list(self._waiting):
                 waiting.cancel()
 

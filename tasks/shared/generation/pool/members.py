@@ -11,12 +11,15 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import compress
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 import aiohttp
 
 from tasks.shared.generation.pool.client import Client, Completion, ServerLost, open_session
 from tasks.shared.generation.pool.server import PoolFailed, Server
+from tasks.shared.generation.protocol import Piece
 
 START_S = 1800.0  # a large model from a slow disk
 POLL_S = 0.2
@@ -34,6 +37,7 @@ class Ask:
     request_id: str
     ids: list[int]
     sampling: dict[str, Any]
+    arrived: SimpleQueue[Piece | BaseException]  # where its piece goes
     member: "Member | None" = None  # that holds its prefix
     attempts: int = 0
     task: "asyncio.Task[None] | None" = None  # of the last attempt
@@ -81,7 +85,6 @@ class Pool:
         """
         self.members = list(members)
         self.version = version  # of the weights that every ready member holds
-        self.num_lost = 0  # servers that died or fell silent
         self._paths: tuple[str, ...] | None = tuple(paths)  # files with these weights, if there are any
         self._pushed = False  # whether they differ from those that servers start with
         self._token = token
@@ -162,13 +165,18 @@ class Pool:
         await self._weights.acquire()
         self._paths, self._pushed = None, True
         there = [member for member in self.members if member.ready or member.waits_for_push]
-        paused = await asyncio.gather(*(_pauses(member) for member in there))
-        for member, is_paused in zip(there, paused, strict=True):
-            if not is_paused:
-                member.waits_for_push = False
-                self._lose(member)
-                self._changed.set()
-        return [member for member, is_paused in zip(there, paused, strict=True) if is_paused]
+        return list(compress(there, await asyncio.gather(*map(self._pauses, there))))
+
+    async def _pauses(self, member: Member) -> bool:
+        """Pause a server; False if it is lost."""
+        try:
+            await _client(member).pause()
+        except ServerLost:
+            member.waits_for_push = False
+            self._lose(member)
+            self._changed.set()
+            return False
+        return True
 
     async def each(
         self, members: Sequence[Member], call: Callable[[Client], Awaitable[Result]]
@@ -206,7 +214,7 @@ class Pool:
 
     def _dispatch(self) -> None:
         """Send waiting requests to the servers with the least work, as far as they have room."""
-        while self._waiting:
+        while self._waiting and not self._closed:
             free = [m for m in self.members if m.can_be_asked and len(m.tasks) < self._slots]
             if not free:
                 return
@@ -245,7 +253,7 @@ class Pool:
             self._fail(
                 PoolFailed(f"request {ask.request_id} failed {ATTEMPTS} times, the last time: {reason}")
             )
-        elif not self._closed:
+        else:
             ask.member = None
             self._waiting.appendleft(ask)
 
@@ -337,7 +345,6 @@ class Pool:
         if not member.ready:
             return
         member.ready = False
-        self.num_lost += 1
         self._changed.set()
         for task in list(member.tasks):
             task.cancel()
@@ -346,15 +353,6 @@ class Pool:
 def _client(member: Member) -> Client:
     assert member.client is not None
     return member.client
-
-
-async def _pauses(member: Member) -> bool:
-    """Pause a server; False if it is lost."""
-    try:
-        await _client(member).pause()
-    except ServerLost:
-        return False
-    return True
 
 
 async def _up_to(seconds: float, event: asyncio.Event) -> None:
