@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Unpack
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -21,8 +21,8 @@ from benchmarks.rounds import LAP_HEADER, Clock, Lap, lap_rows, turns
 from benchmarks.taught import DIALECT, LEADS, MODEL, MOST_CALLS, problem, teach
 from tasks.shared.config import GenerationConfig, SandboxConfig, TracesConfig
 from tasks.shared.generation.engines import make_generator
-from tasks.shared.generation.interleave import RolloutPolicy, RolloutRequest, rollout
-from tasks.shared.generation.protocol import Generator, Sampling
+from tasks.shared.generation.interleave import SCHEDULE_STEPS, RolloutPolicy, RolloutRequest, rollout
+from tasks.shared.generation.protocol import Bounds, Decodes, Generator, Piece, Sampling
 from tasks.shared.learning.checkpoints import load_tokenizer
 from tasks.shared.sandbox import Interpreter
 from tasks.shared.tools.interpreter import make_interpreter
@@ -32,8 +32,44 @@ SLOTS, RESPONSE_TOKENS = 128, 280
 FEW = 16  # rows at which a step of the tiny model costs little more than one of a single row, as on a GPU
 SANDBOX = SandboxConfig(workers=2, memory_mb=512, wall_s=20, preload=("math",))
 TRACES = TracesConfig(dialect="retool", prompt="bare", max_calls=MOST_CALLS)
-DELIVERIES: tuple[Literal["batch", "ready", "scheduled"], ...] = ("batch", "ready", "scheduled")
 BAR_RAW, BAR_BATCH = 0.85, 1.6
+
+
+class BatchSynchronous:
+    """An engine whose rows all sample until their block or their end; then all blocks run, and then all continue."""
+
+    def __init__(self, engine: Decodes) -> None:
+        self._engine = engine
+        self.add, self.num_running = engine.add, 0
+        self._stopped: list[Piece] = []  # returned once no row samples
+        self._in_code: set[str] = set()
+        self._extensions: list[tuple[str, Sequence[int], Bounds]] = []
+
+    def extend(self, request_id: str, ids: Sequence[int], **bounds: Unpack[Bounds]) -> None:
+        """Wait for the blocks of the others."""
+        self._in_code.remove(request_id)
+        self._extensions.append((request_id, ids, bounds))
+
+    def release(self, request_id: str) -> None:
+        """Forget a finished request."""
+        self._in_code.discard(request_id)
+        self._engine.release(request_id)
+
+    def step(self) -> list[Piece]:
+        """The pieces that ended their row, and at the end of a round all others."""
+        if not self._in_code:
+            for request_id, ids, bounds in self._extensions:
+                self._engine.extend(request_id, ids, **bounds)
+            self._extensions.clear()
+        pieces = self._engine.step()
+        self._stopped += [piece for piece in pieces if piece.reason == "stop"]
+        ended = [piece for piece in pieces if piece.reason != "stop"]
+        self.num_running = self._engine.num_running
+        if self.num_running:
+            return ended
+        blocks, self._stopped = self._stopped, []
+        self._in_code = {piece.request_id for piece in blocks}
+        return ended + blocks
 
 
 @dataclass(slots=True)
@@ -56,10 +92,12 @@ class Bench:
         }
         return [RolloutRequest(str(row), 0, prompts[text], seed=row) for row, text in enumerate(texts)]
 
-    def with_code(self, requests: Sequence[RolloutRequest], policy: RolloutPolicy) -> tuple[Lap, list[int]]:
+    def with_code(
+        self, requests: Sequence[RolloutRequest], policy: RolloutPolicy, engine: Decodes
+    ) -> tuple[Lap, list[int]]:
         """The interleaved loop; and how many tokens each row sampled."""
         clock = Clock()
-        done = list(rollout(requests, self.generator, self.interpreter, self.tokenizer, policy))
+        done = list(rollout(requests, engine, self.interpreter, self.tokenizer, policy))
         counts = {t.problem_id: t.num_sampled for t in done}
         lap = clock.lap(sum(counts.values()))
         calls = sum(len(t.calls) for t in done) / len(done)
@@ -93,7 +131,7 @@ def against_raw(bench: Bench, rows: int, rounds: int) -> dict[str, list[Lap]]:
     laps: dict[str, list[Lap]] = {"raw engine": [], "with code": []}
     requests = bench.requests("quick", rows)
     for number in range(-1, rounds):  # one round to warm up
-        lap, counts = bench.with_code(requests, bench.policy)
+        lap, counts = bench.with_code(requests, bench.policy, bench.generator)
         raw = bench.raw(requests, counts)
         if number >= 0:
             laps["with code"].append(lap)
@@ -104,10 +142,15 @@ def against_raw(bench: Bench, rows: int, rounds: int) -> dict[str, list[Lap]]:
 def deliveries(bench: Bench, rows: int, rounds: int) -> dict[str, list[Lap]]:
     """Programs of 30 ms: run while other rows sample, answered at once or on the schedule; or all run in between."""
     requests = bench.requests("slow", rows)
-    policies = {name: replace(bench.policy, delivery=name) for name in DELIVERIES}
-    laps: dict[str, list[Lap]] = {name: [] for name in DELIVERIES}
-    for number, name in turns(DELIVERIES, rounds, warm_up=1):
-        lap, _ = bench.with_code(requests, policies[name])
+    ready, scheduled = (replace(bench.policy, schedule_steps=steps) for steps in (None, SCHEDULE_STEPS))
+    systems: dict[str, tuple[RolloutPolicy, Decodes]] = {
+        "batch": (ready, BatchSynchronous(bench.generator)),
+        "ready": (ready, bench.generator),
+        "scheduled": (scheduled, bench.generator),
+    }
+    laps: dict[str, list[Lap]] = {name: [] for name in systems}
+    for number, name in turns(tuple(systems), rounds, warm_up=1):
+        lap, _ = bench.with_code(requests, *systems[name])
         laps[name] += [lap] if number >= 0 else []
     return laps
 

@@ -117,7 +117,7 @@ def replay(
     generator = Recorded(tokenizer, ends)
     sampling = Sampling(config.evaluate.temperature, config.evaluate.top_p)
     policy = RolloutPolicy.of(config.traces, config.sandbox, config.generation, sampling)
-    policy = replace(policy, delivery="ready")  # nothing is sampled, so nothing depends on a schedule
+    policy = replace(policy, schedule_steps=None)  # nothing is sampled, so nothing depends on a schedule
     valid = [sample for sample in samples if not sample.outage]
     for start in range(0, len(valid), BATCH):
         batch = {sample_name(sample): sample for sample in valid[start : start + BATCH]}

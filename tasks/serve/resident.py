@@ -185,7 +185,7 @@ def open_resident(request: ServeRequest) -> Iterator[Resident]:
             followed=True,
         )
         generator = stack.enter_context(engine)
-        policy, prompts = replace(policy, delivery="ready"), Prompts(tokenizer, config)
+        policy, prompts = replace(policy, schedule_steps=None), Prompts(tokenizer, config)
         max_positions = getattr(shape, "max_position_embeddings", most)
         resident = Resident(generator, tool, tokenizer, policy, prompts, max_positions)
         stack.callback(resident.close)

@@ -115,20 +115,11 @@ def make_embedded(
     from tasks.shared.generation.transformers_engine import TransformersGenerator
     from tasks.shared.learning.checkpoints import load_model
 
-    _leave_cores_to_the_sandbox()
     model = load_model(checkpoint, model_config)
     if torch.cuda.is_available():
         model = model.to(torch.device("cuda", torch.cuda.current_device()))  # type: ignore[arg-type]
+    else:
+        # The other half of the cores runs the programs meanwhile: two spinning OpenMP threads beside a busy sandbox on
+        # two cores decode a tiny model ten times slower than one.
+        torch.set_num_threads(min(torch.get_num_threads(), max(1, len(os.sched_getaffinity(0)) // 2)))
     return TransformersGenerator(model, tokenizer, config.max_sequences)
-
-
-def _leave_cores_to_the_sandbox() -> None:
-    """On the CPU, limit torch to half of the cores; the other half runs the programs meanwhile.
-
-    Two spinning OpenMP threads beside a busy sandbox on two cores decode a tiny model ten times slower than one.
-    """
-    import torch
-
-    if not torch.cuda.is_available():
-        cores = len(os.sched_getaffinity(0))
-        torch.set_num_threads(min(torch.get_num_threads(), max(1, cores // 2)))

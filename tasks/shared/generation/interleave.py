@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain, islice
+from itertools import chain, compress, islice
 from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
@@ -26,6 +26,8 @@ from tasks.shared.traces.finished import finished
 from tasks.shared.traces.observation import observe
 from tasks.shared.traces.text_ids import ids_text
 from tasks.shared.traces.trajectory import NOTICE, CodeCall, FinishReason, Trajectory, TrajectoryBuilder
+
+SCHEDULE_STEPS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +61,9 @@ class RolloutPolicy:
     sampling: Sampling
     max_response_tokens: int  # of the whole response, feedback included
     block_notices: bool = True  # answer an incomplete block with a notice, and count it as a call
-    # When feedback is appended. ready: as soon as the code has run. scheduled: exactly `schedule_steps` engine steps
-    # after its block, waiting for the code if necessary, so that equal seeds give equal batches and equal bits. batch:
-    # every row samples until its block or its end, then all blocks run, then all continue (for comparison).
-    delivery: Literal["ready", "scheduled", "batch"] = "ready"
-    schedule_steps: int = 12
+    # engine steps from a block to its feedback, waiting for the code if necessary, so that equal seeds give equal
+    # batches and equal bits; None: feedback is appended as soon as the code has run
+    schedule_steps: int | None = None
 
     @classmethod
     def of(
@@ -79,16 +79,16 @@ class RolloutPolicy:
             sampling=sampling,
             max_response_tokens=generation.max_response_tokens,
             block_notices=traces.block_notices,
-            delivery=delivery_of(generation),
+            schedule_steps=schedule_of(generation),
         )
 
 
-def delivery_of(generation: GenerationConfig) -> Literal["ready", "scheduled"]:
-    """When an engine gets feedback.
+def schedule_of(generation: GenerationConfig) -> int | None:
+    """Steps from a block to its feedback, for the Transformers engine in this process alone.
 
     A schedule does not help vLLM or an engine outside the process, whose batches differ between runs anyway.
     """
-    return "scheduled" if (generation.engine, generation.placement) == ("transformers", "inside") else "ready"
+    return SCHEDULE_STEPS if (generation.engine, generation.placement) == ("transformers", "inside") else None
 
 
 @dataclass(slots=True)
@@ -111,7 +111,7 @@ class _Running:
     request_id: str
     code: str
     future: Future[ExecutionResult]
-    due: int  # engine step of its delivery, if scheduled
+    due: int  # engine step from which its feedback is appended
 
 
 def rollout(
@@ -167,7 +167,6 @@ class Interleaver:
         self._tokenizer = tokenizer
         self._policy = policy
         self._live: dict[str, _Live] = {}
-        self._stopped: list[tuple[str, str]] = []  # request and its block, not submitted yet
         self._running: list[_Running] = []  # in the order of their submission
         self._step = 0
 
@@ -209,8 +208,7 @@ class Interleaver:
         if live is None:
             return
         live.dropped = True
-        in_code = [running.request_id for running in self._running] + [name for name, _ in self._stopped]
-        if request_id not in in_code and isinstance(self._generator, Aborts):
+        if self.running_code(request_id) is None and isinstance(self._generator, Aborts):
             self._generator.abort(request_id)
             self._forget(request_id)
 
@@ -270,43 +268,30 @@ class Interleaver:
         live.carried = turn[block.end :]
         if block.fault:
             return self._answer(piece.request_id, "", NOTICE, self._policy.dialect.notice(block), 0.0)
-        self._stopped.append((piece.request_id, block.code))
-        if self._policy.delivery != "batch":
-            self._submit()
-        return None
-
-    def _submit(self) -> None:
-        """Submit the blocks of stopped rows to the tool."""
         assert self._tool is not None
-        for request_id, code in self._stopped:
-            live = self._live[request_id]
-            if self._policy.stateful and live.session is None:
-                live.session = self._tool.open_session()
-            future = self._tool.submit(code, session=live.session)
-            self._running.append(_Running(request_id, code, future, self._step + self._policy.schedule_steps))
-        self._stopped.clear()
+        if self._policy.stateful and live.session is None:
+            live.session = self._tool.open_session()
+        future = self._tool.submit(block.code, session=live.session)
+        due = self._step + (self._policy.schedule_steps or 0)
+        self._running.append(_Running(piece.request_id, block.code, future, due))
+        return None
 
     def _deliverable(self) -> list[_Running]:
         """Remove the blocks whose feedback is due from those running; in the order of their submission."""
-        idle = self._generator.num_running == 0
-        if idle and self._stopped:
-            self._submit()
         if not self._running:
             return []
-        if self._policy.delivery == "batch":
-            chosen = list(self._running)
-        elif self._policy.delivery == "scheduled":
+        idle = self._generator.num_running == 0
+        if self._policy.schedule_steps is not None:
             if idle:
                 self._step = max(self._step, self._running[0].due)
-            chosen = [running for running in self._running if running.due <= self._step]
+            is_due = [running.due <= self._step for running in self._running]
         else:
             if idle:
                 futures = [running.future for running in self._running]
                 wait(futures, self._patience_s, return_when=FIRST_COMPLETED)
-            chosen = [running for running in self._running if running.future.done()]
-        if chosen:
-            taken = {running.request_id for running in chosen}
-            self._running = [running for running in self._running if running.request_id not in taken]
+            is_due = [running.future.done() for running in self._running]
+        chosen = list(compress(self._running, is_due))
+        self._running = [running for running, due in zip(self._running, is_due, strict=True) if not due]
         return chosen
 
     def _deliver(self, running: _Running) -> Trajectory | None:

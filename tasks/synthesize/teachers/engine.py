@@ -15,7 +15,7 @@ from tasks.shared.contract.stage import Rendezvous
 from tasks.shared.generation.endpoint.completion import Choice, Completion, Message, TokenCounts, Usage
 from tasks.shared.generation.endpoint.responses import ResponseKey, ResponseLog
 from tasks.shared.generation.engines import open_generator
-from tasks.shared.generation.interleave import RolloutPolicy, RolloutRequest, delivery_of, rollout
+from tasks.shared.generation.interleave import RolloutPolicy, RolloutRequest, rollout, schedule_of
 from tasks.shared.generation.protocol import Sampling
 from tasks.shared.learning.checkpoints import load_tokenizer
 from tasks.shared.traces.encoding import encode_message, encode_prompt, written_trace
@@ -135,7 +135,7 @@ class EngineTeacher:
             sampling=Sampling(teacher.temperature, teacher.top_p),
             max_response_tokens=teacher.max_response_tokens,
             block_notices=rules.block_notices,
-            delivery=delivery_of(self._generation),
+            schedule_steps=schedule_of(self._generation),
         )
 
     def _prompt_ids(self, tokenizer: "PreTrainedTokenizerBase", request: TraceRequest) -> tuple[int, ...]:

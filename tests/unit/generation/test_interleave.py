@@ -281,26 +281,13 @@ def test_scheduled_delivery_does_not_depend_on_how_long_code_takes() -> None:
     scripts = {"a/0": BLOCK + ANSWER, "b/0": BLOCK * 2 + ANSWER, "c/0": "some words " * 20}
     seen = []
     for delay_s in (0.0, 0.05):
-        rules = policy(delivery="scheduled", schedule_steps=5)
+        rules = policy(schedule_steps=5)
         trajectories, generator = run(scripts, ScriptedInterpreter(three, delay_s), rules)
         seen.append(
             ([(t.problem_id, t.response_ids) for t in trajectories], generator.steps_at, generator.num_steps)
         )
     assert seen[0] == seen[1]
     assert seen[0][1]["a/0"]
-
-
-def test_batch_delivery_runs_blocks_once_every_row_waits() -> None:
-    scripts = {"a/0": BLOCK + ANSWER, "long/0": "some words " * 30}
-    interpreter = ScriptedInterpreter(three)
-    rows = requests_for(scripts)
-    generator = ScriptedGenerator(TOKENIZER, scripts)
-    finished = rollout(rows, generator, interpreter, TOKENIZER, policy(delivery="batch"))  # type: ignore[arg-type]
-    trajectories = [next(finished)]
-    assert not interpreter.programs, "a block ran while another row was sampling"
-    trajectories += finished
-    assert [t.problem_id for t in trajectories] == ["long", "a"]
-    assert generator.steps_at["a/0"] == [len(trajectories[0].response_ids)]
 
 
 def test_a_session_lives_as_long_as_its_trajectory() -> None:

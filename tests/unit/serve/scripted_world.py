@@ -75,7 +75,7 @@ def scripted_with(generator: ScriptedGenerator, stage: EvaluateStage) -> Iterato
     with make_interpreter(stage.sandbox) as interpreter:
         prompts = Prompts(TOKENIZER, stage)
         resident = Resident(
-            generator, interpreter, TOKENIZER, replace(policy, delivery="ready"), prompts, 1024
+            generator, interpreter, TOKENIZER, replace(policy, schedule_steps=None), prompts, 1024
         )
         try:
             yield resident

@@ -22,7 +22,7 @@ from tasks.shared.generation.pool.server import NCCL, server_command
 from tasks.shared.generation.vllm_options import CPU_CACHE_GIB, engine_options
 
 
-class Sampling(Section, extra="ignore"):
+class ServedRecipe(Section, extra="ignore"):
     """What a server takes of a recipe."""
 
     model: ModelConfig
@@ -45,8 +45,11 @@ def main(arguments: list[str]) -> NoReturn:
     if not pool_token():
         parser.error("TIRFLOW_POOL_TOKEN is not set: export the secret that the stages use too")
     try:
-        recipe = _sampling(find_recipe(given.recipe))
+        path = find_recipe(given.recipe)
+        recipe = ServedRecipe.model_validate(read_recipe(path))
         options = engine_options(recipe.generation, recipe.model, given.checkpoint.resolve())
+    except ValidationError as error:
+        parser.error(f"{path}: {first_mistake(error, ServedRecipe)}")
     except (ValueError, OSError) as error:
         parser.error(str(error))
     options |= {"tensor_parallel_size": given.tensor_parallel, "quantization": given.quantization}
@@ -54,13 +57,6 @@ def main(arguments: list[str]) -> NoReturn:
     environment = server_environment(CPU_CACHE_GIB, pool_token(), "", given.cores)
     command = server_command(options, given.host, given.port)
     os.execve(command[0], command, environment)
-
-
-def _sampling(recipe: Path) -> Sampling:
-    try:
-        return Sampling.model_validate(read_recipe(recipe))
-    except ValidationError as error:
-        raise ValueError(f"{recipe}: {first_mistake(error, Sampling)}") from None
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ class FileTransfer:
         self._pool = pool
         self._call = call
         self._directory = directory
-        self._descriptors: list[int] = []
+        self._held: list[str] = []  # paths of the files that there are
         self._number = 0
         if directory is not None:
             shutil.rmtree(directory, ignore_errors=True)  # of an attempt that was killed
@@ -78,20 +78,18 @@ class FileTransfer:
         paths = []
         for place, group in enumerate(buckets(weights, "cpu")):
             paths.append(self._new_path(place))
+            self._held.append(paths[-1])
             Path(paths[-1]).write_bytes(save(group))
         return paths
 
     def drop_older(self, paths: list[str]) -> None:
         """Remove every file but these."""
-        if self._directory is not None:
-            for path in self._directory.glob("*/*.safetensors"):
-                if str(path) not in paths:
-                    path.unlink()
-            return
-        kept = self._descriptors[len(self._descriptors) - len(paths) :]
-        for descriptor in self._descriptors[: len(self._descriptors) - len(paths)]:
-            os.close(descriptor)
-        self._descriptors = kept
+        for path in set(self._held) - set(paths):
+            if self._directory is None:
+                os.close(int(Path(path).name))  # in /proc a descriptor's name is its number
+            else:
+                Path(path).unlink()
+        self._held = list(paths)
 
     def close(self) -> None:
         """Remove every file."""
@@ -104,6 +102,4 @@ class FileTransfer:
             path = self._directory / f"{self._number:06d}" / f"{place:04d}.safetensors"
             path.parent.mkdir(parents=True, exist_ok=True)
             return str(path)
-        descriptor = os.memfd_create("weights")
-        self._descriptors.append(descriptor)
-        return f"/proc/{os.getpid()}/fd/{descriptor}"
+        return f"/proc/{os.getpid()}/fd/{os.memfd_create('weights')}"
