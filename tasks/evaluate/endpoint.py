@@ -6,6 +6,7 @@ have taken with an engine of its own. The answer is not trusted: prompt, tokens 
 
 import asyncio
 from collections.abc import Iterator, Sequence
+from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +71,7 @@ class EndpointSampler:
                 taken.put_nowait(await self._ask(client, request, prompts[request.problem.name]))
 
         try:
-            async with EndpointClient(endpoint, SECTION, self._log) as client:
+            async with aclosing(EndpointClient(endpoint, SECTION, self._log)) as client:
                 await asyncio.gather(*(work(client) for _ in range(endpoint.concurrency)))
         finally:
             taken.put_nowait(None)

@@ -33,9 +33,12 @@ _POSITIONS: ContextVar[TokenPositions | None] = ContextVar("positions", default=
 
 
 @contextmanager
-def at_positions(positions: TokenPositions) -> Iterator[None]:
-    """Within the block the forward pass has its tokens at `positions`."""
-    token = _POSITIONS.set(positions)
+def at_positions(queries: torch.Tensor, length: int, dtype: torch.dtype) -> Iterator[None]:
+    """Within the block a forward pass has its tokens at `queries` (R, C), which see `length` keys of their row.
+
+    `dtype` is that of the masks.
+    """
+    token = _POSITIONS.set(TokenPositions(queries, torch.arange(length, device=queries.device), dtype))
     try:
         yield
     finally:
@@ -84,10 +87,10 @@ class SlotCache(Cache):
                 tensors[layer] = new
         self.capacity = capacity
 
-    def begin_decode(self, num_rows: int, positions: torch.Tensor, length: int) -> None:
-        """Prepare a pass with one token for each of the first rows. positions: (num_rows,)."""
-        self._rows, self._num_rows, self._length = None, num_rows, length
-        self._targets = (self._row_heads[:num_rows] * self.capacity + positions[:, None]).reshape(-1)
+    def begin_decode(self, positions: torch.Tensor, length: int) -> None:
+        """Prepare a pass with one token for each of the first R rows. positions: (R,)."""
+        self._rows, self._num_rows, self._length = None, len(positions), length
+        self._targets = (self._row_heads[: len(positions)] * self.capacity + positions[:, None]).reshape(-1)
 
     def begin_chunk(self, rows: torch.Tensor, positions: torch.Tensor, length: int) -> None:
         """Prepare a pass with a chunk for each of `rows` (R,). positions: (R, C); length 0: rows start empty."""

@@ -8,7 +8,6 @@ computed once. A step depends only on the order of calls, so equal calls give eq
 import sys
 from collections import deque
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
 from typing import Unpack
 
 import torch
@@ -20,7 +19,6 @@ from tasks.shared.generation.sampling import draw, uniform_stream
 from tasks.shared.generation.slots import (
     ATTENTION,
     SlotCache,
-    TokenPositions,
     at_positions,
     register_slot_attention,
 )
@@ -70,10 +68,6 @@ class TransformersGenerator:
         self._waiting: deque[SlotRequest] = deque()  # new, without a slot
         self._resuming: list[SlotRequest] = []  # with a slot, extended
         self._waited = 0
-        self._tokens = torch.zeros(max_sequences, dtype=torch.long, device=self._device)
-        self._positions = torch.zeros(max_sequences, dtype=torch.long, device=self._device)
-        self._live = torch.zeros(max_sequences, dtype=torch.long, device=self._device)
-        self._key_positions = torch.arange(0, device=self._device)
         require_own_forward(model, "decoding", "set generation.engine = 'vllm'", self._both_ways)
         self._end_ids = stop_ids(tokenizer, config, model.generation_config)
 
@@ -117,8 +111,6 @@ class TransformersGenerator:
         assert not request.decoding, "released while it decodes"
         if request.slot != FREE:
             self._slots[request.slot] = None
-            self._positions[request.slot] = 0
-            request.slot = FREE
 
     def sampled(self, request_id: str) -> Sequence[int]:
         """Ids of the unfinished piece, see `Follows`."""
@@ -166,7 +158,7 @@ class TransformersGenerator:
             tokens = torch.tensor([ids], device=self._device)
             positions = torch.arange(len(ids), device=self._device)[None]
             # A mask of tokens to see, all of them, keeps Transformers from looking for packed sequences.
-            with self._at(positions, len(ids)):
+            with at_positions(positions, len(ids), self._dtype):
                 logits = self._model(
                     input_ids=tokens,
                     attention_mask=torch.ones_like(tokens),
@@ -211,44 +203,32 @@ class TransformersGenerator:
         expected = torch.stack([own[name][place] for name, place in places])
         return torch.tensor(found + [x for row in scored for x in row]), torch.cat([expected, *own.values()])
 
-    def _at(self, positions: torch.Tensor, length: int) -> AbstractContextManager[None]:
-        """Set the positions (R, C) of the coming pass's queries, which see the first `length` keys of their row."""
-        if len(self._key_positions) < length:
-            self._key_positions = torch.arange(length + 256, device=self._device)
-        return at_positions(TokenPositions(positions, self._key_positions[:length], self._dtype))
-
     def _decode(self) -> list[Piece]:
         """One token for every decoding row. Idle rows inside the slice are computed too and ignored."""
-        num_rows = self._compact()
-        rows = self._slots[:num_rows]
-        length = 1 + max(request.length for request in rows if request is not None and request.decoding)
+        rows = self._slots[: self._compact()]
         # an idle row is written too, at the position of its next token, which its extension overwrites
-        self._cache.reserve(1 + max(request.length for request in rows if request is not None))
-        positions = self._positions[:num_rows]
-        self._cache.begin_decode(num_rows, positions, length)
-        with self._at(positions[:, None], length):
+        lengths = [0 if request is None else request.length for request in rows]
+        last = [0 if request is None or not request.decoding else request.ids[-1] for request in rows]
+        read = 1 + max(request.length for request in rows if request is not None and request.decoding)
+        self._cache.reserve(1 + max(lengths))
+        tokens, positions = torch.tensor([last, lengths], device=self._device)[:, :, None]
+        self._cache.begin_decode(positions[:, 0], read)
+        with at_positions(positions, read, self._dtype):
             logits = self._model(
-                input_ids=self._tokens[:num_rows, None],
-                position_ids=positions[:, None],
-                past_key_values=self._cache,
-                use_cache=True,
+                input_ids=tokens, position_ids=positions, past_key_values=self._cache, use_cache=True
             ).logits
-        self._positions[:num_rows] += self._live[:num_rows]
         for request in rows:
             if request is not None and request.decoding:
                 request.length += 1
-        return self._sample(rows, slice(0, num_rows), logits[:, -1])
+        return self._sample(rows, logits[:, -1])
 
-    def _sample(
-        self, rows: Sequence[SlotRequest | None], slots: slice | torch.Tensor, logits: torch.Tensor
-    ) -> list[Piece]:
-        """Draw a token for each row of logits (n, V), which lie in `slots`, and end the pieces that are complete."""
+    def _sample(self, rows: Sequence[SlotRequest | None], logits: torch.Tensor) -> list[Piece]:
+        """Draw a token for each decoding row of logits (n, V), and end the pieces that are complete."""
         idle = Sampling()
         live = [request if request is not None and request.decoding else None for request in rows]
         uniforms = [next(request.uniforms) if request is not None else 0.0 for request in live]
         samplings = [request.sampling if request is not None else idle for request in live]
         drawn, drawn_logprobs = draw(logits, uniforms, samplings)
-        self._tokens[slots] = drawn
         pieces = []
         for request, token, logprob in zip(live, drawn.tolist(), drawn_logprobs.tolist(), strict=True):
             if request is None:
@@ -268,7 +248,6 @@ class TransformersGenerator:
         """Stop decoding a request; its slot and KV cache stay until it is extended or released."""
         request.decoding = False
         self._num_decoding -= 1
-        self._live[request.slot] = 0
         request.close_version(self.version)
         piece = tuple(request.ids), tuple(request.logprobs), reason, tuple(request.versions)
         return Piece(request.request_id, *piece)  # type: ignore[arg-type]
@@ -292,8 +271,6 @@ class TransformersGenerator:
         length = max(request.length for slot in first + second if (request := self._slots[slot]) is not None)
         places = torch.tensor([first, second], device=self._device)
         self._cache.swap_rows(places[0], places[1], length)
-        for state in (self._tokens, self._positions, self._live):
-            state[places.flatten()] = state[places.flip(0).flatten()]
         for low, high in zip(first, second, strict=True):
             self._slots[low], self._slots[high] = self._slots[high], self._slots[low]
             for slot in (low, high):
@@ -316,7 +293,7 @@ class TransformersGenerator:
         """Compute the chunks of extended requests, then the prompts of new ones while slots are free."""
         pieces = []
         for group in by_length(self._resuming):
-            pieces += self._sample_chunks(group, self._forward_chunks(group))
+            pieces += self._sample(group, self._forward_chunks(group))
         self._resuming = []
         arrived = []
         for slot, held in enumerate(self._slots):
@@ -336,19 +313,13 @@ class TransformersGenerator:
                 if request is not source:  # an equal prompt: its KV cache is copied
                     self._cache.copy_row(source.slot, request.slot, source.length)
                     self._start(request, source.length)
-            pieces += self._sample_chunks(members, logits[rows])
+            pieces += self._sample(members, logits[rows])
         return pieces
-
-    def _sample_chunks(self, group: Sequence[SlotRequest], logits: torch.Tensor) -> list[Piece]:
-        slots = torch.tensor([request.slot for request in group], device=self._device)
-        return self._sample(group, slots, logits)
 
     def _start(self, request: SlotRequest, length: int) -> None:
         request.length = length
         request.decoding = True
         self._num_decoding += 1
-        self._positions[request.slot] = length
-        self._live[request.slot] = 1
 
     def _forward_chunks(self, group: Sequence[SlotRequest]) -> torch.Tensor:
         """Append each request's forced ids, right-padded to the longest, to its row; next-token logits (R, V)."""
@@ -365,7 +336,7 @@ class TransformersGenerator:
         self._cache.begin_chunk(slots, positions, 0 if fresh else longest)
         last = torch.tensor([len(request.forced) - 1 for request in group], device=self._device)
         kept, column = last.unique(return_inverse=True)
-        with self._at(positions, longest):
+        with at_positions(positions, longest, self._dtype):
             logits = self._model(
                 input_ids=ids.to(self._device),
                 position_ids=positions,

@@ -7,7 +7,7 @@ the response log, so a stage that was killed continues.
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from itertools import count, cycle, groupby, islice
 from typing import Any
@@ -90,7 +90,7 @@ class EndpointTeacher:
                     return
 
         try:
-            async with EndpointClient(self._config, "synthesize.teacher", self._log) as client:
+            async with aclosing(EndpointClient(self._config, "synthesize.teacher", self._log)) as client:
                 await asyncio.gather(*(work(client) for _ in range(self._config.concurrency)))
                 self.metrics |= _metrics(client)
         finally:

@@ -55,7 +55,7 @@ class AttemptFailed(Exception):
 
 
 class EndpointClient:
-    """Asks one endpoint. Use as an asynchronous context manager, within one event loop."""
+    """Asks one endpoint, within one event loop. Close it."""
 
     def __init__(self, config: EndpointAccess, section: str, log: ResponseLog) -> None:
         """`section` of `config`, like `synthesize.teacher`. ValueError if the variable of its key is not set."""
@@ -80,13 +80,7 @@ class EndpointClient:
         self.num_asked = 0  # requests that the endpoint answered; the log answered the others
         self.failed_attempts: Counter[str] = Counter()
 
-    async def __aenter__(self) -> "EndpointClient":
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """End its connections."""
         await self._client.close()
 

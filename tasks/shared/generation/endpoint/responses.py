@@ -62,9 +62,6 @@ class ResponseLog:
             for path in files:
                 self._read(path, is_own=folder == directory)
 
-    def __contains__(self, key: ResponseKey) -> bool:
-        return key in self._index
-
     def __len__(self) -> int:
         return len(self._index)
 

@@ -7,7 +7,6 @@ starts its servers with that token and announces each server in a file, and agai
 import json
 import os
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from uuid import uuid4
 
@@ -15,7 +14,7 @@ from tasks.shared.config import GenerationConfig, ModelConfig
 from tasks.shared.contract.addresses import address_towards
 from tasks.shared.contract.documents import write_whole
 from tasks.shared.contract.stage import POOL, Rendezvous, emit
-from tasks.shared.generation.pool.server import ServerProcess, plan_servers, stop_all
+from tasks.shared.generation.pool.server import plan_servers, stop_all
 
 TOKEN_FILE, DONE_FILE = "token", "done"
 POLL_S = 0.5
@@ -40,9 +39,6 @@ class AnnouncedServer:
     def ended(self) -> bool:
         """True once it is announced again."""
         return self._read().get("start", self._start) != self._start
-
-    def stop(self) -> None:
-        """Does nothing: its host ends it when the pool is closed."""
 
     def last_words(self) -> str:
         """Where to look: its log is on its host."""
@@ -95,25 +91,16 @@ def keep_servers(
     )
     emit("log", message=f"samples for the host at {rendezvous.address} with {len(servers)} servers")
     try:
-        _keep(servers, directory, rendezvous.node)
+        due = list(enumerate(servers))
+        while not (directory / DONE_FILE).exists():
+            for number, server in due:
+                announced = {"url": server.start(), "start": uuid4().hex}
+                path = directory / f"{_name(rendezvous.node, number)}.json"
+                write_whole(path, json.dumps(announced))
+            time.sleep(POLL_S)
+            due = [(number, server) for number, server in enumerate(servers) if server.ended()]
     finally:
         stop_all(servers)
-
-
-def _keep(servers: Sequence[ServerProcess], directory: Path, node: int) -> None:
-    """Start every server, and restart it when it dies, until the pool is closed."""
-    for number, server in enumerate(servers):
-        _announce(directory, node, number, server.start())
-    while not (directory / DONE_FILE).exists():
-        for number, server in enumerate(servers):
-            if server.ended():
-                _announce(directory, node, number, server.start())
-        time.sleep(POLL_S)
-
-
-def _announce(directory: Path, node: int, number: int, url: str) -> None:
-    announced = {"url": url, "start": uuid4().hex}
-    write_whole(directory / f"{_name(node, number)}.json", json.dumps(announced))
 
 
 def _name(node: int, number: int) -> str:

@@ -46,9 +46,6 @@ class Server(Protocol):
     def ended(self) -> bool:
         """True if the last started process has ended."""
 
-    def stop(self) -> None:
-        """End it with all its processes."""
-
     def last_words(self) -> str:
         """The end of its log, for a message."""
 
@@ -120,7 +117,7 @@ class ServerProcess:
         return f"its log {self._log_path} ends: " + " | ".join(last[:LAST_LINES])[:600]
 
 
-def stop_all(servers: Sequence[Server]) -> None:
+def stop_all(servers: Sequence[ServerProcess]) -> None:
     """End them in parallel, because each takes seconds."""
     with ThreadPoolExecutor(max(1, len(servers))) as stopping:
         list(stopping.map(lambda server: server.stop(), servers))
