@@ -24,6 +24,7 @@ from tasks.shared.generation.resubmission import Resubmits
 from tasks.shared.generation.vllm_options import reason_of, sampling_options
 from tasks.shared.learning.distributed import from_first_rank
 
+Digests = dict[str, dict[str, str]]  # by server and tensor
 Result = TypeVar("Result")
 
 
@@ -140,27 +141,14 @@ class PoolGenerator(PoolAsker):
     def disagreeing(self) -> list[str]:
         """Tensors, by server, that differ from those of the server that scored last."""
         held = self._call(self._pool.digests())
-        expected = held.get(self._scored_by) or next(iter(held.values()))
-        names = [
-            f"{server}, {name}"
-            for server, digests in held.items()
-            for name in sorted(expected.keys() | digests.keys())
-            if digests.get(name) != expected.get(name)
-        ]
-        return from_first_rank(names)
+        scored = held.get(self._scored_by) or next(iter(held.values()))
+        return from_first_rank(_differing(held, dict.fromkeys(held, scored)))
 
     def differing(self, weights: Iterable[tuple[str, torch.Tensor]]) -> list[str]:
         """Tensors, by server, that `load_weights(weights)` changes. The servers hold these weights afterwards."""
         before = self._call(self._pool.digests())
         self.load_weights(weights)
-        after = self._call(self._pool.digests())
-        names = [
-            f"{server}, {name}"
-            for server, digests in after.items()
-            for name, digest in digests.items()
-            if before.get(server, {}).get(name) != digest
-        ]
-        return from_first_rank(names)
+        return from_first_rank(_differing(self._call(self._pool.digests()), before))
 
     def close(self) -> None:
         """Close the connections. Whoever started the servers ends them."""
@@ -224,6 +212,16 @@ class PoolGenerator(PoolAsker):
             raise self._failed from None
         finally:
             self._waiting.discard(future)
+
+
+def _differing(held: Digests, expected: Digests) -> list[str]:
+    """Server and name of each tensor whose digest is not the expected one."""
+    return [
+        f"{server}, {name}"
+        for server, digests in held.items()
+        for name in expected.get(server, {}) | digests
+        if digests.get(name) != expected.get(server, {}).get(name)
+    ]
 
 
 class PoolFollower(Follower):
