@@ -18,6 +18,7 @@ import pytest
 from benchmarks.sandbox_soak import descendants
 from tasks.shared.sandbox import Interpreter, Limits, SandboxSettings, SandboxUnavailable, Status
 from tasks.shared.sandbox.client import RequestRefused
+from tasks.shared.sandbox.protocol import MAX_CODE_BYTES
 from tasks.shared.traces.observation import observe
 from tests.waiting import until
 
@@ -194,6 +195,12 @@ def test_session_keeps_variables_over_blocks_and_errors(interpreter: Interpreter
     interpreter.close_session(session)
     with pytest.raises(RequestRefused, match="no such session"):
         interpreter.run("print(x)", session)
+
+
+def test_program_that_is_too_long_is_the_models_error(interpreter: Interpreter) -> None:
+    told = interpreter.run("x = 1" + " " * MAX_CODE_BYTES)
+    assert (told.status, told.stdout) == (Status.ERROR, "")
+    assert told.error_line == "SyntaxError: a program of 1048581 bytes; at most 1048576 are run"
 
 
 def test_session_that_dies_says_so_and_starts_anew(interpreter: Interpreter) -> None:

@@ -22,12 +22,15 @@ from pathlib import Path
 from typing import Any
 
 from tasks.shared.sandbox.client import RequestLost, SandboxClient, SandboxLost, SandboxSilent
+from tasks.shared.sandbox.protocol import MAX_CODE_BYTES
 from tasks.shared.sandbox.records import (
     ExecutionResult,
     Limits,
     SandboxSettings,
     SandboxUnavailable,
+    Status,
     sandbox_failure,
+    without_output,
 )
 
 _STOP_S = 10.0
@@ -135,6 +138,10 @@ class Interpreter(contextlib.AbstractContextManager["Interpreter"]):
     async def _run(self, code: str, session: str | None, limits: Limits | None) -> ExecutionResult:
         """Run, and retry after a lost connection. A session does not survive its connection."""
         reason = ""
+        size = len(code.encode("utf-8", "surrogatepass"))
+        if size > MAX_CODE_BYTES:  # the model's error: a server refuses it
+            error = f"SyntaxError: a program of {size} bytes; at most {MAX_CODE_BYTES} are run"
+            return without_output(Status.ERROR, error)
         if limits is None and not self._owns_server:
             limits = self.settings.limits  # an existing server has defaults of its own
         for attempt in range(self.settings.retries + 1):
@@ -159,8 +166,7 @@ class Interpreter(contextlib.AbstractContextManager["Interpreter"]):
     ) -> Future[ExecutionResult]:
         """Run a program, or a block of a session, in the background.
 
-        The future raises RequestRefused (a ValueError) for an invalid request, such as an unknown session or a program
-        above 1 MiB.
+        The future raises RequestRefused (a ValueError) for an invalid request, such as an unknown session.
         """
         if self._closed:
             raise RuntimeError("this interpreter is closed: make another, or keep to its with-block")
