@@ -38,7 +38,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "cohere": {"logit_scale": 0.25},
     "cohere2": {"logit_scale": 0.25, "sliding_window": WINDOW, "layer_types": LAYERS},
     "stablelm": {},
-    "olmo": {},
+    "olmo": {"num_key_value_heads": 4},  # as many as query heads
     "olmo2": {},
     "olmo3": {"sliding_window": WINDOW, "layer_types": LAYERS},
     "smollm3": {},

@@ -227,22 +227,6 @@ def test_stop_strings_that_tokens_straddle(tokenizer) -> None:
             assert (found[0] if found else None) == first
 
 
-def test_models_without_grouped_heads_decode_alike(tokenizer) -> None:
-    """As many key-value heads as query heads: the other branch of the attention."""
-    config = tiny_model(len(tokenizer)).config
-    config.num_key_value_heads = config.num_attention_heads
-    torch.manual_seed(4)
-    model = Qwen2ForCausalLM(config).eval()
-    ids = prompts(tokenizer, 1)[0]
-    with torch.no_grad():
-        expected = model.generate(torch.tensor([ids]), max_new_tokens=20, do_sample=False)[
-            0, len(ids) :
-        ].tolist()
-    generator = TransformersGenerator(model, tokenizer, 2)
-    generator.add("a", ids, sampling=GREEDY, seed=0, stop=None, max_new_tokens=20)
-    assert list(drain(generator)["a"].ids) == expected
-
-
 @pytest.mark.parametrize("kind", ARCHITECTURES)
 def test_each_architecture_decodes_as_it_computes_itself(tokenizer, kind: str) -> None:
     """Prompts longer than any window, feedback forced in, tokens sampled, all beside another row."""
