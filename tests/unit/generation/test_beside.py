@@ -64,14 +64,16 @@ def test_samples_and_scores_are_those_of_the_engine_inside(checkpoint: Path) -> 
 def test_two_loops_ask_under_names_of_any_form_each_for_itself(checkpoint: Path) -> None:
     with closing(BesideGenerator(CONFIG, MODEL, checkpoint)) as own:
         loops = [own, own.beside()]
-        for name in ("a", "evaluation:a", "1:a"):
+        for name in ("evaluation:a", "1:a", "a"):
             for generator, tokens in zip(loops, (3, 5), strict=True):
                 generator.add(name, [5, 6], sampling=Sampling(), seed=1, stop=None, max_new_tokens=tokens)
             with ThreadPoolExecutor(2) as threads:
                 [[first], [second]] = threads.map(until_ended, loops)
             assert first.request_id == second.request_id == name
             assert (len(first.ids), len(second.ids)) == (3, 5) and first.ids == second.ids[:3]
-        own.abort("a")
+            own.abort(name)
+            if name != "a":
+                loops[1].release(name)
         loops[1].extend("a", [7], stop=None, max_new_tokens=2)
         assert [len(piece.ids) for piece in until_ended(loops[1])] == [2]
 
