@@ -1,7 +1,7 @@
 """Random models, sequences and trajectories of a given size, for measurements in which only the size matters."""
 
 import numpy as np
-from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, Qwen2ForCausalLM
 
 from data.models import ModelShape
 from tasks.rl.experience import Experience, Graded
@@ -9,20 +9,26 @@ from tasks.shared.learning.packing import TrainSequence
 from tasks.shared.traces.trajectory import FinishReason, TrajectoryBuilder
 
 
+def config_of(shape: ModelShape) -> PretrainedConfig:
+    """The configuration of a model of that shape."""
+    own = {"head_dim": shape.query_size // shape.heads} if shape.architecture == "qwen3" else {}
+    return AutoConfig.for_model(
+        shape.architecture,
+        vocab_size=shape.vocabulary,
+        hidden_size=shape.hidden_size,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.key_value_heads,
+        intermediate_size=shape.intermediate_size,
+        max_position_embeddings=shape.positions,
+        tie_word_embeddings=shape.tied,
+        **own,
+    )
+
+
 def make_qwen2(shape: ModelShape) -> PreTrainedModel:
     """A Qwen2 of that shape, randomly initialised."""
-    return Qwen2ForCausalLM(
-        Qwen2Config(
-            vocab_size=shape.vocabulary,
-            hidden_size=shape.hidden_size,
-            num_hidden_layers=shape.layers,
-            num_attention_heads=shape.heads,
-            num_key_value_heads=shape.key_value_heads,
-            intermediate_size=shape.intermediate_size,
-            max_position_embeddings=shape.positions,
-            tie_word_embeddings=shape.tied,
-        )
-    )
+    return Qwen2ForCausalLM(config_of(shape))
 
 
 def random_sequences(count: int, length: int, vocabulary: int) -> list[TrainSequence]:

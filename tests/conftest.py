@@ -1,4 +1,4 @@
-"""Fixtures with real parts: a small disk (tmpfs), an S3 server (moto); how the tests are shared out to processes."""
+"""Fixtures with real parts: a small disk (tmpfs), an S3 server (moto). Distribution of tests to processes."""
 
 import gc
 import os
@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-# Before torch is loaded: a second thread gains tiny kernels nothing, and spins against the other processes.
+# Before torch is loaded: a second thread does not speed up tiny kernels and spins against other processes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """By files, and all that needs a Prefect server to one process: it is started once."""
+    """By file. All tests that need a Prefect server go to one process, which starts it once."""
     from xdist.scheduler import LoadFileScheduling
 
     class OneServer(LoadFileScheduling):
@@ -26,12 +26,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_configure() -> None:
-    """Imports and collection leave little garbage: looking for it would take longer than they do."""
+    """Imports and collection leave little garbage, and a collector would take longer than they do."""
     gc.disable()
 
 
 def pytest_collection_finish() -> None:
-    """What is there now stays; DeepSpeed collects garbage at every engine and would look through all of it."""
+    """Freeze all objects so far: DeepSpeed collects garbage at every engine and would scan them."""
     gc.enable()
     gc.collect()
     gc.freeze()
@@ -39,9 +39,9 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A tmpfs of 2 MiB. Mounting takes root; elsewhere the test fails and says so rather than passing unseen."""
+    """A tmpfs of 2 MiB. Mounting needs root; without it the test fails rather than passing unseen."""
     if os.geteuid() != 0:
-        pytest.fail("this test fills a tmpfs of its own and mounting one takes root: run it as root")
+        pytest.fail("this test mounts a tmpfs, which needs root: run it as root")
     directory = tmp_path / "disk"
     directory.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(directory)], check=True)
@@ -51,7 +51,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The URI of a new bucket on a moto server of this test's own."""
+    """The URI of a new bucket on this test's own moto server."""
     import boto3
     import s3fs
     from moto.server import ThreadedMotoServer
@@ -67,7 +67,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         "AWS_DEFAULT_REGION": "us-east-1",
     }.items():
         monkeypatch.setenv(name, value)
-    s3fs.S3FileSystem.clear_instance_cache()  # else a file system of an earlier test's server is handed out
+    s3fs.S3FileSystem.clear_instance_cache()  # a cached file system would belong to an earlier test's server
     boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket="artifacts")
     yield "s3://artifacts/tirflow"
     server.stop()

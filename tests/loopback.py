@@ -1,4 +1,4 @@
-"""HTTP servers of a test's own on loopback."""
+"""HTTP servers of tests, on loopback."""
 
 import threading
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def body(self) -> bytes:
-        """The body of the request, as long as its header says."""
+        """The body of the request, of the length that its header states."""
         return self.rfile.read(int(self.headers.get("Content-Length") or 0))
 
     def reply(self, status: int, content: bytes = b"", headers: Mapping[str, str] | None = None) -> None:
@@ -30,7 +30,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def serve_http(handler: type[Handler], port: int = 0) -> Iterator[str]:
-    """Serve until the block ends, on a free port if none is given; the address."""
+    """Serve until the block ends, on a free port if none is given. Yields the address."""
     server = ThreadingHTTPServer(("127.0.0.1", port), handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

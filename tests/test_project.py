@@ -21,7 +21,7 @@ PACKAGES = ("flows", "tasks", "data")
 HEAVY = ("torch", "transformers", "deepspeed", "vllm", "pandas", "datasets", "matplotlib")
 RECIPES = sorted(path.stem for path in RECIPES_DIR.glob("*.toml"))
 STAGES = sorted(recipes.STAGES)
-# words of other things: names of checkpoints, a key of an event
+# other meanings: names of checkpoints, a key of an event
 NO_STAGES = {"tasks.shared.config.evaluation": {"sft", "rl"}, "tasks.shared.reporting.nights": {"report"}}
 
 
@@ -107,7 +107,7 @@ def test_stages_are_the_folders_that_say_what_they_are() -> None:
 
 
 def test_shared_code_names_no_stage() -> None:
-    """What differs between stages is said in `tasks/<stage>/spec.py`, and handed down."""
+    """Differences between stages are in `tasks/<stage>/spec.py` and passed as arguments."""
     for module in SHARED:
         tree = ast.parse(MODULES[module].read_text())
         said = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
@@ -119,13 +119,13 @@ def test_shared_code_names_no_stage() -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_is_run_anew_for_its_own_spec_alone(stage: str) -> None:
-    reached = {module_name(path) for path in sources(stage) if path.suffix == ".py"}
-    specs = {name for name in reached if re.fullmatch(r"tasks\.(?!shared)\w+\.spec", name)}
+    modules = {module_name(path) for path in sources(stage) if path.suffix == ".py"}
+    specs = {name for name in modules if re.fullmatch(r"tasks\.(?!shared)\w+\.spec", name)}
     assert specs == {f"tasks.{stage}.spec"}
-    assert not [name for name in reached if is_below(name, "tasks.recipes")], "a recipe is of all stages"
+    assert not [name for name in modules if is_below(name, "tasks.recipes")], "a recipe is of all stages"
 
 
-def test_an_unknown_stage_is_refused_in_a_line_that_names_the_known_ones() -> None:
+def test_an_unknown_stage_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match=f"^stage 'distill': .* {', '.join(recipes.STAGES)}$"):
         recipes.find_stage("distill")
 
@@ -164,12 +164,7 @@ def test_flows_tasks_and_configuration_load_without_heavy_libraries() -> None:
     light = [
         name for name in MODULES if is_below(name, "flows") or re.fullmatch(r"tasks\.\w+\.(task|spec)", name)
     ]
-    light += [
-        "tasks.launch",
-        "tasks.recipes",
-        "tasks.shared.contract.stage",
-        "tasks.shared.artifacts",
-    ]
+    light += ["tasks.launch", "tasks.recipes", "tasks.shared.contract.stage", "tasks.shared.artifacts"]
     assert {f"tasks.{stage}.spec" for stage in STAGES} <= set(light)
     _import_without(light, HEAVY)
 
@@ -179,7 +174,7 @@ def test_stages_load_without_prefect() -> None:
 
 
 def _import_without(modules: list[str], forbidden: tuple[str, ...]) -> None:
-    """Import modules in a process of their own and look at what came with them."""
+    """Import modules in their own process and check what else was loaded."""
     script = (
         f"import importlib, sys\nfor name in {modules!r}: importlib.import_module(name)\n"
         f"print([name for name in {forbidden!r} if name in sys.modules])"
@@ -230,14 +225,14 @@ def test_only_environment_py_reads_the_environment() -> None:
 
 
 def test_only_text_ids_py_encodes() -> None:
-    """A tokenizer is shared by threads, and a call of `encode` changes it."""
+    """Threads share a tokenizer, and a call of `encode` changes it."""
     for module, path in MODULES.items():
         encodes = "tokenizer.encode(" in path.read_text()
         assert not encodes or module == "tasks.shared.traces.text_ids", f"{module}: call text_ids"
 
 
 def test_only_dialects_and_forms_know_their_marks() -> None:
-    """Others ask the `Dialect`; `retool_rows` reads rows as somebody else writes them."""
+    """Other modules use the `Dialect`; `retool_rows` reads rows in their published form."""
     deciding = {f"tasks.shared.traces.{name}" for name in ("dialect", "call_forms", "tool_form")}
     marks = {mark for dialect in DIALECTS.values() for mark in dialect.marks if re.search("[a-z]", mark)}
     marks.discard("\\boxed{")
@@ -256,7 +251,7 @@ def test_only_dialects_and_forms_know_their_marks() -> None:
 
 
 def test_one_module_names_the_interpreter() -> None:
-    """Whatever runs calls takes a `Tool`."""
+    """Callers take a `Tool`."""
     for module, path in MODULES.items():
         named = {name for name in imports(path) if is_below(name, "tasks.shared.sandbox.interpreter")}
         tree = ast.parse(path.read_text())
@@ -314,7 +309,7 @@ def test_make_targets_that_are_named_exist() -> None:
     files = subprocess.run(
         ["git", "ls-files", *patterns], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.split()
-    # in backticks, as a step of CI, or anywhere where the name alone tells that it is one
+    # in backticks, as a step of CI, or anywhere if the name is unambiguous
     said = re.compile(
         r"`make ([a-z][a-z-]*)|^(?:step|beside) .*make ([a-z-]+)|\bmake ((?:test|bench|setup|smol)-[a-z-]+)",
         re.MULTILINE,

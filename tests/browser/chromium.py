@@ -46,7 +46,7 @@ class Chromium:
         return self._post(f"{self._session}/execute/sync", {"script": script, "args": list(arguments)})
 
     def wait(self, condition: str, seconds: float = 20.0) -> Any:
-        """Until the expression is true; its value. AssertionError if it does not come true."""
+        """Wait until the expression is true and return its value. AssertionError after the timeout."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if value := self.run(f"return {condition}"):
@@ -55,11 +55,11 @@ class Chromium:
         raise AssertionError(f"did not come true in {seconds} s: {condition}")
 
     def click(self, selector: str) -> None:
-        """A real click on the first element that matches."""
+        """Click on the first element that matches."""
         self._post(f"{self._session}/element/{self._find(selector)}/click", {})
 
     def type(self, selector: str, text: str) -> None:
-        """Real key strokes."""
+        """Type with key strokes."""
         self._post(f"{self._session}/element/{self._find(selector)}/value", {"text": text})
 
     def choose(self, selector: str, value: str) -> None:
@@ -86,11 +86,11 @@ class Chromium:
         return [str(text) for text in texts]
 
     def screenshot(self, path: Path) -> None:
-        """Write what is seen as PNG."""
+        """Write a screenshot as PNG."""
         path.write_bytes(base64.b64decode(self._get(f"{self._session}/screenshot")))
 
     def complaints(self) -> list[str]:
-        """Console errors and refusals of the content security policy since the last call."""
+        """Console errors and violations of the content security policy since the last call."""
         entries = self._post(f"{self._session}/se/log", {"type": "browser"})
         return [entry["message"] for entry in entries if entry["level"] in ("SEVERE", "WARNING")]
 
@@ -120,7 +120,7 @@ class Chromium:
 
 @contextmanager
 def chromium(port: int) -> Iterator[Chromium]:
-    """A browser for the length of the block; chromedriver is started and ended with it."""
+    """A browser and its chromedriver, which end with the block."""
     driver = subprocess.Popen(["chromedriver", f"--port={port}", "--silent"], stdout=subprocess.DEVNULL)
     address = f"http://127.0.0.1:{port}"
     try:

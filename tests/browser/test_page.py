@@ -1,4 +1,4 @@
-"""The server's page in a real browser: a streamed answer with its output, a conversation, the key, hostile words."""
+"""The server's page in a real browser: a streamed answer with its output, a conversation, the key, hostile text."""
 
 from pathlib import Path
 
@@ -23,8 +23,8 @@ def test_a_conversation(browser: Chromium, tmp_path: Path) -> None:
         browser.wait("document.querySelector('.answer b')")
         assert browser.texts("#model") == ["m"]
         assert browser.texts("article pre") == ["42"] and browser.texts(".answer b") == ["42"]
-        said = "".join(browser.texts(".words"))
-        assert "print(6 * 7)" in said and HOSTILE in said and "<interpreter>" not in said
+        shown = "".join(browser.texts(".words"))
+        assert "print(6 * 7)" in shown and HOSTILE in shown and "<interpreter>" not in shown
         browser.wait("!document.getElementById('send').disabled")
         browser.type("#question", "And again?")
         browser.click("#send")

@@ -69,19 +69,19 @@ def opened(browser: Chromium, large: Path) -> Chromium:
 
 
 def test_ten_thousand_traces_open_in_two_seconds(browser: Chromium, large: Path) -> None:
-    """From navigation to a filled list and an open trace; the best of three, for the machine has other work."""
+    """From navigation to a filled list and an open trace. The best of three, since the machine may be busy."""
     times = []
     for _ in range(3):
         browser.open(large)
         times.append(float(browser.wait(READY)))
     assert min(times) < 2000, times
     assert browser.texts("#count") == ["10,000 of 10,000"]
-    assert len(browser.texts("#list .row")) < 60  # only what is in sight
+    assert len(browser.texts("#list .row")) < 60  # visible rows only
     assert browser.complaints() == []
 
 
 def test_scrolling_stays_smooth(opened: Chromium) -> None:
-    """A jump anywhere in the list draws in less than a frame's worth of script."""
+    """A jump anywhere in the list takes less than one frame of script."""
     spent = opened.run(
         "const list = document.getElementById('list'), times = [];"
         "for (let i = 1; i <= 40; i++) { const start = performance.now(); list.scrollTop = i * 11000;"
@@ -162,7 +162,7 @@ def test_a_heat_strip_leads_to_its_traces(opened: Chromium) -> None:
 
 
 def test_written_traces_stand_beside_samples_without_log_probs(browser: Chromium, tmp_path: Path) -> None:
-    """A rejected trace on a problem of an evaluation: its reason is found and shown, its words have no log-prob."""
+    """A rejected trace on a problem of an evaluation: its reason is found and shown, its text has no log-probs."""
     sample = make_sample([("print(6 * 7)", "ok", "42")])
     pieces = {"response_ids": (), "sampled": (), "logprobs": (), "num_tokens": 0}
     rejected = replace(sample, **pieces, correct=False, reason="output_differs: block 1", predicted=None)
@@ -182,7 +182,7 @@ def test_written_traces_stand_beside_samples_without_log_probs(browser: Chromium
 
 
 def test_what_a_model_wrote_cannot_run(browser: Chromium, tmp_path: Path) -> None:
-    """Hostile text in code, output, words, answer, problem, ids, set and warning: shown as text, nothing runs."""
+    """Hostile text in code, output, reasoning, answer, problem, ids, set and warning is shown as text, never run."""
     block = (f"print('''{HOSTILE}''')", "ok", HOSTILE)
     sample = make_sample(
         [block],
@@ -207,7 +207,7 @@ def test_what_a_model_wrote_cannot_run(browser: Chromium, tmp_path: Path) -> Non
 
 
 def test_the_policy_forbids_network_and_foreign_scripts(opened: Chromium) -> None:
-    """Even if something got in: no inline script, no fetch."""
+    """Injected markup could run no inline script and fetch nothing."""
     opened.run(
         "const s = document.createElement('script'); s.textContent = 'document.title = 1'; document.body.append(s);"
         "fetch('http://127.0.0.1:9/').catch(() => { document.documentElement.dataset.refused = '1'; });"

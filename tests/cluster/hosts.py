@@ -1,5 +1,7 @@
-"""Two hosts on one machine: network namespaces with their own addresses on a switch, and what runs for them in the root
-one: Postgres, a Prefect server on it, an S3 server, a worker of the pool `control`. Needs root, iproute2, postgresql.
+"""Two hosts on one machine: network namespaces with addresses of their own on a switch.
+
+In the root namespace run Postgres, a Prefect server on it, an S3 server and a worker of the pool `control`. Needs
+root, iproute2, postgresql.
 
 Every daemon has a PID namespace, which ends with the test's process however that ends.
 """
@@ -24,7 +26,7 @@ from tests.waiting import until
 API, S3, DATABASE_PORT = f"http://{LOCAL_ADDRESS}:4297/api", f"http://{LOCAL_ADDRESS}:5097", 5497
 BUCKET = "artifacts"
 POSTGRES = Path("/usr/lib/postgresql")
-# The first ends the second with this process, and that all the processes that the command has started.
+# setpriv ends unshare with this process; the namespace ends every process that the command has started.
 TOGETHER = ("unshare", "--pid", "--ipc", "--mount-proc", "--fork", "--kill-child")
 TO_THE_END_OF_THIS = ("setpriv", "--pdeathsig", "KILL")
 
@@ -35,7 +37,7 @@ class Site:
 
     home: Path
     hosts: tuple[Host, Host]
-    environment: dict[str, str]  # of whatever talks to it
+    environment: dict[str, str]  # for every client
 
     @property
     def store(self) -> str:
@@ -44,11 +46,11 @@ class Site:
 
 @contextmanager
 def site(root: Path) -> Iterator[Site]:
-    """Everything, running; ended and taken down with the block."""
+    """A running site. It is stopped and removed when the block ends."""
     hosts = tuple(Host(f"tirflow-{n}", f"{NETWORK}.{n + 1}", root / f"host{n}") for n in (1, 2))
     home = root / "server"
     home.mkdir(parents=True)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a test that is asked to end cleans up
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM to the tests cleans up
     environment = os.environ | _settings(home)
     prepared = Site(home, (hosts[0], hosts[1]), environment)
     with ExitStack() as stack:
@@ -133,7 +135,7 @@ def _worker(
 def _ready(
     daemon: AbstractContextManager[subprocess.Popen[bytes]], is_ready: Callable[[], bool]
 ) -> Iterator[None]:
-    """A daemon that is ready; AssertionError if it ends before."""
+    """A daemon once it is ready. AssertionError if it exits before."""
     with daemon as process:
         until(lambda: process.poll() is not None or is_ready())
         assert process.poll() is None, f"{process.args!r} ended with {process.returncode}; see its log"
@@ -148,7 +150,7 @@ def daemon(
     inside: tuple[str, ...] = (),
     user: str = "root",
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A process, with all that it starts; they end with the block, or with this process if that is killed.
+    """A process and all that it starts. They end with the block, or with this process if that is killed.
 
     `inside`: what puts it into a network namespace.
     """

@@ -1,6 +1,6 @@
-"""Hosts as network namespaces with their own addresses, connected by a switch. Needs root and iproute2.
+"""Hosts as network namespaces with addresses of their own, connected by a switch.
 
-A test removes what a killed one has left.
+Needs root and iproute2. A test removes the leftovers of a killed one.
 """
 
 import subprocess
@@ -15,7 +15,7 @@ SWITCH, BRIDGE, LOCAL_LINK = "tirflow-switch", "bridge0", "tirflow0"
 
 @dataclass(frozen=True)
 class Host:
-    """A network namespace with an address, and a home of its own."""
+    """A network namespace with an address and a home."""
 
     name: str
     address: str
@@ -27,7 +27,7 @@ class Host:
         return f"{self.name}-out"
 
     def set_link(self, state: str) -> None:
-        """Plug it in (`up`) or cut it off (`down`)."""
+        """Connect it (`up`) or disconnect it (`down`)."""
         ip("-n", SWITCH, "link", "set", self.link, state)
 
 
@@ -38,9 +38,9 @@ def ip(*arguments: str) -> None:
 
 @contextmanager
 def network(hosts: Sequence[Host]) -> Iterator[None]:
-    """A switch with a cable to every host's namespace and one to this one.
+    """A switch that connects every host's namespace and this one.
 
-    The switch has its own namespace, because Docker's packet filter in this one drops packets between hosts.
+    It has its own namespace, because Docker's packet filter in this one drops packets between hosts.
     """
     _remove(hosts)
     try:

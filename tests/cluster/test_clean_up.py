@@ -1,4 +1,4 @@
-"""What the tests of several machines start ends with them, also when they are killed."""
+"""Processes of the tests of several machines end with their test, even if it is killed."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ import pytest
 from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
-# A daemon that starts a process in a session of its own, which ignores SIGTERM.
+# A daemon that starts a process in its own session, which ignores SIGTERM.
 DAEMON = "trap '' TERM; setsid sh -c \"trap '' TERM; exec sleep {long}\" & wait"
 TEST = """
 import os, signal, sys, time
@@ -26,7 +26,7 @@ with daemon(["sh", "-c", sys.argv[1]], dict(os.environ), Path(sys.argv[2]), user
 
 @pytest.mark.parametrize("user", ["root", "postgres"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_nothing_outlives_a_test(number: signal.Signals, user: str, tmp_path: Path) -> None:
+def test_processes_end_with_their_test(number: signal.Signals, user: str, tmp_path: Path) -> None:
     long = f"77{os.getpid()}{number.value}{len(user)}"  # seconds; no other process has these arguments
     arguments = [sys.executable, "-c", TEST, DAEMON.format(long=long), str(tmp_path / "log"), user]
     test = subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.DEVNULL)

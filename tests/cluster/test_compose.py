@@ -1,7 +1,7 @@
 """The site of images/compose.yaml runs a pipeline, each stage in a container that its worker starts.
 
 Needs Docker with the compose plugin and the images sandbox, train and orchestrator of these sources; ports 4200, 5432
-and 9000. Postgres and the S3 server are stand-ins, made here from Debian's Postgres and moto: no registry is asked.
+and 9000. Postgres and the S3 server are stand-ins, made from Debian's Postgres and moto. No registry is used.
 """
 
 import os
@@ -42,7 +42,7 @@ USER postgres
 CMD initdb --encoding UTF8 --locale C -D /var/lib/postgresql/data \
     && { until createdb "$POSTGRES_DB"; do sleep 1; done & } \
     && exec postgres -D /var/lib/postgresql/data -c listen_addresses=127.0.0.1
-"""  # trusts whoever comes from this host: the password of compose.yaml is sent and not asked for
+"""  # trusts every client of this host, so the password of compose.yaml is not checked
 S3 = """
 FROM tirflow-base
 COPY wheels /wheels
@@ -53,7 +53,7 @@ ENTRYPOINT ["/bin/sh", "-c", "exec /opt/s3/bin/moto_server -H 127.0.0.1 -p 9000"
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The home of a site that is up; taken down with its volumes."""
+    """The home of a running site, which is removed with its volumes."""
     if subprocess.run([*COMPOSE[:2], "version"], capture_output=True, check=False).returncode:
         pytest.fail("docker compose: not found; install Docker's compose plugin, 2.20 or later")
     root = tmp_path_factory.mktemp("site")

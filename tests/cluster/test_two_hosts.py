@@ -1,4 +1,4 @@
-"""Two hosts with addresses of their own: stages land on both, one is cut off in mid-stage, training spans both."""
+"""Two hosts with addresses of their own: stages on both, one disconnected during a stage, training over both."""
 
 import itertools
 import json
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.timeout(3600)  # servers, workers and whole pipelines, 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     if os.geteuid() != 0:
-        pytest.fail("this test makes network namespaces and that takes root: run it as root")
+        pytest.fail("this test makes network namespaces, which needs root: run it as root")
     names = ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION")
     with site(tmp_path_factory.mktemp("site")) as made:
         os.environ |= {name: made.environment[name] for name in names}
@@ -40,7 +40,7 @@ def record(site: Site, run: str) -> RunRecord:
 
 
 def read(flow_run: UUID) -> dict[str, Any]:
-    """A flow run; a server that is busy is asked again, as Prefect's own client does."""
+    """A flow run. A busy server is asked again, as Prefect's client does."""
     answer = httpx.get(f"{API}/flow_runs/{flow_run}", timeout=60)
     for _ in range(20):
         if not answer.is_server_error:
@@ -56,7 +56,7 @@ def ended(flow_run: UUID) -> dict[str, Any]:
 
 
 def runs_of_workers(site: Site) -> list[dict[str, Any]]:
-    """The flow runs that the workers of the hosts carried out, in the order of their start; each with its `host`."""
+    """The flow runs of the hosts' workers in the order of their start, each with its `host`."""
     body = {"work_pools": {"name": {"any_": ["gpu"]}}, "sort": "EXPECTED_START_TIME_ASC"}
     found = httpx.post(f"{API}/flow_runs/filter", json=body, timeout=60).raise_for_status().json()
     return [row for row in found if row["start_time"]]
@@ -68,7 +68,7 @@ def at(site: Site, run: str, label: str) -> list[Host]:
 
 
 def steps(host: Host, run: str) -> int:
-    """How many steps SFT has reported on a host."""
+    """The number of steps that SFT has reported on a host."""
     path = host.home / "logs" / run / "sft.log"
     lines = path.read_text().splitlines() if path.exists() else []
     return max((json.loads(line)["step"] for line in lines if '"progress"' in line), default=0)
@@ -78,7 +78,7 @@ def test_stages_land_on_both_hosts_one_at_a_time_on_each(
     running: Site, capsys: pytest.CaptureFixture[str]
 ) -> None:
     started = [start_run(API, "train/tiny", {"run": "whole", "overrides": small()})]
-    for seed in (1, 2, 3):  # with the pipeline's own first stage four at once, for two slots
+    for seed in (1, 2, 3):  # four stages at once, with the pipeline's first one, for two slots
         alone = {"recipe": "tiny", "run": f"alone-{seed}", "overrides": small(seed=seed)}
         started.append(start_run(API, "prepare/gpu", alone))
     for flow_run in started:
@@ -119,17 +119,17 @@ def test_training_over_both_hosts_equals_training_on_one(
 
 
 def work_of(row: dict[str, Any]) -> tuple[str, str]:
-    """Run and label of the stage that a flow run carried out: ordered by a pipeline, or asked for by name."""
+    """Run and label of a flow run's stage, ordered by a pipeline or by name."""
     order = row["parameters"].get("order")
     return (order["run"], order["label"]) if order else (row["parameters"].get("run", ""), "prepare")
 
 
 def seconds(moment: str) -> float:
-    """Seconds since the epoch of a moment as the server writes it."""
+    """Seconds since the epoch of a timestamp of the server."""
     return datetime.fromisoformat(moment.replace("Z", "+00:00")).timestamp()
 
 
-def test_a_host_that_is_cut_off_loses_its_stage_to_the_other_and_does_no_harm(
+def test_a_disconnected_host_loses_its_stage_to_the_other(
     running: Site, capsys: pytest.CaptureFixture[str]
 ) -> None:
     overrides = small(**{"sft.max_steps": 150, "sft.epochs": 500, "sft.checkpoint_every_steps": 5000})
@@ -151,7 +151,7 @@ def test_a_host_that_is_cut_off_loses_its_stage_to_the_other_and_does_no_harm(
     assert record(running, "cut").stages == made, "the host that came back changed the run's record"
     for stage in made.values():
         for ref in stage.outputs.values():
-            Store(running.store, cache=running.home / "check").fetch(ref)  # every byte checked
+            Store(running.store, cache=running.home / "check").fetch(ref)  # checks every byte
     both = [start_run(API, "prepare/gpu", {"run": "cut", "force": True}) for _ in running.hosts]
     for again in both:
         assert ended(again)["state_type"] == "COMPLETED"

@@ -71,13 +71,13 @@ class World:
         return self.engine.containers.get(name_of(Path(request.scratch), part))
 
     def wait_for_container(self, request: StageRequest) -> Container:
-        """The stage's container once the stage's first line is out."""
+        """The stage's container after the stage's first line."""
         until(lambda: self.left(request) > 0)
         until(lambda: b"{" in self.container(request).logs(stdout=True, stderr=False))
         return self.container(request)
 
     def left(self, request: StageRequest) -> int:
-        """How many containers of a request there are."""
+        """The number of a request's containers."""
         label = f"{SCRATCH_LABEL}={request.scratch}"
         return len(self.engine.containers.list(all=True, filters={"label": label}, ignore_removed=True))
 
@@ -96,7 +96,7 @@ def world(empty_world: World) -> World:
 def empty_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """An empty home, which the environment points to."""
     home = tmp_path_factory.mktemp("containers")
-    home.chmod(0o755)  # stages of a launcher that is root run as an ordinary user
+    home.chmod(0o755)  # stages run as an ordinary user if their launcher is root
     os.environ["TIRFLOW_HOME"] = str(home)
     engine = docker.from_env()
     try:

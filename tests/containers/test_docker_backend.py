@@ -1,4 +1,4 @@
-"""Stages in containers: what they see, how they end, what becomes of them when their launcher dies."""
+"""Stages in containers: what they see, how they end, also when their launcher is killed."""
 
 import json
 import time
@@ -44,19 +44,12 @@ OF_THE_IMAGE = {
     "LC_CTYPE",
 }
 ENGINES_OWN = {"/", "/tmp", "/usr/sbin/docker-init", "/etc/resolv.conf", "/etc/hostname", "/etc/hosts"}
-OF_THE_BACKEND = {
-    "HOME",
-    "USER",
-    "OMP_NUM_THREADS",
-    "TIRFLOW_HOME",
-    "TIRFLOW_IMAGE",
-    "TORCH_COMPILE_DISABLE",
-}
+OF_THE_BACKEND = {"HOME", "USER", "OMP_NUM_THREADS", "TIRFLOW_HOME", "TIRFLOW_IMAGE", "TORCH_COMPILE_DISABLE"}
 
 
 @pytest.fixture
 def left_behind(world: World) -> StageRequest:
-    """A stage that runs on although its launcher was killed."""
+    """A stage that still runs after its launcher was killed."""
     request = world.long_sft("left-behind")
     launcher = world.launch(request)
     world.wait_for_container(request)
@@ -85,10 +78,7 @@ def test_a_stage_sees_its_list_and_nothing_else(world: World, monkeypatch: pytes
     launcher.wait()
     world.engine.containers.get(container.id).remove(force=True)
     assert set(seen["environment"]) <= OF_THE_IMAGE | OF_THE_BACKEND | {"LC_ALL", "TZ", "DS_ACCELERATOR"}
-    assert set(seen["mounts"]) - ENGINES_OWN == {
-        request.scratch,
-        request.store,
-    }
+    assert set(seen["mounts"]) - ENGINES_OWN == {request.scratch, request.store}
     assert seen["interfaces"] == ["lo"]
     assert seen["uid"] != 0
     assert (int(seen["capabilities"], 16), seen["no_new_privileges"]) == (0, "1")
@@ -112,16 +102,16 @@ def test_secrets_come_as_a_file_that_inspection_does_not_show(
 
 def test_a_cancelled_run_is_gone_within_ten_seconds(world: World, tmp_path: Path) -> None:
     request = world.long_sft("cancelled")
-    asked: list[float] = []
+    cancelled_at: list[float] = []
 
     def should_stop() -> bool:
-        if world.left(request) and not asked:
-            asked.append(time.monotonic())
-        return bool(asked)
+        if world.left(request) and not cancelled_at:
+            cancelled_at.append(time.monotonic())
+        return bool(cancelled_at)
 
     with pytest.raises(StageStopped):
         execute(request, DockerBackend(), tmp_path / "log", lambda _: None, should_stop)
-    assert time.monotonic() - asked[0] < 10
+    assert time.monotonic() - cancelled_at[0] < 10
     assert world.left(request) == 0
 
 
@@ -142,7 +132,7 @@ def test_the_same_work_follows_a_stage_that_lost_its_launcher(
     assert world.left(left_behind) == 0
 
 
-def test_the_next_start_on_this_host_removes_what_a_dead_launcher_left(
+def test_the_next_start_removes_leftovers_of_a_dead_launcher(
     world: World, left_behind: StageRequest, tmp_path: Path
 ) -> None:
     execute(world.request("prepare", "next"), DockerBackend(), tmp_path / "log", lambda _: None, fresh=True)

@@ -1,4 +1,4 @@
-"""SFT over two hosts in containers: two launchers on this machine, each with a container on the host's network."""
+"""SFT over two hosts: two launchers on this machine, each with a container on the host's network."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`train/tiny` wholly in containers; once more as processes, the same numbers to tolerance."""
+"""`train/tiny` in containers, and once more as processes with the same numbers to tolerance."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ FLOW = "from flows.pipeline import train; train('tiny', run={run!r}, overrides={
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A home with a Prefect server."""
     home = tmp_path_factory.mktemp("pipeline")
-    home.chmod(0o755)  # stages of a launcher that is root run as an ordinary user
+    home.chmod(0o755)  # stages run as an ordinary user if their launcher is root
     running = cluster.start(home, owned=True)
     try:
         yield home

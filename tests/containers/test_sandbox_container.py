@@ -49,7 +49,7 @@ def container(server: tuple[Container, Path]) -> Iterator[Interpreter]:
 def results(
     container: Interpreter, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Future[ExecutionResult]]]:
-    """All attacks, let loose together."""
+    """The results of all attacks at once."""
     with outside_world(tmp_path_factory.mktemp("world")) as places:
         places |= {"server_socket": "/run/sandbox/socket", "server_pid": "1"}
         yield {attack.name: container.submit(fill(attack, places)) for attack in ATTACKS}
@@ -85,7 +85,7 @@ def test_state_does_not_leak_in_the_container(name: str, container: Interpreter)
 
 
 def test_sandbox_container_itself_is_narrow(server: tuple[Container, Path]) -> None:
-    """No stage or workflow code and no second language runtime in the image; the root cannot be written."""
+    """The image has no stage or workflow code and no second language runtime; its root is read-only."""
     script = "ls /opt/tirflow/tasks/shared /opt/tirflow/tasks /opt/python/lib/python3.11/site-packages; touch /opt/x"
     code, output = server[0].exec_run(["/bin/sh", "-c", script])
     assert code != 0

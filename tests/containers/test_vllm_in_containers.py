@@ -1,7 +1,7 @@
 """Stages that sample with vLLM, in the containers of `tirflow-rl` and `tirflow-inference`: `make test-containers-vllm`.
 
-The recipe is `tiny_vllm` in small, the model one that was taught to run code half of the time, so that the interpreter
-in its own container beside each stage has work.
+The recipe is a smaller `tiny_vllm`. The model was taught to run code half of the time, so the
+interpreter in its own container beside each stage has work.
 """
 
 import json
@@ -45,7 +45,7 @@ SMALL: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def inputs(empty_world: World) -> dict[str, ArtifactRef]:
-    made = make_store(empty_world.home, hidden=128)  # vLLM's CPU attention knows no heads of 16
+    made = make_store(empty_world.home, hidden=128)  # vLLM's CPU attention does not support heads of 16
     held_out = [(f"held/{n}", f"What is {n}?", "1") for n in range(20, 30)]
     store = Store(str(empty_world.home / "store"))
     made["evaluation_sets"] = publish(
@@ -65,7 +65,7 @@ def run(world: World, stage: str, role: str, inputs: dict[str, ArtifactRef]) -> 
         store=str(world.home / "store"),
         scratch=str(world.home / "scratch" / stage),
     )
-    DockerBackend().identity(*stage_of(request))  # says so if the image holds other sources
+    DockerBackend().identity(*stage_of(request))  # fails if the image holds other sources
     outputs = execute(request, DockerBackend(), world.home / f"{stage}.log", lambda _: None).outputs
     store = Store(request.store)
     image = world.engine.images.get(f"tirflow-{role}").id

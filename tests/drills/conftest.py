@@ -27,7 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture
 def saw(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
-    """Note what a drill has seen, for its row of the table: counts and seconds."""
+    """Note what a drill measured for its row of the table: counts and seconds."""
     return lambda text: record_property(SEEN, text)
 
 
@@ -43,12 +43,12 @@ def outage_s(pytestconfig: pytest.Config) -> float:
 
 def pytest_configure(config: pytest.Config) -> None:
     path = config.getoption("--drill-results")
-    if path and not hasattr(config, "workerinput"):  # the process that hears of every test
+    if path and not hasattr(config, "workerinput"):  # the process that gets every test's outcome
         config.pluginmanager.register(Results(path))
 
 
 class Results:
-    """Appends a line for each drill that ended."""
+    """Appends a line for each finished drill."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -85,6 +85,6 @@ class Results:
 
 
 def _reason(report: pytest.TestReport) -> str:
-    """The first line of what went wrong, "" for a drill that passed."""
+    """The first line of the error, "" for a drill that passed."""
     lines = [line[1:].strip() for line in report.longreprtext.splitlines() if line.startswith("E ")]
     return lines[0][:300] if report.failed and lines else ""

@@ -8,7 +8,7 @@ from typing import Literal
 
 from tests.loopback import Handler, serve_http
 
-Fault = Literal["", "busy", "slow", "cut"]  # passed on; 503 Slow Down; a second late; closed in mid-body
+Fault = Literal["", "busy", "slow", "cut"]  # forwarded; 503 Slow Down; a second late; closed within the body
 SLOW_S = 1.0
 BUSY = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 

@@ -1,4 +1,4 @@
-"""A stage that is killed at random moments and restarted until it ends: its outputs equal those of an undisturbed run.
+"""A stage is killed at random moments and restarted until it ends: its outputs equal those of an undisturbed run.
 
     python -m tests.drills.killed <stage> <folder> <kills> <seed> [ranks]
 
@@ -65,7 +65,7 @@ class Killed(Drill):
         self._seconds, self._num_steps = time.monotonic() - started, self._steps_since(0.0)
 
     def kill_once(self) -> str:
-        """Kill an attempt at a random moment; what was hit, "" if the stage had ended before."""
+        """Kill an attempt at a random moment. Returns what was hit, "" if the stage had ended before."""
         child = self.attempt()
         is_time = self._moment(child)
         while not is_time():
@@ -79,10 +79,10 @@ class Killed(Drill):
         name, victim = self._victim(stage, below)
         number = self._rng.choice((signal.SIGKILL, signal.SIGTERM))
         _send(victim, number)
-        _, status = os.waitpid(child, 0)  # where one of its processes was hit, the stage may survive
+        _, status = os.waitpid(child, 0)  # a stage may survive the loss of one of its processes
         _, alive = psutil.wait_procs(below, timeout=GONE_WITHIN_S)
         assert not alive, f"left behind by a killed {name}: {[process.cmdline() for process in alive]}"
-        if self._of_ranks and status:  # the launcher reads the signal from it
+        if self._of_ranks and status:  # the launcher reads the signal from the exit code
             code = os.waitstatus_to_exitcode(status)
             assert code == 128 + number, f"{name} {number.name}: exit code {code}: {self._errors()}"
         return f"{name} {number.name}" + ("" if status else ", survived")
@@ -146,7 +146,7 @@ def _name(process: psutil.Process) -> str:
 
 
 def _send(process: psutil.Process, number: signal.Signals) -> None:
-    with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended by itself
+    with contextlib.suppress(psutil.NoSuchProcess):  # it has just exited
         process.send_signal(number)
 
 

@@ -1,6 +1,6 @@
 """A Docker engine that a drill may kill. It uses this machine's data root, which has the images.
 
-It never runs beside another one: an engine that already answers is not the drill's, and the drill is skipped.
+It never runs beside another one: if an engine already answers, the drill is skipped.
 """
 
 import os
@@ -32,9 +32,10 @@ class OwnDocker:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> float:
-        """Start it, and again if it ends, as a service manager does; seconds until it answers.
+        """Start it, and restart it if it exits, as a service manager does.
 
-        It ends while the process table still has the containerd of a killed engine.
+        Returns the seconds until it answers. It exits while the process table still has the containerd of a killed
+        engine.
         """
         started = time.monotonic()
         while not self.answers():
@@ -56,7 +57,7 @@ class OwnDocker:
             return False
 
     def end(self, number: signal.Signals) -> None:
-        """Send a signal and wait for the end."""
+        """Send a signal and wait for the exit."""
         assert self._process is not None
         self._process.send_signal(number)
         self._process.wait(STOP_S)
@@ -70,7 +71,7 @@ class OwnDocker:
 def own_docker(directory: Path, home: Path, live_restore: bool) -> Iterator[OwnDocker]:
     """Run an engine; at the end remove the containers of `home` and stop it."""
     if os.geteuid() != 0 or shutil.which("dockerd") is None:
-        pytest.skip("starting a Docker engine takes root and dockerd")
+        pytest.skip("starting a Docker engine needs root and dockerd")
     if subprocess.run(["docker", "info"], capture_output=True).returncode == 0:
         pytest.skip("a Docker engine runs that is not this drill's: it is not killed")
     engine = OwnDocker(directory, live_restore)

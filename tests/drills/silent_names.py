@@ -1,4 +1,4 @@
-"""`synthesize` with a name server that is silent at first, in a network and a mount namespace of its own.
+"""`synthesize` with a name server that is silent at first, in its own network and mount namespaces.
 
     unshare --net --mount python -m tests.drills.silent_names <folder> <seconds>
 
@@ -22,7 +22,7 @@ IPV4 = b"\0\1"
 
 
 class NameServer(threading.Thread):
-    """Answers every question for an IPv4 address with 127.0.0.1, after its silence."""
+    """Answers every question for an IPv4 address with 127.0.0.1 after its silence."""
 
     def __init__(self, silent_s: float) -> None:
         super().__init__(daemon=True)

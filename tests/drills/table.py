@@ -20,8 +20,8 @@ ROW = re.compile(r"^\| \[(?P<name>.+?)\]\(\.\./tests/drills/(?P<file>\w+\.py)\) 
 KILLS = re.compile(r"\b(\d+) kills? \(")
 
 
-def kills_told(count: int) -> str:
-    """The words for a number of kills, which `kills_of` sums; a drill adds in brackets what was hit."""
+def kills_text(count: int) -> str:
+    """The text of a number of kills, which `kills_of` sums. A drill adds in brackets what was hit."""
     return f"{count} kill{'s' if count != 1 else ''}"
 
 
@@ -47,7 +47,7 @@ def rows_of(text: str) -> dict[tuple[str, str], str]:
 
 
 def exists(file: str, name: str) -> bool:
-    """True if there is a drill of that name."""
+    """True if a drill of that name exists."""
     path = HERE / file
     return path.is_file() and f"def test_{name.partition('[')[0]}(" in path.read_text()
 

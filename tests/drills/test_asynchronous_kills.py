@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.drills.table import kills_told
+from tests.drills.table import kills_text
 from tests.integration.ahead_world import ahead_request, check_account, killed_until_it_ends
 from tests.integration.rl_world import make_store
 
@@ -21,5 +21,5 @@ def test_asynchronous_round_killed(tmp_path: Path, saw: Callable[[str], None], k
     request = ahead_request(tmp_path, make_store(tmp_path), "round", steps_per_round=STEPS)
     hits = killed_until_it_ends(tmp_path / "round", request, max(1, kills * 3 // 2), seed)
     counts = check_account(tmp_path, tmp_path / "round", STEPS)
-    told = ", ".join(f"{count} {name}" for name, count in sorted(hits.items()))
-    saw(f"rl, asynchronous: {kills_told(hits.total())} ({told}): {dict(counts)}; seed {seed}")
+    parts = ", ".join(f"{count} {name}" for name, count in sorted(hits.items()))
+    saw(f"rl, asynchronous: {kills_text(hits.total())} ({parts}): {dict(counts)}; seed {seed}")

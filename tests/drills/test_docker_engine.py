@@ -35,7 +35,7 @@ class Case:
     live_restore: bool = False
 
 
-# Longer than the half minute that an engine may be away: one that comes back ends the containers it finds.
+# Longer than the half minute of an engine's absence: an engine that returns ends the containers it finds.
 def long_sft(folder: Path) -> StageRequest:
     """SFT of a thousand steps."""
     return sft_world.make_request(folder, epochs=200)
@@ -66,7 +66,7 @@ def test_engine_goes_away(
     with own_docker(tmp_path, folder, case.live_restore) as engine:
         monkeypatch.setenv("DOCKER_HOST", engine.address)
         request = case.make(folder)
-        # says so where the images hold other sources
+        # fails if the images hold other sources
         DockerBackend().identity(*stage_of(request))
         whole = request.model_copy(update={"scratch": str(folder / "scratch" / "whole")})
         outputs = execute(whole, DockerBackend(), folder / "whole.log", lambda _: None).outputs
@@ -80,7 +80,7 @@ def test_engine_goes_away(
         assert again.outputs == outputs
         assert is_followed(events) == case.live_restore
         first = min((event["step"] for event in events if event["event"] == "progress"), default=0)
-        if request.stage == "rl":  # which saves its state at each step
+        if request.stage == "rl":  # saves its state at each step
             assert first > last
         until(
             lambda: not left(engine, request, ids), timeout_s=30
@@ -90,7 +90,7 @@ def test_engine_goes_away(
 
 
 def lose(request: StageRequest, engine: OwnDocker, case: Case) -> tuple[int, list[str]]:
-    """Execute it, and end the engine in the middle: StageLost. The step it was seen at, its containers' ids."""
+    """Execute it and end the engine meanwhile: StageLost. Returns the last step seen and its containers' ids."""
     events: list[Event] = []
 
     def step() -> int:
@@ -118,7 +118,7 @@ def containers(engine: OwnDocker, request: StageRequest) -> list[docker.models.c
 
 
 def left(engine: OwnDocker, request: StageRequest, ids: list[str]) -> list[str]:
-    """What a request and its containers have left on this host: containers, processes, mounts, files."""
+    """Leftovers of a request and its containers on this host: containers, processes, mounts, files."""
     found = [str(container.name) for container in containers(engine, request)]
     names = (request.scratch, *ids)
     commands = (" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"]))

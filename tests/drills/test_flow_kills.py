@@ -1,4 +1,4 @@
-"""Drills that kill what runs the pipeline: the flow's process, the Prefect server, the worker; each in mid-run."""
+"""Drills that kill the flow's process, the Prefect server and the worker during a run."""
 
 import os
 import signal
@@ -19,18 +19,13 @@ from tests.waiting import until
 
 RUN = "killed"
 CHANGES = small(
-    **{
-        "sft.max_steps": 150,
-        "sft.epochs": 400,
-        "rl.steps_per_round": 4,
-        "rl.checkpoint_every_steps": 1,
-    }
+    **{"sft.max_steps": 150, "sft.epochs": 400, "rl.steps_per_round": 4, "rl.checkpoint_every_steps": 1}
 )
 LABELS = ("prepare", "synthesize", "sft", "rl-1", "evaluate-rl", "report")
 
 
 def ours(home: Path) -> Iterator[psutil.Process]:
-    """Every process that was started for this home."""
+    """The processes of this home."""
     for process in psutil.process_iter():
         try:
             if process.environ().get("TIRFLOW_HOME") == str(home):
@@ -41,7 +36,7 @@ def ours(home: Path) -> Iterator[psutil.Process]:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Iterator[Path]:
-    """A home whose processes are gone afterwards, also those whose parent a drill has killed."""
+    """A home whose processes are ended afterwards, also those whose parent a drill has killed."""
     yield tmp_path / "home"
     running = cluster.find(tmp_path / "home")
     if running:
@@ -51,14 +46,14 @@ def home(tmp_path: Path) -> Iterator[Path]:
 
 
 def begin(home: Path) -> Prefect:
-    """The same command as before, `tirflow run`: server and worker where one is missing, then the run."""
+    """`tirflow run`: starts a missing server or worker, then the run."""
     prefect = Prefect(cluster.start(home, owned=True))
     prefect.start("train/tiny", run=RUN, overrides=CHANGES)
     return prefect
 
 
 def steps(prefect: Prefect, label: str, execution: int = 1) -> int:
-    """How many steps the given execution of a stage has told of so far."""
+    """The number of steps that the given execution of a stage has reported."""
     names = [event["event"] for event in prefect.events(RUN, label)]
     starts = [place for place, name in enumerate(names) if name == "start"]
     return names[starts[execution - 1] :].count("progress") if len(starts) == execution else 0
@@ -87,7 +82,7 @@ def kill_server(prefect: Prefect) -> None:
 
 
 def start_server(prefect: Prefect) -> None:
-    """A server with the same database at the same address, as an operator's supervisor starts it."""
+    """A server with the same database at the same address, as a supervisor would start it."""
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1"]
     with (prefect.home / "prefect" / "server.log").open("ab") as log:
         subprocess.Popen(
@@ -108,7 +103,7 @@ def answers(prefect: Prefect) -> bool:
 
 
 def check_done_once(prefect: Prefect, kills: dict[str, int]) -> None:
-    """No stage was started again after it had ended, and none oftener than it was killed."""
+    """No stage was restarted after it had ended, or more often than it was killed."""
     for label in LABELS:
         names = [event["event"] for event in prefect.events(RUN, label)]
         assert "start" not in names[names.index("result") :], f"{label}: done twice: {names}"
@@ -124,7 +119,7 @@ def test_flow_server_and_worker_killed(home: Path, saw: Callable[[str], None]) -
     stage = prefect.stage_process("sft")
     assert stage is not None
     kill(flow_of(prefect))
-    until(lambda: not stage.is_running(), timeout_s=120)  # nobody listens to it any more
+    until(lambda: not stage.is_running(), timeout_s=120)  # no process reads its output any more
 
     prefect = begin(home)
     until(lambda: steps(prefect, "sft", execution=2) >= 4)
@@ -135,7 +130,7 @@ def test_flow_server_and_worker_killed(home: Path, saw: Callable[[str], None]) -
     orphan = flow_of(prefect)
     kill(psutil.Process(prefect.cluster.worker.pid))
     fate = "its flow went on" if orphan.is_running() else "its flow ended with it"
-    saw(f"{table.kills_told(3)} (flow in SFT, server in SFT, worker in RL: {fate})")
+    saw(f"{table.kills_text(3)} (flow in SFT, server in SFT, worker in RL: {fate})")
 
     prefect = Prefect(cluster.start(home, owned=True))
     prefect.run("train/tiny", run=RUN, overrides=CHANGES)
@@ -151,23 +146,23 @@ def test_flow_server_and_worker_killed(home: Path, saw: Callable[[str], None]) -
 
 
 def server_gone(home: Path, outage_s: float) -> str:
-    """Kill the Prefect server in SFT, start it again later, check the end; what was seen."""
+    """Kill the Prefect server during SFT, restart it later and check the end. Returns what was measured."""
     prefect = Prefect(cluster.start(home, owned=True))
     flow_run = prefect.start("train/tiny", run=RUN, overrides=CHANGES)
     until(lambda: steps(prefect, "sft") >= 8)
     kill_server(prefect)
     before, gone = steps(prefect, "sft"), time.monotonic()
-    until(lambda: steps(prefect, "sft") >= before + 20)  # nothing waits for the server
+    until(lambda: steps(prefect, "sft") >= before + 20)  # SFT does not wait for the server
     time.sleep(max(0.0, outage_s - (time.monotonic() - gone)))
     start_server(prefect)
     back = time.monotonic()
-    # A client doubles its patience with each attempt: it may look again minutes after the server is back.
+    # A client doubles its delay with each attempt, so it may ask again minutes after the server is back.
     until(lambda: prefect.read(flow_run)["state_type"] in FINAL_STATES, timeout_s=3600)
     ended = prefect.read(flow_run)
     assert ended["state_type"] == "COMPLETED", ended["state"]["message"]
     check_done_once(prefect, {})
     ended_s = time.monotonic() - back
-    return f"{table.kills_told(1)} (server); away for {outage_s:g} s; the run ended {ended_s:.0f} s after it was back"
+    return f"{table.kills_text(1)} (server); away for {outage_s:g} s; the run ended {ended_s:.0f} s after it was back"
 
 
 @pytest.mark.long

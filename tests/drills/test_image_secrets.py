@@ -37,7 +37,7 @@ CHUNK = 8 << 20
 
 @pytest.fixture
 def engine() -> Iterator[docker.DockerClient]:
-    """The engine; what the drill has built is removed."""
+    """The engine. Images that the drill has built are removed."""
     found = docker.from_env()
     try:
         yield found
@@ -58,7 +58,7 @@ def test_canaries_in_image_layers(
     assert "train" in others, "make images"
     tree = _changed_tree(tmp_path / "tree")
     with serve_wheels(_wheels(tmp_path / "served"), "user", MARK) as index:
-        # All of the sandbox anew, from an index with a password; of the others the sources, on the packages there are.
+        # The sandbox is built anew from an index with a password; the others get new sources on existing packages.
         environment = _environment(tmp_path, index.url)
         _build(tree, ["sandbox"], environment)
         assert any(path.startswith("/files/") for path in index.asked), (
@@ -80,7 +80,7 @@ def test_canaries_in_image_layers(
 
 
 def search(images: list[str], needles: list[bytes]) -> tuple[list[str], int, int]:
-    """Where in the images' layers and configurations a needle is; layers and bytes that were searched."""
+    """Places of the needles in the images' layers and configurations; layers and bytes that were searched."""
     found, layers, size = [], 0, 0
     with subprocess.Popen(["docker", "save", *images], stdout=subprocess.PIPE) as save:
         assert save.stdout is not None
@@ -106,7 +106,7 @@ def _in_stream(stream: IO[bytes], needles: list[bytes]) -> set[bytes]:
 
 
 def _environment(folder: Path, index: str) -> dict[str, str]:
-    """This process's with canaries, a home of the drill's own, and pip sent to `index` alone."""
+    """This process's environment with canaries, a home of the drill's own, and `index` as pip's only index."""
     canaries = {name: f"{MARK}-{name}" for name in VARIABLES}
     own = {
         "PIP_INDEX_URL": index,
@@ -121,7 +121,7 @@ def _environment(folder: Path, index: str) -> dict[str, str]:
 
 
 def _wheels(folder: Path) -> Path:
-    """A folder with the wheels of the sandbox's lock, from where this machine gets packages."""
+    """A folder with the wheels of the sandbox's lock, from this machine's package index."""
     lock = ROOT / "images" / "locks" / "sandbox.txt"
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder)]
     subprocess.run([*pip, "-r", str(lock)], check=True)
@@ -164,11 +164,11 @@ def _names(engine: docker.DockerClient, prefix: str) -> list[str]:
 
 
 def _package_hosts() -> list[bytes]:
-    """The hosts that pip and apt of this machine get packages from, unless they are known to all."""
+    """The hosts that pip and apt of this machine use, except the public ones."""
     pip = [sys.executable, "-m", "pip", "config", "list"]
     apt = ["apt-get", "indextargets", "--format", "$(REPO_URI)"]
-    told = "".join(
+    settings = "".join(
         subprocess.run(ask, capture_output=True, text=True, check=True).stdout for ask in (pip, apt)
     )
-    hosts = {urlsplit(word).hostname for word in re.split(r"[\s'=]+", told) if "://" in word}
+    hosts = {urlsplit(word).hostname for word in re.split(r"[\s'=]+", settings) if "://" in word}
     return [host.encode() for host in hosts if host and host not in PUBLIC]

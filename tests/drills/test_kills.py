@@ -1,4 +1,4 @@
-"""Drills that kill: stages and what they started, at random moments; the same command again ends as if nothing was."""
+"""Drills that kill stages and their processes at random moments. The same command then ends with equal outputs."""
 
 import json
 import random
@@ -24,16 +24,16 @@ RANKS_SHARE = 1  # of 20, for each of the worlds with ranks
 
 
 def kill(folder: Path, world: str, kills: int, *aim: str) -> str:
-    """Run the drill of `killed.py`; what was hit, and how often it then ended with equal outputs."""
+    """Run the drill of `killed.py`. Returns what was hit, and how often equal outputs followed."""
     request, seed = worlds.REQUESTS[world](folder), random.randrange(10**6)
     (folder / "request.json").write_text(request.model_dump_json())
     command = [sys.executable, "-m", "tests.drills.killed", request.stage, str(folder), str(kills), str(seed)]
     done = subprocess.run([*command, *aim], env=worlds.environment(folder), capture_output=True, text=True)
     assert done.returncode == 0, f"seed {seed}: {done.stderr[-2000:]}"
-    told = json.loads(done.stdout.splitlines()[-1])
-    hits = ", ".join(f"{count} {what}" for what, count in sorted(told["hits"].items()))
-    total = sum(told["hits"].values())
-    return f"{table.kills_told(total)} ({hits}), ended {told['ends']} times with equal outputs; seed {seed}"
+    report = json.loads(done.stdout.splitlines()[-1])
+    hits = ", ".join(f"{count} {what}" for what, count in sorted(report["hits"].items()))
+    total = sum(report["hits"].values())
+    return f"{table.kills_text(total)} ({hits}), ended {report['ends']} times with equal outputs; seed {seed}"
 
 
 @pytest.mark.long

@@ -1,4 +1,4 @@
-"""The drill of a long run: hundreds of RL steps over many rounds in one process; what it takes must stay flat."""
+"""The drill of a long run: hundreds of RL steps over many rounds in one process take constant resources."""
 
 import math
 import shutil
@@ -15,7 +15,7 @@ from tests.integration.rl_world import make_request, make_store
 from tests.integration.stages import in_process
 
 STEPS_A_ROUND = 10
-MOST_GROWTH = 0.002  # of the mean, a round; a slope whose interval lies above it fails
+MOST_GROWTH = 0.002  # of the mean, per round; a slope whose interval lies above it fails
 WARMUP = 5  # rounds in which caches and arenas fill
 MEASURED = ("MiB", "descriptors", "processes", "threads", "scratch MiB", "CPU s a step")
 
@@ -49,7 +49,7 @@ def test_long_run_stays_flat(
     process = psutil.Process()
     for _ in range(rounds):
         request = make_request(tmp_path, inputs, **rl)
-        before_s = time.process_time()  # other work on the machine is no part of it
+        before_s = time.process_time()  # excludes other work on the machine
         made = in_process(request).outputs
         seen["MiB"].append(process.memory_info().rss / 2**20)
         seen["descriptors"].append(process.num_fds())
@@ -57,7 +57,7 @@ def test_long_run_stays_flat(
         seen["threads"].append(process.num_threads())
         seen["scratch MiB"].append(size_of(Path(request.scratch)))
         seen["CPU s a step"].append((time.process_time() - before_s) / STEPS_A_ROUND)
-        shutil.rmtree(request.scratch)  # what the launcher prunes
+        shutil.rmtree(request.scratch)  # the launcher prunes it
         inputs = inputs | {"checkpoint": made["checkpoint"], "trainer_state": made["trainer_state"]}
     slopes = {name: slope(values[WARMUP:]) for name, values in seen.items()}
     for name, (found, low, high) in slopes.items():

@@ -1,4 +1,4 @@
-"""Drills on misuse: huge rows, foreign files, names used twice, artifacts deleted, text that wants to be a command.
+"""Drills on misuse: huge rows, foreign files, names used twice, deleted artifacts, text with terminal commands.
 
 Pickles and remote code: tests/integration/test_bad_input.py, tests/unit/learning/test_engine.py (trainer states); text
 in the report: tests/browser/test_viewer.py; recipes changed between runs: tests/unit/flows/test_artifacts.py.
@@ -23,7 +23,7 @@ from tests.drills import worlds
 
 
 def message_of(folder: Path, rows: list[dict[str, Any]]) -> str:
-    """The one line in which `prepare` refuses these rows; it ends with the code of a user's mistake."""
+    """The line in which `prepare` refuses these rows. Its exit code is that of a user's mistake."""
     request = worlds.prepare(folder)
     problems = folder / "mine.jsonl"
     problems.write_text("".join(json.dumps(row) + "\n" for row in rows))

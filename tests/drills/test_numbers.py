@@ -1,6 +1,6 @@
-"""Drills on numbers: what goes wrong in training is seen within a step, and stops or passes over it as the recipe says.
+"""Drills on numbers: an error in training is detected within a step, which stops the round or is skipped by recipe.
 
-Real rounds in this process; only the harm itself is put in, at the place where it would arise.
+Rounds are real and run in this process. Only the fault is injected, where it would arise.
 """
 
 import itertools
@@ -23,7 +23,7 @@ from tests.integration.rl_world import OPTIMIZER, make_request, make_store
 from tests.integration.stages import in_process, read_lines
 
 STEPS = {"steps_per_round": 4, "prompts_per_step": 2, "samples_per_prompt": 4}
-HARMED = 3  # the step at which harm is done
+HARMED = 3  # the step with the fault
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +41,9 @@ def metrics_of(request: StageRequest, result: StageResult) -> list[dict[str, Any
 
 
 def last_saved_step(request: StageRequest) -> int:
-    """The step whose state is in scratch, whole."""
+    """The step of the complete state in scratch."""
     [path] = (Path(request.scratch) / "trainer").iterdir()
-    assert list(path.glob("step-*")), "not whole"
+    assert list(path.glob("step-*")), "incomplete state"
     return int(path.name)
 
 
@@ -64,7 +64,7 @@ def harm_loss(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
 
 
 def stopped(request: StageRequest) -> str:
-    """The message of a round that stops itself at step HARMED with the state of the step before kept."""
+    """The message of a round that stops at step HARMED and keeps the state of the step before."""
     with pytest.raises(TrainingStopped) as caught:
         in_process(request)
     assert last_saved_step(request) == HARMED - 1
@@ -123,9 +123,9 @@ def test_bad_gradient_is_left_out(
 
     monkeypatch.setattr(RlRound, "_sync", sync)
     harm_loss(monkeypatch, factor)
-    made = metrics_of(request, in_process(request))
-    assert [line["skipped_updates"] for line in made] == [0, 0, 1, 0]
-    assert [line["updates"] for line in made] == [1, 1, 0, 1]
+    metrics = metrics_of(request, in_process(request))
+    assert [line["skipped_updates"] for line in metrics] == [0, 0, 1, 0]
+    assert [line["updates"] for line in metrics] == [1, 1, 0, 1]
     unchanged = [torch.equal(before, after) for before, after in itertools.pairwise(weights)]
     assert unchanged == [False, False, True, False]
     saw(f"step {HARMED} of 4 left out under ZeRO-{zero_stage}")
@@ -159,18 +159,15 @@ def test_nan_in_sft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saw: Callab
 
 def with_skip(request: StageRequest) -> dict[str, Any]:
     sft = request.config["sft"]
-    return {
-        **request.config,
-        "sft": {**sft, "optimizer": {**sft["optimizer"], "on_bad_gradient": "skip"}},
-    }
+    return {**request.config, "sft": {**sft, "optimizer": {**sft["optimizer"], "on_bad_gradient": "skip"}}}
 
 
 def test_equal_rewards(root: Path, inputs: dict[str, ArtifactRef], saw: Callable[[str], None]) -> None:
     """All rewards are equal, so the loss is empty: the step is skipped and counted, or the round stops, by recipe."""
-    settings = {**STEPS, "temperature": 0.01, "steps_per_round": 2}  # nearly greedy: every sample is the same
+    settings = {**STEPS, "temperature": 0.01, "steps_per_round": 2}  # nearly greedy: all samples are equal
     request = make_request(root, inputs, "equal", **settings)
-    made = metrics_of(request, in_process(request))
-    empty = [line for line in made if line["in_loss"] == 0]
+    metrics = metrics_of(request, in_process(request))
+    empty = [line for line in metrics if line["in_loss"] == 0]
     assert empty and all(line["updates"] == 0 and line["grad_norm"] is line["loss"] is None for line in empty)
     request = make_request(root, inputs, "equal-stop", **settings, on_empty_step="stop")
     with pytest.raises(
@@ -178,7 +175,7 @@ def test_equal_rewards(root: Path, inputs: dict[str, ArtifactRef], saw: Callable
     ):
         in_process(request)
     saw(
-        f"{len(empty)} of {len(made)} steps empty and passed over; with stop, the first of them ended the round"
+        f"{len(empty)} of {len(metrics)} steps empty and passed over; with stop, the first of them ended the round"
     )
 
 
@@ -206,7 +203,7 @@ def test_sampler_drifts(
 
     def lost(generator: TransformersGenerator, weights: Any) -> None:
         syncs.append(0)
-        if len(syncs) != HARMED + 1:  # the first is before the first step
+        if len(syncs) != HARMED + 1:  # the first sync is before the first step
             real(generator, weights)
 
     with monkeypatch.context() as patched:

@@ -1,4 +1,4 @@
-"""Drills on an object store (S3): busy, slow, gone in mid-upload, cut off for good, two publishers at once."""
+"""Drills on an object store (S3): busy, slow, lost during an upload, unreachable for good, two publishers at once."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -16,26 +16,26 @@ FILES = {f"part-{i}.bin": bytes([i]) * 200_000 for i in range(4)}
 
 @pytest.fixture
 def root(bucket: str, tmp_path: Path) -> str:
-    """A store of this drill's own: moto keeps what earlier tests have put there."""
+    """The drill's own store, since moto keeps objects of earlier tests."""
     return f"{bucket}/{tmp_path.name}"
 
 
 @pytest.fixture
 def faulty(bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyS3]:
-    """What stands between this process and the bucket."""
+    """The faulty server between this process and the bucket."""
     import os
 
     import s3fs
 
     with faulty_s3(os.environ["AWS_ENDPOINT_URL"].removeprefix("http://")) as state:
         monkeypatch.setenv("AWS_ENDPOINT_URL", state.url)
-        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")  # by default it takes most of a minute to give up
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")  # the default takes most of a minute to give up
         s3fs.S3FileSystem.clear_instance_cache()
         yield state
 
 
 def check_whole(root: str, cache: Path) -> int:
-    """Everything visible is whole, read by a client that has nothing cached; how much there is."""
+    """Check with an empty cache that every visible artifact is complete. Returns their number."""
     store = Store(root, cache=cache)
     refs = [store.read(location).ref for location in store.locations()]
     for ref in refs:
@@ -47,7 +47,7 @@ def test_busy_and_slow(
     root: str, faulty: FaultyS3, tmp_path: Path, saw: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """S3 answers 503 to a third of the requests and is slow in others: publishing and reading still succeed."""
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "8")  # of requests side by side one can meet several refusals
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "8")  # one of several parallel requests can be refused repeatedly
     seen: list[str] = []
 
     def sometimes(method: str, path: str) -> str:

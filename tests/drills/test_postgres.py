@@ -1,4 +1,4 @@
-"""The drill on the database of a site's Prefect server: Postgres stopped at once in mid-run, away, started again."""
+"""The drill on the database of a site's Prefect server: Postgres is stopped during a run and restarted later."""
 
 import json
 import os
@@ -24,19 +24,19 @@ RUN = "database"
 LABELS = ("prepare", "synthesize", "sft", "rl-1", "evaluate-rl", "report")
 CHANGES = small(**{"sft.max_steps": 300, "sft.epochs": 800, "sft.checkpoint_every_steps": 5000})
 AWAY_S = (
-    40.0  # from a minute on runs count as lost with their hosts: no heartbeat of theirs is noted for 90 s
+    40.0  # from a minute on, runs count as lost with their hosts, since no heartbeat is recorded for 90 s
 )
 
 
 def events(made: Site, label: str) -> list[str]:
-    """What a stage has told of on all hosts: the kinds of its events."""
+    """The kinds of a stage's events on all hosts."""
     paths = [host.home / "logs" / RUN / f"{label}.log" for host in made.hosts]
     lines = [line for path in paths if path.exists() for line in path.read_text().splitlines()]
     return [json.loads(line)["event"] for line in lines if line.startswith('{"event"')]
 
 
 def postmaster(directory: Path) -> psutil.Process:
-    """The first process of the Postgres whose data lie there."""
+    """The main process of the Postgres with that data directory."""
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or [""]
         if words[0].endswith("/postgres") and str(directory) in words:
@@ -50,10 +50,10 @@ def takes_connections(command: list[str]) -> bool:
 
 
 def state(flow_run: object) -> tuple[str, str]:
-    """A flow run's state and its message; empty while the server cannot read them."""
+    """A flow run's state and message, empty while the server cannot read them."""
     try:
         answer = httpx.get(f"{API}/flow_runs/{flow_run}", timeout=60)
-    except httpx.TransportError:  # a server that waits for its database answers late
+    except httpx.TransportError:  # a server without its database answers late
         return "", ""
     if answer.is_server_error:
         return "", ""
@@ -66,8 +66,8 @@ def state(flow_run: object) -> tuple[str, str]:
 def test_postgres_restarted(saw: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
     """Postgres of a site's Prefect server is stopped during SFT and restarted: the run completes, no work twice."""
     if os.geteuid() != 0:
-        pytest.fail("this drill makes network namespaces and that takes root: run it as root")
-    # Not pytest's own: another session closes it to other users, and Postgres is one.
+        pytest.fail("this drill makes network namespaces, which needs root: run it as root")
+    # Not pytest's folder: another session makes it inaccessible to other users, such as Postgres.
     with tempfile.TemporaryDirectory() as folder, site(Path(folder) / "site") as made:
         for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
             monkeypatch.setenv(name, made.environment[name])
@@ -75,7 +75,7 @@ def test_postgres_restarted(saw: Callable[[str], None], monkeypatch: pytest.Monk
         until(lambda: events(made, "sft").count("progress") > 2)
         database = postmaster(Path(folder) / "site" / "postgres" / "data")
         command, before = database.cmdline(), events(made, "sft").count("progress")
-        database.send_signal(signal.SIGQUIT)  # what `pg_ctl stop -m immediate` sends
+        database.send_signal(signal.SIGQUIT)  # as `pg_ctl stop -m immediate`
         gone = time.monotonic()
         psutil.wait_procs([database], timeout=60)
         assert not takes_connections(command)
@@ -96,7 +96,7 @@ def test_postgres_restarted(saw: Callable[[str], None], monkeypatch: pytest.Monk
 
 
 def check_done_once(made: Site) -> None:
-    """Every stage was started once on all hosts together, and what it made is whole."""
+    """Every stage was started once over all hosts, and its artifacts are complete."""
     assert {label: events(made, label).count("start") for label in LABELS} == dict.fromkeys(LABELS, 1)
     stages = RunRecords(made.store).read(RUN).stages
     assert set(stages) == set(LABELS)

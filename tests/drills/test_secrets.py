@@ -1,4 +1,4 @@
-"""Drills on secrets: canaries in every variable that may hold one, searched for in everything that is left behind."""
+"""Drills on secrets: canaries in every variable that may hold one are searched for in everything that a run leaves."""
 
 import json
 from collections.abc import Callable, Iterator

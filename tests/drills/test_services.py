@@ -1,6 +1,6 @@
-"""Drills on services: a teacher that is away, names that do not resolve, a crowd before the interpreter, no server.
+"""Drills on services: an unreachable teacher, names that do not resolve, an overloaded interpreter, no server.
 
-A Prefect server that is not there: tests/integration/test_bad_input.py; a lost worker, zygote or interpreter:
+A Prefect server that never existed: tests/integration/test_bad_input.py; a lost worker, zygote or interpreter:
 tests/integration/test_sandbox_programs.py.
 """
 
@@ -103,7 +103,7 @@ def test_teacher_killed_in_mid_run(tmp_path: Path, saw: Callable[[str], None]) -
 
 
 def num_responses(directory: Path, copy: Path) -> int:
-    """How many whole responses a log holds."""
+    """The number of complete responses in a log."""
     ResponseLog(directory).write(copy)
     return len(gzip.decompress(copy.read_bytes()).splitlines())
 
@@ -111,15 +111,15 @@ def num_responses(directory: Path, copy: Path) -> int:
 def test_names_resolve_late(tmp_path: Path, saw: Callable[[str], None]) -> None:
     """The name server is silent when the stage starts and answers later: every problem gets its trace."""
     if os.geteuid() != 0:
-        pytest.fail("this drill has a network of its own and that takes root: run it as root")
+        pytest.fail("this drill has a network of its own, which needs root: run it as root")
     alone = ["unshare", "--net", "--mount", sys.executable, "-m", "tests.drills.silent_names"]
     done = subprocess.run([*alone, str(tmp_path), str(AWAY_S)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert told["accepted"] == told["problems"] and told["unanswered"] and told["answered"], told
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert report["accepted"] == report["problems"] and report["unanswered"] and report["answered"], report
     saw(
-        f"{told['unanswered']} questions without an answer in {AWAY_S:g} s, {told['answered']} answered after that; "
-        f"{told['accepted']} of {told['problems']} traces"
+        f"{report['unanswered']} unanswered questions in {AWAY_S:g} s, {report['answered']} answered later; "
+        f"{report['accepted']} of {report['problems']} traces"
     )
 
 
@@ -165,9 +165,9 @@ def test_prefect_server_away(
     frozen = [server, *server.children(recursive=True)]
     try:
         for process in frozen:
-            process.suspend()  # connections hang, as behind a broken network
+            process.suspend()  # connections hang, as in a broken network
         before = steps()
-        until(lambda: steps() >= before + 20)  # none waits for the server
+        until(lambda: steps() >= before + 20)  # no stage waits for the server
         time.sleep(outage_s)
     finally:
         for process in frozen:

@@ -1,4 +1,4 @@
-"""Drills on storage: full, read-only, lost in mid-upload, slow; flipped bits, cut files, two publishers, clocks."""
+"""Drills on storage: full and read-only disks, flipped bits, truncated files, two publishers, clocks."""
 
 import json
 import random
@@ -29,7 +29,7 @@ def shims(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def fill_disk(shims: Path, request: StageRequest, folder: Path, points: int) -> str:
-    """Run the drill of `full_disk.py`; what was tried and said."""
+    """Run the drill of `full_disk.py`. Returns attempts and messages."""
     (folder / "request.json").write_text(request.model_dump_json())
     done = subprocess.run(
         [sys.executable, "-m", "tests.drills.full_disk", request.stage, str(folder), str(points)],
@@ -39,8 +39,10 @@ def fill_disk(shims: Path, request: StageRequest, folder: Path, points: int) -> 
         timeout=400,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    told = json.loads(done.stdout.splitlines()[-1])
-    return f"{told['tried']} of {told['writes']} writes failed in turn; messages: {' / '.join(told['said'])}"
+    times = json.loads(done.stdout.splitlines()[-1])
+    return (
+        f"{times['tried']} of {times['writes']} writes failed in turn; messages: {' / '.join(times['said'])}"
+    )
 
 
 def test_disk_full_in_prepare(tmp_path: Path, shims: Path, saw: Callable[[str], None]) -> None:
@@ -56,7 +58,7 @@ def test_disk_full_in_each_stage(tmp_path: Path, shims: Path, saw: Callable[[str
 
 
 def flip_a_bit(path: Path, rng: random.Random) -> bytes:
-    """Flip one bit somewhere in a file; what it was before."""
+    """Flip one bit of a file. Returns the content before."""
     before = path.read_bytes()
     position = rng.randrange(len(before))
     path.chmod(0o644)
@@ -83,7 +85,7 @@ def test_flipped_bits_and_cut_files(tmp_path: Path, saw: Callable[[str], None]) 
             ):
                 before = flip_a_bit(path, rng)
                 while path.name == "manifest.json" and path.read_bytes().split() == before.split():
-                    path.write_bytes(before)  # white space between its words is no content
+                    path.write_bytes(before)  # white space between tokens is no content
                     flip_a_bit(path, rng)
                 for damage in (path.read_bytes(), before[:-1]):
                     path.write_bytes(damage)
@@ -101,7 +103,7 @@ def test_flipped_bits_and_cut_files(tmp_path: Path, saw: Callable[[str], None]) 
 def test_damaged_saved_state(tmp_path: Path, saw: Callable[[str], None]) -> None:
     """A bit is flipped in each file of a saved state, or its end cut off: the file is refused by name."""
     request = worlds.rl(tmp_path)
-    in_process(request)  # its state stays in scratch until the launcher has the result
+    in_process(request)  # the state stays in scratch until the launcher has the result
     rng, harmed = random.Random(7), 0
     state = next((Path(request.scratch) / "trainer").rglob("step-*"))
     for path in sorted(path for path in state.iterdir()):
@@ -174,10 +176,10 @@ def test_clock_set_back(tmp_path: Path, shims: Path, saw: Callable[[str], None])
         whole = whole or digests(folder)
         assert digests(folder) == whole
         total = total or max(map(int, (tmp_path / "looks").read_text().split()))
-        told = [json.loads(line)["time"] for line in out.splitlines() if line.startswith('{"event"')]
-        late = sum(moment < started for moment in told)
-        assert bool(late) == bool(share), f"{looks} looks: {late} of {len(told)} events after the change"
-        moments.append(f"{looks} ({late} of {len(told)} events came later)")
+        times = [json.loads(line)["time"] for line in out.splitlines() if line.startswith('{"event"')]
+        late = sum(moment < started for moment in times)
+        assert bool(late) == bool(share), f"{looks} looks: {late} of {len(times)} events after the change"
+        moments.append(f"{looks} ({late} of {len(times)} events came later)")
     saw(f"of {total} looks at the clock, after {', '.join(moments[1:])}")
 
 

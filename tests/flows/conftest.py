@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,11 @@ from tasks.launch.backends.execute import parse_event
 from tasks.shared.artifacts import Store
 from tasks.shared.runs.record import RunRecord, RunRecords
 from tests.preloaded.environment import interpreter
+from tests.waiting import until
 
-# Stages that are forked from a process that has imported what they import; `sft`, which tests kill and cancel, is not.
+# Stages that are forked from a process with their imports. `sft` is not, since tests kill and cancel it.
 FORKED = tuple(f"tasks.{stage}.main" for stage in ("prepare", "synthesize", "rl", "evaluate", "report"))
-RUN_TIMEOUT_S = 900.0  # a busy SQLite has stalled a server for a minute
+RUN_TIMEOUT_S = 900.0  # a busy SQLite has blocked a server for a minute
 FINAL_STATES = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 
@@ -50,15 +51,12 @@ class Prefect:
         return start_run(self.cluster.api_url, deployment, parameters)
 
     def wait(self, flow_run: UUID) -> dict[str, Any]:
-        """The flow run once it has ended."""
-        deadline = time.monotonic() + RUN_TIMEOUT_S
-        while (run := self.read(flow_run))["state_type"] not in FINAL_STATES:
-            assert time.monotonic() < deadline, f"{run['name']} is still {run['state_name']}"
-            time.sleep(0.3)
-        return run
+        """Wait for the flow run's end."""
+        until(lambda: self.read(flow_run)["state_type"] in FINAL_STATES, every_s=0.3)
+        return self.read(flow_run)
 
     def run(self, deployment: str, **parameters: Any) -> dict[str, Any]:
-        """A flow run that completes."""
+        """Run a flow, which must complete."""
         run = self.wait(self.start(deployment, **parameters))
         assert run["state_type"] == "COMPLETED", run["state"]["message"]
         return run
@@ -70,7 +68,10 @@ class Prefect:
         return list(self.request("POST", f"{what}/filter", json=body))
 
     def request(self, method: str, path: str, **arguments: Any) -> Any:
-        """A request to the server; a busy SQLite answers 503 and is asked again, as Prefect's own client does."""
+        """Send a request to the server.
+
+        A busy SQLite gives 503, and the request is repeated as Prefect's client does.
+        """
         for _ in range(20):
             response = self.client.request(method, path, **arguments)
             if response.status_code != httpx.codes.SERVICE_UNAVAILABLE:
@@ -85,7 +86,7 @@ class Prefect:
         return {task["name"]: task["state_name"] for task in tasks}
 
     def executions(self, run: str, label: str) -> int:
-        """How often a stage was really started, counted in its own log."""
+        """How often a stage was started, by its own log."""
         return sum(event["event"] == "start" for event in self.events(run, label))
 
     def events(self, run: str, label: str) -> list[dict[str, Any]]:
@@ -112,7 +113,7 @@ class Prefect:
 
 @pytest.fixture(scope="session")
 def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
-    """A server, a worker that asks it for runs four times as often as elsewhere, the deployments of prefect.yaml."""
+    """A server, a worker that polls four times as often as usual, and the deployments of prefect.yaml."""
     settings, patch = cluster.settings, pytest.MonkeyPatch()
     often = {"PREFECT_WORKER_QUERY_SECONDS": "0.5"}
     patch.setattr(cluster, "settings", lambda home, port: settings(home, port) | often)
@@ -125,14 +126,6 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
     finally:
         cluster.stop(running)
         patch.undo()
-
-
-def until(condition: Callable[[], bool], timeout_s: float = 600.0) -> None:
-    """Wait for a condition; AssertionError after the timeout."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
 
 
 def small(**changes: Any) -> dict[str, Any]:
@@ -158,5 +151,5 @@ def small(**changes: Any) -> dict[str, Any]:
 
 
 def as_json(value: object) -> str:
-    """A parameter as the command line takes it."""
+    """A parameter in the command line's notation."""
     return json.dumps(value)

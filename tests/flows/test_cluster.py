@@ -1,4 +1,4 @@
-"""A server of one's own, also where two are started in the same moment."""
+"""A home starts its own server, also when two start at once."""
 
 from pathlib import Path
 
@@ -8,10 +8,10 @@ from flows.server import cluster
 from tests.flows.conftest import Prefect
 
 
-def test_a_port_that_another_took_meanwhile_is_not_taken_for_ones_own(
+def test_a_port_taken_by_another_server_is_noticed(
     prefect: Prefect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The port was free when it was chosen; now another server answers there, and answers healthily."""
+    """The port was free when it was chosen. Now a healthy server of another home answers there."""
     choose, chosen = cluster._free_port, [prefect.cluster.port]
     monkeypatch.setattr(cluster, "_free_port", lambda wanted: chosen.pop() if chosen else choose(wanted))
     (tmp_path / "prefect").mkdir()

@@ -1,4 +1,4 @@
-"""Deployments on a real server: schedules that people changed, overrides that a deployment has of its own."""
+"""Deployments on a real server: schedules that users changed, overrides of a deployment's own."""
 
 import os
 from typing import Any
@@ -19,13 +19,13 @@ def crons(client: SyncPrefectClient) -> list[tuple[str, bool]]:
 
 
 def test_a_schedule_that_was_changed_on_the_server_stays_so(prefect: Prefect) -> None:
-    """Moved and paused, past a deploy; then cleared; then anew, since the file itself says otherwise."""
+    """Moved and paused over a deploy, then removed, then replaced when the file itself changed."""
     whole = deployments.read_deployments()
     nightly = next(entry for entry in whole["deployments"] if "schedules" in entry) | {"name": "moved"}
     environment = os.environ | cluster.settings(prefect.home, prefect.cluster.port)
 
     def deploy(**changes: Any) -> None:
-        # the others only take time
+        # the other deployments only take time
         deployments.deploy({**whole, "deployments": [nightly | changes]}, client, environment)
 
     with SyncPrefectClient(prefect.cluster.api_url) as client:
@@ -47,7 +47,7 @@ def test_a_schedule_that_was_changed_on_the_server_stays_so(prefect: Prefect) ->
 
 
 def test_a_runs_overrides_add_to_those_of_its_deployment(prefect: Prefect) -> None:
-    """The deployment's own names a key that no recipe has: the run says so, though it was given another override."""
+    """The deployment's own override names an unknown key: the run fails on it although it got another override."""
     train = next(d for d in prefect.filter("deployments", {}) if d["name"] == "tiny_text")
     kept = ("flow_id", "entrypoint", "work_pool_name", "parameter_openapi_schema", "pull_steps")
     own = {"recipe": "tiny", "overrides": {"rl": {"optimizer": {"no_such_key": 1}}}}

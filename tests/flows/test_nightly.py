@@ -1,16 +1,14 @@
 """Nights, promotion and comparison on a real server: a drop fails the night and fires a webhook by an automation.
 
-The checkpoint is an untrained tiny model that is evaluated for real; the good past it fell from is written by hand.
+The checkpoint is an untrained tiny model, which is really evaluated. Its earlier good night is written by hand.
 """
 
 import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +27,7 @@ from tasks.shared.runs.tags import Night, Nights, Tags
 from tests.artifacts import publish
 from tests.flows.conftest import Prefect, small, until
 from tests.integration.evaluation_world import SHAPE, fill_sets
+from tests.loopback import Handler, serve_http
 from tests.unit.reporting.making import make_sample
 
 RUN, PROBLEMS = "watched", 8
@@ -37,39 +36,30 @@ SUBJECT = f"latest.{RUN}"
 
 @dataclass
 class Receiver:
-    """A local HTTP server that keeps the bodies it is sent."""
+    """A local HTTP server that records request bodies."""
 
     url: str = ""
     bodies: list[dict[str, Any]] = field(default_factory=list)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def receiver() -> Iterator[Receiver]:
-    """Where the automation's webhook goes."""
+    """The target of the automation's webhook."""
     received = Receiver()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Hook(Handler):
         def do_POST(self) -> None:
-            received.bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(204)
-            self.end_headers()
+            received.bodies.append(json.loads(self.body()))
+            self.reply(204)
 
-        def log_message(self, format: str, *args: Any) -> None:
-            """Quiet."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    received.url = f"http://127.0.0.1:{server.server_port}/hook"
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield received
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serve_http(Hook) as address:
+        received.url = f"{address}/hook"
+        yield received
 
 
 @dataclass(frozen=True)
 class Watched:
-    """What the run `watched` has: an untrained checkpoint and problems."""
+    """The artifacts of the run `watched`: an untrained checkpoint and problems."""
 
     checkpoint: ArtifactRef
     evaluation_sets: ArtifactRef
@@ -77,7 +67,7 @@ class Watched:
 
 @pytest.fixture(scope="module")
 def watched(prefect: Prefect) -> Watched:
-    """The run, as `prepare` would have left it, and a night of long ago in which everything was right."""
+    """The run as `prepare` would have left it, and an old night in which every answer was right."""
     store, uri = prefect.store, str(prefect.home / "store")
     checkpoint = publish(store, "checkpoint", lambda directory: make_tiny_checkpoint(SHAPE, 3, directory))
     made = Watched(checkpoint, publish(store, "evaluation_sets", _fill_sets))
@@ -119,39 +109,68 @@ def artifact(prefect: Prefect, key: str) -> dict[str, Any]:
     return prefect.filter("artifacts", body)[0]
 
 
-def test_a_drop_fails_the_night_and_reaches_the_webhook(
-    prefect: Prefect, watched: Watched, receiver: Receiver
-) -> None:
+@dataclass(frozen=True)
+class Nightly:
+    """A nightly flow run that has ended, and the artifacts that it made."""
+
+    run: dict[str, Any]
+    table: str
+    trend: str
+    chart: str
+
+
+def nightly(prefect: Prefect, **parameters: Any) -> Nightly:
+    run = prefect.wait(prefect.start("nightly/nightly", **parameters))
+    table, trend, chart = (artifact(prefect, key) for key in ("nightly", "nightly-trend", "nightly-held-out"))
+    return Nightly(run, table["data"], trend["data"], chart["type"])
+
+
+@pytest.fixture(scope="module")
+def drop(prefect: Prefect, watched: Watched, receiver: Receiver) -> Nightly:
+    """The night after the good one, with a webhook for alerts."""
     environment = os.environ | cluster.settings(prefect.home, prefect.cluster.port)
-    for url in ("http://127.0.0.1:9/nobody", receiver.url):  # the second time it changes what is there
+    for url in ("http://127.0.0.1:9/nobody", receiver.url):  # the second call changes the existing automation
         command = [sys.executable, "-m", "flows.alerts", url]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT)
         assert done.returncode == 0, done.stderr
     assert len(prefect.filter("automations", {})) == 1
-    ended = prefect.wait(prefect.start("nightly/nightly", runs=[RUN], day="2026-11-02"))
-    assert ended["state_type"] == "FAILED"
-    assert f"{SUBJECT} on held_out fell by 100.0 points against last night" in ended["state"]["message"]
+    return nightly(prefect, runs=[RUN], day="2026-11-02")
+
+
+@pytest.fixture(scope="module")
+def promoted(prefect: Prefect, watched: Watched) -> dict[str, Any]:
+    """The run that sets the tag `promoted`."""
+    return prefect.run("promote/promote", run=RUN)
+
+
+@pytest.fixture(scope="module")
+def quiet(prefect: Prefect, promoted: dict[str, Any]) -> Nightly:
+    """A night of the promoted checkpoint."""
+    return nightly(prefect, runs=[], day="2026-11-03")
+
+
+def test_a_drop_fails_the_night_and_reaches_the_webhook(drop: Nightly, receiver: Receiver) -> None:
+    assert drop.run["state_type"] == "FAILED"
+    assert f"{SUBJECT} on held_out fell by 100.0 points against last night" in drop.run["state"]["message"]
     until(lambda: bool(receiver.bodies))
     (body,) = receiver.bodies
     assert body["text"].startswith(f"tirflow: {SUBJECT} on held_out fell by 100.0 points")
-    assert body["event"]["comparison"]["worse"] == PROBLEMS and body["event"]["run"] == ended["name"]
+    assert body["event"]["comparison"]["worse"] == PROBLEMS and body["event"]["run"] == drop.run["name"]
     report = Path(body["event"]["report"]).read_text()
     assert "Accuracy on held_out by night" in report and "tonight \u2212 last night" in report
-    (row,) = json.loads(artifact(prefect, "nightly")["data"])
+    (row,) = json.loads(drop.table)
     assert row["accuracy"] == 0.0 and "significant drop" in row["against last night"]
-    assert "data:image/svg+xml;base64," in artifact(prefect, "nightly-trend")["data"]
-    assert artifact(prefect, "nightly-held-out")["type"] == "image"
+    assert "data:image/svg+xml;base64," in drop.trend and drop.chart == "image"
 
 
-def test_a_promoted_checkpoint_has_quiet_nights_and_identical_samples(
-    prefect: Prefect, watched: Watched
+def test_a_promoted_checkpoint_raises_no_alert(
+    prefect: Prefect, watched: Watched, promoted: dict[str, Any], quiet: Nightly
 ) -> None:
-    promoted = prefect.run("promote/promote", run=RUN)
-    assert set(prefect.stages(promoted)) == {"evaluate-base"}  # nothing to compare with yet
+    assert set(prefect.stages(promoted)) == {"evaluate-base"}  # no earlier night to compare with
     held = Tags(str(prefect.home / "store")).current("promoted")
     assert held is not None and held.checkpoint == watched.checkpoint
-    night = prefect.run("nightly/nightly", runs=[], day="2026-11-03")
-    assert prefect.stages(night) == {
+    assert quiet.run["state_type"] == "COMPLETED"
+    assert prefect.stages(quiet.run) == {
         "evaluate-promoted-2026-11-03": "Completed",
         "report-promoted": "Completed",
     }
@@ -161,11 +180,10 @@ def test_a_promoted_checkpoint_has_quiet_nights_and_identical_samples(
         for ref in (held.evaluation, noted.evaluation)
     )
     assert first["samples_digest"] == second["samples_digest"]
-    page = artifact(prefect, "nightly-trend")["data"]
-    assert "No significant drop" in page and "what changed" not in page
+    assert "No significant drop" in quiet.trend and "what changed" not in quiet.trend
 
 
-def test_the_gate_keeps_the_tag_where_it_is(prefect: Prefect, watched: Watched) -> None:
+def test_the_gate_keeps_the_tag(prefect: Prefect, promoted: dict[str, Any]) -> None:
     """The checkpoint against itself: it is not 90 points better."""
     before = Tags(str(prefect.home / "store")).history("promoted")
     ended = prefect.wait(prefect.start("promote/promote", run=RUN, threshold=0.9))
@@ -174,7 +192,7 @@ def test_the_gate_keeps_the_tag_where_it_is(prefect: Prefect, watched: Watched) 
     assert Tags(str(prefect.home / "store")).history("promoted") == before
 
 
-def test_two_evaluations_are_compared(prefect: Prefect, watched: Watched) -> None:
+def test_two_evaluations_are_compared(prefect: Prefect, drop: Nightly, quiet: Nightly) -> None:
     first, second = f"nightly/{SUBJECT}-2026-11-02", "nightly/promoted-2026-11-03"
     prefect.run("compare/compare", before=first, after=second)
     record = prefect.record("comparisons")

@@ -1,6 +1,6 @@
 """`train/smol` with the pretrained model itself, two steps of each stage: `make test-smol` runs it.
 
-Adapters are trained, whose layers, tied head and files are then those of a real model.
+Adapters are trained, so layers, tied head and files are those of a real model.
 """
 
 import json
@@ -16,7 +16,7 @@ from tests.integration.test_lora_stages import require_base_and_adapter
 MODEL = home() / "models" / "smollm2-135m-instruct"
 EXACT = 1e-4  # float32: sampler and trainer on the same ids
 LORA = {"rank": 8, "alpha": 16}
-# After two steps no answer is right, and a group of equal rewards teaches nothing.
+# After two steps no answer is right, and a group of equal rewards has no gradient.
 REWARD = "def score(responses):\n    return [float(len(r['response'])) for r in responses]\n"
 
 pytestmark = [pytest.mark.smol, pytest.mark.timeout(1200)]

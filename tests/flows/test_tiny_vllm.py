@@ -19,7 +19,7 @@ def test_the_pipeline_with_vllm_and_two_ranks(prefect: Prefect) -> None:
     """Every stage ends, the policy is updated twice, and the probe holds after each sync."""
     overrides = small(
         **{"rl.steps_per_round": 2, "rl.algorithm": "ppo", "rl.critic.learning_rate": 1e-3},
-        **{"rl.drop_equal_rewards": False, "rl.filter_void_turns": False},  # all of it is wrong and void
+        **{"rl.drop_equal_rewards": False, "rl.filter_void_turns": False},  # every sample is wrong and void
     )
     run = prefect.run("train/tiny_vllm", run="vllm", overrides=overrides)
     assert set(prefect.stages(run).values()) == {"Completed"}

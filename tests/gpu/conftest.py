@@ -1,4 +1,4 @@
-"""What a GPU does differently, on one if it is there; else the same tests run on the CPU, and the summary says so."""
+"""Tests of GPU behaviour. Without a GPU they run on the CPU, and the summary says so."""
 
 import pytest
 
@@ -12,7 +12,7 @@ def device():
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Nobody shall take a pass on a CPU for a pass on a GPU."""
+    """Warn that a pass on a CPU is not a pass on a GPU."""
     import torch
 
     if not torch.cuda.is_available():

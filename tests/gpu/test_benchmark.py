@@ -20,7 +20,7 @@ def test_training_flops_are_those_that_torch_counts() -> None:
     shape, length = gpu.TINY.shape, 64
     model = make_qwen2(shape)
     [row] = pack(random_sequences(1, length, shape.vocabulary), length)
-    # the kernel without fusion computes masked pairs too, so that attention counts twice
+    # the unfused kernel also computes masked pairs, so attention counts twice
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         token_logprobs(model, row).sum().backward()
     attention = 6.0 * shape.layers * shape.hidden_size * length**2

@@ -72,7 +72,7 @@ def test_sampler_and_trainer_agree_after_an_update(device: torch.device) -> None
 
 
 def sample(generator: TransformersGenerator, num_requests: int) -> list[list[int]]:
-    """Prompt and response ids of a few requests; more than the engine has slots."""
+    """Prompt and response ids of a few requests, more than the engine's slots."""
     prompts = {str(n): list(range(20, 25 + n)) for n in range(num_requests)}
     for seed, (name, ids) in enumerate(prompts.items()):
         generator.add(name, ids, sampling=Sampling(), seed=seed, stop=None, max_new_tokens=12)

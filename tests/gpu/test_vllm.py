@@ -1,4 +1,4 @@
-"""vLLM on a GPU: bfloat16, weights taken over in memory, the trainer's log-probs. `tests/vllm` is for the CPU build."""
+"""vLLM on a GPU: bfloat16, weights updated in memory, the trainer's log-probs. `tests/vllm` is for the CPU build."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ pytestmark = [
 ]
 
 
-def test_weights_go_over_in_bfloat16_also_to_an_engine_that_slept(tmp_path: Path) -> None:
+def test_weights_reach_a_woken_engine_in_bfloat16(tmp_path: Path) -> None:
     from tasks.shared.generation.vllm_engine import VllmGenerator
 
     for seed, name in enumerate(("sampled", "trained")):

@@ -1,4 +1,4 @@
-"""An asynchronous round that is killed at seeded moments until it ends, and the account of every prompt it drew."""
+"""An asynchronous round that is killed at seeded moments until it ends, and a check of every prompt it drew."""
 
 import random
 import signal
@@ -31,7 +31,7 @@ def ahead_request(root: Path, inputs: dict[str, ArtifactRef], scratch: str, **rl
 
 
 def killed_until_it_ends(directory: Path, request: StageRequest, kills: int, seed: int) -> Counter[str]:
-    """Kill the trainer or its sampler after a random number of journal lines, `kills` times, then let it end; whom."""
+    """Kill the trainer or its sampler after a random number of journal lines, `kills` times. Returns the targets."""
     moments, hits = random.Random(seed), Counter[str]()
     journal = Path(request.scratch) / "ahead" / "journal.jsonl"
     while hits.total() < kills:
@@ -41,7 +41,7 @@ def killed_until_it_ends(directory: Path, request: StageRequest, kills: int, see
         while process.poll() is None and _num_lines(journal) < lines:
             time.sleep(0.01)
         if process.poll() == 0:
-            return hits  # it has ended before: there is nothing left to kill
+            return hits  # it has ended before the kill
         name = "sampler" if moments.random() < 0.3 else "trainer"
         victim = _sampler(stage) if name == "sampler" else stage
         if process.poll() is None and victim is not None:
@@ -56,7 +56,7 @@ def killed_until_it_ends(directory: Path, request: StageRequest, kills: int, see
 
 
 def check_account(root: Path, directory: Path, steps: int) -> Counter[str]:
-    """Each draw of the round is in the rollouts of one step, or stands in its journal as dropped; how many of each."""
+    """Check that each draw is in the rollouts of one step or dropped in the journal. Returns both counts."""
     rollouts = Store(str(root / "store")).fetch(outputs_of(directory)["rollouts"])
     account = Journal(rollouts / "journal.jsonl").account
     rows = pd.read_parquet(rollouts / "train.parquet")

@@ -1,4 +1,4 @@
-"""A small evaluation with live code whose samples are scripted, in a store with its lineage; forgeries of it."""
+"""A small evaluation with live code and scripted samples, in a store with its lineage, and forgeries of it."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -50,7 +50,7 @@ def certificate_stage() -> EvaluateStage:
 
 
 def publish_inputs(store: Store) -> dict[str, ArtifactRef]:
-    """A checkpoint made from training problems, and the evaluation sets."""
+    """Publish a checkpoint with training problems as its input, and evaluation sets."""
     problem = "What is 3 plus 4 plus 5 plus 6?"
     rows = [{"id": "t/0", "problem": problem, "answer": "18", "source": "t", "family": ""}]
     schema = pa.schema([(name, pa.string()) for name in rows[0]])
@@ -66,7 +66,7 @@ def publish_inputs(store: Store) -> dict[str, ArtifactRef]:
 
 
 def take_samples(store: Store, inputs: dict[str, ArtifactRef], scripts: dict[str, str]) -> list[Sample]:
-    """The samples that an evaluation takes of a model that answers with `scripts`."""
+    """The samples of an evaluation whose model answers with `scripts`."""
     config = certificate_stage()
     tokenizer = load_tokenizer(store.fetch(inputs["checkpoint"]))
     problems: list[EvaluationProblem] = read_problems(store.fetch(inputs["evaluation_sets"]))
@@ -81,7 +81,7 @@ def take_samples(store: Store, inputs: dict[str, ArtifactRef], scripts: dict[str
 def publish_evaluation(
     store: Store, inputs: dict[str, ArtifactRef], samples: Sequence[Sample]
 ) -> ArtifactRef:
-    """Publish an evaluation of these samples, forged or not; its summary follows from them."""
+    """Publish an evaluation of these samples, forged or not, with the summary that follows from them."""
     config = certificate_stage()
     summary = {"sets": {"sums": summarize(samples)}, "protocol": protocol_of(config), "allow_unsafe": False}
     volatile = {"sampling_seconds": 1.0, "sampled_now": len(samples), "surroundings": {"python": "3.11"}}

@@ -27,7 +27,7 @@ SAMPLES = 12
 
 
 def fill_sets(directory: Path, sets: dict[str, list[tuple[str, str, str]]]) -> None:
-    """Evaluation sets as `prepare` writes them; rows are id, problem, answer."""
+    """Write evaluation sets as `prepare` does. Rows are id, problem, answer."""
     import pyarrow as pa
 
     columns = ("id", "problem", "answer", "source", "family")

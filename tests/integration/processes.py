@@ -1,6 +1,6 @@
-"""A stage in a process of its own, forked from one that has imported what stages import: a start takes no seconds.
+"""A stage in a process of its own, forked from one that has already imported what stages import.
 
-It is a real process: it has its own descriptors and environment, it is killed, and what it leaves behind stays behind.
+It is a real process: it has its own descriptors and environment, can be killed and leaves what it leaves.
 """
 
 import os
@@ -12,7 +12,7 @@ from tasks.shared.contract.stage import StageRequest
 from tests.preloaded.client import Fork
 from tests.preloaded.environment import interpreter, server
 
-# What a stage starts that imports as much as it does: ranks and their launcher, and a sampler beside the trainer.
+# Processes of a stage with the same imports: ranks and their launcher, and a sampler beside the trainer.
 STARTED = (
     "tasks.sft.main",
     "tasks.rl.main",
@@ -59,7 +59,7 @@ class StageProcess:
         return self.returncode
 
     def communicate(self, timeout: float | None = None) -> tuple[str, None]:
-        """All of its stdout, once it has ended."""
+        """Wait for the end and return its stdout."""
         with self.stdout as stdout:
             written = stdout.read()
         self.wait(timeout)

@@ -1,4 +1,4 @@
-"""A world in which RL has one thing to learn: to run the code instead of guessing.
+"""A world in which RL has one thing to learn: to run code instead of guessing.
 
 A small model is taught two answers to every prompt with equal probability: a block that prints the right answer, 1,
 which it copies, and the bare guess 2. This takes a few seconds; the artifacts are those that `prepare` and `sft` would

@@ -1,7 +1,7 @@
-"""Hostile programs, one property each. A program that gets through prints BREACH; none may.
+"""Hostile programs, one property each.
 
-`{name}` places are filled by the test with what the world outside holds: a secret file, a listening port, a
-process to kill. `also` is a substring that must be printed, where silence would prove nothing.
+A successful attack prints BREACH. The test fills `{name}` with objects outside the sandbox: a secret file, a
+listening port, a process to kill. `also` is a substring that must be printed where silence would prove nothing.
 """
 
 # ruff: noqa: E501 - a hostile program reads best on one line
@@ -20,7 +20,7 @@ _CTYPES = "import ctypes, os\nlibc = ctypes.CDLL(None, use_errno=True)\n"
 
 @dataclass(frozen=True, slots=True)
 class Attack:
-    """A hostile program and what must come of it."""
+    """A hostile program and its required result."""
 
     name: str
     category: str

@@ -1,6 +1,6 @@
-"""Ways by which one program could speak to another: what the one does, and what the other looks at.
+"""Channels by which one program could reach another: what the sender does and what the receiver reads.
 
-`look` prints something else when `talk` is heard. Each is tried while the talker still lives, and after it.
+`look` prints something else if `talk` reached it. Each is tried while the sender runs and after its end.
 """
 
 # ruff: noqa: E501 - a hostile program reads best on one line
@@ -24,13 +24,13 @@ _NEIGHBOURS = (
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """A way to speak."""
+    """A channel."""
 
     name: str
     talk: str
     look: str
     silence: str
-    """What is printed where nothing is heard."""
+    """The output if nothing is received."""
     stacks: tuple[str, ...] = ("root", "user", "landlock")
     """Where it is closed."""
 
@@ -73,7 +73,7 @@ CHANNELS = [
 """Only what stands still while it is looked at. What goes by time or by counters that nothing here can close is measured
 by `python -m benchmarks.sandbox_channels`."""
 
-TALKERS = [
+SENDERS = [
     "\n".join(f"try: exec({channel.talk!r}, {{}})\nexcept Exception: pass" for channel in group)
     for group in (
         [c for c in CHANNELS if "futex" not in c.name],

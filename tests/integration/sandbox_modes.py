@@ -53,7 +53,7 @@ def _runs_as_nobody(python: str) -> bool:
 
 
 def python_for_nobody(directory: Path) -> str:
-    """An interpreter that `nobody` can run, with the packages of this one."""
+    """An interpreter that `nobody` can run, with this one's packages."""
     with contextlib.suppress(PermissionError):
         if _runs_as_nobody(sys.executable):
             return sys.executable

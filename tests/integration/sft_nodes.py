@@ -1,4 +1,4 @@
-"""SFT over two hosts, both of them this one: their requests, and a check that the training equals that on one."""
+"""SFT over two hosts, both on this machine: their requests, and a check that the training equals that on one."""
 
 import json
 from pathlib import Path
@@ -32,7 +32,7 @@ def spread(whole: StageRequest, scratch: Path, shared: Path) -> list[StageReques
 
 
 def require_same_training(store: str, one: StageResult, both: list[StageResult]) -> None:
-    """Check that two hosts did the steps of one, and that only the first published."""
+    """Check that two hosts did the steps of one and that only the first published."""
     alone, together = (_steps(store, result) for result in (one, both[0]))
     assert len(together) == len(alone) > 2
     for key in ("loss", "grad_norm"):
@@ -41,7 +41,7 @@ def require_same_training(store: str, one: StageResult, both: list[StageResult])
 
 
 def saved_parts(shared: Path) -> int:
-    """How many parts of optimizer states the hosts share: one of each host, in its last checkpoint."""
+    """The number of parts of optimizer states in the shared directory: one of each host, in its last checkpoint."""
     return len(list((shared / "checkpoints").glob("step-*/*optim_states.pt")))
 
 

@@ -1,4 +1,4 @@
-"""Stages that a test runs: in this process, or in one of their own until it ends."""
+"""Runs stages in this process or in one of their own."""
 
 import importlib
 import json
@@ -35,18 +35,18 @@ def stage_request(
 
 
 def context_of(request: StageRequest) -> StageContext[Any]:
-    """What the stage's `run` takes; the scratch directory exists."""
+    """The argument of the stage's `run`, with an existing scratch directory."""
     return open_context(find_stage(request.stage), request)
 
 
 def in_process(request: StageRequest) -> StageResult:
-    """Run the stage in this process: its start takes no seconds."""
+    """Run the stage in this process, without a start of seconds."""
     result: StageResult = importlib.import_module(f"tasks.{request.stage}.main").run(context_of(request))
     return result
 
 
 def run_to_end(directory: Path, request: StageRequest, status: int = 0) -> list[dict[str, Any]]:
-    """Run the stage as the launcher does; its events, which must be all that it writes to stdout."""
+    """Run the stage as the launcher does. Returns its events, which must be its whole stdout."""
     directory.mkdir(parents=True, exist_ok=True)
     process = StageProcess(directory, request)
     out, _ = process.communicate(timeout=900)
@@ -55,7 +55,7 @@ def run_to_end(directory: Path, request: StageRequest, status: int = 0) -> list[
 
 
 def as_process(request: StageRequest) -> StageResult:
-    """Run the stage as the launcher does, from its scratch directory; it must end well."""
+    """Run the stage as the launcher does, from its scratch directory. It must succeed."""
     scratch = Path(request.scratch)
     run_to_end(scratch, request)
     return result_of(scratch)
@@ -64,7 +64,7 @@ def as_process(request: StageRequest) -> StageResult:
 def run_stage(
     root: Path, stage: str, config: Section | dict[str, Any], inputs: dict[str, ArtifactRef], seed: int = 0
 ) -> StageResult:
-    """Run a stage as the launcher does, with a scratch directory of its name; a second call finds it."""
+    """Run a stage as the launcher does, with a scratch directory of its name, which a second call reuses."""
     return as_process(stage_request(root, stage, config, inputs, seed=seed, scratch=stage))
 
 
@@ -74,7 +74,7 @@ def result_of(directory: Path) -> StageResult:
 
 
 def outputs_of(directory: Path) -> dict[str, ArtifactRef]:
-    """What that stage has published."""
+    """The stage's outputs."""
     return result_of(directory).outputs
 
 

@@ -1,6 +1,6 @@
 """A stand-in for a hub on loopback: the few routes with which huggingface_hub makes a repository and commits.
 
-It keeps all files in memory, accepts one token, and states in every answer that it is no hub.
+It keeps all files in memory, accepts one token, and says in every reply that it is not a real hub.
 """
 
 import base64
@@ -18,7 +18,7 @@ LARGE = 2_000  # bytes; a larger file is uploaded as an object
 
 @dataclass(slots=True)
 class Hub:
-    """What the stand-in has received."""
+    """The files and requests that the stand-in has received."""
 
     endpoint: str = ""
     files: dict[str, dict[str, bytes]] = field(default_factory=dict)  # repository -> path -> content

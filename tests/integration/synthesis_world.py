@@ -87,6 +87,6 @@ def start(request: StageRequest, environment: dict[str, str] | None = None) -> s
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, dict[str, Any], str]:
-    """Exit code, last event, and everything that the stage wrote."""
+    """Exit code, last event, and all output of the stage."""
     out, err = process.communicate(timeout=600)
     return process.returncode, json.loads(out.splitlines()[-1]) if out else {}, out + err

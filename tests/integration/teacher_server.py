@@ -1,7 +1,7 @@
-"""A local HTTP server that speaks the chat completions API: honest by default, hostile for the problems that say so.
+"""A local HTTP server with the chat completions API: honest by default, hostile for problems that ask for it.
 
 A problem reads "Case <behaviour>. What is 12 * 34 + 5?"; the server solves it with code in one turn and answers in the
-next. Every request is recorded, and whether its response went out whole.
+next. Every request is recorded, with whether its response was sent completely.
 """
 
 import json
@@ -26,7 +26,7 @@ ATTACK = (
 
 @dataclass
 class Asked:
-    """One request as it came in."""
+    """One received request."""
 
     case: str
     body: dict[str, Any]
@@ -47,7 +47,7 @@ class Asked:
 
     @property
     def output(self) -> str | None:
-        """What the interpreter printed last, None in the first turn."""
+        """The interpreter's last output, None in the first turn."""
         said = self.body["messages"][-1]["content"] if len(self.body["messages"]) > 1 else ""
         found = re.findall(r"<interpreter>\n(.*?)\n</interpreter>", said, re.DOTALL)
         return found[-1] if found else None
@@ -55,7 +55,7 @@ class Asked:
 
 @dataclass
 class TeacherServer:
-    """What the server was asked, and where it listens."""
+    """The server's requests and its address."""
 
     delay_s: float = 0.0
     asked: list[Asked] = field(default_factory=list)
@@ -68,7 +68,7 @@ class TeacherServer:
 
 @contextmanager
 def serve(delay_s: float = 0.0, port: int = 0) -> Iterator[TeacherServer]:
-    """A server of this test's own; `delay_s` before each answer; on a free port if none is given."""
+    """The test's own server, on a free port if none is given. `delay_s` passes before each answer."""
     state = TeacherServer(delay_s)
     handler = type("Teacher", (_Handler,), {"state": state})
     with serve_http(handler, port) as address:
@@ -211,14 +211,14 @@ def _attack(asked: Asked) -> str:
 
 
 def _several(h: _Handler, asked: Asked, _: int) -> None:
-    """As many samples as requested."""
+    """Answer with as many samples as requested."""
     body = completion(asked, honest(asked))
     body["choices"] *= asked.body.get("n", 1)
     h.send(200, json.dumps(body).encode())
 
 
 def _rewritten(asked: Asked) -> str:
-    """A whole trace in one turn, the output made up: right in the even case, wrong in the other."""
+    """A whole trace in one turn with an invented output: right in the even case, wrong in the other."""
     a, b, c = asked.numbers
     recorded = a * b + c if a % 2 == 0 else 1
     call = f"<code>\n```python\nx = {b}\nfor i in range({a} - 1):\n    x += {b}\nprint(x + {c})\n```\n</code>"
@@ -227,7 +227,7 @@ def _rewritten(asked: Asked) -> str:
 
 
 def _stateful(asked: Asked) -> str:
-    """A second block that needs the first one's variable."""
+    """A second block that needs a variable of the first."""
     a, b, c = asked.numbers
     if asked.output is None:
         return f"First.\n<code>\n```python\nx = sum({a} for _ in range({b}))\nprint(x)\n```\n"

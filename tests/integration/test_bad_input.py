@@ -1,4 +1,4 @@
-"""Bad input, end to end: each ends in one line that names file, key and remedy, and loses nothing.
+"""Bad input, end to end: each ends in one line that names file, key and remedy, and no data is lost.
 
 Stages run as processes under the launcher's guard, as in a real run, forked from one that has imported what they
 import; no Prefect server is needed (one test needs its absence).
@@ -48,7 +48,7 @@ def run_stage(
 
 
 def published(store: Path) -> list[Path]:
-    """What a store shows: every file that is not part of the store's own housekeeping."""
+    """Every file of a store except its own housekeeping."""
     return [path for path in store.rglob("*") if path.is_file()]
 
 
@@ -101,7 +101,7 @@ def test_recipes_that_extend_each_other_in_a_circle(tmp_path: Path) -> None:
     ],
 )
 def test_problem_files(tmp_path: Path, rows: list[dict[str, Any]] | None, parts: tuple[str, ...]) -> None:
-    """Every other mistake in a row: tests/unit/prepare/test_rows.py."""
+    """Other mistakes in a row: tests/unit/prepare/test_rows.py."""
     path = tmp_path / "problems.jsonl"
     if rows is not None:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -114,7 +114,7 @@ def test_problem_files(tmp_path: Path, rows: list[dict[str, Any]] | None, parts:
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StageResult]:
-    """A store with what `prepare` publishes, and its result. Tests copy what they damage."""
+    """A store with the outputs of `prepare`, and its result. Tests copy what they damage."""
     base = tmp_path_factory.mktemp("prepared")
     train = {"name": "tiny", "source": "tiny", "split": "train", "limit": 30}
     return base / "store", run_prepare(base, base / "store", train)
@@ -181,7 +181,7 @@ def test_a_checkpoint_artifact_that_is_a_pickle(tmp_path: Path, prepared: tuple[
 
 
 def pickle_of(prepared: tuple[Path, StageResult], directory: Path) -> Path:
-    """The prepared checkpoint in `directory`, its weights in a pickle."""
+    """The prepared checkpoint in `directory` with its weights as a pickle."""
     import torch
 
     directory.mkdir(exist_ok=True)

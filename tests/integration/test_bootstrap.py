@@ -1,4 +1,4 @@
-"""Bootstrap in small: a model's own traces, those that hold kept, SFT on them, a gain in pairs on problems held out.
+"""Bootstrap in small: SFT on a model's own verified traces raises its accuracy on held-out problems in pairs.
 
 The model is taught in seconds to run code, which is right, or to guess, which is wrong, half of the time each.
 """
@@ -45,16 +45,16 @@ def test_own_traces_raise_the_model_on_problems_held_out(tmp_path):
         store, "evaluation_sets", lambda path: fill_sets(path, {"own": held_out})
     )
 
-    made = run_stage(tmp_path, "synthesize", SAMPLING | {"synthesize": BOOTSTRAP}, inputs)
-    assert made.metrics["written"] == made.metrics["teacher_asked"] == NUM_PROBLEMS * SAMPLES
+    result = run_stage(tmp_path, "synthesize", SAMPLING | {"synthesize": BOOTSTRAP}, inputs)
+    assert result.metrics["written"] == result.metrics["teacher_asked"] == NUM_PROBLEMS * SAMPLES
     again = run_stage(tmp_path, "synthesize", SAMPLING | {"synthesize": BOOTSTRAP}, inputs)
     assert again.metrics["teacher_asked"] == 0, "finished samples are in the log"
-    assert again.outputs["traces"].digest == made.outputs["traces"].digest
-    rejected = pandas.read_parquet(store.fetch(made.outputs["traces"]) / "rejected.parquet")
+    assert again.outputs["traces"].digest == result.outputs["traces"].digest
+    rejected = pandas.read_parquet(store.fetch(result.outputs["traces"]) / "rejected.parquet")
     assert set(rejected["reason"]) >= {"wrong_answer"}
 
     tuned = run_stage(
-        tmp_path, "sft", TUNING, {"checkpoint": inputs["checkpoint"], "traces": made.outputs["traces"]}
+        tmp_path, "sft", TUNING, {"checkpoint": inputs["checkpoint"], "traces": result.outputs["traces"]}
     )
     outcomes = []
     for checkpoint in (inputs["checkpoint"], tuned.outputs["checkpoint"]):

@@ -1,4 +1,4 @@
-"""A certificate holds without its store and model; every forgery is found, and what is not steady is said to differ."""
+"""A certificate can be checked without its store and model. Forgeries and nondeterministic programs are found."""
 
 import io
 import json
@@ -67,7 +67,7 @@ def test_a_certificate_holds_elsewhere(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """By the commands, from the tar alone: every program, grade, interval, the comparison and the report again."""
+    """The commands repeat every program, grade, interval, comparison and report from the tar alone."""
     before = take_samples(store, inputs, STEADY | {"a/0": ANSWER.format(1)})
     refs = [publish_evaluation(store, inputs, taken).location for taken in (samples, before)]
     monkeypatch.setenv("TIRFLOW_STORE", store.root)
@@ -100,7 +100,7 @@ def test_equal_evaluations_have_equal_certificates(
 def test_forged_samples_are_found(
     store: Store, inputs: dict[str, ArtifactRef], samples: list[Sample], tmp_path: Path
 ) -> None:
-    """Published anew with every digest and the summary in order: a grade, an output, an id, a text, a call, a void."""
+    """Published again with correct digests and summary: a grade, an output, an id, a text, a call, a void."""
     forged = {sample.key[1:]: sample for sample in samples}
     graded = forged["b", 0]
     forged["b", 0] = replace(graded, correct=True, reason="correct", predicted="81")
@@ -114,8 +114,8 @@ def test_forged_samples_are_found(
     forged["c", 1] = replace(drawn, response_ids=[drawn.response_ids[0] + 1, *drawn.response_ids[1:]])
     left_out = forged["a", 1]
     forged["a", 1] = replace(left_out, calls=left_out.calls[1:], shown=list(left_out.shown or ())[1:])
-    said = forged["b", 1]
-    forged["b", 1] = replace(said, text=said.text.replace("</answer>", "</Answer>"))
+    edited = forged["b", 1]
+    forged["b", 1] = replace(edited, text=edited.text.replace("</answer>", "</Answer>"))
     output = tmp_path / "forged"
     certify(store, publish_evaluation(store, inputs, list(forged.values())), "mine", {}, output)
     rows = by_name(check(open_evidence(output, tmp_path), lambda line: None))
@@ -135,10 +135,10 @@ def test_forged_samples_are_found(
     assert found == {}, "digests and report were made to fit"
 
 
-def test_programs_that_are_not_steady_differ_and_are_told_apart(
+def test_nondeterministic_programs_are_named(
     store: Store, inputs: dict[str, ArtifactRef], tmp_path: Path
 ) -> None:
-    """The clock differs from run to run; a date that is steady today is told by its source."""
+    """The clock differs between runs. A date that is constant today is found by its source."""
     scripts = STEADY | {
         "a/0": BLOCK.format("import time\nprint(time.time_ns())") + ANSWER.format(42),
         "a/1": BLOCK.format("import datetime\nprint(datetime.date.today().year)") + ANSWER.format(42),
@@ -167,7 +167,7 @@ def test_a_changed_file_is_found(opened: Evidence, capsys: pytest.CaptureFixture
 
 
 def test_changed_statements_are_found(opened: Evidence, tmp_path: Path) -> None:
-    """What a reader sees first, changed alone: everything else is in order."""
+    """Only a statement on the first page is changed."""
 
     def change(document: dict) -> None:
         facts = document["facts"]
@@ -198,7 +198,7 @@ def test_a_changed_manifest_is_found(opened: Evidence) -> None:
     assert difference.where == location and "seal does not fit" in difference.detail
 
 
-def test_a_table_that_was_taken_out_is_found(opened: Evidence) -> None:
+def test_a_removed_table_is_found(opened: Evidence) -> None:
     shutil.rmtree(opened.directory / STORE / "problems")
     assert {d.kind for d in check_files(opened).differences} == {"missing or too many"}
     assert not all(row.holds for row in check_facts(opened))
@@ -223,7 +223,7 @@ def _member(name: str, content: bytes = b"", kind: bytes = tarfile.REGTYPE, link
         ([_member(f"f{n}") for n in range(10_001)], "more than 10,000 files"),
     ],
 )
-def test_a_tar_of_a_stranger_writes_nothing_outside(members: list, why: str, tmp_path: Path) -> None:
+def test_a_hostile_tar_writes_nothing_outside(members: list, why: str, tmp_path: Path) -> None:
     path = tmp_path / "strange.tar"
     with tarfile.open(path, "w") as tar:
         for info, content in members:
@@ -234,7 +234,7 @@ def test_a_tar_of_a_stranger_writes_nothing_outside(members: list, why: str, tmp
 
 
 def test_a_packed_or_endless_tar_is_refused(tmp_path: Path) -> None:
-    """A packed one could grow without bound; a header may claim any size."""
+    """A compressed tar could grow without bound, and a header may claim any size."""
     with tarfile.open(tmp_path / "packed.tar", "w:gz") as tar:
         tar.addfile(*[part if n == 0 else io.BytesIO(part) for n, part in enumerate(_member("a", b"1"))])
     with pytest.raises(ValueError, match="not an uncompressed tar"):

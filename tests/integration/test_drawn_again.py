@@ -1,4 +1,4 @@
-"""With the checkpoint at hand samples are drawn again: the certificate's own gives equal ids, another does not."""
+"""Samples drawn again from a checkpoint: the certificate's own gives equal ids, another does not."""
 
 from pathlib import Path
 

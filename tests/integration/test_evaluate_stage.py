@@ -1,4 +1,4 @@
-"""The evaluate stage by hand, as the launcher starts it: resumed after SIGKILL, equal samples from an equal seed."""
+"""The evaluate stage as the launcher starts it: resumed after SIGKILL, equal samples from an equal seed."""
 
 import signal
 from pathlib import Path
@@ -27,10 +27,10 @@ TOTAL = sum(SETS.values()) * SAMPLES
 
 
 def test_killed_and_resumed_is_the_same_evaluation(tmp_path: Path) -> None:
-    """SIGKILL in mid-run: the next run takes only what is missing, and the samples are what they would have been.
+    """SIGKILL during a run: the next run takes only missing samples, and nearly all are those of an undisturbed run.
 
-    All but very few: the resumed ones share their batches with others, whose shape moves log-probs by 1e-7; where a
-    draw lies so close to the border of two tokens the other one is taken: about one of this flat model's 10,000.
+    Batches of other shapes move log-probs by 1e-7. A draw that close to the border of two tokens gives the other one:
+    about one of this flat model's 10,000.
     """
     whole = evaluate_request(tmp_path, "whole")
     events = run_to_end(Path(whole.scratch), whole)
@@ -63,7 +63,7 @@ def test_the_artifact_holds_every_sample_and_its_summary(tmp_path: Path) -> None
     request = evaluate_request(tmp_path, samples_per_problem=2)
     result = as_process(request)
     second = evaluate_request(tmp_path, "second", samples_per_problem=2)
-    assert as_process(second).outputs == result.outputs  # digest and all, whatever the clock said
+    assert as_process(second).outputs == result.outputs  # equal digests despite other seconds
     directory = Store(request.store).fetch(result.outputs["evaluation"])
     samples = read_samples(directory)
     assert [sample.set for sample in samples] == ["held_out"] * 12 + ["other"] * 6
@@ -83,7 +83,7 @@ def test_the_artifact_holds_every_sample_and_its_summary(tmp_path: Path) -> None
 
 
 def test_code_runs_and_is_graded(tmp_path: Path) -> None:
-    """A scripted model (a fake engine) with the real sandbox: error, correction, right answer; all of it on record."""
+    """A scripted model (a fake engine) with the real sandbox: error, correction and right answer are recorded."""
     tokenizer = tiny_tokenizer()
     block = "Let us compute.\n<code>\n```python\nprint({})\n```\n</code>"
     script = f"{block.format('7 * n')}{block.format('7 * 6')}<answer>\n\\boxed{{42}}\n</answer>"
@@ -106,7 +106,7 @@ def test_code_runs_and_is_graded(tmp_path: Path) -> None:
 
 
 def test_greedy_with_several_samples_is_refused(tmp_path: Path) -> None:
-    """It would count one sample many times; one line says what to set."""
+    """One sample would count many times. One line says what to set."""
     request = evaluate_request(tmp_path)
     request.config["evaluate"]["temperature"] = 0.0
     events = run_to_end(Path(request.scratch), request, status=2)
@@ -124,7 +124,7 @@ def test_greedy_with_several_samples_is_refused(tmp_path: Path) -> None:
 def test_samples_of_another_request_are_never_published(
     tmp_path: Path, changed: dict[str, Any], difference: str
 ) -> None:
-    """By hand, in a used scratch directory: refused before a model is loaded, and the same request goes on."""
+    """A used scratch directory is refused before a model is loaded; the same request continues."""
     request = evaluate_request(tmp_path)
     samples = Path(request.scratch) / "samples"
     journal = Journal(samples, open_context(EVALUATE, request).fingerprint())

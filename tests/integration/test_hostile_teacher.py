@@ -1,4 +1,4 @@
-"""A teacher's endpoint that does everything an endpoint can do wrong: nothing is lost, each thing is counted."""
+"""A teacher's endpoint with every kind of fault: no trace is lost, and each fault is counted."""
 
 import json
 import os
@@ -50,7 +50,7 @@ REJECTED = {
     "bad_request": ("no_response", "http_400"),
     "endless_error": ("no_response", "http_400: no no "),
     "stray_tags": ("bad_format", ""),
-    "attack": ("last_block_failed", ""),  # what the sandbox says of it is for its own tests
+    "attack": ("last_block_failed", ""),  # the sandbox's reply is for its own tests
     "other_script": ("other_script", ""),
 }
 
@@ -77,7 +77,7 @@ def test_everything_an_endpoint_can_do_wrong(tmp_path):
         slowed = [asked.time for asked in server.of("retry_after")]
         assert slowed[1] - slowed[0] >= 0.3, "Retry-After is honoured"
         repeats = Counter(asked.identity for asked in server.asked if asked.case in ("bad_request", "empty"))
-        assert set(repeats.values()) == {1}, "what cannot pass is not asked again"
+        assert set(repeats.values()) == {1}, "a request that cannot succeed is not repeated"
         assert max(Counter(asked.idempotency_key for asked in server.asked).values()) == 1
 
     store = Store(request.store)
@@ -91,11 +91,11 @@ def test_everything_an_endpoint_can_do_wrong(tmp_path):
         reason, detail = REJECTED[case_of[problem_id]]
         assert (row["reason"], row["detail"][: len(detail)]) == (reason, detail), case_of[problem_id]
     forged = accepted.loc[f"sums/{cases.index('forged_output')}"]
-    assert "4711" not in forged["trace"], "an output of the model's own making never gets in"
+    assert "4711" not in forged["trace"], "an invented output is never accepted"
     assert not Path("/etc/tirflow-was-here").exists()
 
     failed = {name.partition("/")[2]: value for name, value in event["metrics"].items() if "failed/" in name}
-    assert failed.pop("timeout") >= 5  # a busy machine may add some, of these as of those
+    assert failed.pop("timeout") >= 5  # a busy machine may add more of both
     assert failed.pop("connection") >= 4
     assert failed == {
         "error": 4,
@@ -145,16 +145,16 @@ def _content(path: Path) -> bytes:
         ("honest", {"base_url": "http://127.0.0.1:9/v1"}, "lately: connection: "),
     ],
 )
-def test_an_endpoint_that_serves_nobody_stops_the_stage_in_one_line(tmp_path, case, teacher, said):
+def test_an_endpoint_that_refuses_everything_stops_the_stage(tmp_path, case, teacher, said):
     with serve() as server:
         settings = {"max_attempts": 2, "max_wait_s": 0.05, "concurrency": 4} | teacher
         request = make_request(tmp_path, [case] * 30, server.base_url, teacher=settings)
         with pytest.raises(ValueError, match=re.escape(said)):
             in_process(request)
-        assert len(server.asked) < 20, "it does not go on asking"
+        assert len(server.asked) < 20, "it sends no further requests"
 
 
-def test_a_key_that_is_not_set_is_said_at_once(tmp_path):
+def test_a_missing_key_is_an_error_at_once(tmp_path):
     request = make_request(
         tmp_path, ["honest"], "http://127.0.0.1:9/v1", teacher={"key_variable": "NO_SUCH_KEY"}
     )
@@ -165,7 +165,7 @@ def test_a_key_that_is_not_set_is_said_at_once(tmp_path):
 
 
 @pytest.mark.parametrize("price", [0.0, 2.0])
-def test_the_budget_is_never_passed_and_ends_the_stage_cleanly(tmp_path, price):
+def test_the_budget_is_kept_and_ends_the_stage_cleanly(tmp_path, price):
     budget = {"budget_money": 0.003, "completion_price": price} if price else {"budget_tokens": 30_000}
     with serve() as server:
         settings = budget | {"max_response_tokens": 400, "concurrency": 8}
@@ -178,7 +178,7 @@ def test_the_budget_is_never_passed_and_ends_the_stage_cleanly(tmp_path, price):
     assert metrics["accepted"] == metrics["written"] > 5
 
 
-def test_samples_share_a_request_and_a_changed_verification_asks_for_nothing(tmp_path):
+def test_samples_share_a_request_and_responses_are_reused(tmp_path):
     cases = ["honest", "three"]
     with serve() as server:
         settings = {"samples_per_request": 3, "continuation": "prefill", "concurrency": 2}
@@ -250,7 +250,7 @@ def test_a_judge_votes_on_what_the_other_filters_keep(tmp_path):
     assert usage.groupby("asker")["responses"].sum().to_dict() == {"judge": 9, "teacher": 7}
 
 
-def test_requests_are_paced_and_a_session_lives_through_a_conversation(tmp_path):
+def test_requests_are_paced_and_a_conversation_keeps_its_session(tmp_path):
     with serve() as server:
         settings = {"requests_per_minute": 600, "concurrency": 40}
         request = make_request(
@@ -277,8 +277,8 @@ def test_an_alias_answers_and_a_refused_field_is_left_out(tmp_path):
         assert not any("stop" in asked.body for asked in server.asked)
 
 
-def test_responses_of_another_endpoint_or_seed_are_not_taken_unasked(tmp_path):
-    """By hand, with a used scratch directory: neither the address nor, here, the seed is in what was sent."""
+def test_responses_of_another_endpoint_or_seed_are_refused(tmp_path):
+    """With a used scratch directory: neither the address nor, here, the seed is part of the request."""
     teacher = {"send_seed": False}
     with serve() as server:
         in_process(make_request(tmp_path, ["honest"], server.base_url, teacher=teacher))
@@ -305,7 +305,7 @@ def test_the_log_survives_a_torn_end(tmp_path):
         shard.write_bytes(shard.read_bytes()[:-7])
         assert len(ResponseLog(shard.parent)) == 5
         in_process(request)
-        assert len(server.asked) == 7, "the torn one is asked for again"
+        assert len(server.asked) == 7, "the torn response is requested again"
         shard.write_bytes(b"\x00" * 50)
         with pytest.raises(ValueError, match=r"shard-000000\.jsonl\.gz: damaged"):
             in_process(request)

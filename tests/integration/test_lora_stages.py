@@ -1,4 +1,4 @@
-"""Adapters through the stages: SFT, then rounds of RL with the base as reference; what is published, and its base."""
+"""Adapters through the stages: SFT, then rounds of RL with the base as reference; outputs and their base."""
 
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ ROUND = {**FAST, "kl_coefficient": 0.1, "drop_equal_rewards": False}
 def lora_round(
     root: Path, inputs: dict[str, ArtifactRef], name: str, status: int = 0, base: str = "as_loaded"
 ) -> dict[str, Any]:
-    """A round of three steps with adapters; its outputs, or the message with which it was refused."""
+    """A round of three steps with adapters. Returns its outputs, or the message of its refusal."""
     optimizer = OPTIMIZER.model_dump() | {"lora": LORA | {"base": base}, "learning_rate": 1e-2}
     events = run_to_end(root / name, make_request(root, inputs, name, optimizer=optimizer, **ROUND), status)
     return {"message": events[-1]["message"]} if status else outputs_of(root / name)
@@ -32,7 +32,7 @@ def lora_round(
 def require_base_and_adapter(
     store: Store, outputs: dict[str, ArtifactRef], base: ArtifactRef, rounding: float = 1e-4
 ) -> None:
-    """The checkpoint is what PEFT makes of base and adapter; the adapter names its base and descends from it.
+    """Check that the checkpoint is PEFT's merge of base and adapter, and that the adapter's base is `base`.
 
     `rounding`: of logits, which grows with them.
     """
@@ -74,10 +74,12 @@ def test_rounds_train_one_adapter_over_one_base(tmp_path: Path) -> None:
     require_base_and_adapter(store, first, base)
 
     carried = {**inputs, "checkpoint": first["checkpoint"], "trainer_state": first["trainer_state"]}
-    told = lora_round(tmp_path, carried, "without", status=2)["message"]
-    assert "a later round needs input 'reference': the base of the adapters" in told
-    told = lora_round(tmp_path, {**carried, "reference": first["checkpoint"]}, "other", status=2)["message"]
-    assert "is not the base of the adapters" in told
+    message = lora_round(tmp_path, carried, "without", status=2)["message"]
+    assert "a later round needs input 'reference': the base of the adapters" in message
+    message = lora_round(tmp_path, {**carried, "reference": first["checkpoint"]}, "other", status=2)[
+        "message"
+    ]
+    assert "is not the base of the adapters" in message
     second = lora_round(tmp_path, {**carried, "reference": base}, "second")
     require_base_and_adapter(store, second, base)
     assert {base, first["trainer_state"]} <= lineage(store, second["adapter"]).keys()
@@ -91,6 +93,6 @@ def test_a_round_over_a_base_in_four_bits_samples_from_what_it_trains(tmp_path: 
     metrics = read_lines(store.fetch(made["checkpoint"]) / "metrics.jsonl")
     assert metrics[0]["kl_reference"] == pytest.approx(0, abs=1e-6) and metrics[-1]["kl_reference"] > 1e-6
     assert max(line["probe_gap"] for line in metrics) < 1e-4
-    said = store.manifest(made["checkpoint"]).provenance.config["rl"]["optimizer"]["lora"]
-    assert said["base"] == "nf4"
+    settings = store.manifest(made["checkpoint"]).provenance.config["rl"]["optimizer"]["lora"]
+    assert settings["base"] == "nf4"
     assert load_model(store.fetch(made["checkpoint"]), MODEL).dtype == torch.float32

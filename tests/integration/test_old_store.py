@@ -1,4 +1,4 @@
-"""A store that version 0.1.0 wrote: its record, evaluation and traces read as they did.
+"""A store of version 0.1.0: its record, evaluation and traces can be read.
 
 `store_of_0_1_0.tar.gz` is a run of train/tiny in small, without its checkpoints.
 """
@@ -60,8 +60,8 @@ def test_its_samples_read(root: Path, record: RunRecord) -> None:
 
 
 def test_a_report_is_made_of_it(root: Path, record: RunRecord) -> None:
-    made = outputs(record)
-    inputs = {"evaluation_rl": made["evaluation"], "traces": made["traces"]}
+    refs = outputs(record)
+    inputs = {"evaluation_rl": refs["evaluation"], "traces": refs["traces"]}
     request = report_request(root, inputs)
     report = Store(request.store).fetch(in_process(request).outputs["report"])
     page = (report / "report.html").read_text()

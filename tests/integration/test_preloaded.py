@@ -1,4 +1,4 @@
-"""Forks in place of processes of their own: they read, write, end and are killed as those would be."""
+"""Forked processes read, write, exit and are killed as started ones."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ from tests.preloaded.environment import interpreter, server
 from tests.waiting import until
 
 
-def test_a_module_that_is_handed_over_reads_writes_and_ends_as_by_itself(tmp_path: Path) -> None:
+def test_a_forked_module_reads_writes_and_exits_as_a_process(tmp_path: Path) -> None:
     python = interpreter(("json.tool",))
     command = [python, "-m", "json.tool", "--compact"]
     good = subprocess.run([*command, "-", "out.json"], input='{"a": 1}', cwd=tmp_path, text=True)
@@ -21,7 +21,7 @@ def test_a_module_that_is_handed_over_reads_writes_and_ends_as_by_itself(tmp_pat
     assert (bad.returncode, bad.stdout) == (1, "") and "Expecting ':'" in bad.stderr
 
 
-def test_a_signal_reaches_the_fork_and_tells_how_it_ended(tmp_path: Path) -> None:
+def test_a_signal_reaches_the_fork_and_its_exit_code(tmp_path: Path) -> None:
     python = interpreter(("http.server",))
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen([python, "-u", "-m", "http.server", "0"], stdout=log, stderr=log)
@@ -30,7 +30,7 @@ def test_a_signal_reaches_the_fork_and_tells_how_it_ended(tmp_path: Path) -> Non
     assert process.wait(60) == -signal.SIGTERM
 
 
-def test_a_fork_dies_with_who_asked_for_it(tmp_path: Path) -> None:
+def test_a_fork_dies_with_its_client(tmp_path: Path) -> None:
     log = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)
     nothing = os.open(os.devnull, os.O_RDONLY)
     fork = Fork(str(server()), ["http.server", "0"], {nothing: 0, log: 1}, os.environ)

@@ -1,4 +1,4 @@
-"""Both papers' protocols sampled with a real model: the numbers of the protocol are what is drawn, bounded and told."""
+"""Both papers' protocols with a real model: their numbers decide what is drawn, bounded and reported."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def inputs(root: Path) -> dict[str, ArtifactRef]:
-    """A model that was taught to run code for half of its answers, with positions for the longest response."""
+    """A model taught to run code for half of its answers, with positions for the longest response."""
     store = Store(str(root / "store"))
     taught = store.fetch(make_store(root)["checkpoint"])
 
@@ -51,7 +51,7 @@ def inputs(root: Path) -> dict[str, ArtifactRef]:
 def sample(
     root: Path, inputs: dict[str, ArtifactRef], protocol: str
 ) -> tuple[list[Sample], dict[str, object]]:
-    """The samples of the stage under a protocol, and the protocol as its summary tells it."""
+    """The samples of the stage under a protocol, and the protocol in its summary."""
     overrides = {
         "evaluate.protocol": protocol,
         "generation.max_sequences": 16,
@@ -68,9 +68,9 @@ def sample(
 
 def test_retool(root: Path, inputs: dict[str, ArtifactRef]) -> None:
     """32 samples a problem that differ, 16,384 tokens in all, the recipe's own cap on calls."""
-    samples, told = sample(root, inputs, "retool")
-    assert (told["samples_per_problem"], told["temperature"], told["top_p"]) == (32, 1.0, 0.7)
-    assert (told["max_response_tokens"], told["max_calls"]) == (16384, 3)
+    samples, protocol = sample(root, inputs, "retool")
+    assert (protocol["samples_per_problem"], protocol["temperature"], protocol["top_p"]) == (32, 1.0, 0.7)
+    assert (protocol["max_response_tokens"], protocol["max_calls"]) == (16384, 3)
     assert [s.sample for s in samples] == [*range(32), *range(32)]
     assert len({s.text for s in samples if s.problem_id == "p0"}) > 1
     assert all(s.num_tokens <= 16384 for s in samples) and any(s.calls for s in samples)
@@ -78,10 +78,10 @@ def test_retool(root: Path, inputs: dict[str, ArtifactRef]) -> None:
 
 
 def test_torl(root: Path, inputs: dict[str, ArtifactRef]) -> None:
-    """One sample, one call, and every token that was drawn is the model's most probable one."""
-    samples, told = sample(root, inputs, "torl")
-    assert (told["samples_per_problem"], told["temperature"], told["max_calls"]) == (1, 0.0, 1)
-    assert told["max_response_tokens"] == 3072 and len(samples) == 2
+    """One sample, one call, and every drawn token is the model's most probable one."""
+    samples, protocol = sample(root, inputs, "torl")
+    assert (protocol["samples_per_problem"], protocol["temperature"], protocol["max_calls"]) == (1, 0.0, 1)
+    assert protocol["max_response_tokens"] == 3072 and len(samples) == 2
     assert all(len(s.calls) <= 1 and s.num_tokens <= 3072 for s in samples)
     checkpoint = Store(str(root / "store")).fetch(inputs["checkpoint"])
     model, tokenizer = AutoModelForCausalLM.from_pretrained(checkpoint), load_tokenizer(checkpoint)

@@ -1,4 +1,4 @@
-"""`tirflow publish` against a stand-in for a hub: what arrives, what its card says, and each mistake in one line."""
+"""`tirflow publish` against a stand-in for a hub: uploaded files, their card, and each mistake in one line."""
 
 import json
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ DATA = {
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """A checkpoint from SFT with an evaluation, its adapter, its traces, one checkpoint without an evaluation."""
+    """A checkpoint of SFT with an evaluation, its adapter, its traces, and a checkpoint without an evaluation."""
     store = Store(str(tmp_path_factory.mktemp("publish") / "store"))
     inputs = publish_inputs(store)
     publish_evaluation(store, inputs, take_samples(store, inputs, STEADY))
@@ -50,7 +50,7 @@ def hub(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         monkeypatch.setattr(
             "huggingface_hub.constants.HF_HUB_DISABLE_XET", True
-        )  # no stand-in for that storage
+        )  # the stand-in has no such storage
         yield hub
 
 
@@ -64,9 +64,10 @@ def test_a_checkpoint_arrives_with_card_certificate_and_recipe(
 ) -> None:
     checkpoint = location(store, "checkpoint")
     assert main(["publish", checkpoint, "me/small", "--licence", "mit", "--private"]) == 0
-    told = capsys.readouterr()
+    captured = capsys.readouterr()
     assert (
-        told.out.strip() == f"{hub.endpoint}/me/small/commit/{'1' * 40}" and TOKEN not in told.out + told.err
+        captured.out.strip() == f"{hub.endpoint}/me/small/commit/{'1' * 40}"
+        and TOKEN not in captured.out + captured.err
     )
     files = hub.files["models/me/small"]
     source = store.fetch(store.read(checkpoint).ref)
@@ -158,7 +159,7 @@ def test_adapter_and_traces(
 
 
 @pytest.mark.parametrize(
-    ("refuse", "told"),
+    ("refuse", "expected"),
     [
         ((401, f"no such token {TOKEN}"), "HF_TOKEN is not one of its tokens"),
         ((403, "forbidden"), "HF_TOKEN may not write to me/small"),
@@ -169,7 +170,7 @@ def test_a_hub_that_refuses_is_one_line_without_the_token(
     hub: Hub,
     store: Store,
     refuse: tuple[int, str] | None,
-    told: str,
+    expected: str,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -181,8 +182,8 @@ def test_a_hub_that_refuses_is_one_line_without_the_token(
     assert "a problems is not published" in capsys.readouterr().err
     checkpoint = location(store, "checkpoint")
     assert main(["publish", checkpoint, "me/small", "--without-evaluation"]) == 2
-    said = capsys.readouterr().err
-    assert told in said.splitlines()[-1] and TOKEN not in said and len(said.splitlines()) == 2
+    err = capsys.readouterr().err
+    assert expected in err.splitlines()[-1] and TOKEN not in err and len(err.splitlines()) == 2
 
 
 def test_the_recipe_names_no_place_of_this_site() -> None:

@@ -1,4 +1,4 @@
-"""A report of any two evaluations, with nights: what it compares, what it warns of, what it refuses."""
+"""A report of any two evaluations, with nights: comparisons, warnings and refusals."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +39,7 @@ def publish(
 
 
 def report(root: Path, inputs: dict[str, ArtifactRef], *names: str) -> tuple[str, dict[str, Any]]:
-    """The page and the metrics of a report, made in this process."""
+    """Page and metrics of a report, made in this process."""
     request = report_request(root, inputs)
     title = {"report": ReportConfig(title="Two", evaluations=names).model_dump(mode="json")}
     result = in_process(request.model_copy(update={"config": request.config | title}))
@@ -99,14 +99,14 @@ def test_an_evaluation_that_is_not_in_the_order_is_refused(tmp_path: Path) -> No
 
 
 def test_identical_samples_need_no_explanation(tmp_path: Path) -> None:
-    """Nor do samples of another seed; other samples with nothing recorded that differs are said to be just that."""
+    """Nor do samples of another seed. Other samples without a recorded difference get a warning."""
     store = Store(str(tmp_path / "store"))
     samples = make_evaluation(1, 6, 2, 0.5)
     first, other_seed = (read_evaluated(store, publish(store, samples, seed=seed)) for seed in (7, 8))
     others = read_evaluated(store, publish(store, make_evaluation(2, 6, 2, 0.5)))
     assert unexpected_change(first, first) is None
     assert unexpected_change(other_seed, others) is None
-    told = unexpected_change(first, others)
-    assert told is not None and "nothing that is recorded" in told
+    reason = unexpected_change(first, others)
+    assert reason is not None and "nothing that is recorded" in reason
     with pytest.raises(ValueError, match="a checkpoint, not an evaluation"):
         read_evaluated(store, CHECKPOINT)

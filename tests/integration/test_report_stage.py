@@ -1,4 +1,4 @@
-"""The report stage on real artifacts: what it says, that it is one file, that it says the uncomfortable things."""
+"""The report stage on real artifacts: content, one file, warnings."""
 
 import json
 import re
@@ -166,7 +166,7 @@ def test_a_whole_run(tmp_path: Path) -> None:
     directory = store.fetch(result.outputs["report"])
     html = (directory / "report.html").read_text()
     summary = json.loads((directory / "summary.json").read_text())
-    assert not re.search(r"(?:src|href)\s*=\s*[\"'](?!#)", html)  # nothing is loaded from anywhere
+    assert not re.search(r"(?:src|href)\s*=\s*[\"'](?!#)", html)  # nothing is loaded
     difference = summary["sets"]["held_out"]["differences"]["rl-sft"]
     frame = pd.read_parquet(store.fetch(inputs["evaluation_rl"]) / "samples.parquet")
     valid = frame[frame.reason != "void"]
@@ -177,7 +177,7 @@ def test_a_whole_run(tmp_path: Path) -> None:
         difference["significant"] and result.metrics["held_out/rl-sft"] == difference["difference"]["value"]
     )
     assert f"{difference['difference']['value'] * 100:+.1f}" in html
-    assert [step["step"] for step in summary["rl"]] == [1, 2, 3, 4]  # rounds are numbered through
+    assert [step["step"] for step in summary["rl"]] == [1, 2, 3, 4]  # steps are numbered over all rounds
     assert [step["void"] for step in summary["rl"]] == [1, 1, 1, 1]
     assert summary["rl"][0]["behaviour"]["code_ratio"] == pytest.approx(1 / 3)
     assert summary["rl"][0]["behaviour"]["pass_ratio"] == 1.0
@@ -194,8 +194,8 @@ def test_a_whole_run(tmp_path: Path) -> None:
         assert (words in html) == (words != "WITHOUT")
 
 
-def test_it_says_when_accuracy_is_about_zero_and_when_code_ran_unsafely(tmp_path: Path) -> None:
-    """Plainly, at the top."""
+def test_warnings_of_zero_accuracy_and_unsafe_code(tmp_path: Path) -> None:
+    """Both warnings are at the top."""
     store = Store(str(tmp_path / "store"))
     none_right = [make_evaluation(seed, 20, 3, -1.0) for seed in (0, 1)]
     inputs = {

@@ -1,4 +1,4 @@
-"""Asynchronous rounds with the real parts: kills lose nothing, and the record gives the same weights to the bit."""
+"""Asynchronous rounds with real parts: kills lose nothing, and the record gives the same weights to the bit."""
 
 from pathlib import Path
 
@@ -10,12 +10,7 @@ from safetensors.torch import load
 from tasks.shared.artifacts import ArtifactRef, Store
 from tasks.shared.contract.stage import StageRequest
 from tests.artifacts import publish
-from tests.integration.ahead_world import (
-    STALENESS,
-    ahead_request,
-    check_account,
-    killed_until_it_ends,
-)
+from tests.integration.ahead_world import STALENESS, ahead_request, check_account, killed_until_it_ends
 from tests.integration.evaluation_world import fill_sets
 from tests.integration.rl_world import OPTIMIZER, make_request, make_store
 from tests.integration.stages import in_process, outputs_of, read_lines, run_to_end
@@ -50,10 +45,8 @@ def again(root: Path, request: StageRequest, outputs: dict[str, ArtifactRef]) ->
     return weights(root, in_process(request.model_copy(update=changed)).outputs)
 
 
-def test_killed_twice_every_prompt_is_accounted_for_and_the_record_gives_the_same_weights(
-    root: Path, inputs: dict[str, ArtifactRef]
-) -> None:
-    """The weights are those of a round that trains once on each step of the record, though steps were done again."""
+def test_killed_twice_accounts_for_every_prompt(root: Path, inputs: dict[str, ArtifactRef]) -> None:
+    """The weights are those of a round that trains once on each recorded step, although steps were repeated."""
     directory, request = root / "killed", ahead_request(root, inputs, "killed")
     hits = killed_until_it_ends(directory, request, kills=2, seed=5)
     assert hits.total() == 2
@@ -71,12 +64,10 @@ def test_killed_twice_every_prompt_is_accounted_for_and_the_record_gives_the_sam
     assert all(0 <= line["sampler_idle"] <= 1 and 0 <= line["trainer_idle"] <= 1 for line in timing)
 
 
-def test_the_trainer_goes_on_while_the_sampler_keeps_the_weights_that_are_evaluated(
-    root: Path, with_sets: dict[str, ArtifactRef]
-) -> None:
-    """An evaluation takes longer than the steps that its weights may sample for; the round is killed once.
+def test_training_continues_during_an_evaluation(root: Path, with_sets: dict[str, ArtifactRef]) -> None:
+    """An evaluation takes longer than the steps that its weights may sample for.
 
-    The first point is that of a round that samples and trains in turn: one version sampled all of it.
+    The round is killed once. The first point is that of a synchronous round: one version sampled all of it.
     """
     settings = {"evaluate_every_steps": 4, "evaluate_samples": 32, "evaluate_top_p": 1.0, "keep": "best"}
     directory = root / "evaluated"
@@ -89,7 +80,7 @@ def test_the_trainer_goes_on_while_the_sampler_keeps_the_weights_that_are_evalua
     rollouts = Store(str(root / "store")).fetch(outputs["rollouts"])
     metrics = read_lines(rollouts / "metrics.jsonl")
     kept = [line["step"] for line in metrics if line["probe_gap"] is None]
-    assert kept == [1, 2, 5, 6]  # two steps before their own may what they train on have been begun
+    assert kept == [1, 2, 5, 6]  # trajectories may start two steps before the step that trains on them
     assert all(line["probe_gap"] < 1e-4 for line in metrics if line["step"] not in kept)
     points = {point["step"]: point for point in read_lines(rollouts / "evaluation.jsonl")}
     assert list(points) == [0, 4, 8] and all(point["samples"] == 6 * 32 for point in points.values())
@@ -114,7 +105,7 @@ def test_without_updates_in_flight_a_trajectory_is_of_one_version(
 
 
 def test_two_ranks_train_on_what_one_samples_ahead(root: Path, with_sets: dict[str, ArtifactRef]) -> None:
-    """ZeRO-2; the first rank has the sampler, and evaluates. One rank trains the same from the record."""
+    """ZeRO-2. The first rank has the sampler and evaluates. One rank trains the same from the record."""
     optimizer = OPTIMIZER.model_copy(update={"ranks": 2, "zero_stage": 2}).model_dump()
     settings = {"steps_per_round": 3, "evaluate_every_steps": 2, "optimizer": optimizer}
     request = ahead_request(root, with_sets, "two", **settings)
@@ -131,12 +122,10 @@ def test_two_ranks_train_on_what_one_samples_ahead(root: Path, with_sets: dict[s
         assert torch.allclose(tensor, found[name], atol=2e-5), name
 
 
-def test_the_step_of_a_synchronous_round_is_the_same_from_its_record(
-    root: Path, inputs: dict[str, ArtifactRef]
-) -> None:
-    """With PPO, whose critic learns from the rewards themselves: staleness 0 and a record share every bit.
+def test_a_synchronous_step_repeats_from_its_record(root: Path, inputs: dict[str, ArtifactRef]) -> None:
+    """With PPO, whose critic learns from the rewards: staleness 0 and a record agree to the bit.
 
-    While it sampled, the states of both models' optimizers were put away.
+    While it sampled, the optimizer states of both models were offloaded.
     """
     optimizer = OPTIMIZER.model_copy(update={"zero_stage": 3})
     settings = {**FAST, "algorithm": "ppo", "failed_code_penalty": 0.1, "optimizer": optimizer}

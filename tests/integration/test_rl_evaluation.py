@@ -1,4 +1,4 @@
-"""Evaluation while a round trains, the best checkpoint beside the last, and both after a kill."""
+"""Evaluation during a round, the best checkpoint beside the last, and both after a kill."""
 
 import json
 import signal
@@ -74,7 +74,7 @@ def test_the_curve_has_intervals_and_its_best_point_is_published(root: Path, who
 def test_a_killed_round_ends_with_the_same_curve_and_the_same_best(
     root: Path, inputs: dict[str, ArtifactRef], whole: StageResult
 ) -> None:
-    """Killed after the second step with no state saved yet: the evaluation there, and its weights, come again."""
+    """Killed after the second step without a saved state: the evaluation and its weights are repeated."""
     request = request_of(root, inputs, "killed")
     process = StageProcess(Path(request.scratch), request)
     for line in process.stdout:

@@ -1,4 +1,4 @@
-"""Stage `rl` as the launcher runs it, with the real sandbox and DeepSpeed: it learns, resumes to the bit, goes on."""
+"""Stage `rl` as the launcher runs it, with the real sandbox and DeepSpeed: it learns, resumes to the bit, continues."""
 
 import json
 import random
@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file
 
 from tasks.shared.artifacts import ArtifactRef, Store
-from tasks.shared.contract.stage import StageResult
 from tests.integration.processes import StageProcess
 from tests.integration.rl_world import OPTIMIZER, make_request, make_store
 from tests.integration.stages import in_process, outputs_of, read_lines, run_to_end
 
+PPO = {"algorithm": "ppo", "critic": {"learning_rate": 1e-3, "warmup_steps": 2}, "sinks": ["tensorboard"]}
 FAST = {"steps_per_round": 3, "prompts_per_step": 2, "samples_per_prompt": 4}
 
 
@@ -34,13 +34,32 @@ def fetch(root: Path, ref: ArtifactRef) -> Path:
     return Store(str(root / "store")).fetch(ref)
 
 
-def test_a_round_learns_to_run_the_code(root: Path, inputs: dict[str, ArtifactRef]) -> None:
-    """Half of the samples guess wrong at first; after eight steps nearly all run the code and are right."""
-    directory = root / "learn"
-    events = run_to_end(directory, make_request(root, inputs, "learn"))
+@pytest.fixture(scope="module")
+def learned(root: Path, inputs: dict[str, ArtifactRef]) -> dict[str, ArtifactRef]:
+    """The outputs of a round of eight steps."""
+    events = run_to_end(root / "learn", make_request(root, inputs, "learn"))
     assert [event["event"] for event in events[-2:]] == ["progress", "result"]
-    outputs = outputs_of(directory)
-    metrics = read_lines(fetch(root, outputs["checkpoint"]) / "metrics.jsonl")
+    return outputs_of(root / "learn")
+
+
+@pytest.fixture(scope="module")
+def short(root: Path, inputs: dict[str, ArtifactRef]) -> dict[str, ArtifactRef]:
+    """The outputs of a round of three small steps."""
+    run_to_end(root / "short", make_request(root, inputs, "short", **FAST))
+    return outputs_of(root / "short")
+
+
+@pytest.fixture(scope="module")
+def ppo(root: Path, inputs: dict[str, ArtifactRef]) -> dict[str, ArtifactRef]:
+    """The outputs of a round of PPO."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TIRFLOW_HOME", str(root / "home"))
+        return in_process(make_request(root, inputs, "ppo", **PPO)).outputs
+
+
+def test_a_round_learns_to_run_the_code(root: Path, learned: dict[str, ArtifactRef]) -> None:
+    """Half of the samples guess wrong at first. After eight steps nearly all run the code and are right."""
+    metrics = read_lines(fetch(root, learned["checkpoint"]) / "metrics.jsonl")
     assert [line["step"] for line in metrics] == list(range(1, 9))
     assert 0.2 < metrics[0]["accuracy"] < 0.8
     assert metrics[-1]["accuracy"] > metrics[0]["accuracy"] + 0.15
@@ -49,13 +68,13 @@ def test_a_round_learns_to_run_the_code(root: Path, inputs: dict[str, ArtifactRe
         assert line["probe_gap"] < 1e-4  # float32
         assert line["gap_max"] < 1e-4
         assert line["outages"] == 0
-    timing = read_lines(fetch(root, outputs["rollouts"]) / "circumstances/timing.jsonl")
+    timing = read_lines(fetch(root, learned["rollouts"]) / "circumstances/timing.jsonl")
     assert {"seconds/sample", "seconds/update", "sampling_tokens_per_s", "sandbox"} <= set(timing[0])
-    check_rollouts(pd.read_parquet(fetch(root, outputs["rollouts"]) / "train.parquet"))
+    check_rollouts(pd.read_parquet(fetch(root, learned["rollouts"]) / "train.parquet"))
 
 
 def check_rollouts(rollouts: pd.DataFrame) -> None:
-    """Every row is a whole trajectory, and what the update saw of it fits together."""
+    """Every row is a whole trajectory, and its training columns are consistent."""
     assert len(rollouts) == 8 * 4 * 8
     assert rollouts.groupby(["step", "problem_id"]).size().eq(8).all()
     for row in rollouts.itertuples():
@@ -71,8 +90,10 @@ def check_rollouts(rollouts: pd.DataFrame) -> None:
             assert not group.in_loss.any()
 
 
-def test_killed_and_resumed_ends_with_the_same_weights(root: Path, inputs: dict[str, ArtifactRef]) -> None:
-    """SIGKILL between two steps' lines; the resumed round publishes the very checkpoint of the one left alone."""
+def test_killed_and_resumed_ends_with_the_same_weights(
+    root: Path, inputs: dict[str, ArtifactRef], learned: dict[str, ArtifactRef]
+) -> None:
+    """SIGKILL between two steps' lines. The resumed round publishes the checkpoint of an undisturbed one."""
     killed = root / "killed"
     process = StageProcess(killed, make_request(root, inputs, "killed"))
     for line in process.stdout:
@@ -85,30 +106,34 @@ def test_killed_and_resumed_ends_with_the_same_weights(root: Path, inputs: dict[
     events = run_to_end(killed, make_request(root, inputs, "killed"))
     steps = [event["step"] for event in events if event["event"] == "progress"]
     assert 3 <= steps[0] <= 5 and steps[-1] == 8
-    whole, resumed = outputs_of(root / "learn"), outputs_of(killed)
-    assert resumed["checkpoint"].digest == whole["checkpoint"].digest
+    resumed = outputs_of(killed)
+    assert resumed["checkpoint"].digest == learned["checkpoint"].digest
     columns = ["step", "problem_id", "sample", "response_ids", "logprobs", "advantage"]
     first, second = (
         pd.read_parquet(fetch(root, outputs["rollouts"]) / "train.parquet", columns=columns)
-        for outputs in (whole, resumed)
+        for outputs in (learned, resumed)
     )
     assert first.to_json() == second.to_json()
 
 
-def test_two_ranks_learn_what_one_learns(root: Path, inputs: dict[str, ArtifactRef]) -> None:
-    """Samples and rows are shared out, ZeRO-2 shards the optimizer; three steps give the weights of one rank."""
-    weights = []
-    for name, ranks in (("one", 1), ("two", 2)):
-        optimizer = OPTIMIZER.model_copy(update={"ranks": ranks, "zero_stage": 2 if ranks == 2 else 0})
-        run_to_end(root / name, make_request(root, inputs, name, **FAST, optimizer=optimizer))
-        weights.append(load_file(fetch(root, outputs_of(root / name)["checkpoint"]) / "model.safetensors"))
-    for name, tensor in weights[0].items():
-        assert torch.allclose(tensor, weights[1][name], atol=2e-5), name
+def test_two_ranks_learn_what_one_learns(
+    root: Path, inputs: dict[str, ArtifactRef], short: dict[str, ArtifactRef]
+) -> None:
+    """Samples and rows are distributed, ZeRO-2 shards the optimizer. Three steps give the weights of one rank."""
+    optimizer = OPTIMIZER.model_copy(update={"ranks": 2, "zero_stage": 2})
+    run_to_end(root / "two", make_request(root, inputs, "two", **FAST, optimizer=optimizer))
+    one, two = (
+        load_file(fetch(root, outputs["checkpoint"]) / "model.safetensors")
+        for outputs in (short, outputs_of(root / "two"))
+    )
+    for name, tensor in one.items():
+        assert torch.allclose(tensor, two[name], atol=2e-5), name
 
 
-def test_the_next_round_goes_on_where_the_last_one_ended(root: Path, inputs: dict[str, ArtifactRef]) -> None:
-    """With another algorithm, several mini-batches, KL to a reference and ZeRO-2, so that these run too."""
-    before = outputs_of(root / "one")
+def test_the_next_round_goes_on_where_the_last_one_ended(
+    root: Path, inputs: dict[str, ArtifactRef], short: dict[str, ArtifactRef]
+) -> None:
+    """Also covers another algorithm, several mini-batches and KL to a reference."""
     changed = {
         **FAST,
         "algorithm": "rloo",
@@ -119,9 +144,9 @@ def test_the_next_round_goes_on_where_the_last_one_ended(root: Path, inputs: dic
         "drop_equal_rewards": False,
     }
     later = {
-        "checkpoint": before["checkpoint"],
+        "checkpoint": short["checkpoint"],
         "problems": inputs["problems"],
-        "trainer_state": before["trainer_state"],
+        "trainer_state": short["trainer_state"],
         "reference": inputs["checkpoint"],
     }
     directory = root / "second"
@@ -134,26 +159,14 @@ def test_the_next_round_goes_on_where_the_last_one_ended(root: Path, inputs: dic
     ]
     assert all(line["kl_reference"] > 0 for line in metrics)
     assert any(line["kl_old"] > 0 for line in metrics)  # the second mini-batch is off the sampling policy
-    seen = pd.read_parquet(fetch(root, before["rollouts"]) / "train.parquet").problem_id
+    seen = pd.read_parquet(fetch(root, short["rollouts"]) / "train.parquet").problem_id
     now = pd.read_parquet(fetch(root, outputs_of(directory)["rollouts"]) / "train.parquet").problem_id
-    assert not set(seen) & set(now)  # 12 problems, 3 steps of 2 a round: an epoch is both rounds
+    assert not set(seen) & set(now)  # 12 problems, 3 steps of 2 per round: an epoch is both rounds
 
 
-PPO = {
-    "algorithm": "ppo",
-    "critic": {"learning_rate": 1e-3, "warmup_steps": 2},
-    "sinks": ["tensorboard"],
-}
-
-
-def test_ppo_learns_to_run_the_code(
-    root: Path, inputs: dict[str, ArtifactRef], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The critic alone learns in the first two steps."""
-    monkeypatch.setenv("TIRFLOW_HOME", str(root / "home"))
-    outputs = in_process(make_request(root, inputs, "ppo", **PPO)).outputs
-    (root / "ppo" / "result.json").write_text(StageResult(outputs=outputs, metrics={}).model_dump_json())
-    metrics = read_lines(fetch(root, outputs["checkpoint"]) / "metrics.jsonl")
+def test_ppo_learns_to_run_the_code(root: Path, ppo: dict[str, ArtifactRef]) -> None:
+    """Only the critic learns in the first two steps."""
+    metrics = read_lines(fetch(root, ppo["checkpoint"]) / "metrics.jsonl")
     assert [line["updates"] for line in metrics] == [0, 0] + [1] * 6
     assert [line["critic_updates"] for line in metrics] == [1] * 8
     assert max(line["accuracy"] for line in metrics[:3]) < 0.7
@@ -164,12 +177,18 @@ def test_ppo_learns_to_run_the_code(
 
 
 def test_ppo_killed_twice_ends_with_the_same_bits(
-    root: Path, inputs: dict[str, ArtifactRef], monkeypatch: pytest.MonkeyPatch
+    root: Path,
+    inputs: dict[str, ArtifactRef],
+    ppo: dict[str, ArtifactRef],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """SIGKILL at two random moments of a round: while it samples, learns, syncs or saves. Policy and critic agree."""
+    """SIGKILL at two random moments of a round: while it samples, learns, syncs or saves.
+
+    Policy and critic are equal.
+    """
     monkeypatch.setenv("TIRFLOW_HOME", str(root / "home"))
     killed, moments = root / "ppo_killed", random.Random(0)
-    timing = read_lines(fetch(root, outputs_of(root / "ppo")["rollouts"]) / "circumstances/timing.jsonl")
+    timing = read_lines(fetch(root, ppo["rollouts"]) / "circumstances/timing.jsonl")
     request = make_request(root, inputs, "ppo_killed", **PPO)
     step_s = min(line["seconds/step"] for line in timing)
     for _ in range(2):
@@ -179,11 +198,11 @@ def test_ppo_killed_twice_ends_with_the_same_bits(
         process.kill()
         assert process.wait() == -signal.SIGKILL, "it ended before it was killed"
     run_to_end(killed, request)
-    whole, resumed = outputs_of(root / "ppo"), outputs_of(killed)
-    assert resumed["checkpoint"].digest == whole["checkpoint"].digest
-    critics = [critic_weights(fetch(root, made["trainer_state"])) for made in (whole, resumed)]
+    resumed = outputs_of(killed)
+    assert resumed["checkpoint"].digest == ppo["checkpoint"].digest
+    critics = [critic_weights(fetch(root, made["trainer_state"])) for made in (ppo, resumed)]
     assert critics[0] and all(torch.equal(critics[0][name], critics[1][name]) for name in critics[0])
-    metrics = read_lines(fetch(root, whole["checkpoint"]) / "metrics.jsonl")
+    metrics = read_lines(fetch(root, ppo["checkpoint"]) / "metrics.jsonl")
     assert check_tensorboard(root / "home/tensorboard/test/rl") == [line["accuracy"] for line in metrics]
 
 
@@ -193,7 +212,7 @@ def critic_weights(trainer_state: Path) -> dict[str, torch.Tensor]:
 
 
 def check_tensorboard(directory: Path) -> list[float]:
-    """The accuracies that TensorBoard reads: every start wrote there, each step counts once."""
+    """Check the accuracies that TensorBoard reads: every start wrote there, each step counts once."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(directory))
@@ -204,23 +223,24 @@ def check_tensorboard(directory: Path) -> list[float]:
     return [pytest.approx(event.value, abs=1e-6) for event in scalars]
 
 
-def test_ppo_goes_on_from_a_round_of_ppo_alone(root: Path, inputs: dict[str, ArtifactRef]) -> None:
-    before = outputs_of(root / "one")
-    later = {**inputs, "checkpoint": before["checkpoint"], "trainer_state": before["trainer_state"]}
+def test_ppo_goes_on_from_a_round_of_ppo_alone(
+    root: Path, inputs: dict[str, ArtifactRef], short: dict[str, ArtifactRef]
+) -> None:
+    later = {**inputs, "checkpoint": short["checkpoint"], "trainer_state": short["trainer_state"]}
     with pytest.raises(ValueError, match=r"no critic in this trainer state; rl\.algorithm = 'ppo' continues"):
         in_process(make_request(root, later, "no_critic", **FAST, algorithm="ppo"))
 
 
-def test_a_state_goes_on_with_the_checkpoint_of_its_own_round_alone(
-    root: Path, inputs: dict[str, ArtifactRef]
+def test_a_trainer_state_needs_the_checkpoint_of_its_round(
+    root: Path, inputs: dict[str, ArtifactRef], short: dict[str, ArtifactRef]
 ) -> None:
-    later = {**inputs, "trainer_state": outputs_of(root / "one")["trainer_state"]}
+    later = {**inputs, "trainer_state": short["trainer_state"]}
     with pytest.raises(ValueError, match=r"'checkpoint' .* is not of the round that made 'trainer_state'"):
         in_process(make_request(root, later, "other", **FAST))
 
 
 def test_every_stabiliser_at_once(root: Path, inputs: dict[str, ArtifactRef]) -> None:
-    """Refill, resample-on-correct, sequence mask, constant reduction, CISPO, offload, own reward: all at once."""
+    """Refill, resample-on-correct, sequence mask, constant reduction, CISPO, offload and a reward function together."""
     reward = root / "rewards.py"
     reward.write_text(
         "def score(responses):\n    return [3.0 if one['correct'] else -1.0 for one in responses]\n"

@@ -1,4 +1,4 @@
-"""The rollout loop with the real sandbox: both dialects, errors, a session; words by a scripted generator.
+"""The rollout loop with the real sandbox and a scripted generator: both dialects, errors, a session.
 
 The real engine beside the real sandbox: test_rl_round.py.
 """

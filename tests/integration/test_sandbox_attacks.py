@@ -1,4 +1,4 @@
-"""Every attack under every mode that a host allows; the container has its own test, tests/containers."""
+"""Every attack under every mode that a host allows. For the container: tests/containers."""
 
 # ruff: noqa: E501 - a hostile program reads best on one line
 
@@ -19,7 +19,7 @@ import pytest
 
 from tasks.shared.sandbox import ExecutionResult, Limits, Status
 from tests.integration.sandbox_attacks import ATTACKS, Attack
-from tests.integration.sandbox_channels import CHANNELS, TALKERS
+from tests.integration.sandbox_channels import CHANNELS, SENDERS
 from tests.integration.sandbox_modes import MODES, Served, served
 
 ROOMY = Limits(wall_s=30.0, cpu_s=20.0)
@@ -28,7 +28,7 @@ ABSTRACT = f"sandbox-test-abstract-{os.getpid()}"
 
 @contextlib.contextmanager
 def outside_world(directory: Path) -> Iterator[dict[str, str]]:
-    """What hostile programs look for: a file, listeners, a process, an environment variable."""
+    """Targets of hostile programs: a file, listeners, a process, an environment variable."""
     secret = directory / "secret.txt"
     secret.write_text("the secret of the host")
     secret.chmod(0o666)
@@ -77,7 +77,7 @@ def sandbox(request: pytest.FixtureRequest) -> Iterator[Served]:
 
 @pytest.fixture(scope="module")
 def results(sandbox: Served, world: dict[str, str]) -> dict[str, Future[ExecutionResult]]:
-    """All attacks of one mode, let loose together."""
+    """The results of all attacks at once in one mode."""
     places = world | {"server_pid": str(sandbox.pid), "server_socket": sandbox.socket}
     return {attack.name: sandbox.interpreter.submit(fill(attack, places)) for attack in ATTACKS}
 
@@ -96,7 +96,7 @@ def test_attack_is_held(attack: Attack, sandbox: Served, results: dict[str, Futu
 def test_attack_gets_through_where_nothing_isolates(
     attack: Attack, world: dict[str, str], tmp_path: Path
 ) -> None:
-    """The control: these attacks are real, so that what holds them is the sandbox."""
+    """The control: these attacks succeed without the sandbox."""
     environment = {"PYTHONPATH": os.getcwd(), "SANDBOX_TEST_SECRET": "x"}
     for name in ("secret", "link"):
         (tmp_path / name).unlink(missing_ok=True)
@@ -163,36 +163,36 @@ def test_state_does_not_leak(name: str, sandbox: Served) -> None:
         assert sandbox.interpreter.run(look).stdout == "False\n"
 
 
-def test_no_program_hears_another(sandbox: Served) -> None:
-    """While the talkers live, and after them: everything is as it was before."""
+def test_no_program_receives_from_another(sandbox: Served) -> None:
+    """Receivers print the same before, during and after the senders."""
     open_ones = [channel for channel in CHANNELS if sandbox.mode in channel.stacks]
     limits = Limits(wall_s=20.0, cpu_s=10.0)
     silence = {channel.name: f"{channel.silence}\n" for channel in open_ones}
 
-    def heard() -> dict[str, str]:
+    def received() -> dict[str, str]:
         looks = {one.name: sandbox.interpreter.submit(one.look, limits=limits) for one in open_ones}
         return {name: look.result().stdout or look.result().error_line for name, look in looks.items()}
 
-    assert heard() == silence, "before anything was said"
-    talkers = [
-        sandbox.interpreter.submit(f"{code}\nimport time\ntime.sleep(1.5)", limits=limits) for code in TALKERS
+    assert received() == silence, "before the senders"
+    senders = [
+        sandbox.interpreter.submit(f"{code}\nimport time\ntime.sleep(1.5)", limits=limits) for code in SENDERS
     ]
-    time.sleep(0.5)  # were they late, nothing would be heard
-    assert heard() == silence
-    assert {talker.result().status for talker in talkers} == {Status.OK}
-    assert heard() == silence, "after they had ended"
+    time.sleep(0.5)  # a late receiver would prove nothing
+    assert received() == silence
+    assert {sender.result().status for sender in senders} == {Status.OK}
+    assert received() == silence, "after the senders"
 
 
 def test_lock_of_a_program_is_not_seen_on_the_host(sandbox: Served) -> None:
-    """A shared lock needs no more than reading, and would keep the host from an exclusive one."""
+    """A shared lock needs only read access and would keep the host from an exclusive one."""
     code = "import fcntl, os, time\nkept = os.open(os.__file__, 0)\nfcntl.lockf(kept, fcntl.LOCK_SH)\nprint('locked', flush=True)\n"
-    talker = sandbox.interpreter.submit(code + "time.sleep(0.5)")
+    sender = sandbox.interpreter.submit(code + "time.sleep(0.5)")
     with open(os.__file__, "r+") as library:
-        while not talker.done():
+        while not sender.done():
             fcntl.lockf(library, fcntl.LOCK_EX | fcntl.LOCK_NB)
             fcntl.lockf(library, fcntl.LOCK_UN)
             time.sleep(0.01)
-    assert talker.result().stdout == "locked\n"
+    assert sender.result().stdout == "locked\n"
 
 
 LEFTOVERS = {
@@ -221,7 +221,7 @@ LEFTOVERS = {
 
 
 @pytest.mark.parametrize("name", LEFTOVERS)
-def test_nothing_left_behind_harms_a_worker(name: str, sandbox: Served) -> None:
+def test_leftovers_do_not_affect_a_worker(name: str, sandbox: Served) -> None:
     before = sandbox.interpreter.health()
     left = [sandbox.interpreter.submit(f"import os\n{LEFTOVERS[name]}", limits=ROOMY) for _ in range(6)]
     assert [one.result().status for one in left] == [Status.OK] * 6, left[0].result()
@@ -233,7 +233,7 @@ def test_nothing_left_behind_harms_a_worker(name: str, sandbox: Served) -> None:
 
 def test_directory_of_a_neighbour_is_out_of_reach(sandbox: Served) -> None:
     neighbour = sandbox.interpreter.submit(
-        "import time\nopen('mine', 'w').write('x')\ntime.sleep(0.6)\nprint(open('mine').read())"
+        "import time\nopen('mine', 'w').write('x')\ntime.sleep(0.6)\nprint(open('mine').read())", limits=ROOMY
     )
     look = (
         "import os, time\ntime.sleep(0.1)\nhere, found = os.getcwd(), []\nfor n in range(40):\n    for base in "
@@ -241,6 +241,6 @@ def test_directory_of_a_neighbour_is_out_of_reach(sandbox: Served) -> None:
         "found.append(os.listdir(base))\n        except OSError:\n            pass\n        try:\n            open(base + '/mine').read()\n"
         "            found.append(base)\n        except OSError:\n            pass\nprint(found)"
     )  # fmt: skip
-    results = [sandbox.interpreter.submit(look) for _ in range(3)]
+    results = [sandbox.interpreter.submit(look, limits=ROOMY) for _ in range(3)]
     assert [result.result().stdout for result in results] == ["[]\n"] * 3
     assert neighbour.result().stdout == "x\n"

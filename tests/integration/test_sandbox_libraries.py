@@ -1,4 +1,4 @@
-"""Libraries, and honest programs whose answer must be the same under both stacks. Real servers."""
+"""Libraries, and honest programs with the same result under both stacks. Real servers."""
 
 # ruff: noqa: E501 - programs are kept whole
 from __future__ import annotations
@@ -45,9 +45,9 @@ HONEST = {
 
 @pytest.mark.parametrize("name", HONEST)
 def test_honest_program_is_answered_alike_in_both_stacks(name: str, sandbox: Served) -> None:
-    code, wanted = HONEST[name]
+    code, expected = HONEST[name]
     result = sandbox.interpreter.run(code)
-    assert (result.status, observe(result, "full")) == (Status.OK, wanted), result
+    assert (result.status, observe(result, "full")) == (Status.OK, expected), result
 
 
 _FILES = "PermissionError: [Errno 13] Permission denied: a program has files in its own directory alone: "
@@ -103,13 +103,13 @@ def test_limit_that_was_met_is_named(name: str, sandbox: Served) -> None:
     assert (result.status, result.error_line) == (Status.ERROR, line), result
 
 
-def test_what_else_is_installed_cannot_be_imported(sandbox: Served) -> None:
-    """Else pandas would print other things here than in the container, whose image lacks pyarrow."""
+def test_unlisted_packages_cannot_be_imported(sandbox: Served) -> None:
+    """Otherwise pandas would print differently here than in the container, whose image lacks pyarrow."""
     code = "import pandas\nfor name in ('pyarrow', 'torch', 'pip', 'transformers'):\n    try: __import__(name)\n    except ModuleNotFoundError as e: print(e.name)"
     assert sandbox.interpreter.run(code).stdout == "pyarrow\ntorch\npip\ntransformers\n"
 
 
-def test_library_that_is_heavy_is_asked_for_by_name() -> None:
+def test_heavy_libraries_are_preloaded_by_name() -> None:
     settings = replace(SETTINGS, preload=("math", "networkx"), workers=1)
     with served("root", settings) as sandbox:
         assert sandbox.interpreter.run("import networkx").status is Status.OK

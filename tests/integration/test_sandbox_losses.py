@@ -1,6 +1,6 @@
-"""What ends in an answer all the same: lost workers, silent ones, full tables, kills from outside, impossible limits.
+"""Every loss is answered: lost and silent workers, full tables, kills from outside, impossible limits.
 
-And who is to blame: an outage is never the model's error, and no program can cause one at will.
+An outage is never the model's error, and no program can cause one at will.
 """
 
 from __future__ import annotations
@@ -20,15 +20,7 @@ from typing import Any
 
 import pytest
 
-from tasks.shared.sandbox import (
-    Interpreter,
-    Limits,
-    SandboxClient,
-    SandboxSettings,
-    Status,
-    client,
-    workers,
-)
+from tasks.shared.sandbox import Interpreter, Limits, SandboxClient, SandboxSettings, Status, client, workers
 from tasks.shared.sandbox.broker import Broker
 from tasks.shared.sandbox.client import RequestRefused
 from tasks.shared.sandbox.executions import Execution
@@ -52,7 +44,7 @@ async def brokered(settings: SandboxSettings = ONE) -> AsyncIterator[Broker]:
 
 
 async def running(broker: Broker, attempt: int = 1) -> Execution:
-    """The one execution that runs, once it is at that attempt."""
+    """Wait until the one execution is at that attempt."""
     deadline = time.monotonic() + 120
     while True:
         for execution in broker._running:
@@ -62,8 +54,8 @@ async def running(broker: Broker, attempt: int = 1) -> Execution:
         await asyncio.sleep(0.01)
 
 
-async def begun(broker: Broker) -> Execution:
-    """The one execution that runs, once it has printed something."""
+async def printing(broker: Broker) -> Execution:
+    """Wait until the one execution has printed something."""
     execution = await running(broker)
     while not os.fstat(execution.stdout_fd).st_size:
         await asyncio.sleep(0.01)
@@ -80,7 +72,7 @@ def run(scenario: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(asyncio.wait_for(scenario(), 240))  # type: ignore[arg-type]
 
 
-def test_program_under_which_every_worker_is_lost_is_in_error_and_its_neighbours_are_not() -> None:
+def test_program_that_loses_every_worker_is_blamed_alone() -> None:
     async def scenario() -> None:
         async with brokered(SandboxSettings(workers=1, slots=2, **QUICK)) as broker:
             guilty = broker.submit(SLEEP, LONG)
@@ -95,9 +87,9 @@ def test_program_under_which_every_worker_is_lost_is_in_error_and_its_neighbours
                     break
                 await asyncio.sleep(0.01)
             kill_worker(execution)
-            told, well = await guilty, await neighbour
-            assert (told.status, told.attempts) == (Status.ERROR, 2), told
-            assert "ended the process that runs it" in told.error_line
+            answer, well = await guilty, await neighbour
+            assert (answer.status, answer.attempts) == (Status.ERROR, 2), answer
+            assert "ended the process that runs it" in answer.error_line
             assert (well.status, well.stdout, well.attempts) == (Status.OK, "well\n", 2), well
             assert (await broker.submit(b"print(1)", LONG)).stdout == "1\n"
             assert not broker._suspects.workers
@@ -105,17 +97,17 @@ def test_program_under_which_every_worker_is_lost_is_in_error_and_its_neighbours
     run(scenario)
 
 
-def test_outage_that_takes_the_empty_program_too_is_nobodys_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outage_of_the_empty_program_blames_no_program(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario() -> None:
         async with brokered() as broker:
             monkeypatch.setattr(broker, "_hand_over", lambda execution, child: kill_worker(execution))
-            told = await broker.submit(b"print(1)", LONG)
-            assert (told.status, told.attempts) == (Status.SANDBOX_FAILURE, ONE.retries + 1), told
+            answer = await broker.submit(b"print(1)", LONG)
+            assert (answer.status, answer.attempts) == (Status.SANDBOX_FAILURE, ONE.retries + 1), answer
 
     run(scenario)
 
 
-def test_withdrawn_suspect_leaves_the_line() -> None:
+def test_withdrawn_suspect_leaves_the_queue() -> None:
     async def scenario() -> None:
         async with brokered(SandboxSettings(workers=1, slots=2, **QUICK)) as broker:
             futures = [broker.submit(SLEEP, LONG) for _ in range(2)]
@@ -130,7 +122,7 @@ def test_withdrawn_suspect_leaves_the_line() -> None:
 
 
 @pytest.mark.parametrize("number_failing", [2, 100])
-def test_descriptors_that_run_out_are_answered_and_no_place_is_lost(
+def test_exhausted_descriptors_are_reported_and_lose_no_slot(
     number_failing: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left = [number_failing]
@@ -148,15 +140,15 @@ def test_descriptors_that_run_out_are_answered_and_no_place_is_lost(
             for name in (None, session):
                 monkeypatch.setattr(os, "memfd_create", memfd_create)
                 left[0] = number_failing
-                told = await broker.submit(b"print(1)", LONG, name)
+                answer = await broker.submit(b"print(1)", LONG, name)
                 monkeypatch.setattr(os, "memfd_create", make)
                 if number_failing == 2:
-                    assert (told.stdout, told.attempts) == ("1\n", 3), told
+                    assert (answer.stdout, answer.attempts) == ("1\n", 3), answer
                 else:
-                    assert (told.status, "Too many open files" in told.error_line) == (
+                    assert (answer.status, "Too many open files" in answer.error_line) == (
                         Status.SANDBOX_FAILURE,
                         True,
-                    ), told
+                    ), answer
                 assert not broker._running
                 assert (await broker.submit(b"print(2)", LONG, name)).stdout == "2\n"
 
@@ -168,8 +160,8 @@ def test_verdict_that_raises_is_answered(monkeypatch: pytest.MonkeyPatch) -> Non
         async with brokered() as broker:
             with monkeypatch.context() as patch:
                 patch.setattr("tasks.shared.sandbox.verdict.read_output", lambda *_: 1 / 0)
-                told = await broker.submit(b"print(1)", LONG)
-            assert (told.status, "ZeroDivisionError" in told.error_line) == (Status.ERROR, True), told
+                answer = await broker.submit(b"print(1)", LONG)
+            assert (answer.status, "ZeroDivisionError" in answer.error_line) == (Status.ERROR, True), answer
             assert not broker._running
             assert (await broker.submit(b"print(1)", LONG)).stdout == "1\n"
 
@@ -177,7 +169,7 @@ def test_verdict_that_raises_is_answered(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("who", ["worker", "zygote"])
-def test_one_that_answers_nothing_is_replaced(who: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silent_worker_is_replaced(who: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "_BEAT_S", 0.1)
 
     async def scenario() -> None:
@@ -188,17 +180,17 @@ def test_one_that_answers_nothing_is_replaced(who: str, monkeypatch: pytest.Monk
             execution = await running(broker)
             if who == "zygote":
                 os.kill(zygote.pid, signal.SIGSTOP)
-                kill_worker(execution)  # its replacement is asked of one who does not answer
+                kill_worker(execution)  # the zygote that should fork the replacement does not answer
             else:
                 kill_worker(execution, signal.SIGSTOP)
-            told = await stopped
-            assert (told.status, told.stdout, told.attempts) == (Status.OK, "well\n", 2), told
+            answer = await stopped
+            assert (answer.status, answer.stdout, answer.attempts) == (Status.OK, "well\n", 2), answer
             assert broker.metrics.restarts >= 1
 
     run(scenario)
 
 
-def test_end_that_is_never_told_gives_the_worker_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_that_never_reports_an_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tasks.shared.sandbox.broker._END_S", 0.3)
     monkeypatch.setattr(workers, "_BEAT_S", 100.0)
 
@@ -212,30 +204,30 @@ def test_end_that_is_never_told_gives_the_worker_up(monkeypatch: pytest.MonkeyPa
     run(scenario)
 
 
-def test_kill_from_outside_is_an_outage_and_not_a_lack_of_memory() -> None:
+def test_kill_from_outside_is_an_outage_and_not_out_of_memory() -> None:
     async def scenario() -> None:
         async with brokered() as broker:
             future = broker.submit(b"import time; time.sleep(1); print('well')", LONG)
             execution = await running(broker)
             assert execution.child is not None
             execution.child.kill()
-            told = await future
-            assert (told.status, told.stdout, told.attempts) == (Status.OK, "well\n", 2), told
+            answer = await future
+            assert (answer.status, answer.stdout, answer.attempts) == (Status.OK, "well\n", 2), answer
             session = broker.open_session()
             await broker.submit(b"x = 1", LONG, session)
             block = broker.submit(SLEEP, LONG, session)
-            execution = await begun(broker)
+            execution = await printing(broker)
             assert execution.child is not None
             execution.child.kill()
-            told = await block
-            assert (told.status, told.session_alive) == (Status.SANDBOX_FAILURE, False), told
-            assert "killed from outside, its variables with it" in told.error_line
+            answer = await block
+            assert (answer.status, answer.session_alive) == (Status.SANDBOX_FAILURE, False), answer
+            assert "killed from outside, its variables with it" in answer.error_line
 
     run(scenario)
 
 
 def test_kill_by_the_kernel_for_memory_says_memory(tmp_path: Path) -> None:
-    """The kernel's own count is what tells the two apart; here it is a file of the test's."""
+    """The kernel's own counter tells both apart. Here it is a file of the test."""
 
     async def scenario() -> None:
         async with brokered() as broker:
@@ -244,7 +236,7 @@ def test_kill_by_the_kernel_for_memory_says_memory(tmp_path: Path) -> None:
             broker._memory._files = [counts]
             broker._memory._seen = 3
             future = broker.submit(SLEEP, LONG)
-            execution = await begun(broker)
+            execution = await printing(broker)
             counts.write_text("low 0\noom_kill 4\n")
             assert execution.child is not None
             execution.child.kill()
@@ -257,9 +249,9 @@ def test_kill_by_the_kernel_for_memory_says_memory(tmp_path: Path) -> None:
             child.kill()
             while broker._sessions[session].child is not None:
                 await asyncio.sleep(0.01)
-            told = await broker.submit(b"print(x)", LONG, session)
-            assert (told.status, told.session_alive) == (Status.OUT_OF_MEMORY, False), told
-            assert "variables are lost" in told.error
+            answer = await broker.submit(b"print(x)", LONG, session)
+            assert (answer.status, answer.session_alive) == (Status.OUT_OF_MEMORY, False), answer
+            assert "variables are lost" in answer.error
 
     run(scenario)
 
@@ -283,7 +275,7 @@ except SandboxUnavailable as error:
 
 
 def narrow(shell: str, default: dict[str, float], asked: dict[str, float]) -> list[Any]:
-    """What a program meets where a shell has taken something away from the server."""
+    """The result of a program whose server was started with less by a shell."""
     command = ["bash", "-c", f'{shell} && exec "$0" -c "$@"', sys.executable, NARROW]
     command += [json.dumps(default), json.dumps(asked)]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
@@ -300,30 +292,30 @@ def narrow(shell: str, default: dict[str, float], asked: dict[str, float]) -> li
 def test_limit_above_the_hard_one_is_refused_in_one_line(
     shell: str, limits: dict[str, float], part: str
 ) -> None:
-    (told,) = narrow(shell, limits, limits)
-    assert told[0] == "unavailable"
-    assert part in told[1]
-    assert "hard limit" in told[1]
+    (answer,) = narrow(shell, limits, limits)
+    assert answer[0] == "unavailable"
+    assert part in answer[1]
+    assert "hard limit" in answer[1]
     if "disk_mb" not in limits:  # which a request may not raise
         refused, well = narrow(shell, {}, limits)
         assert (refused[0], part in refused[1], well) == ("refused", True, "2\n")
 
 
-def test_user_namespaces_that_are_used_up_are_an_outage_with_the_reason() -> None:
-    """The one that is left is the worker's: its children get none, and no program is handed to them."""
+def test_exhausted_user_namespaces_are_an_outage() -> None:
+    """The last one is the worker's: its children get none and run no program."""
     shell = "unshare --user --map-root-user sh -c 'echo 1 > /proc/sys/user/max_user_namespaces"
     command = f"""{shell}; exec "$0" -c "$@"' {sys.executable} "$0" "$@" """
     ran = subprocess.run(
         ["sh", "-c", command, NARROW, "{}", "{}"], capture_output=True, text=True, timeout=300, check=False
     )
-    told = json.loads(ran.stdout.splitlines()[-1])
-    assert told[0] == "unavailable", ran
-    assert "unshare: No space left" in told[1]
+    answer = json.loads(ran.stdout.splitlines()[-1])
+    assert answer[0] == "unavailable", ran
+    assert "unshare: No space left" in answer[1]
 
 
 @contextlib.asynccontextmanager
 async def mute_server(path: Path, knows: bool) -> AsyncIterator[None]:
-    """Greets, and then answers nothing; or answers what is asked about open requests, and knows none."""
+    """Greets and then is silent, or answers only questions about open requests, of which it knows none."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         frames = FrameReader()
@@ -341,7 +333,7 @@ async def mute_server(path: Path, knows: bool) -> AsyncIterator[None]:
 
 
 @pytest.mark.parametrize(("knows", "error"), [(False, client.SandboxSilent), (True, client.RequestLost)])
-def test_client_waits_for_no_answer_for_ever(
+def test_client_gives_up_on_a_silent_server(
     knows: bool, error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "_ASK_EVERY_S", 0.1)
@@ -357,7 +349,7 @@ def test_client_waits_for_no_answer_for_ever(
     run(scenario)
 
 
-def test_client_waits_as_long_as_the_server_knows_of_its_program(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_client_waits_while_the_server_knows_its_program(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "_ASK_EVERY_S", 0.05)
     monkeypatch.setattr(client, "_SILENCE_S", 10.0)
     with Interpreter(ONE) as interpreter:
@@ -365,7 +357,7 @@ def test_client_waits_as_long_as_the_server_knows_of_its_program(monkeypatch: py
         assert [one.result().stdout for one in slow] == ["well\n"] * 2
 
 
-def test_server_that_stands_still_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hung_server_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "_ASK_EVERY_S", 0.2)
     monkeypatch.setattr(client, "_SILENCE_S", 2.0)
     with Interpreter(ONE) as interpreter:
@@ -374,9 +366,7 @@ def test_server_that_stands_still_is_replaced(monkeypatch: pytest.MonkeyPatch) -
         assert interpreter.run("print('well')").stdout == "well\n"
 
 
-def test_existing_server_that_stands_still_is_a_failure_of_the_sandbox(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_hung_external_server_is_a_sandbox_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "_ASK_EVERY_S", 0.2)
     monkeypatch.setattr(client, "_SILENCE_S", 1.0)
     monkeypatch.setattr(client, "_HELLO_S", 1.0)
@@ -384,20 +374,21 @@ def test_existing_server_that_stands_still_is_a_failure_of_the_sandbox(
         assert host._server is not None
         with Interpreter(SandboxSettings(retries=1), address=host._address) as guest:
             os.kill(host._server.pid, signal.SIGSTOP)
-            told = guest.run("print(1)")
+            answer = guest.run("print(1)")
             os.kill(host._server.pid, signal.SIGCONT)
-            assert (told.status, "answered nothing" in told.error_line) == (Status.SANDBOX_FAILURE, True), (
-                told
-            )
+            assert (answer.status, "answered nothing" in answer.error_line) == (
+                Status.SANDBOX_FAILURE,
+                True,
+            ), answer
 
 
-def test_session_without_descriptors_for_its_next_block_says_so() -> None:
+def test_session_out_of_descriptors_is_reported() -> None:
     with Interpreter(ONE) as interpreter:
         session = interpreter.open_session()
         code = "import os\nkept = []\ntry:\n    while True: kept.append(os.dup(1))\nexcept OSError: print('full')"
         assert interpreter.run(code, session).stdout == "full\n"
-        told = interpreter.run("print('ran')", session)
-        assert (told.status, told.stdout, told.session_alive) == (Status.ERROR, "", False), told
-        assert "too many open files" in told.error_line
+        answer = interpreter.run("print('ran')", session)
+        assert (answer.status, answer.stdout, answer.session_alive) == (Status.ERROR, "", False), answer
+        assert "too many open files" in answer.error_line
         with pytest.raises(RequestRefused):
             interpreter.run("print(1)", "no session")

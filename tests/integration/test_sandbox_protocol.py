@@ -1,4 +1,4 @@
-"""The server's front door: malformed, huge, truncated, slow and concurrent requests; tokens; withdrawals."""
+"""The server's protocol: malformed, huge, truncated, slow and concurrent requests; tokens; withdrawals."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_messages_after_hello(server: Interpreter, messages: list[dict[str, Any]
                 seen.append(json.loads(reader.read(struct.unpack(">I", head)[0])))
                 if seen[-1]["id"] == 77 and "ok" in seen[-1] and "uptime_s" in seen[-1]["ok"]:
                     break
-        except ConnectionResetError:  # the server closed with bytes unread, which can take its reason along
+        except ConnectionResetError:  # the server closed with unread bytes, which may discard its reason
             reset = True
         reader.close()
         if not reset:
@@ -143,7 +143,9 @@ def test_messages_after_hello(server: Interpreter, messages: list[dict[str, Any]
         (frame(HELLO) + frame({"id": "one", "op": "run"}), "whole number"),
     ],
 )
-def test_unreadable_request_is_told_why(server: Interpreter, data: bytes, reason: str) -> None:
+def test_unreadable_request_is_answered_with_the_reason(
+    server: Interpreter, data: bytes, reason: str
+) -> None:
     before = server.health()["bad_requests"]
     with connect(server) as wire:
         wire.sendall(data)
@@ -187,7 +189,7 @@ def test_unacceptable_request_leaves_the_connection_usable(
 
 
 def test_largest_result_fits_into_an_answer(server: Interpreter) -> None:
-    """Characters outside the basic plane take twelve bytes each in a message."""
+    """A character outside the basic plane takes twelve bytes in a message."""
     most = Limits(output_chars=250_000, wall_s=120.0, cpu_s=60.0)
     code = "import sys\nfor out in (sys.stdout, sys.stderr): out.write(chr(0x1F600) * 300_000)\n"
     code += "raise ValueError('\\0' * 10**6)"
@@ -197,8 +199,8 @@ def test_largest_result_fits_into_an_answer(server: Interpreter) -> None:
     assert (result.status, result.error_line.count("\0") > 5000) == (Status.ERROR, True)
 
 
-def test_result_too_large_for_an_answer_is_told() -> None:
-    """No limit allows one; were there one, its caller must not wait for ever."""
+def test_oversized_result_is_an_error() -> None:
+    """No limit allows one, but its caller must not wait for ever."""
 
     class Wire(asyncio.Transport):
         written = b""
@@ -241,7 +243,7 @@ def test_slow_and_truncated_requests_hold_up_nobody(server: Interpreter) -> None
     assert still_serves(server)
 
 
-def test_client_that_leaves_takes_its_programs_and_sessions_along(server: Interpreter) -> None:
+def test_disconnecting_ends_the_clients_programs_and_sessions(server: Interpreter) -> None:
     async def leave() -> None:
         client = await SandboxClient.connect(server._address)
         await client.run("x = 1", await client.open_session())
@@ -286,7 +288,7 @@ def test_many_connections_at_once(server: Interpreter) -> None:
     assert asyncio.run(all_of_them()) == [f"{number}\n" for number in range(100)]
 
 
-def test_tcp_takes_the_token() -> None:
+def test_tcp_requires_the_token() -> None:
     with tempfile.TemporaryDirectory() as name:
         right, wrong = Path(name) / "right", Path(name) / "wrong"
         right.write_text("a-token-of-some-length\n")

@@ -1,7 +1,7 @@
 """One executor: the same program gives the same observation in synthesis, RL and evaluation.
 
-Each stage's own way to the sandbox, built from the stage's own sections of one recipe: synthesis executes the blocks of
-a written trace, RL and evaluation sample with their policies. Three servers, as the stages start them.
+Each stage uses its own sections of one recipe: synthesis executes the blocks of a written trace, RL and evaluation
+sample with their policies. Three servers, as the stages start them.
 """
 
 from typing import cast
@@ -38,7 +38,7 @@ TOKENIZER = tiny_tokenizer()
 
 
 def sampled(policy: RolloutPolicy, interpreter: Interpreter) -> list[str | None]:
-    """The observation of each program as a trajectory has it."""
+    """The observation of each program in a trajectory."""
     scripts = {f"{n}/0": f"<code>\n```python\n{code}\n```\n</code>" for n, code in enumerate(PROGRAMS)}
     generator = ScriptedGenerator(TOKENIZER, scripts)
     prompt = tuple(TOKENIZER.encode("Q?"))

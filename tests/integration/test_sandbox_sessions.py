@@ -1,4 +1,4 @@
-"""Sessions under trouble: lost children and workers, descriptors that run out, programs that will not stand still."""
+"""Sessions under failure: lost children and workers, exhausted descriptors, programs that resist being stopped."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def server_of(interpreter: Interpreter) -> int:
 
 
 def state(pid: int) -> str:
-    """State letter of a process; empty when it is gone."""
+    """State letter of a process, empty after its end."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8") as stat:
             return stat.read().rpartition(")")[2].split()[0]
@@ -41,7 +41,7 @@ def state(pid: int) -> str:
 
 
 def parent(pid: int) -> int:
-    """The process that started it."""
+    """The parent's process id."""
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
@@ -51,7 +51,7 @@ def processor_time(pid: int) -> list[str]:
 
 
 def child_of_session(interpreter: Interpreter) -> int:
-    """The one session's child: the only process below the server that is stopped."""
+    """The child of the only session: the one stopped process below the server."""
     stopped: list[int] = []
 
     def one_is_stopped() -> bool:
@@ -62,29 +62,29 @@ def child_of_session(interpreter: Interpreter) -> int:
     return stopped[0]
 
 
-def test_worker_lost_between_blocks_is_a_failure_of_the_sandbox(interpreter: Interpreter) -> None:
+def test_worker_lost_between_blocks_is_a_sandbox_failure(interpreter: Interpreter) -> None:
     session = interpreter.open_session()
     assert interpreter.run("x = 1", session).status is Status.OK
     os.kill(descendants(server_of(interpreter), depth=3)[2], signal.SIGKILL)
     until(lambda: interpreter.health()["restarts"] == 1, "the worker was not replaced")
-    told = interpreter.run("print(x)", session)
-    assert (told.status, "its variables" in told.error_line) == (Status.SANDBOX_FAILURE, True), told
+    answer = interpreter.run("print(x)", session)
+    assert (answer.status, "its variables" in answer.error_line) == (Status.SANDBOX_FAILURE, True), answer
     anew = interpreter.run("print('x' in globals())", session)
     assert (anew.status, anew.stdout) == (Status.OK, "False\n"), anew
 
 
-def test_child_lost_between_blocks_is_told_to_the_next_block(interpreter: Interpreter) -> None:
+def test_child_lost_between_blocks_is_reported_by_the_next_block(interpreter: Interpreter) -> None:
     session = interpreter.open_session()
     interpreter.run("x = 1", session)
     os.kill(child_of_session(interpreter), signal.SIGKILL)
-    told = interpreter.run("print('ran')", session)
-    assert (told.status, told.stdout, told.session_alive) == (Status.SANDBOX_FAILURE, "", False), told
-    assert "killed from outside, its variables with it" in told.error_line
+    answer = interpreter.run("print('ran')", session)
+    assert (answer.status, answer.stdout, answer.session_alive) == (Status.SANDBOX_FAILURE, "", False), answer
+    assert "killed from outside, its variables with it" in answer.error_line
     assert interpreter.run("print('x' in globals())", session).stdout == "False\n"
 
 
-def test_child_whose_end_is_not_told_yet_is_lost_all_the_same(interpreter: Interpreter) -> None:
-    """Its worker, which reaps it, is stopped while the next block is handed over."""
+def test_child_whose_end_is_not_yet_reported_is_lost(interpreter: Interpreter) -> None:
+    """Its worker, which would reap it, is stopped while the next block is submitted."""
     session = interpreter.open_session()
     interpreter.run("x = 1", session)
     child = child_of_session(interpreter)
@@ -94,34 +94,35 @@ def test_child_whose_end_is_not_told_yet_is_lost_all_the_same(interpreter: Inter
         os.kill(child, signal.SIGKILL)
         until(lambda: state(child) == "Z", "the child did not end")
         block = interpreter.submit("print('ran')", session)
-        time.sleep(0.5)  # the block is handed over; were it late, the test above is repeated
+        time.sleep(0.5)  # the block is submitted; if it is late, this is the case of the test above
     finally:
         os.kill(worker, signal.SIGCONT)
-    told = block.result(120)
-    assert (told.status, told.stdout, told.session_alive) == (Status.SANDBOX_FAILURE, "", False), told
-    assert "killed from outside, its variables with it" in told.error_line
+    answer = block.result(120)
+    assert (answer.status, answer.stdout, answer.session_alive) == (Status.SANDBOX_FAILURE, "", False), answer
+    assert "killed from outside, its variables with it" in answer.error_line
 
 
 LATE_END = """
 import os, threading, time
 def end():
-    time.sleep(0.05)
+    while "second" not in globals():
+        time.sleep(0.01)
     os._exit(5)
 threading.Thread(target=end).start()
 """
 
 
-def test_session_that_ends_itself_after_a_block_is_an_error_of_its_own(interpreter: Interpreter) -> None:
-    """A thread of it is stopped while it sleeps after the block, and ends the process in the next one."""
+def test_session_that_exits_after_a_block_is_its_own_error(interpreter: Interpreter) -> None:
+    """Its thread is stopped with the first block and ends the process during the second one."""
     session = interpreter.open_session()
     interpreter.run(LATE_END, session)
-    told = interpreter.run("import time\ntime.sleep(20)", session)
-    assert (told.status, told.session_alive) == (Status.ERROR, False), told
-    assert "variables are lost" in told.error
-    assert "exit code 5" in told.error_line
+    answer = interpreter.run("second = True\ntime.sleep(20)", session)
+    assert (answer.status, answer.session_alive) == (Status.ERROR, False), answer
+    assert "variables are lost" in answer.error
+    assert "exit code 5" in answer.error_line
 
 
-def test_block_that_meets_a_child_just_gone_is_answered(interpreter: Interpreter) -> None:
+def test_block_for_a_child_that_just_died_is_answered(interpreter: Interpreter) -> None:
     """The server reads the request before it reads that the child was reaped."""
     session = interpreter.open_session()
     interpreter.run("x = 1", session)
@@ -129,14 +130,14 @@ def test_block_that_meets_a_child_just_gone_is_answered(interpreter: Interpreter
     os.kill(server, signal.SIGSTOP)
     try:
         block = interpreter.submit("print(x)", session)
-        time.sleep(0.5)  # the request is on its way; were it late, the test above is repeated
+        time.sleep(0.5)  # the request is sent; if it is late, this is the case of the test above
         os.kill(child, signal.SIGKILL)
         until(lambda: not state(child), "the child was not reaped")
     finally:
         os.kill(server, signal.SIGCONT)
-    told = block.result(120)
-    assert (told.status, told.session_alive) == (Status.SANDBOX_FAILURE, False), told
-    assert "its variables with it" in told.error
+    answer = block.result(120)
+    assert (answer.status, answer.session_alive) == (Status.SANDBOX_FAILURE, False), answer
+    assert "its variables with it" in answer.error
     assert interpreter.run("print(1)").stdout == "1\n"
 
 
@@ -159,7 +160,7 @@ with Interpreter(SandboxSettings(workers=1, slots=1, preload=("math",))) as inte
 
 
 def many_sessions(limits: str) -> tuple[int, str, list[str], dict[str, int]]:
-    """As many sessions as are given (100 at most) where a shell has set limits: number, refusal, output, health."""
+    """Open up to 100 sessions under a shell's limits: their number, the refusal, an output, the health."""
     command = ["sh", "-c", f'{limits} && exec "$0" -c "$1"', sys.executable, MANY]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert ran.returncode == 0, ran.stderr
@@ -167,7 +168,7 @@ def many_sessions(limits: str) -> tuple[int, str, list[str], dict[str, int]]:
     return number, refused, kept, health
 
 
-def test_no_more_sessions_are_given_than_open_files_allow() -> None:
+def test_open_files_bound_the_sessions() -> None:
     number, refused, kept, health = many_sessions("ulimit -n 128")
     assert 20 <= number < 64, "two descriptors each"
     assert "close some" in refused
@@ -191,7 +192,7 @@ for number in (1, 2):
 """
 
 
-def test_output_that_a_session_keeps_open_is_emptied_and_cannot_grow(interpreter: Interpreter) -> None:
+def test_output_kept_open_by_a_session_is_emptied_and_bounded(interpreter: Interpreter) -> None:
     session = interpreter.open_session()
     for _ in range(3):
         assert interpreter.run(HOARD, session).status is Status.OUTPUT_CUT
@@ -204,7 +205,7 @@ def test_output_that_a_session_keeps_open_is_emptied_and_cannot_grow(interpreter
 
 
 def score(pid: int) -> int:
-    """How early the kernel ends a process when memory runs out."""
+    """The kernel's score for killing a process when memory runs out."""
     return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
 
 
@@ -250,11 +251,11 @@ def test_session_cannot_run_on_between_its_blocks(interpreter: Interpreter) -> N
     threads = [int(name) for name in os.listdir(f"/proc/{child}/task")]
     until(lambda: all(state(thread) == "T" for thread in threads), "not all threads were stopped")
     before = processor_time(child)
-    time.sleep(1.0)
+    time.sleep(0.3)
     assert (processor_time(child), state(child)) == (before, "T")
 
 
-def test_block_that_waits_in_the_queue_goes_with_its_session(interpreter: Interpreter) -> None:
+def test_queued_block_is_closed_with_its_session(interpreter: Interpreter) -> None:
     busy = interpreter.submit("import time\nwhile True:\n    time.sleep(1)", limits=Limits(wall_s=5.0))
     until(lambda: interpreter.health()["running"] == 1, "nothing runs")
     session = interpreter.open_session()

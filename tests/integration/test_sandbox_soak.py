@@ -1,4 +1,4 @@
-"""A short soak: half the programs hostile, workers killed in between, nothing left (the long one: benchmarks)."""
+"""A short soak test: half of the programs are hostile, workers are killed, nothing is left. Long one: benchmarks."""
 
 from __future__ import annotations
 

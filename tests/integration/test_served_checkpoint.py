@@ -1,4 +1,4 @@
-"""A checkpoint asked and served: evaluation's own samples by 64 clients, a teacher, an end by signal."""
+"""A served checkpoint: evaluation's own samples by 64 clients, a teacher, an end by signal."""
 
 import concurrent.futures
 import json
@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import openai
@@ -32,7 +31,16 @@ from tests.artifacts import publish
 from tests.integration.evaluation_world import SHAPE, evaluate_stage
 from tests.integration.stages import in_process
 from tests.integration.synthesis_world import make_request
-from tests.unit.serve.scripted_world import ANSWER, CALL, Continuing, scripted_with, served, small_stage
+from tests.unit.serve.scripted_world import (
+    ANSWER,
+    CALL,
+    Continuing,
+    samples_alive,
+    scripted_with,
+    served,
+    small_stage,
+)
+from tests.waiting import until
 
 CLIENTS = 64
 
@@ -45,15 +53,15 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_clients_of_the_server_get_evaluations_samples(checkpoint: Path, tmp_path: Path) -> None:
-    """64 clients at once, each reply that of its own seed and question: none lost, none mixed up.
+    """Each of 64 concurrent clients gets the reply of its own seed and question.
 
-    All but very few: batches of other shapes move log-probs by 1e-7.
+    Very few samples differ: batches of other shapes move log-probs by 1e-7.
     """
     stage = evaluate_stage()
     shorter = stage.generation.model_copy(update={"max_response_tokens": 48})
     stage = stage.model_copy(update={"generation": shorter})
     problems = [EvaluationProblem("sums", str(i), f"What is {i} plus {i}?", str(2 * i)) for i in range(8)]
-    wanted = list(sample_requests(problems, 8, seed=7))
+    requests = list(sample_requests(problems, 8, seed=7))
     tokenizer = load_tokenizer(checkpoint)
     request = ServeRequest(
         name="m", checkpoint=checkpoint, config=stage, serve=ServeConfig(), scratch=tmp_path
@@ -61,12 +69,12 @@ def test_clients_of_the_server_get_evaluations_samples(checkpoint: Path, tmp_pat
     with open_resident(request) as resident:
         generator = make_generator(stage.generation, stage.model, checkpoint, tokenizer)
         sampler = Sampler(stage, generator, resident.tool, tokenizer)
-        own = {(sample.problem_id, sample.sample): sample for sample in sampler.take(wanted)}
+        own = {(sample.problem_id, sample.sample): sample for sample in sampler.take(requests)}
         with served(resident, max_queue=1000) as address:
             client = openai.OpenAI(base_url=f"{address}/v1", api_key="-", max_retries=0)
 
             def ask(number: int) -> str:
-                want = wanted[number]
+                want = requests[number]
                 messages = [{"role": "user", "content": want.problem.problem}]
                 if number % 2:
                     reply = client.chat.completions.create(model="m", messages=messages, seed=want.seed)
@@ -77,14 +85,14 @@ def test_clients_of_the_server_get_evaluations_samples(checkpoint: Path, tmp_pat
                 return "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
 
             with concurrent.futures.ThreadPoolExecutor(CLIENTS) as clients:
-                replies = list(clients.map(ask, range(len(wanted))))
-    expected = [own[want.problem.id, want.sample].text for want in wanted]
-    assert len(set(expected)) == len(wanted), "samples differ, or the test could not see a mix-up"
-    assert sum(reply == text for reply, text in zip(replies, expected, strict=True)) >= len(wanted) - 1
+                replies = list(clients.map(ask, range(len(requests))))
+    expected = [own[want.problem.id, want.sample].text for want in requests]
+    assert len(set(expected)) == len(requests), "samples differ, or the test could not see a mix-up"
+    assert sum(reply == text for reply, text in zip(replies, expected, strict=True)) >= len(requests) - 1
 
 
 def test_a_served_checkpoint_teaches_synthesize(tmp_path: Path) -> None:
-    """Live, turn by turn and by prefill: the code runs in the stage's sandbox, every trace holds."""
+    """Live, turn by turn and by prefill: the code runs in the stage's sandbox, every trace is accepted."""
     own = tmp_path / "own.j2"
     own.write_text("{{ problem }}")
     call, answer = CALL.replace("6 * 7", "sum([23] * 17) + 5"), ANSWER.replace("42", "396")
@@ -108,7 +116,7 @@ def test_a_served_checkpoint_teaches_synthesize(tmp_path: Path) -> None:
 def test_the_commands_in_one_line(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Mistakes are told before anything is loaded."""
+    """Mistakes are reported before anything is loaded."""
     monkeypatch.setenv("TIRFLOW_HOME", str(tmp_path))
     monkeypatch.delenv("TIRFLOW_API_KEY", raising=False)
     monkeypatch.setenv("TIRFLOW_VLLM_PYTHON", str(tmp_path / "nowhere"))
@@ -133,7 +141,7 @@ def test_the_commands_in_one_line(
 
 
 def test_a_server_of_a_runs_stage_ends_after_its_last_reply(checkpoint: Path, tmp_path: Path) -> None:
-    """`tirflow serve demo/sft`, told to end while it answers: the reply is whole, the exit code 0."""
+    """SIGTERM to `tirflow serve demo/sft` during a reply: the reply is complete, the exit code 0."""
     store = Store(str(tmp_path / "store"))
     files = {path.name: path.read_bytes() for path in checkpoint.iterdir()}
     ref = publish(store, "checkpoint", files, stage="sft", code="c1")
@@ -151,14 +159,13 @@ def test_a_server_of_a_runs_stage_ends_after_its_last_reply(checkpoint: Path, tm
     while "serving demo/sft on " not in line:
         line = process.stdout.readline()
         assert line, "the server ended"
-    client = openai.OpenAI(
-        base_url=f"{line.split(' on ')[1].split(',')[0].strip()}/v1", api_key="-", max_retries=0
-    )
-    asked = {"model": "demo/sft", "messages": [{"role": "user", "content": "What is 2 plus 3?"}], "n": 4}
+    address = line.split(" on ")[1].split(",")[0].strip()
+    client = openai.OpenAI(base_url=f"{address}/v1", api_key="-", max_retries=0)
+    body = {"model": "demo/sft", "messages": [{"role": "user", "content": "What is 2 plus 3?"}], "n": 4}
     replies: list[object] = []
-    asking = threading.Thread(target=lambda: replies.append(client.chat.completions.create(**asked)))
+    asking = threading.Thread(target=lambda: replies.append(client.chat.completions.create(**body)))
     asking.start()
-    time.sleep(0.3)
+    until(lambda: replies or samples_alive(address), "the request did not arrive")
     process.send_signal(signal.SIGTERM)
     asking.join(120)
     assert process.wait(120) == 0 and len(replies) == 1

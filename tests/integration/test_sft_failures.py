@@ -1,4 +1,4 @@
-"""Stage `sft` in this process: mistakes in the request, a disk that is full when it publishes, a validation loss."""
+"""Stage `sft` in this process: mistakes in the request, a full disk at publication, a validation loss."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from tests.integration.stages import in_process, read_lines
 
 
 def fill(disk: Path) -> Path:
-    """Use up what is left of a small disk; the file that does."""
+    """Fill a small disk. Returns the file that does."""
     path = disk / "filler"
     with path.open("wb", buffering=0) as stream:
         try:
@@ -35,7 +35,7 @@ def test_a_full_disk_at_publication_loses_no_training(
     result = in_process(request)
     steps = result.metrics["steps"]
     assert f"resuming after step {steps} of {steps}" in capsys.readouterr().out
-    assert result.metrics["tokens_per_s"] == 0  # no step was run again
+    assert result.metrics["tokens_per_s"] == 0  # no step was repeated
     assert Store(request.store).fetch(result.outputs["checkpoint"]).is_dir()
 
 
@@ -60,17 +60,17 @@ def test_a_row_budget_below_the_longest_trace_is_refused(tmp_path: Path) -> None
         in_process(request)
 
 
-def test_held_out_problems_are_not_trained_on_and_their_loss_is_told(tmp_path: Path) -> None:
+def test_held_out_problems_are_only_evaluated(tmp_path: Path) -> None:
     request = with_sft(make_request(tmp_path), validation_share=0.3, evaluate_every_steps=2)
     result = in_process(request)
     checkpoint = Store(request.store).fetch(result.outputs["checkpoint"])
-    trained, told = (read_lines(checkpoint / name) for name in ("metrics.jsonl", "validation.jsonl"))
+    trained, validation = (read_lines(checkpoint / name) for name in ("metrics.jsonl", "validation.jsonl"))
     steps = len(trained)
-    assert [line["step"] for line in told] == sorted({*range(0, steps + 1, 2), steps})
+    assert [line["step"] for line in validation] == sorted({*range(0, steps + 1, 2), steps})
     assert 0 < 48 - sum(line["sequences"] for line in trained) < 30
-    assert told[-1]["loss"] < 0.8 * told[0]["loss"]
-    assert result.metrics["validation_loss"] == told[-1]["loss"]
-    [tokens] = {line["trained_tokens"] for line in told}
+    assert validation[-1]["loss"] < 0.8 * validation[0]["loss"]
+    assert result.metrics["validation_loss"] == validation[-1]["loss"]
+    [tokens] = {line["trained_tokens"] for line in validation}
     assert tokens > 0
 
 

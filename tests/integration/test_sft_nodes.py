@@ -1,4 +1,4 @@
-"""SFT over two hosts: each starts its share of the ranks, they meet at an address, and it is the same training."""
+"""SFT over two hosts: each starts its share of the ranks, they meet at an address, and the training is the same."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ from tests.integration.stages import result_of
 
 
 def start(root: Path, request: StageRequest) -> subprocess.Popen[bytes]:
-    """A host's part, as its launcher starts it."""
+    """The process of a host, as its launcher starts it."""
     root.mkdir(exist_ok=True)
     (root / "request.json").write_text(request.model_dump_json())
     return subprocess.Popen(
@@ -26,7 +26,7 @@ def start(root: Path, request: StageRequest) -> subprocess.Popen[bytes]:
     )
 
 
-@pytest.mark.long  # the containers' suite has it with the hosts in containers
+@pytest.mark.long  # tests/containers has it with hosts in containers
 def test_two_hosts_do_the_steps_of_one(tmp_path: Path) -> None:
     whole = make_request(tmp_path, zero_stage=2)
     assert start(tmp_path / "whole", whole).wait() == 0

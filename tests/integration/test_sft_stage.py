@@ -1,4 +1,4 @@
-"""Stage `sft` as the launcher runs it: a process, a request, events on stdout, a checkpoint; killed, it resumes."""
+"""Stage `sft` as the launcher runs it: process, request, events on stdout, a checkpoint, resumption after a kill."""
 
 import random
 import signal
@@ -41,7 +41,7 @@ def test_killed_at_two_random_moments_it_ends_with_the_same_bytes(tmp_path: Path
     request = make_request(broken, epochs=8)
     seed = random.randrange(10**6)
     rng = random.Random(seed)
-    moments = sorted(rng.sample(range(1, num_steps - 1), 2))
+    moments = sorted(rng.sample(range(1, num_steps - 8), 2))  # a busy machine kills some steps later
     for moment in moments:
         kill_after(broken, request, moment, rng.random() * 0.02)
     events = run_to_end(broken, request)
@@ -52,7 +52,7 @@ def test_killed_at_two_random_moments_it_ends_with_the_same_bytes(tmp_path: Path
 
 
 def kill_after(root: Path, request: StageRequest, step: int, seconds: float) -> None:
-    """SIGKILL `seconds` after the stage logged `step` for good; it must not have finished."""
+    """SIGKILL `seconds` after the stage logged `step`. It must not have finished."""
     metrics = Path(request.scratch) / "metrics.jsonl"
     process = StageProcess(root, request)
     deadline = time.monotonic() + 600
@@ -67,7 +67,7 @@ def kill_after(root: Path, request: StageRequest, step: int, seconds: float) -> 
 
 
 def fresh(metrics: Path, root: Path) -> bool:
-    """Written by the process that was just started."""
+    """True if the process that was just started has written it."""
     return metrics.stat().st_mtime > (root / "request.json").stat().st_mtime
 
 

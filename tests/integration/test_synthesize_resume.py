@@ -1,6 +1,6 @@
-"""A stage with a paid teacher, killed four times: what was answered is never asked again, and the outcome is the same.
+"""A stage with a paid teacher, killed four times: no answered request is repeated, and the traces are the same.
 
-The processes are forked from one that has imported the stage, so that a start takes no seconds; the kills are real.
+The processes are forked from one that has imported the stage; the kills are real.
 """
 
 import random
@@ -31,22 +31,20 @@ def test_kills_cost_nothing_and_change_nothing(tmp_path):
     with serve(delay_s=0.03) as server:
         request = make_request(tmp_path, CASES, server.base_url, teacher=TEACHER)
         for _ in range(NUM_KILLS):
-            seen = len(server.asked)
+            num_asked = len(server.asked)
             stage = StageProcess(tmp_path / "stage", request)
-            while len(server.asked) < seen + draw.randrange(8, 20):
+            while len(server.asked) < num_asked + draw.randrange(8, 20):
                 assert stage.poll() is None, "the stage ended before it was killed"
                 time.sleep(0.005)
             stage.kill()
             assert stage.wait() == -signal.SIGKILL
-            assert not kept & asked_since(server, request, seen), (
-                "an answer that was kept was asked for again"
-            )
+            assert not kept & asked_since(server, request, num_asked), "a logged response was requested again"
             kept = answered(request, tmp_path / "copy.jsonl.gz")
-        seen = len(server.asked)
+        num_asked = len(server.asked)
         result = in_process(request)
-        assert not kept & asked_since(server, request, seen)
+        assert not kept & asked_since(server, request, num_asked)
         attempts = Counter(asked.idempotency_key for asked in server.asked)
-    # what was in flight at a kill goes out again under the key it had, so that it need not be charged twice
+    # a request in flight at a kill is repeated under its key, so that it need not be charged twice
     assert 0 < sum(count - 1 for count in attempts.values()) <= NUM_KILLS * TEACHER["concurrency"]
 
     with serve() as server:
@@ -59,18 +57,18 @@ def test_kills_cost_nothing_and_change_nothing(tmp_path):
 
 
 def asked_since(server: TeacherServer, request: StageRequest, start: int) -> set[Turn]:
-    """What the server was asked from request number `start` on."""
+    """The server's requests from number `start` on."""
     problems = pandas.read_parquet(Store(request.store).fetch(request.inputs["problems"]) / "train.parquet")
     ids = dict(zip(problems["problem"], problems["id"], strict=True))
-    said = [
+    turns = [
         (asked.body["messages"][0]["content"], len(asked.body["messages"]) // 2)
         for asked in server.asked[start:]
     ]
-    return {(next(ids[problem] for problem in ids if problem in prompt), turn) for prompt, turn in said}
+    return {(next(ids[problem] for problem in ids if problem in prompt), turn) for prompt, turn in turns}
 
 
 def answered(request: StageRequest, copy: Path) -> set[Turn]:
-    """What the log of the killed stage holds."""
+    """The responses in the killed stage's log."""
     ResponseLog(Path(request.scratch) / "responses").write(copy)
     rows = pandas.read_json(copy, lines=True)
     return set(zip(rows["problem_id"], rows["turn"], strict=True))

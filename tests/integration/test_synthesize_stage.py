@@ -1,4 +1,4 @@
-"""prepare and synthesize as the launcher runs them: own processes, the real sandbox, artifacts on disk."""
+"""prepare and synthesize as the launcher runs them: their own processes, the real sandbox, artifacts on disk."""
 
 import json
 import subprocess
@@ -72,7 +72,7 @@ def synthesize(world: tuple[Path, StageResult], name: str, **settings: Any) -> t
 
 @pytest.fixture(scope="module")
 def shared_store(world: tuple[Path, StageResult]) -> tuple[Path, StageResult]:
-    """Both syntheses below read the one store that prepare filled."""
+    """The store of `prepare`, which both syntheses below read."""
     directory, _ = world
     for name in ("first", "again"):
         (directory / name).mkdir()
@@ -102,7 +102,7 @@ def test_traces_are_published_verified_and_the_same_each_time(shared_store):
 
 
 @pytest.mark.parametrize(("dialect", "stateful"), [("retool", False), ("torl", True)])
-def test_in_the_real_sandbox_every_bad_trace_is_out_and_every_good_one_kept(shared_store, dialect, stateful):
+def test_the_real_sandbox_separates_bad_from_good_traces(shared_store, dialect, stateful):
     directory, prepared = shared_store
     rows = pandas.read_parquet(
         Store(str(directory / "store")).fetch(prepared.outputs["problems"]) / "train.parquet"

@@ -1,4 +1,4 @@
-"""ZeRO-3 at a real vocabulary: ranks with other numbers of targets gather the output head equally often."""
+"""ZeRO-3 at a real vocabulary: ranks with unequal numbers of targets gather the output head equally often."""
 
 import json
 import os
@@ -12,10 +12,11 @@ from tests.preloaded.environment import interpreter
 
 
 @pytest.mark.timeout(400)
-def test_two_ranks_with_other_numbers_of_targets_compute_what_one_does(tmp_path: Path) -> None:
-    """SFT, policy, critic and probe, rows without a target among them; the order of modules stays known throughout.
+def test_two_ranks_with_unequal_targets_equal_one(tmp_path: Path) -> None:
+    """SFT, policy, critic and probe, also with rows without targets.
 
-    The second rank has no trajectories, and gets the rows that it would have cut itself.
+    DeepSpeed knows the order of modules throughout. The second rank has no trajectories and gets the rows that it
+    would have cut itself.
     """
     out = tmp_path / "found.json"
     python = interpreter(("torch.distributed.run", "tests.integration.zero3_world"))

@@ -1,4 +1,4 @@
-"""SFT, policy, critic and probe under ZeRO-3 at Qwen2.5-7B's vocabulary; ranks have other numbers of targets.
+"""SFT, policy, critic and probe under ZeRO-3 at Qwen2.5-7B's vocabulary. Ranks have unequal numbers of targets.
 
 torchrun --nproc-per-node=2 -m tests.integration.zero3_world OUT.json
 """
@@ -30,14 +30,14 @@ from tasks.shared.traces.trajectory import FinishReason, Trajectory
 from tests.unit.generation.tiny import tiny_model
 
 VOCABULARY = 152_064
-PIECE = 24  # targets whose logits are held at once; 882 of this vocabulary as the project has it
-ROW = 80  # tokens: two sequences of any step below do not fit into one
+PIECE = 24  # targets whose logits are held at once; the project holds 882 at this vocabulary
+ROW = 80  # tokens; two sequences of any step below do not fit
 OPTIMIZER = OptimizerConfig(learning_rate=1e-3, zero_stage=3, weight_decay=0.0)
 RL = RlConfig(algorithm="ppo", tokens_per_micro_batch=ROW, mini_batches=2, drop_equal_rewards=False)
 
 
 def measure() -> dict[str, Any]:
-    """What each part computes, and whether DeepSpeed knows the order of modules: else it prefetches nothing."""
+    """The results of each part, and whether DeepSpeed knows the order of modules; without it nothing is prefetched."""
     logprobs.MAX_LOGITS = PIECE * VOCABULARY
     torch.set_num_threads(1)
     policy = TrainingEngine(small_model(), OPTIMIZER, total_steps=20)
@@ -54,7 +54,7 @@ def measure() -> dict[str, Any]:
         found.setdefault("critic", []).append(critic_update.update(experience, evaluated, 0)["value_loss"])
         result = update.update(experience, 0)
         found.setdefault("policy", []).append([result.sums.loss, result.grad_norm, result.sums.entropy])
-        train_step(policy, sft_steps()[1], ROW)  # the trace after a pass without gradients is the old one
+        train_step(policy, sft_steps()[1], ROW)  # a pass without gradients keeps the old trace
     sequences = [list(range(n)) for n in (60, 5, 30)]
     found["probe"] = probe(policy, cast("Any", scorer(policy)), sequences, 1e-3, ROW).largest
     train_step(policy, sft_steps()[1], ROW)
@@ -73,7 +73,7 @@ def measure() -> dict[str, Any]:
 
 
 def small_model() -> Any:
-    """A model of the full vocabulary whose every other side is tiny."""
+    """A model of the full vocabulary, tiny in every other dimension."""
     return tiny_model(VOCABULARY, hidden=16, layers=1, tied=False)
 
 
@@ -112,7 +112,7 @@ def ids_of(rows: Iterable[PackedBatch]) -> list[list[int]]:
 
 
 def scorer(engine: TrainingEngine) -> SimpleNamespace:
-    """A sampler that holds the trained weights, whole."""
+    """A sampler with the whole trained weights."""
     model = small_model()
     with torch.no_grad():
         named = dict(model.named_parameters())
@@ -130,7 +130,7 @@ def scorer(engine: TrainingEngine) -> SimpleNamespace:
 
 
 def traced(engine: Engine) -> bool:
-    """Does DeepSpeed know the order in which modules are run?"""
+    """True if DeepSpeed knows the order in which modules are run."""
     return engine._deepspeed.optimizer.parameter_offload.get_param_coordinator().is_complete_trace()
 
 

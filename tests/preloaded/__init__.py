@@ -1,1 +1,1 @@
-"""Python processes that begin with what stages import: forks of one server, started once for a run of tests."""
+"""Python processes with the stages' imports already loaded: forks of one server per test run."""

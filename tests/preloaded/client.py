@@ -1,4 +1,6 @@
-"""Asks the server of forks for a process. As `sitecustomize` of an interpreter it hands over what that was to run.
+"""Asks the server of forks for a process.
+
+As `sitecustomize` of an interpreter it hands that one's module to the server.
 
 Standard library alone: an interpreter loads it at its start. `preloaded.json` in its prefix names the server's socket
 and the modules whose `python -m MODULE` is handed over; the interpreter then waits for the fork, passes signals on to
@@ -48,21 +50,21 @@ class Fork:
         self.pid = int(self._answers.readline())
 
     def signal(self, number: int) -> None:
-        """Send it a signal."""
+        """Send a signal to the process."""
         self.connection.sendall(bytes([number]))
 
     def wait(self) -> int:
-        """Its exit code, -N after signal N, once it has ended."""
+        """Wait for the end. Returns the exit code, -N after signal N."""
         return int(self._answers.readline())
 
     def close(self) -> None:
-        """Ask for it no more: it is killed."""
+        """Close the connection, which kills the process."""
         self._answers.close()
         self.connection.close()
 
 
 def receive(connection: socket.socket) -> dict[str, Any]:
-    """In the server: what is to be run; `descriptors` are pairs of one received and the number it is to have."""
+    """In the server: receive a request. `descriptors` are pairs of a received descriptor and its number in the fork."""
     data, received, _, _ = socket.recv_fds(connection, 65536, MOST_DESCRIPTORS)
     while b"\n" not in data:
         data += connection.recv(1)
@@ -75,7 +77,7 @@ def receive(connection: socket.socket) -> dict[str, Any]:
 
 
 def hand_over() -> None:
-    """Let the server run this interpreter's module, if it is one of those."""
+    """Let the server run this interpreter's module, if it is listed."""
     settings = json.loads((Path(sys.prefix) / "preloaded.json").read_text())
     words = sys.orig_argv
     if "-m" not in words or words[words.index("-m") + 1] not in settings["modules"]:

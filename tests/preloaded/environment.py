@@ -1,4 +1,4 @@
-"""The server of forks of this run of tests, and interpreters that hand over to it."""
+"""The server of forks of this test run, and interpreters that hand over to it."""
 
 import fcntl
 import functools
@@ -21,7 +21,7 @@ START_TIMEOUT_S = 300.0
 
 @functools.cache
 def server() -> Path:
-    """The socket of the server, which all processes of a run of tests share; the first to ask starts it."""
+    """The socket of the server, which all processes of a test run share. The first to ask starts it."""
     owner = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
     began = int(psutil.Process(owner).create_time())
     directory = Path(tempfile.gettempdir()) / f"tirflow-preloaded-{owner}-{began}"
@@ -48,8 +48,10 @@ def _start(path: Path, owner: int) -> None:
         )
     deadline = time.monotonic() + START_TIMEOUT_S
     while not path.exists():
-        told = (path.parent / "log").read_text
-        assert process.poll() is None and time.monotonic() < deadline, f"the server did not start: {told()}"
+        read_log = (path.parent / "log").read_text
+        assert process.poll() is None and time.monotonic() < deadline, (
+            f"the server did not start: {read_log()}"
+        )
         time.sleep(0.05)
 
 
@@ -57,7 +59,7 @@ def _start(path: Path, owner: int) -> None:
 def interpreter(modules: Iterable[str]) -> Path:
     """A Python with this one's packages that hands `-m` of these modules over to the server."""
     prefix = Path(tempfile.mkdtemp(prefix="python-", dir=server().parent))
-    prefix.chmod(0o755)  # programs of other users find their way through it
+    prefix.chmod(0o755)  # other users' programs need access
     (prefix / "preloaded.json").write_text(json.dumps({"server": str(server()), "modules": list(modules)}))
     base = Path(os.path.realpath(sys.executable))
     (prefix / "pyvenv.cfg").write_text(f"home = {base.parent}\ninclude-system-site-packages = false\n")

@@ -1,9 +1,9 @@
-"""A process that has imported what stages import, and forks a process for whoever asks: a start takes no seconds.
+"""A process with the stages' imports that forks a process for each request.
 
-    python -m tests.preloaded.server SOCKET OWNER
+python -m tests.preloaded.server SOCKET OWNER
 
-What it forks is a process like any other: a session, descriptors, environment and exit status of its own. It is killed
-when whoever asked for it dies. The server ends with the process OWNER.
+A fork is a process like any other: it has its own session, descriptors, environment and exit status. It is killed
+when its client dies. The server ends with the process OWNER.
 """
 
 import fcntl
@@ -23,7 +23,7 @@ from typing import Any
 from tests.preloaded.client import receive
 
 STAGES = ("prepare", "synthesize", "sft", "rl", "evaluate", "report")
-# What stages import when they are at work, beside what their `main` does.
+# Imports of running stages, beside those of their `main`.
 LATER = (
     "tasks.shared.generation.beside_process",
     "tasks.synthesize.teachers.endpoint",
@@ -32,7 +32,7 @@ LATER = (
     "datasets",
     "peft",
 )
-BEYOND_REACH = 1000  # where descriptors lie until they get their numbers
+BEYOND_REACH = 1000  # first number for descriptors until they get their own
 Request = dict[str, Any]
 
 
@@ -43,7 +43,7 @@ def main() -> None:
     listening, unready = socket.socket(socket.AF_UNIX), path.with_name("unready")
     listening.bind(str(unready))
     listening.listen(64)
-    unready.rename(path)  # who finds it is answered
+    unready.rename(path)  # a client that finds it is answered
     request = Server(listening, owner).serve()
     if request is not None:
         become(request)
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def preload() -> None:
-    """Import what takes long."""
+    """Import the slow modules."""
     import torch
 
     from tasks.shared.contract.environment import tell_deepspeed_of_cpu
@@ -64,11 +64,11 @@ def preload() -> None:
         tell_deepspeed_of_cpu()
         importlib.import_module("deepspeed")
     gc.collect()
-    gc.freeze()  # a collection in a fork would look through all of it, and copy its pages
+    gc.freeze()  # a collection in a fork would scan all objects and copy their pages
 
 
 class Server:
-    """Forks, tells who asked of pid and exit code, and kills those whose asker is gone."""
+    """Forks, sends pid and exit code to the client, and kills forks whose client is gone."""
 
     def __init__(self, listening: socket.socket, owner: int) -> None:
         self._selector = selectors.DefaultSelector()
@@ -79,7 +79,7 @@ class Server:
         self._serving = True
 
     def serve(self) -> Request | None:
-        """None when the owner has ended; in a fork, what it is to do."""
+        """None when the owner has ended; in a fork, its task."""
         while self._serving:
             for key, _ in self._selector.select():
                 key.data()
@@ -103,19 +103,19 @@ class Server:
             return
         for fd, _ in request["descriptors"]:
             os.close(fd)
-        with suppress(OSError):  # it may be gone: that is heard next
+        with suppress(OSError):  # a client that is gone is noticed next
             connection.sendall(b"%d\n" % pid)
         ended = os.pidfd_open(pid)
         self._selector.register(ended, selectors.EVENT_READ, lambda: self._reap(pid, ended, connection))
         self._selector.register(connection, selectors.EVENT_READ, lambda: self._hear(pid, connection))
 
     def _hear(self, pid: int, connection: socket.socket) -> None:
-        """A byte is the number of a signal; the end of the connection is the end of who asked."""
+        """Read a signal's number. The end of the connection is the end of the client."""
         if connection.fileno() < 0:
-            return  # it has ended in this very moment
+            return  # it has just ended
         try:
             number = connection.recv(1)
-        except ConnectionResetError:  # it went without having read all that it was told
+        except ConnectionResetError:  # it closed without reading everything
             number = b""
         if not number:
             self._selector.unregister(connection)
@@ -125,7 +125,7 @@ class Server:
         _, status = os.waitpid(pid, 0)
         self._selector.unregister(ended)
         os.close(ended)
-        with suppress(KeyError):  # who asked is gone
+        with suppress(KeyError):  # the client is gone
             self._selector.unregister(connection)
         with suppress(OSError):
             connection.sendall(b"%d\n" % os.waitstatus_to_exitcode(status))
@@ -133,7 +133,7 @@ class Server:
 
 
 def become(request: Request) -> None:
-    """Be the process that was asked for, to its end."""
+    """Become the requested process."""
     os.setsid()
     moved = []
     for fd, number in request["descriptors"]:

@@ -11,7 +11,7 @@ from tests.unit.traces.token_cases import *  # noqa: F403 - its tests, with the 
 
 
 def load(name: str) -> PreTrainedTokenizerBase:
-    """The tokenizer; the tests fail, rather than pass unseen, where it was not fetched."""
+    """The tokenizer. Without it the tests fail rather than pass unseen."""
     directory: Path = home() / "tokenizers" / name
     if not (directory / "tokenizer.json").is_file():
         pytest.fail(f"{directory} is missing: make tokenizers")
@@ -20,7 +20,7 @@ def load(name: str) -> PreTrainedTokenizerBase:
 
 @pytest.fixture(scope="module", params=["qwen3", "smollm2"])
 def tokenizer(request: pytest.FixtureRequest) -> PreTrainedTokenizerBase:
-    """One for the whole module: its vocabulary is searched for stop strings once."""
+    """One per module, so its vocabulary is searched for stop strings once."""
     return load(request.param)
 
 

@@ -10,7 +10,7 @@ from tasks.shared.config import TinyModel
 
 
 def strong_checkpoint(directory: Path, seed: int, tied: bool = True) -> Path:
-    """A random checkpoint with strong logits, so that a stale tensor cannot hide."""
+    """A random checkpoint with strong logits, which show a stale tensor."""
     make_tiny_checkpoint(TinyModel(), seed, directory)
     model = AutoModelForCausalLM.from_pretrained(directory, tie_word_embeddings=tied)
     with torch.no_grad():

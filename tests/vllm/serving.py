@@ -1,4 +1,4 @@
-"""A real server of vLLM's CPU build, for tests that ask it over HTTP."""
+"""A real server of vLLM's CPU build for tests over HTTP."""
 
 import os
 import signal
@@ -15,9 +15,9 @@ from tasks.shared.contract.addresses import free_port
 
 @contextmanager
 def serve(checkpoint: Path, log_path: Path) -> Iterator[str]:
-    """What `vllm serve` starts, on a free port, ended with all it started.
+    """The server of `vllm serve`, on a free port, ended with all it started.
 
-    The command itself stops in the CPU build: it asks for the version of a distribution of another name.
+    The command itself fails in the CPU build, since it reads the version of a distribution of another name.
     """
     port = free_port("127.0.0.1")
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(checkpoint)]

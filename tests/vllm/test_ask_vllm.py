@@ -1,6 +1,6 @@
 """`tirflow ask` and `tirflow serve` with vLLM, in this process and over a pool: what the commands start there.
 
-Runs in the environment of `make setup-vllm`, as the commands themselves go on in it.
+Runs in the environment of `make setup-vllm`, in which the commands continue.
 """
 
 import json
@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """A model that answers half of the time with a block of code, and the settings that it was taught with."""
+    """A model that answers half of the time with a block of code, and its settings."""
     root = tmp_path_factory.mktemp("taught")
     inputs = make_store(root, hidden=128)
     return Store(str(root / "store")).fetch(inputs["checkpoint"]), make_request(root, inputs).config

@@ -1,4 +1,4 @@
-"""A pool of real servers of vLLM's CPU build: who may ask, what is sampled, weights, a server killed."""
+"""A pool of real servers of vLLM's CPU build: tokens, samples, weights, a killed server."""
 
 import asyncio
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def addresses(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
-    """Two servers that outlive the pools which ask them: starting one is what takes the time."""
+    """Two servers that outlive their pools, since a start is slow."""
     config = GenerationConfig(placement="pool", pool=PoolConfig(servers=2), **LIMITS)
     servers = plan_servers(
         config,
@@ -106,7 +106,7 @@ def test_nothing_is_answered_without_the_token(addresses: list[str]) -> None:
 
 
 def wait_for(addresses: list[str]) -> None:
-    """Until each of them answers, to whoever has the token."""
+    """Wait until each server answers requests with the token."""
 
     async def wait() -> None:
         async with aiohttp.ClientSession() as session:
@@ -129,7 +129,7 @@ def test_the_same_samples_from_one_server_and_from_two(addresses, checkpoint, mo
         assert piece.logprobs == pytest.approx(of_two[index].logprobs, abs=EXACT)
 
 
-def test_a_later_turn_goes_where_its_prefix_lies(addresses, checkpoint, monkeypatch):
+def test_later_turns_go_to_the_server_with_their_prefix(addresses, checkpoint, monkeypatch):
     with pool_of(addresses, checkpoint, monkeypatch) as generator:
         first = sample(generator, max_new_tokens=8)
         before = {index: generator._asks[index].member for index in first}
@@ -149,7 +149,9 @@ def test_every_server_has_the_trainers_weights_after_a_push(addresses, checkpoin
     engine = engine_of(strong_checkpoint(tmp_path, 1))
     with pool_of(addresses, checkpoint, monkeypatch) as generator:
         with pytest.raises(WeightsDiffer, match=r"tensors that differ: http://.*, worker 0: model\."):
-            probe(engine, generator, PROMPTS, EXACT, row_tokens=512)  # naming them pushes the trainer's
+            probe(
+                engine, generator, PROMPTS, EXACT, row_tokens=512
+            )  # naming differences pushes the trainer's weights
         for _ in addresses:  # one server in turn
             generator.load_weights(engine.weights())
             assert probe(engine, generator, PROMPTS, EXACT, row_tokens=512).largest < EXACT
@@ -158,11 +160,11 @@ def test_every_server_has_the_trainers_weights_after_a_push(addresses, checkpoin
 
 
 def test_a_server_that_holds_other_weights_is_named(addresses, checkpoint, monkeypatch, tmp_path):
-    """Spoiled in every place in turn: the one that the probe asks, and the one that it does not."""
-    spoiled = AutoModelForCausalLM.from_pretrained(checkpoint)
+    """Each server's weights are changed in turn: the one that the probe asks, and the other."""
+    changed = AutoModelForCausalLM.from_pretrained(checkpoint)
     with torch.no_grad():
-        spoiled.model.layers[2].mlp.down_proj.weight[0, 0] += 1e-3  # far below what log-probs would show
-    spoiled.save_pretrained(tmp_path)
+        changed.model.layers[2].mlp.down_proj.weight[0, 0] += 1e-3  # too small for a difference of log-probs
+    changed.save_pretrained(tmp_path)
     engine = engine_of(checkpoint)
     with pool_of(addresses, checkpoint, monkeypatch) as generator:
         for place in (0, 1):
@@ -177,10 +179,10 @@ def test_a_server_that_holds_other_weights_is_named(addresses, checkpoint, monke
                 probe(engine, generator, PROMPTS, 0.05, row_tokens=512)
 
 
-def test_requests_go_on_while_weights_are_pushed(addresses, checkpoint, monkeypatch, tmp_path):
+def test_requests_continue_while_weights_are_pushed(addresses, checkpoint, monkeypatch, tmp_path):
     engine = engine_of(strong_checkpoint(tmp_path, 2))
     with pool_of(addresses, checkpoint, monkeypatch) as generator:
-        for version in range(1, 6):  # on a busy machine all may have ended before the first push
+        for version in range(1, 6):  # on a busy machine all may end before the first push
             later = sampled_through_a_push(generator, engine)
             for piece in later.values():
                 assert sum(count for _, count in piece.versions) == len(piece.ids)
@@ -194,7 +196,7 @@ def test_requests_go_on_while_weights_are_pushed(addresses, checkpoint, monkeypa
 
 
 def sampled_through_a_push(generator: PoolGenerator, engine: TrainingEngine) -> dict[str, Piece]:
-    """The long ones of 32 requests; weights are pushed when the short one has ended."""
+    """The pieces of 31 long requests. Weights are pushed when the short one has ended."""
     for index in range(32):
         generator.add(
             str(index),
@@ -211,7 +213,7 @@ def sampled_through_a_push(generator: PoolGenerator, engine: TrainingEngine) -> 
     return finish(generator)
 
 
-def test_a_server_of_another_stage_is_told(addresses, checkpoint, monkeypatch):
+def test_a_server_of_another_stage_is_refused(addresses, checkpoint, monkeypatch):
     with pool_of(addresses[:1], checkpoint, monkeypatch) as first:
         sample(first)
         with pool_of(addresses[:1], checkpoint, monkeypatch) as second:
@@ -222,7 +224,7 @@ def test_a_server_of_another_stage_is_told(addresses, checkpoint, monkeypatch):
                 finish(first)
 
 
-def test_a_wrong_token_is_told(addresses, checkpoint, monkeypatch):
+def test_a_wrong_token_is_an_error(addresses, checkpoint, monkeypatch):
     with (
         pool_of(addresses[:1], checkpoint, monkeypatch, token="another") as generator,
         pytest.raises(ValueError, match=r"rejects the token that generation\.pool\.key_variable"),
@@ -231,8 +233,8 @@ def test_a_wrong_token_is_told(addresses, checkpoint, monkeypatch):
 
 
 @pytest.mark.long  # an asynchronous round shows it too: test_rl_ahead.py
-def test_a_server_that_was_killed_is_started_again_and_asked_again(checkpoint, tmp_path):
-    """A pool of the stage's own: the samples are those of a run in which nobody died, the weights the last pushed."""
+def test_a_killed_server_is_restarted_and_asked_again(checkpoint, tmp_path):
+    """A pool of the stage's own: the samples are those of an undisturbed run, the weights the last pushed."""
     config = GenerationConfig(placement="pool", pool=PoolConfig(restarts=1), **LIMITS)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     engine = engine_of(strong_checkpoint(tmp_path / "trained", 3))

@@ -37,7 +37,7 @@ GENERATION = {
 
 def test_one_host_samples_for_another_and_may_be_lost(tmp_path: Path) -> None:
     if os.geteuid() != 0:
-        pytest.fail("this test makes network namespaces and that takes root: run it as root")
+        pytest.fail("this test makes network namespaces, which needs root: run it as root")
     hosts = tuple(Host(f"tirflow-{n}", f"10.77.0.{n + 1}", tmp_path / f"host{n}") for n in (1, 2))
     inputs = make_store(tmp_path, hidden=128)
     whole = make_request(tmp_path, inputs, steps_per_round=STEPS, probe_bound=EXACT)
@@ -85,7 +85,7 @@ def stage(host: Host, request: StageRequest) -> Iterator[subprocess.Popen[bytes]
     host.home.mkdir(exist_ok=True)
     path = host.home / "request.json"
     path.write_text(request.model_dump_json())
-    # the namespace of processes ends with its first one, and that with this process
+    # the PID namespace ends with its first process, which ends with this one
     inside = ["setpriv", "--pdeathsig", "KILL", "ip", "netns", "exec", host.name]
     inside += ["unshare", "--pid", "--mount-proc", "--fork", "--kill-child"]
     command = [*inside, sys.executable, "-m", "tasks.rl.main", str(path)]

@@ -1,4 +1,4 @@
-"""An asynchronous round on a pool of two servers that also evaluates on them; a server is killed meanwhile."""
+"""An asynchronous round samples and evaluates on a pool of two servers, one of which is killed meanwhile."""
 
 import json
 import signal
@@ -26,7 +26,7 @@ def test_a_server_killed_while_weights_go_to_running_requests(tmp_path: Path) ->
 
     Trajectories are of several versions. The first steps are trained while the weights before them are evaluated.
     """
-    inputs = make_store(tmp_path, hidden=128)  # vLLM's CPU attention knows no heads of 16
+    inputs = make_store(tmp_path, hidden=128)  # vLLM's CPU attention does not support heads of 16
     rows = {"held_out": [(f"held_out/{number}", f"What is {number}?", "1") for number in range(6)]}
     sets = publish(Store(str(tmp_path / "store")), "evaluation_sets", lambda path: fill_sets(path, rows))
     evaluation = {"evaluate_every_steps": STEPS, "evaluate_samples": 16, "evaluate_top_p": 1.0}
@@ -56,7 +56,7 @@ def test_a_server_killed_while_weights_go_to_running_requests(tmp_path: Path) ->
     rollouts = fetch(tmp_path, outputs_of(directory)["rollouts"])
     metrics = read_lines(rollouts / "metrics.jsonl")
     kept = [line["step"] for line in metrics if line["probe_gap"] is None]
-    assert kept in ([1], [1, 2])  # while an evaluation that takes longer than a step has their weights
+    assert kept in ([1], [1, 2])  # during an evaluation of their weights that takes longer than a step
     assert all(line["probe_gap"] < EXACT for line in metrics if line["step"] not in kept)
     points = {point["step"]: point["samples"] for point in read_lines(rollouts / "evaluation.jsonl")}
     assert points == {0: 6 * 16, STEPS: 6 * 16}

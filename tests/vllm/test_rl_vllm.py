@@ -34,7 +34,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def inputs(root: Path) -> dict[str, ArtifactRef]:
-    return make_store(root, hidden=128)  # vLLM's CPU attention knows no heads of 16
+    return make_store(root, hidden=128)  # vLLM's CPU attention does not support heads of 16
 
 
 def run(
@@ -47,7 +47,7 @@ def run(
 ) -> dict[str, Path]:
     """A round of `STEPS` steps in a process of its own; the directories of its outputs.
 
-    With a sampler that sleeps in the trainer's process, or with the given pool beside it.
+    The sampler sleeps in the trainer's process, or the given pool runs beside it.
     """
     optimizer = OPTIMIZER.model_copy(update={"ranks": ranks, "zero_stage": zero_stage})
     request = make_request(root, inputs, name, steps_per_round=STEPS, probe_bound=EXACT, optimizer=optimizer)

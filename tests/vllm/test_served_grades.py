@@ -1,6 +1,6 @@
 """A checkpoint evaluated by the stage, inside and on a pool, and by hand through `vllm serve`: the same samples.
 
-By hand means without anything of tirflow: HTTP, a regular expression, `python -c`.
+By hand means without tirflow: HTTP, a regular expression, `python -c`.
 """
 
 import json
@@ -47,9 +47,9 @@ def test_the_stage_and_a_served_model_grade_alike(tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     problems = read_problems(store.fetch(inputs["evaluation_sets"]))
     with serve(checkpoint, tmp_path / "server.log") as address, ThreadPoolExecutor(8) as pool:
-        wanted = list(sample_requests(problems, SAMPLES, SEED))
-        by_hand = list(pool.map(lambda w: _answer(address, tokenizer, w.problem, w.seed), wanted))
-    for want, (text, answer) in zip(wanted, by_hand, strict=True):
+        expected = list(sample_requests(problems, SAMPLES, SEED))
+        by_hand = list(pool.map(lambda w: _answer(address, tokenizer, w.problem, w.seed), expected))
+    for want, (text, answer) in zip(expected, by_hand, strict=True):
         sample = evaluated[want.problem.id, want.sample]
         assert (sample.text, sample.predicted) == (text, answer)
         assert sample.correct == (answer == want.problem.answer)

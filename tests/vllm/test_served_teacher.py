@@ -1,4 +1,4 @@
-"""A real server of vLLM's CPU build as teacher, through the client: live and bootstrap, its code really run.
+"""A real server of vLLM's CPU build as teacher through the client: live and bootstrap, with executed code.
 
 Runs in the environment of `make setup-vllm`; `make test-vllm` is the command. The model is taught in seconds to answer
 half of the time with a block of code and half with a wrong guess, so verification has something to choose.
@@ -22,7 +22,7 @@ from tests.vllm.serving import serve
 
 SAMPLES = 6
 SELECTION = {"min_code_work": 0, "max_similarity": 1.0, "decontaminate_ngram": 0}
-pytestmark = pytest.mark.timeout(600)  # a server's start is what takes the time
+pytestmark = pytest.mark.timeout(600)  # a server's start is slow
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def ask(
 
 
 def check(request: StageRequest, result: StageResult) -> None:
-    """Right traces ran code and show its output; the guesses are out, each for its reason."""
+    """Right traces ran code and show its output. Guesses are rejected, each for its reason."""
     store = Store(request.store)
     traces = store.fetch(result.outputs["traces"])
     accepted = pandas.read_parquet(traces / "train.parquet")
@@ -89,7 +89,7 @@ def test_a_served_model_as_teacher_live_and_bootstrap(world, tmp_path):
     root, inputs = world
     checkpoint = Store(str(root / "store")).fetch(inputs["checkpoint"])
     own = tmp_path / "own.j2"
-    own.write_text("{{ problem }}")  # the taught model knows no instructions
+    own.write_text("{{ problem }}")  # the model was taught without instructions
     with serve(checkpoint, tmp_path / "server.log") as address:
         request = ask(root, inputs, "live", f"{address}/v1", mode="live", prompt=str(own))
         check(request, in_process(request))

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.timeout(600)  # the first test of an engine waits for i
 
 @pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
 def engine(request, tmp_path_factory):
-    """One engine a module and head kind: starting it is what takes the time."""
+    """One engine per module and head kind, since a start is slow."""
     directory = strong_checkpoint(tmp_path_factory.mktemp("model"), seed=0, tied=request.param)
     config = GenerationConfig(engine="vllm", max_sequences=160, max_prompt_tokens=64, max_response_tokens=192)
     tokenizer = AutoTokenizer.from_pretrained(directory)
@@ -75,7 +75,7 @@ def test_logprobs_equal_the_trainers_before_and_after_every_sync(engine, tmp_pat
 
 
 def test_an_engine_sleeps_until_it_gets_weights(engine, tmp_path):
-    """The calls of a GPU on a real engine; what they free is for tests/gpu, the CPU build frees nothing."""
+    """The calls of a GPU on a real engine. The CPU build frees no memory; tests/gpu checks that."""
     generator, directory, tied = engine
     assert isinstance(generator, Sleeps)
     model = reference(strong_checkpoint(tmp_path, 4, tied))
@@ -91,7 +91,7 @@ def test_an_engine_sleeps_until_it_gets_weights(engine, tmp_path):
 
 
 def test_the_known_defect_of_reloading_a_tied_head(engine, tmp_path):
-    """Without the fresh packing the head of a tied model stays stale: the reason for `refresh_tied_head`."""
+    """Without repacking, the head of a tied model stays stale: the reason for `refresh_tied_head`."""
     generator, directory, tied = engine
     path = strong_checkpoint(tmp_path, 3, tied)
     generator._llm.collective_rpc("reload_weights", kwargs={"weights_path": str(path)})
@@ -152,7 +152,7 @@ def test_weights_must_not_change_under_running_requests(engine):
 
 
 def test_it_is_a_generator_that_names_differences(engine, tmp_path):
-    """A tensor that was changed is named; nothing else is."""
+    """Only a changed tensor is named."""
     generator, directory, _ = engine
     as_generator: Generator = generator
     assert isinstance(as_generator, NamesDifferences)
@@ -200,7 +200,7 @@ def test_scoring_must_not_swallow_pieces_of_running_requests(engine):
     drain(generator)
 
 
-def test_too_few_positions_are_told_in_one_line(tmp_path):
+def test_too_few_positions_are_one_line(tmp_path):
     directory = strong_checkpoint(tmp_path, 0, True)
     config = GenerationConfig(engine="vllm", max_prompt_tokens=1000, max_response_tokens=1000)
     with pytest.raises(ValueError, match=r"= 2001, but the model has 1024 positions .* lower them by 977"):

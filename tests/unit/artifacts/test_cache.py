@@ -1,4 +1,4 @@
-"""Copies of an object store's artifacts: resumed, bounded, never taken from under a reader; files in parallel parts."""
+"""Copies of an object store's artifacts: resumed, bounded, kept while they are read; files in parallel parts."""
 
 import fcntl
 import os
@@ -36,7 +36,7 @@ def test_the_copy_read_longest_ago_goes_first_and_none_in_use(tmp_path: Path) ->
         assert sorted(path.name for path in (tmp_path / "checkpoint").iterdir()) == ["a", "c"]
         Cache(tmp_path, limit_bytes=0).make_room()
         assert [path.name for path in (tmp_path / "checkpoint").iterdir()] == ["a"], (
-            "taken from under its reader"
+            "removed while it was read"
         )
         other.communicate()
     assert Cache(tmp_path, 0).find("checkpoint/c") is None
@@ -86,7 +86,7 @@ def test_what_an_attempt_left_is_kept_for_the_next(tmp_path: Path) -> None:
     assert cache.find("traces/a") == tmp_path / "traces/a"
 
 
-def test_files_go_over_in_parts_and_whole_ones_are_left_out(
+def test_files_are_sent_in_parts_and_complete_ones_skipped(
     bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transfer, "PART_BYTES", 1000)
@@ -97,7 +97,7 @@ def test_files_go_over_in_parts_and_whole_ones_are_left_out(
     entries = scan(source)
     place = UPath(bucket) / "files"
     upload(source, place, entries)
-    (source / "deep/small").write_bytes(b"0123456789")  # of the same size: was there, is not put again
+    (source / "deep/small").write_bytes(b"0123456789")  # of the same size: it exists and is not sent again
     upload(source, place, entries)
     target = tmp_path / "target"
     (target / "deep").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The store: whole or not at all, every byte checked, lineage, several writers, a full disk."""
+"""The store: atomic publication, every byte checked, lineage, several writers, a full disk."""
 
 import json
 import os
@@ -59,7 +59,7 @@ def test_equal_content_has_an_equal_digest_and_one_place(tmp_path: Path) -> None
 
 
 def test_circumstances_are_checked_but_no_part_of_the_digest(tmp_path: Path) -> None:
-    """What was measured on a clock may differ between equal artifacts; damage to it is found all the same."""
+    """Measured times may differ between equal artifacts, but damage to them is found."""
     store = Store(str(tmp_path))
     first = publish(store, {"a": b"1", "circumstances/seconds": b"fast"})
     assert publish(store, {"a": b"1", "circumstances/seconds": b"slow"}) == first
@@ -129,7 +129,7 @@ def test_missing_truncated_and_foreign_files_are_named(tmp_path: Path) -> None:
         store.fetch(ref)
 
 
-def test_an_artifact_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_artifact(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     ref = ArtifactRef("traces", "0" * 64, f"traces/{'0' * 16}-{'0' * 8}")
     assert not store.exists(ref)
@@ -145,7 +145,7 @@ def test_nothing_is_visible_after_a_failure(tmp_path: Path) -> None:
     assert visible(tmp_path) == []
 
 
-def test_leftovers_of_a_killed_writer_are_swept_and_those_of_a_living_one_are_not(tmp_path: Path) -> None:
+def test_only_leftovers_of_killed_writers_are_removed(tmp_path: Path) -> None:
     script = (
         "import os, signal, sys; from tasks.shared.artifacts import Store\n"
         "with Store(sys.argv[1]).staging('traces') as d:\n"

@@ -1,4 +1,4 @@
-"""Programs that take turns: real processes, one lap a turn, each round in another order."""
+"""Programs that take turns: real processes, one lap per turn, each round in another order."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What TRL is given in the comparison of SFT: this project's steps, token by token, at its rates."""
+"""TRL's input in the comparison of SFT: this project's steps, token by token, at its rates."""
 
 from pathlib import Path
 

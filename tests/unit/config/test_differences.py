@@ -1,4 +1,4 @@
-"""Differences of settings are told key by key, lists of sections included."""
+"""Differences of settings are listed key by key, including lists of sections."""
 
 from tasks.shared.config.differences import differences
 

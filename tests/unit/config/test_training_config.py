@@ -1,4 +1,4 @@
-"""Combinations of training settings that make no sense end in one line with the remedy, before anything starts."""
+"""Contradictory training settings are refused in one line with the remedy before anything starts."""
 
 from typing import Any
 
@@ -66,7 +66,7 @@ def test_only_vllm_can_sleep() -> None:
         load_recipe("tiny", {"rl.sleep_sampler": True})
 
 
-def test_what_is_put_away_while_sampling_is_zero_3_s() -> None:
+def test_offload_while_sampling_requires_zero_3() -> None:
     with pytest.raises(ValueError, match=r"rl\.offload_while_sampling needs rl\.optimizer\.zero_stage = 3"):
         load_recipe("retool", {"rl.offload_while_sampling": True, "rl.optimizer.offload": True})
     assert load_recipe("retool", {"rl.offload_while_sampling": True}).rl.offload_while_sampling

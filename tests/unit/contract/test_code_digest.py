@@ -1,4 +1,4 @@
-"""What a stage's cache key takes for its code: what it imports, however deep, and the data files beside that."""
+"""The code in a stage's cache key: all direct and indirect imports and the data files beside them."""
 
 from pathlib import Path
 
@@ -55,7 +55,7 @@ def test_the_digest_changes_with_these_files_alone(tree: Path, name: str, change
     assert (code_digest("sft", tree) != before) is changes
 
 
-def test_every_stage_of_the_project_has_sources_and_none_reaches_the_flows() -> None:
+def test_no_stage_reaches_the_flows() -> None:
     stages = sorted(path.parent.name for path in ROOT.glob("tasks/*/main.py"))
     assert "prepare" in stages
     for stage in stages:
@@ -64,8 +64,8 @@ def test_every_stage_of_the_project_has_sources_and_none_reaches_the_flows() -> 
         assert not {name for name in names if name.startswith(("flows/", "tasks/launch/"))}
 
 
-def test_packages_that_start_processes_of_their_own_count_whole() -> None:
-    reached = {path.relative_to(ROOT).as_posix() for path in sources("rl")}
+def test_packages_that_start_processes_count_whole() -> None:
+    paths = {path.relative_to(ROOT).as_posix() for path in sources("rl")}
     for package in ("sandbox", "grading"):
         files = (ROOT / "tasks" / "shared" / package).glob("*.py")
-        assert {file.relative_to(ROOT).as_posix() for file in files} <= reached
+        assert {file.relative_to(ROOT).as_posix() for file in files} <= paths

@@ -14,7 +14,7 @@ from tests.waiting import until
 
 PROJECT = Path(__file__).parents[3]
 GUARD = [sys.executable, "-m", "tasks.shared.contract.guard"]
-# Notes its own pid and that of a child in a session of its own, then sleeps.
+# Writes its own pid and that of a child in a session of its own, then sleeps.
 SPREADING = """
 import os, signal, subprocess, sys, time
 if sys.argv[2] == "stubborn":
@@ -38,13 +38,13 @@ def run_guard(code: str) -> int:
         os.close(writer)
 
 
-def gone(pid: int) -> bool:
-    """True if no such process lives (a zombie does not)."""
+def has_ended(pid: int) -> bool:
+    """True if the process has ended or is a zombie."""
     return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
 def start_spreading(tmp_path: Path, how: str) -> tuple[subprocess.Popen[bytes], int, Path]:
-    """A guard over a program that has a child in another session; the process, the lifeline, the note of pids."""
+    """Start a guard over a program with a child in another session: process, lifeline, file of pids."""
     note = tmp_path / "pids"
     reader, writer = os.pipe()
     command = [*GUARD, str(reader), "1", "--", sys.executable, "-c", SPREADING, str(note), how]
@@ -68,14 +68,14 @@ def test_closing_the_lifeline_ends_everything(tmp_path: Path, how: str) -> None:
     pids = [int(pid) for pid in note.read_text().split()]
     os.close(lifeline)
     assert process.wait(timeout=60) == 128 + (signal.SIGKILL if how == "stubborn" else signal.SIGTERM)
-    assert all(gone(pid) for pid in pids)
+    assert all(has_ended(pid) for pid in pids)
 
 
-def test_what_a_stage_leaves_behind_is_killed_when_it_ends(tmp_path: Path) -> None:
+def test_leftovers_of_a_stage_are_killed(tmp_path: Path) -> None:
     process, lifeline, note = start_spreading(tmp_path, "leave")
     assert process.wait(timeout=60) == 0
     os.close(lifeline)
-    assert all(gone(int(pid)) for pid in note.read_text().split())
+    assert all(has_ended(int(pid)) for pid in note.read_text().split())
 
 
 def test_a_launcher_killed_by_sigkill_takes_the_stage_with_it(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_a_launcher_killed_by_sigkill_takes_the_stage_with_it(tmp_path: Path) ->
     pids = [int(pid) for pid in note.read_text().split()]
     process.kill()
     process.wait()
-    until(lambda: all(gone(pid) for pid in pids))
+    until(lambda: all(has_ended(pid) for pid in pids))
 
 
 def test_a_guard_killed_by_sigkill_takes_the_stage_with_it(tmp_path: Path) -> None:
@@ -100,12 +100,12 @@ def test_a_guard_killed_by_sigkill_takes_the_stage_with_it(tmp_path: Path) -> No
     stage, child = (int(pid) for pid in note.read_text().split())
     process.kill()
     process.wait()
-    until(lambda: gone(stage))
+    until(lambda: has_ended(stage))
     os.close(lifeline)
-    os.kill(child, signal.SIGKILL)  # the one thing that only a living guard cleans up
+    os.kill(child, signal.SIGKILL)  # only a running guard removes it
 
 
-def test_what_a_killed_guard_leaves_ends_as_soon_as_its_end_is_seen(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_guard_end(tmp_path: Path) -> None:
     note = tmp_path / "pid"
     command = ["sh", "-c", f"sleep 600 & echo $! > {note}.tmp; mv {note}.tmp {note}; wait"]
     nothing = subprocess.DEVNULL
@@ -117,6 +117,6 @@ def test_what_a_killed_guard_leaves_ends_as_soon_as_its_end_is_seen(tmp_path: Pa
     assert guard is not None
     guard.kill()
     until(guarded.ended)
-    until(lambda: gone(child), "what it left goes on", timeout_s=60)
+    until(lambda: has_ended(child), "the leftover process still runs", timeout_s=60)
     assert guarded.wait().code == 137
     guarded.stop()

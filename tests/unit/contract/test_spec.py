@@ -10,7 +10,7 @@ from tasks.shared.contract.stage import _explain
 
 
 @pytest.mark.parametrize(
-    ("stage", "name", "kind", "said"),
+    ("stage", "name", "kind", "message"),
     [
         ("report", "rollouts_12", "rollouts", ""),
         ("synthesize", "pass_rates", "evaluation", ""),
@@ -20,9 +20,9 @@ from tasks.shared.contract.stage import _explain
         ("prepare", "problems", "problems", "stage 'prepare' has no inputs"),
     ],
 )
-def test_an_input_is_one_that_the_stage_takes(stage: str, name: str, kind: str, said: str) -> None:
+def test_an_input_is_one_that_the_stage_takes(stage: str, name: str, kind: str, message: str) -> None:
     given = {name: ArtifactRef(kind, "0" * 64, f"{kind}/0123456789abcdef-01234567")}
-    with nullcontext() if not said else pytest.raises(ValueError, match=f"^input '{name}', .*{said}"):
+    with nullcontext() if not message else pytest.raises(ValueError, match=f"^input '{name}', .*{message}"):
         STAGES[stage].require_known(given)
 
 

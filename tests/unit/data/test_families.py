@@ -1,4 +1,4 @@
-"""The families: solvers and programs agree, answers cannot be guessed, the splits never meet."""
+"""The families: solvers and programs agree, answers cannot be guessed, the splits are disjoint."""
 
 import contextlib
 import io
@@ -99,8 +99,8 @@ def test_problems_are_short(family):
 
 
 @by_name(BOTH_WORLDS)
-def test_no_window_of_eight_words_is_the_same_for_many_parameters(family):
-    """Else decontamination would take whole wordings of the training set out for one held-out problem."""
+def test_no_eight_words_recur_for_many_parameters(family):
+    """Otherwise decontamination would remove whole wordings of the training set for one held-out problem."""
     drawn = samples(family, 60)
     for phrasing in family.phrasings:
         windows = [ngrams(phrasing.format(**params), 8) for params in drawn]
@@ -136,7 +136,7 @@ def test_families_have_equal_shares():
     assert set(shares.values()) == {10}
 
 
-def test_asking_for_more_problems_than_there_are_is_told():
+def test_more_problems_than_exist_are_refused():
     small = Family("two", (("a", 1, 2),), ("{a}?",), ("print({a})",), ("print(0)",), lambda p: p["a"])
     with pytest.raises(ValueError, match="family two: no unused parameters left"):
         generate(Split.TRAIN, 3, seed=0, families=[small])

@@ -1,11 +1,11 @@
-"""The table of drills: rows are replaced by name, and kills added up over them."""
+"""The table of drills: rows are replaced by name, and kills summed over rows."""
 
 from tests.drills import table
 
 
 def line(drill: str, seen: str) -> dict[str, object]:
-    told = {"drill": f"tests/drills/{drill}", "promise": "p", "outcome": "passed", "seen": seen}
-    return told | {"seconds": 1.0, "date": "2026-01-01", "commit": "abc"}
+    row = {"drill": f"tests/drills/{drill}", "promise": "p", "outcome": "passed", "seen": seen}
+    return row | {"seconds": 1.0, "date": "2026-01-01", "commit": "abc"}
 
 
 def test_rows_are_found_by_file_and_name() -> None:
@@ -16,8 +16,8 @@ def test_rows_are_found_by_file_and_name() -> None:
 
 def test_kills_are_added_up_over_the_rows() -> None:
     seen = (
-        f"rl: {table.kills_told(21)} (3 stage SIGKILL)",
-        f"{table.kills_told(1)} (server); away",
+        f"rl: {table.kills_text(21)} (3 stage SIGKILL)",
+        f"{table.kills_text(1)} (server); away",
         "12 damages",
     )
     rows = "".join(table.row(line(f"test_kills.py::test_{i}", text)) for i, text in enumerate(seen))

@@ -22,7 +22,7 @@ def random_evaluation(seed: int, problems: int = 8, samples: int = 6) -> Evaluat
 
 @pytest.mark.parametrize("seed", range(5))
 def test_avg_at_k_is_the_mean_of_means(seed: int) -> None:
-    """Every problem weighs the same, also with unequal numbers of samples."""
+    """Every problem has the same weight, also with unequal numbers of samples."""
     evaluation = dict(random_evaluation(seed))
     evaluation["0"] = evaluation["0"][:2]
     expected = np.mean([sum(o.correct for o in samples) / len(samples) for samples in evaluation.values()])
@@ -90,6 +90,6 @@ def test_variance_split_finds_the_components() -> None:
 
 
 def test_equal_problems_have_no_spread_between() -> None:
-    """Noise alone explains the spread: the component is cut at zero, not negative."""
+    """Noise explains the whole spread: the component is zero, not negative."""
     alternating = {str(i): [Outcome(j % 2 == 0, None) for j in range(4)] for i in range(5)}
     assert variance_split(alternating).between == 0.0

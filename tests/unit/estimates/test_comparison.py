@@ -17,7 +17,7 @@ def evaluation(chances: np.ndarray, samples: int, rng: np.random.Generator) -> E
 
 
 def test_difference_and_interval_are_those_of_the_paired_t_test() -> None:
-    """Order of the problems does not matter, pairing does."""
+    """The order of problems does not matter, the pairing does."""
     rng = np.random.default_rng(0)
     chances = rng.beta(0.7, 0.7, 40)
     before, after = evaluation(chances, 16, rng), evaluation(np.clip(chances + 0.1, 0, 1), 16, rng)
@@ -37,7 +37,7 @@ def test_difference_and_interval_are_those_of_the_paired_t_test() -> None:
 
 
 def test_other_problems_are_refused() -> None:
-    """A difference over different problems means nothing."""
+    """A difference over different problems has no meaning."""
     one = {"a": [Outcome(True, "1")], "b": [Outcome(True, "1")]}
     with pytest.raises(ValueError, match="'b' is in one evaluation only"):
         compare(one, {"a": [Outcome(True, "1")]})
@@ -57,7 +57,7 @@ def test_sign_test_is_the_exact_binomial(better: int, worse: int) -> None:
 
 
 def test_needed_samples_give_the_power_they_promise() -> None:
-    """Simulated: with that many samples a problem a true difference of 0.08 is seen in about 80 of 100 pairs."""
+    """Simulated: with that many samples per problem a true difference of 0.08 is found in about 80 of 100 pairs."""
     rng = np.random.default_rng(2)
     chances = rng.uniform(0.2, 0.8, 60)
     pilot = needed_samples(evaluation(chances, 64, rng), evaluation(chances + 0.08, 64, rng), 0.08)
@@ -72,7 +72,7 @@ def test_needed_samples_give_the_power_they_promise() -> None:
     assert 0.68 <= found / 200 <= 0.92
 
 
-def test_no_number_of_samples_helps_where_problems_disagree() -> None:
+def test_samples_do_not_help_where_problems_disagree() -> None:
     """Half the problems gain, half lose: only more problems can show a small mean difference."""
     rng = np.random.default_rng(3)
     before = evaluation(np.full(20, 0.5), 32, rng)

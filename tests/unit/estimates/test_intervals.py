@@ -1,4 +1,4 @@
-"""Intervals against SciPy, against the number they must cover, and at the edges."""
+"""Intervals against SciPy, their coverage, and edge cases."""
 
 import math
 
@@ -14,7 +14,12 @@ from tasks.shared.estimates.intervals import (
     t_quantile,
 )
 
-DIFFICULTIES = [(0.5, 0.5), (1.0, 3.0), (2.0, 2.0), (0.4, 1.2)]  # beta laws of the problems' chances
+DIFFICULTIES = [
+    (0.5, 0.5),
+    (1.0, 3.0),
+    (2.0, 2.0),
+    (0.4, 1.2),
+]  # beta distributions of the problems' accuracies
 
 
 @pytest.mark.parametrize("freedom", [1, 2, 3, 4, 7, 29, 30, 499])
@@ -36,7 +41,7 @@ def test_closed_form_is_scipys_interval_of_a_mean() -> None:
 
 @pytest.mark.parametrize(("a", "b"), DIFFICULTIES)
 def test_95_percent_intervals_cover_93_to_97_percent(a: float, b: float) -> None:
-    """2,000 evaluations of 30 problems x 32 samples, their problems drawn anew: both intervals hold their level."""
+    """2,000 evaluations of 30 problems x 32 samples with newly drawn problems: both intervals keep their level."""
     rng = np.random.default_rng(11)
     chances = rng.beta(a, b, size=(2000, 30))
     means = rng.binomial(32, chances) / 32
@@ -46,7 +51,7 @@ def test_95_percent_intervals_cover_93_to_97_percent(a: float, b: float) -> None
         assert 0.93 <= coverage <= 0.97
 
 
-def test_samples_as_the_unit_would_be_far_too_sure() -> None:
+def test_pooled_samples_cover_too_little() -> None:
     """Why the problem is the unit: 960 pooled samples cover about half of the time."""
     rng = np.random.default_rng(11)
     means = rng.binomial(32, rng.beta(0.5, 0.5, size=(2000, 30))) / 32
@@ -64,8 +69,8 @@ def test_accuracy_zero_has_an_upper_end() -> None:
     assert (full.low, full.high) == (pytest.approx(1 - result.interval.high), 1.0)
 
 
-def test_edges() -> None:
-    """One problem says next to nothing about others; no problem is an error; ends stay in bounds."""
+def test_edges_of_intervals() -> None:
+    """One problem gives a wide interval, no problem is an error, ends stay in bounds."""
     single = estimate(np.array([0.5])).interval
     assert single.low < 0.02 and single.high > 0.98
     unchanged = estimate(np.zeros(40), bounds=(-1.0, 1.0)).interval

@@ -1,4 +1,4 @@
-"""Finished samples survive an end at any moment; void ones are not kept."""
+"""Finished samples survive a kill at any moment; void ones are not kept."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -30,14 +30,14 @@ def test_what_was_flushed_is_found_again(tmp_path: Path) -> None:
     }
 
 
-def test_time_flushes_too(tmp_path: Path) -> None:
+def test_time_triggers_a_flush(tmp_path: Path) -> None:
     """A slow evaluation loses seconds, not hours."""
     Journal(tmp_path, "{}", size=1000, every_s=0.0).append(make_sample([]))
     assert len(Journal(tmp_path, "{}")) == 1
 
 
 def test_a_void_sample_is_refused(tmp_path: Path) -> None:
-    """It is to be taken again."""
+    """It must be sampled again."""
     with pytest.raises(AssertionError):
         Journal(tmp_path, "{}").append(make_sample([], finish=FinishReason.SANDBOX_FAILURE))
 

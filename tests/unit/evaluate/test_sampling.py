@@ -1,6 +1,6 @@
-"""Void samples are taken again and never counted wrong; seeds belong to samples; problems are read as prepared.
+"""Void samples are repeated and never counted wrong; seeds belong to samples; problems are read as prepared.
 
-The engine and the sandbox are replaced by small fakes of `Sampler.take`: what is under test is the loop around it.
+Small fakes of `Sampler.take` replace engine and sandbox: the loop around it is under test.
 """
 
 import json
@@ -18,35 +18,35 @@ from tasks.shared.reporting.samples import Sample
 from tasks.shared.reporting.summary import as_evaluation, summarize
 from tasks.shared.traces.trajectory import FinishReason
 from tests.unit.reporting.making import make_sample
-from tests.unit.rl.test_experience import said
+from tests.unit.rl.test_experience import make_trajectory
 
 PROBLEMS = [EvaluationProblem("held_out", f"p{number}", "six times seven?", "42") for number in range(4)]
 
 
 class FlakySampler:
-    """Right answers from a sandbox that fails under each of the given problems that many times."""
+    """Right answers, from a sandbox that fails so many times for each of the given problems."""
 
     def __init__(self, failures: dict[str, int]) -> None:
         self.failures = dict(failures)
         self.asked: list[list[tuple[str, str, int]]] = []
 
-    def take(self, wanted: Sequence[SampleRequest]) -> Iterator[Sample]:
+    def take(self, requests: Sequence[SampleRequest]) -> Iterator[Sample]:
         """As `Sampler.take`."""
-        self.asked.append([want.key for want in wanted])
-        for want in wanted:
-            fails = self.failures.get(want.problem.id, 0) > 0
-            self.failures[want.problem.id] = self.failures.get(want.problem.id, 0) - 1
+        self.asked.append([request.key for request in requests])
+        for request in requests:
+            fails = self.failures.get(request.problem.id, 0) > 0
+            self.failures[request.problem.id] = self.failures.get(request.problem.id, 0) - 1
             finish = FinishReason.SANDBOX_FAILURE if fails else FinishReason.EOS
             yield make_sample(
                 [("print(42)", "sandbox_failure" if fails else "ok", "42")],
-                problem_id=want.problem.id,
-                sample=want.sample,
+                problem_id=request.problem.id,
+                sample=request.sample,
                 finish=finish,
             )
 
 
 def test_a_void_sample_is_repeated_alone() -> None:
-    """One outage: everything is valid in the end, and only the void sample was taken twice."""
+    """After one outage every sample is valid, and only the void one was taken twice."""
     sampler, kept = FlakySampler({"p2": 1}), list[Sample]()
     outages = take_all(sampler, list(sample_requests(PROBLEMS, 1, 0)), kept.append)
     assert outages == [] and all(sample.correct for sample in kept) and len(kept) == 4
@@ -54,7 +54,7 @@ def test_a_void_sample_is_repeated_alone() -> None:
 
 
 def test_a_sample_that_stays_void_is_in_no_estimate() -> None:
-    """Not wrong: the accuracy of the others stands."""
+    """It is not wrong, and the accuracy of the others is unchanged."""
     sampler, kept = FlakySampler({"p2": 99}), list[Sample]()
     outages = take_all(sampler, list(sample_requests(PROBLEMS, 1, 0)), kept.append)
     assert [sample.key for sample in outages] == [("held_out", "p2", 0)] and len(sampler.asked) == 3
@@ -65,23 +65,23 @@ def test_a_sample_that_stays_void_is_in_no_estimate() -> None:
 
 @pytest.mark.parametrize("integer", [False, True])
 def test_an_integer_set_takes_no_expression(integer: bool) -> None:
-    """The value is right either way; a set of integers asks for it written out."""
+    """The value is right in both cases, but a set of integers requires the number itself."""
     problem = EvaluationProblem("aime", "p", "six times seven?", "42", "", integer)
-    trajectory = said("p", 0, "\\boxed{6 \\cdot 7}")
+    trajectory = make_trajectory("p", 0, "\\boxed{6 \\cdot 7}")
     assert graded(trajectory, problem, []).correct is not integer
 
 
 def test_a_seed_belongs_to_its_sample() -> None:
-    """Distinct for every sample, and the same whatever else is asked."""
-    many = {want.key: want.seed for want in sample_requests(PROBLEMS, 8, 5)}
+    """Distinct for every sample, and independent of other samples."""
+    many = {request.key: request.seed for request in sample_requests(PROBLEMS, 8, 5)}
     assert len(set(many.values())) == 32
-    few = {want.key: want.seed for want in sample_requests(PROBLEMS[2:], 3, 5)}
+    few = {request.key: request.seed for request in sample_requests(PROBLEMS[2:], 3, 5)}
     assert few.items() <= many.items()
-    assert not set(many.values()) & {want.seed for want in sample_requests(PROBLEMS, 8, 6)}
+    assert not set(many.values()) & {request.seed for request in sample_requests(PROBLEMS, 8, 6)}
 
 
 def test_problems_are_read_in_the_order_of_the_sets(tmp_path: Path) -> None:
-    """And a set of another length than announced is an error that names it."""
+    """A set of another length than announced is an error that names it."""
     for name in ("b", "a"):
         rows = [
             {"id": f"{name}{i}", "problem": "?", "answer": "1", "source": name, "family": ""}

@@ -1,4 +1,4 @@
-"""`tirflow artifacts`: every command for programs and for people; names, mistakes and damage in one line."""
+"""`tirflow artifacts`: every command for programs and for users; names, mistakes and damage in one line."""
 
 import json
 import subprocess
@@ -18,7 +18,7 @@ Answers = tuple[int, Any]
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
-    """A run of two stages, and rubbish."""
+    """A run of two stages, and an unused artifact."""
     world = World(str(tmp_path))
     problems = world.make("problems", "1")
     world.note("demo", "prepare", {"problems": problems})
@@ -28,12 +28,12 @@ def world(tmp_path: Path) -> World:
         stage="sft", config=config, seed=7, code="c1", metrics=metrics,
     )  # fmt: skip
     world.note("demo", "sft", {"checkpoint": tuned})
-    world.make("checkpoint", "rubbish")
+    world.make("checkpoint", "unused")
     return world
 
 
 def ask(capsys: pytest.CaptureFixture[str], world: World, *arguments: str) -> Answers:
-    """Exit code and JSON of a command; what people see is drawn too."""
+    """Exit code and JSON of a command. The output for users is drawn too."""
     code = main(["artifacts", *arguments, "--store", world.root])
     assert capsys.readouterr().out
     if arguments[0] in ("unpin", "gc"):
@@ -48,8 +48,8 @@ def ref(world: World, label: str, output: str) -> ArtifactRef:
 
 def test_ls_show_and_lineage(capsys: pytest.CaptureFixture[str], world: World) -> None:
     _, listed = ask(capsys, world, "ls")
-    wanted = {row["kind"]: row["wanted_by"] for row in listed["artifacts"] if row["wanted_by"]}
-    assert wanted == {"problems": ["run demo"], "checkpoint": ["run demo"]} and len(listed["artifacts"]) == 3
+    needed = {row["kind"]: row["wanted_by"] for row in listed["artifacts"] if row["wanted_by"]}
+    assert needed == {"problems": ["run demo"], "checkpoint": ["run demo"]} and len(listed["artifacts"]) == 3
     _, shown = ask(capsys, world, "show", "demo/sft/checkpoint")
     assert shown["metrics"] == {"loss": 0.5} and shown["provenance"]["config"] == {"sft": {"max_steps": 50}}
     _, walked = ask(capsys, world, "lineage", ref(world, "sft", "checkpoint").digest[:10])
@@ -78,11 +78,11 @@ def test_verify_finds_a_flipped_bit(capsys: pytest.CaptureFixture[str], world: W
     assert code == 1 and "content changed" in found["damaged"][ref(world, "sft", "checkpoint").location]
 
 
-def test_gc_is_a_dry_run_unless_told(capsys: pytest.CaptureFixture[str], world: World) -> None:
+def test_gc_is_a_dry_run_by_default(capsys: pytest.CaptureFixture[str], world: World) -> None:
     ask(capsys, world, "gc", "--hours", "0")
     assert len(world.store.locations()) == 3
-    rubbish = next(path for path in world.store.locations() if path not in _named(world))
-    ask(capsys, world, "pin", "keep", rubbish)
+    unused = next(path for path in world.store.locations() if path not in _named(world))
+    ask(capsys, world, "pin", "keep", unused)
     ask(capsys, world, "gc", "--hours", "0", "--delete")
     assert len(world.store.locations()) == 3
     ask(capsys, world, "unpin", "keep")
@@ -108,7 +108,7 @@ def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str], world: World)
 
 
 def test_what_the_command_imports_is_light() -> None:
-    """Without Prefect and torch: a listing is there at once, and the help sooner."""
+    """Neither Prefect nor torch is imported, so a listing appears at once."""
     for module, heavy in (
         ("flows.commands.artifacts", "prefect torch"),
         ("flows.commands.cli", "prefect torch numpy upath"),

@@ -14,13 +14,13 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     names = [command.name or command.callback.__name__ for command in app.registered_commands]
     for arguments in ([], *([name] for name in names), ["artifacts"], ["artifacts", "gc"]):
         assert main([*arguments, "--help"]) == 0
-        said = capsys.readouterr().out
-        assert "Usage: tirflow " + " ".join(arguments) in said
-        assert arguments or all(f" {name} " in said for name in names)
+        message = capsys.readouterr().out
+        assert "Usage: tirflow " + " ".join(arguments) in message
+        assert arguments or all(f" {name} " in message for name in names)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["nothing"], "No such command 'nothing'. See tirflow --help."),
         (["serve", "x", "--port", "99999"], "less than or equal to 65535. See tirflow --help."),
@@ -30,10 +30,12 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         (["recipes", "nothing"], "recipe 'nothing': no file"),
     ],
 )
-def test_a_mistake_is_one_line(capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
+def test_a_mistake_is_one_line(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
     assert main(arguments) == 2
     caught = capsys.readouterr()
-    assert caught.out == "" and said in caught.err and caught.err.count("\n") == 1
+    assert caught.out == "" and message in caught.err and caught.err.count("\n") == 1
 
 
 def test_recipes_are_listed_and_resolved(capsys: pytest.CaptureFixture[str]) -> None:
@@ -44,8 +46,12 @@ def test_recipes_are_listed_and_resolved(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_the_shell_completes_a_recipe() -> None:
-    """As bash asks the installed command."""
-    asked = {"_TIRFLOW_COMPLETE": "complete_bash", "COMP_WORDS": "tirflow plan tiny_t", "COMP_CWORD": "2"}
+    """The installed command completes for bash."""
+    completion = {
+        "_TIRFLOW_COMPLETE": "complete_bash",
+        "COMP_WORDS": "tirflow plan tiny_t",
+        "COMP_CWORD": "2",
+    }
     command = str(Path(sys.executable).with_name("tirflow"))
-    done = subprocess.run([command], capture_output=True, text=True, env=os.environ | asked)
+    done = subprocess.run([command], capture_output=True, text=True, env=os.environ | completion)
     assert done.stdout.split() == ["tiny_text", "tiny_torl"]

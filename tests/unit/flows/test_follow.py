@@ -1,4 +1,4 @@
-"""A run that is followed without a terminal, and the end of one that failed."""
+"""Following a run without a terminal, and the output of a failed one."""
 
 import io
 import json
@@ -45,11 +45,11 @@ def test_lines_when_something_changes_and_every_half_minute(tmp_path: Path) -> N
     assert show() == ["    65 s    Running"]
 
 
-def test_a_run_that_failed_says_which_stage_why_where_and_what_goes_on(tmp_path: Path) -> None:
+def test_a_failed_run_names_stage_reason_log_and_next_step(tmp_path: Path) -> None:
     (tmp_path / "sft.log").touch()
     outcome = Outcome("FAILED", "1 of 3 stages", 9.0, (("sft", "no room on the disk"),))
-    told = failure(outcome, tmp_path, "tirflow run train/tiny run=mine").plain.splitlines()
-    assert told == [
+    lines = failure(outcome, tmp_path, "tirflow run train/tiny run=mine").plain.splitlines()
+    assert lines == [
         "stage:     sft",
         "why:       no room on the disk",
         f"log:       {tmp_path}/sft.log",

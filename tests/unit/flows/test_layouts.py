@@ -1,4 +1,4 @@
-"""What `plan` chooses: layouts that fit where the recipe as written does not, and why the others do not."""
+"""Layouts that `plan` chooses where the recipe as written does not fit, and why others do not."""
 
 import json
 from typing import Any
@@ -73,7 +73,7 @@ def test_evaluation_of_32b_does_not_fit_one_gpu_of_80_gib_and_two_hold_it() -> N
     assert two.fits(two.phases[-1]) and two.sampling_gpus == 8
 
 
-def test_a_pool_pays_where_its_steps_may_overlap_and_costs_gpus_where_not() -> None:
+def test_a_pool_pays_only_where_steps_overlap() -> None:
     together, apart = chosen("retool_7b", 8, H100)[0], chosen("retool_7b", 8, H100, staleness=1)[0]
     assert together.sampling_gpus == 0, "on-policy one half of the GPUs would wait for the other"
     assert apart.sampling_gpus and together.seconds and apart.seconds
@@ -81,7 +81,7 @@ def test_a_pool_pays_where_its_steps_may_overlap_and_costs_gpus_where_not() -> N
     assert apart.changes["rl.staleness"] == 1 and apart.step_s == apart.seconds.asynchronous
 
 
-def test_a_recipe_of_asynchronous_steps_is_planned_by_them_and_inside_by_synchronous_ones() -> None:
+def test_asynchronous_recipes_are_planned_by_asynchronous_steps() -> None:
     written = {
         "generation.placement": "pool",
         "rl.sleep_sampler": False,
@@ -109,21 +109,19 @@ def test_what_is_given_holds_for_every_layout() -> None:
         chosen("retool_7b", 12, H100)
 
 
-def test_the_command_says_what_it_chose_and_on_what_the_seconds_rest(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    wanted = ["plan", "retool", "--gpus", "16", "--gpu", "h200", "--mean-tokens", "6000"]
-    assert main(wanted) == 0
+def test_the_command_names_choice_and_basis_of_seconds(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["plan", "retool", "--gpus", "16", "--gpu", "h200", "--mean-tokens", "6000"]
+    assert main(command) == 0
     shown = " ".join(capsys.readouterr().out.split())  # a narrow terminal breaks lines
     assert "pool 8 + 8, tensor parallel 4, offload sets: " in shown and "rl.optimizer.offload=True" in shown
     assert "mean 6,000" in shown and "published 375 s" in shown
-    assert main([*wanted, "--json"]) == 0
+    assert main([*command, "--json"]) == 0
     written = json.loads(capsys.readouterr().out)
     assert written["layout"] == "pool 8 + 8, tensor parallel 4, offload" and written["gpu"] == int(
         find_gpu("h200").memory_gib * GIB
     )
     assert {row["layout"] for row in written["layouts"] if row["refusal"]} >= {"inside"}
-    assert main([*wanted[:5], "nothing"]) == 2
+    assert main([*command[:5], "nothing"]) == 2
     assert "gpus.toml: no GPU 'nothing'" in capsys.readouterr().err
     assert main(["plan", "retool", "--gpus", "16", "--gpu", "h200", "--mean-tokens", "99999"]) == 2
     assert "give one between 0 and the longest, 14336" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The commands behind the Makefile, as far as they need no server."""
+"""The commands behind the Makefile that need no server."""
 
 import pytest
 

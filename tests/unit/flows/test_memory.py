@@ -1,4 +1,4 @@
-"""The arithmetic of `plan` against real models: parameters on the meta device, what autograd really saves."""
+"""The arithmetic of `plan` against real models: parameters on the meta device, tensors that autograd saves."""
 
 import json
 from dataclasses import replace
@@ -9,15 +9,9 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, inject_adapter_in_model
-from transformers import (
-    AutoModelForCausalLM,
-    LlamaConfig,
-    PretrainedConfig,
-    Qwen2Config,
-    Qwen3Config,
-    SmolLM3Config,
-)
+from transformers import AutoModelForCausalLM
 
+from benchmarks.random_work import config_of
 from data.models import ModelShape, load_models
 from flows.commands.cli import main
 from flows.planning.layouts import make_plan
@@ -42,7 +36,7 @@ from tasks.shared.learning.engine import TrainingEngine
 from tasks.shared.learning.logprobs import target_states, use_packed_attention
 from tasks.shared.learning.packing import TrainSequence, pack
 
-H100, H200 = int(79.6 * GIB), int(139.8 * GIB)  # what the driver leaves of 80 and 141 GB
+H100, H200 = int(79.6 * GIB), int(139.8 * GIB)  # usable memory of 80 and 141 GB
 SMALL = ModelShape(
     hidden_size=256,
     layers=2,
@@ -75,29 +69,6 @@ KNOWN_BILLIONS = {  # as the models' cards state them
 }
 
 
-CONFIGS: dict[str, type[PretrainedConfig]] = {
-    "qwen2": Qwen2Config,
-    "qwen3": Qwen3Config,
-    "llama": LlamaConfig,
-    "smollm3": SmolLM3Config,
-}
-
-
-def config_of(shape: ModelShape) -> PretrainedConfig:
-    own = {"head_dim": shape.query_size // shape.heads} if shape.architecture == "qwen3" else {}
-    return CONFIGS[shape.architecture](
-        **own,
-        vocab_size=shape.vocabulary,
-        hidden_size=shape.hidden_size,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.key_value_heads,
-        intermediate_size=shape.intermediate_size,
-        max_position_embeddings=shape.positions,
-        tie_word_embeddings=shape.tied,
-    )
-
-
 @pytest.mark.parametrize("name", sorted(load_models()))
 def test_parameters_are_those_of_the_real_model(name: str) -> None:
     shape = load_models()[name].shape
@@ -109,7 +80,7 @@ def test_parameters_are_those_of_the_real_model(name: str) -> None:
 
 
 def saved_bytes(shape: ModelShape, tokens: int, dtype: torch.dtype) -> int:
-    """Bytes of the distinct storages that autograd keeps of one packed row, parameters and positions aside."""
+    """Bytes of the distinct storages that autograd keeps of one packed row, without parameters and positions."""
     model = AutoModelForCausalLM.from_config(config_of(shape)).to(dtype)
     use_packed_attention(model)
     ids = np.arange(tokens) % shape.vocabulary
@@ -122,7 +93,7 @@ def saved_bytes(shape: ModelShape, tokens: int, dtype: torch.dtype) -> int:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in known:
             found[storage.data_ptr()] = storage.nbytes()
-            kept.append(tensor)  # a freed address could be used again
+            kept.append(tensor)  # a freed address could be reused
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
@@ -141,7 +112,7 @@ def saved_bytes(shape: ModelShape, tokens: int, dtype: torch.dtype) -> int:
     ids=("qwen2-bfloat16", "qwen2-float32", "llama", "qwen3"),
 )
 def test_activations_are_what_autograd_saves(shape: ModelShape, dtype: torch.dtype, size: int) -> None:
-    """A layer more costs what the formula says, to a tenth."""
+    """A further layer costs what the formula says, to a tenth."""
     tokens = 384
     one, three = (saved_bytes(replace(shape, layers=layers), tokens, dtype) for layers in (1, 3))
     assert layer_activations(shape, tokens, size) == pytest.approx((three - one) / 2, rel=0.1)
@@ -156,8 +127,8 @@ def test_adapters_are_as_many_as_peft_makes(name: str, targets: str | tuple[str,
         model = AutoModelForCausalLM.from_config(config_of(shape))
         wanted = targets if isinstance(targets, str) else list(targets)
         inject_adapter_in_model(LoraConfig(r=16, target_modules=wanted), model)
-    made = sum(parameter.numel() for name, parameter in model.named_parameters() if ".lora_" in name)
-    assert adapter_parameters(shape, config) == made > 0
+    count = sum(parameter.numel() for name, parameter in model.named_parameters() if ".lora_" in name)
+    assert adapter_parameters(shape, config) == count > 0
 
 
 def test_adapters_take_gradients_and_optimizer_of_their_own_alone() -> None:
@@ -182,7 +153,7 @@ def test_a_base_in_four_bits_takes_what_bitsandbytes_would() -> None:
     assert packed.activations - loaded.activations == 2 * max(i * o for i, o in shape.linear_layers.values())
 
 
-def test_checkpointing_keeps_a_state_a_layer_and_one_layer_whole() -> None:
+def test_checkpointing_keeps_one_state_per_layer_and_one_whole_layer() -> None:
     shape = load_models()["Qwen/Qwen2.5-Math-7B"].shape
     layer = layer_activations(shape, 1000, 2)
     assert activations(shape, 1000, 2, checkpointing=False) == 28 * layer
@@ -209,7 +180,7 @@ def test_zero_shards_what_its_paper_says() -> None:
 
 
 def test_keys_and_values_of_a_token() -> None:
-    """Qwen2.5-7B: 28 layers, 4 key-value heads of 128, keys and values in two bytes: 56 KiB."""
+    """Qwen2.5-7B: 28 layers, 4 key-value heads of 128, keys and values of two bytes: 56 KiB."""
     assert cache_bytes_per_token(load_models()["Qwen/Qwen2.5-7B-Instruct"].shape, 2) == 56 * 1024
 
 
@@ -258,7 +229,7 @@ def test_a_sampler_that_sleeps_leaves_its_memory_to_the_update() -> None:
     assert found[False].total - found[True].total == found[False].sampler - GRAPHS > 0
 
 
-def test_states_that_are_put_away_leave_their_memory_to_the_sampler() -> None:
+def test_offloaded_states_free_memory_for_the_sampler() -> None:
     """A 32nd of 32B: 12 bytes of optimizer and 4 of gradients a weight, and the critic's; weights stay."""
     overrides = {"rl.offload_while_sampling": True}
     there, away = phases_of("retool", 32, H200), phases_of("retool", 32, H200, overrides)
@@ -279,7 +250,7 @@ def phases_of(recipe: str, gpus: int, gpu: int, overrides: dict[str, Any] | None
     return {phase.name: phase.memory for phase in plan.phases}
 
 
-def test_the_start_beside_an_awake_sampler_has_the_trainer_in_slices() -> None:
+def test_the_start_beside_an_awake_sampler_counts_slices() -> None:
     """32B under stage 3: a 32nd of the weights and a parameter at a time; under stage 2 all of the weights."""
     shape = load_models()["Qwen/Qwen2.5-32B-Instruct"].shape
     start = phases_of("retool", 32, H200)["rl start"]
@@ -290,7 +261,7 @@ def test_the_start_beside_an_awake_sampler_has_the_trainer_in_slices() -> None:
     assert whole.weights == 2 * shape.num_parameters and whole.total > H200
 
 
-def test_the_probe_counts_logits_of_whole_sequences_beside_the_sampler() -> None:
+def test_the_probe_counts_logits_of_whole_sequences() -> None:
     recipe, shape = "retool", load_models()["Qwen/Qwen2.5-32B-Instruct"].shape
     phases = phases_of(recipe, 32, H200)
     assert phases["rl probe"].logits == 10 * 2048 * shape.vocabulary == 10 * MAX_PROBED_TOKENS * 152064
@@ -307,7 +278,7 @@ def test_the_cache_is_what_weights_a_step_and_graphs_leave() -> None:
 @pytest.mark.parametrize(
     ("zero_stage", "dtype"), [(0, torch.float32), (2, torch.bfloat16), (3, torch.bfloat16)]
 )
-def test_the_size_of_a_saved_state_is_that_of_the_files(
+def test_the_size_of_a_saved_state_is_that_of_its_files(
     zero_stage: Literal[0, 2, 3], dtype: torch.dtype, tmp_path: Path
 ) -> None:
     config = OptimizerConfig(zero_stage=zero_stage)
@@ -356,23 +327,12 @@ def test_the_command_prints_a_plan_or_refuses_in_one_line(capsys: pytest.Capture
     assert main(["plan", "retool", "--gpus", "8", "--memory-gib", "80", "--as-written"]) == 2
     captured = capsys.readouterr()
     [fits] = [line for line in captured.out.splitlines() if line.startswith("│ fits")]
-    assert (
-        fits.count("no") == 6 and "yes" not in fits
-    )  # evaluation neither: a GPU of 80 GiB does not hold 32B so
+    # evaluation does not fit either: no GPU of 80 GiB holds 32B in this layout
+    assert fits.count("no") == 6 and "yes" not in fits
     assert captured.err.count("\n") == 1
     assert "sft takes 93.0 GiB on each of 8 GPUs of 80.0, most of it optimizer" in captured.err
-    wanted = [
-        "plan",
-        "torl_7b",
-        "--gpus",
-        "64",
-        "--memory-gib",
-        "48",
-        "--set",
-        "generation.gpu_memory_utilization=0.29",
-        "--as-written",
-    ]
-    assert main(wanted) == 2
+    small = "plan torl_7b --gpus 64 --memory-gib 48 --set generation.gpu_memory_utilization=0.29 --as-written"
+    assert main(small.split()) == 2
     assert "less than weights, a step and one sequence" in capsys.readouterr().err
     assert main(["plan", "retool", "--gpus", "0", "--memory-gib", "80"]) == 2
     assert main(["plan", "retool", "--gpus", "8", "--memory-gib", "80", "--set", "model.id=none/such"]) == 2

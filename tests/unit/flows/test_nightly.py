@@ -1,4 +1,4 @@
-"""What a night compares and whom it looks at, on evaluations and records written by hand; no server."""
+"""Subjects and comparisons of a night, on evaluations and records written by hand; no server."""
 
 from datetime import date, timedelta
 from pathlib import Path
@@ -26,13 +26,13 @@ TORL = RETOOL | {"temperature": 0.0, "max_calls": 1}
 
 @pytest.fixture(autouse=True)
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    """The store that the flows work on."""
+    """The store of the flows."""
     monkeypatch.setenv("TIRFLOW_STORE", str(tmp_path))
     return Store(str(tmp_path))
 
 
 def evaluated(store: Store, right: bool, protocol: dict[str, Any]) -> ArtifactRef:
-    """An evaluation of 30 problems of which all or none are solved."""
+    """An evaluation of 30 problems, all or none of them solved."""
     samples = [
         make_sample([], "1", "1" if right else "2", problem_id=f"p{i}", sample=sample)
         for i in range(30)
@@ -68,13 +68,13 @@ def finished(stage: str, *kinds: str) -> StageRecord:
 
 
 def a_ref(kind: str, number: int = 0) -> ArtifactRef:
-    """A reference to nothing."""
+    """A reference to a missing artifact."""
     return ArtifactRef(kind, f"{number:064x}", f"{kind}/{number:016x}-00000000")
 
 
 @pytest.fixture
 def some_unreadable(store: Store) -> None:
-    """A run that can be evaluated among three subjects that cannot: two runs and a tag."""
+    """A readable run among three unreadable subjects: two runs and a tag."""
     records, recipe = RunRecords(store.root), load_recipe("tiny").model_dump(mode="json")
     of_old = recipe | {"evaluate": recipe["evaluate"] | {"no_more": 1}}
     for run, resolved in {"damaged": recipe, "good": recipe, "of_old": of_old}.items():
@@ -92,7 +92,7 @@ def some_unreadable(store: Store) -> None:
 
 
 @pytest.mark.parametrize("runs", [None, ["damaged", "good", "of_old"]])
-def test_who_cannot_be_read_keeps_no_other_from_the_night(
+def test_unreadable_subjects_do_not_stop_the_night(
     some_unreadable: None, runs: list[str] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     evaluated_now, published = list[str](), list[Tonight]()
@@ -116,7 +116,7 @@ def test_who_cannot_be_read_keeps_no_other_from_the_night(
     assert any("key 'evaluate.no_more' is no more" in failure for failure in tonight.failures)
 
 
-def test_the_first_night_stays_the_reference_however_many_follow(store: Store) -> None:
+def test_the_first_night_stays_the_reference(store: Store) -> None:
     every = [a_ref("evaluation", number) for number in range(100)]
     every[0], every[-2] = evaluated(store, True, RETOOL), evaluated(store, False, RETOOL)
     first_day = date(2026, 1, 1)

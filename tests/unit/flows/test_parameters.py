@@ -1,4 +1,4 @@
-"""Parameters of the wrong type: one line that says what is taken, with an example, before anything starts."""
+"""Parameters of the wrong type: one line with the right type and an example, before anything starts."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from flows.stages import evaluate
 
 
 @pytest.mark.parametrize(
-    ("flow", "parameters", "said"),
+    ("flow", "parameters", "hint"),
     [
         (evaluate, {"problems": "/a.jsonl"}, 'a list, like problems=\'["first", "second"]\''),
         (evaluate, {"checkpoint": "last"}, "one of base, sft, rl, like checkpoint=base"),
@@ -25,12 +25,12 @@ from flows.stages import evaluate
         (train, {"runn": "x"}, "has recipe, run, overrides, force"),
     ],
 )
-def test_what_a_flow_does_not_take(flow: Flow[Any, Any], parameters: dict[str, Any], said: str) -> None:
+def test_what_a_flow_does_not_take(flow: Flow[Any, Any], parameters: dict[str, Any], hint: str) -> None:
     schema = parameter_schema(flow).model_dump()
     with pytest.raises(ValueError) as caught:
         check_parameters("mine/one", schema, parameters)
     message = str(caught.value)
-    assert message.startswith(f"parameter '{next(iter(parameters))}'") and said in message
+    assert message.startswith(f"parameter '{next(iter(parameters))}'") and hint in message
     assert "\n" not in message
 
 

@@ -1,4 +1,4 @@
-"""What stages are ordered with: sources of inputs, the schedule of `rl.rounds`, the file of a reward function."""
+"""Requests of stages: sources of inputs, the schedule of `rl.rounds`, the file of a reward function."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from tasks.shared.contract.stage import StageResult
 REF = ArtifactRef("checkpoint", "0" * 64, "checkpoint/0000000000000000-00000000")
 
 
-def test_rounds_are_ordered_with_what_changes_in_them(tmp_path: Path) -> None:
+def test_rounds_get_their_own_settings(tmp_path: Path) -> None:
     reward = tmp_path / "mine.py"
     reward.write_text("def score(responses): return [0.0] * len(responses)")
     orders: list[StageOrder] = []
@@ -60,7 +60,7 @@ def test_the_pipeline_says_where_inputs_come_from(
     assert (order.label, found) == (label, sources)
 
 
-def test_a_stage_that_the_pipeline_has_not_is_refused_with_what_it_has(tmp_path: Path) -> None:
+def test_an_unknown_stage_is_refused_with_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"^stage 'rl-9': the pipeline of run 'x' has prepare, .*rl-1, .*report$"
     ):

@@ -1,4 +1,4 @@
-"""The estimate of a step's seconds: held against published steps, and against what its formulas must do."""
+"""The estimate of a step's seconds, against published steps and properties of its formulas."""
 
 import tomllib
 from dataclasses import replace
@@ -28,13 +28,13 @@ def test_published_steps_are_met_within_35_per_cent() -> None:
     assert asynchronous.share == pytest.approx(0.29, abs=0.02)
 
 
-def test_the_length_that_is_not_published_is_that_of_the_published_pass() -> None:
+def test_the_unpublished_length_follows_from_the_published_pass() -> None:
     run = tomllib.loads(PATH.read_text())["verl ReTool 7B"]
     synchronous, _ = estimates(run)
     assert synchronous.forward == pytest.approx(run["logprobs_s"], rel=0.02)
 
 
-def test_lengths_have_the_mean_and_the_tail_that_were_asked_for() -> None:
+def test_lengths_have_the_given_mean_and_tail() -> None:
     lengths = replace(WORK, most_tokens=10**9).lengths(10_001)
     assert lengths.mean() == pytest.approx(3000, rel=1e-6)
     assert np.quantile(lengths, 0.99) / np.median(lengths) == pytest.approx(5, rel=0.01)
@@ -49,7 +49,7 @@ def test_one_row_reads_the_weights_for_every_token() -> None:
     assert sampling_seconds(work, SHAPE, H20, Engines(1, 1, 8), 2) == pytest.approx(3000 * step, rel=1e-3)
 
 
-def test_a_batch_ends_with_its_longest_response_and_more_engines_do_not_help_it() -> None:
+def test_a_batch_ends_with_its_longest_response() -> None:
     few, many = (sampling_seconds(WORK, SHAPE, H20, Engines(n, 1, 64), 2) for n in (1, 32))
     alone = sampling_seconds(
         replace(WORK, trajectories=1, mean_tokens=float(WORK.lengths(2).max())),

@@ -1,4 +1,4 @@
-"""The simulated schedule: what it must do whatever its figures."""
+"""Properties of the simulated schedule."""
 
 from dataclasses import replace
 
@@ -14,8 +14,8 @@ WORK = Work(trajectories=64, mean_tokens=1000, most_tokens=4096)
 WORLD = World(WORK, Pace.of(SHAPE, GPU, 1), engines=4, slots=64, train_s=10.0, sync_s=1.0, staleness=0)
 
 
-def test_in_turn_a_step_is_its_parts() -> None:
-    """Sampling as `plan` estimates it for a batch, to a tenth: lengths are drawn, calls wait in the middle."""
+def test_a_synchronous_step_is_the_sum_of_its_parts() -> None:
+    """Sampling equals `plan`'s estimate for a batch to a tenth; lengths are drawn, calls wait in between."""
     outcome = Simulation(WORLD).run()
     sampling = sampling_seconds(WORK, SHAPE, GPU, Engines(4, 1, 64), 2)
     assert outcome.step_s == pytest.approx(sampling + 11.0, rel=0.1)
@@ -24,19 +24,19 @@ def test_in_turn_a_step_is_its_parts() -> None:
 
 
 @pytest.mark.parametrize("staleness", [1, 3])
-def test_ahead_nothing_older_is_trained_on_and_steps_are_shorter(staleness: int) -> None:
+def test_asynchronous_steps_are_shorter_within_the_staleness_bound(staleness: int) -> None:
     outcome = Simulation(replace(WORLD, staleness=staleness)).run()
     assert outcome.oldest <= staleness
     assert outcome.step_s < Simulation(WORLD).run().step_s
     assert outcome.step_s >= 11.0 - 1e-6
 
 
-def test_a_slow_trainer_is_never_waited_for_by_itself() -> None:
+def test_a_slow_trainer_never_waits_for_itself() -> None:
     slow = Simulation(replace(WORLD, staleness=1, train_s=1000.0)).run()
     assert slow.step_s == pytest.approx(1001.0) and slow.waits == pytest.approx(0.0)
 
 
 def test_an_engine_holds_as_many_rows_as_its_cache() -> None:
-    """Two at a time take their turns: a batch takes longer, and no engine has more."""
+    """With two rows at a time a batch takes longer, and no engine has more rows."""
     few = Simulation(replace(WORLD, slots=2)).run()
     assert few.rows <= 2 and few.step_s > 1.2 * Simulation(WORLD).run().step_s

@@ -1,4 +1,4 @@
-"""prefect.yaml placed on several machines: pipelines order stages, stages run in containers where they land."""
+"""prefect.yaml for several machines: pipelines order stages, stages run in containers."""
 
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def test_a_new_store_gets_its_bucket(bucket: str, tmp_path: Path) -> None:
     assert (store.fetch(ref) / "rows").read_text() == "one"
 
 
-def test_a_name_that_no_bucket_has_is_told_in_one_line(bucket: str) -> None:
+def test_an_invalid_bucket_name_is_one_line(bucket: str) -> None:
     with pytest.raises(
         ValueError, match="TIRFLOW_STORE = s3://No Bucket/store: no bucket can be called 'No Bucket'"
     ):

@@ -1,4 +1,4 @@
-"""A tiny random model of each architecture, made from its config: trainer and sampler are held against it."""
+"""A tiny random model of each architecture, made from its config, as reference for trainer and sampler."""
 
 from typing import Any
 
@@ -70,13 +70,11 @@ RECURRENT: dict[str, dict[str, Any]] = {
 
 
 def make_model(kind: str, vocabulary: int, **changed: Any) -> PreTrainedModel:
-    """A random model of an architecture, with the sliding windows and scales that it is known for."""
+    """A random model of an architecture with its sliding windows and scales."""
     settings = SHAPE | {**ARCHITECTURES, **RECURRENT}[kind] | {"vocab_size": vocabulary} | changed
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **settings))
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(
-                0.05 * torch.randn_like(parameter)
-            )  # norms and biases too are others in each place
+            parameter.add_(0.05 * torch.randn_like(parameter))  # norms and biases differ between places too
     return model.eval()

@@ -1,4 +1,4 @@
-"""A server of the pool in the test's own process; the seed determines the tokens of its model."""
+"""A server of the pool in the test's process. The seed determines its tokens."""
 
 import asyncio
 import threading
@@ -17,7 +17,7 @@ def tokens_of(seed: int, count: int) -> list[int]:
 
 
 class FakeServer:
-    """One server. It can hold back its answers, and die."""
+    """One server. It can delay its answers and fail."""
 
     def __init__(self) -> None:
         self.url = ""

@@ -13,14 +13,14 @@ from tasks.shared.generation.stops import StopFinder
 
 @cache
 def finder(tokenizer: PreTrainedTokenizerBase, stop: str) -> StopFinder:
-    """One for each vocabulary: a real one has 150,000 tokens."""
+    """One finder per vocabulary: a real one has 150,000 tokens."""
     return StopFinder(tokenizer, stop)
 
 
 @dataclass(slots=True)
 class _Scripted:
-    words: list[int]  # still to say
-    context: list[int]  # prompt and everything since
+    words: list[int]  # not yet sampled
+    context: list[int]  # prompt and everything after it
     stop: str | None
     budget: int
     sampled: list[int] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Rows are admitted as an engine's cache has room: one that is back from its code does not find its prefix gone."""
+"""Rows are admitted while an engine's cache has room, so a row returning from its code finds its prefix."""
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -25,12 +25,12 @@ ROWS, PROMPT, BUDGET = 60, 20, 400
 
 
 class Caching(ScriptedGenerator):
-    """Decodes `rows` side by side, first come first served, and forgets the prefixes used longest ago, as vLLM does."""
+    """Decodes `rows` in parallel, first come first served; evicts least recently used prefixes, as vLLM does."""
 
     def __init__(self, rows: int, tokens: int) -> None:
         super().__init__(TOKENIZER, {f"p/{i}": SCRIPT for i in range(ROWS)})
         self.rows, self.tokens = rows, tokens
-        self.cached: OrderedDict[str, int] = OrderedDict()  # tokens of each row, the latest used last
+        self.cached: OrderedDict[str, int] = OrderedDict()  # tokens of each row, in order of use
         self.computed = 0
         self._queued: list[str] = []
 
@@ -71,7 +71,7 @@ class Caching(ScriptedGenerator):
 
 
 class CachingWithRoom(Caching):
-    """The same, which tells of its room."""
+    """The same with its room as an attribute."""
 
     @property
     def room(self) -> Room:
@@ -79,7 +79,7 @@ class CachingWithRoom(Caching):
 
 
 class Slow:
-    """Programs that end after a number of looks: while they run, other rows decode."""
+    """Programs that end after a number of polls; other rows decode meanwhile."""
 
     def __init__(self, looks: int) -> None:
         self._looks = looks
@@ -99,7 +99,7 @@ class Slow:
 
 
 def computed(generator: Caching) -> float:
-    """Tokens computed, over those that there are."""
+    """Computed tokens, as a ratio to all tokens."""
     policy = RolloutPolicy(
         dialect=DIALECTS["retool"],
         max_calls=3,
@@ -116,7 +116,7 @@ def computed(generator: Caching) -> float:
     return generator.computed / sum(PROMPT + len(trajectory.response_ids) for trajectory in finished)
 
 
-def test_admitted_rows_are_computed_once_and_queued_ones_again_and_again() -> None:
+def test_admission_computes_each_row_once() -> None:
     rows, tokens = 6, 2000
     assert computed(Caching(rows, tokens)) > 1.5
     assert computed(CachingWithRoom(rows, tokens)) < 1.05
@@ -124,28 +124,28 @@ def test_admitted_rows_are_computed_once_and_queued_ones_again_and_again() -> No
 
 def test_an_engine_too_small_for_one_row_gets_one_at_a_time() -> None:
     generator = CachingWithRoom(4, 150)
-    generator.tokens = 10**6  # of the cache, which only the room makes small
+    generator.tokens = 10**6  # of the cache, which only the room limits
     generator_room = Room(4, 10)
     admission = Admission(generator_room, BUDGET)
     assert not admission.allows(1, [(PROMPT, 0), (PROMPT, 3)])
     assert computed(generator) == pytest.approx(1.0, abs=0.05)
 
 
-def test_rows_are_admitted_by_what_responses_have_had_in_the_mean() -> None:
+def test_rows_are_admitted_by_the_mean_response_length() -> None:
     admission = Admission(Room(100, 1000), max_response_tokens=600)
     alive = [(50, 10)] * 2
     assert not admission.allows(2, [(50, 0), *alive])  # 3 x (50 + 300)
     admission.ended(100)
     admission.ended(200)
     assert admission.allows(2, [(50, 0), *alive])  # 3 x (50 + 150)
-    assert not admission.allows(2, [(50, 0), (50, 640), (50, 10)])  # one is longer already
+    assert not admission.allows(2, [(50, 0), (50, 640), (50, 10)])  # one is already longer
     assert not admission.allows(100, [(50, 0)])
 
 
 def test_a_stage_that_trains_nothing_samples_on_every_gpu(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
-    """Evaluation, and synthesis by an engine: a server on each GPU; RL's ranks have an engine each."""
+    """Evaluation and synthesis by an engine use a server per GPU; each of RL's ranks has an engine."""
     opened: list[Any] = []
 
     def pool(config: GenerationConfig, *_: object) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The engine in a process of its own: the samples of the one inside, weights under running requests, its end."""
+"""The engine in a process of its own: equal samples, weights during running requests, its end."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ from tests.unit.generation.tiny import tiny_model, tiny_tokenizer
 
 MODEL = ModelConfig(source="path", path="/unused", dtype="float32")
 CONFIG = GenerationConfig(engine="transformers", placement="beside", max_sequences=2)
-MANY = 900  # tokens: long enough that weights come in their midst
+MANY = 900  # tokens; long enough for new weights meanwhile
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +78,8 @@ def test_two_loops_ask_under_names_of_any_form_each_for_itself(checkpoint: Path)
         assert [len(piece.ids) for piece in until_ended(loops[1])] == [2]
 
 
-def test_weights_come_in_the_midst_of_a_request_which_tells_what_sampled_it(checkpoint: Path) -> None:
-    """In a process of its own making: it is killed, and nothing of it may answer."""
+def test_weights_may_change_during_a_request(checkpoint: Path) -> None:
+    """In a started process, which is killed afterwards: no part of it may answer."""
     other = tiny_model(len(tiny_tokenizer()), seed=1)
     with closing(BesideGenerator(CONFIG, MODEL, checkpoint)) as beside:
         for seed in range(2):
@@ -94,4 +94,4 @@ def test_weights_come_in_the_midst_of_a_request_which_tells_what_sampled_it(chec
         os.kill(process.pid, signal.SIGKILL)
         with pytest.raises(SystemExit) as ended:
             beside.score([[1, 2]])
-        assert ended.value.code == 128 + signal.SIGKILL  # as a shell tells of it: the stage was not at fault
+        assert ended.value.code == 128 + signal.SIGKILL  # as a shell reports it: the stage was not at fault

@@ -25,7 +25,7 @@ def test_the_transformers_engine_scores_with_the_checkpoints_weights(checkpoint:
     generator = make_generator(
         GenerationConfig(engine="transformers", max_sequences=2), MODEL, checkpoint, tokenizer
     )
-    vocabulary = len(tiny_tokenizer())  # reading it back may add a token that the model has no row for
+    vocabulary = len(tiny_tokenizer())  # loading may add a token without a row in the model
     other = tiny_model(vocabulary, seed=1)
     ids = tokenizer.encode("print(1 + 2)")
     before = generator.score([ids])
@@ -38,7 +38,7 @@ def test_the_transformers_engine_scores_with_the_checkpoints_weights(checkpoint:
 @pytest.mark.skipif(
     importlib.util.find_spec("vllm") is not None, reason="vLLM is installed: nothing is missing"
 )
-def test_vllm_that_is_not_installed_is_told_with_the_remedy(checkpoint: Path) -> None:
+def test_missing_vllm_is_refused_with_the_remedy(checkpoint: Path) -> None:
     with pytest.raises(
         ValueError, match=r"generation\.engine = 'vllm' but .* set generation\.engine = 'transformers'"
     ):

@@ -32,7 +32,7 @@ def result(status: Status, stdout: str = "", error: str = "") -> ExecutionResult
 
 
 class ScriptedInterpreter:
-    """Hands every program to `answer`; in a thread of its own after `delay_s`."""
+    """Passes every program to `answer`, in a thread after `delay_s`."""
 
     def __init__(self, answer: Callable[[str], ExecutionResult], delay_s: float = 0.0) -> None:
         self._answer, self._delay_s = answer, delay_s
@@ -122,15 +122,15 @@ def test_a_box_that_a_program_printed_is_not_the_models_answer() -> None:
     assert not grade(trajectory.own_words, "3").correct
 
 
-def test_an_answer_that_a_later_turn_agrees_with_is_the_answer() -> None:
-    """The last box of the whole response counts; feedback is no part of what the model says."""
+def test_the_last_box_of_a_response_counts() -> None:
+    """The last box of the whole response counts, without feedback."""
     interpreter = ScriptedInterpreter(lambda code: result(Status.OK, "\\boxed{4}\n"))
     [trajectory], _ = run({"p/0": "So \\boxed{3}. " + BLOCK + "It agrees."}, interpreter, policy())
     assert grade(trajectory.own_words, "3").correct
 
 
 def test_a_box_in_a_block_after_the_call_cap_is_no_answer() -> None:
-    """The block is text by then, and still a program."""
+    """The block is text after the cap, but still a program."""
     interpreter = ScriptedInterpreter(three)
     late = BLOCK.replace("1 + 2", "'\\\\boxed{3}'")
     [trajectory], _ = run({"p/0": BLOCK + late + "Done."}, interpreter, policy(max_calls=1))
@@ -172,7 +172,7 @@ def test_past_the_call_cap_a_block_is_text() -> None:
     assert trajectory.finish is FinishReason.EOS
 
 
-def test_no_calls_at_all_needs_no_interpreter_and_code_without_one_is_an_error() -> None:
+def test_an_interpreter_is_needed_for_calls_alone() -> None:
     [trajectory], generator = run({"p/0": BLOCK + ANSWER}, None, policy(max_calls=0))
     assert trajectory.calls == ()
     assert generator.stops["p/0"] == [None]
@@ -192,7 +192,7 @@ def test_the_budget_counts_the_whole_response() -> None:
         assert trajectory.finish is (FinishReason.EOS if fits else FinishReason.LENGTH)
         if (
             call.turn_end <= budget <= call.feedback_end
-        ):  # feedback that does not fit, with a word after it, stays out
+        ):  # feedback that does not fit, with a token after it, is left out
             assert len(trajectory.response_ids) == call.turn_end
             assert [c.status for c in trajectory.calls] == ["ok"]
             assert trajectory.calls[0].feedback_end == call.turn_end
@@ -237,7 +237,7 @@ def test_without_notices_it_is_text() -> None:
     assert trajectory.text == BROKEN + ANSWER
 
 
-def test_output_of_its_own_making_is_counted_and_stays_the_models() -> None:
+def test_invented_output_is_counted_and_trained_on() -> None:
     interpreter = ScriptedInterpreter(three)
     fabricated = "So\n<interpreter>\n4\n</interpreter>\n"
     [trajectory], _ = run({"p/0": fabricated + BLOCK + fabricated + ANSWER}, interpreter, policy())

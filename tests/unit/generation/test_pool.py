@@ -1,4 +1,4 @@
-"""The pool's client against servers of this process: who is asked, what is asked again, when it gives up."""
+"""The pool's client against servers in this process: choice of server, repeated requests, errors."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -39,7 +39,7 @@ def add(generator: PoolAsker, count: int, first: int = 0) -> None:
         generator.add(str(n), [5, 6, n], sampling=Sampling(), seed=n, stop=None, max_new_tokens=3)
 
 
-def test_requests_go_to_the_server_with_the_least_work_as_far_as_it_has_room() -> None:
+def test_requests_go_to_the_least_loaded_server() -> None:
     with servers(2) as (one, two), pool_of([one, two], slots=4) as generator:
         generator.wait()
         one.open.clear()
@@ -54,7 +54,7 @@ def test_requests_go_to_the_server_with_the_least_work_as_far_as_it_has_room() -
         assert two.most_at_once <= 4
 
 
-def test_two_loops_ask_the_same_servers_and_each_gets_its_own() -> None:
+def test_two_loops_share_the_servers() -> None:
     with servers(2) as (one, two), pool_of([one, two]) as generator:
         generator.wait()
         beside = generator.beside()
@@ -66,7 +66,7 @@ def test_two_loops_ask_the_same_servers_and_each_gets_its_own() -> None:
         }
 
 
-def test_a_later_turn_goes_where_the_first_one_was_whatever_its_load() -> None:
+def test_later_turns_go_to_the_server_of_the_first() -> None:
     with servers(2) as (one, two), pool_of([one, two], slots=2) as generator:
         generator.wait()
         add(generator, 2)
@@ -88,7 +88,7 @@ def test_a_later_turn_goes_where_the_first_one_was_whatever_its_load() -> None:
         finish(generator)
 
 
-def test_an_aborted_request_leaves_room_whether_it_ran_or_waited() -> None:
+def test_aborted_requests_free_their_slots() -> None:
     with servers(1) as (one,), pool_of([one], slots=2) as generator:
         generator.wait()
         one.open.clear()
@@ -96,7 +96,7 @@ def test_an_aborted_request_leaves_room_whether_it_ran_or_waited() -> None:
         until(lambda: len(one.asked) == 2)
         generator.abort("0")
         generator.abort("3")
-        until(lambda: len(one.asked) == 3)  # the third request runs where the first one did
+        until(lambda: len(one.asked) == 3)  # the third request runs on the first one's server
         one.open.set()
         assert finish(generator).keys() == {"1", "2"}
         assert [body["token_ids"][2] for body in one.asked] == [0, 1, 2]
@@ -136,7 +136,7 @@ def test_what_a_server_was_asked_when_it_died_is_asked_of_another() -> None:
         assert len(two.asked) == 8
         port = urlsplit(one.url).port
         one.open.set()
-        one.start(port or 0)  # it is back, with weights that nobody knows
+        one.start(port or 0)  # it is back with unknown weights
         until(lambda: generator._pool.members[0].ready)
         assert one.calls[-4:] == ["begin_weights", "take_weights", "finish_weights", "/resume"]
         add(generator, 8, first=20)
@@ -164,7 +164,7 @@ def test_a_request_that_is_refused_is_not_asked_again() -> None:
         assert len(one.asked) == 1
 
 
-def test_servers_that_never_come_back_end_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_servers_that_stay_down_end_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool_members, "ABSENT_S", 1.0)
     with servers(1) as (one,), pool_of([one]) as generator:
         generator.wait()
@@ -174,7 +174,7 @@ def test_servers_that_never_come_back_end_the_step(monkeypatch: pytest.MonkeyPat
             finish(generator)
 
 
-def test_a_wrong_token_is_told_at_once() -> None:
+def test_a_wrong_token_is_an_error_at_once() -> None:
     with (
         servers(1) as (one,),
         pool_of([one], token="another") as generator,
@@ -183,7 +183,7 @@ def test_a_wrong_token_is_told_at_once() -> None:
         generator.score([[5, 6]])
 
 
-def test_scores_come_from_one_server_in_turn_and_the_others_must_hold_the_same() -> None:
+def test_one_server_scores_and_all_compare_weights() -> None:
     with servers(2) as (one, two), pool_of([one, two]) as generator:
         generator.wait()
         assert generator.score([[5, 6, 7]]) == [[0.0, -0.25, -0.25]]
@@ -229,7 +229,7 @@ def test_buckets_hold_copies_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_files_stay_until_the_next_push_and_are_gone_at_the_end(tmp_path, shared: bool) -> None:
     from safetensors.torch import load_file
 
-    files = FileTransfer(None, None, tmp_path / "weights" if shared else None)  # its pool is not asked
+    files = FileTransfer(None, None, tmp_path / "weights" if shared else None)  # its pool gets no requests
     first = files.write([("a", torch.ones(3))])
     second = files.write([("a", torch.zeros(3)), ("b", torch.ones(1))])
     assert load_file(first[0])["a"].tolist() == [1.0] * 3, "for those that have not taken the new ones"

@@ -54,7 +54,7 @@ def test_draws_match_the_slow_reference(seed: int, samplings: list[Sampling]) ->
         else:
             cumulative = np.cumsum(probabilities)
             edges = np.abs(cumulative - uniforms[row] * cumulative[-1])
-            if edges.min() < 1e-6:  # on the edge between two tokens float32 may fall either way
+            if edges.min() < 1e-6:  # at the edge between two tokens float32 may give either
                 continue
             expected = int(np.argmax(cumulative > uniforms[row] * cumulative[-1]))
         assert ids[row].item() == expected

@@ -1,4 +1,4 @@
-"""The embedded engine against Transformers itself: same tokens, same log-probs, nothing leaks between rows."""
+"""The embedded engine against Transformers: same tokens, same log-probs, independent rows."""
 
 import math
 from collections.abc import Callable
@@ -61,7 +61,7 @@ def test_greedy_tokens_are_those_of_model_generate(tokenizer, make) -> None:
 
 
 def test_logprobs_are_those_of_a_full_forward_pass_through_extensions(tokenizer, make) -> None:
-    """Rows are parked, moved by compaction, extended with chunks of uneven length; every log-prob stays right."""
+    """Rows are parked, moved by compaction and extended with chunks of uneven length; every log-prob is right."""
     generator, model = make(6), reference(len(tokenizer))
     asked = prompts(tokenizer, 12)
     whole = {str(i): list(ids) for i, ids in enumerate(asked)}
@@ -135,7 +135,7 @@ def test_equal_prompts_share_one_prefill_and_sample_apart(tokenizer, make) -> No
 
 
 def test_stop_string_ends_the_piece_at_the_token_that_completes_it(tokenizer, make) -> None:
-    """The stop is the text of a token that greedy decoding produces, found again from the text alone."""
+    """The stop string is the text of a greedily decoded token and is found from the text alone."""
     generator = make(2)
     ids = prompts(tokenizer, 1)[0]
     generator.add("free", ids, sampling=GREEDY, seed=0, stop=None, max_new_tokens=12)
@@ -202,8 +202,8 @@ def test_requests_that_cannot_fit_are_refused(tokenizer, make) -> None:
         generator.add("a", [1], sampling=GREEDY, seed=0, stop=None, max_new_tokens=1)
 
 
-def test_living_requests_go_on_under_new_weights_and_say_which_sampled_what(tokenizer, make) -> None:
-    """Up to the change a row is that of the old weights; the prompt of a later request is computed with the new."""
+def test_running_requests_record_the_weights_of_each_token(tokenizer, make) -> None:
+    """Rows before the change have the old weights; the prompt of a later request is computed with the new."""
     generator, other = make(2), tiny_model(len(tokenizer), seed=1)
     generator.add("old", [5, 6], sampling=GREEDY, seed=0, stop=None, max_new_tokens=6)
     for _ in range(3):
@@ -229,7 +229,7 @@ def test_stop_strings_that_tokens_straddle(tokenizer) -> None:
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)
 def test_each_architecture_decodes_as_it_computes_itself(tokenizer, kind: str) -> None:
-    """Prompts longer than any window, feedback forced in, tokens sampled, all beside another row."""
+    """Prompts longer than any window, inserted feedback and sampled tokens, beside another row."""
     model = make_model(kind, len(tokenizer))
     generator = TransformersGenerator(make_model(kind, len(tokenizer)), tokenizer, 3)
     asked = prompts(tokenizer, 3)

@@ -42,7 +42,7 @@ def tiny_model(
     seed: int = 0,
     spread: float = 0.1,
 ) -> Qwen2ForCausalLM:
-    """A random Qwen2; `spread` is the deviation of its weights: large enough that distributions are not flat."""
+    """A random Qwen2; `spread` is the deviation of its weights, large enough for distributions that are not flat."""
     torch.manual_seed(seed)
     config = Qwen2Config(
         vocab_size=vocabulary,
@@ -62,7 +62,7 @@ def tiny_model(
 
 
 def joining_tokenizer() -> Qwen2Tokenizer:
-    """BPE behind Qwen's pre-tokenizer, which leaves a line break with the signs before it: `>` and a break are one."""
+    """BPE behind Qwen's pre-tokenizer, which joins a line break with signs before it: `>` and a break are one."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = Qwen2Tokenizer().backend_tokenizer.pre_tokenizer
     special = ["<|im_end|>", "<|im_start|>", "<|endoftext|>"]

@@ -1,4 +1,4 @@
-"""Pairs (said, reference, equal) of a fifth round, new to the code when they were written; see docs/evaluation.md."""
+"""Pairs (predicted, reference, equal) of a fifth round, unseen by the code when written; see docs/evaluation.md."""
 
 PAIRS: list[tuple[str, str, bool]] = [
     ("70", "70.", True),

@@ -1,6 +1,6 @@
-r"""Answers in the forms in which models write them, with what each is worth: kind -> (predicted, reference, equal).
+r"""Answers in the forms of models, with their grades: kind -> (predicted, reference, equal).
 
-In each kind stand answers that say the same in another form, and some that look alike and say something else.
+Each kind has equal answers in other forms, and unequal ones that look alike.
 """
 
 Pair = tuple[str, str, bool]

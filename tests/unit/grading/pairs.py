@@ -1,6 +1,6 @@
-r"""Pairs of answers written for the grading test: (predicted, reference, equal). Systematic families and by hand.
+r"""Pairs of answers for the grading test: (predicted, reference, equal), from systematic families and by hand.
 
-Systematic pairs come in equal and unequal: the unequal ones differ by a unit, a sign, an order or a bracket.
+Unequal systematic pairs differ by a unit, a sign, an order or a bracket.
 """
 
 from fractions import Fraction
@@ -38,7 +38,7 @@ def integers() -> list[Pair]:
 
 
 def fractions() -> list[Pair]:
-    """Rational numbers in every usual spelling against each other, and their neighbours."""
+    """Rational numbers in every usual notation against each other, and their neighbours."""
     values = [
         Fraction(1, 2),
         Fraction(3, 4),

@@ -1,4 +1,4 @@
-"""Reasons, the last box, hostile text, threads: what grading does around the comparison."""
+"""Grading around the comparison: reasons, the last box, hostile text, threads."""
 
 import json
 import subprocess
@@ -48,15 +48,15 @@ def test_reason(text: str, truncated: bool, reason: GradeReason, predicted: str 
     assert result.correct == (reason is GradeReason.CORRECT)
 
 
-def test_many_open_boxes_cost_no_more_than_other_text() -> None:
-    """One pass: a response of nothing but opened boxes is read at once."""
+def test_open_boxes_are_read_in_linear_time() -> None:
+    """A response of open boxes alone is read in one pass."""
     started = time.process_time()
     assert last_box("\\boxed{" * 100_000) == Box("", closed=False)
-    assert time.process_time() - started < 5.0  # 0.1 s; it was minutes where each box was scanned to the end
+    assert time.process_time() - started < 5.0  # takes 0.1 s; scanning to the end for each box took minutes
 
 
 def test_an_empty_reference_is_the_users_mistake() -> None:
-    """Nothing is equal to nothing."""
+    """An empty reference equals no answer."""
     with pytest.raises(ValueError, match="reference answer is empty"):
         grade("\\boxed{1}", " ")
 
@@ -128,7 +128,7 @@ def test_an_empty_reference_is_the_users_mistake() -> None:
     ],
 )
 def test_an_integer_is_answered_by_a_literal_alone(answer: str, correct: bool) -> None:
-    """Where a set says integer, the problem's own formula in a box is wrong, though its value is right."""
+    """In a set of integers the problem's formula in a box is wrong although its value is right."""
     result = grade(f"\\boxed{{{answer}}}", "70", integer=True)
     assert result.reason is (GradeReason.CORRECT if correct else GradeReason.WRONG)
 
@@ -153,15 +153,15 @@ def test_thousands_are_read_in_an_integer() -> None:
     ],
 )
 def test_hostile_answers_end_in_time_and_earn_nothing(hostile: str) -> None:
-    """Bounded processor time, no exception, no credit, and the next comparison works."""
+    """Bounded processor time, no exception, graded wrong, and the next comparison works."""
     started = time.process_time()
     assert not grade(f"\\boxed{{{hostile}}}", "5").correct
-    assert time.process_time() - started < 2.0  # the caller waits, it does not compute
+    assert time.process_time() - started < 2.0  # the caller waits without computing
     assert grade("\\boxed{\\frac{10}{2}}", "5").correct
 
 
 def test_a_dead_worker_is_replaced() -> None:
-    """Memory exhausted by one comparison does not cost the next."""
+    """Memory exhausted by one comparison does not affect the next."""
     equivalence = Equivalence(cpu_s=1, memory_mb=700)
     assert equivalence.compare("2^{3^{30}}", "7") is not Verdict.EQUAL
     assert equivalence.compare("2+2", "4") is Verdict.EQUAL
@@ -171,7 +171,7 @@ def test_a_dead_worker_is_replaced() -> None:
 
 
 def test_threads_share_the_worker() -> None:
-    """No signal is used, so grading works off the main thread; the answers do not get mixed up."""
+    """Grading uses no signal and works off the main thread; answers are not mixed up."""
     cases = [
         (f"{n} + {k}", str(n + k if k % 2 else n + k + 1), k % 2 == 1) for n in range(10) for k in range(1, 5)
     ]
@@ -181,7 +181,7 @@ def test_threads_share_the_worker() -> None:
 
 
 def test_the_worker_ends_with_its_owner() -> None:
-    """A stage that dies leaves no grader behind."""
+    """A killed stage leaves no grader."""
     program = (
         "from tasks.shared.grading.equivalence import shared_equivalence as s\n"
         "s().compare('1+1', '2'); print(s()._process.pid); import os; os._exit(9)"
@@ -194,7 +194,7 @@ def test_the_worker_ends_with_its_owner() -> None:
 @settings(max_examples=60, deadline=None)
 @given(st.text(max_size=60))
 def test_any_text_is_graded(text: str) -> None:
-    """No text makes grading raise; the box of what is put in a box without braces is that."""
+    """Grading never raises, and text without braces in a box is read back from it."""
     grade(text, "5")
     if not set(text) & set("{}\\") and text.strip():
         box = last_box(f"a \\boxed{{{text}}} b")

@@ -1,4 +1,4 @@
-"""Votes: equal answers in other spellings are one answer, right or wrong; what cannot be compared stands alone."""
+"""Votes: equal answers in other notations are one answer, right or wrong; incomparable ones are their own."""
 
 from tasks.shared.estimates import Outcome, maj_at_k
 from tasks.shared.grading import pooled
@@ -6,7 +6,7 @@ from tasks.shared.reporting.summary import with_pooled_answers
 
 
 def test_equal_answers_get_the_first_spelling() -> None:
-    """Integers, values, sets and words; what differs stays apart."""
+    """Integers, values, sets and words; unequal ones stay apart."""
     spellings = [
         ("70", "070", "n=70", "**70**", "70.0", "70 cm"),
         ("\\frac12", "0.5", "1/2", "Rational(1, 2)", "\\frac{2}{4}"),
@@ -29,13 +29,13 @@ def test_equal_answers_get_the_first_spelling() -> None:
 
 
 def test_an_answer_that_cannot_be_compared_costs_one_comparison() -> None:
-    """Towers of powers stand for themselves, in whatever company."""
+    """Towers of powers equal only themselves."""
     towers = [f"9^{{9^{{9^{n}}}}}" for n in range(3, 9)]
     assert pooled([*towers, "\\frac12", "x+1", towers[0]]) == [*towers, "\\frac12", "x+1", towers[0]]
 
 
 def test_the_majority_counts_equal_wrong_answers_together() -> None:
-    """Three wrong answers in three spellings outvote two right ones."""
+    """Three wrong answers in three notations outvote two right ones."""
     wrong = [Outcome(False, "\\frac12"), Outcome(False, "0.5"), Outcome(False, "1/2")]
     evaluation = {"p": [*wrong, Outcome(True, "7"), Outcome(True, "07")], "q": [Outcome(False, None)] * 5}
     assert maj_at_k(evaluation, 5).value == 0.5

@@ -1,4 +1,4 @@
-"""The locks of CUDA builds follow those of the CPU builds; what pip says is told apart; torch is made to run."""
+"""The locks of CUDA builds follow those of the CPU builds; pip's errors are distinguished; torch gets its libraries."""
 
 import os
 import subprocess
@@ -29,7 +29,7 @@ def test_images_for_cuda_take_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "expected"),
+    ("message", "expected"),
     [
         ("ERROR: Cannot install a and b\nERROR: ResolutionImpossible: for help", "CONTRADICTION"),
         ("ERROR: No matching distribution found for vllm==9", "CONTRADICTION"),
@@ -37,8 +37,8 @@ def test_images_for_cuda_take_them() -> None:
         ("ERROR: something else", "CANNOT RUN"),
     ],
 )
-def test_a_check_that_cannot_run_is_no_contradiction(said: str, expected: str) -> None:
-    assert why_unresolved(said).splitlines()[-1].startswith(expected)
+def test_a_check_that_cannot_run_is_no_contradiction(message: str, expected: str) -> None:
+    assert why_unresolved(message).splitlines()[-1].startswith(expected)
 
 
 FAKE_PYTHON = """#!/bin/sh
@@ -51,7 +51,7 @@ esac
 
 
 def require_torch(tmp_path: Path, torch: str, installs: str, with_lock: bool = True) -> tuple[int, str, str]:
-    """Exit code, stderr and what pip was asked for, with a Python whose torch lacks its libraries."""
+    """Exit code, stderr and pip's arguments, with a Python whose torch lacks its libraries."""
     python, state, asked = (tmp_path / name for name in ("python", "state", "asked"))
     asked.touch()
     python.write_text(
@@ -66,21 +66,23 @@ def require_torch(tmp_path: Path, torch: str, installs: str, with_lock: bool = T
 
 
 def test_a_cuda_torch_of_a_plain_index_gets_its_libraries(tmp_path: Path) -> None:
-    code, said, asked = require_torch(tmp_path, "torch==2.13.0", "touch {state}")
+    code, message, asked = require_torch(tmp_path, "torch==2.13.0", "touch {state}")
     assert code == 0
     assert asked == "-m pip install --quiet --no-deps nvidia-cublas==13.1.1.3 triton==3.7.1\n"
-    assert "PIP_EXTRA_INDEX_URL" in said and said.count("\n") == 1
+    assert "PIP_EXTRA_INDEX_URL" in message and message.count("\n") == 1
 
 
 def test_a_torch_that_does_not_import_is_one_line(tmp_path: Path) -> None:
-    code, said, asked = require_torch(tmp_path, "torch==2.13.0+cpu", ":")
+    code, message, asked = require_torch(tmp_path, "torch==2.13.0+cpu", ":")
     assert code == 1 and not asked
-    assert said.count("\n") == 1
-    assert said.startswith("torch does not import: ImportError: libcudart.so.13: cannot open; remove the env")
+    assert message.count("\n") == 1
+    assert message.startswith(
+        "torch does not import: ImportError: libcudart.so.13: cannot open; remove the env"
+    )
 
 
 def test_vllm_of_the_cpu_refuses_a_cuda_torch_in_one_line(tmp_path: Path) -> None:
-    code, said, asked = require_torch(tmp_path, "torch==2.13.0", "touch {state}", with_lock=False)
+    code, message, asked = require_torch(tmp_path, "torch==2.13.0", "touch {state}", with_lock=False)
     assert code == 1 and not asked
-    assert said.count("\n") == 1
-    assert "make setup-vllm ACCELERATOR=cuda" in said and "PIP_EXTRA_INDEX_URL" in said
+    assert message.count("\n") == 1
+    assert "make setup-vllm ACCELERATOR=cuda" in message and "PIP_EXTRA_INDEX_URL" in message

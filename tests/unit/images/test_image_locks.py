@@ -1,4 +1,4 @@
-"""Locks of images: what stages import is in the lock of every image that runs them, and what that needs there."""
+"""Locks of images: each has what its stages import and what those packages need."""
 
 import ast
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ def test_an_image_has_what_its_stages_import(lock: str, stage: str) -> None:
 
 
 @pytest.mark.parametrize("lock", ["sandbox.txt", "train.txt", "orchestrator.txt"])
-def test_a_lock_has_what_its_packages_need_on_the_python_of_images(lock: str) -> None:
+def test_a_lock_is_complete_for_the_python_of_images(lock: str) -> None:
     """Some need another package on 3.11.2 than on the Python that wrote the lock."""
     for name in locked_in(lock) & {canonicalize_name(d.name) for d in distributions()}:
         for requirement in map(Requirement, requires(name) or ()):

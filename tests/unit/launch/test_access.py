@@ -1,4 +1,4 @@
-"""What a stage in a container may reach: a network only where recipe or store need one, directories that it writes."""
+"""Access of a stage in a container: a network only if recipe or store need one, directories that it writes."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,7 +31,7 @@ def request(stage: str, tmp_path: Path, store: str = "", **overrides: Any) -> St
 
 
 @pytest.mark.parametrize("stage", ["prepare", "synthesize", "sft", "rl", "evaluate", "report"])
-def test_the_tiny_world_needs_no_network_and_an_object_store_does(tmp_path: Path, stage: str) -> None:
+def test_only_an_object_store_needs_a_network(tmp_path: Path, stage: str) -> None:
     assert not needs_network(request(stage, tmp_path))
     assert needs_network(request(stage, tmp_path, store="s3://bucket/tirflow"))
 
@@ -58,7 +58,7 @@ def test_a_stage_writes_to_scratch_and_store_and_reads_what_it_was_given(
     assert str(tmp_path / "home" / "cache") in {mount["Source"] for mount in elsewhere}
 
 
-def test_a_stage_over_several_hosts_writes_to_what_they_share_too(tmp_path: Path) -> None:
+def test_a_stage_over_several_hosts_writes_to_shared_scratch(tmp_path: Path) -> None:
     shared = str(tmp_path / "shared" / "sft")
     rendezvous = Rendezvous(nodes=2, node=1, address="10.0.0.1", port=29500, shared=shared)
     spread = request("sft", tmp_path).model_copy(update={"rendezvous": rendezvous})
@@ -80,9 +80,7 @@ def image(accelerator: str) -> Any:
     return SimpleNamespace(labels={"tirflow.accelerator": accelerator, "tirflow.packages": "0123"})
 
 
-def test_a_gpu_stage_has_the_network_between_hosts_where_there_is_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_gpu_stage_gets_the_network_between_hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = request("sft", tmp_path)
     monkeypatch.setattr(docker, "INFINIBAND", tmp_path / "infiniband")
     assert docker._bounds(asked, image("cuda"))["devices"] is None

@@ -11,14 +11,7 @@ import psutil
 import pytest
 
 from tasks.launch.backends.backend import Away
-from tasks.launch.backends.execute import (
-    Event,
-    StageFailed,
-    StageLost,
-    StageStopped,
-    execute,
-    parse_event,
-)
+from tasks.launch.backends.execute import Event, StageFailed, StageLost, StageStopped, execute, parse_event
 from tasks.launch.backends.process import ProcessBackend, RunningProcess
 from tasks.prepare.spec import PREPARE
 from tasks.recipes import load_recipe
@@ -170,7 +163,7 @@ def test_a_stage_sees_only_the_allowed_environment(tmp_path: Path, monkeypatch: 
     assert stage_environment((), SECTIONS)["AWS_SECRET_ACCESS_KEY"] == "canary"
 
 
-def test_a_real_stage_runs_by_hand_and_through_the_backend_alike(tmp_path: Path) -> None:
+def test_a_real_stage_runs_alike_by_hand_and_by_the_backend(tmp_path: Path) -> None:
     problems = tmp_path / "problems.jsonl"
     problems.write_text(
         "".join(json.dumps({"problem": f"What is {n} plus {n}?", "answer": 2 * n}) + "\n" for n in range(9))
@@ -207,13 +200,13 @@ def test_a_real_stage_runs_by_hand_and_through_the_backend_alike(tmp_path: Path)
 
 
 class AwayBackend(ScriptBackend):
-    """A backend whose surroundings do not answer."""
+    """A backend that does not answer."""
 
     def start(self, request_path: Path, log_path: Path, lock: int) -> RunningProcess:
         raise Away("no engine answers; start one")
 
 
-def test_surroundings_that_do_not_answer_are_worth_another_attempt(tmp_path: Path) -> None:
+def test_a_silent_backend_is_retried(tmp_path: Path) -> None:
     with pytest.raises(StageLost, match=r"^stage 'sft': no engine answers; start one$"):
         execute(make_request(tmp_path), AwayBackend(""), tmp_path / "log", lambda _: None)
     assert run(tmp_path, finish())[0] == RESULT, "its scratch directory is free again"

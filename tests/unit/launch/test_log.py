@@ -1,4 +1,4 @@
-"""A stage's log goes to the object store, and a store that is away does not hide why the stage failed."""
+"""A stage's log goes to the object store. An unreachable store does not hide why the stage failed."""
 
 import logging
 from pathlib import Path
@@ -22,7 +22,7 @@ def test_the_log_lies_beside_the_artifacts(bucket: str, tmp_path: Path) -> None:
     assert s3fs.S3FileSystem().cat(f"{bucket}/logs/demo/sft.log") == b"a line\n"
 
 
-def test_a_store_that_is_away_is_told_and_no_error(
+def test_an_unreachable_store_is_logged_and_no_error(
     bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port('127.0.0.1')}")

@@ -1,4 +1,4 @@
-"""Stages over several hosts: what a recipe may ask for, and what is refused before anything starts."""
+"""Stages over several hosts: valid recipes, and refusals before anything starts."""
 
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,7 @@ def test_a_pool_that_makes_no_sense_is_refused(overrides: dict[str, Any], remedy
         ({"rl.optimizer.ranks": 2, "rl.optimizer.nodes": 2}, "needs hosts that sample"),
     ],
 )
-def test_a_trainer_that_does_not_go_with_a_pool_is_refused(overrides: dict[str, Any], remedy: str) -> None:
+def test_a_trainer_that_excludes_a_pool_is_refused(overrides: dict[str, Any], remedy: str) -> None:
     pool = {"generation.engine": "vllm", "generation.placement": "pool"}
     with pytest.raises(ValueError, match=remedy):
         load_recipe("tiny", pool | overrides)
@@ -77,9 +77,7 @@ def test_ranks_are_spread_evenly() -> None:
         load_recipe("tiny", SPREAD | {"sft.optimizer.nodes": 3})
 
 
-def test_without_a_directory_that_hosts_share_such_a_run_is_refused_at_its_start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_several_hosts_need_a_shared_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TIRFLOW_BACKEND", "process")
     monkeypatch.setenv("TIRFLOW_SHARED", str(tmp_path / "absent"))
     run = Run("demo", load_recipe("tiny", SPREAD), store=str(tmp_path))

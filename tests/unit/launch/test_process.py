@@ -1,4 +1,4 @@
-"""Which interpreter runs a stage, and what the process backend says of it."""
+"""The interpreter that runs a stage, and the process backend's errors."""
 
 import sys
 from pathlib import Path
@@ -49,7 +49,7 @@ def test_a_missing_or_broken_interpreter_stops_a_run_before_it_starts(
         require_runnable(Run("demo", recipe, store=str(tmp_path)))
 
 
-def test_a_base_in_four_bits_without_bitsandbytes_stops_a_run_before_it_starts(
+def test_four_bits_without_bitsandbytes_are_refused_before_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = load_recipe("tiny", {"generation.engine": "vllm", "rl.optimizer.lora": {"base": "nf4"}})

@@ -1,4 +1,4 @@
-"""Progress of a stage while Prefect's server is away."""
+"""Progress of a stage while Prefect's server does not answer."""
 
 import contextvars
 import socket
@@ -11,8 +11,8 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from tasks.launch.progress import PROGRESS_EVERY_S, ProgressReport
 
 
-def test_a_server_that_does_not_answer_holds_up_no_event(tmp_path: Path) -> None:
-    """The listener takes connections and never answers, as a server behind a broken network."""
+def test_a_hung_prefect_server_delays_no_event(tmp_path: Path) -> None:
+    """The listener accepts connections and never answers, as behind a broken network."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.settimeout(300)
         address = f"http://127.0.0.1:{silent.getsockname()[1]}/api"
@@ -29,6 +29,6 @@ def test_a_server_that_does_not_answer_holds_up_no_event(tmp_path: Path) -> None
 
             settings = contextvars.copy_context()
             threading.Thread(target=settings.run, args=(follow,), daemon=True).start()
-            connection, _ = silent.accept()  # somebody is being kept waiting
+            connection, _ = silent.accept()  # the flow would be delayed
             assert ended.wait(50), "events wait for the server"
             connection.close()

@@ -9,7 +9,7 @@ VOCABULARY = 97
 
 
 def random_sequences(lengths: list[int], vocabulary: int, seed: int = 0) -> list[TrainSequence]:
-    """Sequences with random ids, about 60 % of the tokens in the loss, and one extra that tells tokens apart."""
+    """Sequences with random ids, about 60 % of the tokens in the loss, and a distinct extra value per token."""
     rng = np.random.default_rng(seed)
     return [
         TrainSequence(
@@ -27,7 +27,7 @@ def sequences_of(step: int) -> list[TrainSequence]:
 
 
 def num_loss_tokens(sequences: list[TrainSequence]) -> int:
-    """Targets in the loss: a sequence's first token is none."""
+    """The number of targets in the loss, which a sequence's first token never is."""
     return sum(int(sequence.loss_mask[1:].sum()) for sequence in sequences)
 
 

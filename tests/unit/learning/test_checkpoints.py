@@ -1,4 +1,4 @@
-"""Checkpoints: what is saved is what is loaded; pickles, damage and gaps are one-line errors."""
+"""Checkpoints are loaded as they were saved; pickles, damage and missing files are one-line errors."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ CONFIG = ModelConfig(source="tiny", dtype="float32")
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    """A tiny model saved while it had the attention of training."""
+    """A tiny model saved with the attention of training."""
     model = tiny_model(400)
     use_packed_attention(model)
     save_checkpoint(model, tiny_tokenizer(), tmp_path)

@@ -1,4 +1,4 @@
-"""The DeepSpeed engine against plain PyTorch: same step however it is cut, resumable to the bit, quiet."""
+"""The DeepSpeed engine against plain PyTorch: equal steps for any division, resumable to the bit, quiet."""
 
 import hashlib
 import json
@@ -92,13 +92,13 @@ def test_resuming_gives_the_same_bits(zero_stage: Zero, dtype: torch.dtype, tmp_
     assert [engine_step(resumed, step) for step in (2, 3)] == expected
     before, after = weights_of(engine), weights_of(resumed)
     assert all(torch.equal(before[name], after[name]) for name in before)
-    if zero_stage < 3:  # which numbers parameters through all engines of a process
+    if zero_stage < 3:  # numbers parameters over all engines of a process
         assert saved_files(engine, tmp_path / "whole") == saved_files(resumed, tmp_path / "resumed")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_states_that_were_put_away_come_back_to_the_bit(dtype: torch.dtype, tmp_path: Path) -> None:
-    """Between steps master weights and moments lie elsewhere, where they are saved from and resumed."""
+def test_offloaded_states_return_bit_for_bit(dtype: torch.dtype, tmp_path: Path) -> None:
+    """Between steps master weights and moments are offloaded, and saved and resumed from there."""
     stays, moves = make_engine(3, dtype), make_engine(3, dtype)
     for step in range(4):
         assert engine_step(moves, step) == engine_step(stays, step)
@@ -137,13 +137,13 @@ def test_only_the_last_whole_checkpoint_stays_and_counts(tmp_path: Path) -> None
     engine_step(engine, 0)
     engine.save(tmp_path, {"cursor": 1})
     assert [path.name for path in tmp_path.glob("*-*")] == ["step-1"]
-    (tmp_path / "partial-9").mkdir()  # what a process killed while saving leaves behind
+    (tmp_path / "partial-9").mkdir()  # left by a process that was killed while saving
     resumed = make_engine()
     assert resumed.resume(tmp_path) == {"cursor": 1}
 
 
 def test_a_checkpoint_is_whole_with_the_sums_of_every_rank(tmp_path: Path) -> None:
-    """Nobody waits for the rank whose disk is slow: until its part is there, the checkpoint before counts."""
+    """No rank waits for one with a slow disk. Until its part exists, the checkpoint before counts."""
     engine = make_engine()
     engine.save(tmp_path, {"cursor": 0})
     engine_step(engine, 0)
@@ -169,7 +169,7 @@ def test_a_checkpoint_of_an_earlier_version_is_resumed_from_and_checked(tmp_path
 
 
 def test_a_rank_reads_again_no_file_but_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The sums come with the writing, and are checked with the loading: a checkpoint has 900 GB at 32B."""
+    """Sums are made while writing and checked while loading: a checkpoint has 900 GB at 32B."""
     engine = make_engine(2)
     opened: list[str] = []
     real = hashlib.file_digest
@@ -193,14 +193,14 @@ def test_a_rank_reads_again_no_file_but_its_own(tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize(("zero_stage", "dtype"), [(2, torch.bfloat16), (3, torch.bfloat16)])
 def test_gradients_go_over_in_float32(zero_stage: Zero, dtype: torch.dtype) -> None:
-    """In bfloat16 the sum of ranks would lose what is a 256th of the largest."""
+    """In bfloat16 the sum over ranks would lose terms below a 256th of the largest."""
     engine = make_engine(zero_stage, dtype)
     assert engine._deepspeed.communication_data_type == torch.float32
     assert engine._deepspeed.optimizer.communication_data_type == torch.float32
 
 
 def test_every_group_of_ranks_has_time_for_a_checkpoint() -> None:
-    """DeepSpeed makes groups of its own, with the backend's timeout: ten minutes for NCCL."""
+    """DeepSpeed makes its own groups with the backend's timeout, ten minutes for NCCL."""
     make_engine(2)
     groups = torch.distributed.distributed_c10d._world.pg_map
     timeouts = {group._get_backend(torch.device("cpu")).options._timeout for group in groups}
@@ -208,7 +208,7 @@ def test_every_group_of_ranks_has_time_for_a_checkpoint() -> None:
 
 
 def test_a_step_that_is_done_again_is_saved_again(tmp_path: Path) -> None:
-    """A critic's part may be whole when the kill comes before the policy's."""
+    """A kill may come after the critic's part and before the policy's."""
     engine = make_engine()
     engine.save(tmp_path, {"attempt": 1})
     engine.save(tmp_path, {"attempt": 2})
@@ -231,9 +231,7 @@ class Hostile:
 
 
 @pytest.mark.parametrize(("zero_stage", "file"), [(0, "*model_states.pt"), (2, "*optim_states.pt")])
-def test_a_hostile_checkpoint_is_refused_and_nothing_of_it_runs(
-    zero_stage: Zero, file: str, tmp_path: Path
-) -> None:
+def test_a_hostile_checkpoint_is_refused_unexecuted(zero_stage: Zero, file: str, tmp_path: Path) -> None:
     engine = make_engine(zero_stage)
     engine.save(tmp_path, {"cursor": 0})
     [path] = tmp_path.glob(f"step-0/{file}")
@@ -241,13 +239,13 @@ def test_a_hostile_checkpoint_is_refused_and_nothing_of_it_runs(
     torch.save(state, path)
     with pytest.raises(ValueError, match=r"changed since it was saved .*; delete .* and run again"):
         make_engine(zero_stage).resume(tmp_path)
-    forged = hashlib.sha256(path.read_bytes()).hexdigest()  # whoever forges a file forges its sum
+    forged = hashlib.sha256(path.read_bytes()).hexdigest()  # a forger also changes the sum
     add_sums(path.parent, sums_of(path.parent) | {path.name: forged}, rank=0, ranks=1)
     with pytest.raises(ValueError, match=r"holds more than weights and numbers.*; opening it could run code"):
         make_engine(zero_stage).resume(tmp_path)
     assert not (tmp_path / "touched").exists()
     torch.load(path, weights_only=False)
-    assert (tmp_path / "touched").exists()  # it would have run
+    assert (tmp_path / "touched").exists()  # the pickle would have run
 
 
 def test_bfloat16_learns_as_float32_does() -> None:
@@ -303,7 +301,7 @@ def test_offload_changes_no_value_and_resumes(zero_stage: Zero, dtype: torch.dty
 @pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
 @pytest.mark.parametrize("factor", [float("nan"), 1e6])
 def test_a_bad_gradient_changes_no_weight(zero_stage: Zero, factor: float) -> None:
-    """Not finite, or over the bound: training stops, or leaves the step out and goes on, as configured."""
+    """A gradient that is not finite or over the bound stops training or skips the step, as configured."""
     stopping = make_engine(zero_stage, grad_norm_bound=1e3)
     skipping = make_engine(zero_stage, grad_norm_bound=1e3, on_bad_gradient="skip")
     before = {name: value.clone() for name, value in skipping.weights()}
@@ -342,7 +340,7 @@ def test_learning_rate_warms_up_then_falls_to_zero() -> None:
 
 
 def test_zero3_cuts_a_model_before_anything_moves_it_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    """DeepSpeed moves a module to the device as it is, unless its parameters are partitioned already."""
+    """DeepSpeed moves a whole module to the device unless its parameters are already partitioned."""
     whole: list[int] = []
 
     def moved(module: torch.nn.Module, *_: object) -> torch.nn.Module:

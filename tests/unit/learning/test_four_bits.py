@@ -48,7 +48,7 @@ def rounded(model: PreTrainedModel, bitsandbytes: Any) -> PreTrainedModel:
 
 def model_of_bitsandbytes(bitsandbytes: Any) -> PreTrainedModel:
     """A model whose linear layers are bitsandbytes' Linear4bit."""
-    model = tiny_model(VOCABULARY).train()  # in evaluation bitsandbytes packs anew for some processors
+    model = tiny_model(VOCABULARY).train()  # in evaluation bitsandbytes repacks for some processors
     for name, layer in body_layers(model).items():
         packed = bitsandbytes.nn.LinearNF4(layer.in_features, layer.out_features, bias=layer.bias is not None)
         packed.load_state_dict(layer.state_dict())
@@ -75,7 +75,7 @@ def test_steps_equal_peft_over_bitsandbytes(zero_stage: Literal[0, 2], bitsandby
 def test_sampler_and_files_get_what_is_trained(
     kind: str, lora: LoraConfig, bitsandbytes: Any, tmp_path: Path
 ) -> None:
-    """Its logits are those of the merged weights, and of PEFT's adapter over the weights that were packed."""
+    """Its logits are those of the merged weights and of PEFT's adapter over the packed weights."""
     engine = make_engine(model=make_model(kind, VOCABULARY), lora=lora)
     (row,) = pack(sequences_of(0), 124)
     base = token_logprobs(rounded(make_model(kind, VOCABULARY), bitsandbytes), row)
@@ -95,7 +95,7 @@ def test_sampler_and_files_get_what_is_trained(
         torch.testing.assert_close(sampler(input_ids=ids).logits, expected, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(opened(input_ids=ids).logits, expected, rtol=1e-4, atol=1e-4)
         unpacked = make_model(kind, VOCABULARY)(input_ids=ids).logits
-        assert (expected - unpacked).abs().max() > 1e-3  # four bits and a step are to be seen
+        assert (expected - unpacked).abs().max() > 1e-3  # four bits and a step make a difference
 
 
 @pytest.mark.parametrize(("zero_stage", "dtype"), [(0, torch.float32), (2, torch.bfloat16)])

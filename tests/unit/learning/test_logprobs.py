@@ -115,7 +115,7 @@ def test_generation_still_works_with_packed_attention() -> None:
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)
 def test_packed_rows_give_what_each_architecture_computes_itself(kind: str) -> None:
-    """Logits that are scaled or capped, windows over some layers or all: whatever the model's own pass does."""
+    """Scaled or capped logits, windows over some or all layers: packed rows equal the model's own pass."""
     model = make_model(kind, VOCABULARY)
     sequences = random_sequences(LENGTHS, VOCABULARY)
     model.set_attn_implementation("eager")

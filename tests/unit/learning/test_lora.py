@@ -1,4 +1,4 @@
-"""Adapters under DeepSpeed against PEFT in plain PyTorch: the same steps, the same files, the base left as it is."""
+"""Adapters under DeepSpeed against PEFT in plain PyTorch: equal steps and files, an unchanged base."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -112,7 +112,7 @@ def test_the_base_stays_and_is_the_reference() -> None:
         engine_step(engine, step)
     assert not torch.allclose(engine.token_logprobs(row), base, atol=1e-3)
     torch.testing.assert_close(engine.base_logprobs(row), base, rtol=0, atol=1e-5)
-    engine_step(engine, 2)  # having looked at the reference, adapters still learn
+    engine_step(engine, 2)  # adapters still learn after a pass of the reference
     names = {name for name, parameter in engine.module.named_parameters() if parameter.requires_grad}
     assert names and all(".lora_" in name for name in names)
 

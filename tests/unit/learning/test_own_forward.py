@@ -1,4 +1,4 @@
-"""What trainer and sampler would compute otherwise than the model itself is refused when it is loaded, in one line."""
+"""A model that trainer and sampler would compute differently is refused in one line when it is loaded."""
 
 from collections.abc import Callable
 
@@ -26,7 +26,7 @@ def sample(model: PreTrainedModel) -> None:
 
 
 def gemma2() -> PreTrainedModel:
-    """It caps attention scores, which SDPA cannot: Transformers computes without the cap there."""
+    """It caps attention scores. SDPA cannot, so Transformers computes without the cap."""
     torch.manual_seed(0)
     config = AutoConfig.for_model(
         "gemma2",
@@ -45,7 +45,7 @@ def gemma2() -> PreTrainedModel:
 
 
 def scaled_behind_the_body(dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """A model whose own pass does what nothing around it can know: the body's states change with the whole row."""
+    """A model whose body's states depend on the whole row in its own pass."""
     model = make_model("qwen2", len(TOKENIZER)).to(dtype)
     body = model.model.forward
     model.model.forward = lambda *args, **kwargs: _scaled(body(*args, **kwargs))  # type: ignore[method-assign]
@@ -83,7 +83,7 @@ def test_half_precision_has_a_bound_of_its_own(zero_stage: int) -> None:
         train(scaled_behind_the_body(torch.bfloat16), zero_stage)
 
 
-def test_an_architecture_that_cannot_be_called_so_is_refused_in_one_line() -> None:
+def test_an_unsupported_architecture_is_refused_in_one_line() -> None:
     config = AutoConfig.for_model(
         "mpt", vocab_size=len(TOKENIZER), d_model=32, n_heads=4, n_layers=2, expansion_ratio=2
     )

@@ -17,7 +17,7 @@ def test_every_sequence_is_packed_once_within_the_budget(lengths: list[int], ran
     assert len(rows) % ranks == 0
     assert all(row.num_tokens <= 30 for row in rows)
     packed = [index for row in rows for index in row.sequences]
-    num_fillers = len(packed) - len(sequences)  # rows without targets, which only give a rank its turn
+    num_fillers = len(packed) - len(sequences)  # rows without targets, which only fill a rank's turn
     assert set(packed) == set(range(len(sequences))) and 0 <= num_fillers < ranks
     trained = sum(int(sequence.loss_mask[1:].sum()) for sequence in sequences)
     assert sum(row.num_loss_tokens for row in rows) == trained
@@ -46,7 +46,7 @@ def test_rows_are_balanced() -> None:
     assert [row.num_tokens for row in rows] == [40, 40]
 
 
-def test_fewer_sequences_than_ranks_leaves_rows_without_targets() -> None:
+def test_fewer_sequences_than_ranks_give_rows_without_targets() -> None:
     rows = pack(random_sequences([6], vocabulary=9), row_tokens=10, ranks=3)
     assert [row.num_loss_tokens > 0 for row in rows] == [True, False, False]
 

@@ -1,4 +1,4 @@
-"""Metrics sinks: what TensorBoard reads back, after an interruption too, and packages that are not there."""
+"""Metrics sinks: TensorBoard reads numbers back, also after an interruption; missing packages are named."""
 
 from pathlib import Path
 

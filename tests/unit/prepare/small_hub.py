@@ -1,4 +1,4 @@
-"""A dataset hub of one repository on loopback: the few routes that `datasets` and `huggingface_hub` ask for."""
+"""A dataset hub of one repository on loopback, with the routes that `datasets` and `huggingface_hub` use."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ from tests.loopback import Handler, serve_http
 
 @contextmanager
 def small_hub(repository: str, revision: str, files: dict[str, bytes]) -> Iterator[tuple[str, list[str]]]:
-    """Serve `files` as dataset `repository` at `revision` alone; the endpoint, and the paths asked for so far."""
+    """Serve `files` as dataset `repository` at `revision` alone. Yields the endpoint and the requested paths."""
     asked: list[str] = []
 
     class Hub(Handler):

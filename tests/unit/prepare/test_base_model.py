@@ -1,4 +1,4 @@
-"""The base model: made here from a seed, copied from a directory, refused where it could run code or move."""
+"""The base model: made from a seed, copied from a directory, refused if it could run code or change."""
 
 import filecmp
 import json
@@ -73,7 +73,7 @@ def test_traces_are_short_and_end_where_a_turn_ends(checkpoint):
     encoded = encode_trace(tokenizer, DIALECTS["retool"], problem, trace, instructed=False)
     assert len(encoded.prompt_ids) + len(encoded.response_ids) <= 100
     assert tokenizer.decode(encoded.response_ids) == trace + "<|im_end|>"
-    # generation stops at the stop string, so no token may reach beyond it
+    # generation stops at the stop string, so no token may extend beyond it
     assert all("</code>" not in token or token.endswith("</code>") for token in tokenizer.get_vocab())
 
 
@@ -86,7 +86,7 @@ def test_the_chat_template_is_qwens(checkpoint):
     assert tokenizer.encode("<|im_start|>") == [tokenizer.convert_tokens_to_ids("<|im_start|>")]
 
 
-def test_a_vocabulary_without_room_is_told():
+def test_a_vocabulary_that_is_too_small_is_refused():
     with pytest.raises(ValueError, match=r"model\.tiny\.vocabulary = 200 is too small"):
         train_tokenizer(200, 0, 128)
     with pytest.raises(ValueError, match="use 512 or more"):
@@ -143,7 +143,7 @@ def test_a_hub_revision_that_can_move_is_refused(tmp_path):
         place_base_model(ModelConfig(source="hub", id="a/b", revision="main"), 0, tmp_path)
 
 
-def test_a_hub_model_comes_out_of_the_hubs_cache_without_a_network(checkpoint, tmp_path):
+def test_a_hub_model_is_read_from_the_hubs_cache(checkpoint, tmp_path):
     revision = "7ae557604adf67be50417f59c2c2f167def9a775"
     snapshot = tmp_path / "hub" / "models--own--tiny" / "snapshots" / revision
     shutil.copytree(checkpoint, snapshot)

@@ -13,14 +13,14 @@ def test_words_are_lower_case_runs_of_letters_or_digits():
     assert words(r"Find $3x^{45}$ mod  7, ÉTÉ_2!") == ["find", "3", "x", "45", "mod", "7", "été", "2"]
 
 
-def test_ngrams_slide_over_the_words_and_a_short_text_is_one_gram():
+def test_ngrams_slide_and_a_short_text_is_one_ngram():
     assert ngrams("a b c d", 3) == ["a b c", "b c d"]
     assert ngrams("a b", 3) == ["a b"]
     assert ngrams("a b c", 3) == ["a b c"]
     assert ngrams("...", 3) == []
 
 
-def test_a_shared_gram_takes_a_problem_out_wherever_it_stands_and_however_it_is_written():
+def test_a_shared_ngram_removes_a_problem():
     evaluation = [row("eval/1", "Every morning Aya goes for a walk of nine kilometres and stops.")]
     train = [
         row("train/same", "In spring, every MORNING $Aya$ goes for a: walk; of ten miles."),

@@ -20,19 +20,19 @@ PROGRAM = """
 import json, sys
 from tasks.prepare.problem_sets import read_problem_set
 from tasks.prepare.config import ProblemSource
-told = []
+results = []
 for settings in sys.argv[1:]:
     try:
         read = read_problem_set(ProblemSource.model_validate_json(settings), 0)
-        told.append([[row.id, row.problem, row.answer] for row in read.rows])
+        results.append([[row.id, row.problem, row.answer] for row in read.rows])
     except ValueError as error:
-        told.append(str(error))
-print(json.dumps(told))
+        results.append(str(error))
+print(json.dumps(results))
 """
 
 
 def read(endpoint: str, home: Path, *settings: dict[str, object]) -> list[Any]:
-    """What a process that asks this hub reads with each of the settings: rows, or what is wrong."""
+    """Rows or the error that a process reads from this hub with each of the settings."""
     environment = os.environ | {
         "HF_ENDPOINT": endpoint,
         "HF_HOME": str(home),
@@ -41,8 +41,8 @@ def read(endpoint: str, home: Path, *settings: dict[str, object]) -> list[Any]:
     command = [sys.executable, "-c", PROGRAM, *map(json.dumps, settings)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
-    told: list[Any] = json.loads(done.stdout.splitlines()[-1])
-    return told
+    results: list[Any] = json.loads(done.stdout.splitlines()[-1])
+    return results
 
 
 def test_a_pinned_dataset_is_downloaded_checked_and_read(tmp_path):
@@ -65,7 +65,7 @@ def test_a_pinned_dataset_is_downloaded_checked_and_read(tmp_path):
     assert "check the network, id, subset and split, or use source = 'file'" in moved
 
 
-def test_files_that_do_not_fit_together_and_a_missing_subset_are_one_line(tmp_path):
+def test_mismatched_files_and_a_missing_subset_are_one_line(tmp_path):
     own = {"name": "own", "source": "hub", "id": "some/set", "revision": REVISION}
     files = {
         "a.jsonl": b'{"problem": "1?", "answer": "1"}\n',
@@ -84,7 +84,7 @@ def test_files_that_do_not_fit_together_and_a_missing_subset_are_one_line(tmp_pa
         assert part in said, said
 
 
-def test_a_registered_set_of_another_size_or_content_is_an_error(tmp_path):
+def test_a_registered_set_with_other_content_is_an_error(tmp_path):
     entry = find_problem_set("amc_2023")
     registered = {"name": "amc", "source": "registry", "id": "amc_2023"}
     for rows in (40, 39):

@@ -1,4 +1,4 @@
-"""The stage as a whole, in this process: what it publishes, what it removes, and what it refuses."""
+"""The whole stage in this process: published, removed and refused problems."""
 
 import json
 from pathlib import Path
@@ -78,8 +78,8 @@ def test_artifacts_open_in_pandas_and_datasets(tmp_path):
     assert (fetched(tmp_path, result, "checkpoint") / "model.safetensors").is_file()
 
 
-def test_a_system_message_goes_from_a_chat_prompt_to_every_prompt_that_is_sampled(tmp_path):
-    """A column of its own where there is one; decontamination compares problems, not what stands before them."""
+def test_a_system_message_is_kept_in_every_sampled_prompt(tmp_path):
+    """It is a column of its own. Decontamination compares problems without it."""
     system = "You are given one question of arithmetic; think about it and give the number alone, please."
     chat = [{"role": "system", "content": system}, {"role": "user", "content": "What is 3 * 7?"}]
     train = write_set(tmp_path / "own.jsonl", {"problem": chat, "answer": ["$21$"]})
@@ -122,7 +122,7 @@ def test_the_same_request_gives_the_same_digests(tmp_path):
         assert first.outputs[name].digest == again.outputs[name].digest != other.outputs[name].digest
 
 
-def test_contaminated_and_repeated_problems_are_taken_out_and_counted(tmp_path):
+def test_contaminated_and_repeated_problems_are_removed_and_counted(tmp_path):
     leaked = "Aya walks nine kilometres every single morning before her coffee. How long does it take her?"
     train = write_set(
         tmp_path / "own.jsonl",
@@ -142,7 +142,7 @@ def test_contaminated_and_repeated_problems_are_taken_out_and_counted(tmp_path):
     assert removed["ngram"] == "aya walks nine kilometres every single morning before"
 
 
-def test_few_problems_of_the_tiny_world_are_lost_to_decontamination(tmp_path):
+def test_decontamination_removes_few_tiny_problems(tmp_path):
     result = prepare(tmp_path, [tiny("world", limit=2000)], [tiny("held_out", "held_out", 200)])
     assert result.metrics["removed_problems"] <= 0.03 * 2000
 
@@ -157,7 +157,7 @@ def test_a_training_set_that_is_all_contaminated_is_refused(tmp_path):
     assert not list((tmp_path / "store").rglob("manifest.json")), "nothing is published"
 
 
-def test_a_bad_row_leaves_nothing_published(tmp_path):
+def test_a_bad_row_publishes_nothing(tmp_path):
     rows = write_set(tmp_path / "own.jsonl", {"problem": "What is 3 * 7?"})
     with pytest.raises(ValueError, match=r"own\.jsonl: row 1: key 'answer' is missing"):
         prepare(tmp_path, [rows], [tiny("held_out", "held_out", 5)])

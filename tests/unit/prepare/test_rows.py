@@ -102,7 +102,7 @@ def test_parquet_with_other_columns_and_float_answers(tmp_path):
         ("own.parquet", b"PK not parquet", r"own\.parquet: not a parquet file"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_told(tmp_path, name, content, message):
+def test_an_unreadable_file_is_refused(tmp_path, name, content, message):
     path = tmp_path / name
     if content is not None:
         path.write_bytes(content)
@@ -110,7 +110,7 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path, name, content, message):
         read_problem_set(source(path), seed=0)
 
 
-def test_repeats_are_dropped_and_counted_and_the_limit_holds(tmp_path):
+def test_repeats_are_dropped_and_counted_up_to_the_limit(tmp_path):
     rows = [{"problem": f"What is {n} + 1?", "answer": n + 1} for n in (1, 2, 2, 3, 1)]
     path = jsonl(tmp_path / "own.jsonl", *rows)
     problem_set = read_problem_set(source(path), seed=0)

@@ -1,4 +1,4 @@
-"""Checkpoints that would fail late, or be wrong without a word: refused by `prepare` in one line, or put right."""
+"""Checkpoints that would fail late or be silently wrong are refused by `prepare` in one line, or corrected."""
 
 import json
 from collections.abc import Callable
@@ -25,7 +25,7 @@ SAMPLING = {"do_sample": False, "temperature": 0.6, "top_p": 0.95, "eos_token_id
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """A sound checkpoint, to be spoilt."""
+    """A valid checkpoint, which tests damage."""
     directory = tmp_path / "source"
     tokenizer = tiny_tokenizer()
     save_checkpoint(tiny_model(len(tokenizer)), tokenizer, directory)
@@ -131,28 +131,28 @@ NORM = "model.norm.weight"
         (break_the_template, r"its chat template cannot write an assistant's message .*; correct it"),
     ],
 )
-def test_what_cannot_be_trained_is_refused_before_anything(
+def test_an_untrainable_checkpoint_is_refused_first(
     source: Path, spoil: Callable[[Path], None], message: str
 ) -> None:
     spoil(source)
     with pytest.raises(ValueError, match=message) as caught:
         place(source)
     assert len(str(caught.value).splitlines()) == 1
-    with pytest.raises(ValueError, match=message):  # and wherever else a checkpoint is taken up
+    with pytest.raises(ValueError, match=message):  # as do other stages that load a checkpoint
         load_tokenizer(source), load_model(source, LOADED)
 
 
-def test_a_generation_config_that_cannot_be_saved_is_written_anew(source: Path, tmp_path: Path) -> None:
+def test_an_unsavable_generation_config_is_rewritten(source: Path, tmp_path: Path) -> None:
     (source / "generation_config.json").write_text(json.dumps(SAMPLING))
     placed = place(source)
     written = json.loads((placed / "generation_config.json").read_text())
     assert written["eos_token_id"] == 0 and not {"temperature", "top_p"} & written.keys()
-    for directory in (placed, source):  # a model that came from elsewhere is not lost at its end either
+    for directory in (placed, source):  # a model from elsewhere can be saved too
         model = load_model(directory, LOADED)
         save_checkpoint(model, load_tokenizer(directory), tmp_path / f"trained_{directory.name}")
 
 
-def test_a_generation_config_that_is_sound_stays(source: Path) -> None:
+def test_a_valid_generation_config_is_kept(source: Path) -> None:
     (source / "generation_config.json").write_text(json.dumps(SAMPLING | {"do_sample": True}))
     written = json.loads((place(source) / "generation_config.json").read_text())
     assert (written["temperature"], written["top_p"], written["eos_token_id"]) == (0.6, 0.95, 0)

@@ -1,4 +1,4 @@
-"""The papers' recipes against a table of the papers' values, and every value of theirs with its origin beside it."""
+"""The papers' recipes against a table of the papers' values; every value names its origin."""
 
 import re
 import tomllib
@@ -32,7 +32,7 @@ def test_a_recipe_has_the_papers_values(recipe: str) -> None:
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_value_names_its_origin(recipe: str) -> None:
-    """A mark beside it; where the table has the value, the table's mark."""
+    """A mark is beside it, the table's mark if the table has the value."""
     lines = (RECIPES_DIR / f"{recipe}.toml").read_text().splitlines()
     section, open_list = "", False
     for line in lines:

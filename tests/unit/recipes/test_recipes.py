@@ -32,7 +32,7 @@ def test_overrides_reach_nested_keys(tmp_path):
 
 
 def test_an_override_that_is_a_section_changes_the_keys_it_names(tmp_path):
-    """As `extends` does: nothing else of the section goes back to its default."""
+    """As with `extends`, no other key of the section returns to its default."""
     below = load_recipe("tiny")
     nested = {
         "sft": {"max_steps": 3, "optimizer": {"warmup_steps": 5}},
@@ -106,7 +106,7 @@ def test_rounds_as_a_list_change_what_they_name():
         ([{"rl.problems": ["words"]}], "rl.problems: 'words' is no set of data.train, which has tiny"),
     ],
 )
-def test_a_round_that_cannot_work_is_refused_before_anything_starts(rounds, part):
+def test_an_impossible_round_is_refused(rounds, part):
     with pytest.raises(ValueError, match=part) as caught:
         load_recipe("tiny", {"rl.rounds": rounds})
     assert "\n" not in str(caught.value)
@@ -156,8 +156,8 @@ def test_a_protocol_and_a_key_that_disagree_are_refused(tmp_path):
         load_recipe(write(tmp_path, MINIMAL), {"evaluate.protocol": "aime"})
 
 
-def test_a_protocol_as_an_override_replaces_a_resolved_recipe_s_numbers(tmp_path):
-    """As when a run's stored recipe is evaluated again under another protocol."""
+def test_a_protocol_override_replaces_resolved_numbers(tmp_path):
+    """As for a new evaluation of a run's stored recipe under another protocol."""
     stored = load_recipe(write(tmp_path, MINIMAL + "[evaluate]\nsamples_per_problem = 4")).model_dump()
     assert resolve(stored, {"evaluate.protocol": "torl"}, "stored").evaluate.samples_per_problem == 1
     again = resolve(stored, {"evaluate.protocol": "retool"}, "stored")
@@ -184,13 +184,13 @@ def test_a_protocol_as_an_override_replaces_a_resolved_recipe_s_numbers(tmp_path
         ({"model": {"source": "path", "path": "models/mine"}}, "absolute path"),
     ],
 )
-def test_what_cannot_work_is_refused_before_anything_starts(overrides, part):
+def test_impossible_settings_are_refused(overrides, part):
     with pytest.raises(ValueError, match=part):
         load_recipe("tiny", overrides)
 
 
 def test_a_recorded_recipe_outlives_keys_that_were_taken_out() -> None:
-    """Where the stage does not depend on them; where it does, one line with key and remedy."""
+    """A stage that depends on them is refused in one line with key and remedy."""
     recipe = load_recipe("tiny")
     recorded = recipe.model_dump(mode="json")
     recorded["rl"]["optimizer"]["forgotten"] = 1
@@ -205,7 +205,7 @@ def test_a_recorded_recipe_outlives_keys_that_were_taken_out() -> None:
         resolve_recorded(recorded | {"evaluate": {"samples_per_problem": 0}}, {}, "old", "evaluate")
 
 
-def test_a_section_that_a_recorded_recipe_has_off_is_switched_on():
+def test_an_override_enables_a_section_of_a_recorded_recipe():
     recorded = load_recipe("tiny").model_dump(mode="json")
     assert recorded["sft"]["optimizer"]["lora"] is None
     changed = resolve_recorded(recorded, {"sft.optimizer.lora": {"rank": 4, "alpha": 8}}, "old", "sft")

@@ -1,4 +1,4 @@
-"""The embedded traces: segments, offsets as JavaScript counts, and that nothing gets out of its element."""
+"""The embedded traces: segments, JavaScript offsets, text that cannot leave its element."""
 
 import base64
 import gzip
@@ -26,7 +26,7 @@ BLOCKS = [("print(1)", "ok", "1"), ("print(1)", "error", "Boom"), ("print(2)", "
 
 
 def test_segments_cover_the_text_and_match_mask_and_code() -> None:
-    """In order, without gaps; output segments are exactly the masked tokens; each code segment is its call's code."""
+    """Ordered and without gaps. Output segments are the masked tokens, code segments the calls' code."""
     sample = make_sample(BLOCKS)
     cuts = segments(sample)
     assert [cut[0] for cut in cuts[1:]] == [cut[1] for cut in cuts[:-1]]
@@ -37,7 +37,7 @@ def test_segments_cover_the_text_and_match_mask_and_code() -> None:
     assert code == [("print(1)", 0), ("print(1)", 1), ("print(2)", 2)]
 
 
-def test_code_that_was_not_run_is_told_apart() -> None:
+def test_unexecuted_code_is_marked() -> None:
     """After the call cap, or cut off by the budget."""
     sample = make_sample([], words="so\n<code>\n```python\nprint(5)\n```\n</code> ")
     kinds = {sample.text[start:end]: kind for start, end, kind, _ in segments(sample)}
@@ -56,15 +56,15 @@ def test_positions_are_those_of_javascript() -> None:
 
 
 def test_log_probs_are_null_on_masked_tokens() -> None:
-    """Hundredths elsewhere."""
+    """Other tokens have hundredths."""
     sample = make_sample(BLOCKS[:1])
     for logprob, drawn, value in zip(trace(sample)["logprobs"], sample.sampled, sample.logprobs, strict=True):
         assert (logprob is not None) == drawn
         assert logprob is None or logprob == round(100 * value)
 
 
-def test_flags() -> None:
-    """What the filters read."""
+def test_flags_for_filters() -> None:
+    """The flags that the viewer's filters read."""
     assert flags(make_sample(BLOCKS)) == RIGHT | CODE_ERROR | HAS_CODE
     assert flags(make_sample([], predicted="1")) == 0
 
@@ -97,4 +97,4 @@ def test_too_many_traces_are_thinned_evenly() -> None:
     assert select(evaluations, 160, 10**9) == evaluations
     tokens = sum(s.num_tokens for samples in evaluations.values() for s in samples if s.sample < 2)
     assert len(select(evaluations, 160, tokens)["sft"]) == 20
-    assert len(select(evaluations, 1, 1)["sft"]) == 10  # never nothing
+    assert len(select(evaluations, 1, 1)["sft"]) == 10  # at least one sample

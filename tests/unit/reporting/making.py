@@ -1,4 +1,4 @@
-"""Samples for tests: text of a real dialect with matching token ends and masks, and any mix of outcomes."""
+"""Samples for tests: text of a real dialect with matching token ends and masks, and any outcomes."""
 
 import random
 

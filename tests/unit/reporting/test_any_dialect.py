@@ -1,6 +1,6 @@
 """Metrics, purposes and viewer read any dialect alike: spans from the calls, forms from the dialect alone.
 
-One dialect here is made up: what works with it works with the next one that somebody adds.
+One dialect here is invented, so a new dialect works too.
 """
 
 from dataclasses import replace
@@ -39,21 +39,21 @@ def _third(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def sampled(name: str, *turns: str) -> Sample:
-    """What an evaluation keeps of a model that says these turns."""
+    """The sample of a model that writes these turns."""
     trajectory = roll(TOKENIZER, DIALECTS[name], "".join(turns))
     ends = token_ends(TOKENIZER, trajectory.response_ids, trajectory.text)
     return graded(trajectory, PROBLEM, ends, name)
 
 
 def mixed(name: str) -> Sample:
-    """A block that fails, one that runs, one that is not whole, output of its own making, an answer."""
+    """A block that fails, one that runs, an incomplete one, invented output, an answer."""
     dialect = DIALECTS[name]
     written = [dialect.write_call(code) for code in ("print(x)", "n = 1\n\nprint(n + 2)")]
     broken = (
         dialect.write_call("print(4)").replace('"arguments"', '"argument"', 1).replace("\n```\n", "\n", 1)
     )
-    made = f"It gives {dialect.feedback_mark}\n5{dialect.feedback_close}"
-    turns = [f"Let me verify it.\n{written[0]}", f"Once more.\n{written[1]}", f"And.\n{broken}", made]
+    invented = f"It gives {dialect.feedback_mark}\n5{dialect.feedback_close}"
+    turns = [f"Let me verify it.\n{written[0]}", f"Once more.\n{written[1]}", f"And.\n{broken}", invented]
     return sampled(name, *turns, dialect.write_answer("3"))
 
 

@@ -39,8 +39,8 @@ def test_counts_by_hand() -> None:
     assert result.first_code_position == pytest.approx(sum(first / len(s.text) for s in samples[:3]) / 3)
 
 
-def test_nothing_to_divide_by_is_none() -> None:
-    """No sample, or none with code: no ratio is made up."""
+def test_an_empty_denominator_gives_none() -> None:
+    """Without samples or without code there is no ratio."""
     empty, text_only = measure([]), measure([make_sample([])])
     assert empty.code_ratio is None and empty.num_samples == 0
     assert (text_only.code_ratio, text_only.pass_ratio, text_only.last_block_pass_right) == (0.0, None, None)
@@ -64,7 +64,7 @@ def test_self_correction(calls: list[tuple[str, str]], corrected: bool) -> None:
 
 
 def test_code_after_the_answer_is_not_effective() -> None:
-    """ToRL's second form: the code must run before the answer is given."""
+    """ToRL's second form: the code must run before the answer."""
     assert executed_before_answer(make_sample([GOOD]))
     assert not executed_before_answer(make_sample([GOOD], words="I say \\boxed{42}. "))
     assert not executed_before_answer(make_sample([]))

@@ -21,26 +21,26 @@ def test_ticks_are_round_and_enclose_the_data(low: float, high: float) -> None:
 
 @pytest.mark.parametrize(("low", "high"), [(1, 2), (1.5, 2.5), (0, 7), (1, 24), (1, 1800)])
 def test_whole_ticks_are_whole(low: float, high: float) -> None:
-    """No step 1.2."""
+    """No fractional steps such as 1.2."""
     found = ticks(low, high, whole=True)
     assert all(value == int(value) for value in found) and 2 <= len(found) <= 8
 
 
 def test_a_curve_has_a_gap_where_the_value_is_missing() -> None:
-    """NaN lifts the pen: three points and a gap give two pieces."""
+    """Three points and a NaN give two pieces."""
     figure = curve("Pass ratio", [Line("rl", [1, 2, 3, 4], [0.1, math.nan, 0.3, 0.4])], "step", percent=True)
     root = ElementTree.fromstring(str(figure))
     path = next(element for element in root.iter("path") if element.get("d"))
     assert (path.get("d") or "").count("M") == 2 and (path.get("d") or "").count("L") == 1
 
 
-def test_nothing_to_draw_draws_nothing() -> None:
+def test_no_points_draw_no_frame() -> None:
     """No finite point: no empty frame."""
     assert curve("x", [Line("a", [1], [math.nan])], "step") == ""
 
 
 def test_names_are_escaped() -> None:
-    """A set may be called anything."""
+    """A set may have any name."""
     evil = "<script>alert(1)</script>\"'"
     for figure in (
         curve(
@@ -53,7 +53,7 @@ def test_names_are_escaped() -> None:
 
 
 def test_numbers_are_short() -> None:
-    """As people write them."""
+    """Short forms."""
     assert [number(12_500), number(0.25), number(0.4, percent=True), number(3.0)] == [
         "12.5k",
         "0.25",

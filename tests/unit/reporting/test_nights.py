@@ -1,4 +1,4 @@
-"""The nightly decisions: noise is quiet, a worse checkpoint is loud, a tag moves only through the gate."""
+"""Nightly decisions: noise raises no alert, a worse checkpoint does, a tag moves only through the gate."""
 
 from xml.etree import ElementTree
 
@@ -22,7 +22,7 @@ RIGHT, WRONG = Outcome(True, "1"), Outcome(False, "0")
 
 
 def night(chances: np.ndarray, rng: np.random.Generator, samples: int = 32) -> Evaluation:
-    """One evaluation of problems with these chances."""
+    """An evaluation of problems with these accuracies."""
     hits = rng.binomial(samples, np.clip(chances, 0, 1))
     return {f"p{i}": [RIGHT] * hit + [WRONG] * (samples - hit) for i, hit in enumerate(hits)}
 
@@ -44,20 +44,20 @@ def alerts(seed: int, nights: int, loss: float = 0.0) -> int:
     return count
 
 
-def test_noise_alone_alerts_in_at_most_five_of_a_hundred_nights() -> None:
-    """Ten series of 100 nights, each with a reference of its own luck: nearly all keep to 5, and 2 % on the whole."""
+def test_noise_alerts_in_at_most_five_of_a_hundred_nights() -> None:
+    """Ten series of 100 nights, each with its own reference: nearly all have at most 5 alerts, 2 % overall."""
     counts = [alerts(seed, 100) for seed in range(10)]
     assert sum(count <= 5 for count in counts) >= 9, counts
     assert sum(counts) / 1000 <= 0.03, counts
 
 
 def test_a_worse_checkpoint_alerts() -> None:
-    """Ten points lost at 30 problems x 32 samples are seen in nearly every night."""
+    """A loss of ten points at 30 problems x 32 samples is found in nearly every night."""
     assert alerts(3, 40, loss=0.10) >= 38
 
 
-def test_more_comparisons_a_night_do_not_mean_more_false_alerts() -> None:
-    """Twenty sets at once: the level is divided among them."""
+def test_many_comparisons_raise_no_more_false_alerts() -> None:
+    """The level is divided among twenty sets."""
     rng = np.random.default_rng(8)
     chances = rng.beta(0.8, 0.8, 30)
     quiet = 0
@@ -70,7 +70,7 @@ def test_more_comparisons_a_night_do_not_mean_more_false_alerts() -> None:
     assert quiet >= 57
 
 
-def test_a_drop_tells_its_story() -> None:
+def test_an_alert_names_checkpoint_set_size_and_interval() -> None:
     """Message and event carry checkpoint, set, size and interval."""
     before = {f"p{i}": [RIGHT] * 8 for i in range(20)}
     after = {f"p{i}": [WRONG if i % 2 else RIGHT] * 8 for i in range(20)}
@@ -95,7 +95,7 @@ def test_a_drop_tells_its_story() -> None:
     ],
 )
 def test_the_gate(gain: float, threshold: float, promote: bool, word: str) -> None:
-    """Refused only when the whole interval lies below the threshold; the reason is always given."""
+    """It refuses only if the whole interval lies below the threshold, and always gives the reason."""
     rng = np.random.default_rng(4)
     chances = np.full(40, 0.5)
     gate = promotion_gate(night(chances, rng), night(chances + gain, rng), threshold)
@@ -129,7 +129,7 @@ def test_what_changed_names_every_difference_and_nothing_else() -> None:
     assert line.startswith("inputs.checkpoint.digest: aaa")
 
 
-def test_surroundings_are_part_of_what_changed() -> None:
+def test_library_versions_are_part_of_what_changed() -> None:
     """A library that was upgraded is named."""
     changed = what_changed(
         manifest(), manifest(), {"torch": "2.12", "python": "3.11"}, {"torch": "2.13", "python": "3.11"}

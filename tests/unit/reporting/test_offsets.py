@@ -1,4 +1,4 @@
-"""Token ends: they add up to the text, also where a token is a part of a character."""
+"""Token ends add up to the text, also if a token is part of a character."""
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -16,7 +16,7 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def test_ascii_is_one_character_a_token() -> None:
-    """And the end of turn, which the text does not hold, ends where the text does."""
+    """The end-of-turn token, which is not in the text, ends with the text."""
     tokenizer = byte_tokenizer()
     ids = tokenizer.encode("print(1)", add_special_tokens=False)
     assert token_ends(tokenizer, [*ids, tokenizer.eos_token_id], "print(1)") == [*range(1, 9), 8]

@@ -22,7 +22,7 @@ def labelled() -> list[tuple[Purpose, str, str]]:
 
 
 def test_agreement_with_the_labels() -> None:
-    """At least 90 % on the whole, and no purpose that is mostly missed or mostly claimed wrongly."""
+    """At least 90 % overall, and no purpose is mostly missed or mostly wrong."""
     blocks = labelled()
     assert len(blocks) >= 200
     pairs = Counter((label, classify(code, before)) for label, before, code in blocks)
@@ -36,12 +36,12 @@ def test_agreement_with_the_labels() -> None:
 
 @pytest.mark.parametrize("code", ["", "\x00", "(" * 5000, "x = " + "-" * 20000 + "1", "def f(:\n"])
 def test_any_text_has_a_purpose(code: str) -> None:
-    """What a model wrote may break a parser; it never breaks the classifier."""
+    """Text that breaks a parser does not break the classifier."""
     assert classify(code) in (Purpose.EMPTY, Purpose.UNPARSABLE, Purpose.CALCULATION)
 
 
 def test_only_the_last_words_before_count() -> None:
-    """An earlier paragraph is about something else."""
+    """An earlier paragraph does not count."""
     assert classify("print(1)", "Let me check that.\n\nNow the sum.") is Purpose.CALCULATION
     assert (
         classify("print(1)", "Now the sum.\n\nLet me check that.\n<code>\n```python\n")

@@ -48,7 +48,7 @@ def test_advantages_match_the_slow_reference(
 ) -> None:
     rewards, groups, valid = (list(column) for column in zip(*drawn, strict=True))
     fast = advantages(np.array(rewards), np.array(groups), np.array(valid), algorithm)
-    # a group whose rewards are all equal has deviation 0 but for rounding, which 1e-6 in the denominator magnifies
+    # equal rewards have deviation 0 up to rounding, which 1e-6 in the denominator magnifies
     assert fast.tolist() == pytest.approx(slow(rewards, groups, valid, algorithm), abs=1e-8)
 
 

@@ -1,4 +1,4 @@
-"""Which weights are kept while a round goes on, and what a point of the curve says."""
+"""Weights that are kept during a round, and the points of its curve."""
 
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,12 @@ def save(directory: Path) -> None:
     (directory / "weights").write_text("")
 
 
-def test_the_first_of_the_highest_is_the_best_and_the_start_is_no_candidate() -> None:
+def test_the_first_maximum_after_the_start_is_best() -> None:
     assert best_of(points(s0=0.9, s2=0.4, s4=0.6, s6=0.6, s8=None)) == {"step": 4, "accuracy": 0.6}
     assert best_of(points(s0=0.9)) is None
 
 
-def test_what_a_killed_round_would_need_again_stays(tmp_path: Path) -> None:
+def test_weights_for_a_resumed_round_are_kept(tmp_path: Path) -> None:
     weights = BestWeights(tmp_path / "best", "round", step=0)
     for step in (2, 4, 6):
         weights.write(step, save)

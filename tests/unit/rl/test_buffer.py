@@ -1,4 +1,4 @@
-"""The buffer between sampler and trainer, and its journal: killed after any line, nothing is lost and nothing twice."""
+"""The buffer between sampler and trainer, and its journal: a kill after any line loses and repeats nothing."""
 
 import json
 import random
@@ -56,7 +56,7 @@ def graded(made: Trajectory, outcome: float) -> Graded:
 
 
 def finish(buffer: Buffer, requests: list[RolloutRequest], step: int, equal: bool = False) -> None:
-    """All samples of one draw come back, one of them wrong, or none."""
+    """Return all samples of one draw, one of them wrong or none."""
     for request in requests:
         group = buffer.add(trajectory(request, step))
     rows = [graded(made, 1.0 if equal or made.sample else -1.0) for made in group]
@@ -74,7 +74,7 @@ def test_problems_and_seeds_are_those_of_synchronous_steps(tmp_path: Path) -> No
     assert len({request.id for requests in drawn for request in requests}) == 8
 
 
-def test_no_more_is_drawn_than_steps_can_take_in_time(tmp_path: Path) -> None:
+def test_draws_are_bounded_by_staleness(tmp_path: Path) -> None:
     buffer = open_buffer(tmp_path)
     drawn = []
     while buffer.may_draw(0, 0):
@@ -83,14 +83,14 @@ def test_no_more_is_drawn_than_steps_can_take_in_time(tmp_path: Path) -> None:
     for requests in drawn[:SIZE]:
         finish(buffer, requests, 0)
     assert buffer.take(0) is not None
-    assert not buffer.may_draw(0, 0)  # those that train have places until the step is done
+    assert not buffer.may_draw(0, 0)  # groups in training keep their places until the step is done
     buffer.end_step()
     assert buffer.may_draw(1, 1)
-    assert not buffer.may_draw(1, 0)  # by older weights: two steps can take it, and four are open
-    assert not buffer.may_draw(LAST_STEP - 2, LAST_STEP - 2)  # two steps are left for the four that are open
+    assert not buffer.may_draw(1, 0)  # by older weights: two steps can use it, and four groups are open
+    assert not buffer.may_draw(LAST_STEP - 2, LAST_STEP - 2)  # two steps are left for the four open groups
 
 
-def test_the_oldest_go_first_and_what_is_too_old_is_dropped_with_its_reason(tmp_path: Path) -> None:
+def test_the_oldest_go_first_and_stale_groups_are_dropped(tmp_path: Path) -> None:
     buffer = open_buffer(tmp_path)
     slow, first, second, third = (buffer.draw(0) for _ in range(4))
     finish(buffer, third, 1)
@@ -100,29 +100,27 @@ def test_the_oldest_go_first_and_what_is_too_old_is_dropped_with_its_reason(tmp_
     assert taken is not None and [row.group for row in taken] == [0, 0, 1, 1]
     drawn = [buffer.problem(int(requests[0].problem_id)).id for requests in (first, second)]
     assert [row.trajectory.problem_id for row in taken[::2]] == drawn
-    assert buffer.take(3) is None  # the third was begun two steps before, and one is not enough
+    assert buffer.take(3) is None  # the third was started two steps before, and the bound is one
     assert buffer.journal.account.dropped == {0: "stale: begun after step 0, not whole at step 4"}
     assert buffer.add(trajectory(slow[0], 0)) == []  # it comes too late
     assert buffer.take(4) is None
     assert buffer.journal.account.dropped[3] == "stale: begun after step 1, waited until step 5"
 
 
-def test_groups_of_equal_rewards_are_replaced_as_often_as_the_recipe_says(tmp_path: Path) -> None:
+def test_groups_of_equal_rewards_are_replaced_up_to_a_limit(tmp_path: Path) -> None:
     buffer = open_buffer(tmp_path, resample_attempts=2)
     for _ in range(3):
         finish(buffer, buffer.draw(0), 0, equal=True)
     finish(buffer, buffer.draw(0), 0)
-    assert len(taken := buffer.take(0) or []) == 4 * 2  # twice two groups, one of which teaches
+    assert len(taken := buffer.take(0) or []) == 4 * 2  # twice two groups, one of which has a gradient
     assert {row.group for row in taken} == {0, 1, 2, 3}
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_killed_at_any_line_each_draw_is_trained_once_or_dropped_with_a_reason(
-    tmp_path: Path, seed: int
-) -> None:
-    """A round over the real buffer whose process ends after any number of journal lines, the last perhaps in part."""
+def test_killed_at_any_line_each_draw_is_trained_once_or_dropped(tmp_path: Path, seed: int) -> None:
+    """A round over the real buffer whose process ends after any number of journal lines, the last perhaps torn."""
     moments = random.Random(seed)
-    trained: dict[int, list[str]] = {}  # by step, what the weights of the last lineage have learned from
+    trained: dict[int, list[str]] = {}  # by step: draws that the current weights were trained on
     saved, kills = 0, 0
     while saved < LAST_STEP:
         buffer = open_buffer(tmp_path)
@@ -147,7 +145,10 @@ def test_killed_at_any_line_each_draw_is_trained_once_or_dropped_with_a_reason(
 def play(
     buffer: Buffer, saved: int, trained: dict[int, list[str]], moments: random.Random, lines: int
 ) -> int:
-    """Sampler and trainer in turn until the journal has grown by `lines`; the last saved step, every second one."""
+    """Run sampler and trainer in turn until the journal has grown by `lines`.
+
+    Returns the last saved step; every second is.
+    """
     flying: list[list[RolloutRequest]] = []
     step, last, is_open = saved, saved, False
     start = buffer.journal.path.read_text().count("\n") if buffer.journal.path.exists() else 0
@@ -200,7 +201,7 @@ def test_a_group_on_the_disk_is_the_group(tmp_path: Path) -> None:
             assert getattr(read.trajectory, name) == getattr(row.trajectory, name), name
 
 
-def test_a_line_that_does_not_follow_is_not_written(tmp_path: Path) -> None:
+def test_an_inconsistent_journal_line_is_refused(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.jsonl")
     journal.write("drawn", draw=0, problem="p", begun=0)
     journal.write("whole", draw=0)

@@ -1,4 +1,4 @@
-"""The critic's mathematics against slow references, and its values' place beside the log-probs."""
+"""The critic's mathematics against slow references, and its values beside the log-probs."""
 
 from pathlib import Path
 
@@ -6,14 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.rl.objective.critic import (
-    CriticEngine,
-    ValueModel,
-    explained_variance,
-    gae,
-    value_loss,
-    whiten,
-)
+from tasks.rl.objective.critic import CriticEngine, ValueModel, explained_variance, gae, value_loss, whiten
 from tasks.shared.config import OptimizerConfig
 from tasks.shared.learning.logprobs import use_packed_attention
 from tasks.shared.learning.packing import pack
@@ -106,7 +99,7 @@ def test_value_clipping_can_be_switched_off() -> None:
     assert float(loss) == pytest.approx(0.5 * (0.9**2 + 0.9**2) / 2)
 
 
-def test_whitened_advantages_have_mean_0_and_deviation_1_over_the_tokens_in_the_loss() -> None:
+def test_whitened_advantages_have_mean_0_and_deviation_1() -> None:
     advantages = [np.array([1.0, 2.0, 50.0]), np.array([4.0, 5.0])]
     masks = [np.array([True, True, False]), np.array([True, True])]
     chosen = [1.0, 2.0, 4.0, 5.0]

@@ -1,4 +1,4 @@
-"""The critic within a step: rewards where they are earned, advantages a token, rows cut anyhow, outages left out."""
+"""The critic within a step: rewards at their token, advantages per token, any division into rows, no outages."""
 
 from dataclasses import replace
 
@@ -113,8 +113,8 @@ def test_how_rows_are_cut_changes_nothing() -> None:
     assert np.mean((results[0][1] - returns)[sampled] ** 2) < errors.mean()
 
 
-def test_advantages_a_token_are_whitened_over_all_valid_rows_and_recorded_as_means() -> None:
-    """The last row is valid and not in the loss: it counts in mean and deviation, as in GRPO's groups."""
+def test_token_advantages_are_whitened_over_valid_rows() -> None:
+    """The last row is valid but not in the loss: it counts in mean and deviation, as in GRPO's groups."""
     tokens = tuple(np.arange(len(g.trajectory.response_ids), dtype=float) for g in experience().graded)
     evaluated = Values(tokens, tokens, tokens)
     plain = with_advantages(experience(), evaluated, whitened=False)
@@ -133,7 +133,7 @@ def test_advantages_a_token_are_whitened_over_all_valid_rows_and_recorded_as_mea
     assert kept is not None and not kept[3].any() and kept[0][0] != first[0]
 
 
-def test_the_policy_s_gradient_follows_each_token_s_own_advantage() -> None:
+def test_the_policy_gradient_follows_token_advantages() -> None:
     """One on-policy step: with advantages of a single token, the loss is that token's alone, w = 1 / tokens."""
     policy = TrainingEngine(tiny_model(97), OPTIMIZER, total_steps=1)
     one = np.zeros(9)
@@ -165,7 +165,7 @@ def test_the_constant_reduction_divides_by_what_a_step_could_hold() -> None:
     assert result.sums.loss == pytest.approx(-(7 * 2.0 + 4 * -1.0) / (2 * 2 * 20))
 
 
-def test_the_loss_is_a_mean_over_mini_batches_and_nothing_learnt_from_is_none() -> None:
+def test_the_loss_is_a_mean_over_mini_batches() -> None:
     """Two mini-batches of one trajectory each, with means of their own; then a step with nothing in the loss."""
     policy = TrainingEngine(tiny_model(97), OPTIMIZER, total_steps=4)
     settings = RlConfig(mini_batches=2, importance_cap=0.0, optimizer=OPTIMIZER)

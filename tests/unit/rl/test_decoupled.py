@@ -43,7 +43,7 @@ class OneDistribution:
         assert self.theta.grad is not None
         norm = float(self.theta.grad.norm())
         with torch.no_grad():
-            self.theta -= 20 * self.theta.grad  # far enough that clips are met
+            self.theta -= 20 * self.theta.grad  # far enough that ratios are clipped
         self.theta.grad = None
         self.history.append(self.theta.tolist())
         return norm
@@ -54,7 +54,7 @@ def log_softmax(theta: list[float], token: int) -> float:
 
 
 def sampled_by_three_versions(rng: np.random.Generator) -> Trajectory:
-    """Six tokens, two of each of three policies that are not the trainer's, whose log-probs are recorded."""
+    """Six tokens, two of each of three other policies, with their log-probs."""
     ids = rng.integers(VOCABULARY, size=6).tolist()
     policies = rng.normal(size=(3, VOCABULARY)).tolist()
     logprobs = tuple(log_softmax(policies[place // 2], token) for place, token in enumerate(ids))
@@ -96,8 +96,8 @@ def slow_loss(
     return total / count
 
 
-def test_clip_and_importance_weight_are_apart_over_tokens_of_several_versions() -> None:
-    """Both mini-batches are clipped around the policy before the first, and weighed by it over each token's sampler."""
+def test_clip_and_importance_weight_use_different_policies() -> None:
+    """Both mini-batches are clipped around the policy before the first and weighed by it over each token's sampler."""
     rng, rl = np.random.default_rng(0), RlConfig(mini_batches=2, importance_cap=1.7)
     trajectories = [sampled_by_three_versions(rng) for _ in range(8)]
     advantages, none = rng.normal(size=8), np.zeros(8, dtype=bool)

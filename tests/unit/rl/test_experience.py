@@ -29,7 +29,7 @@ def stage(**rl: object) -> RlStage:
     )
 
 
-def said(
+def make_trajectory(
     problem: str, sample: int, text: str, finish: FinishReason = FinishReason.EOS, feedback: str = ""
 ) -> Trajectory:
     """Ids are code points; with `feedback`, `text` has it after its first word."""
@@ -49,12 +49,12 @@ def decode(ids: tuple[int, ...]) -> str:
 
 
 TRAJECTORIES = [
-    said("b", 1, "\\boxed{7}"),
-    said("a", 2, "no idea"),  # void
-    said("a", 0, "code[5]\\boxed{5}", feedback="[5]"),
-    said("a", 1, "\\boxed{6}"),
-    said("b", 0, "\\boxed{07}"),
-    said("a", 3, "code", FinishReason.SANDBOX_FAILURE),
+    make_trajectory("b", 1, "\\boxed{7}"),
+    make_trajectory("a", 2, "no idea"),  # void
+    make_trajectory("a", 0, "code[5]\\boxed{5}", feedback="[5]"),
+    make_trajectory("a", 1, "\\boxed{6}"),
+    make_trajectory("b", 0, "\\boxed{07}"),
+    make_trajectory("a", 3, "code", FinishReason.SANDBOX_FAILURE),
 ]
 
 
@@ -69,7 +69,7 @@ def test_order_grades_and_rewards() -> None:
 
 
 def test_what_is_in_the_loss() -> None:
-    """Void: out of the loss, in the baseline. Outage: out of both. Group b: all right, so nothing to learn."""
+    """Void: out of the loss, in the baseline. Outage: out of both. Group b: all right, so no gradient."""
     config = stage(algorithm="dr_grpo")
     experience = build_experience(score(TRAJECTORIES, PROBLEMS, config), config, decode, seed=1)
     assert experience.in_loss.tolist() == [True, True, False, False, False, False]
@@ -80,7 +80,7 @@ def test_what_is_in_the_loss() -> None:
     assert experience.in_loss.tolist() == [True, True, True, False, True, True]
 
 
-def test_penalties_alone_make_no_group_teach() -> None:
+def test_penalties_alone_keep_no_group() -> None:
     """Group b is all right; one answer is longer than its buffer: its reward differs, and DAPO counts answers."""
     config = stage(overlong_buffer_tokens=95, filter_void_turns=False)
     graded = score(TRAJECTORIES, PROBLEMS, config)
@@ -94,14 +94,17 @@ def test_penalties_alone_make_no_group_teach() -> None:
 def test_a_response_that_its_feedback_ended_is_overlong() -> None:
     """The output of its block did not fit, so it holds fewer tokens than it was given, and ended for length."""
     config = stage(overlong_buffer_tokens=50)
-    ended = [said("a", i, "code", finish) for i, finish in enumerate((FinishReason.LENGTH, FinishReason.EOS))]
+    ended = [
+        make_trajectory("a", i, "code", finish)
+        for i, finish in enumerate((FinishReason.LENGTH, FinishReason.EOS))
+    ]
     assert [row.reward for row in score(ended, PROBLEMS, config)] == [-2.0, -1.0]
 
 
 def test_the_form_of_an_answer_weighs_in_resampling() -> None:
-    """rStar2: of right answers without failing code the one that is given once is kept, at most nine times in ten."""
+    """rStar2: of right answers without failing code, the one that is given once is kept nine times in ten at most."""
     once, twice = "<answer>\\boxed{5}</answer>", "<answer>\\boxed{5}</answer> <answer>\\boxed{5}</answer>"
-    rows = [said("a", i, text) for i, text in enumerate((once, twice, "no", "no"))]
+    rows = [make_trajectory("a", i, text) for i, text in enumerate((once, twice, "no", "no"))]
     for wanted, penalised in ((False, 0.5), (True, 1 / 1.6 / (1 / 0.6 + 1 / 1.6))):
         config = stage(samples_per_prompt=2, resample_on_correct=True, resample_format_penalty=wanted)
         graded = score(rows, PROBLEMS, config)
@@ -110,7 +113,7 @@ def test_the_form_of_an_answer_weighs_in_resampling() -> None:
 
 
 def test_a_reward_function_says_what_answers_are_worth() -> None:
-    """In place of +1 and -1, penalties as ever; outages it is not asked about; groups teach by what it says."""
+    """Its values replace +1 and -1; penalties still apply; it gets no outages; groups are filtered by its values."""
     asked: list[dict[str, object]] = []
 
     def judge(responses: list[dict[str, object]]) -> list[float]:
@@ -144,9 +147,9 @@ def test_training_sees_the_sampled_ids_and_mask() -> None:
 
 def test_a_block_that_a_notice_answered_is_counted_and_void() -> None:
     config = stage()
-    told = said("a", 0, "broken[5]\\boxed{5}", feedback="[5]")
-    told = replace(told, calls=(replace(told.calls[0], status=NOTICE),), unrecognised=2, self_written=3)
-    experience = build_experience(score([told], PROBLEMS, config), config, decode, seed=1)
+    row = make_trajectory("a", 0, "broken[5]\\boxed{5}", feedback="[5]")
+    row = replace(row, calls=(replace(row.calls[0], status=NOTICE),), unrecognised=2, self_written=3)
+    experience = build_experience(score([row], PROBLEMS, config), config, decode, seed=1)
     assert experience.void_turn.tolist() == [True]
     sums = PolicySums(10, 0.5, 1, 0.2, 0, 4.0, 0.1, 0.0, 0.05, 2)
     metrics = learning_metrics(3, 1, experience, UpdateResult(sums, 0.7, 1e-4, 1, 0, 99), Gap(0.0, 0.0))

@@ -136,9 +136,7 @@ def assert_gradient_is_that_of_differences(
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10**6), some_settings)
 def test_gradient_matches_finite_differences(seed: int, constants: RlConfig) -> None:
-    constants = constants.model_copy(
-        update={"objective": "clip"}
-    )  # the others hold a factor back from the gradient: below
+    constants = constants.model_copy(update={"objective": "clip"})  # the others detach a factor: below
     tokens = random_tokens(seed, rows=1, length=4)
     loss, _ = policy_loss(tokens, constants)
     if not loss.requires_grad or not tokens.loss_mask.any():
@@ -149,7 +147,7 @@ def test_gradient_matches_finite_differences(seed: int, constants: RlConfig) -> 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from([3e-4, 0.2]))
 def test_gspos_gradient_is_that_of_the_sequence_s_ratio(seed: int, clip: float) -> None:
-    """-w s A of every token in a sequence whose clip is silent, as finite differences of sum w min(s A, clip(s) A)."""
+    """-w s A of every token in an unclipped sequence, as finite differences of sum w min(s A, clip(s) A)."""
     random = random_tokens(seed, rows=1, length=5)
     flat = torch.full_like(random.advantages, 1.0)
     tokens = replace(
@@ -162,7 +160,7 @@ def test_gspos_gradient_is_that_of_the_sequence_s_ratio(seed: int, clip: float) 
     assert_gradient_is_that_of_differences(loss, tokens, constants)
 
 
-def test_cispo_s_gradient_is_weighed_by_the_clipped_ratio_and_never_stopped() -> None:
+def test_cispo_weighs_the_gradient_by_the_clipped_ratio() -> None:
     tokens = replace(random_tokens(4), reference_logprobs=None, entropy=None)
     constants = settings_of(objective="cispo", importance_cap=0.0)
     loss, sums = policy_loss(tokens, constants)
@@ -173,7 +171,7 @@ def test_cispo_s_gradient_is_weighed_by_the_clipped_ratio_and_never_stopped() ->
 
 
 def test_log_ratios_far_off_stay_finite() -> None:
-    """verl's cuts: 20 for one token's log-ratio, 10 for its KL; else exp(200) makes the step's loss infinite."""
+    """verl's cuts: 20 for one token's log-ratio, 10 for its KL. Without them exp(200) makes the loss infinite."""
     old = torch.tensor([[-200.0, -0.1]], dtype=torch.float64)
     tokens = PolicyTokens(
         logprobs=old.flip(1).clone().requires_grad_(),
@@ -193,7 +191,7 @@ def test_log_ratios_far_off_stay_finite() -> None:
 
 
 def test_on_policy_gradient_is_the_plain_policy_gradient() -> None:
-    """At ratio 1 clip and dual clip are silent: d loss / d logprob = -w A."""
+    """At ratio 1 clip and dual clip do nothing: d loss / d logprob = -w A."""
     tokens = random_tokens(1)
     on_policy = tokens.old_logprobs.clone().requires_grad_()
     tokens = replace(
@@ -208,7 +206,7 @@ def test_on_policy_gradient_is_the_plain_policy_gradient() -> None:
 
 def test_masked_tokens_do_not_matter() -> None:
     tokens = random_tokens(3)
-    spoiled = {
+    changed = {
         name: torch.where(tokens.loss_mask, getattr(tokens, name).detach(), torch.nan)
         for name in (
             "logprobs",
@@ -220,12 +218,12 @@ def test_masked_tokens_do_not_matter() -> None:
             "entropy",
         )
     }
-    spoiled["logprobs"].requires_grad_()
-    again = PolicyTokens(loss_mask=tokens.loss_mask, **spoiled)
+    changed["logprobs"].requires_grad_()
+    again = PolicyTokens(loss_mask=tokens.loss_mask, **changed)
     assert policy_loss(again, settings_of())[0].item() == policy_loss(tokens, settings_of())[0].item()
     loss, _ = policy_loss(again, settings_of())
     loss.backward()
-    gradient = spoiled["logprobs"].grad
+    gradient = changed["logprobs"].grad
     assert gradient is not None and (gradient[~tokens.loss_mask] == 0).all()
 
 
@@ -252,12 +250,12 @@ def test_weights_name_their_denominator() -> None:
 
 
 def test_with_the_constant_reduction_a_token_weighs_the_same_in_every_step() -> None:
-    """Neither the length of a trajectory nor how many are in the loss changes what a token counts for."""
+    """A token's weight depends neither on its trajectory's length nor on the number of trajectories."""
     alone, among = token_weights([5], "constant", 1000), token_weights([5, 90, 3], "constant", 1000)
     assert alone[0] == among[0] == among[1]
 
 
-def test_a_sequence_far_from_its_sampler_teaches_nothing() -> None:
+def test_a_sequence_far_from_its_sampler_is_masked() -> None:
     """Two sequences; the second's log-probs are off by 0.5 on average, those of one token of the first by 0.5 alone."""
     old = torch.full((1, 4), -1.0, dtype=torch.float64)
     tokens = PolicyTokens(

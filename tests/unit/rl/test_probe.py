@@ -1,4 +1,4 @@
-"""The probe on real engines: silent when the weights are equal, loud and specific when one tensor is stale."""
+"""The probe on real engines: it passes for equal weights and names a stale tensor."""
 
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -35,12 +35,12 @@ def test_probe_holds_after_a_sync_and_names_a_stale_tensor(dtype: str) -> None:
     generator.load_weights(engine.weights())
     assert probe(engine, generator, sequences, bound, 1000).largest < 1e-5
     with torch.no_grad():
-        sampler.lm_head.weight.mul_(1.2)  # a head that stays behind, as with vLLM's tied embeddings
+        sampler.lm_head.weight.mul_(1.2)  # a stale head, as with vLLM's tied embeddings
     with pytest.raises(WeightsDiffer, match=r"tensors that differ: lm_head\.weight$"):
         probe(engine, generator, sequences, bound, 1000)
 
 
-def test_rounding_of_bfloat16_stops_nothing_and_is_told_as_such() -> None:
+def test_rounding_of_bfloat16_is_reported_and_stops_nothing() -> None:
     """Equal weights, other kernels: single tokens differ by more than a stale tensor may in float32."""
     tokenizer = tiny_tokenizer()
     model, sampler = (
@@ -75,7 +75,7 @@ def test_a_score_that_is_not_a_number_is_a_difference(monkeypatch: pytest.Monkey
 
 
 def test_a_rank_that_computes_no_sequence_compares_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last of eight ranks, for which four sequences leave no row: its own sampler is the one that is stale."""
+    """The last of eight ranks, for which four sequences leave no row, has the stale sampler."""
     tokenizer = tiny_tokenizer()
     engine = TrainingEngine(
         tiny_model(len(tokenizer), tied=False), OptimizerConfig(zero_stage=0), total_steps=1

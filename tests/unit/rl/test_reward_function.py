@@ -1,4 +1,4 @@
-"""A reward function of a user's: its numbers, and everything that may befall its process, in one line each."""
+"""A user's reward function: its numbers, and failures of its process in one line each."""
 
 import json
 from collections.abc import Iterator
@@ -77,7 +77,7 @@ def test_numbers_of_several_steps_from_one_process(source: Path) -> None:
         ("not_numbers", {}, "gave 2 numbers, not all of them finite"),
     ],
 )
-def test_what_befalls_the_process_stops_the_round_in_one_line(
+def test_a_failing_reward_process_stops_the_round_in_one_line(
     source: Path, name: str, settings: dict[str, Any], said: str
 ) -> None:
     with reward(source, name, **settings) as function, pytest.raises(TrainingStopped) as caught:
@@ -149,7 +149,7 @@ def server() -> Iterator[TeacherServer]:
 
 
 def test_a_language_model_judges(server: TeacherServer) -> None:
-    """Asked of its own words alone, and only where the grader does not hold the answer to be right already."""
+    """It gets the model's own text, and only if the grader does not accept the answer."""
     arguments = {"base_url": server.base_url, "model": "judge"}
     config = RlConfig(reward="tasks.shared.learning.llm_judge:judge", reward_arguments=arguments)
 

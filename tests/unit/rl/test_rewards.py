@@ -56,13 +56,13 @@ def test_void_turns() -> None:
     retool = DIALECTS["retool"]
     assert not has_void_turn(trajectory("so \\boxed{3}"), retool, decode)
     assert has_void_turn(trajectory("so what"), retool, decode)
-    before = "\\boxed{1}"  # an answer before the feedback does not fill the turn after it
+    before = "\\boxed{1}"  # an answer before the feedback does not count for the turn after it
     end = len(before)
     assert has_void_turn(trajectory(before + "12 hm", (call("ok", end, end + 2),)), retool, decode)
     assert not has_void_turn(trajectory("code12 \\boxed{3}", (call("ok", 4, 6),)), retool, decode)
     assert has_void_turn(
         trajectory("code\\boxed{1}.", (call("ok", 4, 13),)), retool, decode
-    )  # printed, not said
+    )  # printed by the program, not the model
     assert not has_void_turn(trajectory("code", (call("ok", 4, 4),), FinishReason.LENGTH), retool, decode)
     assert not has_void_turn(trajectory("so what"), DIALECTS["text"], decode)
 
@@ -72,7 +72,7 @@ def test_outages() -> None:
     assert not is_outage(trajectory("x", finish=FinishReason.LENGTH))
 
 
-def test_groups_of_equal_rewards_teach_nothing() -> None:
+def test_groups_of_equal_rewards_are_filtered() -> None:
     rewards = np.array([1, 1, 1, -1, -1, 1, 1.0])
     groups = np.array([0, 0, 1, 1, 2, 2, 2])
     valid = np.array([True, True, True, True, True, False, False])

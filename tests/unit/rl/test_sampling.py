@@ -1,4 +1,4 @@
-"""What a step samples: groups of equal rewards are replaced, up to a number of attempts; nothing sampled is lost."""
+"""Sampling of a step: groups of equal rewards are replaced up to a number of attempts; no sample is lost."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -21,13 +21,13 @@ PROBLEMS = [RlProblem(f"p{i}", "1", "", (1, 2)) for i in range(12)]
 def collect(
     monkeypatch: pytest.MonkeyPatch, mixed: set[str], attempts: int, **rl: Any
 ) -> tuple[list[Any], list[int]]:
-    """Four groups wanted; a group has both rewards if its problem is in `mixed`. The rows, and each pass's requests."""
+    """Sample four groups; a group has both rewards if its problem is in `mixed`. Returns rows and requests per pass."""
     passes: list[int] = []
 
     def scripted(requests: Iterable[RolloutRequest], *_: object) -> Iterator[Trajectory]:
         asked = list(requests)
         passes.append(len(asked))
-        for request in reversed(asked):  # in another order than asked for
+        for request in reversed(asked):  # in another order than requested
             right = request.problem_id in mixed and request.sample == 0
             text = "\\boxed{1}" if right else "\\boxed{2}"
             yield Trajectory(
@@ -69,8 +69,8 @@ def first_four() -> list[str]:
     return [problem.id for problem in draw_problems(PROBLEMS, 4, 0, 5)]
 
 
-def test_groups_that_teach_nothing_are_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two of the first four teach; every other problem does: two more groups, then it is enough."""
+def test_groups_of_equal_rewards_are_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of the first four have both rewards, as does every other problem: two more groups suffice."""
     dull = first_four()[:2]
     graded, passes = collect(monkeypatch, {problem.id for problem in PROBLEMS} - set(dull), attempts=5)
     assert passes == [8, 4]
@@ -89,7 +89,7 @@ def test_attempts_are_capped(monkeypatch: pytest.MonkeyPatch) -> None:
     assert passes == [8, 8] and num_teaching(graded) == 0
 
 
-def test_when_no_problem_is_left_it_goes_on_with_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_problems_left_sampling_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     graded, passes = collect(monkeypatch, set(), attempts=9)
     assert passes == [8, 8, 8] and len({row.group for row in graded}) == 12
 
@@ -102,7 +102,7 @@ def test_resample_on_correct_samples_twice_as_many(monkeypatch: pytest.MonkeyPat
     assert collect(monkeypatch, set(), attempts=1, resample_on_correct=True)[1] == [16]
 
 
-def test_others_are_others_and_depend_on_the_attempt() -> None:
+def test_replacements_are_new_and_depend_on_the_attempt() -> None:
     tried = PROBLEMS[:4]
     drawn = [draw_others(PROBLEMS, 5, tried, step=1, attempt=attempt, seed=2) for attempt in (1, 2)]
     assert drawn[0] != drawn[1]

@@ -1,4 +1,4 @@
-"""Ages of tokens, and what is summed by age."""
+"""Ages of tokens, and sums by age."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Files of every kind that public sets come in: rows with their places, and one line for what cannot be read."""
+"""Files of every format of public sets: rows with their positions, and one line for unreadable ones."""
 
 import bz2
 import gzip
@@ -130,7 +130,7 @@ def test_what_cannot_be_read_is_one_line(tmp_path: Path, name: str, content: byt
     assert "\n" not in str(caught.value)
 
 
-def test_bytes_in_a_parquet_text_are_told_with_row_and_key(tmp_path: Path) -> None:
+def test_bytes_in_a_text_column_are_refused_with_row_and_key(tmp_path: Path) -> None:
     raw = pyarrow.array([b"fine", "caf\xe9".encode("latin-1")], pyarrow.binary())
     text = pyarrow.StringArray.from_buffers(2, *raw.buffers()[1:])
     pyarrow.parquet.write_table(pyarrow.table({"answer": text}), tmp_path / "a.parquet")
@@ -138,7 +138,7 @@ def test_bytes_in_a_parquet_text_are_told_with_row_and_key(tmp_path: Path) -> No
         rows_of(tmp_path / "a.parquet")
 
 
-def test_a_damaged_parquet_file_is_told_where_it_ends(tmp_path: Path) -> None:
+def test_a_truncated_parquet_file_is_refused_with_its_row(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     texts = [f"{number} " * 50 for number in range(2000)]
     pyarrow.parquet.write_table(pyarrow.table({"a": texts}), path, row_group_size=500, use_dictionary=False)

@@ -1,4 +1,4 @@
-r"""What a row may hold for a problem and its answer, and what is refused rather than turned into Python's text."""
+r"""Values of problems and answers in rows; others are refused rather than converted by `str`."""
 
 import json
 from datetime import date
@@ -155,13 +155,7 @@ def test_dotted_columns_step_into_lists_and_objects() -> None:
 
 
 def test_ids_are_texts_or_numbers() -> None:
-    assert [id_at({"ID": value}, "row 1") for value in (3, 3.0, "a", None, "")] == [
-        "3",
-        "3",
-        "a",
-        "",
-        "",
-    ]
+    assert [id_at({"ID": value}, "row 1") for value in (3, 3.0, "a", None, "")] == ["3", "3", "a", "", ""]
     with pytest.raises(ValueError, match="key 'id' is nan"):
         id_at({"id": float("nan")}, "row 1")
     assert [name_at({"Family": value}, "family") for value in ("a ", ["a"], {"a": 1}, 3, None)] == [
@@ -197,7 +191,7 @@ def test_integer_sets_take_every_spelling_of_an_integer(value: Any, read: str | 
 
 
 @pytest.mark.parametrize(
-    ("text", "encoding", "said"),
+    ("text", "encoding", "message"),
     [
         ("Quelle est la valeur de l'entier déjà trouvé là où x naît?", "latin-1", "looks like cp1252"),
         ("Найдите сумму всех целых чисел, для которых это верно", "cp1251", "looks like cp1251"),
@@ -205,6 +199,6 @@ def test_integer_sets_take_every_spelling_of_an_integer(value: Any, read: str | 
         ("次の条件を満たす整数をすべて求めよ", "shift_jis", "looks like cp932"),
     ],
 )
-def test_another_encoding_is_named(text: str, encoding: str, said: str) -> None:
-    assert said in encoding_hint(text.encode(encoding).decode("utf-8", "surrogateescape"))
+def test_another_encoding_is_named(text: str, encoding: str, message: str) -> None:
+    assert message in encoding_hint(text.encode(encoding).decode("utf-8", "surrogateescape"))
     assert encoding_hint(text) == ""

@@ -30,7 +30,7 @@ def test_a_row_that_differs_from_the_schema_is_refused(tmp_path):
         write_table(tmp_path / "t.parquet", [ROWS[0], {"id": "b"}], SCHEMA)
 
 
-def test_a_missing_table_is_told(tmp_path):
+def test_a_missing_table_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="no such table; run the stage that makes it again"):
         read_table(tmp_path / "none.parquet")
 

@@ -50,8 +50,8 @@ def world(tmp_path: Path) -> World:
     return World(str(tmp_path))
 
 
-def test_what_is_named_stays_with_all_it_was_made_from(world: World) -> None:
-    """By a run, a tag, a night, a pin; a dry run removes nothing, and what is young is left alone."""
+def test_named_artifacts_are_kept_with_their_lineage(world: World) -> None:
+    """Kept by a run, a tag, a night or a pin. A dry run removes nothing, and new artifacts are kept."""
     problems = world.make("problems", "1")
     base = world.make("checkpoint", "base", problems=problems)
     kept = {
@@ -61,7 +61,7 @@ def test_what_is_named_stays_with_all_it_was_made_from(world: World) -> None:
         "pin": world.make("traces", "pinned"),
     }
     sets, score = world.make("evaluation_sets", "sets"), world.make("evaluation", "score")
-    rubbish = world.make("checkpoint", "rubbish", checkpoint=base)
+    unused = world.make("checkpoint", "unused", checkpoint=base)
     world.note("demo", "sft", {"checkpoint": kept["run"]})
     Tags(world.root).move(
         "promoted",
@@ -71,10 +71,10 @@ def test_what_is_named_stays_with_all_it_was_made_from(world: World) -> None:
         "latest.demo", Night(day="2026-11-01", checkpoint=kept["run"], evaluation=kept["night"])
     )
     Pins(world.root).set("mine", kept["pin"])
-    assert [artifact.location for artifact in world.collect(delete=False).unreferenced] == [rubbish.location]
-    assert world.collect(Policy()).young == [rubbish.location] and world.store.exists(rubbish)
+    assert [artifact.location for artifact in world.collect(delete=False).unreferenced] == [unused.location]
+    assert world.collect(Policy()).young == [unused.location] and world.store.exists(unused)
     world.collect()
-    assert not world.store.exists(rubbish)
+    assert not world.store.exists(unused)
     assert all(world.store.exists(ref) for ref in (problems, base, sets, score, *kept.values()))
     Pins(world.root).remove("mine")
     world.collect()
@@ -120,7 +120,7 @@ def test_a_living_stage_keeps_its_inputs_and_a_killed_one_does_not(world: World)
     assert world.store.locations() == [] and Leases(world.root).living() == []
 
 
-def test_a_damaged_artifact_is_told_and_left(world: World) -> None:
+def test_a_damaged_artifact_is_reported_and_kept(world: World) -> None:
     """Removing it would hide what happened."""
     ref = world.make("traces", "x")
     manifest = world.store.fetch(ref) / "manifest.json"
@@ -132,11 +132,11 @@ def test_a_damaged_artifact_is_told_and_left(world: World) -> None:
 
 def test_on_an_object_store(bucket: str) -> None:
     world = World(bucket)
-    kept, rubbish = world.make("traces", "kept"), world.make("traces", "rubbish")
-    time.sleep(1.1)  # times are in whole seconds: what is as young as the lease would be its own
+    kept, unused = world.make("traces", "kept"), world.make("traces", "unused")
+    time.sleep(1.1)  # times are in whole seconds: an artifact as new as the lease would count as its own
     with Leases(bucket).hold("demo, sft", [kept]):
         world.collect()
-        assert world.store.exists(kept) and not world.store.exists(rubbish)
+        assert world.store.exists(kept) and not world.store.exists(unused)
     assert Leases(bucket).living() == [] and world.store.locations() == [kept.location]
 
 

@@ -1,4 +1,4 @@
-"""The record of a run: what was made of an output that is no more does not stay in it."""
+"""The record of a run: descendants of a replaced output are removed from it."""
 
 import hashlib
 from pathlib import Path
@@ -37,7 +37,7 @@ def records(tmp_path: Path) -> RunRecords:
     return records
 
 
-def test_a_stage_made_anew_takes_what_was_made_of_the_old_one_with_it(records: RunRecords) -> None:
+def test_a_new_stage_removes_what_the_old_one_led_to(records: RunRecords) -> None:
     records.add("run", "sft", stage("sft", {"checkpoint": BASE}, {"checkpoint": ref("checkpoint", "other")}))
     assert sorted(records.read("run").stages) == ["prepare", "sft"]
 
@@ -47,7 +47,7 @@ def test_the_same_outputs_again_change_nothing(records: RunRecords) -> None:
     assert records.read("run").stages == STAGES
 
 
-def test_what_is_gone_leaves_with_what_was_made_of_it(records: RunRecords) -> None:
+def test_a_missing_output_is_removed_with_its_descendants(records: RunRecords) -> None:
     records.begin("run", {}, is_gone=lambda label: label == "rl-2")
     assert sorted(records.read("run").stages) == ["evaluate-sft", "prepare", "rl-1", "sft"]
 

@@ -1,4 +1,4 @@
-"""Tags and nights in the store: history kept, days replaced, names and damage answered in one line."""
+"""Tags and nights in the store: history is kept, days are replaced, bad names and damage are one line."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Uids of servers: no two on one machine share any."""
+"""Uids of servers: no two servers of a machine share one."""
 
 from __future__ import annotations
 

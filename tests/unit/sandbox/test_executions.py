@@ -1,4 +1,4 @@
-"""What a program answers for of the time that passed: a real process whose times are known."""
+"""The part of elapsed time that counts for a program: a real process with known times."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def idle_after_work() -> Iterator[int]:
         assert process.stdout is not None
         process.stdout.readline()
         pidfd = os.pidfd_open(process.pid)
-        while True:  # until it waits: its times stand still
+        while True:  # until it waits and its times stay constant
             before = processor_times(pidfd)
             time.sleep(0.2)
             if processor_times(pidfd) == before:
@@ -46,7 +46,7 @@ def test_time_of_earlier_blocks_does_not_count(idle_after_work: int) -> None:
 
 
 def test_waits_of_earlier_blocks_earn_nothing(idle_after_work: int) -> None:
-    """A pause counts in full, however long the process has stood ready in the blocks before."""
+    """A pause counts in full, however long the process was runnable in earlier blocks."""
     before = processor_times(idle_after_work)
     assert before is not None
     assert own_time_s(idle_after_work, 30.0, before) == pytest.approx(30.0)
@@ -60,7 +60,7 @@ def test_waits_of_earlier_blocks_earn_nothing(idle_after_work: int) -> None:
 def test_threads_that_wait_for_their_siblings_earn_nothing(
     idle_after_work: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Eight threads that burned and now sleep: each stood ready while the others ran, and nobody else was there."""
+    """Eight threads that computed and now sleep: each was runnable while the others ran, without other processes."""
     now = ProcessorTimes(run_s=2.4, threads=dict.fromkeys(range(8), (0.3, 0.9)))
     monkeypatch.setattr(executions, "processor_times", lambda _: now)
     assert own_time_s(idle_after_work, 4.0, ProcessorTimes()) == 4.0
@@ -88,7 +88,7 @@ def test_a_block_begins_with_the_times_of_its_child() -> None:
 
 
 def test_waiting_for_a_processor_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Programs of 0.4 s end well though each takes longer than the wall limit, as there are fewer processors."""
+    """Programs of 0.4 s succeed although each takes longer than the wall limit, as there are fewer processors."""
     monkeypatch.setattr("tasks.shared.sandbox.broker._LONGEST_WAIT", 1000.0)  # however busy the machine is
 
     async def crowd() -> list[ExecutionResult]:

@@ -1,4 +1,4 @@
-"""A child seen from the broker."""
+"""A child from the broker's side."""
 
 import os
 import socket
@@ -7,8 +7,8 @@ import subprocess
 from tasks.shared.sandbox.links import Child, WorkerLink
 
 
-def test_a_child_that_was_closed_takes_no_signal() -> None:
-    """At the server's end workers are closed first; the sessions that clients then give up have nothing to end."""
+def test_a_closed_child_ignores_signals() -> None:
+    """A stopping server closes workers first; sessions that clients close afterwards have no process."""
     control, channel = socket.socketpair()
     with control, subprocess.Popen(["sleep", "60"]) as process:
         child = Child(WorkerLink(0, control), 0, channel, os.pidfd_open(process.pid), lambda _: None)

@@ -66,7 +66,7 @@ def test_cut_middle_keeps_head_and_tail() -> None:
     assert cut_middle("a" * 50 + "b" * 50, 10) == ("aaa\n...\nbb", True)
 
 
-def test_text_that_was_cut_and_is_cut_again_has_one_mark_with_all_that_is_missing() -> None:
+def test_recut_text_has_one_mark_with_the_total() -> None:
     once, _ = cut_middle("a" * 500 + "b" * 500, 300)
     assert cut_again(once, 200) == cut_middle("a" * 500 + "b" * 500, 200)[0]
     assert cut_again(once, 300) == once

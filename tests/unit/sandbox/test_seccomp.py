@@ -1,4 +1,4 @@
-"""The filter, run by a small interpreter of BPF: what each call with given arguments comes to."""
+"""The filter's verdict on calls and arguments, by a small interpreter of BPF."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PID = 4321
 def verdict(
     number: int, arguments: tuple[int, ...] = (), arch: int = X86_64, code: bytes = seccomp.build_filter(PID)
 ) -> int:
-    """What the kernel would do, by running the program on the call's data."""
+    """The kernel's verdict, by running the program on the call's data."""
     program = [struct.unpack_from("=HBBI", code, at) for at in range(0, len(code), 8)]
     padded = (*arguments, *(0,) * (6 - len(arguments)))
     data = struct.pack("=IIQ6Q", number, arch, 0, *(value & (2**64 - 1) for value in padded))
@@ -73,7 +73,7 @@ PRETENDED = {74: "fsync", 75: "fdatasync", 221: "fadvise64"}
 
 
 @pytest.mark.parametrize("number", PRETENDED)
-def test_calls_that_would_reach_the_host_are_answered_and_not_made(number: int) -> None:
+def test_calls_that_reach_the_host_fail_with_an_errno(number: int) -> None:
     assert verdict(number, (3,)) == DONE
 
 
@@ -95,7 +95,7 @@ def test_clock_of_no_other_process_can_be_read(name: str) -> None:
         assert verdict(number, (clock,)) == EPERM, clock
 
 
-def test_every_number_has_a_verdict_and_unknown_ones_are_not_allowed() -> None:
+def test_every_call_number_has_a_verdict_and_unknown_ones_fail() -> None:
     known = set(seccomp.ALLOWED.values())
     by_argument = {seccomp.CLONE, seccomp.KILL, seccomp.TGKILL, seccomp.PRCTL, seccomp.IOCTL, seccomp.FCNTL}
     by_argument |= {seccomp.PRLIMIT64, seccomp.SOCKETPAIR, seccomp.SENDTO, seccomp.GETSOCKOPT, seccomp.FUTEX}
@@ -184,11 +184,13 @@ CHECKED = [
 ]
 
 
-@pytest.mark.parametrize(("number", "arguments", "wanted", "what"), CHECKED, ids=[row[3] for row in CHECKED])
+@pytest.mark.parametrize(
+    ("number", "arguments", "expected", "what"), CHECKED, ids=[row[3] for row in CHECKED]
+)
 def test_calls_that_depend_on_their_arguments(
-    number: int, arguments: tuple[int, ...], wanted: int, what: str
+    number: int, arguments: tuple[int, ...], expected: int, what: str
 ) -> None:
-    assert verdict(number, arguments) == wanted, what
+    assert verdict(number, arguments) == expected, what
 
 
 def test_without_threads_clone_is_refused() -> None:
@@ -199,7 +201,7 @@ def test_without_threads_clone_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "wanted"),
+    ("flags", "expected"),
     [
         (0x22, ALLOW),  # private, anonymous
         (0x02, ALLOW),
@@ -210,12 +212,12 @@ def test_without_threads_clone_is_refused() -> None:
         (0x122, EPERM),  # grows down
     ],
 )
-def test_memory_that_escapes_the_limit_cannot_be_mapped(flags: int, wanted: int) -> None:
-    assert verdict(seccomp.MMAP, (0, 1 << 20, 3, flags)) == wanted
+def test_memory_that_escapes_the_limit_cannot_be_mapped(flags: int, expected: int) -> None:
+    assert verdict(seccomp.MMAP, (0, 1 << 20, 3, flags)) == expected
 
 
 @pytest.mark.parametrize(
-    ("arguments", "wanted"),
+    ("arguments", "expected"),
     [
         ((0, 3, 0, 1 << 40), ALLOW),  # reads it
         ((0, 3, 1 << 40, 0), DONE),
@@ -225,5 +227,5 @@ def test_memory_that_escapes_the_limit_cannot_be_mapped(flags: int, wanted: int)
         ((1, 3, 1, 0), EPERM),
     ],
 )
-def test_stack_is_granted_in_name(arguments: tuple[int, ...], wanted: int) -> None:
-    assert verdict(seccomp.PRLIMIT64, arguments) == wanted
+def test_stack_is_granted_in_name(arguments: tuple[int, ...], expected: int) -> None:
+    assert verdict(seccomp.PRLIMIT64, arguments) == expected

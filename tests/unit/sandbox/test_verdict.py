@@ -1,4 +1,4 @@
-"""Statuses from what was observed: exit codes, signals, processor time, size of the output."""
+"""Statuses from observations: exit codes, signals, processor time, size of the output."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_status_and_line(
 @pytest.mark.parametrize(
     ("frames", "peak_mb", "recursion"), [(3, 60, False), (100, 60, True), (3, 140, True)]
 )
-def test_crash_by_recursion_is_told_apart(
+def test_crash_by_recursion_is_named(
     files: tuple[int, int], frames: int, peak_mb: int, recursion: bool
 ) -> None:
     lines = [
@@ -102,20 +102,20 @@ def test_crash_by_recursion_is_told_apart(
     assert result.error_line.startswith("RecursionError") == recursion
 
 
-def test_cut_output_is_a_status_only_where_the_program_ended_well(files: tuple[int, int]) -> None:
+def test_cut_output_is_a_status_only_after_success(files: tuple[int, int]) -> None:
     os.write(files[0], b"z" * 500)
     assert result_of(files, 0).status is Status.OUTPUT_CUT
     failed = result_of(files, 1, report="ValueError\n")
     assert (failed.status, "output cut" in failed.stdout) == (Status.ERROR, True)
 
 
-def test_flood_is_told_apart_from_an_error(files: tuple[int, int]) -> None:
+def test_flood_is_not_an_error(files: tuple[int, int]) -> None:
     os.ftruncate(files[0], 1 << 20)
     result = result_of(files, 1, report="OSError: [Errno 27] File too large\n")
     assert (result.status, result.error_line) == (Status.OUTPUT_CUT, "OSError: [Errno 27] File too large")
 
 
-def test_session_that_ended_says_so(files: tuple[int, int]) -> None:
+def test_ended_session_is_reported(files: tuple[int, int]) -> None:
     assert "variables are lost" in result_of(files, 0, session_alive=False).error
 
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import httpx
 import uvicorn
 
 from tasks.serve.config import ServeConfig
@@ -55,14 +56,14 @@ def scripted(scripts: Sequence[str], stage: EvaluateStage | None = None) -> Iter
 
 
 class Continuing(ScriptedGenerator):
-    """Writes a call, or an answer after an output: a model that is asked turn by turn."""
+    """A model asked turn by turn: it writes a call, or an answer after an output."""
 
     def __init__(self, call: str = CALL, answer: str = ANSWER) -> None:
         super().__init__(TOKENIZER, {})
         self._call, self._answer = call, answer
 
     def add(self, request_id: str, ids: Sequence[int], **asked: Any) -> None:
-        """Add a request; its prompt decides what it says."""
+        """Add a request, whose prompt decides the response."""
         answered = "</interpreter>" in TOKENIZER.decode(list(ids))
         self._scripts = BySample([self._answer if answered else self._call])
         super().add(request_id, ids, **asked)
@@ -101,3 +102,9 @@ def served(resident: Resident, key: str = "", **serve: Any) -> Iterator[str]:
         finally:
             server.should_exit = True
             thread.join()
+
+
+def samples_alive(address: str) -> int:
+    """Samples that the server counts."""
+    lines = httpx.get(f"{address}/metrics").text.splitlines()
+    return int(float(next(line for line in lines if line.startswith("tirflow_samples_alive ")).split()[1]))

@@ -1,4 +1,4 @@
-"""The terminal: code in it, its output, the answer; a conversation; a vote; a dropped sample."""
+"""The terminal: code, output and answer; a conversation; a vote; a dropped sample."""
 
 import io
 
@@ -65,15 +65,15 @@ def test_a_vote_counts_equal_values_once() -> None:
     assert vote_table([], 2).row_count == 1
 
 
-def test_a_sample_that_nobody_waits_for_ends_and_others_go_on() -> None:
-    """One that would run for ever in the sandbox is dropped; the one beside it is answered."""
+def test_a_dropped_sample_ends_alone() -> None:
+    """A sample whose program never ends is dropped; the other one is answered."""
     endless = CALL.replace("print(6 * 7)", "while True: pass")
     with scripted([endless, CALL + ANSWER]) as resident:
-        heard: list[Grown | Exception] = []
+        events: list[Grown | Exception] = []
         ids = resident.prompts.of([Message("user", "Q?")])
-        resident.ask(RolloutRequest("a", 0, ids, 1), heard.append, True)
-        until(lambda: any(isinstance(grown, Grown) and grown.running for grown in heard))
+        resident.ask(RolloutRequest("a", 0, ids, 1), events.append, True)
+        until(lambda: any(isinstance(grown, Grown) and grown.running for grown in events))
         resident.drop("a/0")
-        resident.ask(RolloutRequest("b", 1, ids, 1), heard.append, False)
-        until(lambda: any(isinstance(grown, Grown) and grown.trajectory for grown in heard))
-        assert heard[-1].trajectory.text.endswith(ANSWER)  # type: ignore[union-attr]
+        resident.ask(RolloutRequest("b", 1, ids, 1), events.append, False)
+        until(lambda: any(isinstance(grown, Grown) and grown.trajectory for grown in events))
+        assert events[-1].trajectory.text.endswith(ANSWER)  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""Many clients at once, who stream, go away, stop early and lose programs: every reply is that of its own request."""
+"""Many clients stream, disconnect, stop early and lose programs at once: each gets the reply of its own request."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ from tasks.shared.generation.protocol import Sampling
 from tasks.shared.sandbox.records import ExecutionResult, Status, sandbox_failure
 from tests.unit.generation.scripted import ScriptedGenerator
 from tests.unit.generation.tiny import tiny_tokenizer
-from tests.unit.serve.scripted_world import served, small_stage
+from tests.unit.serve.scripted_world import samples_alive, served, small_stage
 from tests.waiting import until
 
 TOKENIZER = tiny_tokenizer()
@@ -27,28 +27,28 @@ CONTROL = set(TOKENIZER.all_special_ids)
 REQUESTS, CLIENTS = 500, 48
 
 
-def asked(number: int) -> str:
+def question(number: int) -> str:
     """The question of a request."""
     return f"Question {number}"
 
 
 def call(number: int, sample: int) -> str:
-    """What a sample writes before its output."""
+    """The text of a sample before its output."""
     return f"{number}, {sample}.\n<code>\n```python\nprint({number}, {sample})\n```\n</code>"
 
 
-def shown(number: int, sample: int) -> str:
-    """The output; there is a control token in it."""
+def output(number: int, sample: int) -> str:
+    """The output, which contains a control token."""
     return f"\n<interpreter>\n{number} {sample} <|end|>\n</interpreter>\n"
 
 
 def answer(number: int, sample: int) -> str:
-    """What it writes then."""
+    """The text after the output."""
     return f"<answer>\n\\boxed{{{number}}} {sample}\n</answer>"
 
 
 class Knows(ScriptedGenerator):
-    """Answers the questions that it knows by their very ids; shows what it says meanwhile, and can be stopped."""
+    """Answers questions by their exact ids. It can be followed and aborted."""
 
     def __init__(self, known: dict[tuple[int, ...], int]) -> None:
         super().__init__(TOKENIZER, {})
@@ -82,20 +82,20 @@ class Knows(ScriptedGenerator):
 
 
 class Failing:
-    """An interpreter that needs a moment; it fails under every eighth program the first time it is given."""
+    """A slow interpreter that fails on the first attempt of every eighth program."""
 
     def __init__(self) -> None:
         self._given: set[str] = set()
 
     def submit(self, code: str, session: str | None = None) -> "Future[ExecutionResult]":
-        """What `print` would print, and a control token."""
+        """The output of `print`, with a control token."""
         future: Future[ExecutionResult] = Future()
         numbers = code.strip().removeprefix("print(").removesuffix(")").replace(",", "")
-        told = ExecutionResult(Status.OK, f"{numbers} <|end|>\n", "", "", 0.001, 1.0)
+        result = ExecutionResult(Status.OK, f"{numbers} <|end|>\n", "", "", 0.001, 1.0)
         if fails(int(numbers.split()[0])) and code not in self._given:
-            told = sandbox_failure("lost", 1)
+            result = sandbox_failure("lost", 1)
         self._given.add(code)
-        threading.Timer(0.001 * random.random(), future.set_result, [told]).start()
+        threading.Timer(0.001 * random.random(), future.set_result, [result]).start()
         return future
 
     def health(self) -> dict[str, Any]:
@@ -104,13 +104,13 @@ class Failing:
 
 
 def fails(number: int) -> bool:
-    """Whether the sandbox fails under the program, once."""
+    """True once if the sandbox fails on the program."""
     return number % 8 == 0
 
 
 @contextmanager
 def often_switching() -> Iterator[None]:
-    """Threads take turns a hundred times as often."""
+    """Threads switch a hundred times as often."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(before / 100)
     try:
@@ -121,18 +121,18 @@ def often_switching() -> Iterator[None]:
 
 async def whole(client: httpx.AsyncClient, number: int, samples: int, **more: Any) -> list[dict[str, Any]]:
     """The messages of a reply."""
-    body = {"model": "m", "messages": [{"role": "user", "content": asked(number)}], "n": samples} | more
+    body = {"model": "m", "messages": [{"role": "user", "content": question(number)}], "n": samples} | more
     reply = (await client.post("/v1/chat/completions", json=body)).json()
     assert "choices" in reply, reply
     return [choice["message"] for choice in reply["choices"]]
 
 
 async def streamed(client: httpx.AsyncClient, number: int, samples: int, leaves_after: int) -> list[str]:
-    """What was said of each sample, up to the event at which the client leaves."""
-    said = [""] * samples
+    """The text of each sample, up to the event at which the client disconnects."""
+    texts = [""] * samples
     body = {
         "model": "m",
-        "messages": [{"role": "user", "content": asked(number)}],
+        "messages": [{"role": "user", "content": question(number)}],
         "n": samples,
         "stream": True,
     }
@@ -144,33 +144,33 @@ async def streamed(client: httpx.AsyncClient, number: int, samples: int, leaves_
                 break
             if not line:
                 continue
-            told = json.loads(line.removeprefix("data: "))
-            if "error" in told:  # what was shown cannot be taken back
-                assert fails(number) and told["error"]["code"] == "sandbox"
+            result = json.loads(line.removeprefix("data: "))
+            if "error" in result:  # a output text is never retracted
+                assert fails(number) and result["error"]["code"] == "sandbox"
                 break
-            for choice in told["choices"]:
-                said[choice["index"]] += choice["delta"].get("content") or ""
-    return said
+            for choice in result["choices"]:
+                texts[choice["index"]] += choice["delta"].get("content") or ""
+    return texts
 
 
 async def one(client: httpx.AsyncClient, number: int) -> None:
-    """A request of the kind that its number says, and its reply. AssertionError where it is another's."""
+    """Send a request of the kind of its number. AssertionError if the reply is another's."""
     samples = 1 + number % 3
-    wanted = [call(number, i) + shown(number, i) + answer(number, i) for i in range(samples)]
+    expected = [call(number, i) + output(number, i) + answer(number, i) for i in range(samples)]
     kind = number % 7
     if kind < 2:
         messages = await whole(client, number, samples)
-        assert [message["content"] for message in messages] == wanted
+        assert [message["content"] for message in messages] == expected
         assert [message["answer"] for message in messages] == [str(number)] * samples
     elif kind == 2:
         messages = await whole(client, number, samples, interpreter="field")
         assert [message["content"] for message in messages] == [
-            text.replace(shown(number, i), "") for i, text in enumerate(wanted)
+            text.replace(output(number, i), "") for i, text in enumerate(expected)
         ]
     elif kind == 3 and not fails(number):
         messages = await whole(client, number, samples, stop=["boxed"])
         assert [message["content"] for message in messages] == [
-            text[: text.index("boxed")] for text in wanted
+            text[: text.index("boxed")] for text in expected
         ]
     elif kind == 4:
         leaving = asyncio.create_task(whole(client, number, samples))
@@ -178,13 +178,13 @@ async def one(client: httpx.AsyncClient, number: int) -> None:
         leaving.cancel()
     else:
         leaves_after = 2 + number % 20 if kind == 5 else sys.maxsize
-        said = await streamed(client, number, samples, leaves_after)
-        assert all(text.startswith(part) for part, text in zip(said, wanted, strict=True))
-        assert kind == 5 or fails(number) or said == wanted
+        texts = await streamed(client, number, samples, leaves_after)
+        assert all(text.startswith(part) for part, text in zip(texts, expected, strict=True))
+        assert kind == 5 or fails(number) or texts == expected
 
 
 async def everyone(address: str) -> None:
-    """All requests, from so many clients."""
+    """Send all requests from the given number of clients."""
     numbers = iter(range(REQUESTS))
 
     async def work() -> None:
@@ -197,22 +197,16 @@ async def everyone(address: str) -> None:
             group.create_task(work())
 
 
-def alive(address: str) -> int:
-    """Samples that the server counts."""
-    lines = httpx.get(f"{address}/metrics").text.splitlines()
-    return int(float(next(line for line in lines if line.startswith("tirflow_samples_alive ")).split()[1]))
-
-
 def test_every_reply_is_that_of_its_own_request() -> None:
     stage = small_stage(max_sequences=256)
-    known = {Prompts(TOKENIZER, stage).of([Message("user", asked(n))]): n for n in range(REQUESTS)}
+    known = {Prompts(TOKENIZER, stage).of([Message("user", question(n))]): n for n in range(REQUESTS)}
     generator, interpreter = Knows(known), Failing()
     policy = RolloutPolicy.of(stage.traces, stage.sandbox, stage.generation, Sampling())
     resident = Resident(generator, interpreter, TOKENIZER, policy, Prompts(TOKENIZER, stage), 1024)
     try:
         with often_switching(), served(resident, max_queue=10_000) as address:
             asyncio.run(everyone(address))
-            until(lambda: alive(address) == 0, "samples of clients who left are still there")
+            until(lambda: samples_alive(address) == 0, "samples of clients who left are still there")
     finally:
         resident.close()
     assert isinstance(resident.failed, ConnectionAbortedError), "the engine failed"

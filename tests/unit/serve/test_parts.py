@@ -1,4 +1,4 @@
-"""A response in parts: what is said of it is its text, however its ids come in; stop strings, unfinished characters."""
+"""A response in parts: they add up to its text for any division of ids; stop strings, partial characters."""
 
 import pytest
 
@@ -22,19 +22,19 @@ def test_the_text_of_all_parts_is_the_response(size: int) -> None:
     words, shown, last = encode(CALL + "é 算"), encode(SHOWN), encode(ANSWER + "算")
     ids = (*words, *shown, *last)
     call = CodeCall("print(6 * 7)", "ok", "42", 0.1, len(words), len(words) + len(shown))
-    said = parts()
+    received = parts()
     found = []
     for start in range(0, len(ids), size):
         end = min(start + size, len(ids))
         ended = (call,) if start < call.feedback_end <= end else ()
         if start < call.feedback_end < end or not call.turn_end < end < call.feedback_end:
-            found += said.take(Grown(ids[said.num_ids : end], ended))
-    assert said.text == "".join(part.text for part in found) == CALL + "é 算" + SHOWN + ANSWER + "算"
-    assert [said.text[start:end] for start, end in said.spans] == [SHOWN]
+            found += received.take(Grown(ids[received.num_ids : end], ended))
+    assert received.text == "".join(part.text for part in found) == CALL + "é 算" + SHOWN + ANSWER + "算"
+    assert [received.text[start:end] for start, end in received.spans] == [SHOWN]
     assert [part for part in found if isinstance(part, Output)] == [Output(SHOWN, call)]
 
 
-def test_a_response_that_nobody_followed_is_told_as_one_that_was() -> None:
+def test_followed_and_unfollowed_responses_are_alike() -> None:
     words, shown, last = encode(CALL), encode(SHOWN), encode(ANSWER)
     ids = (*words, *shown, *last)
     call = CodeCall("print(6 * 7)", "ok", "42", 0.1, len(words), len(words) + len(shown))
@@ -53,26 +53,26 @@ def test_a_response_that_nobody_followed_is_told_as_one_that_was() -> None:
 
 
 def test_words_end_before_a_stop_string_that_comes_in_pieces() -> None:
-    said = parts("STOP", "nothing")
+    received = parts("STOP", "nothing")
     pieces = ["one ST", "UFF two S", "TO", "P three"]
-    found = [part for piece in pieces for part in said.take(Grown(encode(piece)))]
-    assert found == [Words("one "), Words("STUFF two ")] and said.stopped
-    assert list(said.take(Grown(encode("more")))) == []
+    found = [part for piece in pieces for part in received.take(Grown(encode(piece)))]
+    assert found == [Words("one "), Words("STUFF two ")] and received.stopped
+    assert list(received.take(Grown(encode("more")))) == []
 
 
 def test_a_stop_string_in_an_output_stops_nothing() -> None:
-    said = parts("42")
+    received = parts("42")
     words, shown = encode(CALL), encode(SHOWN)
     call = CodeCall("print(6 * 7)", "ok", "42", 0.1, len(words), len(words) + len(shown))
-    assert len(list(said.take(Grown((*words, *shown), (call,))))) == 2 and not said.stopped
+    assert len(list(received.take(Grown((*words, *shown), (call,))))) == 2 and not received.stopped
 
 
 def test_a_stop_string_between_two_outputs_of_one_report() -> None:
     """All sampled ids are counted: the outputs are a part of them."""
-    said = parts("STOP")
+    received = parts("STOP")
     pieces = [encode(text) for text in (CALL, SHOWN, "STOP " + CALL, SHOWN)]
     ends = [sum(map(len, pieces[:count])) for count in range(5)]
     calls = [CodeCall("print(6 * 7)", "ok", "42", 0.1, ends[place], ends[place + 1]) for place in (1, 3)]
-    list(said.take(Grown(sum(pieces, ()), tuple(calls))))
-    assert said.stopped and said.text == CALL + SHOWN
-    assert (said.num_ids, said.num_shown) == (ends[-1], len(pieces[1]))
+    list(received.take(Grown(sum(pieces, ()), tuple(calls))))
+    assert received.stopped and received.text == CALL + SHOWN
+    assert (received.num_ids, received.num_shown) == (ends[-1], len(pieces[1]))

@@ -1,4 +1,4 @@
-"""A program is in colour in every dialect, one that is made up included; what stands around it is not."""
+"""A program is in colour in every dialect, also an invented one; the text around it is not."""
 
 import io
 from dataclasses import replace

@@ -27,7 +27,7 @@ ENDLESS = CALL.replace("print(6 * 7)", "import time\ntime.sleep(8)")
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """A server whose model computes in even samples and gives up in odd ones."""
+    """A server whose model runs code in even samples and gives no answer in odd ones."""
     with scripted([CALL + ANSWER, "No idea, really."]) as resident, served(resident, key="s3cret") as address:
         yield address
 
@@ -81,7 +81,7 @@ def test_limits_of_a_request(client: openai.OpenAI) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "status", "param", "said"),
+    ("body", "status", "param", "said"),
     [
         ({"model": "other"}, 404, "model", "model 'other' is not served here; this is 'm'"),
         ({"messages": []}, 400, "messages", "at least 1 item"),
@@ -101,10 +101,10 @@ def test_limits_of_a_request(client: openai.OpenAI) -> None:
     ],
 )
 def test_refusals_are_in_the_apis_form(
-    client: openai.OpenAI, asked: dict[str, object], status: int, param: str | None, said: str
+    client: openai.OpenAI, body: dict[str, object], status: int, param: str | None, said: str
 ) -> None:
     with pytest.raises(openai.APIStatusError) as caught:
-        ask(client, **asked)
+        ask(client, **body)
     error = caught.value.response.json()["error"]
     assert (caught.value.status_code, error["param"]) == (status, param)
     assert said in error["message"] and "\n" not in error["message"]
@@ -158,15 +158,15 @@ def bearer() -> dict[str, str]:
 
 
 def test_a_client_that_runs_the_code_itself() -> None:
-    """At the dialect's own stop string nothing runs here; the message goes on where it was."""
+    """At the dialect's stop string nothing runs in the server; the message continues where it ended."""
     with scripted_with(Continuing(), small_stage()) as resident, served(resident) as address:
         client = openai.OpenAI(base_url=f"{address}/v1", api_key="-", max_retries=0)
         first = ask(client, stop=["</code>"]).choices[0].message
         assert first.content == CALL.removesuffix("</code>") and first.interpreter == []
-        begun = {"role": "assistant", "content": CALL + SHOWN}
+        prefix = {"role": "assistant", "content": CALL + SHOWN}
         more = {"continue_final_message": True, "add_generation_prompt": False}
         assert (
-            ask(client, messages=[*ASKED, begun], stop=["</code>"], extra_body=more)
+            ask(client, messages=[*ASKED, prefix], stop=["</code>"], extra_body=more)
             .choices[0]
             .message.content
             == ANSWER
@@ -175,12 +175,9 @@ def test_a_client_that_runs_the_code_itself() -> None:
         assert program == 0
 
 
-def test_what_waits_and_what_takes_too_long_is_refused() -> None:
-    """Eight samples have room; one more is refused at once, and a program that sleeps outlasts the limit."""
-    with (
-        scripted([ENDLESS]) as resident,
-        served(resident, max_queue=0, max_seconds=1.5) as address,
-    ):
+def test_a_full_queue_and_a_timeout_are_refused() -> None:
+    """Eight samples have room. One more is refused at once, and a sleeping program exceeds the limit."""
+    with scripted([ENDLESS]) as resident, served(resident, max_queue=0, max_seconds=1.5) as address:
         client = openai.OpenAI(base_url=f"{address}/v1", api_key="-", max_retries=0)
         slow = ask(client, n=8, stream=True)
         assert next(iter(slow)).choices

@@ -1,4 +1,4 @@
-"""The plan of steps: every trace once an epoch, in an order that only the seed decides, within the token budget."""
+"""The plan of steps: every trace once per epoch, in an order of the seed, within the token budget."""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,4 +1,4 @@
-"""Which traces are kept out of training: whole problems, the same ones whatever else there is."""
+"""Traces held out of training: whole problems, chosen independently of the others."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from tasks.sft.validation import held_out
 PROBLEMS = [f"problem {i // 2}" for i in range(400)]  # two traces each
 
 
-def test_whole_problems_are_kept_out_about_as_many_as_asked_for() -> None:
+def test_whole_problems_are_held_out() -> None:
     out = held_out(PROBLEMS, 0.1, seed=3)
     assert 0.05 < sum(out) / len(out) < 0.15
     assert all(out[i] == out[i + 1] for i in range(0, len(out), 2))

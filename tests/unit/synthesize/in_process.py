@@ -1,4 +1,4 @@
-"""A block runner for unit tests: programs run in this process. Only for programs of the tests themselves."""
+"""A block runner for unit tests: the tests' own programs run in this process."""
 
 import contextlib
 import io
@@ -11,7 +11,7 @@ from tasks.shared.sandbox import ExecutionResult, Limits, Status
 
 @dataclass
 class InProcessRunner:
-    """Runs each program at once; `outage_on` names text whose programs meet a failing sandbox."""
+    """Runs each program at once. The sandbox fails on programs that contain `outage_on`."""
 
     outage_on: str = ""
     sessions: dict[str, dict[str, object]] = field(default_factory=dict)

@@ -31,7 +31,7 @@ class Labelled:
 
     written: WrittenTrace
     faults: tuple[str, ...]  # empty: good
-    reasons: frozenset[Reason]  # verification may give any of these
+    reasons: frozenset[Reason]  # verification may give any of these reasons
 
 
 # --- good traces: each kind is a function of a random source
@@ -120,7 +120,7 @@ def _last(draft: Draft, code: str | None = None, output: str | None = None) -> D
 
 
 def forged_output(draft: Draft, rng: Random) -> Draft:
-    """The last output is made up; the answer follows from it or is right."""
+    """The last output is invented; the answer follows from it or is right."""
     output = draft.blocks[-1][1]
     forged = str(float(output) * 1.001) if "." in output else _with_other_number(output, rng)
     return _last(draft, output=forged)
@@ -212,7 +212,7 @@ DRAFT_FAULTS: dict[Callable[[Draft, Random], Draft], Reason] = {
     failed_end: Reason.LAST_BLOCK_FAILED,
     many_calls: Reason.TOO_MANY_CALLS,
 }
-# each takes its time limit again when verification runs it a second time
+# verification repeats each, which takes its time limit again
 ENDLESS = {endless: Reason.TIMED_OUT}
 NEEDS_NO_CODE = (wrong_answer,)
 

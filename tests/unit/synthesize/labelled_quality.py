@@ -110,7 +110,7 @@ def other_script(draft: Draft, sly: bool, rng: Random) -> Draft:
 
 
 def wrong_reasoning(draft: Draft, sly: bool, rng: Random) -> Draft:
-    """The words before the code claim what the code refutes; no filter detects it, in either form."""
+    """The text before the code contradicts the code; no filter detects either form."""
     claim = REASONING.format(m=rng.randint(101, 999), wrong=(int(draft.answer) + 1) % 1000)
     return replace(draft, words=f"{draft.words} {claim}")
 

@@ -1,4 +1,4 @@
-"""A response of a model in this process is found again only where the very same would be sampled."""
+"""A response of a model in this process is reused only if the same one would be sampled."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Pass rates as rollouts and evaluations really hold them, and their way from the flow into the stage."""
+"""Pass rates from real rollouts and evaluations, and their way from the flow into the stage."""
 
 import hashlib
 from pathlib import Path
@@ -19,7 +19,7 @@ from tasks.shared.runs.record import RunRecords, StageRecord
 from tasks.shared.traces.trajectory import FinishReason
 from tasks.synthesize.selection import read_pass_rates
 from tests.unit.reporting.making import make_sample
-from tests.unit.rl.test_experience import decode, said, stage
+from tests.unit.rl.test_experience import decode, make_trajectory, stage
 
 OUTAGE = FinishReason.SANDBOX_FAILURE
 
@@ -32,7 +32,7 @@ def test_rollouts_count_void_turns_as_wrong_and_outages_not_at_all(tmp_path: Pat
     }
     problems = [RlProblem(name, "5", "", (1,)) for name in said_of]
     trajectories = [
-        said(name, sample, text, finish)
+        make_trajectory(name, sample, text, finish)
         for name, samples in said_of.items()
         for sample, (text, finish) in enumerate(samples)
     ]

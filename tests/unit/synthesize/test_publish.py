@@ -1,4 +1,4 @@
-"""The published dataset: it opens in pandas and datasets, spans point at what they say, seconds change no digest."""
+"""The published dataset: it opens in pandas and datasets, spans match their text, seconds change no digest."""
 
 import json
 from dataclasses import replace
@@ -99,7 +99,7 @@ def test_a_trace_that_does_not_follow_its_dialect_has_no_spans(tmp_path):
     assert list(frame.spans[0]) == []
 
 
-def test_a_teacher_of_whom_nothing_is_left_is_told(tmp_path):
+def test_a_teacher_without_accepted_traces_is_named(tmp_path):
     with pytest.raises(
         ValueError, match=r"no trace of 1 was accepted, most often for \[\('wrong_answer', 1\)\]"
     ):

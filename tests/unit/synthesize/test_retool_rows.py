@@ -1,4 +1,4 @@
-"""Rows as ReTool-SFT has them: what is exported comes back, published variants are read, and `check` runs the code."""
+"""Rows in ReTool-SFT's format: exported rows and published variants are read, and `check` runs the code."""
 
 import json
 import subprocess
@@ -48,7 +48,7 @@ def test_published_blanks_and_fences_are_read_into_the_dialect(published):
     assert DIALECT.closes_with_answer(DIALECT.split(canonical(published))[-1].text)
 
 
-def test_a_published_prompt_gives_its_problem_and_a_column_the_answer():
+def test_problem_and_answer_are_read_from_a_published_row():
     messages = [{"role": "user", "content": PUBLISHED}, {"role": "assistant", "content": TRACE}]
     assert import_row({"messages": messages}, 0, "row 1").problem.problem == PROBLEM
     assert import_row({"messages": messages, "answer": 7}, 0, "row 1").problem.answer == "7"

@@ -60,11 +60,7 @@ def only(**settings: object) -> SelectionConfig:
     ("config", "trace", "reason"),
     [
         ({"require_code": True}, accepted(codes=()), Reason.NO_CODE),
-        (
-            {"require_code": True},
-            accepted(words="The answer is 5, I check it."),
-            Reason.ANSWER_BEFORE_CODE,
-        ),
+        ({"require_code": True}, accepted(words="The answer is 5, I check it."), Reason.ANSWER_BEFORE_CODE),
         ({"require_code": True}, accepted(words="The answer is 55 or more."), Reason.ACCEPTED),
         ({"require_code": True}, accepted(end="The answer is 5."), Reason.ACCEPTED),
         ({"min_code_work": 3}, accepted(codes=("print(2 + 3)",)), Reason.TRIVIAL_CODE),
@@ -81,7 +77,7 @@ def test_quality(config, trace, reason):
     assert reasons([trace], only(**config)) == [reason]
 
 
-def test_a_rejected_trace_keeps_its_first_reason_and_a_scored_one_its_scores():
+def test_rejected_traces_keep_the_first_reason_and_scores():
     written, verdict = accepted()
     rejected = (written, Verdict(Reason.WRONG_ANSWER, "", ("ok",), (0.1,), written.trace))
     selected = select([rejected, (written, verdict)], only(require_code=True), DIALECT, References())
@@ -109,7 +105,7 @@ def test_the_work_of_a_block(code, work):
 
 
 class Opinion:
-    """A judge that says what is written for each problem."""
+    """A judge with a written opinion for each problem."""
 
     def __init__(self, votes: dict[str, list[Vote]]) -> None:
         self.votes, self.asked = votes, Counter[str]()
@@ -119,7 +115,7 @@ class Opinion:
         return self.votes[problem.id]
 
 
-def test_a_judge_is_asked_about_code_that_the_other_filters_keep_and_its_majority_decides():
+def test_the_judges_majority_decides_on_code_that_other_filters_keep():
     yes, no, half = Vote(True, True), Vote(False, False), Vote(True, False)
     judge = Opinion({"a": [yes, yes, no], "b": [yes, half, half], "c": [], "d": [no], "e": [no]})
     traces = [accepted(f"{name}/0") for name in "abc"]
@@ -202,13 +198,7 @@ def test_pass_rates_bound_the_difficulty():
     rates = {"a": 0.0, "b": 0.25, "c": 1.0, "What is asked in d/0?": 0.5}
     traces = [accepted(f"{name}/0") for name in "abcde"]
     found = reasons(traces, OFF, References(pass_rates=rates))
-    assert found == [
-        Reason.TOO_HARD,
-        Reason.ACCEPTED,
-        Reason.TOO_EASY,
-        Reason.ACCEPTED,
-        Reason.UNRATED,
-    ]
+    assert found == [Reason.TOO_HARD, Reason.ACCEPTED, Reason.TOO_EASY, Reason.ACCEPTED, Reason.UNRATED]
     narrow = only(min_pass_rate=0.25, max_pass_rate=0.5)
     assert Reason.ACCEPTED not in reasons(traces, narrow, References(pass_rates=rates))
 
@@ -231,7 +221,7 @@ def test_shares_are_as_equal_as_sizes_allow(sizes, total, taken):
     assert tuple(shares(cells, total).values()) == taken
 
 
-def test_balance_takes_problems_in_turns_and_does_not_depend_on_order():
+def test_balance_takes_problems_in_turn_in_any_order():
     traces = [accepted(f"p{problem}/{index}") for problem in range(3) for index in range(4)]
     traces += [accepted("q/0", source="other"), accepted("r/0", codes=())]
     taken = [

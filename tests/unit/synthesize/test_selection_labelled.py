@@ -1,4 +1,4 @@
-"""Selection and `replace` on labelled traces: obvious faults are found, good traces kept; sly ones are told in docs."""
+"""Selection and `replace` on labelled traces: obvious faults are found, good traces kept; docs list sly ones."""
 
 from collections.abc import Sequence
 
@@ -9,12 +9,7 @@ from tasks.synthesize.selection.config import SelectionConfig, VerificationConfi
 from tasks.synthesize.traces import Reason
 from tasks.synthesize.verify import Rules, verify
 from tests.unit.synthesize.in_process import InProcessRunner
-from tests.unit.synthesize.labelled_quality import (
-    Case,
-    evaluation_problems,
-    replace_cases,
-    selection_cases,
-)
+from tests.unit.synthesize.labelled_quality import Case, evaluation_problems, replace_cases, selection_cases
 
 DIALECT = DIALECTS["retool"]
 

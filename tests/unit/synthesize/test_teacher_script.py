@@ -1,4 +1,4 @@
-"""The scripted teacher: its declared rates, its variety, and that the same seed writes the same traces."""
+"""The scripted teacher: declared rates, variety, and equal traces for equal seeds."""
 
 from collections import Counter
 from dataclasses import replace
@@ -29,7 +29,7 @@ def teacher(rules: Rules, seed: int = 0, **settings: float) -> ScriptTeacher:
 
 
 @pytest.mark.parametrize("dialect", ["retool", "torl", "hermes"])
-def test_every_bad_trace_is_out_and_every_good_one_kept(dialect, problems, retool):
+def test_only_good_traces_are_kept(dialect, problems, retool):
     rules = replace(retool, dialect=DIALECTS[dialect])
     writer = teacher(rules, code_share=0.7, correction_share=0.3, check_share=0.3, **ALL_FAULTS)
     kinds: Counter[Fault] = Counter()
@@ -41,7 +41,7 @@ def test_every_bad_trace_is_out_and_every_good_one_kept(dialect, problems, retoo
     assert min(kinds[fault] for fault in Fault) >= 10, kinds
 
 
-def test_without_faults_everything_is_accepted_and_shares_are_as_declared(problems, retool):
+def test_a_faultless_teacher_is_accepted_in_the_declared_shares(problems, retool):
     writer = teacher(retool, code_share=0.6, correction_share=0.25, check_share=0.2, **NO_FAULTS)
     verdicts = [verify(writer.write_trace(problem, 0), retool, InProcessRunner()) for problem in problems]
     assert all(verdict.accepted for verdict in verdicts)
@@ -84,7 +84,7 @@ def test_a_problem_of_no_known_family_is_refused(retool):
         teacher(retool).write_trace(foreign, 0)
 
 
-def test_an_outage_ends_the_teacher_instead_of_going_into_a_trace(problems, retool):
+def test_an_outage_stops_the_teacher(problems, retool):
     config = SynthesizeConfig(code_share=1.0, **NO_FAULTS)
     writer = ScriptTeacher(config, retool, InProcessRunner(outage_on="print"), 0)
     with pytest.raises(RuntimeError, match="the sandbox failed while the teacher wrote"):

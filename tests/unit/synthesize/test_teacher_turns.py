@@ -1,4 +1,4 @@
-"""How a turn of a model behind an endpoint is read, whatever the endpoint does with the stop string."""
+"""Reading a turn of a model at an endpoint, with or without the stop string."""
 
 import pytest
 
@@ -13,29 +13,29 @@ RETOOL, TORL = DIALECTS["retool"], DIALECTS["torl"]
 BLOCK = "Look.\n<code>\n```python\nprint(1)\n```\n"
 
 
-def read(said, dialect=RETOOL, finish="stop", stop=True, most=1000):
-    choice = Choice(message=Message(content=said), finish_reason=finish)
+def read(text, dialect=RETOOL, finish="stop", stop=True, most=1000):
+    choice = Choice(message=Message(content=text), finish_reason=finish)
     return read_words(choice, dialect, dialect.stop if stop else None, most)
 
 
 @pytest.mark.parametrize(
-    "said", [BLOCK, BLOCK.strip(), BLOCK + "</code>", BLOCK + "</code>\n<interpreter>\n9\n"]
+    "text", [BLOCK, BLOCK.strip(), BLOCK + "</code>", BLOCK + "</code>\n<interpreter>\n9\n"]
 )
-def test_a_block_ends_with_the_stop_string_whoever_wrote_it(said):
-    assert read(said) == BLOCK + "</code>"
+def test_a_block_ends_with_the_stop_string_whoever_wrote_it(text):
+    assert read(text) == BLOCK + "</code>"
 
 
 def test_fences_end_alike():
     assert read("Look.\n```python\nprint(1)\n```\n", TORL) == "Look.\n```python\nprint(1)\n```\n```output"
 
 
-@pytest.mark.parametrize("said", ["So it is 5.", "<code>\n```python\nprint(1)\n"])
-def test_what_is_no_block_stays_as_it_is(said):
-    assert read(said) == said
+@pytest.mark.parametrize("text", ["So it is 5.", "<code>\n```python\nprint(1)\n"])
+def test_what_is_no_block_stays_as_it_is(text):
+    assert read(text) == text
 
 
 @pytest.mark.parametrize("finish", [None, "eos", "stop_sequence", "end_turn", "STOP", "tool_calls"])
-def test_a_block_ends_with_the_stop_string_however_the_endpoint_calls_the_end(finish):
+def test_any_finish_reason_may_end_a_block(finish):
     assert read(BLOCK, finish=finish) == BLOCK + "</code>"
 
 
@@ -49,12 +49,12 @@ def test_a_turn_that_may_not_call_is_text():
 
 
 @pytest.mark.parametrize(
-    ("said", "finish", "kind"),
+    ("text", "finish", "kind"),
     [("", "stop", "empty"), ("x" * 1001, "stop", "too_long"), ("x", "content_filter", "withheld")],
 )
-def test_what_cannot_be_used_says_why(said, finish, kind):
+def test_what_cannot_be_used_says_why(text, finish, kind):
     with pytest.raises(AttemptFailed, match=kind):
-        read(said, finish=finish)
+        read(text, finish=finish)
 
 
 def test_a_vote_is_the_last_object_of_an_answer():

@@ -36,7 +36,7 @@ def called(*codes: str, content: str = "", **more: Any) -> dict[str, Any]:
     return {"role": "assistant", "content": content, "tool_calls": calls} | more
 
 
-def said(content: str) -> dict[str, Any]:
+def reply(content: str) -> dict[str, Any]:
     return {"role": "assistant", "content": content}
 
 
@@ -79,7 +79,7 @@ def test_calls_run_and_their_results_go_back_as_tool_turns(tmp_path):
         tmp_path,
         called("print(1 + 2)", content="Let me add."),
         called("print(3)", reasoning_content="Better check."),
-        said("So \\boxed{3}"),
+        reply("So \\boxed{3}"),
     )
     assert trace == (
         "Let me add.\n"
@@ -103,7 +103,7 @@ def test_calls_run_and_their_results_go_back_as_tool_turns(tmp_path):
 
 def test_several_calls_of_one_turn_run_in_order_up_to_the_cap(tmp_path):
     trace, client, _ = converse(
-        tmp_path, called("print(1)", "print(2)", "print(3)"), said("So \\boxed{3}"), max_calls=2
+        tmp_path, called("print(1)", "print(2)", "print(3)"), reply("So \\boxed{3}"), max_calls=2
     )
     assert trace.count("<tool_call>") == trace.count("<tool_response>") == 2
     [payload] = client.payloads
@@ -123,7 +123,7 @@ def test_several_calls_of_one_turn_run_in_order_up_to_the_cap(tmp_path):
 )
 def test_a_malformed_call_is_answered_by_what_it_lacks(tmp_path, name, arguments, fault):
     broken = {"content": "", "tool_calls": [{"id": "c", "function": {"name": name, "arguments": arguments}}]}
-    trace, client, rules = converse(tmp_path, broken, called("print(3)"), said("So \\boxed{3}"))
+    trace, client, rules = converse(tmp_path, broken, called("print(3)"), reply("So \\boxed{3}"))
     [_, assistant, result] = client.payloads[0]["messages"]
     assert fault in result["content"]
     assert assistant["tool_calls"][0]["function"]["name"] == name
@@ -132,4 +132,4 @@ def test_a_malformed_call_is_answered_by_what_it_lacks(tmp_path, name, arguments
 
 def test_a_turn_without_words_or_calls_is_no_turn(tmp_path):
     with pytest.raises(AttemptFailed, match="empty"):
-        converse(tmp_path, said(""))
+        converse(tmp_path, reply(""))

@@ -132,7 +132,7 @@ def test_a_float_of_another_machine_is_kept_as_it_was_recorded(retool):
 REPLACE = VerificationConfig(recorded_output="replace")
 
 
-def test_a_true_output_is_put_in_place_where_nothing_contradicts_it(retool):
+def test_the_true_output_replaces_an_uncontradicted_one(retool):
     rules = replace(retool, verification=REPLACE)
     verdict = judged(block("print(2 + 3, 'in all')", "five in all") + END, rules)
     assert verdict.accepted, verdict
@@ -172,13 +172,13 @@ def test_a_true_output_that_holds_tags_ends_where_it_ends(retool):
 
 def test_a_block_that_is_not_whole_needs_its_notice(retool):
     broken = "Now.\n<code>\n```python\nprint(5)\n</code>"
-    told = retool.notice(0, retool.dialect.read(broken))
-    assert judged(broken + told + GOOD, retool).block_status == ("ok",)
-    assert judged(broken + told + GOOD, retool).accepted
+    notice = retool.notice(0, retool.dialect.read(broken))
+    assert judged(broken + notice + GOOD, retool).block_status == ("ok",)
+    assert judged(broken + notice + GOOD, retool).accepted
     for trace, rules in (
         (broken + "\n<interpreter>\n5\n</interpreter>\n" + GOOD, retool),
         (broken + GOOD, retool),
-        (broken + told + GOOD, replace(retool, block_notices=False)),
+        (broken + notice + GOOD, replace(retool, block_notices=False)),
     ):
         assert judged(trace, rules).reason is Reason.BAD_FORMAT
 

@@ -9,7 +9,7 @@ from tasks.synthesize.verify import Rules, settle, verify
 from tests.unit.synthesize.labelled import DIALECT, MAX_CALLS, labelled_set
 
 
-def test_precision_and_recall_are_one_on_what_execution_decides():
+def test_precision_and_recall_are_one_on_decidable_faults():
     limits = Limits(wall_s=1.0, cpu_s=1.0)
     rules = Rules(
         DIALECT,

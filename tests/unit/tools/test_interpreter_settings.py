@@ -1,4 +1,4 @@
-"""The recipe's sandbox section reaches the interpreter: a served address in its notation, limits as they stand."""
+"""The recipe's sandbox section reaches the interpreter: a server's address and limits."""
 
 import subprocess
 import sys
@@ -18,8 +18,8 @@ def test_an_address_of_another_kind_is_refused(address: str) -> None:
         make_interpreter(SandboxConfig(address=address))
 
 
-def test_a_server_that_is_not_there_is_told(tmp_path: object) -> None:
-    """The address is used, not a server of its own."""
+def test_a_missing_server_is_an_error(tmp_path: object) -> None:
+    """The address is used, and no own server is started."""
     with pytest.raises((SandboxUnavailable, OSError)):
         make_interpreter(SandboxConfig(address=f"unix:{tmp_path}/none"))
 
@@ -27,7 +27,7 @@ def test_a_server_that_is_not_there_is_told(tmp_path: object) -> None:
 def test_the_interpreter_beside_a_stage_may_start_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both are started at once; the stage waits for the socket."""
+    """Both start at once; the stage waits for the socket."""
     socket = tmp_path / "socket"
     monkeypatch.setenv("TIRFLOW_SANDBOX_ADDRESS", f"unix:{socket}")
     command = [sys.executable, "-m", "tasks.shared.sandbox.server", "--socket", str(socket)]

@@ -35,7 +35,7 @@ OPERATIONS: dict[type, Any] = {ast.Add: operator.add, ast.Sub: operator.sub, ast
 
 
 class WithCalculator:
-    """Answers calls of the calculator, and hands everything else on."""
+    """Answers calls of the calculator and passes on all others."""
 
     def __init__(self, other: Tool) -> None:
         self._other = other
@@ -96,7 +96,7 @@ def test_each_call_reaches_its_tool() -> None:
     assert shown[:2] == ["144", "3"] and "no expression of integers" in shown[2]
     assert "there is no tool 'abacus', only 'python', 'calculator'" in shown[3]
     again = [tool.submit(recorded.code).result().stdout for recorded in trajectory.calls[:2]]
-    assert again == ["144\n", "3\n"]  # what is recorded is what is run again for a certificate
+    assert again == ["144\n", "3\n"]  # a certificate reruns the recorded call
 
 
 @pytest.mark.parametrize("written", [call("calculator", expression="a + é"), call("python", code="#!x\n")])
@@ -108,6 +108,6 @@ def test_a_call_is_written_as_it_was_read(written: str) -> None:
     assert name == json.loads(written.split("\n")[1])["name"]
 
 
-def test_arguments_that_are_no_object_are_told() -> None:
+def test_arguments_must_be_an_object() -> None:
     block = HERMES.read(HERMES.form.write_raw("calculator", "[1]"))  # type: ignore[union-attr]
     assert block is not None and block.fault == "its arguments are no JSON object"

@@ -62,7 +62,7 @@ def roll(
 
 
 def verdict(dialect: Dialect, trace: str) -> Verdict:
-    """The verdict on a rollout's own text."""
+    """Verification's verdict on a rollout's text."""
     rules = Rules(dialect, 4, "last_line", announce_remaining_calls=True, stateful=False)
     return verify(WrittenTrace("p/0", PROBLEM, trace), rules, InProcessRunner())  # type: ignore[arg-type]
 

@@ -1,6 +1,6 @@
-"""Blocks as models write them: every form that is meant as a block runs what it holds, the rest says what it lacks.
+"""Blocks as models write them: every form of a block runs its program, incomplete ones say what is missing.
 
-`read` sees the text up to a stop string, as a rollout does: a stop string inside the program ends nothing.
+`read` sees the text up to a stop string, as in a rollout: a stop string inside the program ends nothing.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ RETOOL, TORL = DIALECTS["retool"], DIALECTS["torl"]
 
 
 def rolled_out(dialect: Dialect, turn: str) -> Block | None:
-    """What a rollout reads: it is asked at every stop string, with what is written by then."""
+    """The block that a rollout reads: it asks at every stop string with the text so far."""
     assert dialect.stop is not None
     end = 0
     while (found := turn.find(dialect.stop, end)) >= 0:
@@ -27,7 +27,7 @@ def rolled_out(dialect: Dialect, turn: str) -> Block | None:
 
 
 def printed(code: str) -> str:
-    """What a program prints."""
+    """The output of a program."""
     output = io.StringIO()
     with contextlib.redirect_stdout(output):
         exec(compile(code, "<block>", "exec"), {})
@@ -125,7 +125,7 @@ def test_every_form_runs(dialect, turn):
 
 
 @pytest.mark.parametrize(("dialect", "turn"), FORMS, ids=NAMES)
-def test_every_form_is_followed_by_its_output(dialect, turn):
+def test_output_follows_every_form(dialect, turn):
     trace = turn + dialect.feedback("3") + "So it is 3.\n" + dialect.write_answer("3")
     segments = dialect.split(trace)
     assert [segment.text for segment in segments[:2]] == [turn, dialect.feedback("3")]
@@ -187,7 +187,7 @@ CODES = [
 
 @pytest.mark.parametrize("code", CODES)
 @pytest.mark.parametrize("dialect", [RETOOL, TORL])
-def test_what_is_written_is_read_back_to_the_letter(dialect, code):
+def test_written_calls_are_read_back_exactly(dialect, code):
     block = rolled_out(dialect, "Now.\n" + dialect.write_call(code))
     assert block is not None
     assert block.code == code

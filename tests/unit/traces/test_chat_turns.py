@@ -1,4 +1,4 @@
-"""What is learned of a chat template by rendering, and which templates are refused."""
+"""Properties of a chat template from rendering, and refused templates."""
 
 import pytest
 from transformers import PreTrainedTokenizerFast
@@ -10,7 +10,7 @@ from tasks.shared.traces.encoding import encode_prompt
 from tests.unit.generation.tiny import TEMPLATE, tiny_tokenizer
 
 HERMES = DIALECTS["hermes"]
-# knows tools, calls and results, as Qwen2.5's does
+# renders tools, calls and results, as Qwen2.5's does
 TOOLS = (
     "{% if tools %}<|user|>Tools:{% for t in tools %}\n{{ t | tojson }}{% endfor %}<|end|>\n{% endif %}"
     "{% for m in messages %}{% if m.role == 'tool' %}"
@@ -22,10 +22,10 @@ TOOLS = (
 
 
 def tokenizer(template: str) -> PreTrainedTokenizerFast:
-    """The tiny one with another template."""
-    made = tiny_tokenizer()
-    made.chat_template = template
-    return made
+    """The tiny tokenizer with another template."""
+    templated = tiny_tokenizer()
+    templated.chat_template = template
+    return templated
 
 
 def test_a_template_that_knows_tools_writes_them_itself() -> None:
@@ -37,23 +37,23 @@ def test_a_template_that_knows_tools_writes_them_itself() -> None:
     assert tools == tool_form.TOOLS
 
 
-def test_a_template_that_knows_none_is_told_in_the_system_message() -> None:
-    made = tokenizer(TEMPLATE)
-    turns = chat_turns(made)
+def test_a_template_without_tools_gets_them_in_the_system_message() -> None:
+    templated = tokenizer(TEMPLATE)
+    turns = chat_turns(templated)
     assert turns == ChatTurns("<|end|>\n<|tool|>\n", "<|end|>\n<|assistant|>\n", lists_tools=False)
-    said = made.decode(encode_prompt(made, HERMES, "2 + 5?", instructed=False, system="Be brief."))
-    assert said.startswith("<|system|>\nBe brief.\n\nYou may call")
-    assert HERMES.write_call("...") in said
-    assert "<|user|>\n2 + 5?<|end|>" in said
+    text = templated.decode(encode_prompt(templated, HERMES, "2 + 5?", instructed=False, system="Be brief."))
+    assert text.startswith("<|system|>\nBe brief.\n\nYou may call")
+    assert HERMES.write_call("...") in text
+    assert "<|user|>\n2 + 5?<|end|>" in text
 
 
 def test_control_tokens_are_the_templates_alone() -> None:
-    made = tokenizer(TOOLS)
-    ids = chat_turns(made).encode_result(made, "3<|end|>\n<|assistant|>")
-    assert made.decode(ids) == (
+    templated = tokenizer(TOOLS)
+    ids = chat_turns(templated).encode_result(templated, "3<|end|>\n<|assistant|>")
+    assert templated.decode(ids) == (
         "<|end|>\n<|user|>\n<tool_response>\n3<|end|>\n<|assistant|>\n</tool_response><|end|>\n<|assistant|>\n"
     )
-    special = [made.decode([token]) for token in ids if token in made.added_tokens_decoder]
+    special = [templated.decode([token]) for token in ids if token in templated.added_tokens_decoder]
     assert special == ["<|end|>", "<|user|>", "<|end|>", "<|assistant|>"]
 
 

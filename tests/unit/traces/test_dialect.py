@@ -1,4 +1,4 @@
-"""The dialects: what ends a turn, which code runs, how output is appended, and that split inverts writing."""
+"""The dialects: the end of a turn, the code that runs, appended output, and that split inverts writing."""
 
 from dataclasses import replace
 
@@ -92,9 +92,9 @@ def test_prompts():
 @pytest.mark.parametrize("name", ["retool", "torl"])
 def test_instruction_names_the_libraries_of_the_sandbox(name):
     dialect = dialect_of(TracesConfig(dialect=name), ("sympy", "math", "numpy", "scipy"))
-    told = "Besides the standard library there are sympy, numpy and scipy. "
-    assert told in dialect.prompt("How many?", instructed=True)
-    assert told not in dialect_of(TracesConfig(dialect=name)).prompt("How many?", instructed=True)
+    instruction = "Besides the standard library there are sympy, numpy and scipy. "
+    assert instruction in dialect.prompt("How many?", instructed=True)
+    assert instruction not in dialect_of(TracesConfig(dialect=name)).prompt("How many?", instructed=True)
     assert dialect.prompt("How many?", instructed=False) == "How many?"
 
 
@@ -119,10 +119,10 @@ def test_a_trace_closes_with_one_answer(dialect):
 
 @pytest.mark.parametrize("dialect", [RETOOL, TORL])
 def test_the_instruction_shows_the_exact_form(dialect):
-    told = dialect.prompt("How many?", instructed=True)
-    assert dialect.write_call(EXAMPLE_CODE) in told
-    assert dialect.feedback(EXAMPLE_OUTPUT).strip("\n") in told
-    assert dialect.write_answer("...") in told
+    instruction = dialect.prompt("How many?", instructed=True)
+    assert dialect.write_call(EXAMPLE_CODE) in instruction
+    assert dialect.feedback(EXAMPLE_OUTPUT).strip("\n") in instruction
+    assert dialect.write_answer("...") in instruction
 
 
 @pytest.mark.parametrize("dialect", [RETOOL, TORL])
@@ -148,7 +148,7 @@ def test_what_the_last_token_carries_belongs_to_the_turn(carried):
 
 
 @pytest.mark.parametrize("carried", ["s", "\n", "oHaveBeenCalledWith", "\n\n"])
-def test_a_fences_output_is_read_back_after_what_a_token_carries(carried):
+def test_output_of_a_fence_is_read_back(carried):
     trace = TORL_TURN + carried + TORL.feedback("3", carried=carried) + TORL.write_answer("3")
     segments = TORL.split(trace)
     assert "".join(s.text for s in segments) == trace
@@ -168,7 +168,7 @@ def test_after_the_cap_a_block_is_text():
     with pytest.raises(TraceFormatError, match="without interpreter output"):
         RETOOL.split(past)
     assert [s.code for s in replace(RETOOL, max_calls=1).split(past)] == [CODE, None, None]
-    with pytest.raises(TraceFormatError, match="in the wrong place"):  # output of its own making is none
+    with pytest.raises(TraceFormatError, match="in the wrong place"):  # invented output is no output
         replace(RETOOL, max_calls=0).split("Look. <interpreter>\n3\n</interpreter>\n")
 
 
@@ -188,19 +188,19 @@ def test_after_the_cap_a_block_is_text():
         (TEXT, "```python\nprint(1)\n```\n<interpreter>", 0, 0),
     ],
 )
-def test_what_a_turn_is_counted_for(dialect, turn, unrecognised, self_written):
+def test_counts_of_a_turn(dialect, turn, unrecognised, self_written):
     assert dialect.unrecognised(turn) == unrecognised
     assert dialect.self_written(turn) == self_written
 
 
-def test_a_block_that_tokens_ran_out_in_is_not_unrecognised():
+def test_a_truncated_block_is_not_unrecognised():
     cut = "Now.\n<code>\n```python\nprint("
     assert [block.fault for block in RETOOL.blocks(cut)] == [UNFINISHED]
     assert (RETOOL.unrecognised(cut), RETOOL.unrecognised(cut, is_cut=True)) == (1, 0)
 
 
 @pytest.mark.parametrize("dialect", [RETOOL, TORL, HERMES])
-def test_every_mark_is_one_that_a_trace_needs(dialect):
+def test_every_mark_is_needed_by_a_trace(dialect):
     trace = f"Count.\n{dialect.write_call(CODE)}{dialect.feedback('3')}So 3.\n{dialect.write_answer('3')}"
     assert dialect.is_followed_by(trace)
     for mark in dialect.marks:

@@ -1,4 +1,4 @@
-"""Ids of traces: what somebody else wrote holds no control token, whatever it says."""
+"""Ids of traces: foreign text never becomes a control token."""
 
 import pytest
 
@@ -33,7 +33,7 @@ def test_a_template_without_system_messages_says_so() -> None:
 
 
 def test_a_plain_prompt_is_torls_own_text() -> None:
-    """No chat template, as in its released code; the other dialects' instructions stand in a frame of the same kind."""
+    """No chat template, as in its released code; other dialects' instructions have a frame of the same kind."""
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = None
 

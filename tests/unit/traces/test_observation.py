@@ -1,4 +1,4 @@
-"""What the model is shown of an execution, for every status."""
+"""The observation of an execution for every status."""
 
 import pytest
 
@@ -29,7 +29,7 @@ def test_errors_follow_what_was_printed(mode, last):
 
 
 @pytest.mark.parametrize("status", [Status.TIMEOUT, Status.OUT_OF_MEMORY, Status.FORBIDDEN])
-def test_a_stopped_program_is_told_so_after_its_output(status):
+def test_a_stop_is_reported_after_the_output(status):
     shown = observe(result(status, "partial\n"), "full")
     assert shown.startswith("partial\n")
     assert "Error: the program" in shown
@@ -37,7 +37,7 @@ def test_a_stopped_program_is_told_so_after_its_output(status):
 
 @pytest.mark.parametrize("mode", ["full", "last_line"])
 @pytest.mark.parametrize("status", [s for s in Status if s is not Status.SANDBOX_FAILURE])
-def test_variables_that_are_lost_are_told_once_in_the_same_observation(mode, status):
+def test_lost_variables_are_reported_once(mode, status):
     error = f"{SESSION_ENDED}\n{TRACEBACK}"
     lost = result(status, "1\n", error, LAST_LINE, session_alive=False)
     assert observe(lost, mode).count(SESSION_ENDED) == 1
@@ -52,7 +52,7 @@ def test_a_sandbox_failure_is_never_shown():
 
 @pytest.mark.parametrize(("mode", "limit"), [("full", 400), ("full", 160), ("last_line", 400)])
 @pytest.mark.parametrize("printed", ["", "1\n", "p" * 395, "p" * 396, "p" * 20_000])
-def test_all_that_is_shown_is_bounded_and_says_what_is_missing(mode, limit, printed):
+def test_shown_output_is_bounded_and_says_how_much_is_missing(mode, limit, printed):
     stdout, _ = cut_middle(printed, limit)
     line = "ValueError: " + "x" * 20_000 + " the end"
     shown = observe(
@@ -65,7 +65,7 @@ def test_all_that_is_shown_is_bounded_and_says_what_is_missing(mode, limit, prin
     assert shown.startswith(stdout.strip()[:1] or {"full": "Traceback", "last_line": "ValueError"}[mode][:7])
 
 
-def test_output_that_was_cut_is_cut_again_for_its_error_with_one_count():
+def test_recut_output_has_one_count():
     stdout, _ = cut_middle("start" + "p" * 9000, 400)
     shown = observe(result(Status.ERROR, stdout, TRACEBACK, LAST_LINE, output_chars=400), "full")
     assert len(shown) == 400
@@ -82,13 +82,13 @@ def test_line_of_a_stop_is_kept_whole(limit):
     assert len(shown) <= limit
 
 
-def test_standard_error_is_shown_where_a_program_ended_well_and_printed_nothing():
+def test_standard_error_of_a_silent_success_is_shown():
     warning = "main.py:1: UserWarning: careful\n"
     assert observe(result(Status.OK, "\n", stderr=warning), "full") == warning.rstrip()
     assert observe(result(Status.OK, "12\n", stderr=warning), "full") == "12"
     assert observe(result(Status.ERROR, "", TRACEBACK, LAST_LINE, stderr=warning), "last_line") == LAST_LINE
 
 
-def test_refusal_is_told_in_its_own_line():
+def test_refusal_has_its_own_line():
     line = "PermissionError: [Errno 1] os.system: no"
     assert observe(result(Status.FORBIDDEN, "1\n", f"Traceback\n{line}", line), "full") == f"1\n{line}"

@@ -1,4 +1,4 @@
-"""What of a response is said by the model itself: programs and outputs are taken out, in every form."""
+"""The model's own words in a response: programs and outputs in every form are removed."""
 
 import time
 from dataclasses import replace
@@ -39,7 +39,7 @@ PRINTS = f"print('{BOX}')"
     ],
 )
 def test_a_box_inside_a_program_or_an_output_is_no_answer(turn: str) -> None:
-    """In whatever form the block is written, run or not."""
+    """In every form of a block, run or not."""
     assert "boxed" not in own_words(["First. " + turn])
     assert grade(own_words(["So it is.\n" + turn]), "3").reason is GradeReason.NO_BOX
 
@@ -61,7 +61,7 @@ def test_a_box_inside_a_program_or_an_output_is_no_answer(turn: str) -> None:
     ],
 )
 def test_a_box_in_words_is_the_answer(turns: list[str]) -> None:
-    """Whatever turn it stands in, and with a program before or after it."""
+    """In any turn, with a program before or after it."""
     assert grade(own_words(turns), "3").correct
 
 
@@ -78,8 +78,8 @@ def test_a_box_in_words_is_the_answer(turns: list[str]) -> None:
         "```text\n",
     ],
 )
-def test_marks_without_end_cost_no_more_than_other_text(mark: str) -> None:
-    """A response of nothing but marks is read at once."""
+def test_unclosed_marks_are_read_in_linear_time(mark: str) -> None:
+    """A response of marks alone is read in one pass."""
     started = time.process_time()
     own_words([mark * 20_000])
     assert time.process_time() - started < 5.0
@@ -92,10 +92,10 @@ def test_a_box_in_a_tool_call_or_its_result_is_no_answer() -> None:
 
 
 def test_tags_of_another_dialect(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The marks come from the dialects, so that those of a new one are known too."""
+    """The marks come from the dialects, so a new dialect's are known too."""
     form = TagForm(opening="[run]", stop="[/run]", usage="")
     made_up = replace(DIALECTS["retool"], form=form, feedback_open="\n[out]\n", feedback_close="\n[/out]\n")
     turn = f"{made_up.write_call(PRINTS)} then [run]{PRINTS}[/run]{made_up.feedback(BOX)}So \\boxed{{4}}"
-    assert own_words([turn]).count("boxed") == 3  # the fence alone is known
+    assert own_words([turn]).count("boxed") == 3  # only the fence is known
     monkeypatch.setitem(DIALECTS, "made_up", made_up)
     assert own_words([turn]).count("boxed") == 1

@@ -1,4 +1,4 @@
-"""Text becomes ids in whole calls: how one thread reads control tokens never reaches into another's call."""
+"""Encoding is one locked call: a thread's reading of control tokens never affects another's."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -8,7 +8,7 @@ from tasks.shared.traces.text_ids import text_ids
 
 
 class Shared:
-    """As Transformers' tokenizers: how control tokens are read stands in the tokenizer while it encodes."""
+    """As Transformers' tokenizers, it stores how control tokens are read while it encodes."""
 
     splits = False
 

@@ -1,4 +1,4 @@
-"""Every dialect with tokenizers whose tokens join tags and line breaks as those of real models do, made on the spot.
+"""Every dialect with small tokenizers whose tokens join tags and line breaks as those of real models do.
 
 The same cases with the tokenizers of Qwen3 and SmolLM2: tests/tokenizers (`make test-tokenizers`).
 """
@@ -17,7 +17,7 @@ def tokenizer(request: pytest.FixtureRequest) -> PreTrainedTokenizerBase:
 
 
 def test_the_joining_tokenizer_joins() -> None:
-    """Else the cases above would show nothing."""
+    """Otherwise the cases above would show nothing."""
     tokenizer = joining_tokenizer()
     pieces = [tokenizer.decode([token]) for token in tokenizer.encode("</code>\nSo")]
     assert ">\n" in pieces

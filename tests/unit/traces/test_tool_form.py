@@ -1,4 +1,4 @@
-"""Calls of a tool as models write them: JSON as it comes, and what a call lacks."""
+"""Calls of a tool as models write them: forms of JSON, and incomplete calls."""
 
 import json
 
@@ -44,10 +44,10 @@ def test_every_form_runs(turn):
         "\n\nprint(3)\n",
     ],
 )
-def test_what_is_written_is_read_back_to_the_letter(code):
+def test_written_calls_are_read_back_exactly(code):
     turn = "Now.\n" + HERMES.write_call(code)
     end = 0
-    while (found := turn.find(HERMES.stop, end)) >= 0:  # as a rollout: asked at every stop string
+    while (found := turn.find(HERMES.stop, end)) >= 0:  # as a rollout, at every stop string
         end = found + len(HERMES.stop)
         block = HERMES.read(turn[:end])
         if block is not None:
@@ -85,7 +85,7 @@ def test_a_malformed_call_says_what_it_lacks(body, fault):
     assert "\n" not in HERMES.notice(block)
 
 
-def test_what_a_turn_is_counted_for():
+def test_counts_of_a_turn():
     assert HERMES.unrecognised(call("{}")) == 1
     assert HERMES.unrecognised("```python\nprint(1)\n```\n") == 1
     assert HERMES.self_written(call(WHOLE) + "\n<tool_response>\n3\n</tool_response>") == 1

@@ -24,8 +24,8 @@ def test_the_mask_is_fixed_when_ids_are_appended():
     assert trajectory.num_sampled == 3
 
 
-def test_a_token_takes_nine_bytes_from_rank_to_rank() -> None:
-    """Id, mask and log-prob; as tuples of Python's numbers they take more than that pickled, and 80 in memory."""
+def test_a_token_takes_nine_bytes_on_the_wire() -> None:
+    """Id, mask and log-prob. As tuples of Python numbers they take more when pickled, and 80 bytes in memory."""
     builder = TrajectoryBuilder("p", 0, (1, 2))
     count = 10_000
     builder.append_sampled(range(1000, 1000 + count), [-n / 7 for n in range(count)])
@@ -41,7 +41,7 @@ def test_a_token_takes_nine_bytes_from_rank_to_rank() -> None:
     assert len(pickle.dumps(before)) / count > 12
 
 
-def test_feedback_must_follow_the_turn_it_answers():
+def test_feedback_must_follow_its_turn():
     builder = TrajectoryBuilder("p", 0, (1,))
     builder.append_sampled([5], [-0.5])
     with pytest.raises(AssertionError):

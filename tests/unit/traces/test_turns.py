@@ -1,4 +1,4 @@
-"""Where a turn ends: as the template writes it for SFT, by every id that anything names for the engines."""
+"""The end of a turn: as the template writes it for SFT, by every named id for the engines."""
 
 from types import SimpleNamespace
 
@@ -21,7 +21,7 @@ PLAIN = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n\n{% endfor %}"
 
 
 def base_tokenizer(template: str = CHATML) -> PreTrainedTokenizerFast:
-    """A base model's: its end of sequence is not what its template writes after a message."""
+    """A base model's tokenizer: its end of sequence is not its template's end of a message."""
     tokenizer = tiny_tokenizer()
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
     tokenizer.chat_template = template
@@ -35,8 +35,8 @@ def base_tokenizer(template: str = CHATML) -> PreTrainedTokenizerFast:
         (CHATML.replace("}}<|im_end|>", "}}\n<|im_end|>"), "\n<|im_end|>"),
         (CHATML.replace("{{ m.content }}", "{{ m.content | trim }}"), "<|im_end|>"),
         (CHATML + "{{ '<|assistant|>' if not add_generation_prompt }}", "<|im_end|>"),
-        (PLAIN, "<|end|>"),  # nothing but text: the end of the sequence
-        ("{{ messages[0].content }}", "<|end|>"),  # writes no assistant's message
+        (PLAIN, "<|end|>"),  # text alone: the end of the sequence
+        ("{{ messages[0].content }}", "<|end|>"),  # renders no assistant message
     ],
 )
 def test_sft_ends_a_turn_as_the_template_does(template: str, end: str) -> None:
@@ -57,7 +57,7 @@ def test_every_id_that_anything_names_ends_a_turn() -> None:
 
 
 def test_the_end_of_a_message_from_a_base_model_ends_it() -> None:
-    """The engine's model knows of no `<|im_end|>`: greedy decoding of equal logits takes id 0, which is made that."""
+    """The engine's model does not name the end of a message, id 0 here, which greedy decoding of equal logits takes."""
     tokenizer = base_tokenizer(CHATML.replace("<|im_end|>", "<|end|>"))
     tokenizer.eos_token = "<|assistant|>"
     model = make_model("qwen2", len(tokenizer), eos_token_id=7)

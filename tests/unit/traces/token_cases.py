@@ -12,7 +12,7 @@ from tests.unit.traces.rolled import GAPS, check, check_encoding, roll, turns
 def test_what_is_rolled_out_is_read_back_and_encoded_alike(
     tokenizer: PreTrainedTokenizerBase, name: str
 ) -> None:
-    """Whatever the token that completes the stop string carries; a program's output may hold anything."""
+    """For any text in the token that completes the stop string, and any output of a program."""
     dialect = DIALECTS[name]
     end = "So it is 3.\n" + dialect.write_answer("3")
     good = turns(dialect)[0]
@@ -26,7 +26,7 @@ def test_what_is_rolled_out_is_read_back_and_encoded_alike(
 
 @pytest.mark.parametrize("name", ["retool", "torl", "hermes"])
 def test_every_boundary(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    """Tokens may end anywhere in a block: its text is cut at each place, and at all of them, and still read back."""
+    """Tokens may end anywhere in a block: its text is divided at each place and at all, and is still read back."""
     dialect = DIALECTS[name]
     end = "\nSo it is 3.\n" + dialect.write_answer("3")
     turn = turns(dialect)[2]
@@ -44,7 +44,7 @@ def test_every_boundary(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["retool", "torl", "hermes"])
 def test_every_length(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    """A budget ends a response anywhere: its ids are those of the whole one, and no words are taken for output."""
+    """A budget ends a response anywhere: its ids are a prefix of the whole, and no words are read as output."""
     dialect = DIALECTS[name]
     script = f"{turns(dialect)[0]}\nSo it is 3.\n{dialect.write_answer('3')}"
     whole = roll(tokenizer, dialect, script)
