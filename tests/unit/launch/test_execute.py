@@ -18,6 +18,7 @@ from tasks.recipes import load_recipe
 from tasks.shared.artifacts import Store
 from tasks.shared.contract.environment import stage_environment
 from tasks.shared.contract.stage import StageRequest, StageResult
+from tests.preloaded.environment import interpreter
 
 SECTIONS = load_recipe("tiny").for_stage("sft")
 RESULT = StageResult(outputs={}, metrics={"loss": 1.5})
@@ -176,22 +177,15 @@ def test_a_real_stage_runs_alike_by_hand_and_by_the_backend(tmp_path: Path) -> N
         },
     }
     request = make_request(tmp_path).model_copy(update={"stage": "prepare", "config": config})
-    result = execute(request, ProcessBackend(), tmp_path / "log", lambda _: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "executable", str(interpreter(("tasks.prepare.main",))))
+        result = execute(request, ProcessBackend(), tmp_path / "log", lambda _: None)
     assert result.metrics["train_problems"] == 9
     by_hand = tmp_path / "by_hand"
     by_hand.mkdir()
     (by_hand / "request.json").write_text(request.model_dump_json())
-    assert (
-        os.spawnl(
-            os.P_WAIT,
-            sys.executable,
-            sys.executable,
-            "-m",
-            "tasks.prepare.main",
-            str(by_hand / "request.json"),
-        )
-        == 0
-    )
+    command = [sys.executable, "-m", "tasks.prepare.main", str(by_hand / "request.json")]
+    assert os.spawnv(os.P_WAIT, sys.executable, command) == 0
     again = StageResult.model_validate_json((by_hand / "result.json").read_text())
     assert again.outputs == result.outputs
     manifest = Store(request.store).manifest(result.outputs["problems"])

@@ -1,4 +1,4 @@
-"""A dataset hub of one repository on loopback, with the routes that `datasets` and `huggingface_hub` use."""
+"""A hub of datasets on loopback, with the routes that `datasets` and `huggingface_hub` use."""
 
 import hashlib
 import json
@@ -10,22 +10,26 @@ from tests.loopback import Handler, serve_http
 
 
 @contextmanager
-def small_hub(repository: str, revision: str, files: dict[str, bytes]) -> Iterator[tuple[str, list[str]]]:
-    """Serve `files` as dataset `repository` at `revision` alone. Yields the endpoint and the requested paths."""
+def small_hub(sets: dict[tuple[str, str], dict[str, bytes]]) -> Iterator[tuple[str, list[str]]]:
+    """Serve datasets, (repository, revision) -> files. Yields the endpoint and the requested paths."""
     asked: list[str] = []
 
     class Hub(Handler):
         def do_GET(self) -> None:
             body = self.body()
-            names = json.loads(body).get("paths", []) if body.startswith(b"{") else list(files)
             path = urlsplit(self.path).path
             asked.append(path)
+            repository, revision = next(found for found in sets if f"/datasets/{found[0]}/" in f"{path}/")
+            files, commit = sets[repository, revision], {"X-Repo-Commit": revision}
+            names = json.loads(body).get("paths", []) if body.startswith(b"{") else list(files)
             api, resolve = f"/api/datasets/{repository}", f"/datasets/{repository}/resolve/{revision}/"
             if path in (f"{api}/revision/{revision}", api):
                 siblings = [{"rfilename": name} for name in files]
-                self._send({"id": repository, "sha": revision, "siblings": siblings, "tags": []})
+                about = {"id": repository, "sha": revision, "siblings": siblings, "tags": []}
+                self.reply(200, json.dumps(about).encode(), commit)
             elif path.startswith((f"{api}/tree/{revision}", f"{api}/paths-info/{revision}")):
-                self._send([describe(name, content) for name, content in files.items() if name in names])
+                listed = [describe(name, content) for name, content in files.items() if name in names]
+                self.reply(200, json.dumps(listed).encode(), commit)
             elif path.startswith(resolve) and path.removeprefix(resolve) in files:
                 content = files[path.removeprefix(resolve)]
                 self.reply(200, content, commit | {"ETag": f'"{hashlib.sha1(content).hexdigest()}"'})
@@ -35,10 +39,6 @@ def small_hub(repository: str, revision: str, files: dict[str, bytes]) -> Iterat
 
         do_HEAD = do_POST = do_GET
 
-        def _send(self, content: object) -> None:
-            self.reply(200, json.dumps(content).encode(), commit)
-
-    commit = {"X-Repo-Commit": revision}
     with serve_http(Hub) as endpoint:
         yield endpoint, asked
 

@@ -2,12 +2,10 @@
 
 import filecmp
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -143,26 +141,16 @@ def test_a_hub_revision_that_can_move_is_refused(tmp_path):
         place_base_model(ModelConfig(source="hub", id="a/b", revision="main"), 0, tmp_path)
 
 
-def test_a_hub_model_is_read_from_the_hubs_cache(checkpoint, tmp_path):
+def test_a_hub_model_is_read_from_the_hubs_cache(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     revision = "7ae557604adf67be50417f59c2c2f167def9a775"
-    snapshot = tmp_path / "hub" / "models--own--tiny" / "snapshots" / revision
-    shutil.copytree(checkpoint, snapshot)
-    (tmp_path / "target").mkdir()
-    program = (
-        "import sys; from pathlib import Path; from tasks.prepare.base_model import place_base_model\n"
-        "from tasks.shared.config import ModelConfig\n"
-        "for hub_id in ('own/tiny', 'own/other'):\n"
-        "  config = ModelConfig(source='hub', id=hub_id, revision=sys.argv[1])\n"
-        "  try: print(place_base_model(config, 0, Path(sys.argv[2])))\n"
-        "  except ValueError as error: print(error)\n"
-    )
-    environment = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-c", program, revision, str(tmp_path / "target")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    placed, refused = done.stdout.splitlines()
-    assert int(placed) > 700_000
-    assert filecmp.cmp(
-        checkpoint / "model.safetensors", tmp_path / "target" / "model.safetensors", shallow=False
-    )
-    assert "model.id 'own/other' at 7ae557604adf: cannot download" in refused
-    assert "or use model.source = 'path'" in refused
+    shutil.copytree(checkpoint, tmp_path / "hub" / "models--own--tiny" / "snapshots" / revision)
+    target = tmp_path / "target"
+    target.mkdir()
+    assert place_base_model(ModelConfig(source="hub", id="own/tiny", revision=revision), 0, target) > 700_000
+    assert filecmp.cmp(checkpoint / "model.safetensors", target / "model.safetensors", shallow=False)
+    with pytest.raises(ValueError) as refused:
+        place_base_model(ModelConfig(source="hub", id="own/other", revision=revision), 0, target)
+    assert "model.id 'own/other' at 7ae557604adf: cannot download" in str(refused.value)
+    assert "or use model.source = 'path'" in str(refused.value)
