@@ -5,12 +5,14 @@ which it copies, and the bare guess 2. This takes a few seconds; the artifacts a
 hand to `rl`.
 """
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tasks.rl.config import RlConfig
 from tasks.rl.spec import RlStage
@@ -32,20 +34,21 @@ CODE = (
     "\n<interpreter>\n1\n</interpreter>\n<answer>\n\\boxed{1}\n</answer>"
 )
 NUM_PROBLEMS = 12
+PROBLEMS = [f"What is {number}?" for number in range(NUM_PROBLEMS)]
 OPTIMIZER = OptimizerConfig(learning_rate=3e-4, zero_stage=0, weight_decay=0.0)
 MODEL = ModelConfig(source="tiny", dtype="float32")
 
 
-def make_store(root: Path, hidden: int = 64) -> dict[str, ArtifactRef]:
-    """Publish a taught checkpoint, `hidden` wide, and the problems into `root`/store."""
+@cache
+def _taught(hidden: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A taught model, once per process, and its tokenizer."""
     torch.set_num_threads(1)
     tokenizer = tiny_tokenizer()
     model = tiny_model(len(tokenizer), hidden=hidden, spread=0.05)
     use_packed_attention(model)
-    problems = [f"What is {number}?" for number in range(NUM_PROBLEMS)]
     traces = [
         encode_trace(tokenizer, DIALECTS["retool"], problem, trace, instructed=False)
-        for problem in problems
+        for problem in PROBLEMS
         for trace in (CODE, GUESS)
     ]
     sequences = [
@@ -61,11 +64,17 @@ def make_store(root: Path, hidden: int = 64) -> dict[str, ArtifactRef]:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+    model.set_attn_implementation("sdpa")
+    return model, tokenizer
+
+
+def make_store(root: Path, hidden: int = 64) -> dict[str, ArtifactRef]:
+    """Publish a taught checkpoint, `hidden` wide, and the problems into `root`/store."""
+    model, tokenizer = _taught(hidden)
     rows = [
         {"id": f"world/{i}", "problem": problem, "answer": "1", "source": "world", "family": "one"}
-        for i, problem in enumerate(problems)
+        for i, problem in enumerate(PROBLEMS)
     ]
-    model.set_attn_implementation("sdpa")
     store = Store(str(root / "store"))
     return {
         "checkpoint": publish(store, "checkpoint", lambda path: save_checkpoint(model, tokenizer, path)),
