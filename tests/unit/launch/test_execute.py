@@ -4,7 +4,6 @@ import json
 import os
 import sys
 import threading
-import time
 from pathlib import Path
 
 import psutil
@@ -143,7 +142,6 @@ def test_two_runs_of_the_same_work_execute_it_once(tmp_path: Path) -> None:
     threads = [threading.Thread(target=lambda: results.append(run(tmp_path, script)[0])) for _ in range(3)]
     for thread in threads:
         thread.start()
-        time.sleep(0.2)
     for thread in threads:
         thread.join()
     assert results == [RESULT] * 3
