@@ -56,15 +56,13 @@ class SlotCache(Cache):
     ) -> None:
         super().__init__(layers=[])
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        self.num_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        self.num_slots = num_slots
+        num_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         self.capacity = 0
-        self._shape = (num_slots, self.num_heads, head_dim)
+        self._shape = (num_slots, num_heads, head_dim)
         self._dtype, self._device = dtype, device
         self.keys: list[torch.Tensor] = [self._empty(0) for _ in range(config.num_hidden_layers)]
         self.values: list[torch.Tensor] = [self._empty(0) for _ in range(config.num_hidden_layers)]
-        heads = torch.arange(num_slots * self.num_heads, device=device)
-        self._row_heads = heads.view(num_slots, self.num_heads)
+        self._row_heads = torch.arange(num_slots * num_heads, device=device).view(num_slots, num_heads)
         # where the next keys are written, as rows of (slots * heads * capacity, D)
         self._targets = torch.empty(0, dtype=torch.long)
         self._rows: torch.Tensor | None = None  # None: the first `_num_rows` slots, in place

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.shared.contract.stage import Rendezvous
-from tasks.shared.generation.endpoint.completion import Choice, Completion, Message, TokenCounts, Usage
+from tasks.shared.generation.endpoint.completion import Choice, Completion, Message, Usage
 from tasks.shared.generation.endpoint.responses import ResponseKey, ResponseLog
 from tasks.shared.generation.engines import open_generator
 from tasks.shared.generation.interleave import RolloutPolicy, RolloutRequest, rollout, schedule_of
@@ -119,8 +119,7 @@ class EngineTeacher:
         usage = Usage(len(trajectory.prompt_ids), trajectory.num_sampled)
         # in the form of an endpoint's response, so that one reader serves both
         choice = Choice(message=Message(content=text), finish_reason=trajectory.finish.value)
-        counts = TokenCounts(prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens)
-        body = Completion(model=self._weights.name, choices=[choice], usage=counts).model_dump_json()
+        body = Completion(model=self._weights.name, choices=[choice], usage=usage).model_dump_json()
         self._log.append(self._key(request), body, usage)
         return self._written(request, text)
 

@@ -100,7 +100,7 @@ class EndpointClient:
         try:
             body = await self._attempt_until_it_passes(key, payload)
             completion = Completion.model_validate_json(body)
-            used = completion.counted(most)
+            used = completion.usage or most  # the highest possible, if the endpoint does not report it
             await asyncio.to_thread(self._log.append, key, body, used)
             self.num_asked += 1
         finally:

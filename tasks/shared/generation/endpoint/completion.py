@@ -1,8 +1,8 @@
 """The fields that are read from a chat completion, and the cost of a response. Unknown fields are ignored."""
 
 import json
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, field_validator
 
@@ -17,8 +17,8 @@ TEXT_PARTS = frozenset({"text", "output_text"})
 class Usage:
     """Tokens of one response or of several."""
 
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    prompt_tokens: Annotated[int, Field(ge=0)] = 0
+    completion_tokens: Annotated[int, Field(ge=0)] = 0
 
     def __add__(self, other: "Usage") -> "Usage":
         return Usage(
@@ -85,19 +85,12 @@ class Choice(BaseModel):
         return (self.finish_reason or "").lower() in CUT_SHORT
 
 
-class TokenCounts(BaseModel):
-    """`usage` as the endpoint reports it."""
-
-    prompt_tokens: int = Field(ge=0)
-    completion_tokens: int = Field(ge=0)
-
-
 class Completion(BaseModel):
     """The body of a chat completion."""
 
     model: str | None = None
     choices: list[Choice]
-    usage: TokenCounts | None = None
+    usage: Usage | None = None  # as the endpoint reports it
     error: Any = None
 
     @property
@@ -110,13 +103,9 @@ class Completion(BaseModel):
     @classmethod
     def _need_both_counts(cls, usage: Any) -> Any:
         """None if the endpoint sends the field without counts."""
-        if isinstance(usage, dict) and any(usage.get(name) is None for name in TokenCounts.model_fields):
+        if isinstance(usage, dict) and any(usage.get(field.name) is None for field in fields(Usage)):
             return None
         return usage
-
-    def counted(self, most: Usage) -> Usage:
-        """Its cost; `most`, the highest possible, if the endpoint does not report it."""
-        return Usage(self.usage.prompt_tokens, self.usage.completion_tokens) if self.usage else most
 
 
 def _words_of(part: Any) -> str:
