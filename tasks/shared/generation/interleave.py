@@ -253,10 +253,8 @@ class Interleaver:
             self._release(piece.request_id)
             return None
         live.builder.append_sampled(piece.ids, piece.logprobs, piece.versions)
-        if piece.reason == "eos":
-            return self._finish(piece.request_id, FinishReason.EOS)
-        if piece.reason == "length":
-            return self._finish(piece.request_id, FinishReason.LENGTH)
+        if piece.reason != "stop":
+            return self._finish(piece.request_id, FinishReason(piece.reason))
         turn = ids_text(self._tokenizer, live.builder.turn_ids)
         block = self._policy.dialect.read(turn)
         if block is None or (block.fault and not self._policy.block_notices):  # text like any other
