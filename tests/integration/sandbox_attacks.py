@@ -141,6 +141,9 @@ RESOURCES = [
         "import signal\nfor s in range(1, 65):\n    try: signal.signal(s, signal.SIG_IGN)\n    except (OSError, ValueError): pass\n"
         "while True: pass"), statuses=(Status.TIMEOUT,)),
     Attack("stops itself", "resources", _tries("import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)"), also="held"),
+    Attack("lowers its processor limit to be killed", "resources", (
+        "import ctypes, resource\nresource.setrlimit(resource.RLIMIT_CPU, (0, 0))\n"
+        "ctypes.CDLL(None).syscall(160, 0, (ctypes.c_long * 2)(0, 0))\nwhile True: pass"), statuses=(Status.TIMEOUT,)),
     Attack("memory at once", "resources", "x = bytearray(1 << 34)\nprint('BREACH')", statuses=(Status.OUT_OF_MEMORY,)),
     Attack("memory in steps", "resources", "x = []\nwhile True: x.append(bytearray(1 << 20))", statuses=STOPPED),
     Attack("memory by numpy", "resources", "import numpy\nx = numpy.ones(1 << 31)\nprint('BREACH')", statuses=(Status.OUT_OF_MEMORY,)),
@@ -231,7 +234,7 @@ PROTOCOL = [
         "import socket\ns = socket.socket(1, 5, 0, fileno=3)\nsocket.send_fds(s, [b'X'], [0])"), also="held"),
     Attack("shuts its channel down", "protocol", "import socket\nsocket.socket(1, 5, 0, fileno=3).shutdown(2)\nprint('done')", also="done"),
     Attack("waits for a second request", "protocol", (
-        "import socket\ns = socket.socket(1, 5, 0, fileno=3)\ns.settimeout(0.5)\n"
+        "import socket\ns = socket.socket(1, 5, 0, fileno=3)\ns.settimeout(0.2)\n"
         "try: print('BREACH', s.recv(100))\nexcept OSError: print('held')"), also="held"),
 ]  # fmt: skip
 

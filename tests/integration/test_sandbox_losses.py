@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,36 @@ def test_program_that_loses_every_worker_is_blamed_alone() -> None:
             assert "ended the process that runs it" in answer.error_line
             assert (well.status, well.stdout, well.attempts) == (Status.OK, "well\n", 2), well
             assert (await broker.submit(b"print(1)", LONG)).stdout == "1\n"
-            assert not broker._suspects.workers
+            assert not broker._suspects
+
+    run(scenario)
+
+
+def test_failure_of_one_run_is_forgotten_in_the_next() -> None:
+    """The worker is killed, and the program handed to a dead child before the broker reads of it."""
+
+    async def scenario() -> None:
+        async with brokered(replace(ONE, retries=1)) as broker:
+            (link,) = broker.workers._links.values()
+            signal.pidfd_send_signal(link.pidfd, signal.SIGKILL)
+            time.sleep(0.5)  # in which the broker reads nothing
+            told = await broker.submit(b"print('well')", LONG)
+            assert (told.status, told.stdout, told.attempts) == (Status.OK, "well\n", 2), told
+
+    run(scenario)
+
+
+def test_zygote_that_cannot_be_started_again_ends_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        async with brokered() as broker:
+            zygote = broker.workers._zygote
+            assert zygote is not None
+            monkeypatch.setattr(subprocess, "Popen", refuse)
+            zygote.kill()
+            assert "Resource temporarily unavailable" in await broker.workers.failed
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
 
     run(scenario)
 
@@ -116,7 +146,7 @@ def test_withdrawn_suspect_leaves_the_queue() -> None:
             for future in reversed(futures):
                 future.cancel()
             assert (await broker.submit(b"print(1)", LONG)).stdout == "1\n"
-            assert not broker._suspects.workers
+            assert not broker._suspects
 
     run(scenario)
 
@@ -361,8 +391,7 @@ def test_hung_server_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "_ASK_EVERY_S", 0.2)
     monkeypatch.setattr(client, "_SILENCE_S", 2.0)
     with Interpreter(ONE) as interpreter:
-        assert interpreter._server is not None
-        os.kill(interpreter._server.pid, signal.SIGSTOP)
+        os.kill(interpreter.server_pid, signal.SIGSTOP)
         assert interpreter.run("print('well')").stdout == "well\n"
 
 
@@ -370,16 +399,12 @@ def test_hung_external_server_is_a_sandbox_failure(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(client, "_ASK_EVERY_S", 0.2)
     monkeypatch.setattr(client, "_SILENCE_S", 1.0)
     monkeypatch.setattr(client, "_HELLO_S", 1.0)
-    with Interpreter(ONE) as host:
-        assert host._server is not None
-        with Interpreter(SandboxSettings(retries=1), address=host._address) as guest:
-            os.kill(host._server.pid, signal.SIGSTOP)
-            answer = guest.run("print(1)")
-            os.kill(host._server.pid, signal.SIGCONT)
-            assert (answer.status, "answered nothing" in answer.error_line) == (
-                Status.SANDBOX_FAILURE,
-                True,
-            ), answer
+    with Interpreter(ONE) as host, Interpreter(SandboxSettings(retries=1), address=host.address) as guest:
+        os.kill(host.server_pid, signal.SIGSTOP)
+        answer = guest.run("print(1)")
+        os.kill(host.server_pid, signal.SIGCONT)
+        assert answer.status is Status.SANDBOX_FAILURE, answer
+        assert "answered nothing" in answer.error_line
 
 
 def test_session_out_of_descriptors_is_reported() -> None:

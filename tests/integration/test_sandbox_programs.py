@@ -8,6 +8,8 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -54,6 +56,9 @@ EXACT = {
     "own database": ("import sqlite3\nd = sqlite3.connect('own.db')\nd.execute('create table t(x)')\nd.execute('insert into t values (7)')\nd.commit()\nprint(d.execute('select x from t').fetchall())", "[(7,)]\n"),
     "future import": ("from __future__ import annotations\ndef f(x: Nowhere): pass\nprint(f.__annotations__)", "{'x': 'Nowhere'}\n"),
     "standard library not yet imported": ("import sqlite3, bz2, csv, html\nprint(html.escape('<'))", "&lt;\n"),
+    "standard output to a file, closed": ("import sys\nprint('a')\nsys.stdout = open('x', 'w')\nprint('b')\nsys.stdout.close()", "a\n"),
+    "standard output put away": ("import sys\nprint('a')\nsys.stdout = None\nprint('b')", "a\n"),
+    "standard output in a buffer of its own": ("import io, sys\nsys.stdout = io.TextIOWrapper(sys.stdout.buffer, encoding='utf-8')\nprint('π')", "π\n"),
     "deep recursion": ("import sys\nsys.setrecursionlimit(20000)\nf = lambda n: n and 1 + f(n - 1)\nprint(f(9000))", "9000\n"),
 }  # fmt: skip
 
@@ -279,8 +284,7 @@ def until_running(interpreter: Interpreter) -> None:
 @pytest.mark.parametrize("victim", ["worker", "zygote"])
 def test_lost_worker_is_replaced_and_its_program_rerun(victim: str) -> None:
     with Interpreter(quick_to_start(slots=1)) as interpreter:
-        assert interpreter._server is not None
-        server = interpreter._server.pid
+        server = interpreter.server_pid
         session = interpreter.open_session()
         running = interpreter.submit("import time\ntime.sleep(2)\nprint('done')")
         until_running(interpreter)
@@ -295,12 +299,11 @@ def test_lost_worker_is_replaced_and_its_program_rerun(victim: str) -> None:
 
 def test_lost_session_is_a_sandbox_failure() -> None:
     with Interpreter(quick_to_start(slots=1)) as interpreter:
-        assert interpreter._server is not None
         session = interpreter.open_session()
         interpreter.run("x = 1", session)
         running = interpreter.submit("import time\ntime.sleep(3)", session)
         until_running(interpreter)
-        os.kill(descendants(interpreter._server.pid, depth=3)[2], signal.SIGKILL)
+        os.kill(descendants(interpreter.server_pid, depth=3)[2], signal.SIGKILL)
         result = running.result()
         assert result.status is Status.SANDBOX_FAILURE
         assert "variables" in result.error_line
@@ -308,19 +311,52 @@ def test_lost_session_is_a_sandbox_failure() -> None:
 
 def test_lost_server_is_restarted() -> None:
     with Interpreter(quick_to_start()) as interpreter:
-        assert interpreter._server is not None
         running = interpreter.submit("import time\ntime.sleep(2)\nprint('done')")
         until_running(interpreter)
-        os.kill(interpreter._server.pid, signal.SIGKILL)
+        os.kill(interpreter.server_pid, signal.SIGKILL)
         assert running.result().stdout == "done\n"
+
+
+def test_server_that_cannot_be_started_at_once_is_started_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Interpreter(quick_to_start()) as interpreter:
+        os.kill(interpreter.server_pid, signal.SIGKILL)
+        make, refusals = tempfile.mkdtemp, [OSError(28, "No space left on device")] * 2
+
+        def mkdtemp(**options: str) -> str:
+            if refusals:
+                raise refusals.pop()
+            return make(**options)
+
+        monkeypatch.setattr(tempfile, "mkdtemp", mkdtemp)
+        assert interpreter.run("print('well')").stdout == "well\n"
+
+
+def servers() -> set[int]:
+    """The sandbox servers that this process has started."""
+    return {
+        pid
+        for pid in descendants(os.getpid(), depth=1)
+        if b"sandbox.server" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    }
+
+
+@pytest.mark.parametrize("pause_s", [0.0, 0.1, 0.4])
+def test_call_that_starts_the_server_again_ends_with_the_interpreter(pause_s: float) -> None:
+    before = servers()
+    with Interpreter(quick_to_start()) as interpreter:
+        lost = interpreter.submit("import time\ntime.sleep(60)")
+        until_running(interpreter)
+        os.kill(interpreter.server_pid, signal.SIGKILL)
+        time.sleep(pause_s)
+    assert lost.result(60).status is Status.SANDBOX_FAILURE
+    assert servers() == before
 
 
 def test_session_does_not_survive_its_server() -> None:
     with Interpreter(quick_to_start()) as interpreter:
-        assert interpreter._server is not None
         session = interpreter.open_session()
         interpreter.run("x = 1", session)
-        interpreter._server.kill()
+        os.kill(interpreter.server_pid, signal.SIGKILL)
         result = interpreter.run("print(x)", session)
         assert (result.status, "its variables" in result.error_line) == (Status.SANDBOX_FAILURE, True)
         interpreter.close_session(session)
@@ -329,7 +365,7 @@ def test_session_does_not_survive_its_server() -> None:
 
 def test_outage_never_raises() -> None:
     settings = quick_to_start()
-    with Interpreter(settings) as server, Interpreter(settings, address=server._address) as guest:
+    with Interpreter(settings) as server, Interpreter(settings, address=server.address) as guest:
         session = guest.open_session()
         before = guest.health()
         server.close()
@@ -343,7 +379,7 @@ def test_outage_never_raises() -> None:
 
 def test_limits_of_the_settings_hold_at_an_external_server(interpreter: Interpreter) -> None:
     own = SandboxSettings(limits=Limits(wall_s=0.4, output_chars=120))
-    with Interpreter(own, address=interpreter._address) as guest:
+    with Interpreter(own, address=interpreter.address) as guest:
         result = guest.run("print('x' * 1000)\nimport time\ntime.sleep(3)")
         assert (result.status, len(result.stdout) <= 120) == (Status.TIMEOUT, True)
 
@@ -355,7 +391,7 @@ def test_address_without_server_is_an_error_at_start() -> None:
 
 def test_server_that_cannot_restart_is_a_sandbox_failure() -> None:
     with Interpreter(quick_to_start()) as host:
-        guest = Interpreter(SandboxSettings(retries=1), address=host._address)
+        guest = Interpreter(SandboxSettings(retries=1), address=host.address)
         assert guest.run("print(1)").stdout == "1\n"
         host.close()
         result = guest.run("print(1)")
@@ -367,7 +403,7 @@ def test_server_that_cannot_restart_is_a_sandbox_failure() -> None:
 def test_everything_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     code = (
         "from tasks.shared.sandbox import Interpreter, SandboxSettings\ni = Interpreter(SandboxSettings(workers=1, preload=('math',)))\n"
-        "f = i.submit('import time; time.sleep(60)')\nprint(i._server.pid, flush=True)\nf.result()"
+        "f = i.submit('import time; time.sleep(60)')\nprint(i.server_pid, flush=True)\nf.result()"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
@@ -397,7 +433,7 @@ try:
     with Interpreter(SandboxSettings(workers=1, preload=("math",), allow_unsafe=sys.argv[1] == "unsafe")) as interpreter:
         result = interpreter.run("print(1)")
         try:
-            Interpreter(SandboxSettings(), address=interpreter._address)
+            Interpreter(SandboxSettings(), address=interpreter.address)
             refused = False
         except SandboxUnavailable as error:
             refused = "without isolation" in str(error)

@@ -21,7 +21,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tasks.shared.sandbox import (
-    ExecutionResult,
     Interpreter,
     Limits,
     SandboxClient,
@@ -30,8 +29,7 @@ from tasks.shared.sandbox import (
     Status,
 )
 from tasks.shared.sandbox.client import RequestRefused
-from tasks.shared.sandbox.protocol import MAX_FRAME, FrameReader
-from tasks.shared.sandbox.server import Connection
+from tasks.shared.sandbox.protocol import MAX_FRAME
 from tests.waiting import until
 
 HELLO = {"op": "hello", "version": 1, "token": ""}
@@ -68,7 +66,7 @@ def server() -> Iterator[Interpreter]:
 def connect(server: Interpreter) -> socket.socket:
     wire = socket.socket(socket.AF_UNIX)
     wire.settimeout(10)
-    wire.connect(server._address)
+    wire.connect(server.address)
     return wire
 
 
@@ -199,32 +197,6 @@ def test_largest_result_fits_into_an_answer(server: Interpreter) -> None:
     assert (result.status, result.error_line.count("\0") > 5000) == (Status.ERROR, True)
 
 
-def test_oversized_result_is_an_error() -> None:
-    """No limit allows one, but its caller must not wait for ever."""
-
-    class Wire(asyncio.Transport):
-        written = b""
-
-        def write(self, data: bytes) -> None:  # type: ignore[override]
-            self.written += data
-
-        def is_closing(self) -> bool:
-            return False
-
-    async def answer() -> list[dict[str, Any]]:
-        wire = Wire()
-        connection = Connection(None, "", set())  # type: ignore[arg-type]
-        connection.connection_made(wire)
-        future: asyncio.Future[ExecutionResult] = asyncio.get_running_loop().create_future()
-        future.set_result(ExecutionResult(Status.OK, "x" * MAX_FRAME, "", "", 0.0, 0.0))
-        connection._in_flight[future] = 7
-        connection._answer(future)
-        return list(FrameReader().feed(wire.written))
-
-    (message,) = asyncio.run(answer())
-    assert (message["id"], "fit into a frame" in message["error"]) == (7, True)
-
-
 def test_slow_and_truncated_requests_hold_up_nobody(server: Interpreter) -> None:
     whole = frame(HELLO) + frame({"id": 1, "op": "run", "code": "print('slow')"})
     idle = [connect(server) for _ in range(50)]
@@ -245,7 +217,7 @@ def test_slow_and_truncated_requests_hold_up_nobody(server: Interpreter) -> None
 
 def test_disconnecting_ends_the_clients_programs_and_sessions(server: Interpreter) -> None:
     async def leave() -> None:
-        client = await SandboxClient.connect(server._address)
+        client = await SandboxClient.connect(server.address)
         await client.run("x = 1", await client.open_session())
         waiting = [asyncio.ensure_future(client.run("import time\ntime.sleep(60)")) for _ in range(20)]
         await asyncio.sleep(0.3)
@@ -262,7 +234,7 @@ def test_disconnecting_ends_the_clients_programs_and_sessions(server: Interprete
 
 def test_sessions_of_another_connection_cannot_be_used(server: Interpreter) -> None:
     async def intrude(session: str) -> None:
-        client = await SandboxClient.connect(server._address)
+        client = await SandboxClient.connect(server.address)
         for request in (client.run("print(x)", session), client.close_session(session)):
             with pytest.raises(RequestRefused, match="no such session"):
                 await request
@@ -277,7 +249,7 @@ def test_sessions_of_another_connection_cannot_be_used(server: Interpreter) -> N
 
 def test_many_connections_at_once(server: Interpreter) -> None:
     async def one(number: int) -> str:
-        client = await SandboxClient.connect(server._address)
+        client = await SandboxClient.connect(server.address)
         result = await client.run(f"print({number})")
         await client.close()
         return result.stdout
@@ -317,7 +289,22 @@ def test_tcp_requires_the_token() -> None:
         assert json.loads(last)["health"]["executions"] == 1
 
 
+def test_server_that_finds_its_path_taken_leaves_what_is_there(tmp_path: Path) -> None:
+    taken = tmp_path / "notes.txt"
+    taken.write_text("kept")
+    command = [sys.executable, "-m", "tasks.shared.sandbox.server", "--socket", str(taken)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (ran.returncode, "is already in use" in json.loads(ran.stdout)["failed"], ran.stderr) == (
+        1,
+        True,
+        "",
+    )
+    assert taken.read_text() == "kept"
+
+
 @pytest.mark.parametrize(("arguments", "reason"), [
+    (["--tcp", "127.0.0.1", "--token-file", os.devnull], "write HOST:PORT"),
+    (["--tcp", "127.0.0.1:0", "--token-file", "/nonexistent"], "No such file"),
     (["--tcp", "127.0.0.1:0"], "--tcp needs --token-file"),
     (["--tcp", "127.0.0.1:0", "--token-file", os.devnull], "shorter than 16"),
     (["--socket", "/nonexistent/s", "--settings", '{"worker": 1}'], "unknown sandbox settings ['worker']"),

@@ -1,5 +1,6 @@
 """Sessions under failure: lost children and workers, exhausted descriptors, programs that resist being stopped."""
 
+# ruff: noqa: E501 - programs are kept whole
 from __future__ import annotations
 
 import json
@@ -26,11 +27,6 @@ def interpreter() -> Iterator[Interpreter]:
         yield running
 
 
-def server_of(interpreter: Interpreter) -> int:
-    assert interpreter._server is not None
-    return interpreter._server.pid
-
-
 def state(pid: int) -> str:
     """State letter of a process, empty after its end."""
     try:
@@ -55,7 +51,7 @@ def child_of_session(interpreter: Interpreter) -> int:
     stopped: list[int] = []
 
     def one_is_stopped() -> bool:
-        stopped[:] = [pid for pid in descendants(server_of(interpreter)) if state(pid) == "T"]
+        stopped[:] = [pid for pid in descendants(interpreter.server_pid) if state(pid) == "T"]
         return len(stopped) == 1
 
     until(one_is_stopped, "the session was not stopped after its block")
@@ -65,7 +61,7 @@ def child_of_session(interpreter: Interpreter) -> int:
 def test_worker_lost_between_blocks_is_a_sandbox_failure(interpreter: Interpreter) -> None:
     session = interpreter.open_session()
     assert interpreter.run("x = 1", session).status is Status.OK
-    os.kill(descendants(server_of(interpreter), depth=3)[2], signal.SIGKILL)
+    os.kill(descendants(interpreter.server_pid, depth=3)[2], signal.SIGKILL)
     until(lambda: interpreter.health()["restarts"] == 1, "the worker was not replaced")
     answer = interpreter.run("print(x)", session)
     assert (answer.status, "its variables" in answer.error_line) == (Status.SANDBOX_FAILURE, True), answer
@@ -126,7 +122,7 @@ def test_block_for_a_child_that_just_died_is_answered(interpreter: Interpreter) 
     """The server reads the request before it reads that the child was reaped."""
     session = interpreter.open_session()
     interpreter.run("x = 1", session)
-    child, server = child_of_session(interpreter), server_of(interpreter)
+    child, server = child_of_session(interpreter), interpreter.server_pid
     os.kill(server, signal.SIGSTOP)
     try:
         block = interpreter.submit("print(x)", session)
@@ -139,6 +135,28 @@ def test_block_for_a_child_that_just_died_is_answered(interpreter: Interpreter) 
     assert (answer.status, answer.session_alive) == (Status.SANDBOX_FAILURE, False), answer
     assert "its variables with it" in answer.error
     assert interpreter.run("print(1)").stdout == "1\n"
+
+
+CHANNEL = "import os, socket\nchannel = socket.socket(1, 5, 0, fileno=3)\n"
+FEIGNED = {
+    "closes its channel": f"{CHANNEL}channel.close()",
+    "closes its channel and stays": f"{CHANNEL}channel.close()\nwhile True: pass",
+    "shuts its channel": f"{CHANNEL}channel.shutdown(socket.SHUT_RD)",
+    "shuts its channel and stays": f"{CHANNEL}channel.shutdown(socket.SHUT_RD)\nsocket.recv_fds = lambda *_: exec('while True: pass')",
+    "writes into its channel": f"{CHANNEL}channel.send(b'x')\nwhile True: pass",
+    "begins twice": f"{CHANNEL}channel.send(b'S')\nwhile True: pass",
+    "lowers its processor limit": "import resource\nresource.setrlimit(resource.RLIMIT_CPU, (1, 1))\nwhile True: pass",
+}
+
+
+@pytest.mark.parametrize("name", FEIGNED)
+def test_a_session_cannot_feign_an_outage(name: str, interpreter: Interpreter) -> None:
+    session = interpreter.open_session()
+    limits = Limits(wall_s=2.0, cpu_s=30.0)
+    results = [interpreter.run(code, session, limits) for code in ("x = 1", FEIGNED[name], "print(x)")]
+    assert Status.SANDBOX_FAILURE not in [result.status for result in results], results
+    assert False in [result.session_alive for result in results], results
+    assert interpreter.run("print('x' in globals())", session).stdout == "False\n"
 
 
 MANY = """
@@ -182,6 +200,16 @@ def test_soft_limit_of_open_files_is_raised() -> None:
     assert kept == [f"{place}\n" for place in range(number)]
 
 
+def test_soft_limit_of_processor_time_is_raised() -> None:
+    burn = "import time\nwhile time.process_time() < 1.5: pass\nprint('well')"
+    code = "from tasks.shared.sandbox import Interpreter, SandboxSettings\n"
+    code += "with Interpreter(SandboxSettings(workers=1, slots=1, preload=('math',))) as interpreter:\n"
+    code += f"    print(interpreter.run({burn!r}).stdout)"
+    command = ["sh", "-c", 'ulimit -St 1 && exec "$0" -c "$1"', sys.executable, code]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert ran.stdout == "well\n\n", ran
+
+
 HOARD = """
 import os
 kept = globals().get("kept", [])
@@ -212,7 +240,7 @@ def score(pid: int) -> int:
 def test_children_go_first_when_memory_runs_out(interpreter: Interpreter) -> None:
     session = interpreter.open_session()
     interpreter.run("x = 1", session)
-    child, server = child_of_session(interpreter), server_of(interpreter)
+    child, server = child_of_session(interpreter), interpreter.server_pid
     line = [child]
     while line[-1] != server:
         line.append(parent(line[-1]))

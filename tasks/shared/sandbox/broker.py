@@ -3,42 +3,27 @@
 Only the broker knows the requests, and it never forks. A status follows from what the child's parent observed (wait
 status, processor time) and from the broker's own clock. Only the traceback comes from the child. Whatever happens
 between taking a child and its end has an answer: a result, another run, or a failure of the sandbox.
+
+After an outage, programs run again. But a program that could cause an outage at will could escape every error. So each
+program under which a worker was lost is a suspect: it runs again, alone, on the worker that replaces the lost one. If
+that is lost too, an empty program runs there. If the empty program ends well, the loss was the suspect's doing.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
 import signal
 import time
 from collections import deque
 
-from tasks.shared.sandbox import runner
+from tasks.shared.sandbox import runner, verdict
 from tasks.shared.sandbox.capacity import sessions_that_fit
-from tasks.shared.sandbox.executions import (
-    Execution,
-    Session,
-    drop_output,
-    has_ended,
-    last_report,
-    own_time_s,
-    processor_times,
-    send_request,
-)
+from tasks.shared.sandbox.cgroups import OutOfMemoryKills
+from tasks.shared.sandbox.executions import Execution, Session, processor_times
 from tasks.shared.sandbox.links import Child, Exit
 from tasks.shared.sandbox.metrics import Metrics
 from tasks.shared.sandbox.records import ExecutionResult, Limits, SandboxSettings, Status, sandbox_failure
-from tasks.shared.sandbox.shortage import OutOfMemoryKills
-from tasks.shared.sandbox.suspects import Suspects
-from tasks.shared.sandbox.verdict import (
-    ended_between_blocks,
-    ended_its_worker,
-    judge,
-    lost_session,
-    signal_or_code,
-    unreadable,
-)
 from tasks.shared.sandbox.workers import WorkerSet
 
 _LONGEST_WAIT = 10.0
@@ -58,7 +43,8 @@ class Broker:
         self.metrics = Metrics()
         self.workers = WorkerSet(settings, self.metrics, self._pump)
         self._queue: deque[Execution] = deque()
-        self._suspects = Suspects()
+        self._suspects: dict[int, deque[Execution]] = {}
+        """By worker, which takes no other program until all of these have ended. The first runs, or runs next."""
         self._memory = OutOfMemoryKills()
         self._running: set[Execution] = set()
         self._sessions: dict[str, Session] = {}
@@ -119,7 +105,7 @@ class Broker:
         return {
             "isolation": self.workers.isolation,
             "unsafe": self.workers.isolation == "unsafe",
-            "queue_length": len(self._queue) + len(self._suspects),
+            "queue_length": len(self._queue) + sum(one.child is None for one in self._all_suspects()),
             "running": len(self._running),
             "sessions": len(self._sessions),
             "max_sessions": self._max_sessions,
@@ -128,12 +114,21 @@ class Broker:
         }
 
     def fail_all(self, reason: str) -> None:
-        """Answer everything in flight with a sandbox failure."""
-        waiting = [item for session in self._sessions.values() for item in session.waiting]
-        for execution in [*self._running, *self._queue, *self._suspects, *waiting]:
+        """Answer everything in flight with a sandbox failure. Nothing more starts."""
+        waiting = [execution for session in self._sessions.values() for execution in session.waiting]
+        in_flight = {*self._running, *self._queue, *self._all_suspects(), *waiting}
+        self._queue.clear()
+        for session in self._sessions.values():
+            session.waiting.clear()
+        for execution in in_flight:
+            if execution.child is not None:
+                execution.child.on_end = None
             self._release(execution)
-            failed = execution.probe_of or execution
-            self._finish(failed, sandbox_failure(reason, failed.attempts))
+        for execution in {execution.probe_of or execution for execution in in_flight}:
+            self._finish(execution, sandbox_failure(reason, attempts=execution.attempts))
+
+    def _all_suspects(self) -> list[Execution]:
+        return [execution for line in self._suspects.values() for execution in line]
 
     def _withdraw(self, execution: Execution, future: asyncio.Future[ExecutionResult]) -> None:
         """Remove or kill a program whose client went away."""
@@ -143,23 +138,22 @@ class Broker:
             execution.child.kill()
         elif execution in self._queue:
             self._queue.remove(execution)
-        elif execution.alone is not None:
-            self._suspects.leave(execution)
-            self._pump()
         elif execution.session is not None and execution in execution.session.waiting:
             execution.session.waiting.remove(execution)
+        else:
+            self._release(execution)
+            self._pump()
 
     def _pump(self) -> None:
         """Start suspects on the workers reserved for them, and queued programs on ready children, oldest first."""
         limit = self.settings.workers * self.settings.slots
-        for worker in self._suspects.next_workers:
-            child = self.workers.take_of(worker)
-            if child is not None:
-                self._start(self._suspects.start(worker), child)
+        for worker, line in self._suspects.items():
+            if line[0].child is None and (child := self.workers.take(worker=worker)) is not None:
+                self._start(line[0], child)
         while self._queue and len(self._running) < limit:
             session = self._queue[0].session
             child = session.child if session is not None else None
-            child = child or self.workers.take(self._suspects.workers)
+            child = child or self.workers.take(self._suspects.keys())
             if child is None:
                 return
             execution = self._queue.popleft()
@@ -170,32 +164,27 @@ class Broker:
             self._start(execution, child)
 
     def _next_block(self, session: Session) -> None:
-        """Queue the next block of a session, which runs one block at a time."""
+        """Queue the next block of a session, which runs one at a time; or answer it if the variables were lost."""
         if session.running is None and session.waiting:
             session.running = session.waiting.popleft()
-            self._queue.append(session.running)
-            self._report_loss(session)
-
-    def _report_loss(self, session: Session) -> None:
-        """If the variables were lost while no block ran, answer the next block so instead of running it."""
-        execution, result = session.running, session.lost
-        if result is not None and execution is not None and execution in self._queue:
-            self._queue.remove(execution)
-            session.lost = None
-            self._finish(execution, result)
+            if session.lost is None:
+                self._queue.append(session.running)
+            else:
+                result, session.lost = session.lost, None
+                self._finish(session.running, result)
 
     def _start(self, execution: Execution, child: Child) -> None:
         execution.child, execution.started = child, time.monotonic()
         execution.attempts += 1
         execution.begun = execution.session is not None and execution.session.num_blocks > 0
+        execution.timed_out, execution.failure = False, ""
         self._running.add(execution)
         if execution.session is None:
             child.on_end = lambda exit: self._program_ended(execution, exit)
         try:
             self._hand_over(execution, child)
-        except BrokenPipeError:  # the child has ended already, and its worker is about to say how
-            execution.failure = _ENDED
-            child.kill()
+        except BrokenPipeError:
+            execution.failure = _ENDED  # its worker is about to say how; or it lives, with its channel shut
         except Exception as error:  # noqa: BLE001 - the child is taken: whatever fails here, its end must follow
             execution.failure = f"it could not be handed to its process: {error}"
             child.kill()
@@ -203,28 +192,26 @@ class Broker:
     def _hand_over(self, execution: Execution, child: Child) -> None:
         """Send the request to the child and start the clock. Raises OSError if that fails."""
         loop = asyncio.get_running_loop()
-        limits, stateful = execution.limits, execution.session is not None
-        execution.timer = loop.call_later(limits.wall_s, self._deadline, execution)
-        execution.stdout_fd = os.memfd_create("stdout", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        execution.stderr_fd = os.memfd_create("stderr", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        first_s = min(execution.limits.wall_s, execution.limits.cpu_s / execution.parallel)
+        execution.timer = loop.call_later(first_s, self._deadline, execution)
         if execution.begun:  # the process has run blocks before
             execution.before = processor_times(child.pidfd) or execution.before
-        if stateful:
+        if execution.session is not None:
             child.signal(signal.SIGCONT)
             loop.add_reader(child.channel.fileno(), self._block_ended, execution)
-        send_request(child, execution)
+        execution.send(child)
 
     def _deadline(self, execution: Execution) -> None:
-        """Kill a program at its wall limit, unless it spent part of the time waiting for a processor."""
+        """Kill a program at its wall or processor limit. Time in which it waited for a processor does not count."""
         assert execution.child is not None
         loop = asyncio.get_running_loop()
-        if not has_ended(execution.child.pidfd):  # else it ended in time, and its worker has yet to report it
-            limit, elapsed = execution.limits.wall_s, time.monotonic() - execution.started
-            left = limit - own_time_s(execution.child.pidfd, elapsed, execution.before)
-            if left > 0.001 and elapsed < _LONGEST_WAIT * limit:
+        if not execution.child.has_ended():  # else it ended in time, and its worker has yet to report it
+            elapsed = time.monotonic() - execution.started
+            left = execution.time_left_s(elapsed)
+            if left > 0.001 and elapsed < _LONGEST_WAIT * execution.limits.wall_s:
                 execution.timer = loop.call_later(max(left, 0.01), self._deadline, execution)
                 return
-            if not has_ended(execution.child.pidfd):
+            if not execution.child.has_ended():
                 execution.timed_out = True
                 execution.child.kill()
         reason = f"a worker did not report the end of a process for {_END_S:.0f} s"
@@ -234,20 +221,17 @@ class Broker:
         if exit is None:
             self._worker_lost(execution)
             return
-        report = last_report(execution)
+        report = execution.last_report()
         if execution.failure or not (execution.begun or execution.timed_out):
-            cause = f"its process ended before the program began ({report or signal_or_code(exit.code)})"
-            self._retry(execution, execution.failure or cause)
+            self._retry(execution, execution.failure or _not_begun(exit, report))
         elif self._is_killed_from_outside(execution, exit):
             self._retry(execution, _KILLED)
         else:
-            self._conclude(execution, exit, report)
+            self._finish(execution, verdict.judge(execution, exit, report, self.workers.isolation))
 
     def _is_killed_from_outside(self, execution: Execution, exit: Exit) -> bool:
         """Whether somebody else sent SIGKILL: a program cannot, and no limit or lack of memory explains it."""
-        cpu_s = 0.0 if execution.session else exit.cpu_s
-        explained = execution.timed_out or cpu_s >= execution.limits.cpu_s
-        return exit.code == -signal.SIGKILL and not explained and not self._memory.happened()
+        return exit.code == -signal.SIGKILL and not execution.timed_out and not self._memory.happened()
 
     def _block_ended(self, execution: Execution) -> None:
         """Read the report of a living session on its block, and stop the session until the next block."""
@@ -263,15 +247,21 @@ class Broker:
             execution.begun = True
             return
         asyncio.get_running_loop().remove_reader(child.channel.fileno())
-        if execution.timed_out or len(report) < runner.BLOCK_REPORT.size:
-            child.kill()  # it is ending, or its report is invalid; `_session_ended` follows
-            return
-        child.signal(signal.SIGSTOP)
-        session.num_blocks += 1
-        # The shift turns the reported exit code into the wait status of a process that ended with it.
-        code, peak = runner.BLOCK_REPORT.unpack_from(report)
-        text = report[runner.BLOCK_REPORT.size :].decode("utf-8", "replace")
-        self._conclude(execution, Exit(code << 8, 0.0, peak), text, session_alive=True)
+        if execution.timed_out or not report:
+            return  # it is ending, or closed its channel and ends at its limit; `_session_ended` follows
+        session_alive = len(report) >= runner.BLOCK_REPORT.size
+        code, peak, text = runner.EXIT_ERROR, 0, ""
+        if session_alive:
+            child.signal(signal.SIGSTOP)
+            session.num_blocks += 1
+            code, peak = runner.BLOCK_REPORT.unpack_from(report)
+            text = report[runner.BLOCK_REPORT.size :].decode("utf-8", "replace")
+        else:  # the program wrote into its channel
+            child.on_end, session.child, session.num_blocks = None, None, 0
+            child.kill()
+        # The shift turns the exit code into the wait status of a process that ended with it.
+        exit = Exit(code << 8, 0.0, peak)
+        self._finish(execution, verdict.judge(execution, exit, text, self.workers.isolation, session_alive))
 
     def _session_ended(self, session: Session, exit: Exit | None) -> None:
         """Answer the running block of a session whose child has ended, or the next block. Then start anew."""
@@ -280,41 +270,32 @@ class Broker:
         assert child is not None
         if execution is None or execution.child is not child:
             session.lost = self._lost_between_blocks(exit)
-            self._report_loss(session)
+            if execution is not None and execution in self._queue:
+                self._queue.remove(execution)
+                session.waiting.appendleft(execution)
+                session.running = None
+                self._next_block(session)
             return
         asyncio.get_running_loop().remove_reader(child.channel.fileno())
-        report = last_report(execution)
-        if exit is None or (had_run and execution.failure == _ENDED):
+        report = execution.last_report()
+        if exit is None or (had_run and execution.failure == _ENDED and not execution.timed_out):
             self._finish(execution, self._lost_between_blocks(exit))
-        elif not execution.failure and (execution.timed_out or execution.begun):
-            if self._is_killed_from_outside(execution, exit):
-                self._finish(execution, lost_session(_KILLED))
-            else:
-                self._conclude(execution, exit, report, session_alive=False)
-        elif had_run:
-            self._finish(execution, lost_session(execution.failure))
+        elif had_run and execution.failure not in ("", _ENDED):
+            self._finish(execution, verdict.lost_session(execution.failure))
+        elif not had_run and (execution.failure or not (execution.timed_out or execution.begun)):
+            self._retry(execution, execution.failure or _not_begun(exit, report))
+        elif self._is_killed_from_outside(execution, exit):
+            self._finish(execution, verdict.lost_session(_KILLED))
         else:
-            cause = f"its process ended before the program began ({report})"
-            self._retry(execution, execution.failure or cause)
+            self._finish(execution, verdict.judge(execution, exit, report, self.workers.isolation, False))
 
     def _lost_between_blocks(self, exit: Exit | None) -> ExecutionResult:
         """Return the result of the next block when the child of its session ended before that block."""
         if exit is None:
-            return lost_session(_WORKER_LOST)
+            return verdict.lost_session(_WORKER_LOST)
         if exit.code != -signal.SIGKILL or self._memory.happened():
-            return ended_between_blocks(exit.code, self.workers.isolation)
-        return lost_session(_KILLED)
-
-    def _conclude(
-        self, execution: Execution, exit: Exit, report: str, session_alive: bool | None = None
-    ) -> None:
-        """Decide the result of an ended program or block, and answer."""
-        isolation = self.workers.isolation
-        try:
-            result = judge(execution, exit, report, isolation, session_alive)
-        except Exception as error:  # noqa: BLE001 - the program controls what is read here, and must get an answer
-            result = unreadable(error, execution, isolation, session_alive)
-        self._finish(execution, result)
+            return verdict.ended_between_blocks(exit.code, self.workers.isolation)
+        return verdict.lost_session(_KILLED)
 
     def _worker_lost(self, execution: Execution) -> None:
         """Find out whether an outage or the program ended the worker: run the program again, alone."""
@@ -329,12 +310,18 @@ class Broker:
         elif was_alone:
             future: asyncio.Future[ExecutionResult] = asyncio.get_running_loop().create_future()
             probe = Execution(b"", self.settings.limits, future, probe_of=execution)
-            self._suspects.add(probe, worker, first=True)
+            self._suspect(probe, worker, first=True)
         elif execution.attempts > self.settings.retries:
-            self._finish(execution, sandbox_failure("its worker was lost", execution.attempts))
+            self._finish(execution, sandbox_failure("its worker was lost", attempts=execution.attempts))
         else:
             self.metrics.retries += 1
-            self._suspects.add(execution, worker)
+            self._suspect(execution, worker)
+
+    def _suspect(self, execution: Execution, worker: int, first: bool = False) -> None:
+        """Let a program run alone on that worker."""
+        execution.alone = worker
+        line = self._suspects.setdefault(worker, deque())
+        line.insert(0 if first else len(line), execution)
 
     def _retry(self, execution: Execution, reason: str) -> None:
         """Run a program again after a failure of the sandbox, or answer with the failure."""
@@ -343,27 +330,27 @@ class Broker:
         if execution.future.done():
             self._pump()
         elif execution.probe_of is not None or execution.attempts > self.settings.retries:
-            self._finish(execution, sandbox_failure(reason, execution.attempts))
+            self._finish(execution, sandbox_failure(reason, attempts=execution.attempts))
         else:
             self.metrics.retries += 1
-            execution.failure = ""
             if worker is None:
                 self._queue.appendleft(execution)
             else:
-                self._suspects.add(execution, worker)
+                self._suspect(execution, worker)
             self._pump()
 
     def _release(self, execution: Execution) -> None:
         """Release the child, the timer and the output of an execution."""
         self._running.discard(execution)
-        self._suspects.leave(execution)
+        for worker, line in list(self._suspects.items()):
+            if execution in line:
+                line.remove(execution)
+            if not line:
+                del self._suspects[worker]
         execution.child = None
         if execution.timer is not None:
             execution.timer.cancel()
-        for descriptor in (execution.stdout_fd, execution.stderr_fd):
-            if descriptor >= 0:
-                drop_output(descriptor)
-        execution.stdout_fd = execution.stderr_fd = -1
+        execution.drop_output()
 
     def _finish(self, execution: Execution, result: ExecutionResult) -> None:
         self._release(execution)
@@ -372,7 +359,7 @@ class Broker:
             if result.status is Status.SANDBOX_FAILURE:
                 self._retry(probed, result.error_line)
                 return
-            execution, result = probed, ended_its_worker(probed.attempts, self.workers.isolation)
+            execution, result = probed, verdict.ended_its_worker(probed.attempts, self.workers.isolation)
         self.metrics.record(result)
         if not execution.future.done():
             execution.future.set_result(result)
@@ -382,3 +369,8 @@ class Broker:
             if not session.closed:
                 self._next_block(session)
         self._pump()
+
+
+def _not_begun(exit: Exit, report: str) -> str:
+    """Say why a child ended before its program began."""
+    return f"its process ended before the program began ({report or verdict.signal_or_code(exit.code)})"

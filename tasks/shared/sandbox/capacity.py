@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import math
 import resource
-from pathlib import Path
 
-from tasks.shared.sandbox.cgroups import CGROUPS, own_groups
+from tasks.shared.sandbox.cgroups import processes_left
 from tasks.shared.sandbox.confinement import MEMORY_RESERVE
 from tasks.shared.sandbox.records import Limits, SandboxSettings
 
@@ -19,12 +18,6 @@ _FILES_A_PROGRAM = 8
 _FILES_SPARE = 64
 """For connections of clients, sockets and standard streams of the server."""
 _PROCESSES_SPARE = 32
-
-
-def raise_open_files() -> None:
-    """Raise the soft limit of open files to the hard one, for this process and those it starts."""
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def sessions_that_fit(settings: SandboxSettings) -> int:
@@ -59,17 +52,3 @@ def above_hard_limit(limits: Limits, warm_mb: int) -> str:
                 f"ask for less, or start it with more (ulimit -H{letter})"
             )
     return ""
-
-
-def processes_left(cgroups: Path = CGROUPS) -> int | None:
-    """Return how many more processes the cgroup of this process may have; None without a bound."""
-    left: list[int] = []
-    for _, top, group in own_groups("pids", cgroups):
-        for level in (group, *(parent for parent in group.parents if parent.is_relative_to(top))):
-            try:
-                limit = (level / "pids.max").read_text().strip()
-                if limit != "max":
-                    left.append(int(limit) - int((level / "pids.current").read_text()))
-            except OSError:
-                continue  # the root of the tree has no such files, and a container may hide its own
-    return min(left, default=None)

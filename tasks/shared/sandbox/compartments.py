@@ -11,10 +11,9 @@ import os
 import socket
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from tasks.shared.sandbox import kernel
-from tasks.shared.sandbox.confinement import Isolation, build_ruleset
+from tasks.shared.sandbox.confinement import Compartment, WorkerSettings, build_ruleset
 
 FIRST_UID = 1_879_000_000
 """Under root, children run as uids from here on, which no system assigns."""
@@ -24,20 +23,6 @@ UIDS_A_SERVER = 16 * COMPARTMENTS_A_WORKER
 SCRATCH = "/scratch"
 _ENTRIES_A_STEP = 500
 _ATTEMPTS = 5
-
-
-@dataclass(slots=True)
-class Compartment:
-    """The environment of one child at a time."""
-
-    ruleset: int
-    """Landlock ruleset descriptor; -1 in unsafe mode."""
-    uid: int
-    """The user of the child, if the worker is root."""
-    parent: str = ""
-    """Directory that contains only the private directory, and in which programs cannot write; "" for none."""
-    directory: int = -1
-    """Descriptor of the private directory, or -1. Its name is random and stored nowhere, so others cannot find it."""
 
 
 def reserve_uids(workers: int) -> int:
@@ -67,19 +52,11 @@ def reserve_uids(workers: int) -> int:
 class CompartmentPool:
     """The compartments of one worker."""
 
-    def __init__(
-        self,
-        isolation: Isolation,
-        readable: tuple[str, ...],
-        worker: int,
-        disk_mb: int,
-        scratch: tuple[str, ...],
-        first_uid: int,
-    ) -> None:
-        self._isolation, self._readable, self._disk_mb = isolation, readable, disk_mb
-        self._first_uid = first_uid + worker * COMPARTMENTS_A_WORKER
+    def __init__(self, settings: WorkerSettings, worker: int) -> None:
+        self._settings, self._isolation = settings, settings.isolation
+        self._first_uid = settings.first_uid + worker * COMPARTMENTS_A_WORKER
         self._num_made = 0
-        self._unused = list(scratch)
+        self._unused = list(settings.sandbox.scratch_dirs[worker :: settings.sandbox.workers])
         self._free: list[Compartment] = []
         self._used: list[tuple[Compartment, Iterator[None]]] = []
         self._failures = 0
@@ -142,7 +119,7 @@ class CompartmentPool:
                 pass
         ruleset = -1
         if self._isolation.mode != "unsafe":
-            ruleset = build_ruleset(self._readable, parent or None, self._isolation.landlock)
+            ruleset = build_ruleset(self._settings.readable, parent or None, self._isolation.landlock)
         compartment = Compartment(ruleset, uid, parent)
         if parent:
             self._make_directory(compartment)
@@ -156,7 +133,7 @@ class CompartmentPool:
         """Make a new private directory, under namespaces a tmpfs of its own."""
         if self._isolation.mode == "namespaces":
             owner = f",uid={compartment.uid},gid={compartment.uid}" if self._isolation.as_root else ""
-            options = f"size={self._disk_mb}m,nr_inodes=1024,mode=700{owner}"
+            options = f"size={self._settings.sandbox.limits.disk_mb}m,nr_inodes=1024,mode=700{owner}"
             compartment.directory = kernel.make_unnamed(compartment.parent, options)
         else:
             os.chmod(compartment.parent, 0o700)

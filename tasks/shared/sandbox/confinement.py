@@ -13,7 +13,6 @@ programs that docs/sandbox.md lists.
 
 from __future__ import annotations
 
-import math
 import os
 import platform
 import resource
@@ -22,7 +21,7 @@ import struct
 from dataclasses import dataclass
 
 from tasks.shared.sandbox import kernel
-from tasks.shared.sandbox.records import SandboxUnavailable
+from tasks.shared.sandbox.records import SandboxSettings, SandboxUnavailable
 
 FS_EXECUTE, FS_WRITE_FILE, FS_READ_FILE, FS_READ_DIR = 1, 2, 4, 8
 FS_REFER, FS_TRUNCATE, FS_IOCTL_DEV = 1 << 13, 1 << 14, 1 << 15
@@ -57,6 +56,36 @@ class Isolation:
     """Under namespaces: the server is root and gives children unused uids. Otherwise it uses a user namespace."""
     landlock: int = 0
     """Landlock version of the kernel."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """Everything that a worker knows."""
+
+    isolation: Isolation
+    sandbox: SandboxSettings
+    readable: tuple[str, ...]
+    """Libraries that programs may read."""
+    warm_bytes: int
+    """Data of the warm interpreter."""
+    template: bytes
+    """The seccomp filter, made once."""
+    first_uid: int
+    """First of the server's own uids, for children of a worker that is root."""
+
+
+@dataclass(slots=True)
+class Compartment:
+    """The environment of one child at a time."""
+
+    ruleset: int
+    """Landlock ruleset descriptor; -1 in unsafe mode."""
+    uid: int
+    """The user of the child, if the worker is root."""
+    parent: str = ""
+    """Directory that contains only the private directory, and in which programs cannot write; "" for none."""
+    directory: int = -1
+    """Descriptor of the private directory, or -1. Its name is random and stored nowhere, so others cannot find it."""
 
 
 def _try_unshare(extra: int) -> bool:
@@ -132,16 +161,15 @@ def build_ruleset(readable: tuple[str, ...], private: str | None, abi: int) -> i
     return ruleset
 
 
-def confine(
-    isolation: Isolation, channel: int, ruleset: int, directory: int, uid: int, template: bytes
-) -> socket.socket:
+def confine(settings: WorkerSettings, compartment: Compartment, channel: int) -> socket.socket:
     """Put the calling, freshly forked child under its isolation. Returns its only channel.
 
     The order matters: the user changes first, because that clears the death signal; then Landlock; then all other
     descriptors are closed; seccomp comes last, because it refuses most of these calls.
     """
-    if directory >= 0:
-        os.fchdir(directory)
+    isolation, uid = settings.isolation, compartment.uid
+    if compartment.directory >= 0:
+        os.fchdir(compartment.directory)
     else:
         os.chdir("/")
     os.umask(0o077)
@@ -158,7 +186,7 @@ def confine(
     os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
     if isolation.mode != "unsafe":
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
-        kernel.landlock_restrict(ruleset)
+        kernel.landlock_restrict(compartment.ruleset)
         kernel.drop_capabilities()
     _limit_at_most(resource.RLIMIT_STACK, STACK_BYTES)
     os.dup2(channel, CHANNEL_FD)
@@ -166,25 +194,17 @@ def confine(
     wire = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=CHANNEL_FD)
     if isolation.mode != "unsafe":
         placeholder, pid = struct.pack("=I", PID_PLACEHOLDER), struct.pack("=I", os.getpid())
-        kernel.install_filter(template.replace(placeholder, pid))
+        kernel.install_filter(settings.template.replace(placeholder, pid))
     return wire
 
 
-def limit_resources(
-    cpu_s: float, memory_bytes: int, warm_bytes: int, open_files: int, file_bytes: int, stateful: int
-) -> None:
+def limit_resources(memory_bytes: int, warm_bytes: int, open_files: int, file_bytes: int) -> None:
     """Set the limits of the calling child. The hard limit on memory leaves room to format a traceback.
 
     The memory limit counts private writable mappings, which a process can fill. It does not count mappings that only
     take addresses (malloc's reserve for each thread, shared objects of libraries). Addresses have a generous limit of
     their own, since page tables are memory too. The seccomp filter refuses mappings that would escape the count.
     """
-    if stateful:
-        limit_processor(cpu_s)
-    else:
-        cpu = math.ceil(cpu_s)
-        # SIGXCPU comes first, since it cannot be confused with a lack of memory; SIGKILL follows a second later.
-        resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu + 1))
     data = warm_bytes + memory_bytes
     resource.setrlimit(resource.RLIMIT_DATA, (data, data + MEMORY_RESERVE))
     _limit_at_most(resource.RLIMIT_AS, data + _ADDRESSES)
@@ -199,10 +219,3 @@ def _limit_at_most(kind: int, value: int) -> None:
     hard = resource.getrlimit(kind)[1]
     value = value if hard == resource.RLIM_INFINITY else min(value, hard)
     resource.setrlimit(kind, (value, value))
-
-
-def limit_processor(cpu_s: float) -> None:
-    """Give a session `cpu_s` more seconds. The limit must grow, so it is soft: beyond it only the wall limit holds."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    cpu = math.ceil(usage.ru_utime + usage.ru_stime + cpu_s)
-    resource.setrlimit(resource.RLIMIT_CPU, (cpu, resource.RLIM_INFINITY))

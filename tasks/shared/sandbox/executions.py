@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import fcntl
 import os
-import select
 import socket
 import time
 from collections import deque
@@ -57,10 +56,63 @@ class Execution:
     probe_of: Execution | None = None
     """For an empty program that tests whether a worker can be kept: the suspected program."""
 
+    def send(self, child: Child) -> None:
+        """Send the request, two memory files for output and one with the source to the child. Raises OSError."""
+        limits = self.limits
+        request = runner.REQUEST.pack(
+            limits.memory_mb << 20,
+            limits.open_files,
+            limits.processes,
+            limits.disk_mb << 20,
+            len(self.code),
+            self.session is not None,
+        )
+        self.stdout_fd = os.memfd_create("stdout", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        self.stderr_fd = os.memfd_create("stderr", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        source_fd = os.memfd_create("source")
+        try:
+            os.write(source_fd, self.code)
+            socket.send_fds(child.channel, [request], [self.stdout_fd, self.stderr_fd, source_fd])
+        finally:
+            os.close(source_fd)
+
+    def drop_output(self) -> None:
+        """Empty the memory files for good, even if a session holds them, and close them."""
+        for descriptor in {self.stdout_fd, self.stderr_fd} - {-1}:
+            with contextlib.suppress(OSError):  # sealed already, as only a program without isolation can do
+                fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW)
+                os.ftruncate(descriptor, 0)
+            os.close(descriptor)
+        self.stdout_fd = self.stderr_fd = -1
+
+    def last_report(self) -> str:
+        """Read what an ended child left in its channel: the traceback, or why the program could not begin."""
+        assert self.child is not None
+        try:
+            report = self.child.channel.recv(4 * runner.REPORT_CHARS)
+            if report == runner.STARTED and not self.begun:
+                self.begun = True
+                report = self.child.channel.recv(4 * runner.REPORT_CHARS)
+        except (BlockingIOError, ConnectionResetError):
+            return ""
+        return report.decode("utf-8", "replace")
+
+    def time_left_s(self, elapsed_s: float) -> float:
+        """Return how long it surely stays below its limits, even if it runs on as many processors as it can.
+
+        Without figures of the process the wall clock alone counts.
+        """
+        assert self.child is not None
+        now = processor_times(self.child.pidfd)
+        if now is None:
+            return self.limits.wall_s - elapsed_s
+        cpu_left_s = self.limits.cpu_s - (now.run_s - self.before.run_s)
+        return min(self.limits.wall_s - own_time_s(elapsed_s, self.before, now), cpu_left_s / self.parallel)
+
     @property
-    def queue_s(self) -> float:
-        """Seconds in the queue before it ran."""
-        return self.started - self.enqueued
+    def parallel(self) -> int:
+        """How many processors it can use at once."""
+        return min(self.limits.processes, os.cpu_count() or 1)
 
 
 @dataclass(eq=False, slots=True)
@@ -77,86 +129,33 @@ class Session:
     """Set when its child ended between two blocks: the result of the next block, which does not run."""
 
 
-def send_request(child: Child, execution: Execution) -> None:
-    """Send the request, two memory files for output and one with the source to the child. Raises OSError."""
-    limits = execution.limits
-    request = runner.REQUEST.pack(
-        limits.cpu_s,
-        limits.memory_mb << 20,
-        limits.open_files,
-        limits.processes,
-        limits.disk_mb << 20,
-        len(execution.code),
-        execution.session is not None,
-    )
-    source_fd = os.memfd_create("source")
-    try:
-        os.write(source_fd, execution.code)
-        descriptors = [execution.stdout_fd, execution.stderr_fd, source_fd]
-        socket.send_fds(child.channel, [request], descriptors)
-    finally:
-        os.close(source_fd)
-
-
-def drop_output(descriptor: int) -> None:
-    """Empty a memory file for good, even if others hold it, and close it."""
-    with contextlib.suppress(OSError):  # sealed already, as only a program without isolation can do
-        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW)
-        os.ftruncate(descriptor, 0)
-    os.close(descriptor)
-
-
-def has_ended(pidfd: int) -> bool:
-    """Whether the process has ended (its descriptor is then readable)."""
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    return bool(poll.poll(0))
-
-
 def processor_times(pidfd: int) -> ProcessorTimes | None:
-    """Return the times of a process; None on a kernel without these figures, or when it has just ended."""
+    """Return the times of a process; None when it has just ended. Some kernels have no figures of threads."""
     try:
         lines = Path(f"/proc/self/fdinfo/{pidfd}").read_text().splitlines()
         process = Path("/proc", dict(line.split(":\t") for line in lines)["Pid"])
         ticks = (process / "stat").read_text().rpartition(")")[2].split()[11:13]
-        threads = {int(name): _thread_times(process / "task" / name) for name in os.listdir(process / "task")}
+        names = os.listdir(process / "task")
     except (OSError, KeyError, ValueError):
         return None
+    threads = {}
+    for name in names:
+        with contextlib.suppress(OSError, ValueError):  # a thread that has just ended
+            run_ns, wait_ns, _ = (process / "task" / name / "schedstat").read_text().split()
+            threads[int(name)] = int(run_ns) / 1e9, int(wait_ns) / 1e9
     return ProcessorTimes(sum(map(int, ticks)) / _TICKS, threads)
 
 
-def _thread_times(thread: Path) -> tuple[float, float]:
-    run_ns, wait_ns, _ = (thread / "schedstat").read_text().split()
-    return int(run_ns) / 1e9, int(wait_ns) / 1e9
-
-
-def own_time_s(pidfd: int, elapsed_s: float, before: ProcessorTimes) -> float:
+def own_time_s(elapsed_s: float, before: ProcessorTimes, now: ProcessorTimes) -> float:
     """Return how much of `elapsed_s` the program would have taken on free processors.
 
     This leaves out the longest time that one of its threads waited while other programs held the processors. Time in
-    which the program's own threads ran is not such waiting. A pause counts in full. `before` has the times of the
-    process when `elapsed_s` began.
+    which the program's own threads ran is not such waiting. A pause counts in full. `before` and `now` have the times
+    of the process when `elapsed_s` began and ended.
     """
-    now = processor_times(pidfd)
-    if now is None:
-        return elapsed_s  # the wall clock alone counts
     waited_s = 0.0
     for thread, (run_s, wait_s) in now.threads.items():
         run_before_s, wait_before_s = before.threads.get(thread, (0.0, 0.0))
         siblings_s = max(now.run_s - before.run_s - (run_s - run_before_s), 0.0)
         waited_s = max(waited_s, wait_s - wait_before_s - siblings_s)
     return max(elapsed_s - waited_s, 0.0)
-
-
-def last_report(execution: Execution) -> str:
-    """Read what an ended child left in its channel: the traceback, or why the program could not begin."""
-    assert execution.child is not None
-    channel = execution.child.channel
-    try:
-        report = channel.recv(4 * runner.REPORT_CHARS)
-        if report == runner.STARTED and not execution.begun:
-            execution.begun = True
-            report = channel.recv(4 * runner.REPORT_CHARS)
-    except (BlockingIOError, ConnectionResetError):
-        return ""
-    return report.decode("utf-8", "replace")

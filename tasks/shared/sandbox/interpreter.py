@@ -47,20 +47,19 @@ class Interpreter(contextlib.AbstractContextManager["Interpreter"]):
     def __init__(self, settings: SandboxSettings, address: str | None = None) -> None:
         self.settings = settings
         self._owns_server = address is None
-        self._address = address or ""
+        self.address = address or ""
+        """Where the server listens."""
         self._server: subprocess.Popen[str] | None = None
         self._directory = ""
         self._client: SandboxClient | None = None
         self._closed = False
         self._last_health: dict[str, Any] = {}
         self._sessions: dict[str, SandboxClient | None] = {}  # None for a session that could not be opened
-        self._reconnecting = asyncio.Lock()
+        self._connecting = asyncio.Lock()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="sandbox-client", daemon=True)
         self._thread.start()
         try:
-            if self._owns_server:
-                self._start_server()
             self._call(self._connect())
         except SandboxLost as error:
             self.close()
@@ -72,17 +71,50 @@ class Interpreter(contextlib.AbstractContextManager["Interpreter"]):
     def _call(self, coroutine: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
+    async def _connect(self) -> SandboxClient:
+        """Return the connected client. A lost one is replaced, and so is an own server that died or fell silent."""
+        async with self._connecting:
+            if self._closed:
+                raise SandboxLost("this interpreter was closed")
+            if self._client is not None and self._client.connected:
+                return self._client
+            if self._owns_server:
+                silent = self._client is not None and isinstance(self._client.loss, SandboxSilent)
+                if self._server is None or silent or self._server.poll() is not None:
+                    await asyncio.to_thread(self._start_server)
+            try:
+                client = await SandboxClient.connect(self.address, self.settings.token_file)
+            except SandboxSilent:
+                if self._server is not None:
+                    self._server.kill()  # the next attempt starts another
+                raise
+            if client.isolation == "unsafe" and not self.settings.allow_unsafe:
+                await client.close()
+                raise SandboxUnavailable(
+                    f"the sandbox server at {self.address} runs programs without isolation: "
+                    "use another, or set allow_unsafe = true, which marks every report"
+                )
+            self._client = client
+            return client
+
     def _start_server(self) -> None:
-        """Start the subprocess and wait for its ready line. It ends when this process does."""
-        self._directory = tempfile.mkdtemp(prefix="sandbox-")
-        self._address = str(Path(self._directory) / "socket")
+        """Start an own server in place of a lost one, and wait for its ready line. It ends when this process does."""
+        if self._server is not None:
+            self._server.kill()
+            self._stop_server()
         root = Path(__file__).resolve().parents[3]
         environment = {"PATH": os.defpath, "PYTHONPATH": str(root), "LANG": "C.UTF-8"}
-        command = [sys.executable, "-m", "tasks.shared.sandbox.server", "--socket", self._address]
-        command += ["--until-stdin-closes", "--settings", json.dumps(asdict(self.settings))]
-        self._server = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
+        command = [sys.executable, "-m", "tasks.shared.sandbox.server", "--until-stdin-closes"]
+        try:
+            self._directory = tempfile.mkdtemp(prefix="sandbox-")
+            self.address = str(Path(self._directory) / "socket")
+            command += ["--socket", self.address, "--settings", json.dumps(asdict(self.settings))]
+            self._server = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+            )
+        except OSError as error:
+            self._stop_server()
+            raise SandboxUnavailable(f"the sandbox server cannot be started: {error}") from error
         assert self._server.stdout is not None
         line = self._server.stdout.readline()
         answer = json.loads(line) if line else {"failed": "the sandbox server died while it started"}
@@ -106,35 +138,6 @@ class Interpreter(contextlib.AbstractContextManager["Interpreter"]):
             self._server = None
         shutil.rmtree(self._directory, ignore_errors=True)
 
-    async def _connect(self) -> SandboxClient:
-        """Return the connected client. A lost one is replaced, and so is an own server that died or fell silent."""
-        async with self._reconnecting:
-            if self._client is not None and self._client.connected:
-                return self._client
-            silent = self._client is not None and self._client.is_silent
-            if self._server is not None and (silent or self._server.poll() is not None):
-                await asyncio.to_thread(self._restart_server)
-            try:
-                client = await SandboxClient.connect(self._address, self.settings.token_file)
-            except SandboxSilent:
-                if self._server is not None:
-                    self._server.kill()  # the next attempt starts another
-                raise
-            if client.isolation == "unsafe" and not self.settings.allow_unsafe:
-                await client.close()
-                raise SandboxUnavailable(
-                    f"the sandbox server at {self._address} runs programs without isolation: "
-                    "use another, or set allow_unsafe = true, which marks every report"
-                )
-            self._client = client
-            return client
-
-    def _restart_server(self) -> None:
-        assert self._server is not None
-        self._server.kill()
-        self._stop_server()
-        self._start_server()
-
     async def _run(self, code: str, session: str | None, limits: Limits | None) -> ExecutionResult:
         """Run, and retry after a lost connection. A session does not survive its connection."""
         reason = ""
@@ -156,10 +159,10 @@ class Interpreter(contextlib.AbstractContextManager["Interpreter"]):
                 break
             except (SandboxLost, SandboxUnavailable) as error:
                 reason = str(error)
-                if self._closed or (isinstance(error, SandboxSilent) and self._server is None):
+                if self._closed or (isinstance(error, SandboxSilent) and not self._owns_server):
                     break  # an existing server that answers nothing gets no second request for this call
                 await asyncio.sleep(FIRST_PAUSE_S * 2**attempt)
-        return sandbox_failure(reason, attempt + 1)
+        return sandbox_failure(reason, attempts=attempt + 1)
 
     def submit(
         self, code: str, session: str | None = None, limits: Limits | None = None
@@ -216,12 +219,25 @@ class Interpreter(contextlib.AbstractContextManager["Interpreter"]):
         if self._closed:
             return
         self._closed = True
-        if self._client is not None:
-            self._call(self._client.close())
-        self._stop_server()
+        self._call(self._end())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    @property
+    def server_pid(self) -> int:
+        """Process id of the own server."""
+        assert self._server is not None
+        return self._server.pid
+
+    async def _end(self) -> None:
+        """Close the client and the own server, once none is being started, and let all calls end."""
+        async with self._connecting:
+            if self._client is not None:
+                await self._client.close()
+            await asyncio.to_thread(self._stop_server)
+        calls = asyncio.all_tasks() - {asyncio.current_task()}
+        await asyncio.gather(*calls, return_exceptions=True)
 
     def __exit__(self, *error: object) -> None:
         """Close."""

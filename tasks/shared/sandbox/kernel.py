@@ -14,7 +14,8 @@ MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_NOATIME = 1, 2, 4, 8, 
 MS_BIND, MS_REC, MS_PRIVATE = 4096, 16384, 1 << 18
 MNT_DETACH = 2
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 1, 4, 38
-SECCOMP_SET_MODE_FILTER, SECCOMP_NEW_LISTENER, SECCOMP_WAIT_KILLABLE = 1, 1 << 3, 1 << 5
+SECCOMP_SET_MODE_FILTER = 1
+LISTENER = 1 << 3 | 1 << 5  # SECCOMP_FILTER_FLAG_NEW_LISTENER and _WAIT_KILLABLE_RECV
 SYS_PIVOT_ROOT, SYS_CAPSET = 155, 126
 SYS_LANDLOCK_CREATE_RULESET, SYS_LANDLOCK_ADD_RULE, SYS_LANDLOCK_RESTRICT_SELF = 444, 445, 446
 SYS_CLOSE_RANGE, SYS_SECCOMP = 436, 317
@@ -142,17 +143,11 @@ def landlock_restrict(ruleset: int) -> None:
     _syscall("landlock_restrict_self", SYS_LANDLOCK_RESTRICT_SELF, ctypes.c_int(ruleset), ctypes.c_uint32(0))
 
 
-def install_filter(instructions: bytes) -> None:
-    """Install a seccomp filter: instructions of 8 bytes each (struct sock_filter)."""
-    _seccomp(instructions, 0)
+def install_filter(instructions: bytes, flags: int = 0) -> int:
+    """Install a seccomp filter: instructions of 8 bytes each (struct sock_filter).
 
-
-def install_listener(instructions: bytes) -> int:
-    """Install a seccomp filter that asks the holder of the returned descriptor (SECCOMP_RET_USER_NOTIF)."""
-    return _seccomp(instructions, SECCOMP_NEW_LISTENER | SECCOMP_WAIT_KILLABLE)
-
-
-def _seccomp(instructions: bytes, flags: int) -> int:
+    With `LISTENER` it asks the holder of the returned descriptor (SECCOMP_RET_USER_NOTIF).
+    """
     program = _FilterProgram(len(instructions) // 8, instructions)
     mode = ctypes.c_uint(SECCOMP_SET_MODE_FILTER)
     return _syscall("seccomp", SYS_SECCOMP, mode, ctypes.c_uint(flags), ctypes.byref(program))

@@ -53,6 +53,12 @@ class Child:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.pidfd, number)
 
+    def has_ended(self) -> bool:
+        """Whether the process has ended (its descriptor is then readable)."""
+        poll = select.poll()
+        poll.register(self.pidfd, select.POLLIN)
+        return bool(poll.poll(0))
+
     def promote(self) -> None:
         """Keep it for a session. The worker then makes another child in its place."""
         self.worker.send(PROMOTE.pack(b"P", self.number))

@@ -54,20 +54,14 @@ class FrameReader:
             end = _LENGTH.size + length
             if len(self._buffer) < end:
                 return
-            body = bytes(self._buffer[_LENGTH.size : end])
+            try:
+                message = json.loads(self._buffer[_LENGTH.size : end])
+            except (ValueError, RecursionError) as error:
+                raise ProtocolError(f"frame is not JSON: {error}") from error
+            if not isinstance(message, dict):
+                raise ProtocolError(f"frame holds a {type(message).__name__}, not an object")
             del self._buffer[:end]
-            yield decode(body)
-
-
-def decode(body: bytes) -> dict[str, Any]:
-    """Return the message in a frame's body. Raises ProtocolError."""
-    try:
-        message = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise ProtocolError(f"frame is not JSON: {error}") from error
-    if not isinstance(message, dict):
-        raise ProtocolError(f"frame holds a {type(message).__name__}, not an object")
-    return message
+            yield message
 
 
 def parse_limits(values: object, default: Limits) -> Limits:

@@ -6,7 +6,8 @@ characters.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+import json
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
@@ -51,7 +52,7 @@ class Limits:
     wall_s: float = 5.0
     """Elapsed time without waits for a processor that other programs held (at most 10 times the limit)."""
     cpu_s: float = 5.0
-    """Processor time. The kernel enforces it in whole seconds, rounded up."""
+    """Processor time of all threads together."""
     memory_mb: int = 512
     """Private writable memory beyond that of the warm interpreter. The stack has 64 MB of its own."""
     processes: int = 8
@@ -116,6 +117,17 @@ class SandboxSettings:
             if not all(part.isidentifier() for part in module.split(".")):
                 raise ValueError(f"sandbox setting preload: {module!r} is not a module name")
 
+    @classmethod
+    def from_json(cls, text: str | bytes) -> SandboxSettings:
+        """Read settings from JSON; those left out have their defaults. Raises ValueError or TypeError."""
+        values = json.loads(text)
+        if unknown := set(values) - {item.name for item in fields(cls)}:
+            raise ValueError(f"unknown sandbox settings {sorted(unknown)}")
+        values["limits"] = Limits(**values.get("limits", {}))
+        for name in {"preload", "scratch_dirs"} & values.keys():
+            values[name] = tuple(values[name])
+        return cls(**values)
+
 
 @dataclass(frozen=True, slots=True)
 class ExecutionResult:
@@ -145,13 +157,9 @@ class ExecutionResult:
     output_chars: int = MAX_OUTPUT_CHARS
     """Its limit for the characters shown of it, including its error."""
 
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values for the wire."""
-        return asdict(self)
-
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> ExecutionResult:
-        """Invert `to_json`. Raises TypeError or ValueError for values that are not a result."""
+        """Invert `asdict`. Raises TypeError or ValueError for values that are not a result."""
         return cls(**{**values, "status": Status(values["status"])})
 
 
@@ -160,6 +168,6 @@ def without_output(status: Status, error: str, seconds: float = 0.0, **fields: A
     return ExecutionResult(status, "", error, error.rpartition("\n")[2], seconds, 0.0, **fields)
 
 
-def sandbox_failure(reason: str, attempts: int = 1) -> ExecutionResult:
+def sandbox_failure(reason: str, **fields: Any) -> ExecutionResult:
     """Return the result of a call that the sandbox could not carry out."""
-    return without_output(Status.SANDBOX_FAILURE, f"SandboxFailure: {reason}", attempts=attempts)
+    return without_output(Status.SANDBOX_FAILURE, f"SandboxFailure: {reason}", **fields)

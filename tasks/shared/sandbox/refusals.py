@@ -15,20 +15,27 @@ from types import TracebackType
 _PROCESSES = "processes are limited to the program's own: it cannot start others"
 _NETWORK = "there is no network"
 _FILES = "Permission denied: a program has files in its own directory alone"
-_STARTS = ("os.system", "subprocess.Popen", "os.fork", "os.forkpty", "os.exec", "os.posix_spawn", "os.spawn")
-_LOOKUPS = ("getaddrinfo", "gethostbyname", "gethostbyaddr", "getnameinfo")
-_SOCKET_CALLS = (*_LOOKUPS, "connect", "bind", "sendto", "sendmsg")
-_ON_PATH = ("open", "os.listdir", "os.scandir", "os.mkdir", "os.rmdir", "os.remove", "os.truncate")
-_ON_PATHS = ("os.rename", "os.link")
+_STARTS = "os.system subprocess.Popen os.fork os.forkpty os.exec os.posix_spawn os.spawn"
+_CALLS = "getaddrinfo gethostbyname gethostbyaddr getnameinfo connect bind sendto sendmsg"
+_REFUSED = dict.fromkeys(_STARTS.split(), _PROCESSES) | {
+    f"socket.{call}": _NETWORK for call in _CALLS.split()
+}
+"""Events that are always refused, and why."""
+_ON_PATH = "open os.listdir os.scandir os.mkdir os.rmdir os.remove os.truncate"
+_PATHS = {
+    **dict.fromkeys(_ON_PATH.split(), slice(1)),
+    "os.rename": slice(2),
+    "os.link": slice(2),
+    "os.symlink": slice(1, 2),
+}
+"""Events on paths, and which arguments these are."""
 _ALSO_READABLE = ("/dev/null", "/dev/urandom")
 _AF_UNIX, _AF_OF_DESCRIPTOR = 1, -1
 _EXPRESSION_CHARS = 80
 _MAX_CHAIN = 50
 
-Hook = Callable[[str, tuple[object, ...]], None]
 
-
-def make_hook(directory: str, libraries: frozenset[str]) -> Hook:
+def make_hook(directory: str, libraries: frozenset[str]) -> Callable[[str, tuple[object, ...]], None]:
     """Make the audit hook of a program that runs in `directory` and may read the libraries under these paths."""
     inside = tuple(f"{path.rstrip('/')}/" for path in (directory, *libraries))
     exact = {*libraries, *_ALSO_READABLE, directory}
@@ -42,33 +49,14 @@ def make_hook(directory: str, libraries: frozenset[str]) -> Hook:
         if full not in exact and not full.startswith(inside):
             raise PermissionError(errno.EACCES, _FILES, path)
 
-    def check_first(path: object = None, *rest: object) -> None:
-        check(path)
-
-    def check_both(first: object, second: object, *rest: object) -> None:
-        check(first)
-        check(second)
-
-    def check_socket(_: object, family: object, *rest: object) -> None:
-        if family not in (_AF_UNIX, _AF_OF_DESCRIPTOR):
-            raise PermissionError(errno.EPERM, f"socket.socket: {_NETWORK}")
-
-    def refuse(call: str, reason: str) -> Callable[..., None]:
-        def raise_error(*arguments: object) -> None:
-            raise PermissionError(errno.EPERM, f"{call}: {reason}")
-
-        return raise_error
-
-    checks: dict[str, Callable[..., None]] = {name: refuse(name, _PROCESSES) for name in _STARTS}
-    checks |= {f"socket.{name}": refuse(f"socket.{name}", _NETWORK) for name in _SOCKET_CALLS}
-    checks["socket.__new__"] = check_socket
-    checks |= dict.fromkeys(_ON_PATH, check_first)
-    checks |= dict.fromkeys(_ON_PATHS, check_both)
-    checks["os.symlink"] = lambda source, target, *rest: check(target)
-
     def hook(event: str, arguments: tuple[object, ...]) -> None:
-        if (check_event := checks.get(event)) is not None:
-            check_event(*arguments)
+        if event in _PATHS:
+            for path in arguments[_PATHS[event]]:
+                check(path)
+        elif event in _REFUSED:
+            raise PermissionError(errno.EPERM, f"{event}: {_REFUSED[event]}")
+        elif event == "socket.__new__" and arguments[1] not in (_AF_UNIX, _AF_OF_DESCRIPTOR):
+            raise PermissionError(errno.EPERM, f"socket.socket: {_NETWORK}")
 
     return hook
 

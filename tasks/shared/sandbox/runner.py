@@ -18,16 +18,15 @@ import sys
 import threading
 import traceback
 import types
-from dataclasses import dataclass
 from typing import NoReturn
 
 from tasks.shared.sandbox import refusals
-from tasks.shared.sandbox.confinement import limit_processor, limit_resources
+from tasks.shared.sandbox.confinement import limit_resources
 from tasks.shared.sandbox.threads import limit_threads
 
 EXIT_OK, EXIT_ERROR, EXIT_MEMORY, EXIT_FORBIDDEN, EXIT_NO_DESCRIPTORS = 0, 1, 2, 3, 93
-REQUEST = struct.Struct("=dQIIQIB")
-"""cpu_s, memory bytes beyond the warm interpreter, open files, threads, file bytes, code bytes, stateful."""
+REQUEST = struct.Struct("=QIIQIB")
+"""Memory bytes beyond the warm interpreter, open files, threads, file bytes, code bytes, stateful."""
 BLOCK_REPORT = struct.Struct("=BQ")
 """Head of a session's report on a block: exit code, peak resident bytes; the traceback follows."""
 CONFINED, STARTED = b"C", b"S"
@@ -36,22 +35,14 @@ REPORT_CHARS = 16_384
 _SEED = 0
 
 
-@dataclass(frozen=True, slots=True)
-class ChildContext:
-    """What a child knows of its environment."""
+def serve(channel: socket.socket, libraries: frozenset[str], warm_bytes: int, has_own_user: bool) -> NoReturn:
+    """Run one program from the channel, or the blocks of a session until it is closed.
 
-    warm_bytes: int
-    """Data of the warm interpreter, which does not count against the program."""
-    libraries: frozenset[str]
-    """Paths that the program may read."""
-    has_own_user: bool
-    """Whether the kernel counts its threads apart from those of other programs."""
-
-
-def serve(channel: socket.socket, context: ChildContext) -> NoReturn:
-    """Run one program from the channel, or the blocks of a session until it is closed."""
+    `libraries` are paths that it may read, `warm_bytes` the data of the warm interpreter, which does not count against
+    it. With a user of its own the kernel counts its threads apart from those of other programs.
+    """
     program = types.ModuleType("__main__")
-    sys.addaudithook(refusals.make_hook(os.getcwd(), context.libraries))
+    sys.addaudithook(refusals.make_hook(os.getcwd(), libraries))
     blocks = 0
     while True:
         message, descriptors, _, _ = socket.recv_fds(channel, REQUEST.size, 3)
@@ -59,7 +50,7 @@ def serve(channel: socket.socket, context: ChildContext) -> NoReturn:
             os._exit(EXIT_OK)  # the broker closed the channel
         if len(descriptors) != 3:
             os._exit(EXIT_NO_DESCRIPTORS)
-        cpu_s, memory, files, threads, file_bytes, size, stateful = REQUEST.unpack(message)
+        memory, files, threads, file_bytes, size, stateful = REQUEST.unpack(message)
         source_fd = descriptors.pop()
         source = os.pread(source_fd, size, 0)
         os.close(source_fd)
@@ -70,14 +61,12 @@ def serve(channel: socket.socket, context: ChildContext) -> NoReturn:
             sys.modules["__main__"] = program
             random.seed(_SEED)  # every program starts with the same random state
             try:
-                limit_resources(cpu_s, memory, context.warm_bytes, files, file_bytes, stateful)
-                limit_threads(threads, context.has_own_user)
+                limit_resources(memory, warm_bytes, files, file_bytes)
+                limit_threads(threads, has_own_user)
             except (OSError, ValueError) as error:
                 channel.send(f"its limits cannot be set: {error}".encode())
                 os._exit(EXIT_ERROR)
             channel.send(STARTED)
-        elif stateful:
-            limit_processor(cpu_s)
         blocks += 1
         name = f"block_{blocks}.py" if stateful else "main.py"
         code, text = run_program(source, name, program.__dict__, threads)
@@ -102,7 +91,7 @@ def run_program(source: bytes, name: str, namespace: dict[str, object], threads:
     linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
     try:
         exec(compile(source, name, "exec", dont_inherit=True), namespace)
-        sys.stdout.flush()
+        _flush_output()
     except BaseException as error:  # noqa: BLE001 - the program is untrusted: whatever it raises is its result
         return _describe(error, threads)
     return EXIT_OK, ""
@@ -132,6 +121,12 @@ def _describe(error: BaseException, threads: int) -> tuple[int, str]:
     return code, text
 
 
+def _flush_output() -> None:
+    """Write what a stream buffers that the program put in place of standard output. As in Python, it may be closed."""
+    if sys.stdout is not None and not getattr(sys.stdout, "closed", False):
+        sys.stdout.flush()
+
+
 def _end(channel: socket.socket, code: int, text: str) -> NoReturn:
     """Report, then end as the interpreter does: join threads, run exit handlers, flush."""
     if text:
@@ -139,6 +134,6 @@ def _end(channel: socket.socket, code: int, text: str) -> NoReturn:
     try:
         threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
-        sys.stdout.flush()
+        _flush_output()
     finally:  # as in Python, an error in the program's exit handlers does not change its result
         os._exit(code)

@@ -42,7 +42,7 @@ _ALLOWED_BY_PURPOSE = {
     """,
     "looking at itself": """
         getpid=39 gettid=186 getppid=110 getpgrp=111 getuid=102 geteuid=107 getgid=104 getegid=108
-        getresuid=118 getresgid=120 getgroups=115 getrlimit=97 setrlimit=160 getrusage=98 uname=63
+        getresuid=118 getresgid=120 getgroups=115 getrlimit=97 getrusage=98 uname=63
         getrandom=318
     """,
     "one end of a socketpair": """
@@ -97,9 +97,11 @@ _SOCKET_OPTIONS = (3, 4, 7, 8, 30, 38, 39)
 _ADVICE = (0, 1, 2, 3, 4, 8, 10, 11, 14, 15, 16, 17, 18, 19)
 """Advice on the program's own mappings; none that merges equal pages of all programs or acts on the page cache."""
 _MAP_HUGETLB, _MAP_GROWSDOWN, _MAP_SHARED_ANONYMOUS = 0x40000, 0x100, 0x21
-_RLIMIT_STACK = 3
+_RLIMIT_CPU, _RLIMIT_STACK = 0, 3
 _FUTEX_PRIVATE, _FUTEX_COMMAND = 0x80, 0x7F
 _FUTEX_WAITS, _FUTEX_WAKES = (0, 9), (1, 10)
+_AF_UNIX, _SOCK_STREAM = 1, 1
+_ALL = 0xFFFFFFFF
 _SEND_FLAGS = 0x40 | 0x4000  # MSG_DONTWAIT, MSG_NOSIGNAL
 _NEVER_TO_ITSELF = (9, 18, 19)
 """SIGKILL, SIGCONT and SIGSTOP: only the sandbox may send them, since it draws conclusions from them. For the same
@@ -114,6 +116,11 @@ def _ins(code: int, k: int, jump_true: int = 0, jump_false: int = 0) -> Instruct
 
 def _argument(index: int, high: bool = False) -> Instruction:
     return _ins(_LOAD, 16 + 8 * index + (4 if high else 0))
+
+
+def _require(index: int, mask: int, value: int, high: bool = False) -> list[Instruction]:
+    """Refuse the call unless the argument, masked, has the value."""
+    return [_argument(index, high), _ins(_AND, mask), _ins(_JEQ, value, 1, 0), _ins(_RETURN, _EPERM)]
 
 
 def _one_of(index: int, values: tuple[int, ...], found: int, otherwise: int) -> list[Instruction]:
@@ -151,7 +158,7 @@ def _clock(pid: int) -> list[Instruction]:
         _argument(0),
         _ins(_JGE, 1 << 31, 0, 5),
         _ins(_JSET, 4, 4, 0),
-        _ins(_XOR, 0xFFFFFFFF),
+        _ins(_XOR, _ALL),
         _ins(_SHIFT_RIGHT, 3),
         _ins(_JEQ, 0, 1, 0),
         _ins(_JEQ, pid, 0, 1),
@@ -162,8 +169,7 @@ def _clock(pid: int) -> list[Instruction]:
 
 def _signal(argument: int, pid: int) -> list[Instruction]:
     """Allow a signal to the program's own process only: argument 0 is the process, `argument` the signal."""
-    head = [_argument(0), _ins(_JEQ, pid, 1, 0), _ins(_RETURN, _EPERM)]
-    return [*head, *_one_of(argument, _NEVER_TO_ITSELF, _EPERM, _ALLOW)]
+    return [*_require(0, _ALL, pid), *_one_of(argument, _NEVER_TO_ITSELF, _EPERM, _ALLOW)]
 
 
 def _mapping() -> list[Instruction]:
@@ -186,14 +192,19 @@ def _mapping() -> list[Instruction]:
 
 
 def _limits(pid: int) -> list[Instruction]:
-    """Allow limits of the own process. A larger stack is granted in name only, since it is the largest already."""
+    """Allow limits of the own process. Those of the stack and of processor time are granted in name only.
+
+    The stack is the largest already. The broker limits processor time: SIGKILL by the kernel, at a limit that the
+    program sets itself, would look like an outage.
+    """
     return [
         _argument(0),
         _ins(_JEQ, 0, 2, 0),
         _ins(_JEQ, pid, 1, 0),
         _ins(_RETURN, _EPERM),
         _argument(1),
-        _ins(_JEQ, _RLIMIT_STACK, 0, 5),
+        _ins(_JEQ, _RLIMIT_STACK, 1, 0),
+        _ins(_JEQ, _RLIMIT_CPU, 0, 5),
         _argument(2),
         _ins(_JEQ, 0, 0, 2),
         _argument(2, high=True),
@@ -225,35 +236,9 @@ def _assemble(program: list[Instruction]) -> bytes:
 
 def _checked(pid: int) -> dict[int, list[Instruction]]:
     """Return the checks of calls that depend on their arguments, by number."""
-    threads_only = [
-        _argument(0),
-        _ins(_AND, _CLONE_THREAD | _CLONE_NEW),
-        _ins(_JEQ, _CLONE_THREAD, 0, 1),
-        _ins(_RETURN, _ALLOW),
-        _ins(_RETURN, _EPERM),
-    ]
-    unix_stream = [
-        _argument(0),
-        _ins(_JEQ, 1, 0, 4),
-        _argument(1),
-        _ins(_AND, 0xF),
-        _ins(_JEQ, 1, 0, 1),
-        _ins(_RETURN, _ALLOW),
-        _ins(_RETURN, _EPERM),
-    ]
-    no_address = [
-        _argument(3),
-        _ins(_AND, 0xFFFFFFFF & ~_SEND_FLAGS),
-        _ins(_JEQ, 0, 0, 5),
-        _argument(4),
-        _ins(_JEQ, 0, 0, 3),
-        _argument(4, high=True),
-        _ins(_JEQ, 0, 0, 1),
-        _ins(_RETURN, _ALLOW),
-        _ins(_RETURN, _EPERM),
-    ]
+    allow = _ins(_RETURN, _ALLOW)
     return {
-        CLONE: threads_only,
+        CLONE: [*_require(0, _CLONE_THREAD | _CLONE_NEW, _CLONE_THREAD), allow],  # threads only
         CLONE3: [_ins(_RETURN, _ENOSYS)],
         KILL: _signal(1, pid),
         TGKILL: _signal(2, pid),
@@ -261,18 +246,18 @@ def _checked(pid: int) -> dict[int, list[Instruction]]:
         IOCTL: _one_of(1, _IOCTLS, _ALLOW, _EPERM),
         FCNTL: _cases(1, dict.fromkeys(_FCNTLS, _ALLOW) | dict.fromkeys(_LOCKS, _DONE), _EPERM),
         PRLIMIT64: _limits(pid),
-        SOCKETPAIR: unix_stream,
-        SENDTO: no_address,
+        SOCKETPAIR: [*_require(0, _ALL, _AF_UNIX), *_require(1, 0xF, _SOCK_STREAM), allow],
+        SENDTO: [
+            *_require(3, _ALL & ~_SEND_FLAGS, 0),
+            *_require(4, _ALL, 0),
+            *_require(4, _ALL, 0, high=True),
+            allow,
+        ],
         GETSOCKOPT: _one_of(2, _SOCKET_OPTIONS, _ALLOW, _EPERM),
         FUTEX: _futex(),
         MMAP: _mapping(),
         MADVISE: _one_of(2, _ADVICE, _ALLOW, _EINVAL),
-        GETPRIORITY: [
-            _argument(0),
-            _ins(_JEQ, 0, 1, 0),
-            _ins(_RETURN, _EPERM),
-            *_one_of(1, (0, pid), _ALLOW, _EPERM),
-        ],
+        GETPRIORITY: [*_require(0, _ALL, 0), *_one_of(1, (0, pid), _ALLOW, _EPERM)],
         **{number: [_ins(_RETURN, _DONE)] for number in _PRETENDED.values()},
         **{number: _clock(pid) for number in CLOCKS.values()},
         **{number: _one_of(0, (0, pid), _ALLOW, _EPERM) for number in OF_ITSELF.values()},

@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import functools
 import hmac
 import json
 import os
+import resource
 import signal
 import sys
-from dataclasses import fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from tasks.shared.sandbox import protocol
 from tasks.shared.sandbox.broker import Broker
-from tasks.shared.sandbox.capacity import above_hard_limit, raise_open_files
+from tasks.shared.sandbox.capacity import above_hard_limit
 from tasks.shared.sandbox.protocol import FrameReader, ProtocolError
-from tasks.shared.sandbox.records import ExecutionResult, Limits, SandboxSettings, SandboxUnavailable
+from tasks.shared.sandbox.records import ExecutionResult, SandboxSettings, SandboxUnavailable
 
 _HELLO_S = 10.0
 
@@ -30,14 +32,16 @@ _HELLO_S = 10.0
 class Connection(asyncio.Protocol):
     """A client's connection: its requests in flight and its sessions, which end with it."""
 
+    _transport: asyncio.Transport
+    _greeting: asyncio.TimerHandle
+    """Ends the connection unless the client says hello."""
+
     def __init__(self, broker: Broker, token: str, connections: set[Connection]) -> None:
         self._broker, self._token, self._connections = broker, token, connections
         self._reader = FrameReader()
         self._greeted = False
         self._in_flight: dict[asyncio.Future[ExecutionResult], object] = {}
         self._sessions: set[str] = set()
-        self._transport: asyncio.Transport | None = None
-        self._greeting: asyncio.TimerHandle | None = None
         self._paused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -51,8 +55,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Withdraw the requests of a client that went away, and end its sessions."""
         self._connections.discard(self)
-        if self._greeting is not None:
-            self._greeting.cancel()
+        self._greeting.cancel()
         for future in list(self._in_flight):
             future.cancel()
         for session in self._sessions:
@@ -61,7 +64,6 @@ class Connection(asyncio.Protocol):
 
     def close(self) -> None:
         """Send what is written, then close the connection."""
-        assert self._transport is not None
         self._transport.close()
 
     def data_received(self, data: bytes) -> None:
@@ -79,7 +81,6 @@ class Connection(asyncio.Protocol):
         self.close()
 
     def _send(self, message: dict[str, Any]) -> None:
-        assert self._transport is not None
         if not self._transport.is_closing():
             self._transport.write(protocol.encode(message))
 
@@ -121,7 +122,6 @@ class Connection(asyncio.Protocol):
         if not hmac.compare_digest(token.encode("utf-8", "replace"), self._token.encode()):
             raise ProtocolError("wrong token")
         self._greeted = True
-        assert self._greeting is not None
         self._greeting.cancel()
         self._send({"id": 0, "ok": {"isolation": self._broker.workers.isolation}})
 
@@ -143,19 +143,14 @@ class Connection(asyncio.Protocol):
         self._in_flight[future] = number
         future.add_done_callback(self._answer)
         if len(self._in_flight) >= protocol.MAX_IN_FLIGHT and not self._paused:
-            assert self._transport is not None
             self._transport.pause_reading()
             self._paused = True
 
     def _answer(self, future: asyncio.Future[ExecutionResult]) -> None:
         number = self._in_flight.pop(future)
         if not future.cancelled():
-            try:
-                self._send({"id": number, "ok": future.result().to_json()})
-            except ProtocolError as error:
-                self._send({"id": number, "error": str(error)})
+            self._send({"id": number, "ok": asdict(future.result())})
         if self._paused and len(self._in_flight) < protocol.MAX_IN_FLIGHT // 2:
-            assert self._transport is not None
             self._transport.resume_reading()
             self._paused = False
 
@@ -163,12 +158,15 @@ class Connection(asyncio.Protocol):
 async def serve(settings: SandboxSettings, path: str, tcp: str, token: str, until_stdin_closes: bool) -> None:
     """Run the server until it is stopped. Raises SandboxUnavailable if workers cannot be kept."""
     loop = asyncio.get_running_loop()
-    raise_open_files()
+    for kind in (resource.RLIMIT_NOFILE, resource.RLIMIT_CPU):  # the processes that it starts inherit these
+        hard = resource.getrlimit(kind)[1]
+        resource.setrlimit(kind, (hard, hard))
     broker = Broker(settings)
     connections: set[Connection] = set()
     connect = functools.partial(Connection, broker, token, connections)
     stop = asyncio.Event()
-    try:
+    with contextlib.ExitStack() as cleanup:
+        cleanup.callback(broker.workers.close)
         broker.workers.start()
         if refusal := above_hard_limit(settings.limits, broker.workers.warm_mb):
             raise SandboxUnavailable(refusal)
@@ -180,6 +178,7 @@ async def serve(settings: SandboxSettings, path: str, tcp: str, token: str, unti
         else:
             os.umask(0o077)
             server = await loop.create_unix_server(connect, path, backlog=1024)
+            cleanup.callback(Path(path).unlink, missing_ok=True)
             address = path
         for name in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(name, stop.set)
@@ -200,22 +199,6 @@ async def serve(settings: SandboxSettings, path: str, tcp: str, token: str, unti
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the process that would read this is gone
         if broker.workers.failed.done():
             raise SandboxUnavailable(f"the sandbox cannot keep its workers: {reason}")
-    finally:
-        broker.workers.close()
-        if path and os.path.exists(path):
-            os.unlink(path)
-
-
-def settings_from_json(text: str) -> SandboxSettings:
-    """Read settings as `Interpreter` writes them. Raises ValueError."""
-    values = json.loads(text)
-    unknown = set(values) - {item.name for item in fields(SandboxSettings)}
-    if unknown:
-        raise ValueError(f"unknown sandbox settings {sorted(unknown)}")
-    values["limits"] = Limits(**values.get("limits", {}))
-    for name in {"preload", "scratch_dirs"} & values.keys():
-        values[name] = tuple(values[name])
-    return SandboxSettings(**values)
 
 
 def main() -> None:
@@ -230,13 +213,15 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.tcp and arguments.token_file is None:
         parser.error("--tcp needs --token-file: whoever reaches the port could run programs")
-    token = arguments.token_file.read_text().strip() if arguments.token_file else ""
-    if arguments.tcp and len(token) < 16:
-        parser.error(f"the token in {arguments.token_file} is shorter than 16 characters")
+    if arguments.tcp and not arguments.tcp.rpartition(":")[2].isdecimal():
+        parser.error(f"--tcp {arguments.tcp}: write HOST:PORT")
     try:
-        settings = settings_from_json(arguments.settings)
+        token = arguments.token_file.read_text().strip() if arguments.token_file else ""
+        if arguments.tcp and len(token) < 16:
+            parser.error(f"the token in {arguments.token_file} is shorter than 16 characters")
+        settings = SandboxSettings.from_json(arguments.settings)
         asyncio.run(serve(settings, arguments.socket, arguments.tcp, token, arguments.until_stdin_closes))
-    except (SandboxUnavailable, ValueError, TypeError) as error:
+    except (SandboxUnavailable, OSError, ValueError, TypeError) as error:
         print(json.dumps({"failed": str(error)}), flush=True)
         sys.exit(1)
 

@@ -34,7 +34,7 @@ class ThreadGate:
 
     def __init__(self) -> None:
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
-        self._descriptor = kernel.install_listener(seccomp.thread_filter())
+        self._descriptor = kernel.install_filter(seccomp.thread_filter(), kernel.LISTENER)
 
     def fileno(self) -> int:
         """Readable when a child asks."""

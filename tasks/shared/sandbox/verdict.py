@@ -5,13 +5,20 @@ from __future__ import annotations
 import os
 import signal
 import time
+from typing import Any
 
 from tasks.shared.sandbox import runner
 from tasks.shared.sandbox.confinement import STACK_BYTES
 from tasks.shared.sandbox.executions import Execution
 from tasks.shared.sandbox.links import Exit
 from tasks.shared.sandbox.output import read_output, without_host_paths
-from tasks.shared.sandbox.records import SESSION_ENDED, ExecutionResult, Status, without_output
+from tasks.shared.sandbox.records import (
+    SESSION_ENDED,
+    ExecutionResult,
+    Status,
+    sandbox_failure,
+    without_output,
+)
 
 _SENTENCES = {
     Status.TIMEOUT: "TimeoutError: the program ran longer than {limits.wall_s:g} s",
@@ -51,8 +58,7 @@ def ended_its_worker(attempts: int, isolation: str) -> ExecutionResult:
 
 def lost_session(reason: str) -> ExecutionResult:
     """Return the result of a block whose session was lost through no fault of the program."""
-    line = f"SandboxFailure: {reason}, its variables with it"
-    return without_output(Status.SANDBOX_FAILURE, line, session_alive=False)
+    return sandbox_failure(f"{reason}, its variables with it", session_alive=False)
 
 
 def ended_between_blocks(code: int, isolation: str) -> ExecutionResult:
@@ -73,11 +79,36 @@ def judge(
 
     `report` is the traceback from the child. `exit.cpu_s` is 0 for a block whose child lives on.
     """
-    limits, code, seconds = execution.limits, exit.code, time.monotonic() - execution.started
+    measured: dict[str, Any] = {
+        "seconds": time.monotonic() - execution.started,
+        "queue_s": execution.started - execution.enqueued,
+        "attempts": execution.attempts,
+        "session_alive": session_alive,
+        "isolation": isolation,
+        "output_chars": execution.limits.output_chars,
+    }
+    try:
+        status, stdout, stderr, error = _outcome(execution, exit, report, session_alive)
+    except Exception as problem:  # noqa: BLE001 - the program controls what is read here, and must get an answer
+        cause = f"{type(problem).__name__}: {problem}"
+        line = f"RuntimeError: what the program left behind cannot be read ({cause})"
+        return without_output(Status.ERROR, line, **measured)
+    last_line = error.rstrip().rpartition("\n")[2]
+    peak_mb = exit.peak_bytes / 2**20
+    return ExecutionResult(
+        status, stdout, error, last_line, peak_memory_mb=peak_mb, stderr=stderr, **measured
+    )
+
+
+def _outcome(
+    execution: Execution, exit: Exit, report: str, session_alive: bool | None
+) -> tuple[Status, str, str, str]:
+    """Return status, standard output, standard error and error text."""
+    limits, code = execution.limits, exit.code
     stdout, cut = read_output(execution.stdout_fd, limits.output_chars)
     stderr, _ = read_output(execution.stderr_fd, limits.output_chars)
     flooded = os.fstat(execution.stdout_fd).st_size >= limits.disk_mb << 20
-    status = _status_without_output(execution, exit, session_alive)
+    status = _status_without_output(execution, exit)
     if (flooded and status in (Status.OK, Status.ERROR)) or (cut and status is Status.OK):
         status = Status.OUTPUT_CUT
     error = ""
@@ -87,27 +118,15 @@ def judge(
         error = without_host_paths(report) or sentence.format(limits=limits, detail=signal_or_code(code))
     if session_alive is False:
         error = f"{SESSION_ENDED}\n{error}"
-    return ExecutionResult(
-        status,
-        stdout,
-        error,
-        error.rstrip().rpartition("\n")[2],
-        seconds,
-        exit.peak_bytes / 2**20,
-        stderr,
-        execution.queue_s,
-        execution.attempts,
-        session_alive,
-        isolation,
-        limits.output_chars,
-    )
+    return status, stdout, stderr, error
 
 
-def _status_without_output(execution: Execution, exit: Exit, session_alive: bool | None) -> Status:
+def _status_without_output(execution: Execution, exit: Exit) -> Status:
     """Return the status as far as the output does not change it."""
-    if execution.timed_out or exit.code == -signal.SIGXCPU:
-        return Status.TIMEOUT
-    if session_alive is None and exit.cpu_s >= execution.limits.cpu_s:
+    ran_out = (
+        execution.session is None and exit.cpu_s >= execution.limits.cpu_s
+    )  # else `cpu_s` is of all blocks
+    if execution.timed_out or ran_out or exit.code == -signal.SIGXCPU:
         return Status.TIMEOUT
     if exit.code in (runner.EXIT_FORBIDDEN, -signal.SIGSYS):
         return Status.FORBIDDEN
@@ -126,19 +145,3 @@ def _overflowed_stack(stderr_fd: int, peak_bytes: int) -> bool:
     tail = os.pread(stderr_fd, _CRASH_BYTES, max(size - _CRASH_BYTES, 0))
     _, crash, frames = tail.rpartition(_CRASH)
     return not crash or _MANY_FRAMES in frames or peak_bytes >= STACK_BYTES + _SMALLEST_CHILD
-
-
-def unreadable(
-    error: Exception, execution: Execution, isolation: str, session_alive: bool | None
-) -> ExecutionResult:
-    """Return the result of a program that left output which cannot be read."""
-    line = f"RuntimeError: what the program left behind cannot be read ({type(error).__name__}: {error})"
-    return without_output(
-        Status.ERROR,
-        line,
-        seconds=time.monotonic() - execution.started,
-        queue_s=execution.queue_s,
-        attempts=execution.attempts,
-        session_alive=session_alive,
-        isolation=isolation,
-    )

@@ -17,11 +17,13 @@ import socket
 import struct
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NoReturn
 
-from tasks.shared.sandbox import confinement, kernel, namespaces, runner
-from tasks.shared.sandbox.compartments import Compartment, CompartmentPool
+from tasks.shared.sandbox import kernel, namespaces, runner
+from tasks.shared.sandbox.compartments import CompartmentPool
+from tasks.shared.sandbox.confinement import CHANNEL_FD, Compartment, WorkerSettings, confine
 from tasks.shared.sandbox.threads import ThreadGate
 
 HELLO, ALIVE, FAILED = b"H", b"A", b"F"
@@ -33,23 +35,6 @@ HEALTH_CHECK = b"?"
 _ATTEMPTS = 8
 """Failed attempts in a row to make a child, while no other child lives, before the worker gives up."""
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerSettings:
-    """Everything that a worker knows."""
-
-    isolation: confinement.Isolation
-    readable: tuple[str, ...]
-    """Libraries that programs may read."""
-    slots: int
-    disk_mb: int
-    warm_bytes: int
-    """Data of the warm interpreter."""
-    template: bytes
-    """The seccomp filter, made once."""
-    first_uid: int
-    """First of the server's own uids, for children of a worker that is root."""
 
 
 @dataclass(slots=True)
@@ -68,7 +53,7 @@ class CannotConfine(Exception):
 
 
 class OomScore:
-    """The score that a fork inherits: what the kernel kills first without memory. Does nothing if it cannot be set."""
+    """The score that a fork inherits: what the kernel kills first without memory."""
 
     def __init__(self) -> None:
         try:
@@ -77,32 +62,25 @@ class OomScore:
         except OSError:
             self._descriptor = -1
 
-    def give_way(self) -> None:
-        """Let the kernel kill children forked from now on first."""
-        if self._descriptor >= 0:
-            os.pwrite(self._descriptor, b"1000", 0)
-
-    def restore(self) -> None:
-        """Restore the own score."""
-        if self._descriptor >= 0:
+    @contextlib.contextmanager
+    def highest(self) -> Iterator[None]:
+        """Let the kernel kill first what is forked meanwhile. Does nothing if the score cannot be set."""
+        if self._descriptor < 0:
+            yield
+            return
+        os.pwrite(self._descriptor, b"1000", 0)
+        try:
+            yield
+        finally:
             os.pwrite(self._descriptor, self._own, 0)
 
 
 class Worker:
     """The supervisor loop of one worker process."""
 
-    def __init__(
-        self,
-        settings: WorkerSettings,
-        index: int,
-        scratch: tuple[str, ...],
-        control: socket.socket,
-        oom: OomScore,
-    ) -> None:
+    def __init__(self, settings: WorkerSettings, index: int, control: socket.socket, oom: OomScore) -> None:
         self._settings, self._control = settings, control
-        self._compartments = CompartmentPool(
-            settings.isolation, settings.readable, index, settings.disk_mb, scratch, settings.first_uid
-        )
+        self._compartments = CompartmentPool(settings, index)
         self._children: dict[int, _Child] = {}  # by pidfd
         self._starting: dict[int, _Child] = {}  # by the descriptor of the channel
         self._poll = select.poll()
@@ -110,7 +88,7 @@ class Worker:
         self._libraries = frozenset({*settings.readable, *map(os.path.realpath, settings.readable)})
         self._gate = ThreadGate() if settings.isolation.mode == "landlock" else None
         self._num_made = 0
-        self._num_missing = settings.slots
+        self._num_missing = settings.sandbox.slots
         self._failures = 0
         self._next_try = 0.0
 
@@ -192,16 +170,14 @@ class Worker:
         if compartment is None:
             return False
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._oom.give_way()
         try:
-            pid = os.fork()
+            with self._oom.highest():
+                pid = os.fork()
+                if pid == 0:  # it never leaves this block: the score that it would restore is the worker's
+                    self._become_child(compartment, theirs)
         except OSError:
             self._compartments.give_back(compartment)
             raise
-        finally:
-            self._oom.restore()
-        if pid == 0:
-            self._become_child(compartment, theirs)
         theirs.close()
         self._num_missing -= 1
         self._num_made += 1
@@ -255,29 +231,22 @@ class Worker:
     def _become_child(self, compartment: Compartment, channel: socket.socket) -> NoReturn:
         settings = self._settings
         try:
-            wire = confinement.confine(
-                settings.isolation,
-                channel.fileno(),
-                compartment.ruleset,
-                compartment.directory,
-                compartment.uid,
-                settings.template,
-            )
+            wire = confine(settings, compartment, channel.fileno())
             wire.send(runner.CONFINED)
         except BaseException as error:  # noqa: BLE001 - whatever it is, the worker reports it, and no program runs
-            for descriptor in (channel.fileno(), confinement.CHANNEL_FD):  # the first, as long as it is open
+            for descriptor in (channel.fileno(), CHANNEL_FD):  # the first, as long as it is open
                 with contextlib.suppress(OSError):
                     os.write(descriptor, f"a child cannot be confined: {error}".encode()[:4000])
                     break
             os._exit(runner.EXIT_ERROR)
         try:
             own_user = settings.isolation.mode == "namespaces"
-            runner.serve(wire, runner.ChildContext(settings.warm_bytes, self._libraries, own_user))
+            runner.serve(wire, self._libraries, settings.warm_bytes, own_user)
         finally:
             os._exit(runner.EXIT_ERROR)
 
 
-def main(settings: WorkerSettings, index: int, scratch: tuple[str, ...], control: socket.socket) -> NoReturn:
+def main(settings: WorkerSettings, index: int, control: socket.socket) -> NoReturn:
     """Enter the worker's namespaces and serve. Called in a fresh fork of the zygote; never returns."""
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -296,7 +265,7 @@ def main(settings: WorkerSettings, index: int, scratch: tuple[str, ...], control
             namespaces.build_root(settings.readable)
         for name in [name for name in sys.modules if name.partition(".")[0] == "tasks"]:
             del sys.modules[name]  # so that programs cannot import the project
-        Worker(settings, index, scratch, control, oom).run()
+        Worker(settings, index, control, oom).run()
     except (BrokenPipeError, ConnectionResetError):
         os._exit(0)  # the broker is gone
     except Exception as error:  # noqa: BLE001 - the end of this process: the broker must learn the cause, whatever it is

@@ -11,7 +11,8 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -109,9 +110,8 @@ class WorkerSet:
         )
         theirs.close()
         self._zygote_control = ours
-        names = ("preload", "isolation", "allow_unsafe", "slots", "workers", "scratch_dirs")
-        settings = {name: getattr(self._settings, name) for name in names}
-        ours.send(json.dumps({**settings, "disk_mb": self._settings.limits.disk_mb}).encode())
+        # Every program's memory holds these settings, and where the token is concerns none.
+        ours.send(json.dumps(asdict(replace(self._settings, token_file=""))).encode())
         ours.settimeout(_START_S)
         try:
             answer = json.loads(
@@ -157,7 +157,7 @@ class WorkerSet:
         try:
             await asyncio.to_thread(self._zygote.wait)
             await asyncio.to_thread(self._start_zygote)
-        except SandboxUnavailable as error:
+        except (SandboxUnavailable, OSError) as error:
             if not self.failed.done():
                 self.failed.set_result(str(error))
             return
@@ -180,8 +180,8 @@ class WorkerSet:
             if message[:1] == b"R":
                 self._child_ready(link, message, descriptors)
             elif message[:1] == b"X":
-                _, number, status, cpu_s, peak = EXITED.unpack(message)
-                self._child_ended(link, number, Exit(status, cpu_s, peak))
+                _, number, *observed = EXITED.unpack(message)
+                self._child_ended(link, number, Exit(*observed))
             elif message == HELLO:
                 link.pidfd = descriptors[0] if descriptors else -1
             elif message[:1] == FAILED:
@@ -238,15 +238,14 @@ class WorkerSet:
         elif not self.failed.done():
             self.failed.set_result(link.reason or "workers die as soon as they start")
 
-    def take(self, reserved: set[int]) -> Child | None:
-        """Take a ready child of the worker with the most, except `reserved` workers. None if all are busy."""
-        links = [link for link in self._links.values() if link.index not in reserved and link.ready]
+    def take(self, reserved: Collection[int] = (), worker: int | None = None) -> Child | None:
+        """Take a ready child of the worker with the most, or of the given one. None if all are busy or `reserved`."""
+        links = [
+            link
+            for link in self._links.values()
+            if link.ready and link.index not in reserved and worker in (None, link.index)
+        ]
         return max(links, key=lambda link: len(link.ready)).ready.pop() if links else None
-
-    def take_of(self, worker: int) -> Child | None:
-        """Take a ready child of one worker."""
-        link = self._links.get(worker)
-        return link.ready.pop() if link is not None and link.ready else None
 
     def num_children(self) -> int:
         """Count the living children: ready, running and in sessions."""

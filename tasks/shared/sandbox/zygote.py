@@ -18,7 +18,7 @@ import struct
 import sys
 
 from tasks.shared.sandbox import compartments, confinement, kernel, libraries, runner, seccomp, worker
-from tasks.shared.sandbox.records import SandboxUnavailable
+from tasks.shared.sandbox.records import SandboxSettings, SandboxUnavailable
 
 _HUGE_PAGE = 2 << 20
 WORKER_REQUEST = struct.Struct("=I")
@@ -40,21 +40,18 @@ def compact_memory() -> None:
             kernel.collapse_pages(page, _HUGE_PAGE)
 
 
-def prepare(settings: dict[str, object]) -> worker.WorkerSettings:
+def prepare(settings: SandboxSettings) -> confinement.WorkerSettings:
     """Warm up, and prepare the settings of the workers. Raises SandboxUnavailable."""
-    isolation = confinement.probe(str(settings["isolation"]), bool(settings["allow_unsafe"]))
-    readable = libraries.prepare_libraries(tuple(settings["preload"]))  # type: ignore[arg-type]
+    isolation = confinement.probe(settings.isolation, settings.allow_unsafe)
+    readable = libraries.prepare_libraries(settings.preload)
     runner.standard_streams()
     sys.argv[:] = ["main.py"]
-    faulthandler.enable(
-        2, all_threads=False
-    )  # a program that crashes reports the place on its standard error
+    faulthandler.enable(2, all_threads=False)  # a program that crashes says where on its standard error
     with open("/proc/self/status", encoding="ascii", errors="replace") as handle:
         warm_bytes = next(int(line.split()[1]) << 10 for line in handle if line.startswith("VmData:"))
     template = seccomp.build_filter(confinement.PID_PLACEHOLDER)
-    first_uid = compartments.reserve_uids(int(str(settings["workers"]))) if isolation.as_root else 0
-    slots, disk_mb = int(str(settings["slots"])), int(str(settings["disk_mb"]))
-    prepared = worker.WorkerSettings(isolation, readable, slots, disk_mb, warm_bytes, template, first_uid)
+    first_uid = compartments.reserve_uids(settings.workers) if isolation.as_root else 0
+    prepared = confinement.WorkerSettings(isolation, settings, readable, warm_bytes, template, first_uid)
     gc.collect()
     gc.freeze()
     compact_memory()
@@ -65,25 +62,22 @@ def main() -> None:
     """Serve the broker until it goes away."""
     control = socket.socket(fileno=int(sys.argv[1]))
     kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
-    settings = json.loads(control.recv(65536))
     try:
-        prepared = prepare(settings)
+        prepared = prepare(SandboxSettings.from_json(control.recv(65536)))
     except (SandboxUnavailable, OSError) as error:
         control.send(json.dumps({"failed": str(error)}).encode())
         return
     ready = {"ready": prepared.isolation.mode, "warm_mb": prepared.warm_bytes >> 20}
     control.send(json.dumps(ready).encode())
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps workers
-    scratch = list(settings["scratch_dirs"])
     while True:
         message, descriptors, _, _ = socket.recv_fds(control, WORKER_REQUEST.size, 1)
         if not message:
             break
-        (index,) = WORKER_REQUEST.unpack(message)
-        share = tuple(scratch[index :: int(settings["workers"])])
         if os.fork() == 0:
             control.close()
-            worker.main(prepared, index, share, socket.socket(fileno=descriptors[0]))
+            (index,) = WORKER_REQUEST.unpack(message)
+            worker.main(prepared, index, socket.socket(fileno=descriptors[0]))
         os.close(descriptors[0])
     with contextlib.suppress(ChildProcessError):
         os.waitpid(-1, 0)  # since SIGCHLD is ignored, this returns when the last worker has ended

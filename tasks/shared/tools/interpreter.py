@@ -1,5 +1,6 @@
 """The interpreter of a recipe's `[sandbox]` section: started here, or reached at its address."""
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -58,6 +59,6 @@ def _address(setting: str) -> str | None:
     if not setting:
         return None
     scheme, _, rest = setting.partition(":")
-    if scheme not in ("unix", "tcp") or not rest:
+    if scheme not in ("unix", "tcp") or not rest or (scheme == "tcp" and not re.search(r":\d+$", rest)):
         raise ValueError(f"sandbox.address = '{setting}': write unix:/path or tcp:host:port")
     return rest if scheme == "unix" else f"tcp://{rest.removeprefix('//')}"

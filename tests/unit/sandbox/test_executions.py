@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tasks.shared.sandbox import ExecutionResult, Limits, SandboxSettings, executions
+from tasks.shared.sandbox import ExecutionResult, Limits, SandboxSettings
 from tasks.shared.sandbox.broker import Broker
 from tasks.shared.sandbox.executions import ProcessorTimes, own_time_s, processor_times
 
@@ -38,35 +38,35 @@ def idle_after_work() -> Iterator[int]:
         process.kill()
 
 
+def times(pidfd: int) -> ProcessorTimes:
+    found = processor_times(pidfd)
+    assert found is not None
+    return found
+
+
 def test_time_of_earlier_blocks_does_not_count(idle_after_work: int) -> None:
-    before = processor_times(idle_after_work)
-    assert before is not None
+    before = times(idle_after_work)
     assert before.run_s > 0.35
-    assert own_time_s(idle_after_work, 0.1, before) == pytest.approx(0.1)
+    assert own_time_s(0.1, before, times(idle_after_work)) == pytest.approx(0.1)
 
 
 def test_waits_of_earlier_blocks_earn_nothing(idle_after_work: int) -> None:
     """A pause counts in full, however long the process was runnable in earlier blocks."""
-    before = processor_times(idle_after_work)
-    assert before is not None
-    assert own_time_s(idle_after_work, 30.0, before) == pytest.approx(30.0)
+    before = times(idle_after_work)
+    assert own_time_s(30.0, before, times(idle_after_work)) == pytest.approx(30.0)
     ((thread, (run_s, wait_s)),) = before.threads.items()
     waited = ProcessorTimes(before.run_s, {thread: (run_s, wait_s - 10.0)})
-    assert own_time_s(idle_after_work, 30.0, waited) == pytest.approx(20.0), (
+    assert own_time_s(30.0, waited, times(idle_after_work)) == pytest.approx(20.0), (
         "ten seconds of waiting in this block"
     )
 
 
-def test_threads_that_wait_for_their_siblings_earn_nothing(
-    idle_after_work: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_threads_that_wait_for_their_siblings_earn_nothing() -> None:
     """Eight threads that computed and now sleep: each was runnable while the others ran, without other processes."""
     now = ProcessorTimes(run_s=2.4, threads=dict.fromkeys(range(8), (0.3, 0.9)))
-    monkeypatch.setattr(executions, "processor_times", lambda _: now)
-    assert own_time_s(idle_after_work, 4.0, ProcessorTimes()) == 4.0
+    assert own_time_s(4.0, ProcessorTimes(), now) == 4.0
     crowded = ProcessorTimes(run_s=2.4, threads={1: (2.3, 3.0), 2: (0.1, 0.0)})
-    monkeypatch.setattr(executions, "processor_times", lambda _: crowded)
-    assert own_time_s(idle_after_work, 6.0, ProcessorTimes()) == pytest.approx(3.1)
+    assert own_time_s(6.0, ProcessorTimes(), crowded) == pytest.approx(3.1)
 
 
 def test_a_block_begins_with_the_times_of_its_child() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -52,9 +53,9 @@ def test_settings_refuse_nonsense(values: dict[str, object], message: str) -> No
 
 def test_result_survives_the_wire() -> None:
     result = ExecutionResult(Status.OUTPUT_CUT, "out", "", "", 0.5, 60.0, "warn", 0.1, 2, True, "namespaces")
-    assert ExecutionResult.from_json(result.to_json()) == result
+    assert ExecutionResult.from_json(asdict(result)) == result
     with pytest.raises(ValueError, match="nonsense"):
-        ExecutionResult.from_json({**result.to_json(), "status": "nonsense"})
+        ExecutionResult.from_json({**asdict(result), "status": "nonsense"})
     assert sandbox_failure("gone").status is Status.SANDBOX_FAILURE
 
 

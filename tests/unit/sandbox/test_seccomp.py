@@ -61,6 +61,7 @@ REFUSED = {
     "timer_gettime": 224, "timer_getoverrun": 225, "timer_delete": 226, "statfs": 137, "fstatfs": 138, "sysinfo": 99,
     "capget": 125, "membarrier": 324, "utimensat": 280, "sched_setaffinity": 203, "ioprio_get": 252, "getxattr": 191,
     "semget": 64, "inotify_add_watch": 254, "fanotify_init": 300, "sync_file_range": 277, "readahead": 187,
+    "setrlimit": 160,
 }  # fmt: skip
 
 
@@ -224,6 +225,8 @@ def test_memory_that_escapes_the_limit_cannot_be_mapped(flags: int, expected: in
         ((0, 3, 1, 0), DONE),
         ((PID, 3, 1, 0), DONE),
         ((0, 2, 1, 0), ALLOW),
+        ((0, 0, 1, 0), DONE),  # processor time, in name only
+        ((0, 0, 0, 1), ALLOW),
         ((1, 3, 1, 0), EPERM),
     ],
 )

@@ -12,7 +12,7 @@ import pytest
 
 from tasks.shared.sandbox import ExecutionResult, Limits, Status, confinement
 from tasks.shared.sandbox.confinement import Isolation, probe
-from tasks.shared.sandbox.executions import Execution
+from tasks.shared.sandbox.executions import Execution, Session
 from tasks.shared.sandbox.links import Exit
 from tasks.shared.sandbox.records import SandboxUnavailable
 from tasks.shared.sandbox.verdict import judge
@@ -38,6 +38,7 @@ def result_of(
     session_alive: bool | None = None,
 ) -> ExecutionResult:
     execution = Execution(b"", LIMITS, future=None)  # type: ignore[arg-type]
+    execution.session = None if session_alive is None else Session()
     execution.stdout_fd, execution.stderr_fd = files
     execution.started, execution.timed_out = time.monotonic(), timed_out
     exit = Exit(code << 8 if code >= 0 else -code, cpu_s, peak_bytes)

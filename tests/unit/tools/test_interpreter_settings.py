@@ -11,7 +11,7 @@ from tasks.shared.sandbox import SandboxUnavailable
 from tasks.shared.tools.interpreter import make_interpreter
 
 
-@pytest.mark.parametrize("address", ["/run/socket", "http:host", "unix:"])
+@pytest.mark.parametrize("address", ["/run/socket", "http:host", "unix:", "tcp:host", "tcp:host:port"])
 def test_an_address_of_another_kind_is_refused(address: str) -> None:
     """One line with the remedy."""
     with pytest.raises(ValueError, match="write unix:/path or tcp:host:port"):
