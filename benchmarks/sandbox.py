@@ -2,13 +2,21 @@
 
 Every round runs each system on each program; figures are medians over rounds. Writes benchmarks/results/sandbox.md.
 About 5 minutes.
+
+The references are `python -c`, with and without bwrap, and the floor: a warm interpreter (same libraries, used once,
+garbage collector frozen) that forks a child. The child runs the program with its output in a pipe and exits; the parent
+reads the pipe and waits. There is no isolation at all.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
+import io
 import os
 import platform
+import select
 import shutil
 import statistics
 import subprocess
@@ -18,11 +26,9 @@ from functools import partial
 
 import numpy as np
 
-from benchmarks import sandbox_floor as floor
 from benchmarks.record import benchmark_options, markdown_table, write_page
 from benchmarks.rounds import timed
-from benchmarks.sandbox_server import sandbox_server
-from tasks.shared.sandbox import SandboxClient, SandboxSettings, Status
+from tasks.shared.sandbox import Interpreter, SandboxClient, SandboxSettings, Status
 
 PROGRAMS = {
     "a": "print(1+1)",
@@ -35,6 +41,89 @@ PROGRAMS = {
 CONCURRENCY = 16
 QUEUES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)  # numbers of clients
 NUM_TAIL = 10_000  # calls over which p99 and p50 are taken
+
+# puts bubblewrap around a command
+BWRAP = (
+    "bwrap --unshare-all --die-with-parent --new-session --ro-bind / / --tmpfs /tmp --proc /proc --dev /dev"
+)
+
+
+def warm() -> None:
+    """Import what the sandbox preloads and use it once."""
+    import sympy
+
+    x = sympy.symbols("x")
+    str(sympy.solve(x**2 - 5 * x + 6, x))
+    np.linalg.solve(np.eye(2), np.ones(2))
+    gc.collect()
+    gc.freeze()
+
+
+def fork_once(code: str) -> str:
+    """The floor, one program."""
+    return _finish(*_start(code))
+
+
+def _start(code: str) -> tuple[int, int]:
+    """Fork a child that runs `code`; returns its pid and the read end of its output."""
+    read_end, write_end = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(read_end)
+        captured = io.StringIO()
+        with contextlib.redirect_stdout(captured):
+            exec(compile(code, "main.py", "exec"), {"__name__": "__main__"})
+        os.write(write_end, captured.getvalue().encode())
+        os._exit(0)
+    os.close(write_end)
+    return pid, read_end
+
+
+def _finish(pid: int, read_end: int) -> str:
+    output = os.read(read_end, 65536)
+    os.waitpid(pid, 0)
+    os.close(read_end)
+    return output.decode()
+
+
+def fork_many(code: str, num_programs: int, concurrency: int) -> float:
+    """The floor's programs per second with `concurrency` children alive.
+
+    One fork of this warm process for each processor forks them.
+    """
+    num_forkers = os.cpu_count() or 1
+    started = time.perf_counter()
+    forkers: list[int] = []
+    for _ in range(num_forkers):
+        pid = os.fork()
+        if pid == 0:
+            _keep_in_flight(code, num_programs // num_forkers, max(1, concurrency // num_forkers))
+            os._exit(0)
+        forkers.append(pid)
+    for pid in forkers:
+        os.waitpid(pid, 0)
+    return num_programs / (time.perf_counter() - started)
+
+
+def _keep_in_flight(code: str, num_programs: int, concurrency: int) -> None:
+    running: dict[int, int] = {}
+    poll = select.poll()
+    left = num_programs
+    while left or running:
+        while left and len(running) < concurrency:
+            pid, read_end = _start(code)
+            running[read_end] = pid
+            poll.register(read_end, select.POLLIN | select.POLLHUP)
+            left -= 1
+        for read_end, _ in poll.poll():
+            poll.unregister(read_end)
+            _finish(running.pop(read_end), read_end)
+
+
+def subprocess_once(code: str, prefix: str = "") -> str:
+    """`python -c` in a fresh process, perhaps under bubblewrap."""
+    command = [*prefix.split(), sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 class Bench:
@@ -76,10 +165,10 @@ class Bench:
         session = await self.client.open_session()
         num = max(3, int(20 * self.scale))
         for name, code in PROGRAMS.items():
-            references = {"floor": (num, partial(floor.fork_once, code))}
-            references["python -c"] = (3, partial(floor.subprocess_once, code))
+            references = {"floor": (num, partial(fork_once, code))}
+            references["python -c"] = (3, partial(subprocess_once, code))
             if shutil.which("bwrap"):
-                references["bwrap"] = (3, partial(floor.subprocess_once, code, floor.BWRAP))
+                references["bwrap"] = (3, partial(subprocess_once, code, BWRAP))
             for reference, (count, call) in references.items():
                 self.note(f"{reference} {name} ms", [1e3 * timed(call)[0] for _ in range(count)])
             self.note(f"sandbox {name} ms", [await self.run(code) for _ in range(num)])
@@ -90,7 +179,7 @@ class Bench:
         """Floor, sandbox and `python -c` at 16 clients."""
         for name, number in (("a", 400), ("b", 150)):
             number = max(32, int(number * self.scale))
-            self.note(f"floor {name} /s", [floor.fork_many(PROGRAMS[name], number, CONCURRENCY)])
+            self.note(f"floor {name} /s", [fork_many(PROGRAMS[name], number, CONCURRENCY)])
             per_second, _ = await self.burst(PROGRAMS[name], number, CONCURRENCY)
             self.note(f"sandbox {name} /s", [per_second])
         self.note("python -c b /s", [subprocess_throughput(PROGRAMS["b"], 16)])
@@ -149,10 +238,10 @@ def main() -> None:
     parser = benchmark_options(__doc__, rounds=12)
     parser.add_argument("--scale", type=float, default=1.0, help="below 1: fewer programs, for a quick look")
     options = parser.parse_args()
-    floor.warm()
+    warm()
     settings = SandboxSettings()
-    with sandbox_server(settings) as (path, _):
-        figures, queue = asyncio.run(measure(path, options.rounds, options.scale))
+    with Interpreter(settings) as interpreter:
+        figures, queue = asyncio.run(measure(interpreter.address, options.rounds, options.scale))
     loads = " ".join(f"{load:.1f}" for load in os.getloadavg())
     about = (f"load averages {loads}", f"kernel {platform.release()}", f"Python {platform.python_version()}")
     lines = ["", *markdown_table(("bar", "measured", "wanted", "held"), bars(figures, queue)), ""]

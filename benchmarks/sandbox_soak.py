@@ -19,8 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.record import RESULTS, environment_versions
-from benchmarks.sandbox_server import sandbox_server
-from tasks.shared.sandbox import Limits, SandboxClient, SandboxSettings, Status
+from tasks.shared.sandbox import Interpreter, Limits, SandboxClient, SandboxSettings, Status
 
 CONCURRENCY = 64
 KILL_EVERY = 500
@@ -187,9 +186,9 @@ async def measure(address: str, server: int, num_programs: int, seed: int) -> di
 
 def run(num_programs: int, seed: int) -> dict[str, object]:
     """Start a server, soak it, end it; raises AssertionError if anything is left."""
-    with sandbox_server(SETTINGS) as (path, server):
-        report = asyncio.run(measure(path, server, num_programs, seed))
-        below = descendants(server)
+    with Interpreter(SETTINGS) as interpreter:
+        report = asyncio.run(measure(interpreter.address, interpreter.server_pid, num_programs, seed))
+        below = descendants(interpreter.server_pid)
     left = [pid for pid in below if os.path.exists(f"/proc/{pid}")]
     assert not left, f"processes left after the server ended: {left}"
     return report

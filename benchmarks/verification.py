@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 from benchmarks.record import benchmark_options, load_average, markdown_table, write_page
 from benchmarks.rounds import ratios, timed, turns
-from benchmarks.sandbox_server import sandbox_server
 from tasks.shared.sandbox import Interpreter, SandboxClient, SandboxSettings
 from tasks.synthesize.traces import WrittenTrace
 from tasks.synthesize.verify import Rules, verify
@@ -51,7 +50,7 @@ def run_verified(interpreter: Interpreter, traces: Sequence[WrittenTrace], threa
     assert all(verdict.accepted for verdict in verdicts)
 
 
-def measure(address: str, rounds: int, num_good: int, concurrency: int) -> dict[str, list[float]]:
+def measure(rounds: int, num_good: int, concurrency: int) -> dict[str, list[float]]:
     """Blocks a second of each round: "bare" and "verified"."""
     traces = traces_with_code(num_good)
     codes = [
@@ -59,10 +58,10 @@ def measure(address: str, rounds: int, num_good: int, concurrency: int) -> dict[
     ]
     print(f"{len(traces)} traces, {len(codes)} blocks", file=sys.stderr)
     rates: dict[str, list[float]] = {"bare": [], "verified": []}
-    with Interpreter(SandboxSettings(), address=address) as interpreter:
+    with Interpreter(SandboxSettings()) as interpreter:
         run_verified(interpreter, traces[::10], concurrency)
         ways = {
-            "bare": lambda: asyncio.run(run_bare(address, codes, concurrency)),
+            "bare": lambda: asyncio.run(run_bare(interpreter.address, codes, concurrency)),
             "verified": lambda: run_verified(interpreter, traces, concurrency),
         }
         for _, way in turns(list(ways), rounds):
@@ -76,8 +75,7 @@ def main() -> int:
     parser.add_argument("--traces", type=int, default=30, help="of each of the nine kinds")
     parser.add_argument("--concurrency", type=int, default=16)
     options = parser.parse_args()
-    with sandbox_server(SandboxSettings()) as (path, _):
-        rates = measure(path, options.rounds, options.traces, options.concurrency)
+    rates = measure(options.rounds, options.traces, options.concurrency)
     ratio = statistics.median(ratios(rates["verified"], rates["bare"]))
     rows = [
         ("bare client", f"{statistics.median(rates['bare']):.0f}"),
