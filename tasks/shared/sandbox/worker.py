@@ -179,9 +179,9 @@ class Worker:
             self._compartments.give_back(compartment)
             raise
         theirs.close()
+        pidfd = os.pidfd_open(pid)
         self._num_missing -= 1
         self._num_made += 1
-        pidfd = os.pidfd_open(pid)
         child = _Child(self._num_made, pid, pidfd, compartment, ours)
         self._children[pidfd] = self._starting[ours.fileno()] = child
         self._poll.register(pidfd, select.POLLIN)
@@ -222,7 +222,7 @@ class Worker:
 
     def _failed(self, reason: str) -> None:
         """Wait before the next attempt, longer each time. Raises CannotConfine when no child lives and none starts."""
-        pause = min(_FIRST_PAUSE_S * 2**self._failures, _LONGEST_PAUSE_S)
+        pause = min(_FIRST_PAUSE_S * 2 ** min(self._failures, 10), _LONGEST_PAUSE_S)
         self._failures += 1
         self._next_try = time.monotonic() + pause
         if self._failures >= _ATTEMPTS and not self._children:
