@@ -2,10 +2,10 @@
 
     make bench-containers            # or: python -m benchmarks.containers stage deployed skip upload
 
-stage: the same stage in a container and as a process, wall time of `execute`. deployed: `prepare/local` on a local
-server (SQLite) and worker, from its order to its end, over `execute`. skip: a pipeline whose stages are all done.
-upload, download: a checkpoint to and from S3 (moto) by `Store` and by plain boto3. rebuild: `tirflow-train` after a
-change of one source file. REPETITIONS and CHECKPOINT_MIB change how much is done.
+stage: the same stage in a container and as a process, wall time of `run_on_backend`. deployed: `prepare/local` on a
+local server (SQLite) and worker, from its order to its end, over `run_on_backend`. skip: a pipeline whose stages are
+all done. upload, download: a checkpoint to and from S3 (moto) by `Store` and by plain boto3. rebuild: `tirflow-train`
+after a change of one source file. REPETITIONS and CHECKPOINT_MIB change how much is done.
 """
 
 import json
@@ -26,9 +26,9 @@ import httpx
 from benchmarks.rounds import ratios, timed, turns
 from flows.commands.follow import start_run
 from flows.server import cluster
+from tasks.launch.backends.attempt import run_on_backend
 from tasks.launch.backends.backend import Backend
 from tasks.launch.backends.docker import DockerBackend
-from tasks.launch.backends.execute import execute
 from tasks.launch.backends.process import ProcessBackend
 from tasks.launch.keys import derive_seed
 from tasks.recipes import load_recipe
@@ -66,7 +66,7 @@ def measure_stage(home: Path) -> dict[str, Any]:
         for repetition in range(REPETITIONS):
             for name, backend in backends.items():
                 request = _request(home, name, stage, repetition, outputs[name])
-                taken, result = _execute(home, request, backend)
+                taken, result = _run_by(home, request, backend)
                 seconds[name].append(taken)
                 outputs[name] |= result.outputs
         extra_s = _median_difference(seconds["docker"], seconds["process"])
@@ -90,8 +90,8 @@ def _request(
     )
 
 
-def _execute(home: Path, request: StageRequest, backend: Backend) -> tuple[float, StageResult]:
-    return timed(lambda: execute(request, backend, home / "log", lambda _: None))
+def _run_by(home: Path, request: StageRequest, backend: Backend) -> tuple[float, StageResult]:
+    return timed(lambda: run_on_backend(request, backend, home / "log", lambda _: None))
 
 
 def _median_difference(seconds: list[float], base: list[float]) -> float:
@@ -99,16 +99,16 @@ def _median_difference(seconds: list[float], base: list[float]) -> float:
 
 
 def measure_deployed(home: Path) -> dict[str, Any]:
-    """Seconds of `prepare/local`, executed anew, from its order to its end, and of the same by `execute` alone."""
+    """Seconds of `prepare/local`, run anew, from its order to its end, and of the same by `run_on_backend` alone."""
     alone, deployed = [], []
     parameters = {"recipe": "tiny", "run": "bench", "overrides": SMALL, "force": True}
     with _server(home) as api:
         for repetition in range(REPETITIONS):
             request = _request(home, "alone", "prepare", repetition, {})
-            alone.append(_execute(home, request, ProcessBackend())[0])
+            alone.append(_run_by(home, request, ProcessBackend())[0])
             deployed.append(timed(lambda: _run(api, "prepare/local", parameters))[0])
     extra_s = _median_difference(deployed, alone)
-    return {"deployed": deployed, "alone": alone, "deployed_over_execute_s": extra_s}
+    return {"deployed": deployed, "alone": alone, "deployed_over_alone_s": extra_s}
 
 
 def measure_skip(home: Path) -> dict[str, Any]:

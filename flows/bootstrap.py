@@ -34,7 +34,7 @@ def bootstrap(
         rounds: their number; each continues with the checkpoint of the one before.
         overrides: keys of the recipe and their values, such as {"sft.max_steps": 50}.
         into: name under which the outcome is recorded; `<run>-bootstrap` by default.
-        force: execute again although the same work has been done.
+        force: run again although the same work has been done.
     """
     changes = {"synthesize.mode": "bootstrap"} | (overrides or {})
     current, record = rerun(

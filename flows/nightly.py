@@ -21,7 +21,7 @@ from flows.start import named_after
 from flows.tagged import Subject, subjects
 from tasks.evaluate.task import evaluate
 from tasks.launch import Run
-from tasks.launch.backends.execute import StageFailed
+from tasks.launch.backends.attempt import StageFailed
 from tasks.shared.artifacts import ArtifactRef, Store
 from tasks.shared.contract.environment import store_uri
 from tasks.shared.reporting.evaluated import (

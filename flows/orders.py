@@ -35,7 +35,7 @@ def order_of(run: Run, label: str) -> tuple[StageOrder, Inputs]:
         orders[order.label], outputs[order.label] = order, Pending(order.label)
         return StageResult.model_construct(outputs=outputs[order.label], metrics={}, seconds=0.0)
 
-    stages(replace(run, planner=answer))
+    stages(replace(run, dry_run=answer))
     if label not in orders:
         raise ValueError(f"stage '{label}': the pipeline of run '{run.name}' has {', '.join(orders)}")
     made = {ref: (maker, name) for maker, refs in outputs.items() for name, ref in refs.items()}

@@ -30,7 +30,7 @@ def train(
         recipe: one of `tirflow recipes`, or a file.
         run: name of the run, by default the recipe's; an existing run is continued.
         overrides: keys of the recipe and their values, such as {"sft.max_steps": 50}.
-        force: execute every stage again, finished ones too.
+        force: run every stage again, finished ones too.
     """
     current = start(recipe, run, overrides or {}, force)
     if current.recipe.evaluate.endpoint.is_asked:
@@ -52,21 +52,21 @@ def stages(run: Run) -> tuple[dict[str, ArtifactRef], StageResult]:
         if which in recipe.evaluate.checkpoints:
             outputs[f"evaluation_{which}"] = evaluate(run, which, checkpoint, data.evaluation_sets)
 
-    policy = data.checkpoint
-    score("base", policy)
+    checkpoint = data.checkpoint
+    score("base", checkpoint)
     if recipe.cold_start:
         outputs["traces"] = synthesize(run, data.problems, data.evaluation_sets)
-        outputs["sft"] = policy = sft(run, data.checkpoint, outputs["traces"])
-        score("sft", policy)
+        outputs["sft"] = checkpoint = sft(run, data.checkpoint, outputs["traces"])
+        score("sft", checkpoint)
 
-    reference = policy if recipe.rl.kl_coefficient or recipe.rl.optimizer.lora else None
+    reference = checkpoint if recipe.rl.kl_coefficient or recipe.rl.optimizer.lora else None
     state = best = None
     for number in range(1, recipe.rl.num_rounds + 1):
-        latest = rl(run, number, policy, data.problems, state, reference, data.evaluation_sets, best)
-        policy, state, best = latest.checkpoint, latest.trainer_state, latest.best
+        latest = rl(run, number, checkpoint, data.problems, state, reference, data.evaluation_sets, best)
+        checkpoint, state, best = latest.checkpoint, latest.trainer_state, latest.best
         outputs[f"rollouts_{number}"] = latest.rollouts
-    policy = best or policy
-    score("rl", policy)
+    checkpoint = best or checkpoint
+    score("rl", checkpoint)
 
     report_result = report(run, outputs)
-    return {**outputs, "policy": policy}, report_result
+    return {**outputs, "checkpoint": checkpoint}, report_result

@@ -4,7 +4,7 @@
 
 `run` names the run whose recipe and inputs are used; `recipe` starts a new run instead. With `overrides`, which change
 recipe keys, the result is recorded under `into` (or `<run>-changed`). `inputs` replaces single inputs by references.
-`force` executes the stage again although its result exists.
+`force` runs the stage again although its result exists.
 """
 
 import inspect
@@ -46,7 +46,7 @@ ARGUMENTS = {
     "overrides": 'keys of the recipe and their values, such as {"sft.max_steps": 50}.',
     "inputs": "references in place of single inputs.",
     "into": "name under which the outcome is recorded; `<run>-changed` if overrides change something.",
-    "force": "execute again although the same work has been done.",
+    "force": "run again although the same work has been done.",
 }
 PROBLEMS: Inputs = {"problems": ("prepare", "problems")}
 EVALUATION_SETS: Inputs = {"evaluation_sets": ("prepare", "evaluation_sets")}

@@ -26,7 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.commands.parameters import check_parameters
-from tasks.launch.backends.execute import Event, parse_event
+from tasks.launch.backends.attempt import Event, parse_event
 
 POLL_S = 0.5
 LINE_S = 30.0  # longest time between two lines without a terminal

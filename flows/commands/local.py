@@ -74,7 +74,7 @@ def run(deployment: str, parameters: list[str]) -> int:
 
 
 def demo() -> int:
-    """Run the demo: start server and worker, follow `train/tiny` to its scores, promote its policy, end both."""
+    """Run the demo: start server and worker, follow `train/tiny` to its scores, promote its checkpoint, end both."""
     console = Console()
     with console.status("starting Prefect server and worker, deploying prefect.yaml"):
         running = cluster.start(home(), owned=True)
@@ -94,7 +94,7 @@ def demo() -> int:
 
 
 def _promote(api_url: str, console: Console) -> int:
-    """Give the demo's policy the tag `promoted` unless it has that tag. Returns the exit code."""
+    """Give the demo's checkpoint the tag `promoted` unless it has that tag. Returns the exit code."""
     from flows.tagged import latest_label
 
     record, holder = RunRecords(store_uri()).read(DEMO_RUN), Tags(store_uri()).current(PROMOTED)

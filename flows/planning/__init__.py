@@ -1,1 +1,1 @@
-"""Plans before anything runs: the stages that a recipe would run, its memory and its seconds."""
+"""Behind `tirflow plan`: the stages of a recipe that would run, its layouts on GPUs, their memory and seconds."""

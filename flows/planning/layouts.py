@@ -1,7 +1,7 @@
 """A recipe on a number of GPUs: the memory of each phase, the seconds of a step, and the choice of a layout.
 
-A layout is a set of overrides of the recipe: the place of the sampler (on the trainer's GPUs, or a pool with its own),
-the pool's servers and tensor parallelism, ranks, hosts, offload. `choose` tries all and takes the quickest that fits.
+A layout places the sampler (on the trainer's GPUs, or a pool with its own) and says the pool's servers and tensor
+parallelism, ranks, hosts, offload; all are keys of the recipe. `choose` tries all and takes the quickest that fits.
 """
 
 from collections.abc import Mapping
@@ -59,7 +59,7 @@ class Saved:
 
 
 @dataclass(frozen=True, slots=True)
-class GpuPlan:
+class Layout:
     """A recipe on a number of GPUs."""
 
     recipe: str
@@ -123,15 +123,15 @@ class GpuPlan:
         return None
 
 
-def make_plan(
+def lay_out(
     recipe: Recipe,
     gpus: int,
     gpu: int,
     kind: Gpu | None = None,
     work: Work | None = None,
     changes: Mapping[str, Any] | None = None,
-) -> GpuPlan:
-    """The plan of a recipe on `gpus` GPUs of `gpu` bytes; with seconds if `kind` and `work` are given.
+) -> Layout:
+    """Lay a recipe out on `gpus` GPUs of `gpu` bytes; with seconds if `kind` and `work` are given.
 
     Every GPU outside a pool is a rank. ValueError if the model's shape is unknown or there are too few GPUs.
     """
@@ -148,7 +148,7 @@ def make_plan(
     trajectories = rl.prompts_per_step * rl.samples_per_prompt
     tokens = trajectories * (generation.max_prompt_tokens + generation.max_response_tokens)
     held = sampler(recipe, shape, gpu) if generation.engine == "vllm" else None
-    return GpuPlan(
+    return Layout(
         recipe=recipe.name,
         changes=dict(changes or {}),
         gpus=gpus,
@@ -236,32 +236,32 @@ def choose(
     work: Work,
     given: Mapping[str, Any],
     staleness: int | None = None,
-) -> list[GpuPlan]:
-    """Every layout's plan, the best first: the quickest that fits, among equal ones that with the fewest changes.
+) -> list[Layout]:
+    """Every layout, the best first: the quickest that fits, among equal ones that with the fewest changes.
 
     Pools have `staleness`, by default the recipe's; on the trainer's GPUs steps are synchronous. Layouts that override
     a `given` key are left out. ValueError if the GPUs make no whole hosts.
     """
     if recipe.generation.pool.addresses:  # running servers: nothing to choose
-        return [make_plan(recipe, gpus, gpu, kind, work)]
+        return [lay_out(recipe, gpus, gpu, kind, work)]
     tree = recipe.model_dump(mode="json")
-    plans = []
-    for layout in _layouts(recipe, gpus, recipe.rl.staleness if staleness is None else staleness):
+    layouts = []
+    for keys in _candidates(recipe, gpus, recipe.rl.staleness if staleness is None else staleness):
         if UTILIZATION in given:
-            layout.pop(UTILIZATION, None)
-        if any(layout.get(key, value) != value for key, value in given.items()):
+            keys.pop(UTILIZATION, None)
+        if any(keys.get(key, value) != value for key, value in given.items()):
             continue
-        changed = resolve(tree, layout, recipe.name)
+        changed = resolve(tree, keys, recipe.name)
         if _sft_lacks(changed, gpus, gpu):
-            layout = {**layout, "sft.optimizer.offload": True}
-            changed = resolve(tree, layout, recipe.name)
+            keys = {**keys, "sft.optimizer.offload": True}
+            changed = resolve(tree, keys, recipe.name)
         changes = {
-            key: value for key, value in layout.items() if reduce(getitem, key.split("."), tree) != value
+            key: value for key, value in keys.items() if reduce(getitem, key.split("."), tree) != value
         }
-        plans.append(make_plan(changed, gpus, gpu, kind, work, changes))
-    if not plans:
+        layouts.append(lay_out(changed, gpus, gpu, kind, work, changes))
+    if not layouts:
         raise ValueError(f"{recipe.name}: no layout of {gpus} GPUs has {', '.join(given)}; take --set out")
-    return sorted(plans, key=_rank)
+    return sorted(layouts, key=_rank)
 
 
 def _sft_lacks(recipe: Recipe, gpus: int, gpu: int) -> bool:
@@ -271,17 +271,18 @@ def _sft_lacks(recipe: Recipe, gpus: int, gpu: int) -> bool:
     return sft_phase(recipe, find_shape(recipe.model), gpus).memory.total > gpu
 
 
-def _rank(plan: GpuPlan) -> tuple[bool, float, int]:
+def _rank(layout: Layout) -> tuple[bool, float, int]:
     """The sort key of layouts; those that do not fit come last, sorted by the missing bytes."""
-    if plan.refusal() is not None:
+    if layout.refusal() is not None:
         lacking = max(
-            phase.memory.total - plan.gpu + max(0, phase.memory.sampler - plan.share) for phase in plan.phases
+            phase.memory.total - layout.gpu + max(0, phase.memory.sampler - layout.share)
+            for phase in layout.phases
         )
-        return True, lacking, len(plan.changes)
-    return False, round(plan.step_s), len(plan.changes)
+        return True, lacking, len(layout.changes)
+    return False, round(layout.step_s), len(layout.changes)
 
 
-def _layouts(recipe: Recipe, gpus: int, staleness: int) -> list[dict[str, Any]]:
+def _candidates(recipe: Recipe, gpus: int, staleness: int) -> list[dict[str, Any]]:
     """The overrides of every layout to try."""
     if gpus > GPUS_A_HOST and gpus % GPUS_A_HOST:
         raise ValueError(

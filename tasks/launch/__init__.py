@@ -1,4 +1,4 @@
-"""Stages as Prefect tasks: executed once for the same work, here or on a worker of the stage pool.
+"""Stages as Prefect tasks: run once for the same work, here or on a worker of the stage pool.
 
 `run_stage` is what every `tasks/<stage>/task.py` calls; where a stage runs is `TIRFLOW_BACKEND` (process, docker, or
 workers, which hands it to the deployment `stage/gpu`).

@@ -20,8 +20,8 @@ from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
 from prefect.states import Cancelling, State
 
+from tasks.launch.backends.attempt import StageFailed, StageLost, StageStopped, run_on_backend
 from tasks.launch.backends.choose import make_backend, num_nodes, num_samplers
-from tasks.launch.backends.execute import StageFailed, StageLost, StageStopped, execute
 from tasks.launch.progress import ProgressReport
 from tasks.launch.state import RunState, state_of
 from tasks.recipes import stage_of
@@ -142,7 +142,7 @@ def join(request: StageRequest, label: str, first: UUID) -> None:
     backend = make_backend()
     backend.identity(*stage_of(request))  # an image that is missing is told in one line
     report = ProgressReport(f"{request.run}-{label}", log_path)
-    execute(here, backend, log_path, report, lambda: own.is_over() or around.is_over(), fresh=True)
+    run_on_backend(here, backend, log_path, report, lambda: own.is_over() or around.is_over(), fresh=True)
 
 
 def _shared(request: StageRequest) -> Path:

@@ -12,7 +12,7 @@ import httpx
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.logging import get_run_logger
 
-from tasks.launch.backends.execute import Event
+from tasks.launch.backends.attempt import Event
 
 PROGRESS_EVERY_S = 2.0
 LOG_PROGRESS_EVERY_S = 15.0

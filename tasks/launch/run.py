@@ -1,4 +1,4 @@
-"""`run_stage`: run a stage as one cached Prefect task, around a backend that executes it in another process.
+"""`run_stage`: run a stage as one cached Prefect task, around a backend that runs it in another process.
 
 The cache key has everything that the work depends on (code, libraries, resolved configuration, input digests, seed). So
 a failed run continues at the failed stage when anybody runs it again. `force` ignores the cache.
@@ -18,9 +18,9 @@ from prefect.states import State
 from pydantic import BaseModel, ConfigDict
 from upath import UPath
 
+from tasks.launch.backends.attempt import StageFailed, StageLost, run_on_backend
 from tasks.launch.backends.backend import Backend
 from tasks.launch.backends.choose import make_backend, num_nodes
-from tasks.launch.backends.execute import StageFailed, StageLost, execute
 from tasks.launch.keys import derive_seed, key_parts, work_key
 from tasks.launch.nodes import gathered
 from tasks.launch.progress import ProgressReport
@@ -45,9 +45,9 @@ class Run:
 
     name: str  # of the record, the logs and the progress; not part of any cache key
     recipe: Recipe
-    force: bool = False  # execute even if the same work has been done
+    force: bool = False  # run even if the same work has been done
     store: str = field(default_factory=store_uri)
-    planner: "Callable[[StageOrder], StageResult] | None" = None  # answers in place of execution
+    dry_run: "Callable[[StageOrder], StageResult] | None" = None  # answers orders, which then run nothing
 
     def in_round(self, number: int) -> "Run":
         """This run with the recipe of RL round `number`."""
@@ -94,8 +94,8 @@ def run_stage(
         seed_label=seed_label or label,
         files=files,
     )
-    if run.planner is not None:
-        return run.planner(order)
+    if run.dry_run is not None:
+        return run.dry_run(order)
     if chosen_backend() == "workers":
         run_on_worker(order.model_dump(mode="json"), spec.name, label)
         record = RunRecords(run.store).read(run.name).stages[label]  # added by the worker
@@ -140,7 +140,7 @@ def describe_work(order: StageOrder, store: str) -> Work:
 def carry_out(order: StageOrder, store: str) -> StageResult:
     """Run a stage on this host, or reuse the result of equal work; see `run_stage`."""
     work = describe_work(order, store)
-    execution = _execute.with_options(
+    attempt = _attempt.with_options(
         name=order.stage,
         task_run_name=order.label,
         result_storage=result_storage(store),
@@ -150,7 +150,7 @@ def carry_out(order: StageOrder, store: str) -> StageResult:
     artifacts = Store(store)
     with Leases(store).hold(f"{order.run}, {order.label}", order.inputs.values()):
         try:
-            result = execution(*arguments)
+            result = attempt(*arguments)
             _record(
                 order, work, result
             )  # before the check of its outputs, since a collection keeps what is recorded
@@ -158,7 +158,7 @@ def carry_out(order: StageOrder, store: str) -> StageResult:
                 get_run_logger().warning(
                     "%s: its outputs are gone from the store; running it again", order.label
                 )
-                result = execution.with_options(refresh_cache=True)(*arguments)
+                result = attempt.with_options(refresh_cache=True)(*arguments)
                 _record(order, work, result)
         except StageFailed as error:
             RunRecords(store).stop(order.run, order.label, str(error))  # for the report
@@ -215,8 +215,8 @@ def _is_outage(_: Task[Any, Any], __: TaskRun, state: State[Any]) -> bool:
     retry_delay_seconds=RETRY_DELAYS_S,
     retry_condition_fn=_is_outage,
 )
-def _execute(request: StageRequest, label: str, key: str, backend: Backend, fresh: bool) -> StageResult:
-    """Execute one stage, its events going to Prefect's log and a progress artifact."""
+def _attempt(request: StageRequest, label: str, key: str, backend: Backend, fresh: bool) -> StageResult:
+    """Run one stage, its events going to Prefect's log and a progress artifact."""
     log_path = home() / "logs" / request.run / f"{label}.log"
     report, state = ProgressReport(f"{request.run}-{label}", log_path), RunState()
     try:
@@ -225,7 +225,7 @@ def _execute(request: StageRequest, label: str, key: str, backend: Backend, fres
             def should_stop() -> bool:
                 return state.is_over() or others.have_failed()
 
-            result = execute(own_request, backend, log_path, report, should_stop, fresh)
+            result = run_on_backend(own_request, backend, log_path, report, should_stop, fresh)
     finally:
         _upload_log(request, log_path)
     report.close()

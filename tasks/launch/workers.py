@@ -23,7 +23,7 @@ from prefect.deployments import run_deployment
 from prefect.logging import get_run_logger
 from prefect.states import Cancelling, State
 
-from tasks.launch.backends.execute import StageFailed, StageLost
+from tasks.launch.backends.attempt import StageFailed, StageLost
 from tasks.launch.state import RunState, state_of
 from tasks.shared.contract.environment import stage_queue
 

@@ -11,9 +11,9 @@ import docker
 import pytest
 from docker.models.containers import Container
 
+from tasks.launch.backends.attempt import run_on_backend
 from tasks.launch.backends.container import SCRATCH_LABEL, name_of
 from tasks.launch.backends.docker import DockerBackend
-from tasks.launch.backends.execute import execute
 from tasks.launch.keys import derive_seed
 from tasks.recipes import load_recipe
 from tasks.shared.artifacts import ArtifactRef
@@ -25,10 +25,10 @@ LAUNCHER = """
 import sys
 from pathlib import Path
 from tasks.launch.backends.docker import DockerBackend
-from tasks.launch.backends.execute import execute
+from tasks.launch.backends.attempt import run_on_backend
 from tasks.shared.contract.stage import StageRequest
 request = StageRequest.model_validate_json(Path(sys.argv[1]).read_text())
-execute(request, DockerBackend(), Path(sys.argv[1] + ".log"), lambda event: None)
+run_on_backend(request, DockerBackend(), Path(sys.argv[1] + ".log"), lambda event: None)
 """
 
 
@@ -62,7 +62,7 @@ class World:
         return self.request("sft", name, **steps)
 
     def launch(self, request: StageRequest) -> subprocess.Popen[bytes]:
-        """A process that executes the request."""
+        """A process that runs the request."""
         path = self.home / f"{Path(request.scratch).name}.json"
         path.write_text(request.model_dump_json())
         return subprocess.Popen([sys.executable, "-c", LAUNCHER, str(path)])
@@ -88,7 +88,7 @@ def world(empty_world: World) -> World:
     for stage in ("prepare", "synthesize"):
         request = empty_world.request(stage, stage)
         log = empty_world.home / f"{stage}.log"
-        empty_world.inputs.update(execute(request, DockerBackend(), log, lambda _: None).outputs)
+        empty_world.inputs.update(run_on_backend(request, DockerBackend(), log, lambda _: None).outputs)
     return empty_world
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from tasks.launch.backends.attempt import StageFailed, StageLost, StageStopped, run_on_backend
 from tasks.launch.backends.container import private_directory
 from tasks.launch.backends.docker import DockerBackend
-from tasks.launch.backends.execute import StageFailed, StageLost, StageStopped, execute
 from tasks.launch.backends.process import ProcessBackend
 from tasks.recipes import load_recipe
 from tasks.sft.spec import SFT
@@ -62,7 +62,7 @@ def left_behind(world: World) -> StageRequest:
 @pytest.mark.parametrize("stage", ["prepare", "synthesize"])
 def test_digests_are_those_of_the_process_backend(world: World, stage: str, tmp_path: Path) -> None:
     request = world.request(stage, f"{stage}-process")
-    outputs = execute(request, ProcessBackend(), tmp_path / "log", lambda _: None).outputs
+    outputs = run_on_backend(request, ProcessBackend(), tmp_path / "log", lambda _: None).outputs
     for name, ref in outputs.items():
         assert ref.digest == world.inputs[name].digest, name
 
@@ -110,7 +110,7 @@ def test_a_cancelled_run_is_gone_within_ten_seconds(world: World, tmp_path: Path
         return bool(cancelled_at)
 
     with pytest.raises(StageStopped):
-        execute(request, DockerBackend(), tmp_path / "log", lambda _: None, should_stop)
+        run_on_backend(request, DockerBackend(), tmp_path / "log", lambda _: None, should_stop)
     assert time.monotonic() - cancelled_at[0] < 10
     assert world.left(request) == 0
 
@@ -127,7 +127,7 @@ def test_the_same_work_follows_a_stage_that_lost_its_launcher(
         return False
 
     with pytest.raises(StageLost, match="its container is gone"):
-        execute(left_behind, DockerBackend(), tmp_path / "log", events.append, remove_once_followed)
+        run_on_backend(left_behind, DockerBackend(), tmp_path / "log", events.append, remove_once_followed)
     assert "following that one" in str(events[0]["message"])
     assert world.left(left_behind) == 0
 
@@ -135,14 +135,16 @@ def test_the_same_work_follows_a_stage_that_lost_its_launcher(
 def test_the_next_start_removes_leftovers_of_a_dead_launcher(
     world: World, left_behind: StageRequest, tmp_path: Path
 ) -> None:
-    execute(world.request("prepare", "next"), DockerBackend(), tmp_path / "log", lambda _: None, fresh=True)
+    run_on_backend(
+        world.request("prepare", "next"), DockerBackend(), tmp_path / "log", lambda _: None, fresh=True
+    )
     assert world.left(left_behind) == 0
 
 
 def test_memory_that_runs_out_is_named(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TIRFLOW_STAGE_MEMORY", "120m")
     with pytest.raises(StageFailed, match="ran out of memory; raise TIRFLOW_STAGE_MEMORY") as caught:
-        execute(world.long_sft("small-memory"), DockerBackend(), tmp_path / "log", lambda _: None)
+        run_on_backend(world.long_sft("small-memory"), DockerBackend(), tmp_path / "log", lambda _: None)
     assert not isinstance(caught.value, StageLost), "trying again would not help"
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from tasks.launch.backends.attempt import run_on_backend
 from tasks.launch.backends.docker import DockerBackend
-from tasks.launch.backends.execute import execute
 from tasks.recipes import load_recipe, stage_of
 from tasks.shared.artifacts import ArtifactRef, Store
 from tasks.shared.contract.stage import StageRequest
@@ -66,7 +66,7 @@ def run(world: World, stage: str, role: str, inputs: dict[str, ArtifactRef]) -> 
         scratch=str(world.home / "scratch" / stage),
     )
     DockerBackend().identity(*stage_of(request))  # fails if the image holds other sources
-    outputs = execute(request, DockerBackend(), world.home / f"{stage}.log", lambda _: None).outputs
+    outputs = run_on_backend(request, DockerBackend(), world.home / f"{stage}.log", lambda _: None).outputs
     store = Store(request.store)
     image = world.engine.images.get(f"tirflow-{role}").id
     assert {store.manifest(ref).provenance.image for ref in outputs.values()} == {image}

@@ -13,9 +13,9 @@ import docker
 import psutil
 import pytest
 
+from tasks.launch.backends.attempt import Event, StageLost, run_on_backend
 from tasks.launch.backends.container import SCRATCH_LABEL, private_directory
 from tasks.launch.backends.docker import DockerBackend
-from tasks.launch.backends.execute import Event, StageLost, execute
 from tasks.recipes import stage_of
 from tasks.shared.contract.stage import StageRequest
 from tests.drills.own_docker import OwnDocker, own_docker
@@ -69,14 +69,14 @@ def test_engine_goes_away(
         # fails if the images hold other sources
         DockerBackend().identity(*stage_of(request))
         whole = request.model_copy(update={"scratch": str(folder / "scratch" / "whole")})
-        outputs = execute(whole, DockerBackend(), folder / "whole.log", lambda _: None).outputs
+        outputs = run_on_backend(whole, DockerBackend(), folder / "whole.log", lambda _: None).outputs
         request = request.model_copy(update={"scratch": str(folder / "scratch" / "hit")})
         last, ids = lose(request, engine, case)
         with pytest.raises(StageLost, match="no Docker engine answers"):
-            execute(request, DockerBackend(), folder / "log", lambda _: None)
+            run_on_backend(request, DockerBackend(), folder / "log", lambda _: None)
         took_s = engine.start()
         events: list[Event] = []
-        again = execute(request, DockerBackend(), folder / "log", events.append)
+        again = run_on_backend(request, DockerBackend(), folder / "log", events.append)
         assert again.outputs == outputs
         assert is_followed(events) == case.live_restore
         first = min((event["step"] for event in events if event["event"] == "progress"), default=0)
@@ -90,7 +90,7 @@ def test_engine_goes_away(
 
 
 def lose(request: StageRequest, engine: OwnDocker, case: Case) -> tuple[int, list[str]]:
-    """Execute it and end the engine meanwhile: StageLost. Returns the last step seen and its containers' ids."""
+    """Run it and end the engine meanwhile: StageLost. Returns the last step seen and its containers' ids."""
     events: list[Event] = []
 
     def step() -> int:
@@ -98,7 +98,7 @@ def lose(request: StageRequest, engine: OwnDocker, case: Case) -> tuple[int, lis
 
     with ThreadPoolExecutor(1) as pool:
         log = Path(request.scratch).with_suffix(".log")
-        running = pool.submit(execute, request, DockerBackend(), log, events.append)
+        running = pool.submit(run_on_backend, request, DockerBackend(), log, events.append)
         until(lambda: step() >= case.after_step or running.done())
         ids = [container.id for container in containers(engine, request)]
         assert ids, running.exception()

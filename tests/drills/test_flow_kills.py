@@ -52,11 +52,11 @@ def begin(home: Path) -> Prefect:
     return prefect
 
 
-def steps(prefect: Prefect, label: str, execution: int = 1) -> int:
-    """The number of steps that the given execution of a stage has reported."""
+def steps(prefect: Prefect, label: str, attempt: int = 1) -> int:
+    """The number of steps that the given attempt at a stage has reported."""
     names = [event["event"] for event in prefect.events(RUN, label)]
     starts = [place for place, name in enumerate(names) if name == "start"]
-    return names[starts[execution - 1] :].count("progress") if len(starts) == execution else 0
+    return names[starts[attempt - 1] :].count("progress") if len(starts) == attempt else 0
 
 
 def kill(process: psutil.Process) -> None:
@@ -107,7 +107,7 @@ def check_done_once(prefect: Prefect, kills: dict[str, int]) -> None:
     for label in LABELS:
         names = [event["event"] for event in prefect.events(RUN, label)]
         assert "start" not in names[names.index("result") :], f"{label}: done twice: {names}"
-        assert names.count("start") <= 1 + kills.get(label, 0), f"{label}: {names.count('start')} executions"
+        assert names.count("start") <= 1 + kills.get(label, 0), f"{label}: {names.count('start')} attempts"
 
 
 @pytest.mark.long
@@ -122,7 +122,7 @@ def test_flow_server_and_worker_killed(home: Path, saw: Callable[[str], None]) -
     until(lambda: not stage.is_running(), timeout_s=120)  # no process reads its output any more
 
     prefect = begin(home)
-    until(lambda: steps(prefect, "sft", execution=2) >= 4)
+    until(lambda: steps(prefect, "sft", attempt=2) >= 4)
     kill_server(prefect)
 
     prefect = begin(home)
@@ -135,13 +135,13 @@ def test_flow_server_and_worker_killed(home: Path, saw: Callable[[str], None]) -
     prefect = Prefect(cluster.start(home, owned=True))
     prefect.run("train/tiny", run=RUN, overrides=CHANGES)
     check_done_once(prefect, {"sft": 2, "rl-1": 1})
-    starts = [prefect.executions(RUN, label) for label in LABELS]
+    starts = [prefect.starts(RUN, label) for label in LABELS]
     ended = prefect.record(RUN)
     prefect.run("train/tiny", run="undisturbed", overrides=CHANGES, force=True)
     for label in LABELS[:-1]:  # a report shows seconds
         assert ended.stages[label].outputs == prefect.record("undisturbed").stages[label].outputs, label
     saw(
-        f"executions {', '.join(f'{n} {c}' for n, c in zip(LABELS, starts, strict=True))}; equal to a run left alone"
+        f"attempts {', '.join(f'{n} {c}' for n, c in zip(LABELS, starts, strict=True))}; equal to a run left alone"
     )
 
 

@@ -10,7 +10,7 @@ from prefect.blocks.system import Secret
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from tasks.launch.backends.execute import execute
+from tasks.launch.backends.attempt import run_on_backend
 from tasks.launch.backends.process import ProcessBackend
 from tasks.shared.contract.environment import SINK_VARIABLES, STORE_SECRETS
 from tasks.shared.sandbox import Interpreter, Limits, SandboxSettings
@@ -72,7 +72,9 @@ def test_canaries(
             server.base_url,
             teacher={"key_variable": "TEACHER_KEY"},
         )
-        execute(request, ProcessBackend(), tmp_path / "log.txt", lambda event: events.append(str(event)))
+        run_on_backend(
+            request, ProcessBackend(), tmp_path / "log.txt", lambda event: events.append(str(event))
+        )
         assert {asked.authorization for asked in server.asked} == {f"Bearer {canaries['TEACHER_KEY']}"}
     assert list(found(tmp_path, canaries)) == []
     assert not any(value in event for value in canaries.values() for event in events)

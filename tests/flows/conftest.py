@@ -17,7 +17,7 @@ import pytest
 
 from flows.commands.follow import start_run
 from flows.server import cluster
-from tasks.launch.backends.execute import parse_event
+from tasks.launch.backends.attempt import parse_event
 from tasks.shared.artifacts import Store
 from tasks.shared.runs.record import RunRecord, RunRecords
 from tests.preloaded.environment import interpreter
@@ -81,16 +81,16 @@ class Prefect:
         return response.json()
 
     def stages(self, flow_run: dict[str, Any]) -> dict[str, str]:
-        """The stages of a flow run and how each ended: Completed (executed), Cached, Failed."""
+        """The stages of a flow run and how each ended: Completed (it ran), Cached, Failed."""
         tasks = self.filter("task_runs", {"flow_runs": {"id": {"any_": [flow_run["id"]]}}})
         return {task["name"]: task["state_name"] for task in tasks}
 
-    def executions(self, run: str, label: str) -> int:
+    def starts(self, run: str, label: str) -> int:
         """How often a stage was started, by its own log."""
         return sum(event["event"] == "start" for event in self.events(run, label))
 
     def events(self, run: str, label: str) -> list[dict[str, Any]]:
-        """Every event in a stage's log, over all its executions."""
+        """Every event in a stage's log, over all its attempts."""
         path = self.home / "logs" / run / f"{label}.log"
         lines = path.read_text().splitlines() if path.exists() else []
         return [event for event in map(parse_event, lines) if event]

@@ -19,7 +19,7 @@ from pathlib import Path
 import pandas
 import pytest
 
-from flows.planning.work_plan import StagePlan, plan_work
+from flows.planning.dry_run import StageOutlook, outlook
 from flows.server import cluster
 from flows.server.deployments import ROOT
 from tasks.recipes import load_recipe
@@ -90,7 +90,7 @@ def test_the_next_run_reuses_what_finished_and_resumes_what_was_killed(prefect: 
     states = prefect.stages(again)
     assert {states["prepare"], states["synthesize"]} == {"Cached"}
     assert {states[label] for label in ("sft", "rl-1", "evaluate-rl", "report")} == {"Completed"}
-    assert [prefect.executions(RUN, label) for label in ("prepare", "synthesize", "sft", "rl-1")] == [
+    assert [prefect.starts(RUN, label) for label in ("prepare", "synthesize", "sft", "rl-1")] == [
         1,
         1,
         2,
@@ -155,11 +155,11 @@ def test_a_stage_by_itself_takes_the_runs_own_inputs(
     assert prefect.record(RUN).stages[label].outputs == before.stages[label].outputs
 
 
-def test_force_executes_what_was_done_and_gives_the_same(prefect: Prefect, killed: int) -> None:
+def test_force_runs_what_was_done_and_gives_the_same(prefect: Prefect, killed: int) -> None:
     before = prefect.record(RUN).stages["prepare"].outputs
-    assert prefect.executions(RUN, "prepare") == 1
+    assert prefect.starts(RUN, "prepare") == 1
     prefect.run("prepare/local", run=RUN, force=True)
-    assert prefect.executions(RUN, "prepare") == 2
+    assert prefect.starts(RUN, "prepare") == 2
     assert prefect.record(RUN).stages["prepare"].outputs == before
 
 
@@ -170,8 +170,8 @@ def test_of_a_finished_pipeline_what_was_deleted_is_made_again_and_nothing_else(
     traces = before.output("synthesize", "traces")
     shutil.rmtree(prefect.store.fetch(traces))
     again = prefect.run("train/tiny", run=RUN, overrides=OVERRIDES)
-    assert prefect.executions(RUN, "synthesize") == 2
-    assert prefect.executions(RUN, "sft") == 2
+    assert prefect.starts(RUN, "synthesize") == 2
+    assert prefect.starts(RUN, "sft") == 2
     assert {state for label, state in prefect.stages(again).items() if label != "synthesize"} == {"Cached"}
     assert {label: stage.outputs for label, stage in prefect.record(RUN).stages.items()} == {
         label: stage.outputs for label, stage in before.stages.items()
@@ -249,10 +249,10 @@ def at_home(prefect: Prefect, monkeypatch: pytest.MonkeyPatch) -> str:
     return str(prefect.home / "store")
 
 
-def plan(store: str, **changes: object) -> dict[str, StagePlan]:
-    """The plan of the run's recipe with these changes, by stage."""
+def plan(store: str, **changes: object) -> dict[str, StageOutlook]:
+    """What will happen to each stage of the run's recipe with these changes."""
     changed = OVERRIDES | {name.replace("__", "."): value for name, value in changes.items()}
-    return {made.label: made for made in plan_work(load_recipe("tiny", changed), RUN, store)}
+    return {made.label: made for made in outlook(load_recipe("tiny", changed), RUN, store)}
 
 
 def test_what_is_done_is_cached_and_a_change_reruns_what_depends_on_it(at_home: str, killed: int) -> None:
@@ -268,7 +268,7 @@ def test_what_is_done_is_cached_and_a_change_reruns_what_depends_on_it(at_home: 
 def test_missing_inputs_and_files_are_named(prefect: Prefect, at_home: str, killed: int) -> None:
     source = {"name": "own", "source": "file", "path": "/nowhere/own.jsonl"}
     planned = plan(at_home, data__evaluation=[source])
-    assert planned["prepare"] == StagePlan("prepare", "missing input", ["no file /nowhere/own.jsonl"])
+    assert planned["prepare"] == StageOutlook("prepare", "missing input", ["no file /nowhere/own.jsonl"])
     assert planned["rl-1"].state == "will run"
 
 

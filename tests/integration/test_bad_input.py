@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from tasks.launch.backends.execute import StageFailed, execute
+from tasks.launch.backends.attempt import StageFailed, run_on_backend
 from tasks.launch.backends.process import ProcessBackend
 from tasks.recipes import load_recipe
 from tasks.shared.artifacts import ArtifactRef, Store
@@ -44,7 +44,7 @@ def run_stage(
     request = stage_request(tmp_path, stage, config, inputs, scratch=f"scratch/{stage}", store=store)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "executable", str(interpreter(FORKED)))
-        return execute(request, ProcessBackend(), tmp_path / "log", lambda _: None)
+        return run_on_backend(request, ProcessBackend(), tmp_path / "log", lambda _: None)
 
 
 def published(store: Path) -> list[Path]:

@@ -1,6 +1,6 @@
 """A stage's running container: its output, its exit, its removal, and the removal of containers that others left.
 
-Everything of one execution is named after its scratch directory, whose lock its launcher holds. So equal work has one
+Everything of one attempt is named after its scratch directory, whose lock its launcher holds. So equal work has one
 container, and a container whose lock is free has lost its launcher.
 """
 
@@ -126,7 +126,7 @@ def name_of(scratch: Path, part: str) -> str:
 
 
 def private_directory(scratch: Path) -> Path:
-    """Return the host's directory for socket and secrets of an execution."""
+    """Return the host's directory for socket and secrets of an attempt."""
     return home() / "containers" / name_of(scratch, "stage")
 
 

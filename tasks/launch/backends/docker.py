@@ -37,7 +37,7 @@ from tasks.shared.tools.interpreter import sandbox_settings
 
 GRACE_S = 6.0  # with what the engine itself needs, a stopped stage is gone within 10 s
 SECRETS = "/run/secrets/tirflow.json"
-SOCKETS = "sandbox"  # of the interpreter's, in the private directory of an execution
+SOCKETS = "sandbox"  # of the interpreter's, in the private directory of an attempt
 MAX_PROCESSES = 8192
 # CPU images have no C++ compiler, but vLLM lets torch compile some small functions even in eager mode.
 NO_COMPILER = {"TORCH_COMPILE_DISABLE": "1"}

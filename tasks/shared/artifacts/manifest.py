@@ -133,7 +133,7 @@ def _damaged(where: str, fault: str) -> ArtifactError:
 
 def remedy(where: str) -> str:
     """Say what to do about a damaged artifact at `where`."""
-    return f"delete {where} and run again, the stage that made it will execute anew"
+    return f"delete {where} and run again, the stage that made it will run anew"
 
 
 def content_digest(files: tuple[FileEntry, ...]) -> str:

@@ -25,7 +25,7 @@ class StageRecord(BaseModel):
     inputs: dict[str, ArtifactRef]
     outputs: dict[str, ArtifactRef]
     metrics: dict[str, Value]
-    seconds: float  # of the execution that made the outputs, which may be an earlier run's
+    seconds: float  # of the attempt that made the outputs, which may be an earlier run's
     finished: str  # ISO 8601, UTC
     made_of: dict[str, Any] = {}  # the parts of the stage's cache key, to compare when it changes
 

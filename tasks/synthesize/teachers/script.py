@@ -1,6 +1,6 @@
 """The embedded teacher: a program that writes traces for the tiny world, with faults at given rates.
 
-The seed and the problem's id alone decide the plan of a trace (wording, programs, number of blocks, fault). Then its
+The seed and the problem's id alone decide the outline of a trace (wording, programs, number of blocks, fault). Then its
 programs run in the sandbox, and the trace is written with their outputs. Programs come from the problem's family,
 whose parameters are read from the problem's text. A stage that was killed writes equal traces again, at no cost.
 """
@@ -34,8 +34,8 @@ CODE_FAULTS = (Fault.WRONG_PROGRAM, Fault.SYNTAX_ERROR, Fault.FABRICATED_OUTPUT)
 
 
 @dataclass(frozen=True, slots=True)
-class TracePlan:
-    """The plan of a trace, before its programs run."""
+class Outline:
+    """The outline of a trace, before its programs run."""
 
     blocks: tuple[tuple[str, str], ...]  # sentence and program of each block, in order; none for text alone
     closing: str  # sentences before the answer
@@ -71,18 +71,18 @@ class ScriptTeacher:
                 "take this problem set out of data.train"
             )
         rng = random.Random(f"{self._seed}:{problem.id}:{index}")
-        plan = self._plan(family, params, problem, rng)
-        trace = self._compose(plan, problem, rng)
-        return WrittenTrace(f"{problem.id}/{index}", problem, trace, plan.fault)
+        outline = self._outline(family, params, problem, rng)
+        trace = self._compose(outline, problem, rng)
+        return WrittenTrace(f"{problem.id}/{index}", problem, trace, outline.fault)
 
-    def _plan(
+    def _outline(
         self, family: Family, params: Params, problem: TrainingProblem, rng: random.Random
-    ) -> TracePlan:
+    ) -> Outline:
         max_blocks = self._rules.max_calls
         with_code = rng.random() < self._config.code_share and max_blocks > 0
         fault = self._draw_fault(with_code, rng)
         if not with_code:
-            return TracePlan((), self._reason_in_text(family, params, problem, rng), fault)
+            return Outline((), self._reason_in_text(family, params, problem, rng), fault)
         given = restate(problem.problem)
         programs = rng.sample(family.programs, k=2)
         blocks = [(f"{rng.choice(CODE_OPENINGS)} {given}", programs[0].format(**params))]
@@ -94,7 +94,7 @@ class ScriptTeacher:
             blocks = [(blocks[0][0], break_program(blocks[0][1], rng))]
         elif fault is Fault.NONE:
             blocks = self._extend(blocks, programs[1].format(**params), rng)
-        return TracePlan(tuple(blocks), rng.choice(CODE_CLOSINGS), fault)
+        return Outline(tuple(blocks), rng.choice(CODE_CLOSINGS), fault)
 
     def _reason_in_text(
         self, family: Family, params: Params, problem: TrainingProblem, rng: random.Random
@@ -140,23 +140,23 @@ class ScriptTeacher:
                 return program
         return None
 
-    def _compose(self, plan: TracePlan, problem: TrainingProblem, rng: random.Random) -> str:
-        """Run the planned programs and write the trace."""
+    def _compose(self, outline: Outline, problem: TrainingProblem, rng: random.Random) -> str:
+        """Run its programs and write the trace."""
         dialect, answer, parts = self._rules.dialect, problem.answer, []
-        results = run_blocks([program for _, program in plan.blocks], self._runner, self._rules.stateful)
-        for block, ((opening, program), result) in enumerate(zip(plan.blocks, results, strict=True)):
+        results = run_blocks([program for _, program in outline.blocks], self._runner, self._rules.stateful)
+        for block, ((opening, program), result) in enumerate(zip(outline.blocks, results, strict=True)):
             if result.status is Status.SANDBOX_FAILURE:
                 raise RuntimeError(
                     f"the sandbox failed while the teacher wrote for {problem.id}: {result.error_line}"
                 )
-            if plan.fault is Fault.FABRICATED_OUTPUT:
+            if outline.fault is Fault.FABRICATED_OUTPUT:
                 answer, forged = forge_output(result.stdout, answer, rng)
                 result = replace(result, stdout=forged)
-            elif plan.fault is Fault.WRONG_PROGRAM:
+            elif outline.fault is Fault.WRONG_PROGRAM:
                 answer = result.stdout.strip()
             feedback = self._rules.feedback(block, result)
             parts.append(f"{opening}\n{dialect.write_call(program)}{feedback}")
-        if plan.fault is Fault.WRONG_ANSWER:
+        if outline.fault is Fault.WRONG_ANSWER:
             answer = other_answer(answer, rng)
-        trace = "".join([*parts, plan.closing, "\n", dialect.write_answer(answer)])
-        return break_tags(trace, dialect, rng) if plan.fault is Fault.BROKEN_TAGS else trace
+        trace = "".join([*parts, outline.closing, "\n", dialect.write_answer(answer)])
+        return break_tags(trace, dialect, rng) if outline.fault is Fault.BROKEN_TAGS else trace

@@ -7,7 +7,7 @@ import pytest
 
 from data.gpus import find_gpu, gpu_of_memory
 from flows.commands.cli import main
-from flows.planning.layouts import GpuPlan, choose, make_plan, work_of
+from flows.planning.layouts import Layout, choose, lay_out, work_of
 from flows.planning.memory import GIB, GRAPHS
 from tasks.recipes import load_recipe
 
@@ -16,49 +16,49 @@ H100, H200 = int(79.6 * GIB), int(139.8 * GIB)
 
 def chosen(
     name: str, gpus: int, gpu: int, given: dict[str, Any] | None = None, staleness: int | None = None
-) -> list[GpuPlan]:
+) -> list[Layout]:
     recipe = load_recipe(name, given)
     return choose(recipe, gpus, gpu, gpu_of_memory(gpu / GIB), work_of(recipe), given or {}, staleness)
 
 
 def test_retool_fits_16_gpus_of_141_gib_where_as_written_it_does_not() -> None:
-    assert "rl start" in str(make_plan(load_recipe("retool"), 16, H200).refusal())
-    plans = chosen("retool", 16, H200)
-    assert {plan.name: plan.refusal() is None for plan in plans if not plan.sampling_gpus} == {
+    assert "rl start" in str(lay_out(load_recipe("retool"), 16, H200).refusal())
+    layouts = chosen("retool", 16, H200)
+    assert {layout.name: layout.refusal() is None for layout in layouts if not layout.sampling_gpus} == {
         "inside": False,
         "inside, offload": True,
         "inside, offload while sampling": True,
     }
-    plan = plans[0]
-    assert (plan.sampling_gpus, plan.offload) == (0, True)
-    assert plan.changes == {
+    layout = layouts[0]
+    assert (layout.sampling_gpus, layout.offload) == (0, True)
+    assert layout.changes == {
         "sft.optimizer.ranks": 16,
         "sft.optimizer.nodes": 2,
         "rl.optimizer.offload": True,
         "rl.optimizer.ranks": 16,
         "rl.optimizer.nodes": 2,
     }
-    assert load_recipe("retool", plan.changes).rl.optimizer.ranks == 16
-    assert 12 * plan.parameters * 2 / 2 < plan.host < 17 * plan.parameters * 2 / 2, (
+    assert load_recipe("retool", layout.changes).rl.optimizer.ranks == 16
+    assert 12 * layout.parameters * 2 / 2 < layout.host < 17 * layout.parameters * 2 / 2, (
         "policy and critic, two hosts"
     )
 
 
 def test_retool_fits_32_gpus_of_80_gib_with_offload_in_a_pool_alone() -> None:
-    plans = chosen("retool", 32, H100, {"rl.optimizer.offload": True})
-    assert plans[0].refusal() is None and all(plan.offload for plan in plans)
-    assert plans[0].sampling_gpus and plans[0].tensor_parallel > 1
-    assert all(plan.refusal() for plan in plans if not plan.sampling_gpus), (
+    layouts = chosen("retool", 32, H100, {"rl.optimizer.offload": True})
+    assert layouts[0].refusal() is None and all(layout.offload for layout in layouts)
+    assert layouts[0].sampling_gpus and layouts[0].tensor_parallel > 1
+    assert all(layout.refusal() for layout in layouts if not layout.sampling_gpus), (
         "32B and its trainer on one such GPU"
     )
 
 
 def test_evaluation_of_32b_does_not_fit_one_gpu_of_80_gib_and_two_hold_it() -> None:
     recipe = load_recipe("retool")
-    plan = make_plan(recipe, 32, H100)
-    evaluate = plan.phases[-1]
-    assert evaluate.name == "evaluate" and not plan.fits(evaluate)
-    assert evaluate.memory.sampler > 2 * plan.parameters + GRAPHS
+    layout = lay_out(recipe, 32, H100)
+    evaluate = layout.phases[-1]
+    assert evaluate.name == "evaluate" and not layout.fits(evaluate)
+    assert evaluate.memory.sampler > 2 * layout.parameters + GRAPHS
     pool = load_recipe(
         "retool",
         {
@@ -69,7 +69,7 @@ def test_evaluation_of_32b_does_not_fit_one_gpu_of_80_gib_and_two_hold_it() -> N
             "rl.sleep_sampler": False,
         },
     )
-    two = make_plan(pool, 32, H100)
+    two = lay_out(pool, 32, H100)
     assert two.fits(two.phases[-1]) and two.sampling_gpus == 8
 
 
@@ -90,19 +90,19 @@ def test_asynchronous_recipes_are_planned_by_asynchronous_steps() -> None:
     }
     recipe = load_recipe("retool_7b", written)
     kind, work = gpu_of_memory(H100 / GIB), work_of(recipe)
-    plans = choose(recipe, 8, H100, kind, work, {})
-    assert plans[0].sampling_gpus and plans[0].staleness == 2
-    assert not {"rl.staleness", "rl.update_in_flight"} & plans[0].changes.keys()
-    inside = [plan for plan in plans if not plan.sampling_gpus]
-    assert inside and all(plan.changes["rl.staleness"] == 0 for plan in inside)
-    assert all(plan.staleness == 0 for plan in choose(recipe, 8, H100, kind, work, {}, staleness=0))
+    layouts = choose(recipe, 8, H100, kind, work, {})
+    assert layouts[0].sampling_gpus and layouts[0].staleness == 2
+    assert not {"rl.staleness", "rl.update_in_flight"} & layouts[0].changes.keys()
+    inside = [layout for layout in layouts if not layout.sampling_gpus]
+    assert inside and all(layout.changes["rl.staleness"] == 0 for layout in inside)
+    assert all(layout.staleness == 0 for layout in choose(recipe, 8, H100, kind, work, {}, staleness=0))
 
 
 def test_what_is_given_holds_for_every_layout() -> None:
     given: dict[str, Any] = {"generation.placement": "pool", "rl.sleep_sampler": False}
     given["generation.gpu_memory_utilization"] = 0.8
-    plans = chosen("retool_7b", 8, H100, given)
-    assert all(plan.sampling_gpus and plan.share == int(0.8 * H100) for plan in plans)
+    layouts = chosen("retool_7b", 8, H100, given)
+    assert all(layout.sampling_gpus and layout.share == int(0.8 * H100) for layout in layouts)
     with pytest.raises(ValueError, match=r"no layout of 8 GPUs has rl\.optimizer\.ranks"):
         chosen("retool_7b", 8, H100, {"rl.optimizer.ranks": 7})
     with pytest.raises(ValueError, match="12 GPUs are no whole hosts of 8"):

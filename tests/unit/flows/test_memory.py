@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from benchmarks.random_work import config_of
 from data.models import ModelShape, load_models
 from flows.commands.cli import main
-from flows.planning.layouts import make_plan
+from flows.planning.layouts import lay_out
 from flows.planning.memory import (
     GIB,
     GRAPHS,
@@ -203,19 +203,19 @@ def test_logits_are_bounded_whatever_the_row() -> None:
 def test_production_recipes_fit_the_hardware_they_name(recipe: str, gpus: int, gpu: int) -> None:
     resolved = load_recipe(recipe)
     assert resolved.rl.optimizer.ranks == gpus
-    plan = make_plan(resolved, gpus, gpu)
-    assert plan.refusal() is None
-    smaller = make_plan(resolved, max(1, gpus // 8), gpu // 4)
+    layout = lay_out(resolved, gpus, gpu)
+    assert layout.refusal() is None
+    smaller = lay_out(resolved, max(1, gpus // 8), gpu // 4)
     assert smaller.refusal() is not None
 
 
 def test_adapters_fit_one_gpu_where_all_weights_would_not() -> None:
-    assert make_plan(load_recipe("torl_1_5b_lora"), 1, H100).refusal() is None
+    assert lay_out(load_recipe("torl_1_5b_lora"), 1, H100).refusal() is None
     recipe = load_recipe("retool_4b_lora")
     assert recipe.generation.max_response_tokens == 8192
-    assert make_plan(recipe, 1, H100).refusal() is None
+    assert lay_out(recipe, 1, H100).refusal() is None
     full = recipe.rl.model_copy(update={"optimizer": recipe.rl.optimizer.model_copy(update={"lora": None})})
-    refusal = make_plan(recipe.model_copy(update={"rl": full}), 1, H100).refusal()
+    refusal = lay_out(recipe.model_copy(update={"rl": full}), 1, H100).refusal()
     assert refusal is not None and "rl start takes" in refusal
 
 
@@ -240,14 +240,14 @@ def test_offloaded_states_free_memory_for_the_sampler() -> None:
         )
     assert away["rl start"].sampler == GRAPHS and away["rl update"] == there["rl update"]
     moved = there["rl sample"].total - away["rl sample"].total
-    hosts = [make_plan(load_recipe("retool", some), 32, H200).host for some in ({}, overrides)]
+    hosts = [lay_out(load_recipe("retool", some), 32, H200).host for some in ({}, overrides)]
     assert hosts[1] - hosts[0] == 8 * moved
     assert moved > 30 * load_models()["Qwen/Qwen2.5-32B-Instruct"].shape.num_parameters / 32
 
 
 def phases_of(recipe: str, gpus: int, gpu: int, overrides: dict[str, Any] | None = None) -> dict[str, Memory]:
-    plan = make_plan(load_recipe(recipe, overrides), gpus, gpu)
-    return {phase.name: phase.memory for phase in plan.phases}
+    layout = lay_out(load_recipe(recipe, overrides), gpus, gpu)
+    return {phase.name: phase.memory for phase in layout.phases}
 
 
 def test_the_start_beside_an_awake_sampler_counts_slices() -> None:

@@ -20,13 +20,13 @@ def test_rounds_get_their_own_settings(tmp_path: Path) -> None:
     reward.write_text("def score(responses): return [0.0] * len(responses)")
     orders: list[StageOrder] = []
 
-    def plan(order: StageOrder) -> StageResult:
+    def note(order: StageOrder) -> StageResult:
         orders.append(order)
         outputs = dict.fromkeys(("checkpoint", "rollouts", "trainer_state"), REF)
         return StageResult(outputs=outputs, metrics={})
 
     run = Run(
-        "x", load_recipe("tiny_lengths", {"rl.reward": f"{reward}:score"}), store=str(tmp_path), planner=plan
+        "x", load_recipe("tiny_lengths", {"rl.reward": f"{reward}:score"}), store=str(tmp_path), dry_run=note
     )
     for number in (1, 2, 3):
         rl(run, number, REF, REF)

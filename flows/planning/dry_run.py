@@ -2,8 +2,7 @@
 
     tirflow plan tiny --run demo [--set rl.rounds=3] [--json]
 
-Runs the pipeline itself with a planner in place of execution, so the plan requests the same stages as a run. Writes
-nothing.
+Calls the pipeline itself and answers its orders, so it lists the same stages as a run. Writes nothing.
 """
 
 import json
@@ -34,7 +33,7 @@ COLOURS = {"cached": "green", "will run": "yellow", "missing input": "red"}
 
 
 @dataclass(frozen=True, slots=True)
-class StagePlan:
+class StageOutlook:
     """What will happen to one stage."""
 
     label: str
@@ -43,12 +42,12 @@ class StagePlan:
 
 
 @dataclass(slots=True)
-class Planner:
-    """Answers stage orders in place of execution, and collects their plans."""
+class DryRun:
+    """Answers stage orders without running them, and collects what would happen to each stage."""
 
     store: Store
     record: RunRecord | None  # of the run so far
-    plans: list[StagePlan] = field(default_factory=list)
+    stages: list[StageOutlook] = field(default_factory=list)
 
     def __call__(self, order: StageOrder) -> StageResult:
         """The result of the same work if it was done, else a result with pending outputs."""
@@ -67,13 +66,13 @@ class Planner:
             return self._answer(order, "missing input", missing)
         done = None if waits else remembered(self.store.root, work.key)
         if done and all(self.store.exists(ref) for ref in done.outputs.values()):
-            self.plans.append(StagePlan(order.label, "cached", []))
+            self.stages.append(StageOutlook(order.label, "cached", []))
             return done
         reasons = ["its outputs are gone from the store"] if done else self._why(order.label, work.parts)
         return self._answer(order, "will run", reasons)
 
     def _answer(self, order: StageOrder, state: State, reasons: list[str]) -> StageResult:
-        self.plans.append(StagePlan(order.label, state, reasons))
+        self.stages.append(StageOutlook(order.label, state, reasons))
         return StageResult.model_construct(outputs=Pending(order.label), metrics={}, seconds=0.0)
 
     def _why(self, label: str, parts: dict[str, Any]) -> list[str]:
@@ -112,31 +111,31 @@ def remembered(store: str, key: str) -> StageResult | None:
     return StageResult.model_validate(results.read(key).result, from_attributes=True)
 
 
-def plan_work(recipe: Recipe, run: str, store: str) -> list[StagePlan]:
-    """The plan of a recipe under a run's name, in the order of the pipeline."""
+def outlook(recipe: Recipe, run: str, store: str) -> list[StageOutlook]:
+    """What will happen to each stage of a recipe under a run's name, in the order of the pipeline."""
     records = RunRecords(store)
     record = records.read(run) if check_name(run) in records.names() else None
-    planner = Planner(Store(store), record)
-    stages(Run(run, recipe, store=store, planner=planner))
-    return planner.plans
+    dry_run = DryRun(Store(store), record)
+    stages(Run(run, recipe, store=store, dry_run=dry_run))
+    return dry_run.stages
 
 
-def print_work_plan(recipe: Recipe, run: str, as_json: bool) -> int:
-    """Print the plan; exit code 2 if an input is missing. ValueError for a name or record that is none."""
-    plans = plan_work(recipe, run, store_uri())
+def print_dry_run(recipe: Recipe, run: str, as_json: bool) -> int:
+    """Print the outlook; exit code 2 if an input is missing. ValueError for a name or record that is none."""
+    found = outlook(recipe, run, store_uri())
     if as_json:
-        content = {"run": run, "stages": [asdict(plan) for plan in plans]}
+        content = {"run": run, "stages": [asdict(stage) for stage in found]}
         sys.stdout.write(json.dumps(content, indent=1) + "\n")
     else:
-        _show(plans, Console())
-    return 2 if any(plan.state == "missing input" for plan in plans) else 0
+        _show(found, Console())
+    return 2 if any(stage.state == "missing input" for stage in found) else 0
 
 
-def _show(plans: Sequence[StagePlan], console: Console) -> None:
+def _show(found: Sequence[StageOutlook], console: Console) -> None:
     table = Table(box=None, padding=(0, 1))
     for column in ("stage", "", "why"):
         table.add_column(column, overflow="fold")
-    for plan in plans:
-        state = f"[{COLOURS[plan.state]}]{plan.state}[/]"
-        table.add_row(plan.label, state, escape("\n".join(plan.reasons)))
+    for stage in found:
+        state = f"[{COLOURS[stage.state]}]{stage.state}[/]"
+        table.add_row(stage.label, state, escape("\n".join(stage.reasons)))
     console.print(table)

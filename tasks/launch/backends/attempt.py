@@ -1,7 +1,7 @@
-"""Execute a stage on a backend: scratch directory, lock, log, events, and an error that names the cause.
+"""One attempt at a stage on a backend: scratch directory, lock, log, events, and an error that names the cause.
 
 Knows nothing of Prefect. The scratch directory belongs to the request's content, so a killed stage finds its own
-checkpoints when the same request is executed again.
+checkpoints when the same request is run again.
 """
 
 import fcntl
@@ -40,7 +40,7 @@ class StageLost(StageFailed):
     """A stage ended through no fault of its own (container, engine or store went away) and may be tried again."""
 
 
-def execute(
+def run_on_backend(
     request: StageRequest,
     backend: Backend,
     log_path: Path,
@@ -65,7 +65,7 @@ def execute(
         except Away as away:
             raise StageLost(f"stage '{request.stage}': {away}") from None
         if found:
-            on_event({"event": "log", "message": "an earlier attempt still executes it; following that one"})
+            on_event({"event": "log", "message": "an earlier attempt still runs it; following that one"})
         with _stopping(stage, should_stop) as stopped:
             error = _follow(stage, log_path, on_event)
             ended = stage.wait()

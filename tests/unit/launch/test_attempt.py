@@ -1,4 +1,4 @@
-"""Executing a stage without Prefect: results, errors in one line, resumption, stopping, two runs of the same work."""
+"""An attempt at a stage without Prefect: results, errors in one line, resuming, stopping, two runs of the same work."""
 
 import json
 import os
@@ -9,8 +9,15 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tasks.launch.backends.attempt import (
+    Event,
+    StageFailed,
+    StageLost,
+    StageStopped,
+    parse_event,
+    run_on_backend,
+)
 from tasks.launch.backends.backend import Away
-from tasks.launch.backends.execute import Event, StageFailed, StageLost, StageStopped, execute, parse_event
 from tasks.launch.backends.process import ProcessBackend, RunningProcess
 from tasks.prepare.spec import PREPARE
 from tasks.recipes import load_recipe
@@ -54,7 +61,9 @@ def make_request(tmp_path: Path) -> StageRequest:
 def run(tmp_path: Path, script: str, fresh: bool = False) -> tuple[StageResult, list[Event]]:
     events: list[Event] = []
     backend = ScriptBackend(script)
-    return execute(make_request(tmp_path), backend, tmp_path / "log", events.append, fresh=fresh), events
+    return run_on_backend(
+        make_request(tmp_path), backend, tmp_path / "log", events.append, fresh=fresh
+    ), events
 
 
 def test_events_are_handed_on_and_everything_is_logged(tmp_path: Path) -> None:
@@ -113,7 +122,7 @@ def test_a_cancelled_run_stops_its_stage(tmp_path: Path) -> None:
     script = "print(json.dumps({'event': 'log', 'message': os.getpid()}), flush=True); time.sleep(600)"
     events: list[Event] = []
     with pytest.raises(StageStopped, match="cancelled"):
-        execute(
+        run_on_backend(
             make_request(tmp_path),
             ScriptBackend(script),
             tmp_path / "log",
@@ -132,11 +141,11 @@ def test_an_exception_in_the_flow_stops_the_stage(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        execute(make_request(tmp_path), ScriptBackend(script), tmp_path / "log", interrupt)
+        run_on_backend(make_request(tmp_path), ScriptBackend(script), tmp_path / "log", interrupt)
     assert not psutil.pid_exists(pids[0])
 
 
-def test_two_runs_of_the_same_work_execute_it_once(tmp_path: Path) -> None:
+def test_two_runs_of_the_same_work_do_it_once(tmp_path: Path) -> None:
     script = finish("open(request.parents[1] / 'count', 'a').write('x'); time.sleep(1)")
     results: list[StageResult] = []
     threads = [threading.Thread(target=lambda: results.append(run(tmp_path, script)[0])) for _ in range(3)]
@@ -177,7 +186,7 @@ def test_a_real_stage_runs_alike_by_hand_and_by_the_backend(tmp_path: Path) -> N
     request = make_request(tmp_path).model_copy(update={"stage": "prepare", "config": config})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "executable", str(interpreter(("tasks.prepare.main",))))
-        result = execute(request, ProcessBackend(), tmp_path / "log", lambda _: None)
+        result = run_on_backend(request, ProcessBackend(), tmp_path / "log", lambda _: None)
     assert result.metrics["train_problems"] == 9
     by_hand = tmp_path / "by_hand"
     by_hand.mkdir()
@@ -200,5 +209,5 @@ class AwayBackend(ScriptBackend):
 
 def test_a_silent_backend_is_retried(tmp_path: Path) -> None:
     with pytest.raises(StageLost, match=r"^stage 'sft': no engine answers; start one$"):
-        execute(make_request(tmp_path), AwayBackend(""), tmp_path / "log", lambda _: None)
+        run_on_backend(make_request(tmp_path), AwayBackend(""), tmp_path / "log", lambda _: None)
     assert run(tmp_path, finish())[0] == RESULT, "its scratch directory is free again"
