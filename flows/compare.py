@@ -8,6 +8,7 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
 from flows.publish import artifact_key
+from flows.start import note_record
 from tasks.launch import Run
 from tasks.recipes import resolve_recorded
 from tasks.report.spec import ReportConfig
@@ -34,6 +35,7 @@ def compare(before: str, after: str, into: str = "comparisons") -> ArtifactRef:
     record = records.read(after.partition("/")[0])
     recipe = resolve_recorded(record.recipe, {}, record.run, "report")
     records.begin(into, record.recipe)
+    note_record(into)
     label = f"{before}-{after}".replace("/", ".")
     result = comparison(Run(into, recipe), f"{before} and {after}", evaluations, label)
     location = Store(store_uri()).describe(result.outputs["report"])

@@ -17,7 +17,7 @@ from prefect.logging import get_run_logger
 
 from flows.compare import comparison
 from flows.night_page import Tonight, publish_night
-from flows.start import named_after
+from flows.start import named_after, note_record
 from flows.tagged import Subject, subjects
 from tasks.evaluate.task import evaluate
 from tasks.launch import Run
@@ -62,6 +62,7 @@ def nightly(
         force: evaluate again although this night has an evaluation.
     """
     tonight = Tonight(_day(day))
+    note_record(RECORD)
     found, tonight.failures = subjects(store_uri(), runs, days, tonight.day)
     if not found and not tonight.failures:
         raise ValueError(

@@ -10,6 +10,7 @@ from prefect.artifacts import create_markdown_artifact
 
 from flows.compare import comparison
 from flows.publish import artifact_key
+from flows.start import note_record
 from flows.tagged import label_of, recipe_of
 from tasks.evaluate.task import evaluate
 from tasks.launch import Run
@@ -50,6 +51,7 @@ def promote(
     label = label_of(record, checkpoint)
     candidate, sets = record.checkpoint(label), record.output("prepare", "evaluation_sets")
     job = Run(run, recipe_of(record))
+    note_record(run)
     evaluation = evaluate(job, STAGE_NAMES[label.partition("-")[0]], candidate, sets)
     reason = f"first to carry the tag '{tag}'"
     if holder is not None:

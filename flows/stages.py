@@ -2,19 +2,13 @@
 
     prefect deployment run sft/local -p run=demo -p overrides='{"sft.max_steps": 50}'
 
-`run` names the run whose recipe and inputs are used; `recipe` starts a new run instead. With `overrides`, which change
-recipe keys, the result is recorded under `into` (or `<run>-changed`). `inputs` replaces single inputs by references.
-`force` runs the stage again although its result exists.
+Parameters that all of them have are described in `forms.py`.
 """
 
-import inspect
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, ParamSpec, TypeVar
-
-from prefect import flow
+from typing import Any, Literal
 
 import tasks.evaluate.task
 import tasks.prepare.task
@@ -23,6 +17,7 @@ import tasks.rl.task
 import tasks.sft.task
 import tasks.synthesize.task
 from flows.compare import find_evaluation
+from flows.forms import Form, Refs, flow_of_stages
 from flows.orders import order_of
 from flows.publish import publish_report
 from flows.start import Inputs, rerun, take
@@ -34,40 +29,14 @@ from tasks.shared.artifacts import ArtifactRef
 from tasks.shared.rows.raw import PACKED, READERS
 from tasks.shared.runs.record import RunRecord, RunRecords
 
-Refs = dict[str, ArtifactRef]
-Overrides = dict[str, Any]
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-ARGUMENTS = {
-    "run": "the run whose recipe and inputs are taken.",
-    "recipe": "start a new run with this recipe instead.",
-    "overrides": 'keys of the recipe and their values, such as {"sft.max_steps": 50}.',
-    "inputs": "references in place of single inputs.",
-    "into": "name under which the outcome is recorded; `<run>-changed` if overrides change something.",
-    "force": "run again although the same work has been done.",
-}
 PROBLEMS: Inputs = {"problems": ("prepare", "problems")}
 EVALUATION_SETS: Inputs = {"evaluation_sets": ("prepare", "evaluation_sets")}
 
 
-def shares_arguments(function: Callable[P, R]) -> Callable[P, R]:
-    """Add ARGUMENTS to the docstring of a flow, from which Prefect's UI describes its parameters."""
-    text = inspect.cleandoc(function.__doc__ or "")
-    text += "" if "\nArgs:" in text else "\n\nArgs:"
-    taken = [name for name in inspect.signature(function).parameters if name in ARGUMENTS]
-    function.__doc__ = "\n".join([text, *(f"    {name}: {ARGUMENTS[name]}" for name in taken)])
-    return function
-
-
-@flow(name="prepare", flow_run_name="prepare-{run}")
-@shares_arguments
-def prepare(
-    run: str = "", recipe: str = "", overrides: Overrides | None = None, into: str = "", force: bool = False
-) -> Refs:
+@flow_of_stages("prepare-{run}", without="inputs")
+def prepare(form: Form) -> Refs:
     """Base model and problem sets."""
-    current, _ = rerun(("prepare",), run, recipe, overrides or {}, into, force)
+    current, _ = rerun(form, "prepare")
     prepared = tasks.prepare.task.prepare(current)
     return {
         "checkpoint": prepared.checkpoint,
@@ -76,18 +45,8 @@ def prepare(
     }
 
 
-@flow(name="synthesize", flow_run_name="synthesize-{run}")
-@shares_arguments
-def synthesize(
-    run: str = "",
-    recipe: str = "",
-    overrides: Overrides | None = None,
-    inputs: Refs | None = None,
-    responses: str = "",
-    pass_rates: str = "",
-    into: str = "",
-    force: bool = False,
-) -> Refs:
+@flow_of_stages("synthesize-{run}")
+def synthesize(form: Form, responses: str = "", pass_rates: str = "") -> Refs:
     """Traces of a teacher, every code block verified.
 
     Args:
@@ -95,72 +54,36 @@ def synthesize(
         pass_rates: the difficulty of each problem: `<run>/rl-<number>`, the rollouts of that round, or `<run>/<name>`,
             an evaluation of the training problems.
     """
-    current, record = rerun(("synthesize",), run, recipe, overrides or {}, into, force)
+    current, record = rerun(form, "synthesize")
     sources = PROBLEMS | EVALUATION_SETS
     if current.recipe.synthesize.mode == "bootstrap":
         sources["checkpoint"] = _cold_start(current)
-    taken = take(record, sources, inputs or {})
+    taken = take(record, sources, form.inputs)
     if responses:
         taken["responses"] = RunRecords(current.store).read(responses).output("synthesize", "responses")
     if pass_rates:
         taken["pass_rates"] = _pass_rates(RunRecords(current.store), pass_rates)
-    traces = tasks.synthesize.task.synthesize(
-        current,
-        taken["problems"],
-        taken["evaluation_sets"],
-        taken.get("checkpoint"),
-        taken.get("responses"),
-        taken.get("pass_rates"),
-    )
-    return {"traces": traces}
+    return {"traces": tasks.synthesize.task.synthesize(current, **taken)}
 
 
-@flow(name="sft", flow_run_name="sft-{run}")
-@shares_arguments
-def sft(
-    run: str = "",
-    recipe: str = "",
-    overrides: Overrides | None = None,
-    inputs: Refs | None = None,
-    into: str = "",
-    force: bool = False,
-) -> Refs:
+@flow_of_stages("sft-{run}")
+def sft(form: Form) -> Refs:
     """A checkpoint fine-tuned on traces."""
-    current, record = rerun(("sft",), run, recipe, overrides or {}, into, force)
+    current, record = rerun(form, "sft")
     sources: Inputs = {"checkpoint": ("prepare", "checkpoint"), "traces": ("synthesize", "traces")}
-    taken = take(record, sources, inputs or {})
-    return {"checkpoint": tasks.sft.task.sft(current, taken["checkpoint"], taken["traces"])}
+    return {"checkpoint": tasks.sft.task.sft(current, **take(record, sources, form.inputs))}
 
 
-@flow(name="rl", flow_run_name="rl-{run}-{number}")
-@shares_arguments
-def rl(
-    run: str = "",
-    number: int = 1,
-    recipe: str = "",
-    overrides: Overrides | None = None,
-    inputs: Refs | None = None,
-    into: str = "",
-    force: bool = False,
-) -> Refs:
+@flow_of_stages("rl-{run}-{number}")
+def rl(form: Form, number: int = 1) -> Refs:
     """One RL round, which continues the round before.
 
     Args:
         number: of the round, from 1.
     """
-    current, record = rerun(("rl",), run, recipe, overrides or {}, into, force)
-    policy = (f"rl-{number - 1}", "checkpoint") if number > 1 else _cold_start(current)
-    sources: Inputs = {"checkpoint": policy, **PROBLEMS}
-    if number > 1:
-        sources["trainer_state"] = (f"rl-{number - 1}", "trainer_state")
-    if current.recipe.rl.kl_coefficient or current.recipe.rl.optimizer.lora:
-        sources["reference"] = _cold_start(current)
-    if current.recipe.rl.evaluate_every_steps:
-        sources |= EVALUATION_SETS
-    before = record.stages.get(f"rl-{number - 1}")
-    if current.recipe.rl.keep == "best" and before and "best" in before.outputs:
-        sources["best"] = (f"rl-{number - 1}", "best")
-    result = tasks.rl.task.rl(current, number, **take(record, sources, inputs or {}))
+    current, record = rerun(form, "rl")
+    sources = inputs_of_round(current, record, number)
+    result = tasks.rl.task.rl(current, number, **take(record, sources, form.inputs))
     return {
         "checkpoint": result.checkpoint,
         "rollouts": result.rollouts,
@@ -168,40 +91,24 @@ def rl(
     }
 
 
-@flow(name="again", flow_run_name="again-{run}-{label}")
-@shares_arguments
-def again(
-    run: str = "",
-    label: str = "",
-    overrides: Overrides | None = None,
-    inputs: Refs | None = None,
-    into: str = "",
-    force: bool = False,
-) -> Refs:
+@flow_of_stages("again-{run}-{label}", without="recipe")
+def again(form: Form, label: str = "") -> Refs:
     """Any stage of a run's pipeline by itself.
 
     Args:
         label: of the stage in the run's record, such as sft, rl-2 or evaluate-rl.
     """
-    current, record = rerun((label.partition("-")[0],), run, "", overrides or {}, into, force)
+    current, record = rerun(form, label.partition("-")[0])
     order, sources = order_of(current, label)
-    taken = order.inputs | take(record, sources, inputs or {})
+    taken = order.inputs | take(record, sources, form.inputs)
     as_ordered = replace(current, recipe=Recipe.model_validate(order.recipe))
     spec = find_stage(order.stage)
     return run_stage(as_ordered, spec, taken, label, order.seed_label, order.files).outputs
 
 
-@flow(name="evaluate", flow_run_name="evaluate-{run}-{checkpoint}")
-@shares_arguments
+@flow_of_stages("evaluate-{run}-{checkpoint}")
 def evaluate(
-    run: str = "",
-    checkpoint: Literal["base", "sft", "rl"] = "rl",
-    problems: list[str] | None = None,
-    recipe: str = "",
-    overrides: Overrides | None = None,
-    inputs: Refs | None = None,
-    into: str = "",
-    force: bool = False,
+    form: Form, checkpoint: Literal["base", "sft", "rl"] = "rl", problems: list[str] | None = None
 ) -> Refs:
     """Scores of one checkpoint, with intervals.
 
@@ -209,25 +116,23 @@ def evaluate(
         checkpoint: which checkpoint of the run.
         problems: files with columns problem and answer, by absolute path, in place of the recipe's sets.
     """
-    changes = (overrides or {}) | ({"data.evaluation": _problem_sections(problems)} if problems else {})
-    worked = ("prepare", "evaluate") if problems else ("evaluate",)
-    current, record = rerun(worked, run, recipe, changes, into, force)
-    sources: Inputs = {"checkpoint": checkpoint_of(record, checkpoint)}
-    given = inputs or {}
+    given = form.inputs or {}
     if problems:
+        own_sets = {"data.evaluation": _problem_sections(problems)}
+        current, record = rerun(
+            replace(form, overrides=(form.overrides or {}) | own_sets), "prepare", "evaluate"
+        )
         given = {"evaluation_sets": tasks.prepare.task.prepare(current).evaluation_sets, **given}
-    taken = take(record, sources | EVALUATION_SETS, given)
-    evaluation = tasks.evaluate.task.evaluate(
-        current, checkpoint, taken["checkpoint"], taken["evaluation_sets"]
-    )
-    return {"evaluation": evaluation}
+    else:
+        current, record = rerun(form, "evaluate")
+    sources = EVALUATION_SETS | {"checkpoint": checkpoint_of(record, checkpoint)}
+    return {"evaluation": tasks.evaluate.task.evaluate(current, checkpoint, **take(record, sources, given))}
 
 
-@flow(name="report", flow_run_name="report-{run}")
-@shares_arguments
-def report(run: str = "", overrides: Overrides | None = None, into: str = "", force: bool = False) -> Refs:
+@flow_of_stages("report-{run}", without="recipe inputs")
+def report(form: Form) -> Refs:
     """The report of what a run has finished so far."""
-    current, record = rerun(("report",), run, "", overrides or {}, into, force)
+    current, record = rerun(form, "report")
     outputs = {
         f"rollouts_{label.removeprefix('rl-')}": stage.outputs["rollouts"]
         for label, stage in record.stages.items()
@@ -258,6 +163,21 @@ def checkpoint_of(record: RunRecord, which: str) -> tuple[str, str]:
     label = label_of(record, which)
     kept = record.stages[label].outputs if label in record.stages else {}
     return label, "best" if "best" in kept else "checkpoint"
+
+
+def inputs_of_round(run: Run, record: RunRecord, number: int) -> Inputs:
+    """The sources of what an RL round reads, also of one beyond the pipeline's last."""
+    config, before = run.in_round(number).recipe.rl, f"rl-{number - 1}"
+    sources = PROBLEMS | {"checkpoint": (before, "checkpoint") if number > 1 else _cold_start(run)}
+    if number > 1:
+        sources["trainer_state"] = (before, "trainer_state")
+    if config.kl_coefficient or config.optimizer.lora:
+        sources["reference"] = _cold_start(run)
+    if config.evaluate_every_steps:
+        sources |= EVALUATION_SETS
+    if config.keep == "best" and before in record.stages and "best" in record.stages[before].outputs:
+        sources["best"] = (before, "best")
+    return sources
 
 
 def _pass_rates(records: RunRecords, name: str) -> ArtifactRef:

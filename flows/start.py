@@ -4,17 +4,19 @@ from collections.abc import Callable
 from typing import Any
 
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext
 from prefect.runtime import flow_run as this_run
 
+from flows.forms import Form, Refs
 from tasks.launch import Run, require_runnable
 from tasks.recipes import key_by_key, load_recipe, resolve_recorded
 from tasks.rl.spec import round_of
-from tasks.shared.artifacts import ArtifactRef
 from tasks.shared.contract.documents import check_name
 from tasks.shared.contract.environment import store_uri
 from tasks.shared.runs.record import RunRecord, RunRecords
 
+RECORD = "tirflow.record"  # label of a flow run: the record that has its stages
 Inputs = dict[str, tuple[str, str]]  # input -> (label of the stage that made it, name of its output)
 
 
@@ -35,12 +37,11 @@ def start(recipe: str, run: str, overrides: dict[str, Any], force: bool) -> Run:
     require_runnable(job)
     written = resolved.model_dump(mode="json")
     RunRecords(job.store).begin(job.name, written, is_gone=_beyond(written))
+    note_record(job.name)
     return job
 
 
-def rerun(
-    stages: tuple[str, ...], run: str, recipe: str, overrides: dict[str, Any], into: str, force: bool
-) -> tuple[Run, RunRecord]:
+def rerun(form: Form, *stages: str) -> tuple[Run, RunRecord]:
     """Begin single `stages`: with the recipe and the inputs of `run`, or with a recipe for a new run.
 
     With overrides the outcome is recorded under another name, `into` or `<run>-changed`, so that the record of `run`
@@ -48,29 +49,31 @@ def rerun(
     other stages and, if nothing is changed, its recipe. Returns the run and the record from which inputs are taken.
     ValueError if there is no such record.
     """
-    records = RunRecords(store_uri())
-    if recipe and run not in records.names():
-        job = start(recipe, run, overrides, force)
-        return job, records.read(job.name)
+    records, run, overrides = RunRecords(store_uri()), form.run, form.overrides or {}
+    if form.recipe and run not in records.names():
+        begun = start(form.recipe, run, overrides, form.force)
+        return begun, records.read(begun.name)
     record = records.read(run)
     overrides = _with_deployments_own(overrides)
-    if recipe:
-        resolved = load_recipe(recipe, overrides)
+    if form.recipe:
+        resolved = load_recipe(form.recipe, overrides)
         changed = resolved.model_dump(mode="json") != record.recipe
     else:
         resolved = resolve_recorded(record.recipe, overrides, run, *stages)
         changed = resolved != resolve_recorded(record.recipe, {}, run, *stages)
-    name = check_name(into or (f"{run}-changed" if changed else run))
+    name = check_name(form.into or (f"{run}-changed" if changed else run))
     written = resolved.model_dump(mode="json") if changed else record.recipe
-    if into in records.names() and not changed:
-        written = records.read(into).recipe
+    if form.into in records.names() and not changed:
+        written = records.read(form.into).recipe
     taken = record.stages if name != run else None
-    records.begin(name, written, taken, keeps=bool(into), is_gone=_beyond(written))
-    return Run(name, resolved, force), record
+    records.begin(name, written, taken, keeps=bool(form.into), is_gone=_beyond(written))
+    note_record(name)
+    return Run(name, resolved, form.force), record
 
 
-def take(record: RunRecord, wanted: Inputs, given: dict[str, ArtifactRef]) -> dict[str, ArtifactRef]:
+def take(record: RunRecord, wanted: Inputs, given: Refs | None = None) -> Refs:
     """Every input of `wanted`: the given reference, or else the one in the run's record."""
+    given = given or {}
     unknown = sorted(set(given) - set(wanted))
     if unknown:
         raise ValueError(f"inputs: this stage has no input '{unknown[0]}'; it takes {', '.join(wanted)}")
@@ -84,13 +87,24 @@ def _beyond(recipe: dict[str, Any]) -> Callable[[str], bool]:
     return lambda label: round_of(label) > last
 
 
+def note_record(name: str) -> None:
+    """Label this flow run with its record, by which whoever follows it finds logs and scores."""
+    if (flow_run := _flow_run()) is not None:
+        with get_client(sync_client=True) as client:
+            client.update_flow_run_labels(flow_run.id, {RECORD: name})
+
+
+def _flow_run() -> FlowRun | None:
+    context = FlowRunContext.get()
+    return context.flow_run if context else None
+
+
 def _with_deployments_own(overrides: dict[str, Any]) -> dict[str, Any]:
     """The overrides of this flow run's deployment, and over them those of the run.
 
     Prefect would replace the deployment's parameter by the run's.
     """
-    context = FlowRunContext.get()
-    flow_run = context.flow_run if context else None
+    flow_run = _flow_run()
     if flow_run is None or flow_run.deployment_id is None:
         return overrides
     with get_client(sync_client=True) as client:

@@ -26,7 +26,9 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.commands.parameters import check_parameters
+from flows.start import RECORD
 from tasks.launch.backends.attempt import Event, parse_event
+from tasks.shared.contract.environment import home
 
 POLL_S = 0.5
 LINE_S = 30.0  # longest time between two lines without a terminal
@@ -43,6 +45,7 @@ class Outcome:
     state: str  # COMPLETED, FAILED, ...
     message: str
     seconds: float  # from start to end, by the server's clock
+    record: str = ""  # the record that has its stages; none before the flow has begun one
     failed: tuple[tuple[str, str], ...] = ()  # stages that failed, with the cause
 
 
@@ -62,9 +65,9 @@ def start_run(api_url: str, deployment: str, parameters: dict[str, Any]) -> UUID
         return client.create_flow_run_from_deployment(found.id, parameters=parameters).id
 
 
-def follow(api_url: str, flow_run: UUID, logs: Path, console: Console) -> Outcome:
-    """Show the run until it has ended. `logs` is the folder of its stages' logs."""
-    with SyncPrefectClient(api_url) as client, _shown(console, logs) as show:
+def follow(api_url: str, flow_run: UUID, console: Console) -> Outcome:
+    """Show the run until it has ended."""
+    with SyncPrefectClient(api_url) as client, _shown(console) as show:
         while True:
             run, stages = client.read_flow_run(flow_run), _stages(client, flow_run)
             show(run, stages)
@@ -72,14 +75,19 @@ def follow(api_url: str, flow_run: UUID, logs: Path, console: Console) -> Outcom
                 break
             time.sleep(POLL_S)
     if not console.is_terminal:
-        console.print(_table(run, stages, logs))
+        console.print(_table(run, stages))
     failed = tuple(
         (stage.name, reason_of(stage))
         for stage in stages
         if stage.state is not None and (stage.state.is_failed() or stage.state.is_crashed())
     )
     seconds = run.total_run_time.total_seconds()
-    return Outcome(run.state.type.value, reason_of(run), seconds, failed)
+    return Outcome(run.state.type.value, reason_of(run), seconds, str(run.labels.get(RECORD, "")), failed)
+
+
+def logs_of(run: FlowRun) -> Path:
+    """The folder of its stages' logs, where they ran on this host."""
+    return home() / "logs" / str(run.labels.get(RECORD, ""))
 
 
 def reason_of(run: FlowRun | TaskRun) -> str:
@@ -89,21 +97,20 @@ def reason_of(run: FlowRun | TaskRun) -> str:
 
 
 @contextmanager
-def _shown(console: Console, logs: Path) -> Iterator[Callable[[FlowRun, list[TaskRun]], None]]:
+def _shown(console: Console) -> Iterator[Callable[[FlowRun, list[TaskRun]], None]]:
     """Yield a function that shows the current state of a run: a table in a terminal, else lines."""
     if not console.is_terminal:
-        yield Lines(console, logs).show
+        yield Lines(console).show
         return
     with Live(console=console, refresh_per_second=4) as live:
-        yield lambda run, stages: live.update(_table(run, stages, logs))
+        yield lambda run, stages: live.update(_table(run, stages))
 
 
 class Lines:
     """Shows a run in lines: when a stage begins or ends, and every `LINE_S` seconds the progress of running stages."""
 
-    def __init__(self, console: Console, logs: Path, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         self._console = console
-        self._logs = logs
         self._clock = clock
         self._known: dict[str, str] = {}  # stage -> its state when it was last shown
         self._shown = clock()
@@ -117,7 +124,7 @@ class Lines:
         self._known = {stage.name: stage.state_name or "" for stage in stages}
         self._shown = self._clock()
         for stage in new or running:
-            self._print(run, stage.name, _line(stage, self._logs))
+            self._print(run, stage.name, _line(stage, logs_of(run)))
         if not new and not running:
             self._print(run, "", run.state_name or "")
 
@@ -148,10 +155,10 @@ def _stages(client: SyncPrefectClient, flow_run: UUID) -> list[TaskRun]:
     return client.read_task_runs(flow_run_filter=own, sort=TaskRunSort.EXPECTED_START_TIME_ASC)
 
 
-def _table(run: FlowRun, stages: list[TaskRun], logs: Path) -> Group:
+def _table(run: FlowRun, stages: list[TaskRun]) -> Group:
     table = Table(box=None, padding=(0, 1), show_header=False)
     for stage in stages:
-        table.add_row(*_row(stage, logs))
+        table.add_row(*_row(stage, logs_of(run)))
     title = Text(f"{run.name}: {run.state_name}  {_seconds(run):.0f} s")
     return Group(title, table)
 

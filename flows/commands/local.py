@@ -3,7 +3,6 @@
 import json
 import shlex
 from collections.abc import Mapping
-from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -99,11 +98,9 @@ def _promote(api_url: str, console: Console) -> int:
 
     record, holder = RunRecords(store_uri()).read(DEMO_RUN), Tags(store_uri()).current(PROMOTED)
     if holder is None or holder.checkpoint != record.checkpoint(latest_label(record) or "prepare"):
-        flow_run = start_run(api_url, "promote/promote", {"run": DEMO_RUN})
-        logs = home() / "logs" / DEMO_RUN
-        outcome = follow(api_url, flow_run, logs, console)
+        outcome = follow(api_url, start_run(api_url, "promote/promote", {"run": DEMO_RUN}), console)
         if outcome.state != "COMPLETED":
-            console.print(failure(outcome, logs, "make demo"), soft_wrap=True)
+            console.print(failure(outcome, "make demo"), soft_wrap=True)
             return 1
     return 0
 
@@ -113,34 +110,24 @@ def _run_and_follow(
 ) -> int:
     """Start and follow a run. Returns the exit code. `command` continues the run if it fails."""
     flow_run = start_run(api_url, deployment, parameters)
-    name = record_name(deployment, parameters)
     try:
-        outcome = follow(api_url, flow_run, home() / "logs" / name, console)
+        outcome = follow(api_url, flow_run, console)
     except KeyboardInterrupt:
         cancel(api_url, flow_run)
         raise
-    _show(outcome, name, command, console)
+    _show(outcome, command, console)
     console.print(
         f"{api_url.removesuffix('/api')}/runs/flow-run/{flow_run}   {outcome.seconds:.0f} s", soft_wrap=True
     )
     return 0 if outcome.state == "COMPLETED" else 1
 
 
-def record_name(deployment: str, parameters: Mapping[str, object]) -> str:
-    """Return the name of the record of a deployment run. A stage with changed values has a record of its own."""
-    flow, _, recipe = deployment.partition("/")
-    run = str(parameters.get("run") or recipe)
-    changed = parameters.get("overrides") or parameters.get("problems")
-    own_name = f"{run}-bootstrap" if flow == "bootstrap" else f"{run}-changed" if changed else run
-    return str(parameters.get("into") or (run if flow == "train" else own_name))
-
-
-def _show(outcome: Outcome, name: str, command: str, console: Console) -> None:
+def _show(outcome: Outcome, command: str, console: Console) -> None:
     """Print the scores and the path of the report; for a failed run the stage, the cause and its log."""
     if outcome.state != "COMPLETED":
-        console.print(failure(outcome, home() / "logs" / name, command), soft_wrap=True)
-    elif name in RunRecords(store_uri()).names():
-        record = RunRecords(store_uri()).read(name)
+        console.print(failure(outcome, command), soft_wrap=True)
+    elif outcome.record in RunRecords(store_uri()).names():
+        record = RunRecords(store_uri()).read(outcome.record)
         reported = record.stages.get("report")
         if rows := scores_of(record):
             console.print(score_table(rows, reported.metrics if reported else {}))
@@ -149,11 +136,11 @@ def _show(outcome: Outcome, name: str, command: str, console: Console) -> None:
             console.print(f"report: {place}/report.html", soft_wrap=True)
 
 
-def failure(outcome: Outcome, logs: Path, command: str) -> Text:
+def failure(outcome: Outcome, command: str) -> Text:
     """Describe a run that did not complete: stage, cause, log, and the command that continues it."""
     lines = [(outcome.state.lower(), outcome.message)] if not outcome.failed else []
     for stage, cause in outcome.failed:
-        log = logs / f"{stage}.log"
+        log = home() / "logs" / outcome.record / f"{stage}.log"
         lines += [("stage", stage), ("why", cause or outcome.message)]
         lines += [("log", str(log))] if log.is_file() else []
     lines.append(("go on", f"{command}    (finished stages are reused)"))

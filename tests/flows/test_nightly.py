@@ -17,6 +17,7 @@ import pytest
 from flows.compare import find_evaluation
 from flows.server import cluster
 from flows.server.deployments import ROOT
+from flows.start import RECORD
 from tasks.prepare.tiny_model import make_tiny_checkpoint
 from tasks.recipes import load_recipe
 from tasks.shared.artifacts import ArtifactRef, Provenance
@@ -194,7 +195,8 @@ def test_the_gate_keeps_the_tag(prefect: Prefect, promoted: dict[str, Any]) -> N
 
 def test_two_evaluations_are_compared(prefect: Prefect, drop: Nightly, quiet: Nightly) -> None:
     first, second = f"nightly/{SUBJECT}-2026-11-02", "nightly/promoted-2026-11-03"
-    prefect.run("compare/compare", before=first, after=second)
+    ran = prefect.run("compare/compare", before=first, after=second)
+    assert ran["labels"][RECORD] == "comparisons"
     record = prefect.record("comparisons")
     (stage,) = record.stages.values()
     assert stage.metrics[f"held_out/{second}-{first}"] == 0.0

@@ -1,6 +1,6 @@
 """The pipeline on a real server with real stages: killed, run again beside a collection, planned, forced, scheduled.
 
-One run is carried through the tests of this file in order: each takes up where the one before it left the store.
+One run is carried through the tests of this file in order; each also passes alone, since fixtures make what it needs.
 """
 
 import json
@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pandas
 import pytest
@@ -22,6 +23,7 @@ import pytest
 from flows.planning.dry_run import StageOutlook, outlook
 from flows.server import cluster
 from flows.server.deployments import ROOT
+from flows.start import RECORD
 from tasks.recipes import load_recipe
 from tasks.shared.artifacts import ArtifactRef, Provenance, Store
 from tasks.shared.artifacts.lineage import lineage
@@ -78,16 +80,26 @@ def collected_all_the_while(store: Store) -> Iterator[Counter[str]]:
         sweeper.join()
 
 
-def test_the_next_run_reuses_what_finished_and_resumes_what_was_killed(prefect: Prefect, killed: int) -> None:
-    """A collection beside it, five a second, that spares nothing for its youth takes only what nobody wants."""
+@pytest.fixture(scope="module")
+def finished(prefect: Prefect, killed: int) -> dict[str, Any]:
+    """The pipeline, run again to its end; the flow run.
+
+    A collection beside it, five a second, that spares nothing for its youth takes only what nobody wants.
+    """
     rubbish = make_rubbish(prefect.store)
     with collected_all_the_while(prefect.store) as collections:
         again = prefect.run("train/tiny", run=RUN, overrides=OVERRIDES)
     assert collections.total() > 20 and not prefect.store.exists(rubbish)
+    return again
+
+
+def test_the_next_run_reuses_what_finished_and_resumes_what_was_killed(
+    prefect: Prefect, killed: int, finished: dict[str, Any]
+) -> None:
     for stage in prefect.record(RUN).stages.values():
         for ref in (*stage.inputs.values(), *stage.outputs.values()):
             prefect.store.fetch(ref)
-    states = prefect.stages(again)
+    states = prefect.stages(finished)
     assert {states["prepare"], states["synthesize"]} == {"Cached"}
     assert {states[label] for label in ("sft", "rl-1", "evaluate-rl", "report")} == {"Completed"}
     assert [prefect.starts(RUN, label) for label in ("prepare", "synthesize", "sft", "rl-1")] == [
@@ -105,7 +117,7 @@ def test_the_next_run_reuses_what_finished_and_resumes_what_was_killed(prefect: 
     assert len(metrics.read_text().splitlines()) == OVERRIDES["sft.max_steps"]
 
 
-def test_a_score_is_walked_back_to_the_problems(prefect: Prefect, killed: int) -> None:
+def test_a_score_is_walked_back_to_the_problems(prefect: Prefect, finished: dict[str, Any]) -> None:
     found = lineage(prefect.store, prefect.record(RUN).output("evaluate-rl", "evaluation"))
     kinds = {ref.kind for ref in found}
     assert {"evaluation", "checkpoint", "traces", "problems", "evaluation_sets"} <= kinds
@@ -118,14 +130,16 @@ def test_a_score_is_walked_back_to_the_problems(prefect: Prefect, killed: int) -
     }
 
 
-def test_people_find_scores_and_places_in_the_server(prefect: Prefect, killed: int) -> None:
+def test_people_find_scores_and_places_in_the_server(prefect: Prefect, finished: dict[str, Any]) -> None:
     artifacts = {artifact["key"]: artifact for artifact in prefect.filter("artifacts", {})}
     assert artifacts[f"{RUN}-scores"]["type"] == "table"
     assert "report.html" in artifacts[f"{RUN}-run"]["data"]
     assert artifacts[f"{RUN}-sft"]["type"] == "progress"
 
 
-def test_one_stage_by_its_deployment_with_changed_parameters(prefect: Prefect, killed: int) -> None:
+def test_one_stage_by_its_deployment_with_changed_parameters(
+    prefect: Prefect, finished: dict[str, Any]
+) -> None:
     before = prefect.record(RUN)
     change = as_json({"sft.max_steps": 3})
     done = prefect.cli(
@@ -148,30 +162,32 @@ def test_one_stage_by_its_deployment_with_changed_parameters(prefect: Prefect, k
     ],
 )
 def test_a_stage_by_itself_takes_the_runs_own_inputs(
-    prefect: Prefect, killed: int, deployment: str, parameters: dict[str, object], label: str
+    prefect: Prefect, finished: dict[str, Any], deployment: str, parameters: dict[str, object], label: str
 ) -> None:
     before = prefect.record(RUN)
-    assert prefect.stages(prefect.run(deployment, run=RUN, **parameters)) == {label: "Cached"}
+    ran = prefect.run(deployment, run=RUN, **parameters)
+    assert prefect.stages(ran) == {label: "Cached"} and ran["labels"][RECORD] == RUN
     assert prefect.record(RUN).stages[label].outputs == before.stages[label].outputs
 
 
-def test_force_runs_what_was_done_and_gives_the_same(prefect: Prefect, killed: int) -> None:
+def test_force_runs_what_was_done_and_gives_the_same(prefect: Prefect, finished: dict[str, Any]) -> None:
     before = prefect.record(RUN).stages["prepare"].outputs
-    assert prefect.starts(RUN, "prepare") == 1
+    starts = prefect.starts(RUN, "prepare")
     prefect.run("prepare/local", run=RUN, force=True)
-    assert prefect.starts(RUN, "prepare") == 2
+    assert prefect.starts(RUN, "prepare") == starts + 1
     assert prefect.record(RUN).stages["prepare"].outputs == before
 
 
 def test_of_a_finished_pipeline_what_was_deleted_is_made_again_and_nothing_else(
-    prefect: Prefect, killed: int
+    prefect: Prefect, finished: dict[str, Any]
 ) -> None:
     before = prefect.record(RUN)
+    starts = {label: prefect.starts(RUN, label) for label in ("synthesize", "sft")}
     traces = before.output("synthesize", "traces")
     shutil.rmtree(prefect.store.fetch(traces))
     again = prefect.run("train/tiny", run=RUN, overrides=OVERRIDES)
-    assert prefect.starts(RUN, "synthesize") == 2
-    assert prefect.starts(RUN, "sft") == 2
+    assert prefect.starts(RUN, "synthesize") == starts["synthesize"] + 1
+    assert prefect.starts(RUN, "sft") == starts["sft"]
     assert {state for label, state in prefect.stages(again).items() if label != "synthesize"} == {"Cached"}
     assert {label: stage.outputs for label, stage in prefect.record(RUN).stages.items()} == {
         label: stage.outputs for label, stage in before.stages.items()
@@ -180,13 +196,14 @@ def test_of_a_finished_pipeline_what_was_deleted_is_made_again_and_nothing_else(
 
 
 def test_problem_files_are_evaluated_through_the_same_deployment(
-    prefect: Prefect, killed: int, tmp_path: Path
+    prefect: Prefect, finished: dict[str, Any], tmp_path: Path
 ) -> None:
     path = tmp_path / "mine.jsonl"
     path.write_text(
         '{"problem": "What is 2 plus 3?", "answer": 5}\n{"problem": "What is 4 times 3?", "answer": "12"}\n'
     )
-    prefect.run("evaluate/local", run=RUN, checkpoint="sft", problems=[str(path)], into="mine")
+    ran = prefect.run("evaluate/local", run=RUN, checkpoint="sft", problems=[str(path)], into="mine")
+    assert ran["labels"][RECORD] == "mine"
     record = prefect.record("mine")
     assert record.stages["evaluate-sft"].metrics["mine/problems"] == 2
     samples = pandas.read_parquet(
@@ -195,7 +212,9 @@ def test_problem_files_are_evaluated_through_the_same_deployment(
     assert set(samples["answer"]) == {"5", "12"}
 
 
-def test_a_schedule_by_rounds_changes_what_each_round_may_do(prefect: Prefect, killed: int) -> None:
+def test_a_schedule_by_rounds_changes_what_each_round_may_do(
+    prefect: Prefect, finished: dict[str, Any]
+) -> None:
     """Everything before RL is the run's; only the rounds differ."""
     short = {"generation": {"max_response_tokens": 16}, "traces": {"max_calls": 1}}
     run = prefect.run("train/tiny_lengths", run="lengths", overrides=OVERRIDES | {"rl.rounds": [short, {}]})
@@ -211,7 +230,7 @@ def test_a_schedule_by_rounds_changes_what_each_round_may_do(prefect: Prefect, k
     assert longest == [16, OVERRIDES["generation.max_response_tokens"]]
 
 
-def test_the_nightly_evaluation_has_runs_scheduled(prefect: Prefect, killed: int) -> None:
+def test_the_nightly_evaluation_has_runs_scheduled(prefect: Prefect) -> None:
     deployment = prefect.filter("deployments", {"deployments": {"name": {"any_": ["nightly"]}}})[0]
     body = {
         "deployments": {"id": {"any_": [deployment["id"]]}},
@@ -255,7 +274,9 @@ def plan(store: str, **changes: object) -> dict[str, StageOutlook]:
     return {made.label: made for made in outlook(load_recipe("tiny", changed), RUN, store)}
 
 
-def test_what_is_done_is_cached_and_a_change_reruns_what_depends_on_it(at_home: str, killed: int) -> None:
+def test_what_is_done_is_cached_and_a_change_reruns_what_depends_on_it(
+    at_home: str, finished: dict[str, Any]
+) -> None:
     assert {made.state for made in plan(at_home).values()} == {"cached"}
     changed = plan(at_home, rl__optimizer__learning_rate=1e-3)
     assert [made.state for made in changed.values()] == ["cached"] * 3 + ["will run"] * 3
@@ -265,14 +286,14 @@ def test_what_is_done_is_cached_and_a_change_reruns_what_depends_on_it(at_home: 
     assert more["rl-1"].reasons == ["rl.rounds: 1 -> 2"] and more["rl-2"].reasons == ["new in this run"]
 
 
-def test_missing_inputs_and_files_are_named(prefect: Prefect, at_home: str, killed: int) -> None:
+def test_missing_inputs_and_files_are_named(prefect: Prefect, at_home: str, finished: dict[str, Any]) -> None:
     source = {"name": "own", "source": "file", "path": "/nowhere/own.jsonl"}
     planned = plan(at_home, data__evaluation=[source])
     assert planned["prepare"] == StageOutlook("prepare", "missing input", ["no file /nowhere/own.jsonl"])
     assert planned["rl-1"].state == "will run"
 
 
-def test_the_command(prefect: Prefect, killed: int, tmp_path: Path) -> None:
+def test_the_command(prefect: Prefect, finished: dict[str, Any], tmp_path: Path) -> None:
     """Another seed: everything runs, and the command says why; the record is as it was."""
     before = prefect.record(RUN)
     environment = os.environ | cluster.settings(prefect.home, prefect.cluster.port)
@@ -295,7 +316,9 @@ def test_the_command(prefect: Prefect, killed: int, tmp_path: Path) -> None:
     assert prefect.record(RUN) == before
 
 
-def test_an_artifact_that_is_gone_is_made_again(prefect: Prefect, at_home: str, killed: int) -> None:
+def test_an_artifact_that_is_gone_is_made_again(
+    prefect: Prefect, at_home: str, finished: dict[str, Any]
+) -> None:
     """Last with this run: it takes the checkpoint away."""
     prefect.store.remove(prefect.record(RUN).output("sft", "checkpoint").location)
     planned = plan(at_home)

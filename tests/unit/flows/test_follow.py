@@ -6,12 +6,22 @@ from datetime import timedelta
 from pathlib import Path
 from uuid import uuid4
 
+import pytest
 from prefect.client.schemas.objects import FlowRun, TaskRun
 from prefect.states import Completed, Failed, Running, State
 from rich.console import Console
 
 from flows.commands.follow import LINE_S, Lines, Outcome
 from flows.commands.local import failure
+from flows.start import RECORD
+
+
+def home_with_logs(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the logs of the record `mine`, under a home in this directory."""
+    monkeypatch.setenv("TIRFLOW_HOME", str(directory))
+    logs = directory / "logs" / "mine"
+    logs.mkdir(parents=True)
+    return logs
 
 
 def stage(name: str, state: State, seconds: float = 3.0) -> TaskRun:
@@ -19,11 +29,15 @@ def stage(name: str, state: State, seconds: float = 3.0) -> TaskRun:
     return run.model_copy(update={"total_run_time": timedelta(seconds=seconds)})
 
 
-def test_lines_when_something_changes_and_every_half_minute(tmp_path: Path) -> None:
+def test_lines_when_something_changes_and_every_half_minute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shown, now = io.StringIO(), [0.0]
-    lines = Lines(Console(file=shown, width=80), tmp_path, clock=lambda: now[0])
+    logs = home_with_logs(tmp_path, monkeypatch)
+    lines = Lines(Console(file=shown, width=80), clock=lambda: now[0])
     taken = timedelta(seconds=65)
     run = FlowRun(flow_id=uuid4(), name="demo", state=Running(), state_name="Running", total_run_time=taken)
+    run.labels[RECORD] = "mine"
 
     def show(*stages: TaskRun) -> list[str]:
         before = len(shown.getvalue())
@@ -31,7 +45,7 @@ def test_lines_when_something_changes_and_every_half_minute(tmp_path: Path) -> N
         return shown.getvalue()[before:].splitlines()
 
     progress = {"event": "progress", "time": 1.0, "step": 40, "total": 200, "metrics": {"loss": 0.5}}
-    (tmp_path / "sft.log").write_text(json.dumps(progress) + "\n")
+    (logs / "sft.log").write_text(json.dumps(progress) + "\n")
     prepared, training = stage("prepare", Completed()), stage("sft", Running())
     assert show(training) == ["    65 s  sft  40 of 200, 3 s  loss 0.5"]
     assert show(training) == []
@@ -45,15 +59,18 @@ def test_lines_when_something_changes_and_every_half_minute(tmp_path: Path) -> N
     assert show() == ["    65 s    Running"]
 
 
-def test_a_failed_run_names_stage_reason_log_and_next_step(tmp_path: Path) -> None:
-    (tmp_path / "sft.log").touch()
-    outcome = Outcome("FAILED", "1 of 3 stages", 9.0, (("sft", "no room on the disk"),))
-    lines = failure(outcome, tmp_path, "tirflow run train/tiny run=mine").plain.splitlines()
+def test_a_failed_run_names_stage_reason_log_and_next_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logs = home_with_logs(tmp_path, monkeypatch)
+    (logs / "sft.log").touch()
+    outcome = Outcome("FAILED", "1 of 3 stages", 9.0, "mine", (("sft", "no room on the disk"),))
+    lines = failure(outcome, "tirflow run train/tiny run=mine").plain.splitlines()
     assert lines == [
         "stage:     sft",
         "why:       no room on the disk",
-        f"log:       {tmp_path}/sft.log",
+        f"log:       {logs}/sft.log",
         "go on:     tirflow run train/tiny run=mine    (finished stages are reused)",
     ]
-    early = failure(Outcome("CRASHED", "the worker died", 1.0), tmp_path, "make demo").plain
+    early = failure(Outcome("CRASHED", "the worker died", 1.0), "make demo").plain
     assert early.splitlines()[0] == "crashed:   the worker died"

@@ -2,28 +2,9 @@
 
 import pytest
 
-from flows.commands.local import read_parameters, record_name
+from flows.commands.local import read_parameters
 from flows.stages import _problem_sections
 from tasks.prepare.config import ProblemSource
-
-
-@pytest.mark.parametrize(
-    ("deployment", "parameters", "name"),
-    [
-        ("train/tiny", {}, "tiny"),
-        ("train/tiny", {"run": "demo"}, "demo"),
-        ("train/tiny", {"run": "demo", "overrides": {"seed": 1}}, "demo"),
-        ("sft/local", {"run": "demo"}, "demo"),
-        ("sft/local", {"run": "demo", "overrides": {"sft.max_steps": 5}}, "demo-changed"),
-        ("bootstrap/tiny", {"run": "demo"}, "demo-bootstrap"),
-        ("evaluate/local", {"run": "demo", "problems": ["/aime.jsonl"]}, "demo-changed"),
-        ("evaluate/local", {"run": "demo", "into": "aime", "overrides": {"seed": 1}}, "aime"),
-    ],
-)
-def test_scores_shown_are_those_of_the_record_that_was_written(
-    deployment: str, parameters: dict, name: str
-) -> None:
-    assert record_name(deployment, parameters) == name
 
 
 @pytest.mark.parametrize(

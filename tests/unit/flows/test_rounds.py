@@ -1,16 +1,19 @@
 """Requests of stages: sources of inputs, the schedule of `rl.rounds`, the file of a reward function."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from flows.orders import order_of
+from flows.stages import inputs_of_round
 from tasks.launch.run import Run, StageOrder
 from tasks.recipes import load_recipe
 from tasks.rl.task import rl
 from tasks.shared.artifacts import ArtifactRef
 from tasks.shared.contract.stage import StageResult
+from tasks.shared.runs.record import RunRecord
 
 REF = ArtifactRef("checkpoint", "0" * 64, "checkpoint/0000000000000000-00000000")
 
@@ -58,6 +61,15 @@ def test_the_pipeline_says_where_inputs_come_from(
 ) -> None:
     order, found = order_of(Run("x", load_recipe("tiny", changes), store=str(tmp_path)), label)
     assert (order.label, found) == (label, sources)
+
+
+def test_a_round_by_itself_reads_what_its_own_changes_need(tmp_path: Path) -> None:
+    """Only the second round is evaluated while it trains, and there may be a third one."""
+    rounds = {"rl.rounds": [{}, {"rl": {"evaluate_every_steps": 1}}]}
+    run, record = Run("x", load_recipe("tiny", rounds), store=str(tmp_path)), RunRecord(run="x", recipe={})
+    assert ["evaluation_sets" in inputs_of_round(run, record, number) for number in (1, 2)] == [False, True]
+    whole = replace(run, recipe=load_recipe("tiny", {"rl.rounds": 2}))
+    assert inputs_of_round(whole, record, 3)["trainer_state"] == ("rl-2", "trainer_state")
 
 
 def test_an_unknown_stage_is_refused_with_the_known_ones(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.forms import Form
 from flows.start import rerun
 from tasks.recipes import load_recipe
 from tasks.shared.artifacts import ArtifactRef
@@ -32,7 +33,7 @@ def records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunRecords:
 
 def record_of_b(records: RunRecords, **overrides: object) -> RunRecord:
     """The record of `b` after an evaluation of `a` has started into it; inputs come from `a`."""
-    _, taken_from = rerun(("evaluate",), "a", "", overrides, "b", force=False)
+    _, taken_from = rerun(Form(run="a", overrides=overrides, into="b"), "evaluate")
     assert taken_from.run == "a"
     return records.read("b")
 
@@ -54,7 +55,7 @@ def test_rounds_removed_from_the_recipe_are_left_out(records: RunRecords) -> Non
 
 def test_each_change_without_a_name_is_a_new_run(records: RunRecords) -> None:
     for seed in (7, 8):
-        rerun(("rl",), "a", "", {"seed": seed}, "", force=False)
+        rerun(Form(run="a", overrides={"seed": seed}), "rl")
         assert records.read("a-changed").stages == records.read("a").stages
         records.add("a-changed", "rl-1", finished_round(str(seed)))
     assert records.read("a").stages["rl-1"] == finished_round("a")
