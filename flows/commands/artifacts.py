@@ -126,9 +126,9 @@ def verify(store: Store, artifacts: Sequence[str]) -> Answer:
 
 
 def gc(store: Store, delete: bool, trainer_states: int, hours: float) -> Answer:
-    """List what nothing refers to, and remove it with `delete`. Raises ValueError for numbers below 0."""
-    if trainer_states < 0 or hours < 0:
-        raise ValueError("gc: --trainer-states and --hours must not be below 0")
+    """List what nothing refers to, and remove it with `delete`. Raises ValueError for impossible numbers."""
+    if trainer_states < 0 or not 0 <= hours <= 1e6:
+        raise ValueError("gc: --trainer-states and --hours must not be below 0, and hours at most a million")
     policy = Policy(trainer_states, timedelta(hours=hours))
     found = collect(store, policy, delete)
     content = asdict(found) | {"deleted": delete}

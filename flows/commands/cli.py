@@ -96,8 +96,8 @@ def plan(
     run: Annotated[
         str, typer.Option(help="Stage by stage: cached, will run and why, or missing input.")
     ] = "",
-    gpus: Annotated[int, typer.Option(help="Over all hosts, which have 8 each.")] = 0,
-    memory_gib: Annotated[float, typer.Option(help="Usable memory of one GPU.")] = 0.0,
+    gpus: Annotated[int, typer.Option(min=0, help="Over all hosts, which have 8 each.")] = 0,
+    memory_gib: Annotated[float, typer.Option(min=0, max=1e6, help="Usable memory of one GPU.")] = 0.0,
     gpu: Annotated[
         str, typer.Option(help="Its kind, a name in data/gpus.toml; else the one with that memory.")
     ] = "",
@@ -262,9 +262,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = app(args=arguments, prog_name="tirflow", standalone_mode=False)
     except TyperException as error:
-        return _mistake(f"{error.format_message().rstrip('.')}. See tirflow --help.")
+        message = error.format_message().rstrip(".")
+        return (
+            _mistake(f"{message}. See tirflow --help.") if message else 2
+        )  # no command: the help is printed
     except (ValueError, OSError, httpx.HTTPError) as error:
-        return _mistake(str(error).splitlines()[0])
+        lines = [line.strip() for line in str(error).splitlines()]
+        return _mistake("; ".join(lines or [type(error).__name__]) + _remedy(error))
     except (KeyboardInterrupt, typer.Abort):
         sys.stderr.write("stopped\n")
         return 130
@@ -276,6 +280,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _mistake(message: str) -> int:
     sys.stderr.write(f"error: {message}\n")
     return 2
+
+
+def _remedy(error: Exception) -> str:
+    """Name the variable behind a path that cannot be used; "" for other errors."""
+    from tasks.shared.contract.environment import home, store_uri
+
+    path = str(getattr(error, "filename", None) or "")
+    for variable, place in (("TIRFLOW_STORE", store_uri()), ("TIRFLOW_HOME", str(home()))):
+        if path.startswith(place):
+            return f"; {variable} = {place} must be a directory that can be written and has room"
+    return ""
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

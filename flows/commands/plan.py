@@ -75,7 +75,7 @@ def tell(
 
 def _gpu(gpus: int, memory_gib: float, kind: str) -> tuple[Gpu, int]:
     """Return the kind of GPU and its usable bytes. If only one of them is given, it implies the other."""
-    if gpus < 1 or memory_gib < 0 or not (memory_gib or kind):
+    if gpus < 1 or not (memory_gib > 0 or kind):
         raise ValueError("plan: give --run NAME, or --gpus and --memory-gib (or --gpu), both above 0")
     gpu = find_gpu(kind) if kind else gpu_of_memory(memory_gib)
     return gpu, int((memory_gib or gpu.memory_gib) * GIB)

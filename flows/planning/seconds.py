@@ -9,6 +9,7 @@ with every estimate.
 
 from dataclasses import dataclass
 from heapq import heappop, heappush
+from math import inf
 from statistics import NormalDist
 
 import numpy as np
@@ -48,8 +49,12 @@ class Work:
     def lengths(self, count: int) -> np.ndarray:
         """(count,) response tokens: even quantiles of a log-normal that is cut at `most_tokens` and has the given mean.
 
-        The median is found by bisection. ValueError if no median gives the mean.
+        The median is found by bisection. ValueError if no median gives the mean, or for an impossible tail or call.
         """
+        if not (1 <= self.tail < inf and 0 <= self.call_s < inf):
+            raise ValueError(
+                f"tail = {self.tail:g}, call = {self.call_s:g} s: give a tail from 1 on, and seconds from 0 on"
+            )
         if not 0 < self.mean_tokens < self.most_tokens:
             raise ValueError(
                 f"mean response of {self.mean_tokens:g} tokens: give one between 0 and the longest, {self.most_tokens}"

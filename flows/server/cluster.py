@@ -3,8 +3,8 @@
 Both are daemons of this user. `start` returns when they are healthy; `stop` ends exactly the processes it started.
 """
 
+import fcntl
 import hashlib
-import json
 import os
 import signal
 import socket
@@ -12,12 +12,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx
 import psutil
 from prefect.client.orchestration import SyncPrefectClient
+from pydantic import TypeAdapter, ValidationError
 
 from flows.server import deployments
 from tasks.shared.contract.addresses import free_port
@@ -65,6 +66,15 @@ def start(home: Path, owned: bool = False, port: int = PREFERRED_PORT) -> Cluste
     An `owned` cluster should not outlive this process. The server takes `port` if it is free, else (or for 0) any free
     port. Raises ValueError that names the log if the cluster does not become healthy.
     """
+    (home / "prefect").mkdir(parents=True, exist_ok=True)
+    with (home / "prefect" / "cluster.lock").open("w") as lock:
+        fcntl.flock(
+            lock, fcntl.LOCK_EX
+        )  # of two that start at once, the second finds what the first has started
+        return _start(home, owned, port)
+
+
+def _start(home: Path, owned: bool, port: int) -> Cluster:
     running = find(home)
     if running and _alive(running.server) and _alive(running.worker):
         if not _is_deployed(home):
@@ -73,7 +83,6 @@ def start(home: Path, owned: bool = False, port: int = PREFERRED_PORT) -> Cluste
     if running:
         stop(running)
         port = running.port  # a flow that outlived its worker looks for the server there
-    (home / "prefect").mkdir(parents=True, exist_ok=True)
     server, port = _start_server(home, port)
     started = [server]
     try:
@@ -84,7 +93,7 @@ def start(home: Path, owned: bool = False, port: int = PREFERRED_PORT) -> Cluste
         environment = inherited_environment() | settings(home, port)
         started.append(_spawn(command, environment, home / "prefect" / "worker.log"))
         cluster = Cluster(home, port, started[0], started[1], _daemon(os.getpid()) if owned else None)
-        _state_path(home).write_text(json.dumps(asdict(cluster), default=str))
+        _write_state(cluster)
         _wait_healthy(started[1], lambda: _worker_is_online(cluster), home / "prefect" / "worker.log")
     except BaseException:
         for daemon in reversed(started):
@@ -98,9 +107,12 @@ def find(home: Path) -> Cluster | None:
     path = _state_path(home)
     if not path.is_file():
         return None
-    state = json.loads(path.read_text())
-    owner = Daemon(**state["owner"]) if state["owner"] else None
-    return Cluster(home, state["port"], Daemon(**state["server"]), Daemon(**state["worker"]), owner)
+    try:
+        return TypeAdapter(Cluster).validate_json(path.read_bytes())
+    except ValidationError:
+        raise ValueError(
+            f"{path}: damaged; delete it, and end the `prefect server` and `prefect worker` of this home if they run"
+        ) from None
 
 
 def is_ours(cluster: Cluster) -> bool:
@@ -110,8 +122,7 @@ def is_ours(cluster: Cluster) -> bool:
 
 def keep(cluster: Cluster) -> None:
     """Let the cluster run until `stop`."""
-    state = asdict(cluster) | {"owner": None}
-    _state_path(cluster.home).write_text(json.dumps(state, default=str))
+    _write_state(replace(cluster, owner=None))
 
 
 def stop(cluster: Cluster) -> None:
@@ -289,6 +300,10 @@ def _deployments_digest() -> str:
 def _deployed_path(home: Path) -> Path:
     """Return the file with the digest of the deployments on the server of this home."""
     return home / "prefect" / "deployed.sha256"
+
+
+def _write_state(cluster: Cluster) -> None:
+    _state_path(cluster.home).write_bytes(TypeAdapter(Cluster).dump_json(cluster))
 
 
 def _state_path(home: Path) -> Path:

@@ -1,5 +1,7 @@
 """A home starts its own server, also when two start at once."""
 
+import fcntl
+import threading
 from pathlib import Path
 
 import pytest
@@ -22,3 +24,24 @@ def test_a_port_taken_by_another_server_is_noticed(
     finally:
         cluster._end(server)
     assert prefect.filter("deployments", {}), "the first one is untouched"
+
+
+def test_of_two_starts_at_once_the_second_waits_and_finds_the_first(prefect: Prefect) -> None:
+    found: list[cluster.Cluster] = []
+    second = threading.Thread(target=lambda: found.append(cluster.start(prefect.home)))
+    with (prefect.home / "prefect" / "cluster.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        second.start()
+        second.join(0.5)
+        assert second.is_alive()
+    second.join(60)
+    assert found == [prefect.cluster]
+
+
+def test_a_damaged_state_is_named_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "prefect").mkdir()
+    (tmp_path / "prefect" / "cluster.json").write_text("{")
+    with pytest.raises(
+        ValueError, match=r"cluster\.json: damaged; delete it, and end .*this home if they run$"
+    ):
+        cluster.find(tmp_path)

@@ -27,6 +27,12 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         (["plan"], "Missing argument 'recipe'. See tirflow --help."),
         (["plan", "tiny", "--gpus", "many"], "Invalid value for '--gpus'"),
         (["plan", "tiny"], "plan: give --run NAME, or --gpus and --memory-gib"),
+        (["plan", "tiny", "--gpus", "8", "--memory-gib", "nan"], "Invalid value for '--memory-gib'"),
+        (
+            ["plan", "tiny", "--gpus", "8", "--gpu", "h100", "--tail", "0"],
+            "tail = 0, call = 1 s: give a tail",
+        ),
+        (["artifacts", "gc", "--hours", "inf"], "gc: --trainer-states and --hours must"),
         (["recipes", "nothing"], "recipe 'nothing': no file"),
     ],
 )
@@ -36,6 +42,23 @@ def test_a_mistake_is_one_line(
     assert main(arguments) == 2
     caught = capsys.readouterr()
     assert caught.out == "" and message in caught.err and caught.err.count("\n") == 1
+
+
+def test_without_a_command_the_help_is_all(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in ([], ["artifacts"]):
+        assert main(arguments) == 2
+        caught = capsys.readouterr()
+        assert "Usage: tirflow" in caught.out and caught.err == ""
+
+
+def test_a_home_that_cannot_be_used_is_named_with_its_variable(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TIRFLOW_HOME", str(tmp_path / "file"))
+    assert main(["up"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and f"TIRFLOW_HOME = {tmp_path}/file must be a directory" in error
 
 
 def test_recipes_are_listed_and_resolved(capsys: pytest.CaptureFixture[str]) -> None:
