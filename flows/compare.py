@@ -7,6 +7,7 @@ prefect deployment run compare/compare -p before=demo/rl -p after=nightly/promot
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
+from flows.names import evaluation_of
 from flows.publish import artifact_key
 from flows.start import note_record
 from tasks.launch import Run
@@ -29,7 +30,7 @@ def compare(before: str, after: str, into: str = "comparisons") -> ArtifactRef:
         into: name under which the report is recorded.
     """
     records = RunRecords(store_uri())
-    evaluations = {name: find_evaluation(records, name) for name in (before, after)}
+    evaluations = {name: evaluation_of(records, name) for name in (before, after)}
     if len(evaluations) < 2:
         raise ValueError(f"compare: before and after are both '{before}'; name two evaluations")
     record = records.read(after.partition("/")[0])
@@ -43,18 +44,6 @@ def compare(before: str, after: str, into: str = "comparisons") -> ArtifactRef:
     lines += [f"- {name}: {value:+.4f}" for name, value in result.metrics.items() if isinstance(value, float)]
     create_markdown_artifact("\n".join(lines), key=artifact_key(f"compare-{before}-{after}"))
     return result.outputs["report"]
-
-
-def find_evaluation(records: RunRecords, name: str) -> ArtifactRef:
-    """The evaluation `<run>/<name>`; ValueError that lists what the run has."""
-    run, _, which = name.partition("/")
-    record = records.read(run)
-    found = [label.removeprefix("evaluate-") for label in record.stages if label.startswith("evaluate-")]
-    if which not in found:
-        raise ValueError(
-            f"evaluation '{name}': run '{run}' has {', '.join(found) or 'none'}; write {run}/<name>"
-        )
-    return record.output(f"evaluate-{which}", "evaluation")
 
 
 def comparison(

@@ -5,6 +5,7 @@ from typing import Any
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
+from tasks.evaluate.spec import evaluations
 from tasks.launch import Run
 from tasks.shared.artifacts import Store
 from tasks.shared.contract.stage import StageResult
@@ -31,13 +32,11 @@ def publish_report(run: Run, result: StageResult) -> None:
 def scores_of(record: RunRecord) -> list[Row]:
     """A row for each finished evaluation and problem set: its headline metrics (`<set>/<metric>` in the record)."""
     rows: dict[tuple[str, str], Row] = {}
-    for label, stage in record.stages.items():
-        if stage.stage != "evaluate":
-            continue
+    for checkpoint, stage in evaluations(record.stages).items():
         for name, value in stage.metrics.items():
             problem_set, _, metric = name.rpartition("/")
             shown = round(value, 4) if isinstance(value, float) else value
-            key = (problem_set, label.removeprefix("evaluate-"))
+            key = (problem_set, checkpoint)
             rows.setdefault(key, {"set": key[0], "checkpoint": key[1]})[metric] = shown
     return [rows[key] for key in sorted(rows, key=lambda key: key[0])]
 

@@ -16,12 +16,13 @@ import tasks.report.task
 import tasks.rl.task
 import tasks.sft.task
 import tasks.synthesize.task
-from flows.compare import find_evaluation
 from flows.forms import Form, Refs, flow_of_stages
+from flows.names import evaluation_of
 from flows.orders import order_of
 from flows.publish import publish_report
 from flows.start import Inputs, rerun, take
 from flows.tagged import label_of
+from tasks.evaluate.spec import evaluations
 from tasks.launch import Run, run_stage
 from tasks.recipes import Recipe, find_stage
 from tasks.rl.spec import RL
@@ -63,7 +64,15 @@ def synthesize(form: Form, responses: str = "", pass_rates: str = "") -> Refs:
         taken["responses"] = RunRecords(current.store).read(responses).output("synthesize", "responses")
     if pass_rates:
         taken["pass_rates"] = _pass_rates(RunRecords(current.store), pass_rates)
-    return {"traces": tasks.synthesize.task.synthesize(current, **taken)}
+    traces = tasks.synthesize.task.synthesize(
+        current,
+        taken["problems"],
+        taken["evaluation_sets"],
+        taken.get("checkpoint"),
+        taken.get("responses"),
+        taken.get("pass_rates"),
+    )
+    return {"traces": traces}
 
 
 @flow_of_stages("sft-{run}")
@@ -71,7 +80,8 @@ def sft(form: Form) -> Refs:
     """A checkpoint fine-tuned on traces."""
     current, record = rerun(form, "sft")
     sources: Inputs = {"checkpoint": ("prepare", "checkpoint"), "traces": ("synthesize", "traces")}
-    return {"checkpoint": tasks.sft.task.sft(current, **take(record, sources, form.inputs))}
+    taken = take(record, sources, form.inputs)
+    return {"checkpoint": tasks.sft.task.sft(current, taken["checkpoint"], taken["traces"])}
 
 
 @flow_of_stages("rl-{run}-{number}")
@@ -125,8 +135,11 @@ def evaluate(
         given = {"evaluation_sets": tasks.prepare.task.prepare(current).evaluation_sets, **given}
     else:
         current, record = rerun(form, "evaluate")
-    sources = EVALUATION_SETS | {"checkpoint": checkpoint_of(record, checkpoint)}
-    return {"evaluation": tasks.evaluate.task.evaluate(current, checkpoint, **take(record, sources, given))}
+    taken = take(record, EVALUATION_SETS | {"checkpoint": checkpoint_of(record, checkpoint)}, given)
+    evaluation = tasks.evaluate.task.evaluate(
+        current, checkpoint, taken["checkpoint"], taken["evaluation_sets"]
+    )
+    return {"evaluation": evaluation}
 
 
 @flow_of_stages("report-{run}", without="recipe inputs")
@@ -138,9 +151,9 @@ def report(form: Form) -> Refs:
         for label, stage in record.stages.items()
         if stage.stage == "rl"
     }
-    for which in ("base", "sft", "rl"):
-        if f"evaluate-{which}" in record.stages:
-            outputs[f"evaluation_{which}"] = record.output(f"evaluate-{which}", "evaluation")
+    for which, stage in evaluations(record.stages).items():
+        if which in ("base", "sft", "rl"):
+            outputs[f"evaluation_{which}"] = stage.outputs["evaluation"]
     if "sft" in record.stages:
         outputs |= {
             "traces": record.output("synthesize", "traces"),
@@ -185,7 +198,7 @@ def _pass_rates(records: RunRecords, name: str) -> ArtifactRef:
     run, _, label = name.partition("/")
     if label.startswith("rl-"):
         return records.read(run).output(label, "rollouts")
-    return find_evaluation(records, name)
+    return evaluation_of(records, name)
 
 
 def _cold_start(run: Run) -> tuple[str, str]:

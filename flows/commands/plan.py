@@ -59,11 +59,11 @@ def tell(
         layouts = choose(resolved, gpus, memory, gpu, work, given, staleness)
     refusal = layouts[0].refusal()
     if as_json:
-        layouts = [
+        rows = [
             {"layout": layout.name, "changes": layout.changes, "refusal": layout.refusal()} | _times(layout)
             for layout in layouts
         ]
-        more = {"refusal": refusal, "layouts": layouts, "assumptions": assumptions(work, gpu)}
+        more = {"refusal": refusal, "layouts": rows, "assumptions": assumptions(work, gpu)}
         sys.stdout.write(json.dumps(_as_json(layouts[0]) | more, indent=2) + "\n")
     else:
         _show(layouts, work, gpu, Console())

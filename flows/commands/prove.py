@@ -16,14 +16,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from flows.commands.artifacts import find
+from flows.names import find_checkpoint, find_evaluation
 from tasks.prove.certify import certify as write_certificate
 from tasks.prove.evidence import open_evidence
 from tasks.prove.findings import Row
-from tasks.shared.artifacts import ArtifactRef, Store
+from tasks.shared.artifacts import Store
 from tasks.shared.contract.environment import store_uri
-from tasks.shared.runs.record import RunRecords
-from tasks.shared.runs.tags import Tags
 from tasks.shared.sandbox import SandboxUnavailable
 
 REPORT_EVERY_S = 10.0  # between two lines of progress
@@ -46,7 +44,8 @@ def check(file: Path, expected: str, checkpoint: str, sample: str, as_json: bool
 
     With a `checkpoint`, a folder or an artifact's name, a share of the samples is drawn again.
     """
-    directory, share = _directory(checkpoint) if checkpoint else None, share_of(sample)
+    share = share_of(sample)
+    directory = find_checkpoint(Store(store_uri()), checkpoint)[0] if checkpoint else None
     with tempfile.TemporaryDirectory(prefix="tirflow-check-") as scratch:
         evidence = open_evidence(file, Path(scratch) / "certificate")
         from tasks.prove.check import check as find_rows  # torch takes seconds to import
@@ -76,42 +75,6 @@ def share_of(text: str) -> float:
     if not 0 < share <= 1:
         raise ValueError(f"--sample {text}: write a share such as 5% or 0.05")
     return share
-
-
-def find_evaluation(store: Store, name: str) -> ArtifactRef:
-    """Return the evaluation of that name, see above. Raises ValueError if there is none, or more than one."""
-    run, _, checkpoint = name.partition("/")
-    if checkpoint and run in RunRecords(store.root).names():
-        record = RunRecords(store.root).read(run)
-        if f"evaluate-{checkpoint}" in record.stages:
-            return record.output(f"evaluate-{checkpoint}", "evaluation")
-        if "/" not in checkpoint:
-            known = [
-                label.removeprefix("evaluate-") for label in record.stages if label.startswith("evaluate-")
-            ]
-            raise ValueError(
-                f"run '{run}': no evaluation '{checkpoint}'; it has {', '.join(known) or 'none'}"
-            )
-    tagged = Tags(store.root).current(name) if "/" not in name else None
-    return tagged.evaluation if tagged is not None else find(store, name)
-
-
-def find_artifact(store: Store, name: str) -> ArtifactRef:
-    """Return an artifact by any of its names, or the checkpoint of RUN/STAGE. Raises ValueError for none or several."""
-    run, _, label = name.partition("/")
-    is_stage = label and "/" not in label and run in RunRecords(store.root).names()
-    return find(store, f"{name}/checkpoint" if is_stage else name)
-
-
-def _directory(checkpoint: str) -> Path:
-    """Return a folder, or the directory of a checkpoint in the store."""
-    if Path(checkpoint).is_dir():
-        return Path(checkpoint).resolve()
-    store = Store(store_uri())
-    ref = find_artifact(store, checkpoint)
-    if ref.kind != "checkpoint":
-        raise ValueError(f"{ref.location}: a {ref.kind}, not a checkpoint")
-    return store.fetch(ref)
 
 
 def show(console: Console, rows: Sequence[Row]) -> None:

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from flows.commands.prove import find_artifact, find_evaluation
+from flows.names import find, find_evaluation
 from tasks.publish.folder import DATASETS, PublicationRequest, collect
 from tasks.publish.hub import RepoType, check_name, upload
 from tasks.shared.artifacts import Store
@@ -32,7 +32,7 @@ def publish(
     if folder is not None and folder.exists():
         raise ValueError(f"{folder}: exists already; move it away or name another folder")
     token = "" if folder else hub_token()
-    ref = find_artifact(store, artifact)
+    ref, _ = find(store, artifact)
     request = PublicationRequest(
         repo,
         licence,

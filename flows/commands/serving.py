@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from flows.commands.plan import read_override
+from flows.names import find_checkpoint
 from tasks.evaluate.spec import EVALUATE
 from tasks.launch.backends.process import interpreter_for
 from tasks.recipes import Recipe, load_recipe, resolve_recorded
 from tasks.serve.request import ServeRequest
-from tasks.shared.artifacts import ArtifactRef, Store
+from tasks.shared.artifacts import Store
 from tasks.shared.config import EvaluateStage
 from tasks.shared.contract.environment import home, store_uri
 from tasks.shared.runs.record import RunRecords
-from tasks.shared.runs.tags import Tags
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -50,22 +50,14 @@ def make_request(
 ) -> ServeRequest:
     """Make the request of a command line. Raises ValueError if there is no such checkpoint, or no recipe for it."""
     overrides = dict(read_override(text) for text in changes) | _engine(engine)
-    folder = Path(checkpoint)
-    if folder.is_dir():
-        directory, made_by = folder.resolve(), ""
-        if not recipe:
-            raise ValueError(f"folder '{checkpoint}': name the recipe that says how to ask it: --recipe tiny")
-    else:
-        store = Store(store_uri())
-        ref, made_by = find_checkpoint(store, checkpoint)
-        directory = store.fetch(ref)
+    directory, made_by = find_checkpoint(Store(store_uri()), checkpoint)
     resolved = load_recipe(recipe, overrides) if recipe else _recorded(made_by, checkpoint, overrides)
     config = resolved.for_stage("evaluate")
     assert isinstance(config, EvaluateStage)
     scratch = home() / "scratch"
     scratch.mkdir(parents=True, exist_ok=True)
     return ServeRequest(
-        name=folder.name if folder.is_dir() else checkpoint,
+        name=directory.name if Path(checkpoint).is_dir() else checkpoint,
         checkpoint=directory,
         config=config.limited(),
         serve=resolved.serve,
@@ -74,34 +66,11 @@ def make_request(
     )
 
 
-def find_checkpoint(store: Store, name: str) -> tuple[ArtifactRef, str]:
-    """Return the checkpoint of that name and its run ("" if no record has it). Raises ValueError if there is none."""
-    from flows.commands.artifacts import find
-
-    records = RunRecords(store.root)
-    tagged = Tags(store.root).current(name) if "/" not in name else None
-    if tagged is not None:
-        return tagged.checkpoint, tagged.run
-    run, _, label = name.partition("/")
-    if label and run in records.names():
-        stage, _, output = label.partition("/")
-        return records.read(run).output(stage, output or "checkpoint"), run
-    if not Path(name).exists() and name.startswith((".", "/", "~")):
-        raise ValueError(f"checkpoint '{name}': there is no such folder")
-    ref = find(store, name)
-    if ref.kind != "checkpoint":
-        raise ValueError(f"'{name}' is an artifact of kind {ref.kind}; ask and serve take a checkpoint")
-    for run in records.names():
-        stages = records.read(run).stages.values()
-        if any(ref.digest == output.digest for stage in stages for output in stage.outputs.values()):
-            return ref, run
-    return ref, ""
-
-
 def _recorded(run: str, checkpoint: str, overrides: dict[str, Any]) -> Recipe:
     if not run:
         raise ValueError(
-            f"checkpoint '{checkpoint}': no run of this store made it; say how to ask it with --recipe NAME"
+            f"checkpoint '{checkpoint}': no run of this store made it; name the recipe that says how to ask it: "
+            "--recipe NAME"
         )
     record = RunRecords(store_uri()).read(run)
     return resolve_recorded(record.recipe, overrides, run, "evaluate")

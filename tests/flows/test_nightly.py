@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from flows.compare import find_evaluation
+from flows.names import evaluation_of
 from flows.server import cluster
 from flows.server.deployments import ROOT
 from flows.start import RECORD
@@ -201,4 +201,4 @@ def test_two_evaluations_are_compared(prefect: Prefect, drop: Nightly, quiet: Ni
     (stage,) = record.stages.values()
     assert stage.metrics[f"held_out/{second}-{first}"] == 0.0
     with pytest.raises(ValueError, match=f"run '{RUN}' has .*base.*; write {RUN}/<name>"):
-        find_evaluation(RunRecords(str(prefect.home / "store")), f"{RUN}/sft")
+        evaluation_of(RunRecords(str(prefect.home / "store")), f"{RUN}/sft")
