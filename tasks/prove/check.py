@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyarrow as pa
+from jinja2 import TemplateError
 
 from tasks.prove.certify import every_file
 from tasks.prove.evaluation import check_evaluation, stated_otherwise
@@ -29,7 +30,8 @@ from tasks.shared.artifacts import ArtifactError, ArtifactRef
 from tasks.shared.artifacts.manifest import MANIFEST_NAME
 
 # Errors that files of strangers can cause. Each is reported as a difference.
-UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError, OSError, pa.ArrowException)
+UNREADABLE: tuple[type[Exception], ...] = (ValueError, LookupError, TypeError, AttributeError, OSError)
+UNREADABLE += (ArithmeticError, RecursionError, pa.ArrowException, TemplateError)
 
 
 def certificate_digest(evidence: Evidence) -> str:

@@ -74,8 +74,7 @@ class Prompts:
         """
         if isinstance(prompt, str):
             prompt.encode()  # the tokenizer would raise TypeError
-            prompt = tuple(text_ids(self._tokenizer, prompt))
-        ids = prompt
+        ids = tuple(text_ids(self._tokenizer, prompt) if isinstance(prompt, str) else prompt)
         if not all(0 <= i < len(self._tokenizer) for i in ids):
             raise ValueError(f"the prompt has ids outside the vocabulary of 0 to {len(self._tokenizer) - 1}")
         if not 0 < len(ids) <= self._max_tokens:

@@ -36,6 +36,7 @@ POLICY = (
     "form-action 'none'; frame-ancestors 'none'"
 )
 SEEDS = 2**63
+GREEDY = 1e-6  # a temperature up to this is 0: logits over a tiny one overflow
 
 
 def make_app(resident: Resident, request: ServeRequest, key: str) -> FastAPI:
@@ -194,8 +195,9 @@ class Service:
             message = f"n = {body.n} for {len(prompts)} prompts: at most {limit} samples a request"
             raise ApiError(400, message, param="n")
         policy, name = self._resident.policy, secrets.token_hex(8)
+        temperature = policy.sampling.temperature if body.temperature is None else body.temperature
         sampling = Sampling(
-            policy.sampling.temperature if body.temperature is None else body.temperature,
+            temperature if temperature > GREEDY else 0.0,
             policy.sampling.top_p if body.top_p is None else body.top_p,
         )
         seed = secrets.randbits(62) if body.seed is None else body.seed

@@ -79,10 +79,11 @@ def take_samples(store: Store, inputs: dict[str, ArtifactRef], scripts: dict[str
 
 
 def publish_evaluation(
-    store: Store, inputs: dict[str, ArtifactRef], samples: Sequence[Sample]
+    store: Store, inputs: dict[str, ArtifactRef], samples: Sequence[Sample], **evaluate: Any
 ) -> ArtifactRef:
     """Publish an evaluation of these samples, forged or not, with the summary that follows from them."""
     config = certificate_stage()
+    config = config.model_copy(update={"evaluate": config.evaluate.model_copy(update=evaluate)})
     summary = {"sets": {"sums": summarize(samples)}, "protocol": protocol_of(config), "allow_unsafe": False}
     volatile = {"sampling_seconds": 1.0, "sampled_now": len(samples), "surroundings": {"python": "3.11"}}
     return publish(

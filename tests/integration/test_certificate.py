@@ -7,13 +7,16 @@ import tarfile
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from flows.commands.cli import main
 from tasks.prove.archive import unpack
 from tasks.prove.certify import certify
 from tasks.prove.check import certificate_digest, check, check_artifacts, check_facts, check_files
-from tasks.prove.evidence import CERTIFICATE_FILE, STORE, Evidence, open_evidence
+from tasks.prove.evidence import CERTIFICATE_FILE, MOST_ROWS, STORE, Evidence, open_evidence
 from tasks.prove.findings import CLOCK, GRADE, OUTPUT, RECORD, RUN_TO_RUN, Row
 from tasks.shared.artifacts import ArtifactRef, Store
 from tasks.shared.reporting.samples import Sample
@@ -196,6 +199,30 @@ def test_a_changed_manifest_is_found(opened: Evidence) -> None:
     rewrite(manifest, lambda document: document["provenance"].update(seed=8))
     (difference,) = check_artifacts(opened).differences
     assert difference.where == location and "seal does not fit" in difference.detail
+
+
+def test_numbers_and_documents_without_bound_are_differences(
+    store: Store, inputs: dict[str, ArtifactRef], samples: list[Sample], tmp_path: Path
+) -> None:
+    """A protocol may ask for any number of samples, and JSON may be nested deeper than Python can read."""
+    ref = publish_evaluation(store, inputs, samples, samples_per_problem=10**12)
+    certify(store, ref, "mine", {}, tmp_path / "many")
+    evidence = open_evidence(tmp_path / "many", tmp_path)
+    rows = by_name(check(evidence, lambda line: None))
+    (difference,) = rows["problems and ids of samples"].differences
+    assert difference.detail.startswith("6 samples where the protocol asks for 3000000000000")
+    (evidence.place(ref) / "summary.json").write_text("[" * 100_000)
+    assert not by_name(check(evidence, lambda line: None))["evaluations"].holds
+
+
+def test_a_table_of_any_size_is_refused(opened: Evidence, tmp_path: Path) -> None:
+    """Before it is read: ten million equal rows take a few bytes of a file."""
+    rows = pa.DictionaryArray.from_arrays(pa.array(np.zeros(MOST_ROWS + 1, np.int8)), pa.array(["x"]))
+    (table,) = opened.directory.rglob("train.parquet")
+    pq.write_table(pa.table({"problem": rows}), table)
+    assert table.stat().st_size < 100_000
+    with pytest.raises(ValueError, match=r"train\.parquet: 10,000,001 rows"):
+        open_evidence(opened.directory, tmp_path)
 
 
 def test_a_removed_table_is_found(opened: Evidence) -> None:

@@ -62,7 +62,7 @@ class Documents:
             if self.is_local:
                 write_whole(Path(str(path)), content)
             else:
-                path.write_text(content)
+                path.write_text(content, encoding="utf-8")
 
     def remove(self, name: str) -> None:
         """Delete the document, if there is one."""

@@ -1,17 +1,21 @@
 """The server against OpenAI's own client: replies whole and streamed, refusals in the API's form, limits, figures."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import httpx
 import openai
 import pytest
 
 from tasks.shared.generation.interleave import RolloutRequest
+from tests.unit.generation.scripted import ScriptedGenerator
 from tests.unit.serve.scripted_world import (
     ANSWER,
     CALL,
     SHOWN,
+    TOKENIZER,
+    BySample,
     Continuing,
     scripted,
     scripted_with,
@@ -173,6 +177,23 @@ def test_a_client_that_runs_the_code_itself() -> None:
         )
         program = resident.tool.health()["executions"]
         assert program == 0
+
+
+def test_a_tiny_temperature_is_greedy() -> None:
+    """Clients send it for that; logits over 1e-40 are NaN in float32, and every token would be the last id."""
+    asked: list[float] = []
+
+    class Noting(ScriptedGenerator):
+        def add(self, request_id: str, ids: Sequence[int], **how: Any) -> None:
+            asked.append(how["sampling"].temperature)
+            super().add(request_id, ids, **how)
+
+    generator = Noting(TOKENIZER, BySample(["So."]))
+    with scripted_with(generator, small_stage()) as resident, served(resident) as address:
+        client = openai.OpenAI(base_url=f"{address}/v1", api_key="-", max_retries=0)
+        for temperature in (1e-40, 0.5):
+            ask(client, temperature=temperature)
+    assert asked == [0.0, 0.5]
 
 
 def test_a_full_queue_and_a_timeout_are_refused() -> None:
