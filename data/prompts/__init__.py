@@ -17,13 +17,13 @@ def render_prompt(template: str, own: str = "", **values: object) -> str:
     ValueError if the file is not there, is no template, or asks for what it is not given.
     """
     path = Path(own) if own else FOLDER / f"{template}.j2"
-    loader = FileSystemLoader(path.parent)
+    loader = FileSystemLoader(path.parent, encoding="utf-8-sig")
     environment = Environment(loader=loader, undefined=StrictUndefined, autoescape=False)
     try:
         return environment.get_template(path.name).render(**values)
-    except TemplateError as error:
-        known = ", ".join(values)
-        raise ValueError(f"prompt {path}: {error.message or 'not found'}; it may use {known}") from None
+    except (TemplateError, ValueError, TypeError, ArithmeticError) as error:
+        fault, known = str(error).partition("\n")[0], ", ".join(values)
+        raise ValueError(f"prompt {path}: {fault}; it may use {known}") from None
 
 
 def text_digest(text: str) -> str:

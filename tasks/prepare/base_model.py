@@ -14,7 +14,7 @@ from tasks.prepare.template_date import fix_date
 from tasks.prepare.tiny_model import make_tiny_checkpoint
 from tasks.shared.config import ModelConfig
 from tasks.shared.learning.checkpoint_files import PICKLES, require_files, require_sound_weights
-from tasks.shared.learning.checkpoints import clean_generation_config, load_tokenizer
+from tasks.shared.learning.checkpoints import clean_generation_config, load_tokenizer, open_model
 from tasks.shared.traces.turns import stop_ids_of
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def place_base_model(config: ModelConfig, seed: int, directory: Path) -> int:
         _download(config.id, config.revision, directory)
     fix_date(directory, config.template_date)
     tokenizer = load_tokenizer(directory)
+    open_model(directory, config.model_copy(update={"attention": "eager"}), device="meta")
     _write_generation_config(directory, tokenizer)
     require_sound_weights(directory)
     return count_parameters(directory)
@@ -95,4 +96,9 @@ def _write_generation_config(directory: Path, tokenizer: "PreTrainedTokenizerBas
             raise ValueError(
                 f"{directory / 'generation_config.json'}: cannot be read ({str(error).splitlines()[0]}); remove it"
             ) from error
-    clean_generation_config(found, stop_ids_of(directory, tokenizer)).save_pretrained(directory)
+    ends = stop_ids_of(directory, tokenizer)
+    if not all(isinstance(end, int) for end in ends):
+        raise ValueError(
+            f"{directory}: eos_token_id is not an id or a list of ids in a configuration; correct it"
+        )
+    clean_generation_config(found, ends).save_pretrained(directory)

@@ -9,6 +9,8 @@ import re
 from datetime import UTC, date, datetime
 from pathlib import Path
 
+from tasks.shared.learning.checkpoint_files import read_object
+
 CALL = re.compile(r"""strftime_now\(\s*(?P<quote>["'])(?P<format>[^"'\\]*)(?P=quote)\s*\)""")
 
 
@@ -18,28 +20,22 @@ def fix_date(directory: Path, day: str) -> None:
     Raises ValueError for a template that does not pass a literal format.
     """
     chosen = date.fromisoformat(day) if day else datetime.now(UTC).date()
-    for path in sorted([*directory.glob("*.jinja"), *directory.glob("*.json")]):
+    for path in sorted([*directory.glob("*.jinja"), *directory.glob("tokenizer_config.json")]):
         text = path.read_text(encoding="utf-8", errors="surrogateescape")
         if "strftime_now" not in text:
             continue
         if path.suffix == ".jinja":
-            path.write_text(_fixed(text, chosen, path), encoding="utf-8", errors="surrogateescape")
-        elif path.name == "tokenizer_config.json":
-            content = json.loads(text)
-            content["chat_template"] = _fixed_in(content.get("chat_template"), chosen, path)
-            path.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
-
-
-def _fixed_in(template: object, day: date, path: Path) -> object:
-    """A chat template, or a list of named ones, as tokenizer_config.json has them."""
-    if isinstance(template, str):
-        return _fixed(template, day, path)
-    if isinstance(template, list):
-        return [
-            {**entry, "template": _fixed(entry["template"], day, path)} if "template" in entry else entry
-            for entry in template
-        ]
-    return template
+            text = _fixed(text, chosen, path)
+        else:
+            content = read_object(path)
+            template = content.get("chat_template")
+            if isinstance(template, str):
+                content["chat_template"] = _fixed(template, chosen, path)
+            for entry in template if isinstance(template, list) else ():  # of named templates
+                if isinstance(entry, dict) and isinstance(entry.get("template"), str):
+                    entry["template"] = _fixed(entry["template"], chosen, path)
+            text = json.dumps(content, indent=2, ensure_ascii=False)
+        path.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
 def _fixed(template: str, day: date, path: Path) -> str:

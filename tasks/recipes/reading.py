@@ -42,16 +42,12 @@ def resolve(tree: Mapping[str, Any], overrides: Mapping[str, Any], where: str) -
         for key, value in given.items():
             _set(changed, key, value)
         _lay_protocol(changed, given)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
-    try:
         recipe = Recipe.model_validate(changed)
         for number in range(1, 1 if isinstance(recipe.rl.rounds, int) else recipe.rl.num_rounds + 1):
             round_recipe(recipe, number)
-    except ValidationError as error:
-        raise ValueError(f"{where}: {first_mistake(error, Recipe)}") from None
     except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
+        mistake = first_mistake(error, Recipe) if isinstance(error, ValidationError) else str(error)
+        raise ValueError(f"{where}: {' '.join(mistake.splitlines())}") from None
     return recipe
 
 
@@ -139,9 +135,8 @@ def _lay_protocol(tree: dict[str, Any], overrides: Mapping[str, Any]) -> None:
     A protocol that is an override wins over what the recipe below it says, not over another override.
     """
     section = tree.get("evaluate")
-    if not isinstance(section, dict) or not section.get("protocol"):
+    if not isinstance(section, dict) or not isinstance(name := section.get("protocol"), str) or not name:
         return
-    name = section["protocol"]
     for key, value in find_protocol(name).items():
         laid_over = "evaluate.protocol" in overrides and f"evaluate.{key}" not in overrides
         given = value if laid_over else section.get(key, value)

@@ -79,9 +79,10 @@ class Recipe(Section):
             raise ValueError(
                 "traces.dialect = 'text' needs synthesize.code_share = 0: its traces have no code"
             )
-        if self.traces.dialect == "text" and self.synthesize.selection.require_code and self.cold_start:
+        if not self.traces.max_calls and self.synthesize.selection.require_code and self.cold_start:
             raise ValueError(
-                "traces.dialect = 'text' needs synthesize.selection.require_code = false: its traces have no code"
+                f"traces.max_calls = 0 (dialect '{self.traces.dialect}') needs synthesize.selection.require_code = "
+                "false: its traces have no code"
             )
         if self.evaluate.checkpoints and "sft" in self.evaluate.checkpoints and not self.cold_start:
             raise ValueError(

@@ -19,7 +19,7 @@ from tasks.shared.tools.interpreter import open_tool
 from tasks.shared.tools.protocol import Tool
 from tasks.synthesize.inputs import evaluation_problems, read_requests
 from tasks.synthesize.publish import publish, publish_responses
-from tasks.synthesize.selection import Judge, References, read_pass_rates, select
+from tasks.synthesize.selection import Judge, References, rate_of, read_pass_rates, select
 from tasks.synthesize.spec import SYNTHESIZE, SynthesizeStage
 from tasks.synthesize.teachers.prompting import TraceRequest
 from tasks.synthesize.teachers.teacher import Teacher, make_teacher, teacher_weights
@@ -45,13 +45,15 @@ def run(context: Context) -> StageResult:
     log = _open_log(context)
     if config.synthesize.mode != "script":
         context.log(f"{len(log)} earlier responses; new ones are kept in {log.directory}")
-    with open_tool(config.sandbox) as interpreter:
-        teacher = make_teacher(context, rules, interpreter, log)
-        verified = _write_and_verify(context, teacher, rules, interpreter, requests)
-        checked = settle(verified, rules, interpreter)
-    _refuse_outage(checked)
-    with _judge(context, log) as judge:
-        references = _references(context, judge)
+    with _judge(
+        context, log
+    ) as judge:  # a mistake in it, or in the references, is found before a teacher is paid
+        references = _references(context, judge, requests)
+        with open_tool(config.sandbox) as interpreter:
+            teacher = make_teacher(context, rules, interpreter, log)
+            verified = _write_and_verify(context, teacher, rules, interpreter, requests)
+            checked = settle(verified, rules, interpreter)
+        _refuse_outage(checked)
         selected = select(checked, config.synthesize.selection, rules.dialect, references)
     published = publish(context, selected)
     responses = {"responses": publish_responses(context, log)} if len(log) else {}
@@ -85,15 +87,16 @@ def _judge(context: Context, log: ResponseLog) -> AbstractContextManager[Judge |
     return EndpointJudge(config, log)
 
 
-def _references(context: Context, judge: Judge | None) -> References:
-    """The data by which traces are selected; `pass_rates` is an optional input."""
+def _references(context: Context, judge: Judge | None, requests: Sequence[TraceRequest]) -> References:
+    """The data by which traces are selected. `pass_rates` is an optional input; ValueError if it rates no request."""
     n = context.config.synthesize.selection.decontaminate_ngram
-    rated = "pass_rates" in context.request.inputs
-    return References(
-        grams=gram_owners(evaluation_problems(context), n) if n else {},
-        pass_rates=read_pass_rates(context.input("pass_rates")) if rated else None,
-        judge=judge,
-    )
+    rates = read_pass_rates(context.input("pass_rates")) if "pass_rates" in context.request.inputs else None
+    if rates is not None and all(rate_of(request.problem, rates) is None for request in requests):
+        raise ValueError(
+            "input pass_rates: it has no sample of any problem to write for, so no trace would be left; give an "
+            "evaluation of these problems, or rollouts on them"
+        )
+    return References(gram_owners(evaluation_problems(context), n) if n else {}, rates, judge)
 
 
 def _write_and_verify(

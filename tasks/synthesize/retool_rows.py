@@ -20,7 +20,7 @@ from tasks.shared.config import SandboxConfig, TracesConfig
 from tasks.shared.grading import last_box
 from tasks.shared.rows.raw import file_rows
 from tasks.shared.rows.tables import read_table, write_table
-from tasks.shared.rows.values import answer_at
+from tasks.shared.rows.values import answer_at, text_at
 from tasks.shared.tools.interpreter import open_tool
 from tasks.shared.traces.dialect import DIALECTS
 from tasks.synthesize.config import SynthesizeConfig
@@ -60,18 +60,22 @@ def export_row(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def import_row(row: Mapping[str, Any], number: int, place: str) -> WrittenTrace:
     """A published row as a trace to be verified. ValueError, one line, if it lacks one of the two messages."""
-    messages = row.get("messages") or ()
-    contents = {message["role"]: message["content"] for message in messages if isinstance(message, dict)}
+    messages = row.get("messages")
+    chat = (
+        [message for message in messages if isinstance(message, dict)] if isinstance(messages, list) else []
+    )
+    contents = {str(message.get("role")): message.get("content") for message in chat}
     if not contents.get("user") or not contents.get("assistant"):
         raise ValueError(f"{place}: no messages of user and assistant; give rows as ReTool-SFT has them")
-    trace = canonical(contents["assistant"])
+    prompt, response = (text_at(contents, role, place, "that message") for role in ("user", "assistant"))
+    trace = canonical(response)
     box = last_box(trace)
     given = row.get("answer") is not None
     answer = answer_at(row, "answer", place, "that column") if given else box.content if box else ""
     if not answer:
         raise ValueError(f"{place}: no boxed answer and no column 'answer'; add one or take the row out")
     name = f"retool_rows/{number}"
-    problem = TrainingProblem(name, problem_of(contents["user"]), answer, "retool_rows", "")
+    problem = TrainingProblem(name, problem_of(prompt), answer, "retool_rows", "")
     return WrittenTrace(f"{name}/0", problem, trace, teacher="published")
 
 
@@ -137,12 +141,15 @@ def main() -> None:
             verb_parser.add_argument("path", type=Path)
     parsers["check"].add_argument("--replace", action="store_true", help="put true outputs in place")
     arguments = parser.parse_args()
-    if arguments.verb == "check":
-        mode = VerificationConfig(recorded_output="replace" if arguments.replace else "compare")
-        print(json.dumps(check(list(_read(arguments.source)), mode), indent=1))
-    else:
-        convert = _export if arguments.verb == "export" else _import
-        print(f"{convert(arguments.source, arguments.path)} rows written to {arguments.path}")
+    try:
+        if arguments.verb == "check":
+            mode = VerificationConfig(recorded_output="replace" if arguments.replace else "compare")
+            print(json.dumps(check(list(_read(arguments.source)), mode), indent=1))
+        else:
+            convert = _export if arguments.verb == "export" else _import
+            print(f"{convert(arguments.source, arguments.path)} rows written to {arguments.path}")
+    except ValueError as error:
+        parser.exit(2, f"{error}\n")
 
 
 if __name__ == "__main__":

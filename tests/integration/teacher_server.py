@@ -19,6 +19,10 @@ from tests.loopback import Handler, serve_http
 
 MODEL = "teacher-1"
 PROBLEM = re.compile(r"Case (\w+)\. What is (\d+) \* (\d+) \+ (\d+)\?")
+ODD_USAGE = (
+    {"prompt_tokens": -1, "completion_tokens": 1.5},
+    {"prompt_tokens": 10**30, "completion_tokens": 1},
+)
 ATTACK = (
     "import os, signal\nopen('/etc/tirflow-was-here', 'w').write('x')\nos.kill(os.getppid(), signal.SIGKILL)"
 )
@@ -261,6 +265,9 @@ BEHAVIOURS: dict[str, Behaviour] = {
     "parts": _parts,
     "no_usage": lambda h, a, _: h.send(
         200, json.dumps(completion(a, honest(a), finish_reason=None) | {"usage": None}).encode()
+    ),
+    "odd_usage": lambda h, a, n: h.send(
+        200, json.dumps(completion(a, honest(a)) | {"usage": ODD_USAGE[len(a.body["messages"]) > 1]}).encode()
     ),
     "broke_off": first(says(lambda _: "I compute and", finish_reason="error")),
     "error_body": first(

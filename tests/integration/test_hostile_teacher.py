@@ -11,9 +11,12 @@ import pytest
 
 from tasks.shared.artifacts import ArtifactRef, Store
 from tasks.shared.generation.endpoint.responses import ResponseLog
+from tasks.shared.reporting.samples import write_samples
+from tests.artifacts import publish
 from tests.integration.stages import in_process
 from tests.integration.synthesis_world import finish, make_request, start
 from tests.integration.teacher_server import serve
+from tests.unit.reporting.making import make_sample
 
 KEY = "sk-canary-0123456789"
 ACCEPTED = (
@@ -25,6 +28,7 @@ ACCEPTED = (
     "truncated",
     "parts",
     "no_usage",
+    "odd_usage",
     "broke_off",
     "error_body",
     "dropped",
@@ -162,6 +166,32 @@ def test_a_missing_key_is_an_error_at_once(tmp_path):
         ValueError, match=r"NO_SUCH_KEY is not set, and synthesize\.teacher\.key_variable names it"
     ):
         in_process(request)
+
+
+@pytest.mark.parametrize(
+    ("judge", "rated", "message"),
+    [
+        (
+            {"key_variable": "NO_SUCH_KEY"},
+            None,
+            r"NO_SUCH_KEY is not set, and synthesize\.judge\.key_variable",
+        ),
+        (None, "What is another?", "input pass_rates: it has no sample of any problem to write for"),
+    ],
+)
+def test_a_mistake_in_what_selects_is_found_before_the_teacher_is_asked(tmp_path, judge, rated, message):
+    with serve() as server:
+        settings, inputs = {}, {}
+        if judge is not None:
+            settings = {"judge": judge | {"base_url": server.base_url, "model": "teacher-1"}}
+        else:
+            samples = [make_sample([], "5", "5", problem=rated)]
+            store = Store(str(tmp_path / "store"))
+            inputs = {"pass_rates": publish(store, "evaluation", lambda path: write_samples(path, samples))}
+        request = make_request(tmp_path, ["honest"], server.base_url, inputs=inputs, **settings)
+        with pytest.raises(ValueError, match=message):
+            in_process(request)
+        assert server.asked == []
 
 
 @pytest.mark.parametrize("price", [0.0, 2.0])

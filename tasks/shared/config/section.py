@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict
 class Section(BaseModel):
     """Base of every section: immutable, unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # an infinite number would be null in a stage's request, which is JSON
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class StageConfig(Section):

@@ -23,7 +23,7 @@ EMBEDDING, HEAD = "embed_tokens.weight", "lm_head.weight"
 def require_files(checkpoint: Path) -> None:
     """ValueError unless `checkpoint` holds a configuration and all of its weights in complete files."""
     if (checkpoint / "adapter_config.json").is_file():
-        base = _json(checkpoint / "adapter_config.json").get("base_model_name_or_path") or "not named"
+        base = read_object(checkpoint / "adapter_config.json").get("base_model_name_or_path") or "not named"
         raise ValueError(
             f"{checkpoint}: an adapter without its base ({base}); merge it into that (PEFT's merge_and_unload), save "
             "both with save_pretrained, and give that directory"
@@ -73,7 +73,7 @@ def has_chat_template(checkpoint: Path) -> bool:
     if any(checkpoint.glob("*.jinja")):
         return True
     path = checkpoint / "tokenizer_config.json"
-    return path.is_file() and bool(_json(path).get("chat_template"))
+    return path.is_file() and bool(read_object(path).get("chat_template"))
 
 
 def head_differs(checkpoint: Path) -> str:
@@ -89,7 +89,8 @@ def _require_shards(checkpoint: Path) -> None:
         return
     expected: set[str] = set()
     if (checkpoint / INDEX).is_file():
-        expected = set(_json(checkpoint / INDEX).get("weight_map", {}).values())
+        shard_of = read_object(checkpoint / INDEX).get("weight_map")
+        expected = set(map(str, shard_of.values())) if isinstance(shard_of, dict) else set()
     for path in checkpoint.glob("*.safetensors"):
         if match := SHARD.fullmatch(path.name):
             width, count = len(match[1]), min(int(match[2]), MOST_SHARDS)
@@ -119,7 +120,7 @@ def _tensors(checkpoint: Path) -> "Iterator[tuple[Path, str, torch.Tensor]]":
             raise ValueError(f"{path}: weights are damaged ({error}); download the file again") from error
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
     """A file's JSON object. ValueError, naming the file, if there is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -33,8 +33,19 @@ def load_model(checkpoint: Path, config: ModelConfig) -> "PreTrainedModel":
     """The causal language model of `checkpoint` in `config.dtype`, with `config.attention`.
 
     Raises:
-        ValueError: no checkpoint there, weights in a pickle, damaged or incomplete weights, NaN in them, a tied head
-            that is not its embedding, no flash-attention.
+        ValueError: see `open_model`; NaN in the weights, a tied head that is not its embedding.
+    """
+    model = open_model(checkpoint, config)
+    _require_weights(model, checkpoint)
+    return model
+
+
+def open_model(checkpoint: Path, config: ModelConfig, device: str | None = None) -> "PreTrainedModel":
+    """The model as its files have it. On the device "meta" without reading weights: whether they fit config.json.
+
+    Raises:
+        ValueError: no checkpoint there, weights in a pickle, damaged or incomplete weights, no flash-attention, an
+            architecture that is not Transformers' own.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -52,25 +63,31 @@ def load_model(checkpoint: Path, config: ModelConfig) -> "PreTrainedModel":
                 attn_implementation=config.attention,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # reported below, by name
+                device_map=device,
             )
     except SafetensorError as error:
         raise ValueError(
             f"{checkpoint}: weights are damaged ({error}); run the stage that made them again"
         ) from error
-    except ImportError as error:
-        if config.attention != "flash_attention_2":
-            raise
+    except (ImportError, ValueError, TypeError, KeyError, AttributeError) as error:
+        if isinstance(error, ImportError) and config.attention == "flash_attention_2":
+            raise ValueError(
+                "model.attention = 'flash_attention_2' needs the package flash-attn; install it or use 'sdpa'"
+            ) from error
+        # of foreign files: remote code, an unknown architecture, weights in four bits, a contradictory config.json
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
-            "model.attention = 'flash_attention_2' needs the package flash-attn; install it or use 'sdpa'"
+            f"{checkpoint}: its model cannot be opened ({said}); use an undamaged one of an architecture that "
+            "Transformers has"
         ) from error
-    model, report = loaded
+    model: PreTrainedModel = loaded[0]
+    report = loaded[1]
     # Transformers would fill these with random numbers.
     strays = sorted(report["missing_keys"]) + sorted(key[0] for key in report["mismatched_keys"])
     if strays:
         raise ValueError(
             f"{checkpoint}: weights do not fit config.json, first {strays[0]}; use a complete checkpoint"
         )
-    _require_weights(model, checkpoint)
     return model
 
 

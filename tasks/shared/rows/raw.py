@@ -5,7 +5,6 @@ that are not UTF-8 are kept as surrogates, which `values.py` refuses where it re
 """
 
 import csv
-import gzip
 import json
 import lzma
 import re
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 COMMIT = re.compile(r"[0-9a-f]{40}")
 RawRows = Iterator[tuple[str, Mapping[str, Any]]]
 PACKED = (".gz", ".bz2", ".xz")
-UNREADABLE = (gzip.BadGzipFile, lzma.LZMAError, zlib.error, EOFError)
+UNREADABLE = (OSError, lzma.LZMAError, zlib.error, EOFError)
 BYTE_ORDER_MARKS = {b"\xff\xfe\x00\x00": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 BLANK = "\ufeff \t\r\n"  # around a line; a file joined from several holds marks within it
 # `train-00000-of-00002.parquet`, `data/test.jsonl`, `validation/0.csv`
@@ -149,6 +148,8 @@ def _reported(path: Path) -> Iterator[None]:
     try:
         yield
     except UNREADABLE as error:
+        if isinstance(error, OSError) and error.errno:  # of the disk
+            raise
         raise ValueError(
             f"{path}: cannot be unpacked ({error or type(error).__name__}); pack it again"
         ) from None

@@ -35,11 +35,16 @@ def read_pass_rates(directory: Path) -> dict[str, float]:
     )
 
 
+def rate_of(problem: TrainingProblem, rates: Mapping[str, float]) -> float | None:
+    """The pass rate on a problem; None if the given model has no sample of it."""
+    return rates.get(problem.id, rates.get(problem.problem))
+
+
 def judge_difficulty(
     problem: TrainingProblem, rates: Mapping[str, float], config: SelectionConfig
 ) -> tuple[Reason, str, float | None]:
     """ACCEPTED or why not, a line on it, and the pass rate."""
-    rate = rates.get(problem.id, rates.get(problem.problem))
+    rate = rate_of(problem, rates)
     if rate is None:
         return Reason.UNRATED, "the given model has no sample of this problem", None
     if rate <= config.min_pass_rate:

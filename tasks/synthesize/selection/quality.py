@@ -6,6 +6,7 @@ A judge model votes on the code of the traces that pass here (`judging.py`).
 import ast
 import re
 import unicodedata
+from contextlib import suppress
 from dataclasses import replace
 
 from tasks.shared.traces.python_text import parsed
@@ -66,4 +67,6 @@ def latin_share(text: str) -> float:
 def _program(code: str) -> str:
     """A form that two spellings of one program share: without comments and layout."""
     tree = parsed(code)
-    return code.strip() if tree is None else ast.dump(tree)
+    with suppress(RecursionError):  # a sum of a thousand terms is a tree as deep
+        return code.strip() if tree is None else ast.dump(tree)
+    return code.strip()

@@ -149,10 +149,11 @@ class EngineTeacher:
         teacher, rules = self._teacher, self._rules
         message = self._prompting.message(request.problem.problem, request.reasoning)
         sampling = (teacher.temperature, teacher.top_p, teacher.max_response_tokens, self._seed)
-        calls = (rules.max_calls, rules.announce_remaining_calls, rules.error_feedback, rules.stateful)
+        calls = (rules.dialect.name, self._prompting.runs_code, rules.max_calls, rules.block_notices)
+        feedback = (rules.announce_remaining_calls, rules.error_feedback, rules.stateful)
         engine = (self._generation.engine, self._model.dtype)
         prompt = (self._weights.digest, self._prompting.plain, request.problem.system, message)
-        content = json.dumps([*prompt, *sampling, *calls, asdict(rules.limits), *engine])
+        content = json.dumps([*prompt, *sampling, *calls, *feedback, asdict(rules.limits), *engine])
         digest = hashlib.sha256(content.encode()).hexdigest()[:32]
         return ResponseKey("teacher", request.problem.id, request.index, 0, digest)
 

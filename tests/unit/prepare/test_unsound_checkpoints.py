@@ -103,6 +103,29 @@ def break_the_template(source: Path) -> None:
     tokenizer.save_pretrained(source)
 
 
+def change_json(name: str, **changed: object) -> Callable[[Path], None]:
+    def change(source: Path) -> None:
+        path = source / name
+        content = json.loads(path.read_text()) if path.is_file() else {}
+        path.write_text(json.dumps(content | changed))
+
+    return change
+
+
+def damage_the_index(source: Path) -> None:
+    (source / "model.safetensors").rename(source / "model-00001-of-00002.safetensors")
+    (source / "model.safetensors.index.json").write_text('{"weight_map": [["a"]]}')
+
+
+def name_dated_templates(source: Path) -> None:
+    (source / "chat_template.jinja").unlink()
+    change_json("tokenizer_config.json", chat_template=["strftime_now", {"template": 5}])(source)
+
+
+OWN_CODE = {
+    "model_type": "own",
+    "auto_map": {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"},
+}
 NORM = "model.norm.weight"
 
 
@@ -129,6 +152,12 @@ NORM = "model.norm.weight"
         (empty_the_tokenizer, r"makes no token of 'Compute 2 \+ 3\.'; its files are incomplete"),
         (end_no_turn, r"no end-of-turn token: .*; set eos_token in tokenizer_config\.json"),
         (break_the_template, r"its chat template cannot write an assistant's message .*; correct it"),
+        (change_json("config.json", **OWN_CODE), r"contains custom code .*; use an undamaged one of an arch"),
+        (change_json("config.json", model_type="bert"), r"weights do not fit config\.json, first bert\."),
+        (change_json("config.json", vocab_size=10), r"weights do not fit config\.json, first model\.embed"),
+        (change_json("config.json", quantization_config={"quant_method": "gptq", "bits": 4}), r"GPTQ"),
+        (damage_the_index, r"shard model-00002-of-00002\.safetensors is missing; download"),
+        (name_dated_templates, r"its tokenizer cannot be opened|its chat template cannot write"),
     ],
 )
 def test_an_untrainable_checkpoint_is_refused_first(
@@ -150,6 +179,24 @@ def test_an_unsavable_generation_config_is_rewritten(source: Path, tmp_path: Pat
     for directory in (placed, source):  # a model from elsewhere can be saved too
         model = load_model(directory, LOADED)
         save_checkpoint(model, load_tokenizer(directory), tmp_path / f"trained_{directory.name}")
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "message"),
+    [
+        ("generation_config.json", {"eos_token_id": "x"}, r"eos_token_id is not an id .*; correct it"),
+        ("tokenizer_config.json", {}, r"tokenizer_config\.json: not JSON .*; download the file again"),
+    ],
+)
+def test_odd_json_is_one_line_of_prepare(
+    source: Path, name: str, changed: dict[str, object], message: str
+) -> None:
+    change_json(name, **changed)(source)
+    if not changed:
+        (source / name).write_text("{strftime_now")
+    with pytest.raises(ValueError, match=message) as caught:
+        place(source)
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_a_valid_generation_config_is_kept(source: Path) -> None:

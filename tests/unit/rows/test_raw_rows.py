@@ -113,6 +113,7 @@ def test_what_datasets_saved_to_disk_is_read(tmp_path: Path) -> None:
         ("a.json", b'[{"a": ' + b"9" * 5000 + b"}]", r"not valid JSON \(a number of too many digits"),
         ("a.jsonl.gz", b"no gzip", r"a\.jsonl\.gz: cannot be unpacked"),
         ("a.jsonl.gz", gzip.compress(LINES.encode() * 9, mtime=0)[:-20], r"a\.jsonl\.gz: cannot be unpacked"),
+        ("a.jsonl.bz2", b"no bzip2", r"a\.jsonl\.bz2: cannot be unpacked"),
         ("a.json", b'{"problem": {"0": "x"}}', r"a\.json: not one list of objects; .*orient='records'"),
         ("a.json", b'[{"a": 1}, 2]', r"a\.json: row 2: not a JSON object"),
         ("a.json", b'[{"a": 1},\n{"b"]', r"a\.json: not valid JSON \(line 2"),

@@ -40,6 +40,7 @@ def key_of(tmp_path: Path, seed: int = 1, weights: Weights = WEIGHTS, **changed:
         {"seed": 2},
         {"weights": replace(WEIGHTS, digest="1" * 64)},
         {"traces": TracesConfig(max_calls=2)},
+        {"traces": TracesConfig(block_notices=False)},
         {"traces": TracesConfig(error_feedback="last_line")},
         {"sandbox": SandboxConfig(stateful=True)},
         {"sandbox": SandboxConfig(wall_s=1.0)},
@@ -50,6 +51,11 @@ def key_of(tmp_path: Path, seed: int = 1, weights: Weights = WEIGHTS, **changed:
 )
 def test_what_a_response_depends_on_is_in_its_key(tmp_path: Path, changed: dict[str, Any]) -> None:
     assert key_of(tmp_path) != key_of(tmp_path, **changed)
+
+
+def test_dialects_that_share_a_prompt_share_no_response(tmp_path: Path) -> None:
+    retool, torl = (TracesConfig(prompt="bare", dialect=name) for name in ("retool", "torl"))
+    assert key_of(tmp_path, traces=retool) != key_of(tmp_path, traces=torl)
 
 
 def test_what_it_does_not_depend_on_is_not(tmp_path: Path) -> None:

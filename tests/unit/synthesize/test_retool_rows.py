@@ -54,9 +54,26 @@ def test_problem_and_answer_are_read_from_a_published_row():
     assert import_row({"messages": messages, "answer": 7}, 0, "row 1").problem.answer == "7"
 
 
+@pytest.mark.parametrize("content", [["a"], {"text": "x"}, "\ud800", True])
+@pytest.mark.parametrize("role", ["user", "assistant"])
+def test_a_message_of_another_form_is_a_mistake_in_one_line(role, content):
+    contents = {"user": "q", "assistant": TRACE} | {role: content}
+    messages = [{"role": key, "content": value} for key, value in contents.items()]
+    with pytest.raises(ValueError, match=r"^row 3: [^\n]+; [^\n]+$"):
+        import_row({"messages": messages}, 2, "row 3")
+
+
 def test_a_row_without_messages_is_a_mistake_in_one_line():
-    with pytest.raises(ValueError, match=r"^row 3: no messages of user and assistant"):
-        import_row({"text": "x"}, 2, "row 3")
+    for messages in (
+        None,
+        3,
+        "q",
+        [{"content": "x"}],
+        [{"role": "user"}],
+        [{"role": ["user"], "content": "x"}],
+    ):
+        with pytest.raises(ValueError, match=r"^row 3: no messages of user and assistant"):
+            import_row({"messages": messages}, 2, "row 3")
     with pytest.raises(ValueError, match="not written in the dialect 'retool'"):
         export_row({"id": "a/0", "problem": PROBLEM, "trace": "\\boxed{5}"})
 
@@ -83,3 +100,5 @@ def test_the_command_writes_rows_and_texts(tmp_path):
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     assert json.loads(texts.read_text()) == {"problem": PROBLEM, "reasoning": TRACE, "answer": "5"}
+    done = subprocess.run([*command[:3], "check", str(tmp_path / "none")], capture_output=True, text=True)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)

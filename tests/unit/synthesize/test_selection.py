@@ -24,6 +24,7 @@ from tests.unit.synthesize.in_process import InProcessRunner
 
 DIALECT = DIALECTS["retool"]
 LOOP = "print(sum(k * k for k in range(30)) % 7)"
+DEEP = f"print({' + '.join(map(str, range(1500)))})"  # a tree deeper than Python recurses
 OFF = SelectionConfig(
     require_code=False, min_code_work=0, max_similarity=1.0, decontaminate_ngram=0, max_chars=0
 )
@@ -66,6 +67,8 @@ def only(**settings: object) -> SelectionConfig:
         ({"min_code_work": 3}, accepted(codes=("print(2 + 3)",)), Reason.TRIVIAL_CODE),
         ({"min_code_work": 3}, accepted(codes=("print(2 + 3)", LOOP)), Reason.ACCEPTED),
         ({}, accepted(codes=(LOOP, f"# again\n{LOOP}")), Reason.REPEATED_BLOCK),
+        ({}, accepted(codes=(DEEP, f"# again\n{DEEP}")), Reason.ACCEPTED),
+        ({}, accepted(codes=(DEEP, f"{DEEP}\n")), Reason.REPEATED_BLOCK),
         ({"repeated_blocks": "keep"}, accepted(codes=(LOOP, LOOP)), Reason.ACCEPTED),
         ({"max_chars": 100}, accepted(), Reason.TOO_LONG),
         ({}, accepted(words="我们用程序来计算这个数。"), Reason.OTHER_SCRIPT),

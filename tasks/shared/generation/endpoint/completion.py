@@ -4,21 +4,22 @@ import json
 from dataclasses import dataclass, fields
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field, ValidationError, ValidatorFunctionWrapHandler, field_validator
 
 from tasks.shared.traces.served import ServedTrajectory
 
 # Finish reasons for a turn cut short by a token limit: OpenAI's, Anthropic's, Mistral's and Google's.
 CUT_SHORT = frozenset({"length", "max_tokens", "model_length", "max_output_tokens"})
 TEXT_PARTS = frozenset({"text", "output_text"})
+Count = Annotated[int, Field(ge=0, le=1 << 40)]  # tokens; no response has more
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
     """Tokens of one response or of several."""
 
-    prompt_tokens: Annotated[int, Field(ge=0)] = 0
-    completion_tokens: Annotated[int, Field(ge=0)] = 0
+    prompt_tokens: Count = 0
+    completion_tokens: Count = 0
 
     def __add__(self, other: "Usage") -> "Usage":
         return Usage(
@@ -99,13 +100,16 @@ class Completion(BaseModel):
         reasons = [(choice.finish_reason or "").lower() for choice in self.choices]
         return bool(self.error and not self.choices) or "error" in reasons
 
-    @field_validator("usage", mode="before")
+    @field_validator("usage", mode="wrap")
     @classmethod
-    def _need_both_counts(cls, usage: Any) -> Any:
-        """None if the endpoint sends the field without counts."""
+    def _need_both_counts(cls, usage: Any, read: ValidatorFunctionWrapHandler) -> Any:
+        """None if the endpoint sends the field without counts, or with what cannot be counts."""
         if isinstance(usage, dict) and any(usage.get(field.name) is None for field in fields(Usage)):
             return None
-        return usage
+        try:
+            return read(usage)
+        except ValidationError:
+            return None
 
 
 def _words_of(part: Any) -> str:
