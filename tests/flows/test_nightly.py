@@ -18,7 +18,6 @@ from flows.names import evaluation_of
 from flows.server import cluster
 from flows.server.deployments import ROOT
 from flows.start import RECORD
-from tasks.prepare.tiny_model import make_tiny_checkpoint
 from tasks.recipes import load_recipe
 from tasks.shared.artifacts import ArtifactRef, Provenance
 from tasks.shared.reporting.evaluated import write_evaluation
@@ -27,7 +26,7 @@ from tasks.shared.runs.record import RunRecords, StageRecord
 from tasks.shared.runs.tags import Night, Nights, Tags
 from tests.artifacts import publish
 from tests.flows.conftest import Prefect, small, until
-from tests.integration.evaluation_world import SHAPE, fill_sets
+from tests.integration.evaluation_world import fill_sets, tiny_checkpoint
 from tests.loopback import Handler, serve_http
 from tests.unit.reporting.making import make_sample
 
@@ -70,7 +69,7 @@ class Watched:
 def watched(prefect: Prefect) -> Watched:
     """The run as `prepare` would have left it, and an old night in which every answer was right."""
     store, uri = prefect.store, str(prefect.home / "store")
-    checkpoint = publish(store, "checkpoint", lambda directory: make_tiny_checkpoint(SHAPE, 3, directory))
+    checkpoint = publish(store, "checkpoint", tiny_checkpoint())
     made = Watched(checkpoint, publish(store, "evaluation_sets", _fill_sets))
     recipe = load_recipe("tiny", small()).model_dump(mode="json")
     outputs = {"checkpoint": made.checkpoint, "evaluation_sets": made.evaluation_sets}

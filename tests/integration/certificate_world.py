@@ -7,7 +7,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from tasks.prepare.tiny_model import make_tiny_checkpoint
 from tasks.shared.artifacts import ArtifactRef, Store
 from tasks.shared.config import EvaluateStage, SandboxConfig
 from tasks.shared.evaluation.problems import EvaluationProblem, read_problems, sample_requests
@@ -19,7 +18,7 @@ from tasks.shared.reporting.summary import summarize
 from tasks.shared.rows.tables import write_table
 from tasks.shared.tools.interpreter import make_interpreter
 from tests.artifacts import publish
-from tests.integration.evaluation_world import SHAPE, evaluate_stage, fill_sets
+from tests.integration.evaluation_world import evaluate_stage, fill_sets, tiny_checkpoint
 from tests.unit.generation.scripted import ScriptedGenerator
 
 SEED = 7
@@ -58,9 +57,7 @@ def publish_inputs(store: Store) -> dict[str, ArtifactRef]:
     problems = publish(
         store, "problems", lambda path: write_table(path / "train.parquet", rows, schema), config=prepared
     )
-    checkpoint = publish(
-        store, "checkpoint", lambda path: make_tiny_checkpoint(SHAPE, 3, path), {"problems": problems}
-    )
+    checkpoint = publish(store, "checkpoint", tiny_checkpoint(), {"problems": problems})
     sets = publish(store, "evaluation_sets", lambda path: fill_sets(path, {"sums": SUMS}))
     return {"checkpoint": checkpoint, "evaluation_sets": sets}
 

@@ -1,6 +1,8 @@
 """A small evaluation with real parts: an untrained tiny checkpoint, two problem sets, a store, requests."""
 
 import json
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,14 @@ from tests.integration.stages import stage_request
 SHAPE = TinyModel(hidden_size=64, layers=2, intermediate_size=128, vocabulary=512)
 SETS = {"held_out": 6, "other": 3}
 SAMPLES = 12
+
+
+@cache
+def tiny_checkpoint(seed: int = 3) -> dict[str, bytes]:
+    """The files of an untrained checkpoint, made once per process."""
+    with tempfile.TemporaryDirectory() as directory:
+        make_tiny_checkpoint(SHAPE, seed, Path(directory))
+        return {path.name: path.read_bytes() for path in Path(directory).iterdir()}
 
 
 def fill_sets(directory: Path, sets: dict[str, list[tuple[str, str, str]]]) -> None:
@@ -63,7 +73,7 @@ def evaluate_stage(**evaluate: Any) -> EvaluateStage:
 def evaluate_request(root: Path, scratch: str = "scratch", **evaluate: Any) -> StageRequest:
     """A request for `evaluate`; its inputs are published into `root`/store."""
     store = Store(str(root / "store"))
-    checkpoint = publish(store, "checkpoint", lambda directory: make_tiny_checkpoint(SHAPE, 3, directory))
+    checkpoint = publish(store, "checkpoint", tiny_checkpoint())
     return stage_request(
         root,
         "evaluate",

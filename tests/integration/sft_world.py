@@ -6,16 +6,14 @@ from pathlib import Path
 import pandas as pd
 
 from data.families import ALL_FAMILIES
-from tasks.prepare.tiny_model import make_tiny_checkpoint
 from tasks.sft.spec import SftConfig, SftStage
 from tasks.shared.artifacts import Store
-from tasks.shared.config import ModelConfig, OptimizerConfig, TinyModel, TracesConfig
+from tasks.shared.config import ModelConfig, OptimizerConfig, TracesConfig
 from tasks.shared.contract.stage import StageRequest
 from tasks.shared.traces.dialect import DIALECTS
 from tests.artifacts import publish
+from tests.integration.evaluation_world import SHAPE, tiny_checkpoint
 from tests.integration.stages import stage_request
-
-SHAPE = TinyModel(hidden_size=64, layers=2, intermediate_size=128, vocabulary=512)
 
 
 def make_traces(num_traces: int, seed: int = 0) -> pd.DataFrame:
@@ -65,7 +63,7 @@ def make_request(
         "sft",
         config,
         {
-            "checkpoint": publish(store, "checkpoint", lambda path: make_tiny_checkpoint(SHAPE, 0, path)),
+            "checkpoint": publish(store, "checkpoint", tiny_checkpoint(0)),
             "traces": publish(store, "traces", lambda path: rows.to_parquet(path / "train.parquet")),
         },
         seed=7,

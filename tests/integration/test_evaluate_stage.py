@@ -109,8 +109,8 @@ def test_greedy_with_several_samples_is_refused(tmp_path: Path) -> None:
     """One sample would count many times. One line says what to set."""
     request = evaluate_request(tmp_path)
     request.config["evaluate"]["temperature"] = 0.0
-    events = run_to_end(Path(request.scratch), request, status=2)
-    assert "set evaluate.samples_per_problem = 1" in events[-1]["message"]
+    with pytest.raises(ValueError, match=r"set evaluate\.samples_per_problem = 1"):
+        in_process(request)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """Adapters through the stages: SFT, then rounds of RL with the base as reference; outputs and their base."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -12,7 +11,7 @@ from tasks.shared.artifacts.lineage import lineage
 from tasks.shared.learning.checkpoints import load_model, load_tokenizer
 from tests.integration.rl_world import MODEL, OPTIMIZER, make_request, make_store
 from tests.integration.sft_world import make_request as make_sft_request
-from tests.integration.stages import outputs_of, read_lines, run_to_end
+from tests.integration.stages import in_process, outputs_of, read_lines, run_to_end
 from tests.integration.test_rl_round import FAST
 from tests.integration.test_sft_stage import metrics_of
 
@@ -21,12 +20,11 @@ ROUND = {**FAST, "kl_coefficient": 0.1, "drop_equal_rewards": False}
 
 
 def lora_round(
-    root: Path, inputs: dict[str, ArtifactRef], name: str, status: int = 0, base: str = "as_loaded"
-) -> dict[str, Any]:
-    """A round of three steps with adapters. Returns its outputs, or the message of its refusal."""
+    root: Path, inputs: dict[str, ArtifactRef], name: str, base: str = "as_loaded"
+) -> dict[str, ArtifactRef]:
+    """The outputs of a round of three steps with adapters."""
     optimizer = OPTIMIZER.model_dump() | {"lora": LORA | {"base": base}, "learning_rate": 1e-2}
-    events = run_to_end(root / name, make_request(root, inputs, name, optimizer=optimizer, **ROUND), status)
-    return {"message": events[-1]["message"]} if status else outputs_of(root / name)
+    return in_process(make_request(root, inputs, name, optimizer=optimizer, **ROUND)).outputs
 
 
 def require_base_and_adapter(
@@ -74,12 +72,10 @@ def test_rounds_train_one_adapter_over_one_base(tmp_path: Path) -> None:
     require_base_and_adapter(store, first, base)
 
     carried = {**inputs, "checkpoint": first["checkpoint"], "trainer_state": first["trainer_state"]}
-    message = lora_round(tmp_path, carried, "without", status=2)["message"]
-    assert "a later round needs input 'reference': the base of the adapters" in message
-    message = lora_round(tmp_path, {**carried, "reference": first["checkpoint"]}, "other", status=2)[
-        "message"
-    ]
-    assert "is not the base of the adapters" in message
+    with pytest.raises(ValueError, match="a later round needs input 'reference': the base of the adapters"):
+        lora_round(tmp_path, carried, "without")
+    with pytest.raises(ValueError, match="is not the base of the adapters"):
+        lora_round(tmp_path, {**carried, "reference": first["checkpoint"]}, "other")
     second = lora_round(tmp_path, {**carried, "reference": base}, "second")
     require_base_and_adapter(store, second, base)
     assert {base, first["trainer_state"]} <= lineage(store, second["adapter"]).keys()

@@ -9,7 +9,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.prepare.tiny_model import make_tiny_checkpoint
 from tasks.report.embedding import trace, trace_index
 from tasks.report.inputs import read_inputs
 from tasks.rl.rollouts import SCHEMA
@@ -20,7 +19,7 @@ from tasks.shared.reporting.samples import SECONDS, SECONDS_FILE, Sample
 from tasks.shared.reporting.summary import summarize
 from tasks.shared.rows.tables import write_table
 from tests.artifacts import publish
-from tests.integration.evaluation_world import SHAPE, report_request
+from tests.integration.evaluation_world import report_request, tiny_checkpoint
 from tests.integration.stages import as_process, context_of, run_to_end
 from tests.unit.reporting.making import make_evaluation
 
@@ -55,7 +54,7 @@ def publish_rollouts(store: Store, accuracy: float, earlier: bool = False, ahead
     problems = publish(
         store, "problems", lambda path: write_table(path / "train.parquet", [problem], columns)
     )
-    checkpoint = publish(store, "checkpoint", lambda path: make_tiny_checkpoint(SHAPE, 3, path))
+    checkpoint = publish(store, "checkpoint", tiny_checkpoint())
     tokenizer = load_tokenizer(store.fetch(checkpoint))
     rows = []
     for step in (1, 2):

@@ -4,11 +4,13 @@ Each stage uses its own sections of one recipe: synthesis executes the blocks of
 sample with their policies. Three servers, as the stages start them.
 """
 
+from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import cast
 
 import pytest
 
-from tasks.recipes import load_recipe
+from tasks.recipes import Recipe, load_recipe
 from tasks.rl.round import rollout_policy
 from tasks.rl.spec import RlStage
 from tasks.shared.config import EvaluateStage
@@ -48,28 +50,36 @@ def sampled(policy: RolloutPolicy, interpreter: Interpreter) -> list[str | None]
     return [by_number[n].calls[0].observation for n in range(len(PROGRAMS))]
 
 
-@pytest.mark.parametrize("feedback", ["full", "last_line"])
-def test_same_program_same_observation_in_every_stage(feedback: str) -> None:
+def recipe_with(feedback: str) -> Recipe:
     base = load_recipe("tiny")
     traces = base.traces.model_copy(update={"error_feedback": feedback, "max_calls": 1})
     generation = base.generation.model_copy(update={"max_response_tokens": 30_000})
     rl = base.rl.model_copy(update={"tokens_per_micro_batch": 32_000})
-    base = base.model_copy(update={"traces": traces, "generation": generation, "rl": rl})
-    synthesis = cast("SynthesizeStage", base.for_stage("synthesize"))
-    training = cast("RlStage", base.for_stage("rl"))
-    evaluation = cast("EvaluateStage", base.for_stage("evaluate"))
+    return base.model_copy(update={"traces": traces, "generation": generation, "rl": rl})
 
-    with make_interpreter(synthesis.sandbox) as interpreter:
-        results = run_blocks(PROGRAMS, interpreter, stateful=False)
-        in_synthesis: list[str | None] = [
-            observe(result, synthesis.traces.error_feedback) for result in results
+
+@pytest.fixture(scope="module")
+def interpreters() -> Iterator[list[Interpreter]]:
+    """A server for each stage, from its own section."""
+    recipe = load_recipe("tiny")
+    with ExitStack() as stack:
+        yield [
+            stack.enter_context(make_interpreter(recipe.for_stage(stage).sandbox))
+            for stage in ("synthesize", "rl", "evaluate")
         ]
-    with make_interpreter(training.sandbox) as interpreter:
-        in_training = sampled(rollout_policy(training), interpreter)
-    with make_interpreter(evaluation.sandbox) as interpreter:
-        sampler = Sampler(evaluation, ScriptedGenerator(TOKENIZER, {}), interpreter, TOKENIZER)
-        in_evaluation = sampled(sampler.policy(), interpreter)
 
+
+@pytest.mark.parametrize("feedback", ["full", "last_line"])
+def test_same_program_same_observation_in_every_stage(feedback: str, interpreters: list[Interpreter]) -> None:
+    recipe = recipe_with(feedback)
+    synthesis = cast("SynthesizeStage", recipe.for_stage("synthesize"))
+    training = cast("RlStage", recipe.for_stage("rl"))
+    evaluation = cast("EvaluateStage", recipe.for_stage("evaluate"))
+    results = run_blocks(PROGRAMS, interpreters[0], stateful=False)
+    in_synthesis = [observe(result, synthesis.traces.error_feedback) for result in results]
+    in_training = sampled(rollout_policy(training), interpreters[1])
+    sampler = Sampler(evaluation, ScriptedGenerator(TOKENIZER, {}), interpreters[2], TOKENIZER)
+    in_evaluation = sampled(sampler.policy(), interpreters[2])
     assert in_synthesis[0] == "2"
     assert len(set(in_synthesis)) >= 9
     assert in_synthesis == in_training == in_evaluation
