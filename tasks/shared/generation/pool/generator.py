@@ -18,7 +18,7 @@ from tasks.shared.generation.follower import Follower
 from tasks.shared.generation.pool.client import Completion
 from tasks.shared.generation.pool.members import Ask, Member, Pool
 from tasks.shared.generation.pool.nccl import NcclTransfer
-from tasks.shared.generation.pool.weights import FileTransfer, Transfer
+from tasks.shared.generation.pool.weights import FileTransfer
 from tasks.shared.generation.protocol import Piece
 from tasks.shared.generation.resubmission import Resubmits
 from tasks.shared.generation.vllm_options import reason_of, sampling_options
@@ -110,7 +110,7 @@ class PoolGenerator(PoolAsker):
         self._waiting: set[Future[Any]] = set()  # calls into the loop whose callers wait
         self._thread = threading.Thread(target=self._loop.run_forever, name="pool", daemon=True)
         self._thread.start()
-        self._transfer: Transfer
+        self._transfer: NcclTransfer | FileTransfer
         if nccl_address:
             self._transfer = NcclTransfer(self._pool, self._call, nccl_address)
         else:
@@ -195,7 +195,6 @@ class PoolGenerator(PoolAsker):
 
     async def _score(self, sequences: Sequence[Sequence[int]], number: int) -> list[list[float]]:
         member = await self._pool.first_ready(number)
-        assert member.client is not None
         self._scored_by = member.name
         return list(await asyncio.gather(*(member.client.score(list(ids)) for ids in sequences)))
 

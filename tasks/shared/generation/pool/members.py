@@ -18,7 +18,8 @@ from typing import Any, TypeVar
 import aiohttp
 
 from tasks.shared.generation.pool.client import Client, Completion, ServerLost, open_session
-from tasks.shared.generation.pool.server import PoolFailed, Server
+from tasks.shared.generation.pool.hosts import AnnouncedServer
+from tasks.shared.generation.pool.server import PoolFailed, ServerProcess
 from tasks.shared.generation.protocol import Piece
 
 START_S = 1800.0  # a large model from a slow disk
@@ -49,9 +50,9 @@ class Member:
     """One server."""
 
     name: str
-    server: Server | None  # None: it runs already, and is never restarted
+    server: ServerProcess | AnnouncedServer | None  # None: it runs already, and is never restarted
     url: str = ""
-    client: Client | None = None
+    client: Client = field(init=False, repr=False)  # once it has answered
     ready: bool = False  # answers, and holds the weights that were pushed last
     was_ready: bool = False
     waits_for_push: bool = False  # answers, but no files hold the current weights
@@ -170,7 +171,7 @@ class Pool:
     async def _pauses(self, member: Member) -> bool:
         """Pause a server; False if it is lost."""
         try:
-            await _client(member).pause()
+            await member.client.pause()
         except ServerLost:
             member.waits_for_push = False
             self._lose(member)
@@ -182,14 +183,14 @@ class Pool:
         self, members: Sequence[Member], call: Callable[[Client], Awaitable[Result]]
     ) -> list[Result]:
         """Call the members' clients side by side; the results in their order."""
-        return list(await asyncio.gather(*(call(_client(member)) for member in members)))
+        return list(await asyncio.gather(*(call(member.client) for member in members)))
 
     async def finish_push(self, members: Sequence[Member], version: str) -> None:
         """Let them continue with the weights that they have received."""
         await self.each(members, lambda client: client.finish_transfer(version))
         self.version = version
         for member in members:
-            await _client(member).resume()
+            await member.client.resume()
             member.ready, member.waits_for_push = True, False
         self._weights.release()
         self._changed.set()
@@ -206,9 +207,9 @@ class Pool:
         """Give a member the weights of `version`. It leaves the pool if it is lost meanwhile."""
         assert self._paths is not None
         try:
-            await _client(member).take_weights(self._paths, self.version)
+            await member.client.take_weights(self._paths, self.version)
         except ServerLost as error:
-            if await _client(member).is_healthy():
+            if await member.client.is_healthy():
                 raise _refused(member, error) from None
             self._lose(member)
 
@@ -237,7 +238,7 @@ class Pool:
 
     async def _ask(self, ask: Ask, member: Member) -> None:
         try:
-            completion = await _client(member).generate(ask.ids, ask.sampling, salt=self.version)
+            completion = await member.client.generate(ask.ids, ask.sampling, salt=self.version)
             self._take(ask, completion)
         except ServerLost as error:
             member.doubted.set()
@@ -322,7 +323,7 @@ class Pool:
             await _up_to(WATCH_S, member.doubted)
             if member.server is not None and member.server.ended():
                 return
-            if await _client(member).is_healthy():
+            if await member.client.is_healthy():
                 silent = 0
                 member.doubted.clear()
                 self._dispatch()
@@ -348,11 +349,6 @@ class Pool:
         self._changed.set()
         for task in list(member.tasks):
             task.cancel()
-
-
-def _client(member: Member) -> Client:
-    assert member.client is not None
-    return member.client
 
 
 async def _up_to(seconds: float, event: asyncio.Event) -> None:

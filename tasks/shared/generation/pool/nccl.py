@@ -32,7 +32,7 @@ class NcclTransfer:
         self._urls: list[str] = []  # of the servers in the group
 
     def push(self, weights: Iterable[tuple[str, torch.Tensor]], version: str) -> None:
-        """See `Transfer.push`."""
+        """Give every server these weights under that name; running requests wait meanwhile and continue with them."""
         members: list[Member] = self._call(self._pool.pause_for_push())
         if [member.url for member in members] != self._urls:
             self._meet(members)

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -34,26 +34,10 @@ class PoolFailed(ValueError):
     """The pool cannot start or go on; one line with the cause."""
 
 
-class Server(Protocol):
-    """A server as its pool sees it."""
-
-    name: str
-    elsewhere: bool  # on another host, which restarts it
-
-    def start(self) -> str | None:
-        """Start or restart it and return its URL; None while it has none yet. PoolFailed after too many deaths."""
-
-    def ended(self) -> bool:
-        """True if the last started process has ended."""
-
-    def last_words(self) -> str:
-        """The end of its log, for a message."""
-
-
 class ServerProcess:
     """A server of this host, which can be started again."""
 
-    elsewhere = False
+    elsewhere = False  # whether it is on another host, which restarts it
 
     def __init__(
         self,
@@ -78,7 +62,10 @@ class ServerProcess:
         self._running: RunningProcess | None = None
 
     def start(self) -> str:
-        """Start it on a free port; its URL, which answers once the model is loaded. See `Server.start`."""
+        """Start or restart it on a free port; its URL, which answers once the model is loaded.
+
+        PoolFailed after too many deaths.
+        """
         if self._running is not None:
             self._running.stop()
             self._deaths += 1

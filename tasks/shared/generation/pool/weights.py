@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -38,16 +38,6 @@ def buckets(
         yield group
 
 
-class Transfer(Protocol):
-    """A way to send weights to the servers of a pool."""
-
-    def push(self, weights: Iterable[tuple[str, torch.Tensor]], version: str) -> None:
-        """Give every server these weights under that name; running requests wait meanwhile and continue with them."""
-
-    def close(self) -> None:
-        """Free what it holds."""
-
-
 class FileTransfer:
     """Sends weights through files, which stay until the next push: a server that starts later reads them too."""
 
@@ -65,7 +55,7 @@ class FileTransfer:
             shutil.rmtree(directory, ignore_errors=True)  # of an attempt that was killed
 
     def push(self, weights: Iterable[tuple[str, torch.Tensor]], version: str) -> None:
-        """See `Transfer.push`."""
+        """Give every server these weights under that name; running requests wait meanwhile and continue with them."""
         paths = self.write(weights)
         self._call(self._pool.push(paths, version))
         self.drop_older(paths)
