@@ -17,10 +17,7 @@ class StopFinder:
     """Checks after each token whether a turn contains its stop string."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: str) -> None:
-        if not stop:
-            raise ValueError(
-                "an empty stop string would end every turn at its first token; use None for no stop"
-            )
+        assert stop, "an empty stop string ends every turn at its first token; None is no stop"
         self._tokenizer = tokenizer
         self._stop = stop
         texts = [ids_text(tokenizer, [i]) for i in range(len(tokenizer))]
