@@ -9,9 +9,10 @@ The raw engine generates as many tokens for every row, from the same prompts, wi
 
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Unpack
+from typing import Unpack, cast
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -24,8 +25,9 @@ from tasks.shared.generation.engines import make_generator
 from tasks.shared.generation.interleave import SCHEDULE_STEPS, RolloutPolicy, RolloutRequest, rollout
 from tasks.shared.generation.protocol import Bounds, Decodes, Generator, Piece, Sampling
 from tasks.shared.learning.checkpoints import load_tokenizer
-from tasks.shared.sandbox import Interpreter
+from tasks.shared.sandbox import ExecutionResult, Status
 from tasks.shared.tools.interpreter import make_interpreter
+from tasks.shared.tools.protocol import Tool
 from tasks.shared.traces.encoding import encode_prompt
 
 SLOTS, RESPONSE_TOKENS = 128, 280
@@ -33,6 +35,16 @@ FEW = 16  # rows at which a step of the tiny model costs little more than one of
 SANDBOX = SandboxConfig(workers=2, memory_mb=512, wall_s=20, preload=("math",))
 TRACES = TracesConfig(dialect="retool", prompt="bare", max_calls=MOST_CALLS)
 BAR_RAW, BAR_BATCH = 0.85, 1.6
+
+
+class StandIn:
+    """A tool that answers every program at once and runs none: what the loop then costs is its own."""
+
+    def submit(self, code: str, session: str | None = None, limits: object = None) -> Future[ExecutionResult]:
+        """What the quick programs print."""
+        future: Future[ExecutionResult] = Future()
+        future.set_result(ExecutionResult(Status.OK, "7\n", "", "", 0.0, 0.0))
+        return future
 
 
 class BatchSynchronous:
@@ -77,7 +89,7 @@ class Bench:
     """One engine with the taught model, an interpreter, and the requests."""
 
     generator: Generator
-    interpreter: Interpreter
+    tool: Tool
     tokenizer: PreTrainedTokenizerBase
     policy: RolloutPolicy
 
@@ -97,7 +109,7 @@ class Bench:
     ) -> tuple[Lap, list[int]]:
         """The interleaved loop; and how many tokens each row sampled."""
         clock = Clock()
-        done = list(rollout(requests, engine, self.interpreter, self.tokenizer, policy))
+        done = list(rollout(requests, engine, self.tool, self.tokenizer, policy))
         counts = {t.problem_id: t.num_sampled for t in done}
         lap = clock.lap(sum(counts.values()))
         calls = sum(len(t.calls) for t in done) / len(done)
@@ -127,15 +139,17 @@ class Bench:
 
 
 def against_raw(bench: Bench, rows: int, rounds: int) -> dict[str, list[Lap]]:
-    """Quick programs: the interleaved loop, then the raw engine with as many tokens a row."""
-    laps: dict[str, list[Lap]] = {"raw engine": [], "with code": []}
+    """Quick programs: the interleaved loop, without a sandbox and with one, and the raw engine with as many tokens."""
+    laps: dict[str, list[Lap]] = {"raw engine": [], "stand-in for the sandbox": [], "with code": []}
     requests = bench.requests("quick", rows)
+    alone = replace(bench, tool=cast(Tool, StandIn()))
     for number in range(-1, rounds):  # one round to warm up
+        own, _ = alone.with_code(requests, bench.policy, bench.generator)
         lap, counts = bench.with_code(requests, bench.policy, bench.generator)
         raw = bench.raw(requests, counts)
         if number >= 0:
-            laps["with code"].append(lap)
-            laps["raw engine"].append(raw)
+            for system, found in zip(laps.values(), (raw, own, lap), strict=True):
+                system.append(found)
     return laps
 
 
