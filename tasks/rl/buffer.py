@@ -175,10 +175,7 @@ class Buffer:
 
 def oldest(group: Sequence[Graded]) -> int:
     """Steps done before the weights that sampled a group's first token were made."""
-    versions = [row.trajectory.oldest_version for row in group]
-    known = [version for version in versions if version is not None]
-    assert len(known) == len(versions), "an engine without weight versions"
-    return min(known)
+    return min(version for row in group for version, _ in row.trajectory.versions)
 
 
 def numbered(groups: Sequence[Sequence[Graded]]) -> list[Graded]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -9,10 +10,10 @@ import torch
 from tasks.rl.config import RlConfig
 from tasks.rl.experience import Experience
 from tasks.rl.objective.critic import CriticEngine, explained_variance, gae, value_loss, whiten
-from tasks.rl.update import mini_batches_of, of_response, train_sequence
+from tasks.rl.update import mini_batches_of, train_sequence
 from tasks.shared.contract.stage import Value
 from tasks.shared.learning.distributed import from_first_rank, gather_to_first_rank, sum_over_ranks
-from tasks.shared.learning.packing import PackedBatch, TrainSequence
+from tasks.shared.learning.packing import PackedBatch, PerToken, TrainSequence
 from tasks.shared.traces.trajectory import Trajectory
 
 
@@ -23,6 +24,13 @@ class Values:
     values: tuple[np.ndarray, ...]
     advantages: tuple[np.ndarray, ...]  # by GAE, before whitening
     returns: tuple[np.ndarray, ...]
+
+
+class ValueInputs(NamedTuple):
+    """What the value loss needs of each token; 0 in the prompt."""
+
+    old_values: torch.Tensor
+    returns: torch.Tensor
 
 
 class CriticUpdate:
@@ -57,7 +65,7 @@ class CriticUpdate:
         for part in mini_batches_of(np.flatnonzero(~experience.outage), self._config.mini_batches, seed):
             trajectories = [experience.trajectory(i) for i in part]
             sequences = [
-                _with_extras(t, value=evaluated.values[i], returned=evaluated.returns[i])
+                train_sequence(t, ValueInputs, old_values=evaluated.values[i], returns=evaluated.returns[i])
                 for t, i in zip(trajectories, part, strict=True)
             ]
             denominator = from_first_rank(sum(t.num_sampled for t in trajectories))
@@ -66,8 +74,8 @@ class CriticUpdate:
                 row = row.to(self._engine.device)
                 share = value_loss(
                     self._engine.values(row),
-                    row.extras["value"],
-                    row.extras["returned"],
+                    row.per_token.old_values,
+                    row.per_token.returns,
                     row.loss_mask,
                     denominator,
                     self._config.critic.value_clip,
@@ -89,7 +97,7 @@ class CriticUpdate:
         chosen = np.flatnonzero(~experience.outage)
         found: list[tuple[int, np.ndarray]] = []
         with torch.no_grad():
-            for row in self._rows([_with_extras(experience.trajectory(i)) for i in chosen]):
+            for row in self._rows([train_sequence(experience.trajectory(i), tuple) for i in chosen]):
                 parts = row.split(self._engine.values(row).cpu())  # in every rank, for ZeRO-3
                 if row.num_loss_tokens:  # a row that fills in for a rank without sequences has none
                     found += [(place, values.double().numpy()) for place, values in parts]
@@ -99,7 +107,7 @@ class CriticUpdate:
             result[index] = values[len(experience.trajectory(index).prompt_ids) :]
         return result
 
-    def _rows(self, sequences: Sequence[TrainSequence]) -> list[PackedBatch]:
+    def _rows(self, sequences: Sequence[TrainSequence[PerToken]]) -> list[PackedBatch[PerToken]]:
         """This rank's packed rows."""
         return self._engine.dealt_rows(sequences, self._config.tokens_per_micro_batch)
 
@@ -116,14 +124,6 @@ def with_advantages(experience: Experience, evaluated: Values, whitened: bool) -
         tokens = whiten(tokens, [mask & kept for mask, kept in zip(masks, valid, strict=True)])
     means = [values[mask].mean() if mask.any() else 0.0 for values, mask in zip(tokens, masks, strict=True)]
     return replace(experience, advantages=np.array(means), token_advantages=tuple(tokens))
-
-
-def _with_extras(trajectory: Trajectory, **extras: np.ndarray) -> TrainSequence:
-    """A trajectory for the critic; the `extras` are (R,), of the response."""
-    sequence = train_sequence(trajectory, 0.0, 0.0)
-    num_prompt = len(trajectory.prompt_ids)
-    named = {name: of_response(values, num_prompt) for name, values in extras.items()}
-    return TrainSequence(sequence.ids, sequence.loss_mask, named)
 
 
 def _of_sampled_tokens(experience: Experience, evaluated: Values) -> dict[str, Value]:

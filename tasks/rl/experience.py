@@ -96,16 +96,8 @@ def _grade(trajectory: Trajectory, group: int, problem: RlProblem, config: RlSta
     if is_outage(trajectory):
         return Graded(trajectory, group, problem.family, False, "outage", 0.0, 0.0)
     verdict = grade(trajectory.own_words, problem.answer, trajectory.finish is FinishReason.LENGTH)
-    most = config.generation.max_response_tokens
     outcome = 1.0 if verdict.correct else -1.0  # of ReTool and ToRL
-    value = reward(
-        outcome,
-        trajectory.calls,
-        most if trajectory.finish is FinishReason.LENGTH else len(trajectory.response_ids),
-        max_tokens=most,
-        overlong_buffer_tokens=config.rl.overlong_buffer_tokens,
-        failed_code_penalty=config.rl.failed_code_penalty,
-    )
+    value = reward(outcome, trajectory, config.generation.max_response_tokens, config.rl)
     return Graded(trajectory, group, problem.family, verdict.correct, verdict.reason.value, outcome, value)
 
 

@@ -19,8 +19,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from tasks.rl.curve import Curve
-from tasks.rl.evaluation import EVALUATION_FILE
+from tasks.rl.evaluation import EVALUATION_FILE, Curve
 from tasks.rl.inputs import read_base, require_no_experts, require_one_round
 from tasks.rl.problems import read_problems, require_problems
 from tasks.rl.reward_function import RewardFunction

@@ -37,11 +37,6 @@ class Gap:
     largest: float
 
 
-def bound_of(configured: float, dtype: str) -> float:
-    """The bound of the mean: `rl.probe_bound`, or if that is 0 the precision's."""
-    return configured or BOUNDS[dtype]
-
-
 def probe(
     engine: TrainingEngine,
     generator: Generator,

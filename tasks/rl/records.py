@@ -9,11 +9,11 @@ from typing import Any
 from tasks.rl.rollouts import RolloutShards
 from tasks.rl.spec import RlStage
 from tasks.rl.state import Progress
-from tasks.shared.contract.environment import home, world_size
+from tasks.shared.contract.environment import world_size
 from tasks.shared.contract.scratch import claim
 from tasks.shared.contract.stage import StageContext, Value
 from tasks.shared.learning.json_lines import JsonLines
-from tasks.shared.learning.sinks import open_sinks
+from tasks.shared.learning.sinks import MetricsSinks
 
 SHOWN = (
     "reward",
@@ -38,10 +38,7 @@ class RoundRecords:
         self.shards = RolloutShards(rollouts)
         self.learning = JsonLines(context.scratch / "metrics.jsonl", progress.step)
         self.timing = JsonLines(context.scratch / "timing.jsonl", progress.step)
-        request, sinks = context.request, context.config.rl.sinks
-        self._sinks = open_sinks(
-            sinks, home() / "tensorboard", request.run, "rl", request.config, progress.step
-        )
+        self._sinks = MetricsSinks(context.config.rl.sinks, context.request, progress.step)
 
     def log(self, metrics: Mapping[str, Value], timing: Mapping[str, Value], health: Any) -> None:
         """Record a finished step; `health`: the tool's, None without one."""

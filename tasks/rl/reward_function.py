@@ -122,12 +122,12 @@ class RewardFunction:
 
 
 def source_of(reward: str) -> Path | None:
-    """The file that defines a reward function, for the cache key; None for the built-in or an unknown module."""
+    """The file that defines a reward function, for the cache key; None without one, or for an unknown module."""
     place = reward.rpartition(":")[0]
     if not place or place.endswith(".py"):
         return Path(place) if place else None
     try:
         spec = find_spec(place)
-    except ImportError:
-        return None  # the stage reports it
-    return Path(spec.origin) if spec is not None and spec.origin else None
+    except Exception:  # noqa: BLE001 - of a user's package, which this imports; the stage reports it
+        return None
+    return Path(spec.origin) if spec is not None and spec.origin and spec.has_location else None

@@ -4,24 +4,22 @@ from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tasks.rl.ahead import Ahead, AheadFollower
 from tasks.rl.config import RlConfig
 from tasks.rl.critic import CriticUpdate, with_advantages
-from tasks.rl.curve import Curve
+from tasks.rl.evaluation import Curve
 from tasks.rl.experience import Experience, build_experience
 from tasks.rl.health import require_entropy, require_experience
 from tasks.rl.metrics import PhaseClock, learning_metrics, timing_metrics
 from tasks.rl.objective.critic import CriticEngine
-from tasks.rl.probe import MAX_PROBED, Gap, bound_of, probe
+from tasks.rl.probe import BOUNDS, MAX_PROBED, Gap, probe
 from tasks.rl.problems import RlProblem, sample_seed
-from tasks.rl.recorded import Recorded
 from tasks.rl.records import RoundRecords
 from tasks.rl.reward_function import RewardFunction
-from tasks.rl.sampling import Experiences, Sampler
+from tasks.rl.sampling import Experiences, Recorded, Sampler
 from tasks.rl.spec import RlStage
 from tasks.rl.staleness import staleness_metrics
 from tasks.rl.state import Progress, SavedStates, take_over
@@ -131,21 +129,14 @@ class RlRound:
             return Recorded(context.input("record"))
         if staleness and rank() > 0:
             return AheadFollower()
-        parts: dict[str, Any] = {
-            "config": self._config,
-            "policy": rollout_policy(self._config),
-            "problems": self._problems,
-            "generator": self._generator,
-            "tool": self._tool,
-            "tokenizer": self._tokenizer,
-            "seed": context.request.seed,
-            "judge": judge,
-        }
+        policy, seed = rollout_policy(self._config), context.request.seed
+        sampler = self._generator, self._tool, self._tokenizer
+        live = self._config, policy, self._problems, *sampler, seed, judge
         if not staleness:
-            return Sampler(**parts)
+            return Sampler(*live)
         directory = context.scratch / "ahead"
         claim(directory, context.fingerprint(world_size()), "groups")
-        return Ahead(**parts, directory=directory, progress=self.progress, last_step=self.last_step)
+        return Ahead(*live, directory, self.progress, self.last_step)
 
     def _start(self) -> Progress:
         """Resume this round, continue from the round before, or begin."""
@@ -240,7 +231,7 @@ class RlRound:
         if self._generator is None:
             return None
         rl = self._config.rl
-        bound = bound_of(rl.probe_bound, self._config.model.dtype)
+        bound = rl.probe_bound or BOUNDS[self._config.model.dtype]
         return probe(self.engine, self._generator, sequences, bound, rl.tokens_per_micro_batch)
 
 

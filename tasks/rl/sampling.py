@@ -1,7 +1,7 @@
 """Samples the trajectories of a step over all ranks, and replaces groups that teach nothing.
 
 `Experiences` is a step's interface to its source of trajectories: `Sampler` here samples in turn with the trainer,
-`ahead.py` beside it, and `recorded.py` reads what was sampled before.
+`ahead.py` beside it, and `Recorded` reads what was sampled before.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,6 +16,7 @@ from tasks.rl.metrics import PhaseClock
 from tasks.rl.objective.filters import is_outage, teaches
 from tasks.rl.problems import RlProblem, draw_others, draw_problems, sample_seed
 from tasks.rl.reward_function import RewardFunction
+from tasks.rl.rollouts import read_step
 from tasks.rl.spec import RlStage
 from tasks.shared.config import GenerationConfig
 from tasks.shared.contract.environment import rank, world_size
@@ -131,6 +132,18 @@ class Sampler(LiveExperiences):
         ]
         trajectories = rollout(requests, self.generator, self.tool, self.tokenizer, self.policy)
         return [replace(t, versions=((step, t.num_sampled),)) for t in trajectories]
+
+
+class Recorded(Experiences):
+    """The rollouts of a round (input `record`) again, in the same order: on one rank with weights equal to the bit."""
+
+    def __init__(self, record: Path) -> None:
+        self._record = record
+
+    def collect(self, step: int, data_seed: int, clock: PhaseClock) -> list[Graded]:
+        """The trajectories that the step after `step` steps was trained on."""
+        with clock("sample"):
+            return read_step(self._record, step + 1) if rank() == 0 else []
 
 
 def is_mine(generation: GenerationConfig, place: int) -> bool:

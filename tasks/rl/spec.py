@@ -65,24 +65,14 @@ def round_of(label: str) -> int:
 
 
 def require_fitting(model: ModelConfig, generation: GenerationConfig, rl: RlConfig) -> None:
-    """ValueError for sections that contradict each other."""
-    _require_row(generation, rl)
-    _require_sampler(generation, rl)
+    """ValueError for sections that contradict each other: precision, length of a row, what the sampler can do."""
     rl.optimizer.require_zero("rl.optimizer", model.dtype)
-
-
-def _require_row(generation: GenerationConfig, rl: RlConfig) -> None:
-    """ValueError if one packed row is shorter than the longest prompt and response."""
     longest = generation.max_prompt_tokens + generation.max_response_tokens
     if longest > rl.tokens_per_micro_batch:
         raise ValueError(
             f"rl.tokens_per_micro_batch = {rl.tokens_per_micro_batch} does not hold a prompt and a response of "
             f"generation.max_prompt_tokens + max_response_tokens = {longest}; raise it to {longest} or more"
         )
-
-
-def _require_sampler(generation: GenerationConfig, rl: RlConfig) -> None:
-    """ValueError for a sampler that cannot sleep, run beside the trainer, or serve its hosts as the recipe asks."""
     if rl.sleep_sampler and generation.engine != "vllm":
         raise ValueError(
             f"rl.sleep_sampler = true needs generation.engine = 'vllm', not '{generation.engine}'; set it to false"

@@ -9,10 +9,11 @@ import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch.distributed as dist
+
 from tasks.rl.objective.critic import CriticEngine
 from tasks.shared.contract.environment import rank
 from tasks.shared.contract.scratch import require_same
-from tasks.shared.learning.distributed import barrier
 from tasks.shared.learning.engine import TrainingEngine
 from tasks.shared.learning.saved import checkpoints_in
 
@@ -44,7 +45,7 @@ class SavedStates:
         if rank() == 0:  # keep the state from which a round killed now would resume
             self._drop(keep=max((p for p in self._directory.iterdir() if checkpoints_in(p)), default=None))
             target.mkdir(exist_ok=True)
-        barrier()
+        dist.barrier()
         if critic is not None:
             critic.save(target / CRITIC, {})
         if engine.save(target, {"progress": asdict(progress), "fingerprint": self._fingerprint}):

@@ -1,8 +1,9 @@
 """The policy update: trajectories in the loss become packed rows, rows become gradients, gradients a step."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from tasks.rl.staleness import sums_by_age, token_ages
 from tasks.shared.learning.distributed import from_first_rank, max_over_ranks, sum_over_ranks
 from tasks.shared.learning.engine import TrainingEngine
 from tasks.shared.learning.logprobs import token_logprobs
-from tasks.shared.learning.packing import PackedBatch, TrainSequence
+from tasks.shared.learning.packing import PackedBatch, PerToken, TrainSequence
 from tasks.shared.traces.trajectory import Trajectory
 
 
@@ -31,6 +32,15 @@ class UpdateResult:
     num_skipped: int  # mini-batches skipped because of their gradient
     tokens: int  # that went through the trainer, prompts and feedback included; in the first rank
     by_age: np.ndarray | None = None  # `sums_by_age` of the tokens in the loss, with rl.staleness
+
+
+class PolicyInputs(NamedTuple):
+    """What the policy loss needs of each token beside the model's own scores; 0 in the prompt."""
+
+    sampler_logprobs: torch.Tensor
+    advantages: torch.Tensor
+    weights: torch.Tensor  # from `token_weights`
+    ages: torch.Tensor  # from `token_ages`
 
 
 class PolicyUpdate:
@@ -64,9 +74,9 @@ class PolicyUpdate:
         learning_rate = self._engine.learning_rate
         sums, norms, num_skipped = [], [], 0
         for rows in batches:
-            for row in rows:
+            for row, old_logprobs in rows:
                 with torch.set_grad_enabled(learn):
-                    loss, row_sums = self._loss(row)
+                    loss, row_sums = self._loss(row, old_logprobs)
                 sums.append(row_sums)
                 if learn:
                     self._engine.backward(loss)
@@ -85,7 +95,9 @@ class PolicyUpdate:
             by_age=np.vectorize(sum_over_ranks, [float])(self._by_age) if self._config.staleness else None,
         )
 
-    def _rows(self, experience: Experience, part: np.ndarray, step: int, keep_old: bool) -> list[PackedBatch]:
+    def _rows(
+        self, experience: Experience, part: np.ndarray, step: int, keep_old: bool
+    ) -> list[tuple[PackedBatch[PolicyInputs], torch.Tensor | None]]:
         """This rank's packed rows of one mini-batch; with `keep_old`, with log-probs under the current policy."""
         trajectories = [experience.trajectory(i) for i in part]
         weights = token_weights(
@@ -93,32 +105,43 @@ class PolicyUpdate:
         )
         advantages = experience.token_advantages or experience.advantages
         sequences = [
-            train_sequence(t, advantages[i], weight, token_ages(t, step) if self._config.staleness else None)
+            train_sequence(
+                t,
+                PolicyInputs,
+                sampler_logprobs=t.logprobs,
+                advantages=advantages[i],
+                weights=weight,
+                ages=token_ages(t, step),
+            )
             for t, i, weight in zip(trajectories, part, weights, strict=True)
         ]
         rows = self._engine.dealt_rows(sequences, self._config.tokens_per_micro_batch)
-        if keep_old:
-            with torch.no_grad():
-                for row in rows:
-                    row.extras["old"] = self._engine.token_logprobs(row, self._config.temperature).cpu()
-        return rows
+        if not keep_old:
+            return [(row, None) for row in rows]
+        with torch.no_grad():
+            return [(row, self._engine.token_logprobs(row, self._config.temperature).cpu()) for row in rows]
 
-    def _loss(self, row: PackedBatch) -> tuple[torch.Tensor, PolicySums]:
+    def _loss(
+        self, row: PackedBatch[PolicyInputs], old_logprobs: torch.Tensor | None
+    ) -> tuple[torch.Tensor, PolicySums]:
+        """The loss of a row and its sums; `old_logprobs`: of the proximal policy, None while that is the policy."""
         temperature = self._config.temperature
         row = row.to(self._engine.device)
         scores = self._engine.token_scores(row, temperature, with_entropy=True)
+        old_logprobs = scores.logprobs.detach() if old_logprobs is None else old_logprobs.to(row.ids.device)
         reference = None
         if self._reference is not None:
             with torch.no_grad():
                 reference = token_logprobs(self._reference, row, temperature)
         elif self._config.kl_coefficient:  # the base of the adapters
             reference = self._engine.base_logprobs(row, temperature)
+        assert scores.entropy is not None
         tokens = PolicyTokens(
             logprobs=scores.logprobs,
-            old_logprobs=row.extras["old"] if "old" in row.extras else scores.logprobs.detach(),
-            sampler_logprobs=row.extras["sampler"],
-            advantages=row.extras["advantage"],
-            weights=row.extras["weight"],
+            old_logprobs=old_logprobs,
+            sampler_logprobs=row.per_token.sampler_logprobs,
+            advantages=row.per_token.advantages,
+            weights=row.per_token.weights,
             loss_mask=row.loss_mask,
             reference_logprobs=reference,
             entropy=scores.entropy,
@@ -126,7 +149,7 @@ class PolicyUpdate:
         )
         if self._config.staleness:
             log_importance = (tokens.old_logprobs - tokens.sampler_logprobs)[tokens.loss_mask]
-            ages = row.extras["age"][tokens.loss_mask]
+            ages = row.per_token.ages[tokens.loss_mask]
             self._by_age += sums_by_age(log_importance.detach(), ages, self._config.staleness)
         return policy_loss(tokens, self._config)
 
@@ -143,32 +166,21 @@ def mini_batches_of(chosen: np.ndarray, count: int, seed: int) -> list[np.ndarra
 
 
 def train_sequence(
-    trajectory: Trajectory, advantage: float | np.ndarray, weight: float, ages: np.ndarray | None = None
-) -> TrainSequence:
-    """A trajectory as training sees it: the ids, mask and log-probs exactly as sampled.
+    trajectory: Trajectory, kind: Callable[..., PerToken], **values: float | Sequence[float] | np.ndarray
+) -> TrainSequence[PerToken]:
+    """A trajectory as training sees it: ids and mask exactly as sampled, and a record of the given kind.
 
-    `advantage`: one number for the whole response, or (R,); `ages`: (R,).
+    `values`: the fields of the record, (R,) each, or one number for the whole response; 0 in the prompt.
     """
-    num_prompt, num_response = len(trajectory.prompt_ids), len(trajectory.response_ids)
-    named: dict[str, Sequence[float] | np.ndarray] = {
-        "sampler": trajectory.logprobs,
-        "advantage": np.broadcast_to(advantage, num_response),
-    }
-    if ages is not None:
-        named["age"] = ages
+    prompt, length = len(trajectory.prompt_ids), len(trajectory.prompt_ids) + len(trajectory.response_ids)
+    fields = {name: np.zeros(length, np.float32) for name in values}
+    for name, field in fields.items():
+        field[prompt:] = values[name]
     return TrainSequence(
         ids=np.append(trajectory.prompt_ids, trajectory.response_ids).astype(np.int32),
-        loss_mask=np.append(np.zeros(num_prompt, dtype=bool), np.array(trajectory.loss_mask, dtype=bool)),
-        extras={
-            "weight": np.full(num_prompt + num_response, weight, np.float32),
-            **{name: of_response(values, num_prompt) for name, values in named.items()},
-        },
+        loss_mask=np.append(np.zeros(prompt, dtype=bool), np.array(trajectory.loss_mask, dtype=bool)),
+        per_token=kind(**{name: torch.from_numpy(field) for name, field in fields.items()}),
     )
-
-
-def of_response(values: Sequence[float] | np.ndarray, num_prompt: int) -> np.ndarray:
-    """(P + R,) float32: values (R,) of a response, with 0 for the tokens of its prompt."""
-    return np.append(np.zeros(num_prompt, np.float32), np.asarray(values, dtype=np.float32))
 
 
 def _total(parts: Sequence[PolicySums]) -> PolicySums:

@@ -9,6 +9,7 @@ directory. With sft.validation_share, validation.jsonl lies beside metrics.jsonl
 """
 
 import shutil
+import sys
 from itertools import compress
 from operator import not_
 
@@ -58,7 +59,7 @@ def _load(context: StageContext[SftStage]) -> tuple[Trainer, int]:
     checkpoint = context.input("checkpoint")
     model = load_model(checkpoint, context.config.model)
     tokenizer = load_tokenizer(checkpoint)
-    max_tokens = model.config.max_position_embeddings
+    max_tokens = getattr(model.config.get_text_config(), "max_position_embeddings", sys.maxsize)
     traces, libraries = context.config.traces, context.config.libraries
     data = read_training_set(context.input("traces"), traces, tokenizer, max_tokens, libraries)
     longest = max(len(sequence.ids) for sequence in data.sequences)

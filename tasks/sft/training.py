@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 from tasks.sft.spec import SftConfig, SftStage
 from tasks.sft.validation import VALIDATION_FILE, validate
-from tasks.shared.contract.environment import home, rank, world_size
+from tasks.shared.contract.environment import rank, world_size
 from tasks.shared.contract.scratch import require_same
 from tasks.shared.contract.stage import StageContext
 from tasks.shared.learning.distributed import sum_over_ranks
 from tasks.shared.learning.engine import TrainingEngine
 from tasks.shared.learning.json_lines import JsonLines
 from tasks.shared.learning.packing import TrainSequence
-from tasks.shared.learning.sinks import MetricsSinks, open_sinks
+from tasks.shared.learning.sinks import MetricsSinks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -92,7 +92,8 @@ class Trainer:
         """
         records = self._resume()
         tokens, seconds, shown = 0, 0.0, 0.0
-        with closing(self._open_sinks()) as sinks:
+        names = self._config.sinks if rank() == 0 else ()
+        with closing(MetricsSinks(names, self._context.request, self.engine.num_steps)) as sinks:
             if self.engine.num_steps == 0:
                 self._validate(sinks)
             for step in range(self.engine.num_steps, len(self._steps)):
@@ -123,11 +124,6 @@ class Trainer:
         if self.validation is not None:
             self.validation.append(asdict(record))
             sinks.log(record.step, {"validation_loss": record.loss})
-
-    def _open_sinks(self) -> MetricsSinks:
-        request, names = self._context.request, self._config.sinks if rank() == 0 else ()
-        directory = home() / "tensorboard"
-        return open_sinks(names, directory, request.run, "sft", request.config, self.engine.num_steps)
 
     def _show(self, record: StepRecord, tokens_per_s: float) -> None:
         self._context.progress(

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from tasks.shared.config import OptimizerConfig
 from tasks.shared.learning.engine import Engine
-from tasks.shared.learning.logprobs import target_states
+from tasks.shared.learning.logprobs import scatter_targets, target_states
 from tasks.shared.learning.packing import PackedBatch
 
 
@@ -30,9 +30,7 @@ class ValueModel(nn.Module):
 
     def forward(self, batch: PackedBatch) -> torch.Tensor:
         """(B, T) float32 values of the states before each target token; 0 elsewhere."""
-        values = self.head(target_states(self.model, batch)).float().squeeze(-1)  # (N,)
-        zeros = torch.zeros(batch.ids.shape, device=values.device)
-        return zeros.masked_scatter(batch.loss_mask, values)
+        return scatter_targets(batch, self.head(target_states(self.model, batch)).float().squeeze(-1))
 
 
 class CriticEngine(Engine):

@@ -28,9 +28,9 @@ class PolicyTokens:
     advantages: torch.Tensor
     weights: torch.Tensor  # from `token_weights`
     loss_mask: torch.Tensor  # bool: sampled tokens in the loss
+    entropy: torch.Tensor  # nats, with gradient
+    segments: torch.Tensor  # int: the sequence in its row; for `sequence_mask` and GSPO
     reference_logprobs: torch.Tensor | None = None
-    entropy: torch.Tensor | None = None  # nats, with gradient
-    segments: torch.Tensor | None = None  # int: the sequence in its row; for `sequence_mask` and GSPO
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ def clipped_term(
     logprob: torch.Tensor,
     log_ratio: torch.Tensor,
     advantage: torch.Tensor,
-    segments: torch.Tensor | None,
+    segments: torch.Tensor,
     settings: RlConfig,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The policy's part of the loss at each token, and where its clip is active; all (n,). sg: stop-gradient.
@@ -100,7 +100,6 @@ def clipped_term(
     cispo  -sg[clip(r_t, 1 - low, 1 + high)] A_t ln pi(t): no token loses its gradient (arXiv 2506.13585)
     """
     if settings.objective == "gspo":
-        assert segments is not None
         mean = sequence_means(log_ratio.detach(), segments)
         log_ratio = (logprob - logprob.detach() + mean).clamp(max=MOST_SEQUENCE_LOG_RATIO)
     ratio = log_ratio.exp()
@@ -132,21 +131,19 @@ def policy_loss(tokens: PolicyTokens, settings: RlConfig) -> tuple[torch.Tensor,
     advantage = tokens.advantages[mask]
     logprob, old, sampler = tokens.logprobs[mask], tokens.old_logprobs[mask], tokens.sampler_logprobs[mask]
     log_ratio = _cut(logprob - old)
-    segments = None if tokens.segments is None else tokens.segments[mask]
+    segments, entropy = tokens.segments[mask], tokens.entropy[mask]
     loss, active = clipped_term(logprob, log_ratio, advantage, segments, settings)
     importance = _cut(old - sampler).exp()
     if settings.importance_cap:
         loss = loss * importance.clamp(max=settings.importance_cap)
     kept = torch.ones_like(loss, dtype=torch.bool)
     if settings.sequence_mask:
-        assert segments is not None
         kept = sequence_kept(old - sampler, segments, settings.sequence_mask)
         loss = loss * kept
     kl_reference = torch.zeros_like(loss)
     if tokens.reference_logprobs is not None:
         kl_reference = k3(tokens.reference_logprobs[mask] - logprob)
         loss = loss + settings.kl_coefficient * kl_reference
-    entropy = torch.zeros_like(loss) if tokens.entropy is None else tokens.entropy[mask]
     if settings.entropy_coefficient:
         loss = loss - settings.entropy_coefficient * entropy
     total = (tokens.weights[mask] * loss).sum()

@@ -1,8 +1,7 @@
 """The reward of a trajectory: its outcome minus two optional penalties, which are off by default."""
 
-from collections.abc import Sequence
-
-from tasks.shared.traces.trajectory import CodeCall
+from tasks.rl.config import RlConfig
+from tasks.shared.traces.trajectory import FinishReason, Trajectory
 
 
 def overlong_penalty(num_tokens: int, max_tokens: int, buffer_tokens: int) -> float:
@@ -16,15 +15,12 @@ def overlong_penalty(num_tokens: int, max_tokens: int, buffer_tokens: int) -> fl
     return -min(1.0, max(0.0, over / buffer_tokens))
 
 
-def reward(
-    outcome: float,
-    calls: Sequence[CodeCall],
-    num_tokens: int,
-    *,
-    max_tokens: int,
-    overlong_buffer_tokens: int = 0,
-    failed_code_penalty: float = 0.0,
-) -> float:
-    """The answer's own score minus the penalties: DAPO's for length, ToRL's for a block that did not run to its end."""
-    penalty = 0.0 if all(call.ran for call in calls) else failed_code_penalty
-    return outcome - penalty + overlong_penalty(num_tokens, max_tokens, overlong_buffer_tokens)
+def reward(outcome: float, trajectory: Trajectory, max_tokens: int, config: RlConfig) -> float:
+    """The answer's own score minus the penalties: DAPO's for length, ToRL's for a block that did not run to its end.
+
+    A response that ended for its length counts as `max_tokens` long: feedback that did not fit is not in it.
+    """
+    is_cut = trajectory.finish is FinishReason.LENGTH
+    num_tokens = max_tokens if is_cut else len(trajectory.response_ids)
+    penalty = 0.0 if all(call.ran for call in trajectory.calls) else config.failed_code_penalty
+    return outcome - penalty + overlong_penalty(num_tokens, max_tokens, config.overlong_buffer_tokens)

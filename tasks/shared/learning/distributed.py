@@ -149,12 +149,6 @@ def from_first_rank(item: Item) -> Item:
     return carried[0]
 
 
-def barrier() -> None:
-    """Wait until every rank has called this."""
-    if not _is_alone():
-        dist.barrier()
-
-
 def run_on_ranks(module: str, context: StageContext[Any], ranks: int) -> StageResult:
     """Run this stage's request again with `ranks` processes, of which this host starts its share; return the result.
 

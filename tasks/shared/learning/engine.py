@@ -46,7 +46,7 @@ from tasks.shared.learning.own_forward import (
     require_own_forward,
     sample_sequences,
 )
-from tasks.shared.learning.packing import PackedBatch, TrainSequence, lay_out, make_row, pack
+from tasks.shared.learning.packing import PackedBatch, PerToken, TrainSequence, lay_out, make_row, pack
 from tasks.shared.learning.put_away import StepStates
 from tasks.shared.learning.saved import add_sums, checkpoints_in, is_whole, remove_others, require_files
 
@@ -109,11 +109,15 @@ class Engine:
         """The rate of the next step."""
         return learning_rate_at(self._config, self.num_steps, self._total_steps)
 
-    def rows(self, sequences: Sequence[TrainSequence], row_tokens: int) -> list[PackedBatch]:
+    def rows(
+        self, sequences: Sequence[TrainSequence[PerToken]], row_tokens: int
+    ) -> list[PackedBatch[PerToken]]:
         """This rank's packed rows; every rank has equally many."""
         return pack(sequences, row_tokens, world_size(), self._one_a_row)[rank() :: world_size()]
 
-    def dealt_rows(self, sequences: Sequence[TrainSequence], row_tokens: int) -> list[PackedBatch]:
+    def dealt_rows(
+        self, sequences: Sequence[TrainSequence[PerToken]], row_tokens: int
+    ) -> list[PackedBatch[PerToken]]:
         """This rank's packed rows of the first rank's sequences, equal to those of `rows`; the others pass none.
 
         No rank holds more than its own rows; the first also holds one deal for all ranks at a time.
@@ -314,11 +318,15 @@ def _buckets(weights: Sequence[FullWeight]) -> Iterator[list[FullWeight]]:
 
 def _checkpoint_layers(model: PreTrainedModel) -> None:
     """Keep only the states between layers. Transformers requires training mode for it, which must change no value."""
-    dropout = [name for name, value in model.config.to_dict().items() if "dropout" in name and value]
+    settings = model.config.get_text_config().to_dict()
+    # resid_pdrop, attention_dropout, layerdrop, ...; not those of heads for other tasks
+    dropout = [
+        n for n, v in settings.items() if "drop" in n and v and not n.startswith(("classifier", "summary"))
+    ]
     if dropout:
         raise ValueError(
-            f"optimizer.gradient_checkpointing: the model's config.json sets {dropout[0]}, which would make "
-            "log-probs random; set it to 0 there"
+            f"optimizer.gradient_checkpointing: the model's config.json sets {', '.join(dropout)}, which would make "
+            "log-probs random; set that to 0 there"
         )
     model.gradient_checkpointing_enable({"use_reentrant": False})
     model.train()

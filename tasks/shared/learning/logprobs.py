@@ -90,7 +90,8 @@ def token_scores(
     before = target_states(model, batch)  # (N, H)
     head = head or TokenHead(model)
     logprobs, entropy = head(before, batch.ids[batch.loss_mask], temperature, with_entropy)
-    return TokenScores(_scatter(batch, logprobs), _scatter(batch, entropy) if with_entropy else None)
+    scores = scatter_targets(batch, logprobs)
+    return TokenScores(scores, scatter_targets(batch, entropy) if with_entropy else None)
 
 
 def target_states(model: PreTrainedModel, batch: PackedBatch) -> torch.Tensor:
@@ -107,8 +108,8 @@ def target_states(model: PreTrainedModel, batch: PackedBatch) -> torch.Tensor:
     return hidden[:, :-1][batch.loss_mask[:, 1:]]
 
 
-def _scatter(batch: PackedBatch, values: torch.Tensor) -> torch.Tensor:
-    """(N,) values of the targets as (B, T), 0 elsewhere."""
+def scatter_targets(batch: PackedBatch, values: torch.Tensor) -> torch.Tensor:
+    """(N,) values of the target tokens as (B, T), 0 elsewhere."""
     zeros = torch.zeros(batch.ids.shape, dtype=values.dtype, device=values.device)
     return zeros.masked_scatter(batch.loss_mask, values)
 

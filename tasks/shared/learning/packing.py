@@ -1,21 +1,24 @@
 """Token sequences packed into rows without padding, and the log-probs of their tokens.
 
 A row is (1, T): sequences end to end, with positions from 0 in each and attention within each, so packing changes no
-loss. `pack` balances the rows, which evens out peak memory and the ranks. `batch.extras` carries what a loss needs for
-each token (advantages, old log-probs); `batch.split` undoes the packing.
+loss. `pack` balances the rows, which evens out peak memory and the ranks. `per_token` carries what a loss needs for
+each token, in fields that the stage names (advantages, for example); `PackedBatch.split` undoes the packing.
 """
 
 import heapq
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
 
+# A NamedTuple of tensors, of one value a token each; () where a loss needs none.
+PerToken = TypeVar("PerToken", bound=tuple[torch.Tensor, ...])
+
 
 @dataclass(frozen=True, slots=True)
-class TrainSequence:
+class TrainSequence(Generic[PerToken]):
     """One prompt with its response, n tokens, as training sees it.
 
     Example: prompt 5 6, response 7 8 whose second token is the interpreter's: `ids=[5, 6, 7, 8]`,
@@ -24,22 +27,22 @@ class TrainSequence:
 
     ids: np.ndarray  # (n,) int
     loss_mask: np.ndarray  # (n,) bool: token i is a target; never the first, which nothing predicts
-    extras: Mapping[str, np.ndarray] = field(default_factory=dict)  # (n,) float each, same names in all
+    per_token: PerToken = ()  # type: ignore[assignment]  # (n,) float32 each
 
     def __post_init__(self) -> None:
-        lengths = {len(self.ids), len(self.loss_mask), *(len(values) for values in self.extras.values())}
+        lengths = {len(self.ids), len(self.loss_mask), *map(len, self.per_token)}
         assert len(lengths) == 1 and len(self.ids) > 0, f"lengths differ or are 0: {lengths}"
 
 
 @dataclass(frozen=True, slots=True)
-class PackedBatch:
+class PackedBatch(Generic[PerToken]):
     """One packed row. B = 1 row of T tokens, the sum of `lengths`; no padding."""
 
     ids: torch.Tensor  # (B, T) int64
     position_ids: torch.Tensor  # (B, T) int64, from 0 in each sequence
-    segment_ids: torch.Tensor  # (B, T) int64, 1, 2, ... in row order
+    segment_ids: torch.Tensor  # (B, T) int32, 1, 2, ... in row order
     loss_mask: torch.Tensor  # (B, T) bool: target tokens
-    extras: dict[str, torch.Tensor]  # (B, T) float32 each
+    per_token: PerToken  # (B, T) float32 each
     lengths: tuple[int, ...]  # tokens of each sequence, in row order
     sequences: tuple[int, ...]  # index of each sequence in the list that was packed
 
@@ -53,21 +56,26 @@ class PackedBatch:
         """Tokens in the loss."""
         return int(self.loss_mask.sum())
 
-    def to(self, device: torch.device) -> "PackedBatch":
+    def to(self, device: torch.device) -> "PackedBatch[PerToken]":
         """The same row on `device`."""
         names = "ids", "position_ids", "segment_ids", "loss_mask"
         moved: dict[str, Any] = {name: getattr(self, name).to(device) for name in names}
-        extras = {name: values.to(device) for name, values in self.extras.items()}
-        return replace(self, **moved, extras=extras)
+        return replace(self, **moved, per_token=_each(lambda values: values.to(device), self.per_token))
 
     def split(self, values: torch.Tensor) -> list[tuple[int, torch.Tensor]]:
         """Per-token `values` (B, T) as (index of the sequence in the packed list, its (n,) values)."""
         return list(zip(self.sequences, values[0].split(self.lengths), strict=True))
 
 
+def _each(function: Callable[..., torch.Tensor], *records: PerToken) -> PerToken:
+    """The record whose fields are `function` of that field of all records."""
+    kind: Any = type(records[0])
+    return kind(*map(function, *records))
+
+
 def pack(
-    sequences: Sequence[TrainSequence], row_tokens: int, ranks: int = 1, one_a_row: bool = False
-) -> list[PackedBatch]:
+    sequences: Sequence[TrainSequence[PerToken]], row_tokens: int, ranks: int = 1, one_a_row: bool = False
+) -> list[PackedBatch[PerToken]]:
     """Rows of at most `row_tokens` tokens that hold every sequence once, in the layout of `lay_out`."""
     rows = lay_out([len(sequence.ids) for sequence in sequences], row_tokens, ranks, one_a_row)
     return [make_row(sequences, row) for row in rows]
@@ -121,22 +129,20 @@ def _spread(
     return rows
 
 
-def make_row(sequences: Sequence[TrainSequence], layout: RowLayout) -> PackedBatch:
+def make_row(sequences: Sequence[TrainSequence[PerToken]], layout: RowLayout) -> PackedBatch[PerToken]:
     """The packed row of this layout."""
     chosen = [sequences[index] for index in layout.sequences]
     lengths = tuple(len(sequence.ids) for sequence in chosen)
     positions = np.concatenate([np.arange(length) for length in lengths])
     loss_mask = np.concatenate([sequence.loss_mask for sequence in chosen]).astype(bool)
-    extras = {
-        name: np.concatenate([sequence.extras[name] for sequence in chosen]).astype(np.float32)
-        for name in chosen[0].extras
-    }
     return PackedBatch(
         ids=torch.from_numpy(np.concatenate([sequence.ids for sequence in chosen]).astype(np.int64))[None],
         position_ids=torch.from_numpy(positions.astype(np.int64))[None],
-        segment_ids=torch.from_numpy(np.repeat(np.arange(1, len(lengths) + 1), lengths))[None],
+        segment_ids=torch.from_numpy(np.repeat(np.arange(1, len(lengths) + 1, dtype=np.int32), lengths))[
+            None
+        ],
         loss_mask=torch.from_numpy(loss_mask & (positions > 0) & (not layout.blank))[None],
-        extras={name: torch.from_numpy(values)[None] for name, values in extras.items()},
+        per_token=_each(lambda *parts: torch.cat(parts)[None], *(sequence.per_token for sequence in chosen)),
         lengths=lengths,
         sequences=layout.sequences,
     )

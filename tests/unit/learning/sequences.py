@@ -1,6 +1,9 @@
 """Random training sequences, and steps of an engine on them, for the tests of learning."""
 
+from typing import NamedTuple
+
 import numpy as np
+import torch
 
 from tasks.shared.learning.engine import TrainingEngine
 from tasks.shared.learning.packing import TrainSequence
@@ -8,25 +11,31 @@ from tasks.shared.learning.packing import TrainSequence
 VOCABULARY = 97
 
 
-def random_sequences(lengths: list[int], vocabulary: int, seed: int = 0) -> list[TrainSequence]:
-    """Sequences with random ids, about 60 % of the tokens in the loss, and a distinct extra value per token."""
+class Weights(NamedTuple):
+    """What a loss may need of each token."""
+
+    weights: torch.Tensor
+
+
+def random_sequences(lengths: list[int], vocabulary: int, seed: int = 0) -> list[TrainSequence[Weights]]:
+    """Sequences with random ids, about 60 % of the tokens in the loss, and a weight that tells tokens apart."""
     rng = np.random.default_rng(seed)
     return [
         TrainSequence(
             ids=rng.integers(0, vocabulary, length),
             loss_mask=rng.random(length) < 0.6,
-            extras={"weight": rng.random(length)},
+            per_token=Weights(torch.tensor(rng.random(length), dtype=torch.float32)),
         )
         for length in lengths
     ]
 
 
-def sequences_of(step: int) -> list[TrainSequence]:
+def sequences_of(step: int) -> list[TrainSequence[Weights]]:
     """The sequences of a step."""
     return random_sequences([17, 3, 40, 25, 8, 31], VOCABULARY, seed=step)
 
 
-def num_loss_tokens(sequences: list[TrainSequence]) -> int:
+def num_loss_tokens(sequences: list[TrainSequence[Weights]]) -> int:
     """The number of targets in the loss, which a sequence's first token never is."""
     return sum(int(sequence.loss_mask[1:].sum()) for sequence in sequences)
 

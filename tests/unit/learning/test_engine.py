@@ -3,10 +3,11 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM
 
 from tasks.shared.config import OptimizerConfig
 from tasks.shared.contract.stage import TrainingStopped
@@ -283,6 +284,19 @@ def test_gradient_checkpointing_refuses_dropout() -> None:
     config = CONFIG.model_copy(update={"gradient_checkpointing": True})
     with pytest.raises(ValueError, match="sets attention_dropout, which would make log-probs random"):
         TrainingEngine(model, config, total_steps=1)
+    sizes: dict[str, Any] = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
+    with pytest.raises(
+        ValueError, match="sets resid_pdrop, embd_pdrop, attn_pdrop, which would make log-probs random"
+    ):
+        TrainingEngine(GPT2LMHeadModel(GPT2Config(**sizes)), config, total_steps=1)
+    neox = GPTNeoXForCausalLM(GPTNeoXConfig(**sizes, intermediate_size=64))
+    assert neox.config.classifier_dropout, "no dropout of a language model"
+    TrainingEngine(neox, config, total_steps=1)
 
 
 @pytest.mark.parametrize(("zero_stage", "dtype"), [(2, torch.float32), (3, torch.bfloat16)])

@@ -28,8 +28,8 @@ def test_split_gives_each_sequence_its_own_tokens() -> None:
     for row in pack(sequences, row_tokens=16):
         for index, ids in row.split(row.ids):
             assert ids.tolist() == sequences[index].ids.tolist()
-        for index, weights in row.split(row.extras["weight"]):
-            np.testing.assert_allclose(weights, sequences[index].extras["weight"], rtol=1e-6)
+        for index, weights in row.split(row.per_token.weights):
+            assert torch.equal(weights, sequences[index].per_token.weights)
         for index, positions in row.split(row.position_ids):
             assert positions.tolist() == list(range(len(sequences[index].ids)))
 
@@ -64,4 +64,5 @@ def test_a_mask_of_another_length_is_refused() -> None:
 def test_moving_a_row_keeps_everything() -> None:
     (row,) = pack(random_sequences([4, 5], vocabulary=9), row_tokens=9)
     moved = row.to(torch.device("cpu"))
-    assert torch.equal(moved.ids, row.ids) and moved.lengths == row.lengths and "weight" in moved.extras
+    assert torch.equal(moved.ids, row.ids) and moved.lengths == row.lengths
+    assert torch.equal(moved.per_token.weights, row.per_token.weights)

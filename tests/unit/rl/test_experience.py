@@ -12,7 +12,7 @@ from tasks.rl.objective.losses import PolicySums
 from tasks.rl.probe import Gap
 from tasks.rl.problems import RlProblem
 from tasks.rl.spec import RlStage
-from tasks.rl.update import UpdateResult, train_sequence
+from tasks.rl.update import PolicyInputs, UpdateResult, train_sequence
 from tasks.shared.config import GenerationConfig, ModelConfig, SandboxConfig, TracesConfig
 from tasks.shared.traces.trajectory import NOTICE, CodeCall, FinishReason, Trajectory
 
@@ -137,12 +137,13 @@ def test_a_reward_function_says_what_answers_are_worth() -> None:
 
 def test_training_sees_the_sampled_ids_and_mask() -> None:
     trajectory = TRAJECTORIES[2]
-    sequence = train_sequence(trajectory, advantage=1.5, weight=0.25)
+    values = {"sampler_logprobs": trajectory.logprobs, "ages": np.arange(len(trajectory.response_ids))}
+    sequence = train_sequence(trajectory, PolicyInputs, advantages=1.5, weights=0.25, **values)
     assert tuple(sequence.ids) == (*trajectory.prompt_ids, *trajectory.response_ids)
     assert sequence.loss_mask.tolist() == [False, False, *trajectory.loss_mask]
-    assert sequence.extras["sampler"].tolist() == [0.0, 0.0, *trajectory.logprobs]
-    assert sequence.extras["advantage"].tolist() == [0.0, 0.0] + [1.5] * len(trajectory.response_ids)
-    assert set(sequence.extras["weight"]) == {0.25}
+    assert sequence.per_token.sampler_logprobs.tolist() == [0.0, 0.0, *trajectory.logprobs]
+    assert sequence.per_token.advantages.tolist() == [0.0, 0.0] + [1.5] * len(trajectory.response_ids)
+    assert sequence.per_token.ages.tolist() == [0.0, 0.0, *range(len(trajectory.response_ids))]
 
 
 def test_a_block_that_a_notice_answered_is_counted_and_void() -> None:

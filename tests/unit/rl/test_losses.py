@@ -60,8 +60,7 @@ def slow_loss(tokens: PolicyTokens, s: RlConfig) -> tuple[float, dict[str, float
         if reference is not None:
             d = min(max(reference[b, t].item() - logprob, -20.0), 20.0)
             loss += s.kl_coefficient * min(math.exp(d) - d - 1, 10.0)
-        if tokens.entropy is not None:
-            loss -= s.entropy_coefficient * tokens.entropy[b, t].item()
+        loss -= s.entropy_coefficient * tokens.entropy[b, t].item()
         total += tokens.weights[b, t].item() * loss
         sums["tokens"] += 1
         sums["clipped"] += is_clipped
@@ -77,7 +76,6 @@ def slow_mean_ratio(tokens: PolicyTokens, b: int, t: int) -> float:
 
 def slow_mean(tokens: PolicyTokens, b: int, t: int, above: torch.Tensor, below: torch.Tensor) -> float:
     """Mean of above - below, each cut to +-20, over the tokens in the loss of the sequence of token t of row b."""
-    assert tokens.segments is not None
     total, count = 0.0, 0
     for other in range(tokens.loss_mask.shape[1]):
         if tokens.loss_mask[b, other] and tokens.segments[b, other] == tokens.segments[b, t]:
@@ -150,9 +148,7 @@ def test_gspos_gradient_is_that_of_the_sequence_s_ratio(seed: int, clip: float) 
     """-w s A of every token in an unclipped sequence, as finite differences of sum w min(s A, clip(s) A)."""
     random = random_tokens(seed, rows=1, length=5)
     flat = torch.full_like(random.advantages, 1.0)
-    tokens = replace(
-        random, advantages=flat * (-1) ** seed, weights=0.1 * flat, reference_logprobs=None, entropy=None
-    )
+    tokens = replace(random, advantages=flat * (-1) ** seed, weights=0.1 * flat, reference_logprobs=None)
     constants = settings_of(objective="gspo", clip_low=clip, clip_high=clip, importance_cap=0.0)
     loss, _ = policy_loss(tokens, constants)
     if not tokens.loss_mask.any():
@@ -161,7 +157,7 @@ def test_gspos_gradient_is_that_of_the_sequence_s_ratio(seed: int, clip: float) 
 
 
 def test_cispo_weighs_the_gradient_by_the_clipped_ratio() -> None:
-    tokens = replace(random_tokens(4), reference_logprobs=None, entropy=None)
+    tokens = replace(random_tokens(4), reference_logprobs=None)
     constants = settings_of(objective="cispo", importance_cap=0.0)
     loss, sums = policy_loss(tokens, constants)
     (gradient,) = torch.autograd.grad(loss, tokens.logprobs)
@@ -180,8 +176,9 @@ def test_log_ratios_far_off_stay_finite() -> None:
         advantages=torch.ones(1, 2, dtype=torch.float64),
         weights=torch.ones(1, 2, dtype=torch.float64),
         loss_mask=torch.ones(1, 2, dtype=torch.bool),
-        reference_logprobs=old,
+        entropy=torch.zeros_like(old),
         segments=torch.tensor([[1, 2]]),
+        reference_logprobs=old,
     )
     for objective in ("clip", "gspo", "cispo"):
         loss, sums = policy_loss(tokens, settings_of(objective=objective, kl_coefficient=1.0))
@@ -219,7 +216,7 @@ def test_masked_tokens_do_not_matter() -> None:
         )
     }
     changed["logprobs"].requires_grad_()
-    again = PolicyTokens(loss_mask=tokens.loss_mask, **changed)
+    again = PolicyTokens(loss_mask=tokens.loss_mask, segments=tokens.segments, **changed)
     assert policy_loss(again, settings_of())[0].item() == policy_loss(tokens, settings_of())[0].item()
     loss, _ = policy_loss(again, settings_of())
     loss.backward()
@@ -265,6 +262,7 @@ def test_a_sequence_far_from_its_sampler_is_masked() -> None:
         advantages=torch.ones(1, 4, dtype=torch.float64),
         weights=torch.full((1, 4), 0.25, dtype=torch.float64),
         loss_mask=torch.ones(1, 4, dtype=torch.bool),
+        entropy=torch.zeros_like(old),
         segments=torch.tensor([[1, 1, 2, 2]]),
     )
     loss, sums = policy_loss(tokens, settings_of(sequence_mask=math.exp(0.4), importance_cap=0.0))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tasks.rl import probe as probing
-from tasks.rl.probe import WeightsDiffer, bound_of, probe
+from tasks.rl.probe import BOUNDS, WeightsDiffer, probe
 from tasks.shared.config import OptimizerConfig
 from tasks.shared.generation.transformers_engine import TransformersGenerator
 from tasks.shared.learning import engine as training
@@ -29,7 +29,7 @@ def test_probe_holds_after_a_sync_and_names_a_stale_tensor(dtype: str) -> None:
     engine = TrainingEngine(model, OptimizerConfig(zero_stage=2), total_steps=1)
     generator = TransformersGenerator(sampler, tokenizer, 2)
     sequences = [tokenizer.encode(text) for text in CORPUS]
-    bound = bound_of(0.0, dtype)
+    bound = BOUNDS[dtype]
     with pytest.raises(WeightsDiffer, match=r"rl.probe_bound = 0\.\d+; tensors that differ: "):
         probe(engine, generator, sequences, bound, 1000)
     generator.load_weights(engine.weights())
@@ -56,12 +56,12 @@ def test_rounding_of_bfloat16_is_reported_and_stops_nothing() -> None:
 
     sequences = [tokenizer.encode(text) for text in CORPUS]
     generator: Any = SimpleNamespace(score=score, differing=lambda _: [])
-    gap = probe(engine, generator, sequences, bound_of(0.0, "bfloat16"), 1000)
+    gap = probe(engine, generator, sequences, BOUNDS["bfloat16"], 1000)
     assert 0 < gap.mean < 0.05 < gap.largest
     with pytest.raises(
         WeightsDiffer, match=r"yet all tensors are equal: this is rounding, or .*rl.probe_bound"
     ):
-        probe(engine, generator, sequences, bound_of(0.001, "bfloat16"), 1000)
+        probe(engine, generator, sequences, 0.001, 1000)
 
 
 @pytest.mark.parametrize("place", range(3))

@@ -118,7 +118,7 @@ def test_one_secret_reaches_it(source: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert function(TWO) == [1.0, 0.0]
 
 
-def test_its_source_is_part_of_the_key(tmp_path: Path) -> None:
+def test_its_source_is_part_of_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "mine.py"
     keys = set()
     for text in ("a = 1", "a = 2"):
@@ -131,7 +131,17 @@ def test_its_source_is_part_of_the_key(tmp_path: Path) -> None:
         source_of("tasks.shared.learning.llm_judge:judge")
         == Path("tasks/shared/learning/llm_judge.py").resolve()
     )
-    assert source_of("") is source_of("no_such_module:reward") is source_of("no.such.module:reward") is None
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "__init__.py").write_text("raise RuntimeError('no licence')")
+    monkeypatch.syspath_prepend(tmp_path)
+    for unknown in (
+        "",
+        "no_such_module:reward",
+        "no.such.module:reward",
+        "broken.rewards:reward",
+        "time:sleep",
+    ):
+        assert source_of(unknown) is None, unknown
 
 
 @pytest.mark.parametrize(

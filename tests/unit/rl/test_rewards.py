@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tasks.rl.config import RlConfig
 from tasks.rl.objective.filters import has_void_turn, is_outage, teaches
 from tasks.rl.objective.rewards import overlong_penalty, reward
 from tasks.shared.traces.dialect import DIALECTS
@@ -48,8 +49,8 @@ def test_overlong_penalty_is_dapos() -> None:
     ],
 )
 def test_reward(outcome: float, statuses: list[str], penalty: float, expected: float) -> None:
-    calls = [call(status) for status in statuses]
-    assert reward(outcome, calls, 10, max_tokens=100, failed_code_penalty=penalty) == expected
+    said = trajectory("so 12", tuple(call(status) for status in statuses))
+    assert reward(outcome, said, 100, RlConfig(failed_code_penalty=penalty)) == expected
 
 
 def test_void_turns() -> None:
