@@ -77,7 +77,9 @@ def _trainer_logprobs(
     engine: TrainingEngine, sequences: Sequence[Sequence[int]], row_tokens: int
 ) -> dict[int, np.ndarray]:
     """Sequence index to (n,) log-probs, 0.0 for the first token; all in every rank, each computed in one."""
-    batch = [TrainSequence(np.array(ids), np.ones(len(ids), dtype=bool)) for ids in sequences]
+    batch: list[TrainSequence] = [
+        TrainSequence(np.array(ids), np.ones(len(ids), dtype=bool)) for ids in sequences
+    ]
     found: dict[int, np.ndarray] = {}
     with torch.no_grad():
         for row in engine.rows(batch, row_tokens):

@@ -6,14 +6,17 @@ import time
 from pathlib import Path
 
 import pytest
+from transformers import AutoModelForCausalLM, Gemma3Config
 
 from tasks.shared.artifacts import Store
 from tasks.shared.config import ModelConfig
 from tasks.shared.contract.stage import StageRequest
-from tasks.shared.learning.checkpoints import load_model, load_tokenizer
+from tasks.shared.learning.checkpoints import load_model, load_tokenizer, save_checkpoint
+from tests.artifacts import publish
 from tests.integration.processes import StageProcess
 from tests.integration.sft_world import make_request, make_traces
-from tests.integration.stages import outputs_of, read_lines, run_to_end
+from tests.integration.stages import in_process, outputs_of, read_lines, run_to_end
+from tests.unit.generation.tiny import tiny_tokenizer
 
 
 def metrics_of(root: Path) -> list[dict[str, float]]:
@@ -95,3 +98,25 @@ def test_a_mistake_found_in_a_rank_is_one_line(tmp_path: Path) -> None:
     events = run_to_end(tmp_path, make_request(tmp_path, traces=traces, ranks=2), status=2)
     assert [event["event"] for event in events] == ["error"]
     assert "trace 'trace-3' does not follow" in events[0]["message"]
+
+
+def test_a_model_with_a_section_for_its_text_is_trained(tmp_path: Path) -> None:
+    """Gemma 3 with images: the number of positions is in the text section of its configuration."""
+    tokenizer = tiny_tokenizer()
+    text = {"vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    text |= {
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": 512,
+    }
+    image = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = AutoModelForCausalLM.from_config(
+        Gemma3Config(text_config=text, vision_config=image | {"image_size": 28, "patch_size": 14})
+    )
+    request = make_request(tmp_path)
+    checkpoint = publish(
+        Store(request.store), "checkpoint", lambda path: save_checkpoint(model, tokenizer, path)
+    )
+    request = request.model_copy(update={"inputs": request.inputs | {"checkpoint": checkpoint}})
+    assert in_process(request).metrics["too_long"] == 0

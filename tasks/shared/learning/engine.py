@@ -243,7 +243,9 @@ class TrainingEngine(Engine):
     def _both_ways(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probs of the same sequences, by packed rows and by the model's own pass."""
         chosen = sample_sequences(self.module.config.get_text_config().vocab_size)
-        sequences = [TrainSequence(np.array(ids), np.ones(len(ids), dtype=bool)) for ids in chosen]
+        sequences: list[TrainSequence] = [
+            TrainSequence(np.array(ids), np.ones(len(ids), dtype=bool)) for ids in chosen
+        ]
         most = sum(len(ids) for ids in chosen)
         packed: dict[int, torch.Tensor] = {}
         for row in pack(sequences, most, one_a_row=self._one_a_row):
