@@ -5,13 +5,8 @@ import math
 from data.families.family import Family, Params
 
 
-def _multiples(limit: int, step: int) -> int:
-    return limit // step
-
-
 def _either(p: Params) -> int:
-    both = _multiples(p["n"], math.lcm(p["a"], p["b"]))
-    return _multiples(p["n"], p["a"]) + _multiples(p["n"], p["b"]) - both
+    return p["n"] // p["a"] + p["n"] // p["b"] - p["n"] // math.lcm(p["a"], p["b"])
 
 
 def _no_divisibility(p: Params) -> bool:

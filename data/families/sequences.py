@@ -109,11 +109,6 @@ GCD_SUM = Family(
     accept=lambda p: any(p["m"] % d == 0 for d in range(4, 32)),
 )
 
-
-def _horner(p: Params) -> int:
-    return ((p["x"] * p["x"] + p["a"]) * p["x"] + p["b"]) % p["m"]
-
-
 POLYNOMIAL_MOD = Family(
     name="polynomial_mod",
     ranges=(("a", 11, 99), ("b", 11, 99), ("x", 101, 999), ("m", 201, 999)),
@@ -132,5 +127,5 @@ POLYNOMIAL_MOD = Family(
         "x = {x}\nprint((x**2 + {a} * x + {b}) % {m})",
         "def f(x):\n    return x**3 + {b} * x + {a}\nprint(f({x}) % {m})",
     ),
-    solve=_horner,
+    solve=lambda p: ((p["x"] * p["x"] + p["a"]) * p["x"] + p["b"]) % p["m"],
 )

@@ -18,16 +18,10 @@ def _family(
     steps: tuple[tuple[str, str], ...],
     reasonings: tuple[str, ...],
 ) -> Family:
-    """Make a family whose values are all arithmetic over its parameters.
+    """A family whose values are all arithmetic over its parameters.
 
-    Args:
-        name: the family's name.
-        ranges: inclusive bounds of each parameter.
-        phrasings: templates of the problem.
-        expressions: two ways to write the answer in Python.
-        near_misses: expressions of a careless reader.
-        steps: name and expression of each intermediate value, in order; the last is the answer.
-        reasonings: templates over parameters and steps.
+    `expressions`: two ways to write the answer in Python; `near_misses`: those of a careless reader. `steps`: name and
+    expression of each intermediate value, in order, the last of which is the answer.
     """
     compiled = [(step, compile(expression, name, "eval")) for step, expression in steps]
 
@@ -38,9 +32,6 @@ def _family(
             values[step] = eval(code, {"__builtins__": {}}, values)
         return values
 
-    def solve(params: Params) -> int:
-        return work(params)[steps[-1][0]]
-
     first, second = expressions
     return Family(
         name=name,
@@ -48,7 +39,7 @@ def _family(
         phrasings=phrasings,
         programs=(f"print({first})", f"total = {second}\nprint(total)"),
         near_misses=tuple(f"print({near_miss})" for near_miss in near_misses),
-        solve=solve,
+        solve=lambda params: work(params)[steps[-1][0]],
         accept=lambda params: all(value >= 0 for value in work(params).values()),
         max_answer=MAX_ANSWER,
         work=work,

@@ -4,16 +4,14 @@ The server runs the code and returns the trajectory: tokens, log-probs and calls
 have taken with an engine of its own. The answer is not trusted: prompt, tokens and limits are checked.
 """
 
-import asyncio
-from collections.abc import Iterator, Sequence
-from contextlib import aclosing
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tasks.shared.config import EvaluateStage
 from tasks.shared.evaluation.problems import SampleRequest
 from tasks.shared.evaluation.sampling import encoded_prompts, graded
-from tasks.shared.generation.endpoint.client import AttemptFailed, EndpointClient
+from tasks.shared.generation.endpoint.client import AttemptFailed, EndpointClient, answers
 from tasks.shared.generation.endpoint.completion import Completion
 from tasks.shared.generation.endpoint.limits import BudgetSpent
 from tasks.shared.generation.endpoint.responses import ResponseLog
@@ -48,33 +46,15 @@ class EndpointSampler:
         """
         problems = {request.problem.name: request.problem for request in requests}
         prompts = encoded_prompts(self._config, self._tokenizer, problems.values())
-        with asyncio.Runner() as loop:  # cancels pending requests, however this generator ends
-            taken: asyncio.Queue[Trajectory | None] = asyncio.Queue()
-            asking = loop.get_loop().create_task(self._ask_all(requests, prompts, taken))
-            while (trajectory := loop.run(taken.get())) is not None:
-                ends = token_ends(self._tokenizer, trajectory.response_ids, trajectory.text)
-                yield graded(trajectory, problems[trajectory.problem_id], ends, self._config.traces.dialect)
-            loop.run(asyncio.wait_for(asking, None))
-
-    async def _ask_all(
-        self,
-        requests: Sequence[SampleRequest],
-        prompts: dict[str, tuple[int, ...]],
-        taken: "asyncio.Queue[Trajectory | None]",
-    ) -> None:
-        """Send as many requests at a time as the recipe says; puts None at the end."""
         endpoint = self._config.evaluate.endpoint
-        waiting = iter(requests)
+        client = EndpointClient(endpoint, SECTION, self._log)
 
-        async def work(client: EndpointClient) -> None:
-            for request in waiting:
-                taken.put_nowait(await self._ask(client, request, prompts[request.problem.name]))
+        async def ask(request: SampleRequest, put: Callable[[Trajectory], None]) -> None:
+            put(await self._ask(client, request, prompts[request.problem.name]))
 
-        try:
-            async with aclosing(EndpointClient(endpoint, SECTION, self._log)) as client:
-                await asyncio.gather(*(work(client) for _ in range(endpoint.concurrency)))
-        finally:
-            taken.put_nowait(None)
+        for trajectory in answers(client, endpoint.concurrency, requests, ask):
+            ends = token_ends(self._tokenizer, trajectory.response_ids, trajectory.text)
+            yield graded(trajectory, problems[trajectory.problem_id], ends, self._config.traces.dialect)
 
     async def _ask(
         self, client: EndpointClient, request: SampleRequest, prompt: tuple[int, ...]

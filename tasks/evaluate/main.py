@@ -5,12 +5,13 @@
 Resumable per problem and sample: finished samples lie in the scratch directory (`journal.py`).
 """
 
+import platform
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from importlib import metadata
 from typing import Any
 
-from tasks.evaluate.environment_versions import environment_versions
 from tasks.evaluate.journal import Journal
 from tasks.evaluate.spec import EVALUATE
 from tasks.shared.config import EvaluateStage
@@ -27,6 +28,15 @@ from tasks.shared.rows.tables import write_card
 from tasks.shared.tools.interpreter import open_tool
 from tasks.shared.tools.protocol import Tool
 
+LIBRARIES = (
+    "math-verify",
+    "numpy",
+    "sympy",
+    "tokenizers",
+    "torch",
+    "transformers",
+    "vllm",
+)  # that samples depend on
 MOST_OUTAGES = 0.01  # of all samples; above it the sandbox is at fault and nothing is published
 
 
@@ -83,6 +93,22 @@ def headline_metrics(summary: dict[str, Any]) -> dict[str, Value]:
         headline |= {key: numbers[key] for key in ("problems", "samples", "void")}
         metrics |= {f"{name}/{key}": value for key, value in headline.items()}
     return metrics
+
+
+def environment_versions() -> dict[str, str]:
+    """Versions, processor and threads by name: they explain why equal seeds gave different samples."""
+    import torch
+
+    found = {"python": platform.python_version(), "machine": platform.machine()}
+    for name in LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    found["processor"] = torch.backends.cpu.get_cpu_capability()
+    found["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    found["threads"] = str(torch.get_num_threads())
+    return found
 
 
 def _sample(

@@ -5,7 +5,6 @@ its chat template, as every later stage needs them.
 """
 
 import math
-import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,12 +14,12 @@ from tasks.prepare.tiny_model import make_tiny_checkpoint
 from tasks.shared.config import ModelConfig
 from tasks.shared.learning.checkpoint_files import PICKLES, require_files, require_sound_weights
 from tasks.shared.learning.checkpoints import clean_generation_config, load_tokenizer, open_model
+from tasks.shared.rows.raw import COMMIT
 from tasks.shared.traces.turns import stop_ids_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-COMMIT = re.compile(r"[0-9a-f]{40}")
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "merges.txt", "vocab.txt", "*.model"]
 
 

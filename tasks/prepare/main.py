@@ -6,8 +6,9 @@ decontamination removed), `evaluation_sets` (<set>.parquet and sets.json). Run b
 """
 
 import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
 
 from tasks.prepare.base_model import place_base_model
 from tasks.prepare.decontaminate import Overlap, decontaminate
@@ -89,14 +90,15 @@ def _publish_checkpoint(context: Context, metrics: dict[str, Value]) -> Artifact
 def _publish_problems(
     context: Context, kept: list[ProblemRow], removed: list[Overlap], metrics: dict[str, Value]
 ) -> ArtifactRef:
-    columns = _columns([*kept, *(overlap.row for overlap in removed)])
+    problems = [asdict(row) for row in kept]
+    overlaps = [
+        asdict(overlap.row) | {name: getattr(overlap, name) for name in OVERLAP_COLUMNS}
+        for overlap in removed
+    ]
+    columns = _columns([*problems, *overlaps])
     with context.output("problems", dict(metrics)) as output:
-        write_table(output.directory / "train.parquet", _rows(kept, columns), _schema(columns))
-        overlaps = [
-            row | {name: getattr(overlap, name) for name in OVERLAP_COLUMNS}
-            for row, overlap in zip(_rows([one.row for one in removed], columns), removed, strict=True)
-        ]
-        write_table(output.directory / "removed.parquet", overlaps, _schema(columns + OVERLAP_COLUMNS))
+        _write(output.directory / "train.parquet", problems, columns)
+        _write(output.directory / "removed.parquet", overlaps, columns + OVERLAP_COLUMNS)
         tables = {"default": "train.parquet", "removed": "removed.parquet"}
         write_card(output.directory, tables, "Training problems; `removed` overlaps with an evaluation set.")
     return output.ref
@@ -105,9 +107,8 @@ def _publish_problems(
 def _publish_evaluation_sets(context: Context, evaluation: list[ProblemSet]) -> ArtifactRef:
     with context.output("evaluation_sets") as output:
         for problem_set in evaluation:
-            columns = _columns(problem_set.rows)
-            rows = _rows(problem_set.rows, columns)
-            write_table(output.directory / f"{problem_set.name}.parquet", rows, _schema(columns))
+            rows = [asdict(row) for row in problem_set.rows]
+            _write(output.directory / f"{problem_set.name}.parquet", rows, _columns(rows))
         sets = [
             {"name": problem_set.name, "rows": len(problem_set.rows), "answer": problem_set.answer_kind}
             for problem_set in evaluation
@@ -119,19 +120,17 @@ def _publish_evaluation_sets(context: Context, evaluation: list[ProblemSet]) -> 
     return output.ref
 
 
-def _columns(rows: Sequence[ProblemRow]) -> tuple[str, ...]:
+def _columns(rows: Sequence[Mapping[str, str]]) -> tuple[str, ...]:
     """The columns of a table of problems, with system messages if a problem has one."""
-    return (*PROBLEM_COLUMNS, "system") if any(row.system for row in rows) else PROBLEM_COLUMNS
+    return (*PROBLEM_COLUMNS, "system") if any(row["system"] for row in rows) else PROBLEM_COLUMNS
 
 
-def _rows(rows: Sequence[ProblemRow], columns: tuple[str, ...]) -> list[dict[str, Any]]:
-    return [{name: getattr(row, name) for name in columns} for row in rows]
-
-
-def _schema(columns: tuple[str, ...]) -> Any:
+def _write(path: Path, rows: Sequence[Mapping[str, str]], columns: tuple[str, ...]) -> None:
+    """Write these columns of the rows, all of text."""
     import pyarrow
 
-    return pyarrow.schema([(name, pyarrow.string()) for name in columns])
+    schema = pyarrow.schema([(name, pyarrow.string()) for name in columns])
+    write_table(path, [{name: row[name] for name in columns} for row in rows], schema)
 
 
 if __name__ == "__main__":

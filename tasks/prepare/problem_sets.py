@@ -63,17 +63,15 @@ def require_as_registered(
     what: str, entry: PublicProblemSet, rows: Sequence[ProblemRow], num_repeats: int
 ) -> None:
     """ValueError if a public set has another number of rows, or other content, than the registry says."""
-    found = len(rows) + num_repeats
+    found, digest = len(rows) + num_repeats, rows_digest(rows)
+    difference = ""
     if entry.rows and found != entry.rows:
+        difference = f"has {found} rows where data/registry.toml says {entry.rows}"
+    elif entry.digest and digest != entry.digest:
+        difference = f"has other problems or answers than data/registry.toml says (digest {digest})"
+    if difference:
         raise ValueError(
-            f"{what}: {entry.id} has {found} rows where data/registry.toml says {entry.rows}; "
-            "clear the hub's cache, or correct the entry if its revision was changed"
-        )
-    digest = rows_digest(rows)
-    if entry.digest and digest != entry.digest:
-        raise ValueError(
-            f"{what}: {entry.id} has other problems or answers than data/registry.toml says (digest {digest}); "
-            "clear the hub's cache, or correct the entry if its revision was changed"
+            f"{what}: {entry.id} {difference}; clear the hub's cache, or correct the entry if its revision was changed"
         )
 
 

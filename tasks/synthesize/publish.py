@@ -2,7 +2,7 @@
 
 Output `traces`: train.parquet (selected), rejected.parquet (the same columns, with reason and detail), funnel.json
 (counts by step and reason, with examples), README.md (the card), and circumstances/seconds.parquet (one row for each
-block, outside the digest).
+block, outside the digest: seconds depend on the clock, and equal traces must give equal bytes).
 """
 
 import json
@@ -19,24 +19,29 @@ from tasks.shared.rows.tables import write_card, write_table
 from tasks.shared.traces.dialect import dialect_of
 from tasks.synthesize.card import TABLES, describe
 from tasks.synthesize.funnel import funnel_of
-from tasks.synthesize.rows import seconds_rows, seconds_schema, trace_row, trace_schema
+from tasks.synthesize.rows import trace_row, trace_schema
 from tasks.synthesize.spec import SynthesizeStage
 from tasks.synthesize.traces import Checked
 
 PUBLISHED_NAME = "responses.jsonl.gz"
-SECONDS_FILE = f"{VOLATILE}/seconds.parquet"
 Context = StageContext[SynthesizeStage]
 
 
 def publish(context: Context, checked: Sequence[Checked]) -> StageResult:
     """Publish the artifact. ValueError if nothing was accepted."""
+    import pyarrow
+
     funnel = funnel_of(checked)
     if not funnel["accepted"]:
         reasons = Counter(funnel["rejected"]).most_common(1)
         raise ValueError(
             f"synthesize: no trace of {len(checked)} was accepted, most often for {reasons}; see the teacher"
         )
-    seconds = list(seconds_rows(checked))
+    seconds: list[dict[str, Any]] = [
+        {"id": written.id, "block": block, "seconds": seconds}
+        for written, verdict in checked
+        for block, seconds in enumerate(verdict.block_seconds)
+    ]
     metrics = _metrics(funnel, [row["seconds"] for row in seconds])
     config = context.config
     dialect = dialect_of(config.traces, config.sandbox.preload)
@@ -50,7 +55,8 @@ def publish(context: Context, checked: Sequence[Checked]) -> StageResult:
         (output.directory / "funnel.json").write_text(json.dumps(funnel, indent=1), encoding="utf-8")
         write_card(output.directory, TABLES, describe(config, funnel, teachers))
         (output.directory / VOLATILE).mkdir()
-        write_table(output.directory / SECONDS_FILE, seconds, seconds_schema())
+        columns = {"id": pyarrow.string(), "block": pyarrow.int64(), "seconds": pyarrow.float64()}
+        write_table(output.directory / VOLATILE / "seconds.parquet", seconds, pyarrow.schema(columns))
     context.log(
         f"traces: {funnel['accepted']} of {funnel['written']} accepted; rejected: {funnel['rejected']}"
     )

@@ -10,6 +10,8 @@ import math
 import re
 import unicodedata
 
+import numpy as np
+
 NUMBER = re.compile(r"(?<![\w.])[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 CITED = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?(?:[eE][+-]?\d+)?")
 TRUTH = re.compile(r"\b(?:true|false|yes|no)\b", re.IGNORECASE)
@@ -48,9 +50,9 @@ def contradiction(recorded: str, real: str, before: str, after: str) -> str:
     truths = [{word.lower() for word in TRUTH.findall(text)} for text in (recorded, real)]
     if truths[0] != truths[1]:
         return f"truth values {sorted(truths[0])} are {sorted(truths[1])}"
-    withdrawn, given = _numbers(recorded), _numbers(real) + _numbers(before)
-    for cited in _numbers(after):
-        if any(_cites(cited, n) for n in withdrawn) and not any(_cites(cited, n) for n in given):
+    withdrawn, given = _Numbers(recorded), _Numbers(f"{real}\n{before}")
+    for cited in _Numbers(after).found:
+        if withdrawn.hold(cited) and not given.hold(cited):
             return f"{cited} is used"
     lines = {line.strip() for line in recorded.splitlines()} - {line.strip() for line in real.splitlines()}
     for line in sorted(lines):
@@ -59,15 +61,21 @@ def contradiction(recorded: str, real: str, before: str, after: str) -> str:
     return ""
 
 
-def _numbers(text: str) -> list[str]:
-    """The numbers of a text without their signs, each once."""
-    return list(dict.fromkeys(found.replace(",", "") for found in CITED.findall(text)))
+class _Numbers:
+    """The numbers of a text, without their signs. Arrays, because a page of output may meet a page of text."""
 
+    def __init__(self, text: str) -> None:
+        self.found = list(dict.fromkeys(number.replace(",", "") for number in CITED.findall(text)))
+        self._whole = {number.lstrip("0") for number in self.found if number.isdigit()}
+        self._values = np.array([float(number) for number in self.found])
+        self._fractions = np.array([float(number) for number in self.found if not number.isdigit()])
 
-def _cites(cited: str, number: str) -> bool:
-    """Whether `cited` is `number`, or `number` rounded to the decimals that `cited` has."""
-    if cited.isdigit() and number.isdigit():
-        return cited.lstrip("0") == number.lstrip("0")
-    decimals = len(cited.partition(".")[2]) if "e" not in cited.lower() else 0
-    tolerance = 0.5000001 * 10.0**-decimals if decimals else ROUNDING_NOISE
-    return abs(float(cited) - float(number)) <= tolerance
+    def hold(self, cited: str) -> bool:
+        """Whether `cited` is one of them, or one of them rounded to the decimals that `cited` has."""
+        if cited.isdigit() and cited.lstrip("0") in self._whole:
+            return True
+        others = self._fractions if cited.isdigit() else self._values
+        decimals = len(cited.partition(".")[2]) if "e" not in cited.lower() else 0
+        tolerance = 0.5000001 * 10.0**-decimals if decimals else ROUNDING_NOISE
+        with np.errstate(invalid="ignore"):  # two numbers beyond floats are no number apart
+            return bool((np.abs(others - float(cited)) <= tolerance).any())

@@ -1,10 +1,5 @@
-"""Traces as rows of a dataset: chat messages and dialect text, spans, block statuses, teacher, scores.
+"""Traces as rows of a dataset: chat messages and dialect text, spans, block statuses, teacher, scores."""
 
-Seconds are not among the columns, because they depend on the clock and equal traces must give equal bytes. They are in
-a separate table with one row for each block, among the volatile files.
-"""
-
-from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -84,19 +79,3 @@ def spans(trace: str, dialect: Dialect) -> list[dict[str, Any]]:
             found.append({"kind": "code", "start": first, "end": last})
         start = end
     return found
-
-
-def seconds_rows(checked: Iterable[Checked]) -> Iterator[dict[str, Any]]:
-    """One row for each executed block."""
-    for written, verdict in checked:
-        for block, seconds in enumerate(verdict.block_seconds):
-            yield {"id": written.id, "block": block, "seconds": seconds}
-
-
-def seconds_schema() -> "pyarrow.Schema":
-    """The columns of `seconds_rows`."""
-    import pyarrow
-
-    return pyarrow.schema(
-        [("id", pyarrow.string()), ("block", pyarrow.int64()), ("seconds", pyarrow.float64())]
-    )

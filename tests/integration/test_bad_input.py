@@ -59,30 +59,6 @@ def one_line(error: BaseException) -> str:
     return message
 
 
-@pytest.mark.parametrize(
-    ("overrides", "parts"),
-    [
-        ({"rl.steps_per_runde": 3}, ("tiny.toml", "rl.steps_per_runde", "did you mean 'steps_per_round'")),
-        ({"model.source": "hub"}, ("tiny.toml", "model.id", "model.revision")),
-        ({"rl.top_p": 0.7}, ("tiny.toml", "rl.top_p must be 1.0", "use evaluate.top_p")),
-        ({"sft.epochs": "many"}, ("tiny.toml", "sft.epochs")),
-    ],
-)
-def test_a_mistake_in_a_recipe(overrides: dict[str, Any], parts: tuple[str, ...]) -> None:
-    with pytest.raises(ValueError) as caught:
-        load_recipe("tiny", overrides)
-    assert all(part in one_line(caught.value) for part in parts), caught.value
-
-
-def test_a_recipe_that_is_not_there_and_one_that_is_no_toml(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"recipe 'tyni': no file .*; use one of .*tiny"):
-        load_recipe("tyni")
-    broken = tmp_path / "broken.toml"
-    broken.write_text("seed = \n")
-    with pytest.raises(ValueError, match=r"broken\.toml: not valid TOML: .*line 1.*; correct that line"):
-        load_recipe(str(broken))
-
-
 def test_recipes_that_extend_each_other_in_a_circle(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text('extends = "b"\n')
     (tmp_path / "b.toml").write_text('extends = "a"\n')

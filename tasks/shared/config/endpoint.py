@@ -1,7 +1,7 @@
 """A model behind an OpenAI-compatible endpoint: its address, the rate of requests, and their budget."""
 
 import math
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
@@ -72,6 +72,17 @@ class EndpointConfig(EndpointAccess):
     top_p: float = Field(1.0, gt=0, le=1)
     # of the traces so far (at least 20): a larger share without a usable response stops the stage
     max_failure_share: float = Field(0.1, ge=0, le=1)
+
+    def payload(self, messages: list[dict[str, Any]], max_tokens: int, seed: int) -> dict[str, Any]:
+        """The body of a request for one sample."""
+        return {
+            "model": self.model,
+            "messages": messages,
+            self.token_limit_field: max_tokens,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            **({"seed": seed} if self.send_seed else {}),
+        }
 
 
 class ServedModel(EndpointAccess):

@@ -6,15 +6,15 @@ the response log, so a stage that was killed continues.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import count, cycle, groupby, islice
 from typing import Any
 
-from tasks.shared.generation.endpoint.client import AttemptFailed, EndpointClient
+from tasks.shared.generation.endpoint.client import AttemptFailed, EndpointClient, answers
 from tasks.shared.generation.endpoint.completion import Choice, Completion
-from tasks.shared.generation.endpoint.limits import BudgetSpent, FailureShare
+from tasks.shared.generation.endpoint.limits import FailureShare
 from tasks.shared.generation.endpoint.responses import ResponseLog
 from tasks.shared.sandbox import Status
 from tasks.shared.tools.protocol import Tool
@@ -54,7 +54,7 @@ class EndpointTeacher:
         self._config = config.synthesize.teacher
         self._rules = rules
         self._runner = runner
-        self._log = log
+        self._client = EndpointClient(self._config, "synthesize.teacher", log)
         self._seed = seed
         self._prompting = Prompting(config, rules)
         self.metrics: dict[str, float | int] = {}
@@ -65,40 +65,27 @@ class EndpointTeacher:
         Raises ValueError, with the endpoint's message: it refuses the recipe, or fails for too many traces.
         """
         share = FailureShare(self._config, "teacher", len(requests))
-        with asyncio.Runner() as loop:  # cancels pending requests, however this generator ends
-            finished: asyncio.Queue[WrittenTrace | None] = asyncio.Queue()
-            writing = loop.get_loop().create_task(self._write_all(requests, finished))
-            while (written := loop.run(finished.get())) is not None:
-                loss = written.loss
-                share.count(loss.detail if loss and loss.reason is Reason.NO_RESPONSE else "")
-                yield written
-            loop.run(asyncio.wait_for(writing, None))
-        self.metrics["teacher_unasked"] = len(requests) - share.num_finished
-
-    async def _write_all(
-        self, requests: Sequence[TraceRequest], finished: "asyncio.Queue[WrittenTrace | None]"
-    ) -> None:
-        """Run as many conversations at a time as the recipe says; puts None at the end."""
         groups = _groups(requests, self._config.samples_per_request)
+        for written in answers(self._client, self._config.concurrency, groups, self._write_group):
+            loss = written.loss
+            share.count(loss.detail if loss and loss.reason is Reason.NO_RESPONSE else "")
+            yield written
+        spent, failed = self._client.budget.spent, self._client.failed_attempts
+        self.metrics |= {
+            "teacher_asked": self._client.num_asked,  # now, and not in an earlier process
+            "teacher_prompt_tokens": spent.prompt_tokens,
+            "teacher_completion_tokens": spent.completion_tokens,
+            "teacher_money": round(self._client.budget.money, 6),
+            "teacher_unasked": len(requests) - share.num_finished,
+        }
+        self.metrics |= {f"teacher_failed/{kind}": failed[kind] for kind in sorted(failed)}
 
-        async def work(client: EndpointClient) -> None:
-            for group in groups:  # shared by all workers
-                try:
-                    for request, opening in zip(group, await self._open(client, group), strict=True):
-                        finished.put_nowait(await self._finish(client, request, opening))
-                except BudgetSpent:
-                    return
+    async def _write_group(self, group: Sequence[TraceRequest], put: Callable[[WrittenTrace], None]) -> None:
+        """Write the traces of one opening request, and hand each out as it is finished."""
+        for request, opening in zip(group, await self._open(group), strict=True):
+            put(await self._finish(request, opening))
 
-        try:
-            async with aclosing(EndpointClient(self._config, "synthesize.teacher", self._log)) as client:
-                await asyncio.gather(*(work(client) for _ in range(self._config.concurrency)))
-                self.metrics |= _metrics(client)
-        finally:
-            finished.put_nowait(None)
-
-    async def _open(
-        self, client: EndpointClient, group: Sequence[TraceRequest]
-    ) -> "list[Turn | AttemptFailed]":
+    async def _open(self, group: Sequence[TraceRequest]) -> "list[Turn | AttemptFailed]":
         """The first turn of each trace of a group: from one request, or from more if the endpoint ignores `n`."""
         turns: list[Turn | AttemptFailed] = []
         while missing := group[len(turns) :]:
@@ -107,14 +94,13 @@ class EndpointTeacher:
             if len(missing) > 1:
                 payload["n"] = len(missing)
             try:
-                turns += _turns(await client.ask(first.problem.id, first.index, 0, payload))[: len(missing)]
+                completion = await self._client.ask(first.problem.id, first.index, 0, payload)
+                turns += _turns(completion)[: len(missing)]
             except AttemptFailed as failed:
                 turns += [failed] * len(missing)
         return turns
 
-    async def _finish(
-        self, client: EndpointClient, request: TraceRequest, opening: "Turn | AttemptFailed"
-    ) -> WrittenTrace:
+    async def _finish(self, request: TraceRequest, opening: "Turn | AttemptFailed") -> WrittenTrace:
         """Write a trace from its first turn to its end, or record why there is none."""
         trace, loss = "", None
         try:
@@ -122,7 +108,7 @@ class EndpointTeacher:
                 raise opening
             async with self._session() as session:
                 converse = self._call_tools if self._by_tools else self._converse
-                trace = await converse(client, request, opening, session)
+                trace = await converse(request, opening, session)
         except AttemptFailed as failed:
             loss = Verdict(Reason.NO_RESPONSE, str(failed), (), ())
         except SandboxFailed as failed:
@@ -141,9 +127,7 @@ class EndpointTeacher:
         finally:
             await asyncio.to_thread(self._runner.close_session, session)
 
-    async def _converse(
-        self, client: EndpointClient, request: TraceRequest, turn: "Turn", session: str | None
-    ) -> str:
+    async def _converse(self, request: TraceRequest, turn: "Turn", session: str | None) -> str:
         """The turns of model and interpreter as one trace in the dialect."""
         dialect, parts = self._rules.dialect, list[str]()
         left = self._config.max_response_tokens
@@ -160,12 +144,10 @@ class EndpointTeacher:
                 break
             messages = self._continued(request, parts)
             payload = self._payload(messages, request, turn=calls + 1, left=left)
-            turn = _turns(await client.ask(request.problem.id, request.index, calls + 1, payload))[0]
+            turn = _turns(await self._client.ask(request.problem.id, request.index, calls + 1, payload))[0]
         return "".join(parts)
 
-    async def _call_tools(
-        self, client: EndpointClient, request: TraceRequest, turn: "Turn", session: str | None
-    ) -> str:
+    async def _call_tools(self, request: TraceRequest, turn: "Turn", session: str | None) -> str:
         """As `_converse`, with calls and results in the form of the endpoint's API; calls of one turn run in order."""
         parts, messages, calls = list[str](), self._opening(request), 0
         left = self._config.max_response_tokens
@@ -186,7 +168,7 @@ class EndpointTeacher:
             if not answered or left < 1:
                 break
             payload = self._payload(messages, request, turn=calls, left=left)
-            turn = _turns(await client.ask(request.problem.id, request.index, number, payload))[0]
+            turn = _turns(await self._client.ask(request.problem.id, request.index, number, payload))[0]
         return "".join(parts)
 
     @property
@@ -227,22 +209,13 @@ class EndpointTeacher:
         self, messages: list[Message], request: TraceRequest, turn: int, left: int
     ) -> dict[str, Any]:
         """The body of one request."""
-        config = self._config
-        payload: dict[str, Any] = {
-            "model": config.model,
-            "messages": messages,
-            config.token_limit_field: left,
-            "temperature": config.temperature,
-            "top_p": config.top_p,
-        }
+        payload = self._config.payload(messages, left, derived_seed(self._seed, request, turn))
         stop = self._stop(turn)
         if self._by_tools:
             payload["tools"] = TOOLS
             payload["tool_choice"] = "none" if stop is None else "auto"
-        elif stop is not None and config.send_stop:
+        elif stop is not None and self._config.send_stop:
             payload["stop"] = [stop]
-        if config.send_seed:
-            payload["seed"] = derived_seed(self._seed, request, turn)
         if messages[-1]["role"] == "assistant":
             payload["extra_body"] = CONTINUE
         return payload
@@ -282,16 +255,3 @@ def _turns(completion: Completion) -> list[Turn]:
 
 def _message(role: str, content: str) -> Message:
     return {"role": role, "content": content}
-
-
-def _metrics(client: EndpointClient) -> dict[str, float | int]:
-    """The cost: requests answered now, tokens and money of these traces, failed attempts by kind."""
-    spent = client.budget.spent
-    counts = {f"teacher_failed/{kind}": count for kind, count in sorted(client.failed_attempts.items())}
-    return {
-        "teacher_asked": client.num_asked,
-        "teacher_prompt_tokens": spent.prompt_tokens,
-        "teacher_completion_tokens": spent.completion_tokens,
-        "teacher_money": round(client.budget.money, 6),
-        **counts,
-    }

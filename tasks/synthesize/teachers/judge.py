@@ -4,7 +4,6 @@ import asyncio
 import re
 import threading
 from collections.abc import Sequence
-from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -49,9 +48,10 @@ class EndpointJudge:
     async def _votes(self, problem: TrainingProblem, trace: str) -> list[Vote]:
         answer = "nothing"
         votes: list[Vote] = []
+        message = {"role": "user", "content": render_prompt("judge", problem=problem.problem, trace=trace)}
         for number in range(self._config.votes):
+            payload = self._config.payload([message], self._config.max_response_tokens, seed=number)
             try:
-                payload = self._payload(problem, trace, number)
                 async with self._slots:
                     completion = await self._client.ask(problem.id, number, 0, payload)
             except AttemptFailed as failed:
@@ -64,18 +64,6 @@ class EndpointJudge:
             votes += read_vote(answer)
         self._share.count("" if votes else answer)
         return votes
-
-    def _payload(self, problem: TrainingProblem, trace: str, number: int) -> dict[str, Any]:
-        config = self._config
-        message = render_prompt("judge", problem=problem.problem, trace=trace)
-        payload: dict[str, Any] = {
-            "model": config.model,
-            "messages": [{"role": "user", "content": message}],
-            config.token_limit_field: config.max_response_tokens,
-            "temperature": config.temperature,
-            "top_p": config.top_p,
-        }
-        return payload | ({"seed": number} if config.send_seed else {})
 
 
 def read_vote(answer: str) -> list[Vote]:

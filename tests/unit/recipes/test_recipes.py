@@ -173,6 +173,7 @@ def test_a_protocol_override_replaces_resolved_numbers(tmp_path):
         ({"rl.tokens_per_micro_batch": 256}, "raise it to"),
         ({"evaluate.temperature": 0.0}, "samples_per_problem = 1"),
         ({"data.train": []}, "data.train"),
+        ({"model.source": "hub"}, r"tiny\.toml.*model\.id.*model\.revision"),
         ({"evaluate": {"protocol": ["torl"]}}, r"evaluate.protocol.*valid string"),
         ({"evaluate.protocol": "a\nb"}, r"^[^\n]*no protocol 'a b'[^\n]*$"),
         ({"model.path": "a\nb"}, r"^[^\n]*'a b' is relative[^\n]*$"),

@@ -69,9 +69,9 @@ def converse(
     rules = Rules.of(config)
     teacher = EndpointTeacher(config, rules, InProcessRunner(), ResponseLog(tmp_path, []), seed=0)  # type: ignore[arg-type]
     opening, *rest = messages
-    client = ScriptedClient(rest)
+    client = teacher._client = ScriptedClient(rest)  # type: ignore[assignment]
     turn = Turn(turn_of(opening).choices[0], tokens=1)
-    return asyncio.run(teacher._call_tools(client, WANT, turn, None)), client, rules  # type: ignore[arg-type]
+    return asyncio.run(teacher._call_tools(WANT, turn, None)), client, rules  # type: ignore[arg-type]
 
 
 def test_calls_run_and_their_results_go_back_as_tool_turns(tmp_path):

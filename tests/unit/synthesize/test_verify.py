@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from tasks.shared.sandbox import ExecutionResult, Status
-from tasks.synthesize.recorded import agree
+from tasks.synthesize.recorded import agree, contradiction
 from tasks.synthesize.selection.config import VerificationConfig
 from tasks.synthesize.traces import Reason, TrainingProblem, WrittenTrace
 from tasks.synthesize.verify import settle, verify
@@ -161,6 +161,14 @@ def test_what_follows_may_not_build_on_the_false_output(code, recorded, after, c
     last = block("print(2 + 3)", "5")
     verdict = judged(block(code, recorded) + after + last + END, rules)
     assert verdict.reason is (Reason.CONTRADICTED if contradicts else Reason.ACCEPTED), verdict
+
+
+def test_a_page_of_numbers_meets_a_page_of_text():
+    recorded = "\n".join(str(n) for n in range(10**7, 10**7 + 20_000))
+    words = " ".join(str(n) for n in range(2 * 10**7, 2 * 10**7 + 20_000))
+    assert contradiction(recorded, "1", "", words) == ""
+    assert contradiction(recorded, "1", "", f"{words} and 10000007") == "10000007 is used"
+    assert contradiction("9e999 0.5", "1", "", "1e400 and 0.50") == "0.50 is used"
 
 
 def test_a_true_output_that_holds_tags_ends_where_it_ends(retool):

@@ -10,11 +10,11 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx2
 import openai
@@ -25,9 +25,11 @@ from tenacity.wait import wait_random_exponential
 from tasks.shared.config.endpoint import EndpointAccess
 from tasks.shared.contract.environment import named_key
 from tasks.shared.generation.endpoint.completion import Completion, Usage
-from tasks.shared.generation.endpoint.limits import Budget, TokenBucket
+from tasks.shared.generation.endpoint.limits import Budget, BudgetSpent, TokenBucket
 from tasks.shared.generation.endpoint.responses import ResponseKey, ResponseLog
 
+Job = TypeVar("Job")
+Answer = TypeVar("Answer")
 MAX_BODY_BYTES = 64 << 20
 MAX_FAILED_BYTES = 64 << 10  # of an answer other than 2xx
 SAID_CHARS = 300
@@ -206,6 +208,38 @@ class EndpointClient:
         """The beginning of the endpoint's text in one line, without the key."""
         line = " ".join((text.replace(self._key, "***") if self._key else text).split())
         return line[:SAID_CHARS] or "nothing"
+
+
+def answers(
+    client: EndpointClient,
+    concurrency: int,
+    jobs: Iterable[Job],
+    work: Callable[[Job, Callable[[Answer], None]], Awaitable[None]],
+) -> Iterator[Answer]:
+    """What `work` puts out for each job, as it comes; `concurrency` jobs at a time, until the budget is spent.
+
+    Closes the client.
+    """
+    given: asyncio.Queue[Answer | None] = asyncio.Queue()
+    waiting = iter(jobs)  # shared by all workers
+
+    async def worker() -> None:
+        with suppress(BudgetSpent):
+            for job in waiting:
+                await work(job, given.put_nowait)
+
+    async def ask_all() -> None:
+        try:
+            async with aclosing(client):
+                await asyncio.gather(*(worker() for _ in range(concurrency)))
+        finally:
+            given.put_nowait(None)
+
+    with asyncio.Runner() as loop:  # cancels pending requests, however this generator ends
+        asking = loop.get_loop().create_task(ask_all())
+        while (answer := loop.run(given.get())) is not None:
+            yield answer
+        loop.run(asyncio.wait_for(asking, None))
 
 
 @dataclass(eq=False, slots=True)
