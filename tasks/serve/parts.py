@@ -153,5 +153,4 @@ def _overlap(text: str, stop: str) -> int:
 
 def answer_of(trajectory: Trajectory) -> str:
     """Return the content of the last complete box in the model's own words, or "" without one."""
-    box = last_box(trajectory.own_words)
-    return (box.content or "") if box is not None else ""
+    return last_box(trajectory.own_words) or ""

@@ -69,9 +69,8 @@ def import_row(row: Mapping[str, Any], number: int, place: str) -> WrittenTrace:
         raise ValueError(f"{place}: no messages of user and assistant; give rows as ReTool-SFT has them")
     prompt, response = (text_at(contents, role, place, "that message") for role in ("user", "assistant"))
     trace = canonical(response)
-    box = last_box(trace)
     given = row.get("answer") is not None
-    answer = answer_at(row, "answer", place, "that column") if given else box.content if box else ""
+    answer = answer_at(row, "answer", place, "that column") if given else last_box(trace)
     if not answer:
         raise ValueError(f"{place}: no boxed answer and no column 'answer'; add one or take the row out")
     name = f"retool_rows/{number}"

@@ -31,8 +31,7 @@ def has_void_turn(trajectory: Trajectory, dialect: Dialect, decode: Callable[[Se
         if last.feedback_end == last.turn_end == len(trajectory.response_ids):
             return False
         start = last.feedback_end
-    box = last_box(own_words([decode(trajectory.response_ids[start:])]))
-    return box is None or not box.content
+    return not last_box(own_words([decode(trajectory.response_ids[start:])]))
 
 
 def teaches(outcomes: np.ndarray, groups: np.ndarray, valid: np.ndarray) -> np.ndarray:

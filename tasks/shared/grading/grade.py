@@ -53,12 +53,13 @@ def grade(text: str, reference: str, truncated: bool = False, integer: bool = Fa
     """
     if not reference.strip():
         raise ValueError("grading: the reference answer is empty; give the problem an answer")
-    box = last_box(text)
-    if box is None or not box.content:
-        unanswered = GradeReason.NO_ANSWER if box or not text.strip() else GradeReason.NO_BOX
+    predicted = last_box(text)
+    if not predicted:
+        no_box = predicted is None and bool(text.strip())
+        unanswered = GradeReason.NO_BOX if no_box else GradeReason.NO_ANSWER
         return Grade(False, GradeReason.TRUNCATED if truncated else unanswered, None)
-    verdict = _compare(box.content, reference.strip(), integer)
-    return Grade(verdict is Verdict.EQUAL, REASON_OF[verdict], box.content)
+    verdict = _compare(predicted, reference.strip(), integer)
+    return Grade(verdict is Verdict.EQUAL, REASON_OF[verdict], predicted)
 
 
 def _compare(predicted: str, expected: str, integer: bool) -> Verdict:

@@ -234,10 +234,10 @@ def _final(text: str, where: ValueLocation) -> str:
     """The answer within a text that may be a whole solution: its last box, GSM8K's last line, or a formula."""
     text = BARE_BOX.sub(lambda found: "\\boxed{" + (found[1] or found[2]) + "}", text)
     box = last_box(text)
+    if box == "":
+        raise where.refuse("ends in a \\boxed that is empty or not closed; complete it")
     if box is not None:
-        if not box.content:
-            raise where.refuse("ends in a \\boxed that is empty or not closed; complete it")
-        text = box.content
+        text = box
     elif found := FINAL.findall(text):
         text = found[-1].strip()
     inner = MATH.fullmatch(text.strip().removesuffix("."))

@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.shared.grading import GradeReason, grade, last_box
-from tasks.shared.grading.box import Box
 from tasks.shared.grading.equivalence import Equivalence, Verdict
 from tests.waiting import until
 
@@ -51,7 +50,7 @@ def test_reason(text: str, truncated: bool, reason: GradeReason, predicted: str 
 def test_open_boxes_are_read_in_linear_time() -> None:
     """A response of open boxes alone is read in one pass."""
     started = time.process_time()
-    assert last_box("\\boxed{" * 100_000) == Box("", closed=False)
+    assert last_box("\\boxed{" * 100_000) == ""
     assert time.process_time() - started < 5.0  # takes 0.1 s; scanning to the end for each box took minutes
 
 
@@ -197,5 +196,4 @@ def test_any_text_is_graded(text: str) -> None:
     """Grading never raises, and text without braces in a box is read back from it."""
     grade(text, "5")
     if not set(text) & set("{}\\") and text.strip():
-        box = last_box(f"a \\boxed{{{text}}} b")
-        assert box is not None and box.closed and box.content == text.strip()
+        assert last_box(f"a \\boxed{{{text}}} b") == text.strip()
