@@ -5,20 +5,18 @@ one, they must agree.
 """
 
 from collections.abc import Iterable, Sequence
-from fractions import Fraction
 from itertools import pairwise, product
 
 import sympy
 
 from tasks.shared.grading.expressions import equal_exactly, equal_nearly
-from tasks.shared.grading.literals import Literal
+from tasks.shared.grading.literals import Number
 from tasks.shared.grading.reading import decimal_comma, readings
 from tasks.shared.grading.regions import equal_regions, equal_relations, is_solved, region_of
 from tasks.shared.grading.values import (
     Expression,
     Many,
     Named,
-    Number,
     Quantity,
     Region,
     Relation,
@@ -27,9 +25,6 @@ from tasks.shared.grading.values import (
 )
 
 CURRENCIES = {"money", "usd", "eur", "gbp", "yuan", "yen", "rupee", "peso"}
-TOLERANCE = Fraction(1, 10**6)
-# a decimal that stands for an integer differs from it by less than this, whatever its size
-WHOLE_TOLERANCE = Fraction(1, 1000)
 
 
 def equal(reference: str, answer: str) -> bool:
@@ -97,56 +92,37 @@ def _equal_named(a: Value, b: Value) -> bool:
 
 def _equal_quantities(a: Value, b: Value) -> bool:
     """A unit on one side only is ignored. A percentage counts as its number or as its hundredth."""
-    first, second = (side.unit if isinstance(side, Quantity) else None for side in (a, b))
-    left, right = (side.value if isinstance(side, Quantity) else side for side in (a, b))
+    (left, first), (right, second) = (
+        (side.value, side.unit) if isinstance(side, Quantity) else (side, None) for side in (a, b)
+    )
     if first is not None and second is not None:
         same_money = "money" in (first, second) and {first, second} <= CURRENCIES
         return (first == second or same_money) and equal_values(left, right)
     if equal_values(left, right):
         return True
-    if "percent" in (first, second) and all(isinstance(side, Number | Expression) for side in (left, right)):
-        left, right = (_hundredth(side, unit) for side, unit in ((left, first), (right, second)))
+    if "percent" in (first, second):
+        left, right = (
+            _hundredth(side) if unit == "percent" else side for side, unit in ((left, first), (right, second))
+        )
         return equal_values(left, right)
     return False
 
 
-def _hundredth(value: Value, unit: str | None) -> Value:
-    if unit != "percent":
-        return value
-    if isinstance(value, Number):
-        rounding = value.literal.rounding
-        return Number(Literal(value.literal.value / 100, rounding / 100 if rounding else rounding))
-    assert isinstance(value, Expression)
-    return Expression(value.expr / 100, value.approximate)
+def _hundredth(value: Value) -> Value:
+    match value:
+        case Number(number, rounding):
+            return Number(number / 100, rounding and rounding / 100)
+        case Expression(expr, exact):
+            return Expression(expr / 100, exact)
+    return Words("")
 
 
 def _equal_single(a: Number | Expression, b: Number | Expression) -> bool:
-    if isinstance(a, Number) and isinstance(b, Number):
-        return _equal_literals(a.literal, b.literal)
-    if _is_exact(a) and _is_exact(b):
-        return equal_exactly(a.expr, b.expr)
-    for one, other in ((a, b), (b, a)):
-        if isinstance(one, Number) and one.literal.rounding:
-            gap = sympy.Rational(one.literal.rounding.numerator, one.literal.rounding.denominator)
-            if equal_nearly(one.expr, other.expr, absolute=gap):
-                return True
-    return equal_nearly(a.expr, b.expr)
-
-
-def _is_exact(value: Number | Expression) -> bool:
-    return value.literal.exact if isinstance(value, Number) else not value.approximate
-
-
-def _equal_literals(a: Literal, b: Literal) -> bool:
-    """Integers and fractions exactly; a decimal to its last digit if it has six, else within a millionth."""
-    gap = abs(a.value - b.value)
+    """Exact values exactly; a decimal to its last digit if it has six, else within a millionth."""
     if a.exact and b.exact:
-        return gap == 0
-    bound = TOLERANCE * max(abs(a.value), abs(b.value))
-    for one in (a, b):
-        if one.exact and one.value.denominator == 1:
-            return gap <= min(bound, WHOLE_TOLERANCE)
-    return gap <= max(bound, *(one.rounding or Fraction(0) for one in (a, b)))
+        return equal_exactly(a.expr, b.expr)
+    roundings = (side.rounding or 0 for side in (a, b) if isinstance(side, Number))
+    return equal_nearly(a.expr, b.expr, sympy.Rational(max(roundings, default=0)))
 
 
 def _value_of_chain(a: Value, chain: Relation) -> bool:
@@ -183,7 +159,7 @@ def _as_matrix(value: Many) -> Expression | None:
     if value.brackets not in ("[]", "()") or not is_rectangle:
         return None
     matrix = sympy.Matrix(len(rows), len(rows[0]), [cell.expr for cell in cells])
-    return Expression(matrix, not all(map(_is_exact, cells)))
+    return Expression(matrix, all(cell.exact for cell in cells))
 
 
 def _order_matters(a: str, b: str, count: int) -> bool | None:
@@ -216,7 +192,7 @@ def _quotient(value: Value) -> Value:
     match value:
         case Many(":", (Number() | Expression() as first, Number() | Expression() as second)):
             if second.expr != 0:
-                return Expression(first.expr / second.expr, not (_is_exact(first) and _is_exact(second)))
+                return Expression(first.expr / second.expr, first.exact and second.exact)
     return value
 
 

@@ -12,7 +12,6 @@ from tasks.shared.grading.values import TooLarge
 
 DIGITS = 40
 MOST_DIGITS = 400
-MILLIONTH = sympy.Rational(1, 10**6)
 # a decimal that stands for an integer differs from it by less than this, whatever its size
 WHOLE_TOLERANCE = sympy.Rational(1, 1000)
 Agree = Callable[[sympy.Basic, sympy.Basic], bool]
@@ -44,20 +43,20 @@ def equal_exactly(a: sympy.Basic, b: sympy.Basic) -> bool:
     return _agree_everywhere(a, b, lambda left, right: _is_zero(left - right, max_digits=100))
 
 
-def equal_nearly(a: sympy.Basic, b: sympy.Basic, absolute: sympy.Rational | None = None) -> bool:
-    """Whether two values differ by no more than `absolute`, by default a millionth of the larger one."""
+def equal_nearly(a: sympy.Basic, b: sympy.Basic, rounding: sympy.Rational) -> bool:
+    """Whether two values differ by no more than a millionth of the larger one or, unless one is whole, `rounding`."""
 
     def near(x: sympy.Basic, y: sympy.Basic) -> bool:
         left, right = _numeric(x), _numeric(y)
         if left is None or right is None:
             return False
-        bound = absolute or MILLIONTH * max(abs(left), abs(right))
-        if absolute is None and x.is_Rational and y.is_Rational and (x.is_Integer or y.is_Integer):
-            bound = min(bound, WHOLE_TOLERANCE)
+        bound = max(abs(left), abs(right)) / 10**6
+        is_whole = x.is_Rational and y.is_Rational and (x.is_Integer or y.is_Integer)
+        bound = min(bound, WHOLE_TOLERANCE) if is_whole else max(bound, rounding)
         return bool(abs(left - right) <= bound)
 
     if _is_matrix(a) or _is_matrix(b):
-        return _equal_cells(a, b, lambda x, y: equal_nearly(x, y, absolute))
+        return _equal_cells(a, b, lambda x, y: equal_nearly(x, y, rounding))
     if a.has(sympy.nan, sympy.oo, sympy.zoo, -sympy.oo) or b.has(sympy.nan, sympy.oo, sympy.zoo, -sympy.oo):
         return a == b and not a.has(sympy.nan)
     if not a.free_symbols and not b.free_symbols:

@@ -5,7 +5,7 @@ An expression is not a literal, whatever its value: the problem's own formula in
 
 import re
 
-from tasks.shared.grading.literals import read_literal
+from tasks.shared.grading.literals import read_number
 from tasks.shared.grading.names import BY_COLON, split_name
 from tasks.shared.grading.notation import clean, without_thousands
 from tasks.shared.grading.units import split_unit
@@ -36,5 +36,5 @@ def read_integer(answer: str) -> int | None:
     if wrapped := WRAPPED.fullmatch(text.strip()):
         text = wrapped[2]
     text = without_thousands(text.strip())
-    literal = read_literal(text) if PLAIN.fullmatch(text) else None
-    return int(literal.value) if literal and literal.value.denominator == 1 else None
+    number = read_number(text) if PLAIN.fullmatch(text) else None
+    return int(number.value) if number and number.value.denominator == 1 else None

@@ -67,24 +67,21 @@ def _value(found: object) -> Value:
         return Region(found)
     if not isinstance(found, sympy.Expr | sympy.MatrixBase | sympy.MatrixExpr):
         raise Unreadable
-    expr, approximate = _exact(found)
-    return Expression(worked_out(expr), approximate)
+    expr, exact = _with_fractions(found)
+    return Expression(worked_out(expr), exact)
 
 
 def _relations(relation: sympy.Basic) -> tuple[sympy.Rel, ...]:
     if not isinstance(relation, sympy.Rel):
         raise Unreadable
-    sides = [worked_out(_exact(side)[0]) for side in relation.args]
+    sides = [worked_out(_with_fractions(side)[0]) for side in relation.args]
     return (relation.func(*sides, evaluate=False),)
 
 
-def _exact(expr: sympy.Basic) -> tuple[sympy.Basic, bool]:
-    """The expression with exact fractions for decimals, and whether one of them is not an integer."""
-    if isinstance(expr, sympy.MatrixBase):
-        cells = [_exact(cell) for cell in expr.flat()]
-        return sympy.Matrix(*expr.shape, [cell for cell, _ in cells]), any(flag for _, flag in cells)
+def _with_fractions(expr: sympy.Basic) -> tuple[sympy.Basic, bool]:
+    """The expression with fractions for decimals, and whether it is exact: none of them but integers."""
     decimals = {number: sympy.Rational(str(number)) for number in expr.atoms(sympy.Float)}
-    return expr.xreplace(decimals), any(not value.is_Integer for value in decimals.values())
+    return expr.xreplace(decimals), all(value.is_Integer for value in decimals.values())
 
 
 def _prepared(text: str) -> str:

@@ -8,8 +8,8 @@ import unicodedata
 
 from tasks.shared.grading.brackets import closing
 
-SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿ", "0123456789+-()n", strict=True))
-SUBSCRIPTS = dict(zip("₀₁₂₃₄₅₆₇₈₉₊₋", "0123456789+-", strict=True))
+SUPERSCRIPTS = re.compile("[⁰¹²³⁴-⁹⁺⁻⁽⁾ⁿ]+")
+SUBSCRIPTS = re.compile("[₀-₉₊₋]+")
 GREEK = {
     chr(code): "\\" + unicodedata.name(chr(code)).split()[-1].lower()
     for code in range(0x3B1, 0x3CA)
@@ -95,7 +95,8 @@ RAISED_FRACTION = re.compile(r"\^\s*(\\frac\s*(?:\d\s*\d|\{[^{}]*\}\s*\{[^{}]*\}
 DEGREES_OF = re.compile(
     r"(\\(?:sin|cos|tan|cot|sec|csc))\s*[({]?\s*(\d+)\s*\^\s*\{?\s*\\(?:circ|degree)(?![A-Za-z])\s*\}?\s*[)}]?"
 )
-ROOT = re.compile(r"([√∛])\s*(\d+(?:\.\d+)?|[A-Za-z])")
+ROOTS = {"√": "", "∛": "[3]", "∜": "[4]"}
+ROOT = re.compile(r"([√∛∜])\s*(\d+(?:\.\d+)?|[A-Za-z])")
 # formulas within a text; an inline formula has no line break
 FORMULA = re.compile(
     r"(?<!\\)\$\$([^$]+)\$\$|(?<!\\)\$([^$\n]+)(?<!\\)\$|(?<!\\)\\\(([^\n]*?)\\\)|(?<!\\)\\\[(.*?)\\\]",
@@ -153,34 +154,22 @@ def _ascii(text: str) -> str:
     """Digits of every script, signs, Greek letters, powers, indices and vulgar fractions in ASCII and LaTeX."""
     if text.isascii():
         return text
-    text = ROOT.sub(lambda root: f"\\sqrt{'' if root[1] == '√' else '[3]'}{{{root[2]}}}", text)
-    parts: list[str] = []
-    for place, char in enumerate(text):
-        if char.isascii():
-            parts.append(char)
-        elif char in SUPERSCRIPTS:
-            parts.append(_script("^", SUPERSCRIPTS, text, place))
-        elif char in SUBSCRIPTS:
-            parts.append(_script("_", SUBSCRIPTS, text, place))
-        elif char in CHARACTERS:
-            parts.append(CHARACTERS[char])
-        elif (digit := unicodedata.decimal(char, None)) is not None:
-            parts.append(str(digit))
-        elif unicodedata.decomposition(char).startswith("<fraction>"):
-            top, _, bottom = unicodedata.normalize("NFKC", char).partition("⁄")
-            parts.append(f"\\frac{{{top}}}{{{bottom}}}")
-        elif char.isspace() or unicodedata.category(char) == "Cf":
-            parts.append(" " if char.isspace() else "")
-        else:
-            parts.append(unicodedata.normalize("NFKC", char))
-    return "".join(parts)
+    text = ROOT.sub(lambda root: f"\\sqrt{ROOTS[root[1]]}{{{root[2]}}}", text)
+    for mark, scripts in (("^", SUPERSCRIPTS), ("_", SUBSCRIPTS)):
+        text = scripts.sub(lambda run, mark=mark: f"{mark}{{{unicodedata.normalize('NFKC', run[0])}}}", text)
+    return "".join(char if char.isascii() else _spelled(char) for char in text)
 
 
-def _script(mark: str, table: dict[str, str], text: str, place: int) -> str:
-    """One character of a superscript or subscript, with the braces at the ends of its run."""
-    opens = "" if place and text[place - 1] in table else f"{mark}{{"
-    closes = "" if place + 1 < len(text) and text[place + 1] in table else "}"
-    return opens + table[text[place]] + closes
+def _spelled(char: str) -> str:
+    """A character in ASCII and LaTeX; "" for one that is not seen."""
+    if char in CHARACTERS:
+        return CHARACTERS[char]
+    if (digit := unicodedata.decimal(char, None)) is not None:
+        return str(digit)
+    plain = unicodedata.normalize("NFKC", char)
+    if unicodedata.decomposition(char).startswith("<fraction>"):
+        return "\\frac{" + plain.replace("⁄", "}{") + "}"
+    return " " if char.isspace() else "" if unicodedata.category(char) == "Cf" else plain
 
 
 def _unstyled(text: str) -> str:

@@ -15,13 +15,11 @@ import sympy
 
 from tasks.shared.grading import python_names as names
 from tasks.shared.grading.evaluation import worked_out
-from tasks.shared.grading.literals import Literal
 from tasks.shared.grading.regions import region_of
 from tasks.shared.grading.values import (
     Expression,
     Many,
     Named,
-    Number,
     Region,
     Relation,
     Unreadable,
@@ -50,8 +48,9 @@ IMPLICIT = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)\s*(?=[A-Za-z(](?!\d*\b[eE][+-]
 
 def read_python(text: str) -> Value:
     """The value of `text` read as Python. Unreadable if it is not Python or holds an unlisted name."""
+    text = text.replace("^", "**").strip()
     try:
-        tree = ast.parse(text.replace("^", "**").strip(), mode="eval")
+        tree = ast.parse(text, mode="eval")
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         raise Unreadable from None
     return _Reader(text).value(tree.body)
@@ -62,13 +61,13 @@ class _Reader:
 
     def __init__(self, text: str) -> None:
         self._text = text
-        self._approximate = False
+        self._exact = True
 
     def value(self, node: ast.expr) -> Value:
         """Collections, relations and sets; everything else is an expression."""
         match node:
             case ast.Tuple(elts=items):
-                return Many("()" if self._in_parentheses(node) else "", self._items(items))
+                return Many("()" if self._text[node.col_offset] == "(" else "", self._items(items))
             case ast.List(elts=items):
                 return Many("[]", self._items(items))
             case ast.Set(elts=items):
@@ -100,20 +99,11 @@ class _Reader:
                 found = self._call_of_collection(_name_of(function), function, args)
                 if found is not None:
                     return found
-        expr = self._expr(node)
-        if isinstance(node, ast.Constant) and expr.is_Rational:
-            rounding = None if self._approximate else Fraction(0)
-            return Number(Literal(Fraction(int(expr.p), int(expr.q)), rounding))
-        return Expression(worked_out(expr), self._approximate)
+        return Expression(self._side(node), self._exact)
 
     def _items(self, nodes: Sequence[ast.expr]) -> tuple[Value, ...]:
         # each item is read separately: a decimal in one makes no other approximate
         return tuple(_Reader(self._text).value(node) for node in nodes)
-
-    def _in_parentheses(self, node: ast.Tuple) -> bool:
-        return (
-            node.end_col_offset is not None and self._text.replace("^", "**").strip()[node.col_offset] == "("
-        )
 
     def _call_of_collection(self, name: str, function: ast.expr, args: list[ast.expr]) -> Value | None:
         if name in names.COLLECTIONS:
@@ -124,7 +114,7 @@ class _Reader:
             rows = [row.elts if isinstance(row, ast.List) else [row] for row in args[0].elts]
             try:
                 cells = [[self._side(cell) for cell in row] for row in rows]
-                return Expression(sympy.Matrix(cells), self._approximate)
+                return Expression(sympy.Matrix(cells), self._exact)
             except ValueError:
                 raise Unreadable from None
         if name == "Interval":
@@ -211,23 +201,19 @@ class _Reader:
                 raise Unreadable
             if node.value.lstrip("+-") in ("inf", "oo"):
                 return -sympy.oo if node.value[0] == "-" else sympy.oo
-            self._approximate |= "." in node.value or "e" in node.value.lower()
-            return _rational(Fraction(node.value))
+            self._exact &= "." not in node.value and "e" not in node.value.lower()
+            return sympy.Rational(Fraction(node.value))
         return self._expr(node)
 
     def _number(self, number: complex, written: str) -> Any:
         if isinstance(number, complex):
-            self._approximate = True
-            return sympy.I * _rational(Fraction(repr(number.imag)))
+            self._exact = False
+            return sympy.I * sympy.Rational(Fraction(repr(number.imag)))
         if isinstance(number, int):
             return sympy.Integer(number)
-        written = written.replace("_", "")
-        if not re.fullmatch(r"\d*\.?\d*(?:[eE][+-]?\d{1,4})?", written):
-            written = repr(number)
-        if "inf" in written or "nan" in written:
-            raise Unreadable
-        value = _rational(Fraction(written))
-        self._approximate |= not value.is_Integer
+        is_short = re.fullmatch(r"[\d_]*\.?[\d_]*(?:[eE][+-]?\d{1,4})?", written)
+        value = sympy.Rational(Fraction(written if is_short else repr(number)))
+        self._exact &= value.is_Integer
         return value
 
 
@@ -249,10 +235,6 @@ def _symbol(name: str) -> sympy.Basic:
     if (len(name) == 1 and name.isalpha()) or name in names.GREEK:
         return sympy.Symbol(name)
     raise Unreadable
-
-
-def _rational(value: Fraction) -> sympy.Rational:
-    return sympy.Rational(value.numerator, value.denominator)
 
 
 def _is_infinite(value: Value) -> bool:

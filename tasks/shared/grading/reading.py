@@ -11,7 +11,7 @@ import sympy
 
 from tasks.shared.grading.brackets import closing, cut, enclosed
 from tasks.shared.grading.latex_form import read_latex
-from tasks.shared.grading.literals import read_literal
+from tasks.shared.grading.literals import Number, read_number
 from tasks.shared.grading.names import BY_COLON, split_name
 from tasks.shared.grading.notation import clean, without_thousands
 from tasks.shared.grading.python_form import IMPLICIT, read_python
@@ -21,7 +21,6 @@ from tasks.shared.grading.values import (
     Expression,
     Many,
     Named,
-    Number,
     Quantity,
     Region,
     Relation,
@@ -130,9 +129,8 @@ def _words(text: str) -> Value | None:
 KNOWN_NAMES = {name for name in (*CONSTANTS, *SETS, *GREEK) if len(name) > 1}
 
 
-def _number(text: str) -> Value | None:
-    literal = read_literal(without_thousands(text))
-    return Number(literal) if literal else None
+def _number(text: str) -> Number | None:
+    return read_number(without_thousands(text))
 
 
 def _number_with_unit(text: str) -> Value | None:

@@ -3,9 +3,8 @@
 import sympy
 
 from tasks.shared.grading.expressions import equal_exactly
-from tasks.shared.grading.values import Expression, Many, Named, Number, Region, Relation, Value
-
-TURNED = {sympy.Gt: sympy.Lt, sympy.Lt: sympy.Gt, sympy.Ge: sympy.Le, sympy.Le: sympy.Ge}
+from tasks.shared.grading.literals import Number
+from tasks.shared.grading.values import Expression, Many, Named, Region, Relation, Value
 
 
 def equal_relations(a: Relation, b: Relation) -> bool:
@@ -47,9 +46,7 @@ def _equal_parts(a: sympy.Rel, b: sympy.Rel) -> bool:
     factor = sympy.cancel(first / second)
     if not factor.is_number or factor == 0 or not factor.is_real:
         return False
-    if isinstance(a, sympy.Eq | sympy.Ne):
-        return type(a) is type(b)
-    return type(a) is (type(b) if factor > 0 else TURNED[type(b)])
+    return type(a) is type(b if factor > 0 else b.reversed)
 
 
 def _symbols(relation: Relation) -> set[sympy.Symbol]:
@@ -111,14 +108,15 @@ def _solutions(relation: Relation) -> sympy.Set | None:
 
 def _half_line(part: sympy.Rel, symbol: sympy.Symbol) -> sympy.Set | None:
     """The solutions of an inequality such as `x < number`; None for any other."""
-    kind, left, right = type(part), part.lhs, part.rhs
-    if right == symbol:
-        kind, left, right = TURNED.get(kind, kind), right, left
-    if left != symbol or not right.is_extended_real:
+    part = part.reversed if part.rhs == symbol else part
+    if part.lhs != symbol or not part.rhs.is_extended_real:
         return None
-    if kind in (sympy.Lt, sympy.Le):
-        return sympy.Interval(-sympy.oo, right, True, kind is sympy.Lt)
-    return sympy.Interval(right, sympy.oo, kind is sympy.Gt, True) if kind in (sympy.Gt, sympy.Ge) else None
+    match part:
+        case sympy.Lt() | sympy.Le():
+            return sympy.Interval(-sympy.oo, part.rhs, True, isinstance(part, sympy.Lt))
+        case sympy.Gt() | sympy.Ge():
+            return sympy.Interval(part.rhs, sympy.oo, isinstance(part, sympy.Gt), True)
+    return None
 
 
 def equal_regions(a: sympy.Set, b: sympy.Set) -> bool:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import sympy
 
-from tasks.shared.grading.literals import Literal
+from tasks.shared.grading.literals import Number
 
 
 class Unreadable(Exception):
@@ -16,23 +16,11 @@ class TooLarge(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Number:
-    """A number that was written out."""
-
-    literal: Literal
-
-    @property
-    def expr(self) -> sympy.Expr:
-        """The value."""
-        return sympy.Rational(self.literal.value.numerator, self.literal.value.denominator)
-
-
-@dataclass(frozen=True, slots=True)
 class Expression:
-    """Anything else that has a value, matrices too. Its decimals are exact fractions, which makes it `approximate`."""
+    """Anything else that has a value, matrices too. Decimals in it became fractions; it is not `exact` then."""
 
     expr: sympy.Basic | sympy.MatrixBase
-    approximate: bool = False
+    exact: bool = True
 
 
 @dataclass(frozen=True, slots=True)

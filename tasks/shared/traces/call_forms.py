@@ -118,7 +118,7 @@ class TagForm:
             return _whole(text, start, fence.start, fence.first, closing.start())
         if literal_at(text[fence.first :], len(before) - fence.first):
             return None
-        is_closed = any(True for _ in closing_marks(before, fence))
+        is_closed = any(closing_marks(before, fence))
         fault = "it holds more than one program" if is_closed else "its fence is not closed"
         return _faulty(text, start, fence.first, fault)
 
@@ -139,7 +139,7 @@ class TagForm:
         for fence in fences(before):
             if not fence.names_python:
                 continue
-            if not any(True for _ in closing_marks(before, fence)):
+            if not any(closing_marks(before, fence)):
                 if literal_at(text[fence.first :], len(before) - fence.first):
                     return None
             elif closing is None or not is_closed_at(before, fence, closing):
@@ -177,23 +177,21 @@ class FenceForm:
     def read(self, text: str) -> Block | None:
         before = text[: -len(self.stop)]
         found = list(fences(before))
+        programs = [fence for fence in found if fence.names_python]
+        unclosed = next((fence for fence in programs if not any(closing_marks(before, fence))), None)
+        hidden = literal_at(text[unclosed.first :], len(before) - unclosed.first) if unclosed else ""
         closing = last_marks(before, 0)
-        if closing is not None:
+        if closing is not None and hidden != "string":
             for fence in found:
                 if fence.first <= closing.start() and is_closed_at(before, fence, closing):
                     if not fence.is_python:
                         return _faulty(text, fence.start, fence.first, f"its fence says '{fence.language}'")
                     return _whole(text, fence.start, fence.start, fence.first, closing.start())
-        programs = [fence for fence in found if fence.names_python]
-        for fence in programs:
-            if not any(True for _ in closing_marks(before, fence)):
-                if literal_at(text[fence.first :], len(before) - fence.first):
-                    return None
-                return _faulty(text, fence.start, fence.first, "its fence is not closed")
-        if programs:
-            last = programs[-1]
-            return _faulty(text, last.start, last.first, f"{self.stop} does not follow it at once")
-        return None
+        if hidden or not programs:
+            return None
+        last = unclosed or programs[-1]
+        fault = "its fence is not closed" if unclosed else f"{self.stop} does not follow it at once"
+        return _faulty(text, last.start, last.first, fault)
 
     def unasked(self, text: str) -> Iterator[Block]:
         yield from in_fences(text, f"no {self.stop} follows it")

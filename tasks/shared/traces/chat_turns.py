@@ -85,13 +85,7 @@ def chat_turns(tokenizer: "PreTrainedTokenizerBase") -> ChatTurns:
         return _learn(tokenizer)
     except _Refused as refused:
         reason = str(refused)
-    except (
-        TemplateError,
-        TypeError,
-        KeyError,
-        AttributeError,
-        ValueError,
-    ) as error:  # a template is foreign code
+    except (TemplateError, TypeError, KeyError, AttributeError, ValueError) as error:  # foreign code
         reason = f"it fails on a conversation with a tool: {' '.join(str(error).split())}"
     raise ValueError(
         f"tokenizer {tokenizer.name_or_path}: its chat template cannot be used with traces.dialect = 'hermes': "
@@ -106,13 +100,13 @@ class _Refused(Exception):
 def _learn(tokenizer: "PreTrainedTokenizerBase") -> ChatTurns:
     if not tokenizer.chat_template:
         raise _Refused("there is none")
-    bare, prompt = (_render(tokenizer, [_user("Q")], tools, open_turn=True) for tools in (None, TOOLS))
+    bare, prompt = (render(tokenizer, [_user("Q")], tools, open_turn=True) for tools in (None, TOOLS))
     lists_tools = bare != prompt
     tools = TOOLS if lists_tools else None
     exchange = [_calling(lists_tools), _result()]
-    called = _render(tokenizer, [_user("Q"), exchange[0]], tools, open_turn=False)
+    called = render(tokenizer, [_user("Q"), exchange[0]], tools, open_turn=False)
     end = _end_of_call(prompt, called)
-    answered = _render(tokenizer, [_user("Q"), *exchange], tools, open_turn=True)
+    answered = render(tokenizer, [_user("Q"), *exchange], tools, open_turn=True)
     if not answered.startswith(called[:end]):
         raise _Refused(
             "it renders the assistant's turn differently once a result follows (it may drop thoughts)"
@@ -120,7 +114,7 @@ def _learn(tokenizer: "PreTrainedTokenizerBase") -> ChatTurns:
     before, mark, after = answered[end:].partition(RESULT)
     if not mark:
         raise _Refused("it does not show a tool's result")
-    again = _render(tokenizer, [_user("Q"), *exchange, *exchange], tools, open_turn=True)
+    again = render(tokenizer, [_user("Q"), *exchange, *exchange], tools, open_turn=True)
     if not (again.startswith(answered) and again.endswith(f"{FORM.stop}{before}{RESULT}{after}")):
         raise _Refused("it renders earlier turns differently once another follows")
     return ChatTurns(before, after, lists_tools)
@@ -142,12 +136,13 @@ def _end_of_call(prompt: str, called: str) -> int:
     return end
 
 
-def _render(
+def render(
     tokenizer: "PreTrainedTokenizerBase",
     messages: list[Message],
     tools: list[Message] | None,
     open_turn: bool,
 ) -> str:
+    """The messages as the chat template writes them; `open_turn`: up to where the assistant begins."""
     text = tokenizer.apply_chat_template(
         messages,
         tools=tools,  # type: ignore[arg-type]

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from jinja2 import TemplateError
 
-from tasks.shared.traces.chat_turns import chat_turns, conversation
+from tasks.shared.traces.chat_turns import chat_turns, conversation, render
 from tasks.shared.traces.dialect import Dialect
-from tasks.shared.traces.plain import plain_prompt
+from tasks.shared.traces.instructions import PLAIN_FRAME, TORL_PLAIN_FRAME
 from tasks.shared.traces.text_ids import text_ids
 from tasks.shared.traces.trajectory import turns_between
 from tasks.shared.traces.turns import turn_end
@@ -44,7 +44,11 @@ def encode_prompt(
     tokenizer has no chat template, or its template does not support the system message.
     """
     if plain:
-        return tuple(text_ids(tokenizer, plain_prompt(dialect, problem, system), opened=True))
+        is_torl = dialect.name == "torl"
+        frame = TORL_PLAIN_FRAME if is_torl else PLAIN_FRAME
+        message = problem if is_torl else dialect.prompt(problem, instructed=True)
+        text = frame.format(system=f" {system}" if system else "", message=message)
+        return tuple(text_ids(tokenizer, text, opened=True))
     return encode_message(tokenizer, dialect, dialect.prompt(problem, instructed), system)
 
 
@@ -61,12 +65,7 @@ def encode_message(
     else:
         messages, tools = conversation(message, system), None
     try:
-        text = tokenizer.apply_chat_template(
-            messages,
-            tools=tools,  # type: ignore[arg-type]
-            tokenize=False,
-            add_generation_prompt=True,
-        )
+        return tuple(text_ids(tokenizer, render(tokenizer, messages, tools, open_turn=True)))
     except TemplateError as error:
         if not system:
             raise
@@ -74,8 +73,6 @@ def encode_message(
             f"tokenizer {tokenizer.name_or_path}: its chat template takes no system message ({error}); "
             "remove the problems' system messages, or move them into the problems' text"
         ) from None
-    assert isinstance(text, str)
-    return tuple(text_ids(tokenizer, text))
 
 
 def encode_words(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:

@@ -18,7 +18,10 @@ LITERAL = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 MARKS = re.compile(r"`{3,}|~{3,}")
-PYTHON = re.compile(r"\{?\.?(?:i?python|py)[\d.]*(?::[\w./-]+)?\}?", re.IGNORECASE)
+NAME = r"(?:i?python|py)[\d.]*"
+PYTHON = re.compile(rf"{NAME}(?::[\w./-]+)?", re.IGNORECASE)
+# attributes as in Pandoc and R Markdown: `{.python .numberLines}`, `{python, echo=FALSE}`, `python {cmd=true}`
+ATTRIBUTES = re.compile(rf"\s*(?:\{{\s*\.?)?({NAME})(?:\s*[\s,{{][^{{}}\n]*)?\}}\s*", re.IGNORECASE)
 LANGUAGE = re.compile(r"[A-Za-z][\w+#.-]*")
 LINE_START = re.compile(r"[ \t]*(?:(?:[-*+>]|\d+[.)])[ \t]+)?")
 
@@ -55,6 +58,8 @@ def read_fence(text: str, start: int) -> Fence | None:
     end = text.find("\n", run.end())
     below = len(text) if end < 0 else end + 1
     line = text[run.end() : below]
+    if attributes := ATTRIBUTES.fullmatch(line):
+        return Fence(start, below, run[0], attributes[1])
     language, *program = line.split(maxsplit=1) or [""]
     if program and PYTHON.fullmatch(language):
         return Fence(start, run.end() + line.index(language) + len(language), run[0], language)
