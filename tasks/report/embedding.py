@@ -14,7 +14,6 @@ from typing import Any
 from markupsafe import Markup
 
 from tasks.shared.reporting.samples import Sample
-from tasks.shared.reporting.written import blocks_by_turn
 
 CHUNK = 100  # traces in one chunk
 WORDS, CODE, OUTPUT, UNRUN = 0, 1, 2, 3  # kinds of segments; OUTPUT is masked out of the loss
@@ -117,7 +116,7 @@ def segments(sample: Sample) -> list[list[int]]:
     cuts: list[list[int]] = []
     position = 0
     shown = [*sample.feedback_spans, (len(sample.text), len(sample.text))]
-    turns = zip(blocks_by_turn(sample), shown, strict=True)
+    turns = zip(sample.blocks_by_turn(), shown, strict=True)
     for number, (blocks, (turn_end, feedback_end)) in enumerate(turns):
         executed = number < len(sample.calls) and sample.calls[number].executed
         for block in blocks:

@@ -24,7 +24,7 @@ class Comparison:
     @property
     def significant(self) -> bool:
         """The interval of the difference excludes zero."""
-        return self.difference.interval.excludes(0.0)
+        return not self.difference.interval.low <= 0 <= self.difference.interval.high
 
 
 @dataclass(frozen=True, slots=True)

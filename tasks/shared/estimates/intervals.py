@@ -23,10 +23,6 @@ class Interval:
     high: float
     level: float = 0.95
 
-    def excludes(self, value: float) -> bool:
-        """True if `value` lies outside."""
-        return value < self.low or value > self.high
-
 
 @dataclass(frozen=True, slots=True)
 class Estimate:

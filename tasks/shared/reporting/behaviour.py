@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tasks.shared.reporting.samples import Sample
-from tasks.shared.reporting.written import blocks_by_turn, words_between
 from tasks.shared.traces.trajectory import CodeCall
 
 
@@ -72,8 +71,7 @@ def measure(samples: Sequence[Sample]) -> Behaviour:
 
 def first_code_position(sample: Sample) -> float | None:
     """Characters before the first whole block, run or not, over all characters; None if there is none."""
-    blocks = (block for turn in blocks_by_turn(sample) for block in turn if block.is_whole)
-    first = next(blocks, None)
+    first = next((block for turn in sample.blocks_by_turn() for block in turn if block.is_whole), None)
     return first.body / len(sample.text) if first else None
 
 
@@ -96,7 +94,7 @@ def executed_before_answer(sample: Sample) -> bool:
     first_run = next((place for place, call in enumerate(sample.calls) if call.executed), None)
     if first_run is None:
         return False
-    return not any("\\boxed" in words for words in words_between(sample)[: first_run + 1])
+    return not any("\\boxed" in words for words in sample.words_between[: first_run + 1])
 
 
 def _mean(values: Sequence[float | bool]) -> float | None:

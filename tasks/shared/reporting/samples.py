@@ -4,7 +4,7 @@ pandas and `datasets.load_dataset("parquet", ...)` open the file. The seconds of
 `circumstances/`, so that equal samples give equal files and an equal digest.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.shared.artifacts import VOLATILE
+from tasks.shared.traces.call_forms import Block
+from tasks.shared.traces.dialect import DIALECTS
 from tasks.shared.traces.trajectory import CodeCall, FinishReason, turns_between
 
 TEXT, WHOLE = pa.string(), pa.int32()
@@ -74,6 +76,22 @@ class Sample:
         ends = (0, *self.token_ends)
         last = len(ends) - 1
         return [(ends[min(call.turn_end, last)], ends[min(call.feedback_end, last)]) for call in self.calls]
+
+    @property
+    def words_between(self) -> list[str]:
+        """The words before each call and those after the last, without the block that ended the turn."""
+        *calling, last = self.turns
+        blocks = map(DIALECTS[self.dialect].read, calling)
+        before = [turn[: block.start] if block else turn for turn, block in zip(calling, blocks, strict=True)]
+        return [*before, last]
+
+    def blocks_by_turn(self) -> Iterator[list[Block]]:
+        """The blocks of each turn, executed or not, by their places in the text; the last turn ran none."""
+        dialect, place = DIALECTS[self.dialect], 0
+        ends = [*(end for _, end in self.feedback_spans), len(self.text)]
+        for turn, end in zip(self.turns, ends, strict=True):
+            yield [block.moved(place) for block in dialect.blocks(turn)]
+            place = end
 
     @property
     def outage(self) -> bool:

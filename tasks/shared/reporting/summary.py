@@ -20,7 +20,6 @@ from tasks.shared.grading import pooled
 from tasks.shared.reporting.behaviour import measure
 from tasks.shared.reporting.purpose import classify
 from tasks.shared.reporting.samples import Sample
-from tasks.shared.reporting.written import words_between
 
 
 def as_evaluation(samples: Sequence[Sample]) -> Evaluation:
@@ -69,7 +68,7 @@ def summarize(samples: Sequence[Sample]) -> dict[str, Any]:
 
 def purposes(samples: Sequence[Sample]) -> dict[str, int]:
     """The number of executed blocks of each purpose."""
-    pairs = (pair for sample in samples for pair in zip(sample.calls, words_between(sample), strict=False))
+    pairs = (pair for sample in samples for pair in zip(sample.calls, sample.words_between, strict=False))
     tally = Counter(classify(call.code, before).value for call, before in pairs if call.executed)
     return dict(sorted(tally.items()))
 
