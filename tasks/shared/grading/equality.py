@@ -65,8 +65,9 @@ def equal_values(a: Value, b: Value) -> bool:
         return True
     if isinstance(a, Many) != isinstance(b, Many):  # `3:2` for 3/2
         a, b = _quotient(a), _quotient(b)
-    if isinstance(a, Expression) and isinstance(a.expr, sympy.MatrixBase) and isinstance(b, Many):
-        return _equal_single(a, matrix) if (matrix := _as_matrix(b)) else False
+    for one, other in ((a, b), (b, a)):
+        if isinstance(one, Expression) and isinstance(one.expr, sympy.MatrixBase) and isinstance(other, Many):
+            return _equal_single(one, matrix) if (matrix := _as_matrix(other)) else False
     if isinstance(a, Relation) and isinstance(b, Relation):
         return equal_relations(a, b)
     if isinstance(a, Number | Expression) and isinstance(b, Number | Expression):

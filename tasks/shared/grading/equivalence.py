@@ -49,11 +49,6 @@ class Equivalence:
                 self._known[key] = self._ask(predicted, reference)
             return self._known[key]
 
-    def close(self) -> None:
-        """End the worker; a later comparison starts another."""
-        with self._lock:
-            self._stop()
-
     def _ask(self, predicted: str, reference: str) -> Verdict:
         process = self._running()
         assert process.stdin is not None
@@ -85,8 +80,9 @@ class Equivalence:
     def _read_line(self, process: subprocess.Popen[bytes]) -> bytes | None:
         """The worker's next line; None if it ended or exceeded the wall-clock bound."""
         assert process.stdout is not None
-        ready, _, _ = select.select([process.stdout], [], [], WALL_S)
-        line = process.stdout.readline() if ready else b""
+        answer = select.poll()  # unlike `select`, for descriptors over 1023 too
+        answer.register(process.stdout, select.POLLIN)
+        line = process.stdout.readline() if answer.poll(WALL_S * 1000) else b""
         return line or None
 
     def _stop(self) -> None:

@@ -53,7 +53,7 @@ def _with_bound_variables(expr: sympy.Basic) -> sympy.Basic:
     bound = {limits[0] for limits in expr.args[1:] if limits.args}
     if isinstance(expr, sympy.Sum | sympy.Product):
         for _, low, high in expr.limits:
-            if (high - low).is_number and high - low > MAX_TERMS:
+            if (high - low).is_number and MAX_TERMS < high - low < sympy.oo:
                 raise TooLarge
     indices = [name.name.partition("_")[2] for name in expr.free_symbols - bound]
     if any(str(symbol) in index for symbol in bound for index in indices):  # in terms such as F_k

@@ -13,6 +13,7 @@ from sympy.logic.boolalg import And
 
 from tasks.shared.grading.brackets import closing
 from tasks.shared.grading.evaluation import worked_out
+from tasks.shared.grading.literals import read_number
 from tasks.shared.grading.values import Expression, Region, Relation, Unreadable, Value
 
 NORMALIZATION = NormalizationConfig(
@@ -25,21 +26,22 @@ FUNCTION_NAMES = """
 """
 FUNCTIONS = FUNCTION_NAMES.split()
 BARE_FUNCTION = re.compile(rf"(?<![\\A-Za-z])(?:{'|'.join(FUNCTIONS)})(?![A-Za-z])")
-# two numbers side by side are no product; the index of a logarithm does not count
-TWO_NUMBERS = re.compile(r"(?<![_\d.])[\d.]+\s+[\d.]")
+# two numbers side by side are no product (the index of a logarithm does not count); the parser drops dots and quotes
+UNREAD = re.compile(r"(?<![_\d.])[\d.]+\s+[\d.]|\\text|['\"$]|\\(?:[lc]|)dots|\.\.\.")
 ENVIRONMENT = re.compile(r"\\(?:begin|end)\s*\{[a-z]*matrix\}")
 ARRAY = re.compile(
     r"\\begin\s*\{(?:small|)(?:array|matrix)\}\s*(?:\{[clr| ]*\})?|\\end\s*\{(?:small|)(?:array|matrix)\}"
 )
 # an odd root of a negative number is the real one
 ODD_ROOT = re.compile(r"\\sqrt\s*\[\s*(\d*[13579])\s*\]\s*\{\s*-\s*(\d+)\s*\}")
+REPEATING = re.compile(r"\d*\.\d*\\(?:overline|bar)\s*\{\d+\}")
 TEXT = re.compile(r"\\text\s*\{\s*([^{}]*?)\s*\}")
 
 
 def read_latex(text: str) -> Value:
     """The value of `text` read as LaTeX. Unreadable if it is prose or has no value."""
     text = _prepared(text)
-    if _is_prose(text) or TWO_NUMBERS.search(text) or "\\text" in text or "'" in text:
+    if _is_prose(text) or UNREAD.search(text):
         raise Unreadable
     try:
         found = latex2sympy(
@@ -89,6 +91,7 @@ def _prepared(text: str) -> str:
     text = TEXT.sub(
         lambda found: found[1] if re.fullmatch(r"[A-Za-z]|[\d.+-]+", found[1]) else found[0], text
     )
+    text = REPEATING.sub(lambda found: f"({read_number(found[0]).value})", text)
     text = ARRAY.sub(lambda mark: f"\\{'begin' if 'begin' in mark[0] else 'end'}{{pmatrix}}", text)
     text = re.sub(r"\\?sqrt\s*(\d{2,})", r"\\sqrt{\1}", text)
     text = BARE_FUNCTION.sub(lambda found: f"\\{found[0]}", text).replace("**", "^")

@@ -19,15 +19,12 @@ DECIMAL = re.compile(
     r"(?:(?:[eE]|\s*(?:\\times|\\cdot|\*|x)\s*10\s*(?:\^|\*\*)\s*)[{(]?(?P<exponent>[+-]?\d{1,6})[})]?)?"
 )
 REPEATING = re.compile(
-    SIGN + r"(?P<whole>\d*)\.(?P<places>\d*)"
-    r"(?:\\(?:overline|bar)\s*\{?(?P<line>\d+)\}?|\\dot\s*\{?(?P<first>\d)\}?(?:(?P<between>\d*)\\dot\s*\{?(?P<last>\d)\}?)?"
+    SIGN + rf"(?P<whole>{WHOLE})?\.(?P<places>\d*)"
+    r"(?:\\(?:overline|bar)\s*\{?\s*(?P<line>\d+)\s*\}?|\\dot\s*\{?(?P<first>\d)\}?(?:(?P<between>\d*)\\dot\s*\{?(?P<last>\d)\}?)?"
     r"|\((?P<bracket>\d+)\))"
 )
 DOTS = re.compile(SIGN + r"(?P<whole>\d*)\.(?P<places>\d+)\s*(?:\\[lc]?dots|\.\.\.)")
-MIXED = re.compile(
-    SIGN
-    + r"(?P<whole>\d+)\s*(?:\s(?P<top>\d+)\s*/\s*(?P<bottom>\d+)|\\frac(?:\{(\d+)\}|\s*(\d))(?:\{(\d+)\}|\s*(\d)))"
-)
+MIXED = re.compile(SIGN + r"(?P<whole>\d+)\s*(?:\s(\d+)\s*/\s*(\d+)|\\frac\{(\d+)\}\{(\d+)\})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +73,7 @@ def _repeating(found: re.Match[str]) -> Number:
     block = (
         found["line"] or found["bracket"] or found["first"] + (found["between"] or "") + (found["last"] or "")
     )
-    whole, places = found["whole"], found["places"]
+    whole, places = (found["whole"] or "").replace(",", ""), found["places"]
     start = int(whole + places or "0") + Fraction(int(block), 10 ** len(block) - 1)
     return Number(start / 10 ** len(places))
 
@@ -95,7 +92,5 @@ def _dots(found: re.Match[str]) -> Number | None:
 
 
 def _mixed(found: re.Match[str]) -> Number | None:
-    top, bottom = (
-        next(int(g) for g in groups if g) for groups in (found.group(3, 5, 6), found.group(4, 7, 8))
-    )
+    top, bottom = (int(group) for group in found.groups()[2:] if group)
     return Number(int(found["whole"]) + Fraction(top, bottom)) if bottom else None

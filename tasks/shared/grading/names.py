@@ -4,9 +4,10 @@ import re
 
 # letters, indices, arguments, bars and geometric symbols
 NAME = (
-    r"(?:\\(?!frac|sqrt|sum|int|prod|lim|text|infty|(?:pi|le|ge|ne|in|log|ln|exp)(?![A-Za-z]))[A-Za-z]+(?:\{[A-Za-z\s']+\})?"
+    r"(?:\\(?!frac|sqrt|sum|int|prod|lim|text|infty|not|(?:pi|le|ge|ne|in|log|ln|exp)(?![A-Za-z]))[A-Za-z]+(?:\{[A-Za-z\s']+\})?"
     r"|\\text\s*\{[^{}]*\}|[A-Za-z'\s]|\\#|\|\s*(?:[A-Z]|[A-Za-z]{2,}|[A-Z]\s*\\c[au]p\s*[A-Z])\s*\|"
-    r"|_\s*(?:\{[^{}]*\}|\d+|\w)|\^\s*(?:[T*']|\{\s*(?:-1|[T*'()n]+)\s*\}))"
+    r"|_\s*(?:\{[^{}]*\}|\d+|\w)|\^\s*(?:[T*']|\{\s*(?:[T*']+|\(n\))\s*\})"
+    r"|(?<=[A-Z])\s?\^\s*\{\s*-1\s*\}|(?<=[a-z])\s?\^\s*\{\s*-1\s*\}(?=\s*\())"
 )
 ARGUMENT = r"(?:\(\s*[\w\s,.{}\\=<>|-]{1,24}\)|\[\s*[A-Z]\s*\])"
 ONE = rf"{NAME}+{ARGUMENT}?|\[\s*[A-Z]{{3,6}}\s*\]|\{{\s*{NAME}+\s*\}}"
@@ -21,6 +22,7 @@ BY_COLON = re.compile(
     r"([A-Za-z]\w?(?=:)|[Aa]nswer|\\text\s*\{\s*[Aa]nswer\s*:?\s*\}):?\s*(?<=[\s:}])((?!\$|\\[(\[]).*\d.*)"
 )
 RELATION = re.compile(r"<|>|!=|\\(?:leq?|geq?|neq?|lt|gt|leqslant|geqslant|equiv)(?![A-Za-z])")
+CONDITION = re.compile(r"\s*(?:not|if|unless)\s")
 SEPARATOR = re.compile(r"[,;]|(?<![A-Za-z])(?:and|or)(?![A-Za-z])|\\(?:lor|land|vee|wedge)")
 
 
@@ -32,7 +34,7 @@ def split_name(text: str) -> tuple[str, str, bool] | None:
     signs = [sign for sign in EQUALS.finditer(text) if _depth(text, sign.start()) == 0]
     before = text[: signs[0].start()] if signs else ""
     is_simple = SIMPLE.fullmatch(before.strip()) is not None
-    if not before.strip() or not (is_simple or SUM.fullmatch(before.strip())):
+    if CONDITION.match(before) or not before.strip() or not (is_simple or SUM.fullmatch(before.strip())):
         return None
     if any(_depth(text, sign.start()) == 0 for sign in RELATION.finditer(before)):
         return None

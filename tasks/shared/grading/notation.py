@@ -9,7 +9,7 @@ import unicodedata
 from tasks.shared.grading.brackets import closing
 
 SUPERSCRIPTS = re.compile("[⁰¹²³⁴-⁹⁺⁻⁽⁾ⁿ]+")
-SUBSCRIPTS = re.compile("[₀-₉₊₋]+")
+SUBSCRIPTS = re.compile("[₀-₉₊₋ₐ-ₜᵢⱼ]+")
 GREEK = {
     chr(code): "\\" + unicodedata.name(chr(code)).split()[-1].lower()
     for code in range(0x3B1, 0x3CA)
@@ -17,8 +17,8 @@ GREEK = {
 } | {"λ": "\\lambda", "Δ": "\\Delta", "Ω": "\\Omega", "Σ": "\\Sigma", "ϕ": "\\phi", "ϵ": "\\epsilon"}
 # a command and the characters that stand for it
 SIGNS = """
-    times ×✕⨯|cdot ·⋅∙•|div ÷|infty ∞|leq ≤⩽|geq ≥⩾|neq ≠|approx ≈|pm ±|mp ∓|cup ∪|cap ∩|emptyset ∅⌀|in ∈|angle ∠
-    |mathbb{R} ℝ|mathbb{Z} ℤ|mathbb{Q} ℚ|mathbb{N} ℕ|mathbb{C} ℂ
+    times ×✕⨯|cdot ·⋅∙•|div ÷|infty ∞|leq ≤⩽|geq ≥⩾|neq ≠|approx ≈|pm ±|mp ∓|cup ∪|cap ∩|emptyset ∅⌀Ø|in ∈
+    |angle ∠|setminus ∖|mathbb{R} ℝ|mathbb{Z} ℤ|mathbb{Q} ℚ|mathbb{N} ℕ|mathbb{C} ℂ
 """
 CHARACTERS = (
     {char: f" \\{name} " for name, chars in (pair.split() for pair in SIGNS.split("|")) for char in chars}
@@ -44,13 +44,14 @@ CHARACTERS = (
 )
 # commands that set nothing but size, style or space
 LAYOUT = re.compile(
-    r"\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|left|right|middle|[bB]igg?[lrm]?|tiny|small|normalsize"
-    r"|large|Large|LARGE|huge|Huge|bf|rm|it|sf|tt|bfseries|itshape|mathstrut|strut|protect|null|nobreak|hfill|hspace\*?"
+    r"\\(?:(?:display|text|(?:script)?script)style|limits|nolimits|left|right|middle|[bB]igg?[lrm]?|tiny|small"
+    r"|(?:normal|script|footnote)size|large|Large|LARGE|huge|Huge|bf|rm|it|sf|tt|em|normalfont|bfseries|itshape"
+    r"|(?:math|text)(?:bf|rm|it|sf|tt)(?=\s*\d)|mathstrut|strut|protect|null|nobreak|hfill|hspace\*?"
     r"\{[^{}]*\}|qquad|quad|enspace|thinspace|negthinspace)(?![A-Za-z])\.?|\\[,;:!>]|(?<!\\)\\ |(?<!^)~|&nbsp;"
 )
 STYLES = (
     r"mathbf|boldsymbol|bm|mathit|mathsf|mathtt|mathnormal|mathcal|emph|underline|uline|underbar|ensuremath|boxed|fbox"
-    r"|framebox|bold|pmb|mathop|displaylimits|(?:text)?color\{[^{}]*\}|colorbox\{[^{}]*\}|smash|vcenter|mathord|mathopen"
+    r"|framebox|bold|pmb|mathop|displaylimits|(?:f|text)?color(?:box)?(?:\{[^{}]*\})+|smash|vcenter|mathord|mathopen"
 )
 STYLED = re.compile(r"\\(?:" + STYLES + r")\s*\{")
 TEXT = re.compile(
@@ -63,7 +64,7 @@ AROUND = [("\\(", "\\)"), ("\\[", "\\]"), ("``", "''"), ("«", "»")]
 AROUND += [(mark, mark) for mark in ("$$", "$", "***", "**", "__", "*", "_", "`", '"', "'", "''")]
 FUNCTION = re.compile(
     r"\\(?:operatorname\*?|mathrm|text)\s*\{\s*"
-    r"((?:arc)?(?:sin|cos|tan|cot|sec|csc)h?|log|ln|exp|gcd|lcm|det|max|min)\s*\}"
+    r"((?:arc)?(?:sin|cos|tan|cot|sec|csc|tg|ctg)h?|log|ln|exp|gcd|lcm|det|max|min)\s*\}"
 )
 # two names of one command; the second replaces the first
 NAMES = """
@@ -72,7 +73,7 @@ NAMES = """
 """
 SAME = {f"\\{name}": other for name, other in (pair.split() for pair in NAMES.split("|"))}
 COMMAND = re.compile(r"\\[A-Za-z]+")
-BINOM = re.compile(r"\\binom\s*(?:(\d)|\{([^{}]*)\})\s*(?:(\d)|\{([^{}]*)\})")
+TWO_ARGUMENTS = re.compile(r"\\(frac|binom)\s*(?:(\w)|\{([^{}]*)\})\s*(?:(\w)|\{([^{}]*)\})")
 # words or signs that introduce an answer
 LEADING = re.compile(
     r"(?i:\\text\s*\{\s*)?(?:(?i:so|thus|hence|therefore)\s*,?\s+)?(?:(?i:the|my|our)\s+)?(?i:final\s+)?"
@@ -90,8 +91,7 @@ ORDINAL = re.compile(
     r"(?<=\d)\s*(?:\^\s*)?(?:\{\s*)?(?:st|nd|rd|th|\\text\s*\{\s*(?:st|nd|rd|th)\s*\})(?:\s*\})?$"
 )
 CHOICE = re.compile(r"(?:\\text\s*\{\s*)?(?i:option|choice)\s*\}?\s*\(?([A-J])\)?\s*\}?|([A-J])\)")
-SHORT_FRACTION = re.compile(r"\\frac\s+(\d)\s*(\d)(?!\d)")
-RAISED_FRACTION = re.compile(r"\^\s*(\\frac\s*(?:\d\s*\d|\{[^{}]*\}\s*\{[^{}]*\}))")
+RAISED_FRACTION = re.compile(r"\^\s*(\\frac\{[^{}]*\}\{[^{}]*\})")
 DEGREES_OF = re.compile(
     r"(\\(?:sin|cos|tan|cot|sec|csc))\s*[({]?\s*(\d+)\s*\^\s*\{?\s*\\(?:circ|degree)(?![A-Za-z])\s*\}?\s*[)}]?"
 )
@@ -121,13 +121,14 @@ def clean(answer: str) -> str:
     text = re.sub(r"\}\s*/\s*\\text\s*\{", "/", text) if "\\text" in text else text
     text = re.sub(r"\\text\s*\{([^{}A-Za-z\\]*)\}", r" \1 ", text)
     text = re.sub(r"\\mathbb\s*([A-Z])", r"\\mathbb{\1}", text)
+    text = re.sub(r"(\\mathbb\{[A-Z]\})\s*-\s*(?=\\\{)", r"\1\\setminus", text)
     text = re.sub(r"\\log\s*_\s*(?:e(?![A-Za-z])|\{\s*e\s*\})", r"\\ln", text)
     text = re.sub(r"\\sqrt\s*(\[\w+\])\s*(\d)", r"\\sqrt\1{\2}", text)
-    text = BINOM.sub(r"\\binom{\1\2}{\3\4}", text)
+    text = TWO_ARGUMENTS.sub(r"\\\1{\2\3}{\4\5}", text)
     text = re.sub(r"\\text\s*\{\s*(\\text\s*\{[^{}]*\})\s*\}", r"\1", text)
     text = re.sub(r"'([A-Za-z]\w?)'\s*:", r"\1:", text)  # the keys of a printed dictionary
     text = re.sub(r"&\s*=|:=", "=", ONE_LINE.sub(r"\2", text)).replace("\\newline", " ")
-    text = SHORT_FRACTION.sub(r"\\frac{\1}{\2}", FRACTION_OF_UNITS.sub(r"\\text{\1/\2}", text))
+    text = FRACTION_OF_UNITS.sub(r"\\text{\1/\2}", text)
     text = DEGREES_OF.sub(r"\1(\\frac{\2\\pi}{180})", RAISED_FRACTION.sub(r"^{\1}", text))
     text = re.sub(r"\s+", " ", text).strip()
     while (bare := _uncovered(text)) != text:
@@ -154,6 +155,7 @@ def _ascii(text: str) -> str:
     """Digits of every script, signs, Greek letters, powers, indices and vulgar fractions in ASCII and LaTeX."""
     if text.isascii():
         return text
+    text = re.sub("(?:\\d\u0305)+", lambda run: f"\\overline{{{run[0].replace(chr(0x305), '')}}}", text)
     text = ROOT.sub(lambda root: f"\\sqrt{ROOTS[root[1]]}{{{root[2]}}}", text)
     for mark, scripts in (("^", SUPERSCRIPTS), ("_", SUBSCRIPTS)):
         text = scripts.sub(lambda run, mark=mark: f"{mark}{{{unicodedata.normalize('NFKC', run[0])}}}", text)
@@ -179,7 +181,8 @@ def _unstyled(text: str) -> str:
         if end < 0:
             return text
         inner = text[found.end() : end]
-        text = text[: found.start()] + f" {inner} " + text[end + 1 :]
+        space = " " if re.search(r"\\[A-Za-z]+$", text[: found.start()]) else ""
+        text = text[: found.start()] + space + inner + text[end + 1 :]
     return text
 
 

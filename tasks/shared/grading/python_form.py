@@ -53,6 +53,8 @@ def read_python(text: str) -> Value:
         tree = ast.parse(text, mode="eval")
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         raise Unreadable from None
+    if any(isinstance(node, ast.keyword) and node.arg not in names.IGNORED for node in ast.walk(tree)):
+        raise Unreadable
     return _Reader(text).value(tree.body)
 
 
@@ -95,6 +97,8 @@ class _Reader:
                 name in names.SETS
             ):
                 return Region(names.SETS[name])
+            case ast.Attribute(attr="True_" | "False_" as name):  # numpy's
+                return Words(name[:-1].lower())
             case ast.Call(func=function, args=args):
                 found = self._call_of_collection(_name_of(function), function, args)
                 if found is not None:
@@ -180,6 +184,8 @@ class _Reader:
 
     def _call(self, function: ast.expr, args: list[ast.expr]) -> Any:
         name = _name_of(function)
+        if name in ("complex", "mpc") and len(args) == 2:
+            return self._wrapped(args[0]) + sympy.I * self._wrapped(args[1])
         if (names.NUMBERS.fullmatch(name) and args) or (name in names.FRACTIONS and len(args) == 1):
             return self._wrapped(args[0])
         if name in names.SYMBOLS and args and isinstance(args[0], ast.Constant):

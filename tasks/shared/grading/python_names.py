@@ -22,11 +22,11 @@ GREEK = GREEK_NAMES.split()
 FRACTIONS = ("Rational", "Fraction")
 SYMPY_FUNCTIONS = """
     sqrt cbrt root exp sin cos tan cot sec csc asin acos atan acot asec acsc atan2 sinh cosh tanh asinh acosh atanh
-    floor ceiling factorial binomial gamma re im conjugate arg sign gcd lcm Abs Max Min Mod log Add Mul
+    floor ceiling factorial binomial gamma re im conjugate arg sign gcd lcm Abs Max Min Mod log Add Mul zeta
 """
 # names of Python, NumPy and mpmath for functions of SymPy
 ALIASES = """
-    abs Abs|fabs Abs|ln log|arcsin asin|arccos acos|arctan atan|comb binomial|ceil ceiling|max Max|min Min
+    abs Abs|fabs Abs|ln log|arcsin asin|arccos acos|arctan atan|comb binomial|perm ff|ceil ceiling|max Max|min Min
 """
 FUNCTIONS: dict[str, Callable[..., sympy.Basic]] = {
     name: getattr(sympy, name) for name in SYMPY_FUNCTIONS.split()
@@ -41,15 +41,17 @@ FUNCTIONS |= {
     "Rational": lambda top, bottom=1: top / bottom,
 }
 FUNCTIONS |= {"Pow": FUNCTIONS["pow"], "Fraction": FUNCTIONS["Rational"], "mpq": FUNCTIONS["Rational"]}
-LARGE = {"factorial", "gamma", "binomial", "comb"}
+LARGE = {"factorial", "gamma", "binomial", "comb", "perm"}
 # types around a number, which may be in quotes
 NUMBERS = re.compile(
     r"(?:u?int|float|complex|longdouble)\d*_?|Integer|Float|Decimal|mpf|mpz|mpc|sympify|S|N|bool_?|tensor"
 )
 SYMBOLS = {"Symbol", "Dummy"}
+# keywords of calls that change no value
+IGNORED = {"domain", "dtype", "evaluate", "real", "positive", "negative", "integer", "nonnegative"}
 COLLECTIONS = (
     dict.fromkeys(("FiniteSet", "set", "frozenset"), "{}")
-    | dict.fromkeys(("Tuple", "tuple"), "()")
+    | dict.fromkeys(("Tuple", "tuple", "Point", "Point2D", "Point3D"), "()")
     | dict.fromkeys(("list", "array"), "[]")
 )
 MATRIX_NAMES = "Matrix ImmutableMatrix ImmutableDenseMatrix MutableDenseMatrix SparseMatrix matrix"

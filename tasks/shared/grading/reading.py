@@ -6,11 +6,12 @@ A text can have more than one reading ("100,200" is a number or a pair); `readin
 import functools
 import re
 from collections.abc import Callable, Sequence
+from itertools import chain
 
 import sympy
 
 from tasks.shared.grading.brackets import closing, cut, enclosed
-from tasks.shared.grading.latex_form import read_latex
+from tasks.shared.grading.latex_form import FUNCTIONS, read_latex
 from tasks.shared.grading.literals import Number, read_number
 from tasks.shared.grading.names import BY_COLON, split_name
 from tasks.shared.grading.notation import clean, without_thousands
@@ -31,15 +32,31 @@ from tasks.shared.grading.values import (
 
 EMPTY = re.compile(
     r"\\emptyset|(?:\\text\s*\{)?\s*(?:(?:[Tt]he )?[Ee]mpty set|[Nn]o (?:real )?solutions?(?: exists?)?)\s*\}?"
-    r"|\\\{\s*\\\}|set\(\)|\{\}|\(\)|\[\]"
+    r"|\\\{\s*\\\}|set\(\)|EmptySet\(\)|\{\}|\(\)|\[\]"
 )
 SETS_BY_NAME = (
     dict.fromkeys(("all real numbers", "all reals"), sympy.S.Reals)
     | {"all integers": sympy.S.Integers}
     | dict.fromkeys(
-        ("\\mathbb{r}^+", "\\mathbb{r}^{+}", "\\mathbb{r}_{>0}"), sympy.Interval.open(0, sympy.oo)
+        (
+            "\\mathbb{r}^+",
+            "\\mathbb{r}^{+}",
+            "\\mathbb{r}_{>0}",
+            "positive real numbers",
+            "all positive real numbers",
+        ),
+        sympy.Interval.open(0, sympy.oo),
     )
-    | dict.fromkeys(("\\mathbb{z}^+", "\\mathbb{z}^{+}"), sympy.S.Naturals)
+    | dict.fromkeys(
+        (
+            "\\mathbb{z}^+",
+            "\\mathbb{z}^{+}",
+            "\\mathbb{z}_{>0}",
+            "positive integers",
+            "all positive integers",
+        ),
+        sympy.S.Naturals,
+    )
 )
 SAME_WORDS = {"dne": "does not exist"}
 CONNECTIVE = re.compile(
@@ -61,6 +78,8 @@ TIME = re.compile(
 LETTERS_ONLY = re.compile(r"[A-Za-z](?:[A-Za-z' ]|(?<=[A-Za-z]{2})-(?=[A-Za-z]{2}))*")
 TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 SIGNED = re.compile(r"\\(pm|mp)(?![A-Za-z])")
+# numbers or rows between blanks, as numpy prints them
+PRINTED_ARRAY = re.compile(r"-?[\d.]+(?:\s+-?[\d.]+)+|\[[^\[\]]*\](?:\s*\[[^\[\]]*\])+")
 PRODUCT = re.compile(r"[xyz]{2,3}")
 
 
@@ -119,6 +138,8 @@ def _words(text: str) -> Value | None:
         return None
     has_connective = re.search(r"(?<![A-Za-z])(?:and|or)(?![A-Za-z])", inner)
     if has_connective and "\\" not in text and len(inner.split()) <= 9:  # a list
+        return None
+    if len(inner.split()) == 2 and inner.split()[0] in FUNCTIONS:  # `sin x`
         return None
     if inner in KNOWN_NAMES:
         return _leaf(inner) if "\\" in text else None
@@ -197,6 +218,9 @@ def _split(pieces: list[str], joined: str = ",") -> Value:
     items = [_read(piece) for piece in pieces if piece.strip()]
     if not items or len(items) < len(pieces):
         return Words(re.sub(r"\s", "", joined.join(pieces)))
+    if len(items) > 1 and SIGNED.search("".join(pieces)):  # `\pm 1, \pm 2` are four values
+        parts = (item.items if isinstance(item, Many) and not item.brackets else (item,) for item in items)
+        items = list(chain.from_iterable(parts))
     return items[0] if len(items) == 1 else _named_list(items, joined)
 
 
@@ -224,8 +248,10 @@ def _bracketed(text: str) -> Value | None:
     if opens == "{" and (members := BUILDER.fullmatch(inner)):
         return _read(members[1])
     content = _list(inner)
-    if content is None and opens == "[" and re.fullmatch(r"-?[\d.]+(?:\s+-?[\d.]+)+", inner):
-        content = _split(inner.split())  # as numpy prints arrays
+    if content is None and opens == "[" and PRINTED_ARRAY.fullmatch(inner):
+        content = _split(re.findall(r"\[[^\[\]]*\]|[^\s\[\]]+", inner))
+    if opens == "[" and isinstance(content, Named):  # solutions `[{x: 1}, {x: 2}]`
+        return content
     if content is not None and "," in inner and not isinstance(content, Many | Named | Words):
         return content
     if isinstance(content, Many) and content.joined == ",":
@@ -234,7 +260,9 @@ def _bracketed(text: str) -> Value | None:
         return None
     if opens + closes in ("()", "[]", "{}"):
         value = _read(inner)
-        return value if opens != "(" or isinstance(value, Number | Many) else None
+        if opens == "{" and isinstance(value, Region):  # a set whose member is a set
+            return Many("{}", (value,))
+        return value if opens != "(" or isinstance(value, Number | Many | Named | Quantity) else None
     return None
 
 

@@ -79,6 +79,7 @@ def _of_many(value: Many) -> sympy.Set | None:
         members = [item.expr for item in value.items if isinstance(item, Number | Expression)]
         return sympy.FiniteSet(*members) if len(set(members)) == len(value.items) else None
     is_set = value.joined == "union" or any(isinstance(item, Relation) for item in value.items)
+    is_set |= value.joined == "or" and all(isinstance(item, Many) for item in value.items)
     parts = [region_of(item) for item in value.items] if is_set and not value.brackets else [None]
     if None in parts:
         return None

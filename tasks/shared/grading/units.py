@@ -25,22 +25,30 @@ SINGLE = {letter: letter for letter in "msghl"} | {
     "V": "volt",
 }
 SQUARED, CUBED = {"square", "sq", "sq.", "squared"}, {"cubic", "cu", "cu.", "cubed"}
-# words that count, compare or compute: the number alone has another value
+# words of numbers, also as in `tens` and `sixths`
+NUMBER_WORDS = """
+    zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
+    eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred thousand million billion trillion
+    quadrillion googol lakh crore mil dozen score half halve third quarter fifth eighth ninth twelfth twentieth
+"""
+NUMBERS = set(NUMBER_WORDS.split())
+# words that compare, compute or doubt: the number alone has another value
 MEANING_WORDS = """
-    hundred hundreds thousand thousands million millions billion billions trillion dozen dozens half halves
-    third thirds quarter quarters fourth fifth tenth tenths hundredth hundredths thousandth percent percentage
-    pct or and not mod modulo factorial less more least most fewer greater smaller than over times plus minus
-    divided by multiplied remainder if for when where base to between about approximately approx only except
-    without with root power cube squared cubed th st nd rd below above under short before after past beyond within next
-    negative positive arcsin arccos arctan sinh cosh tanh sign det rank double twice triple through until from
-    is are was were equals equal sin cos tan cot sec csc log ln exp sqrt pi alpha beta gamma delta theta lambda
-    mu sigma phi omega tau rho infinity inf infty choose max gcd lcm abs floor ceil ceiling frac oo nan else
-    then thus which but so because divides does no none even odd prime
+    percent percentage pct or and not mod modulo factorial less more least most fewer greater smaller than over
+    times plus minus divided by multiplied remainder if for when where base to between about approximately
+    approx only except without with root power cube squared cubed th st nd rd below above under short before
+    after past beyond within next negative positive square inverse reciprocal complement conjugate repeating
+    recurring maybe perhaps possibly probably wrong incorrect false arcsin arccos arctan sinh cosh tanh sign det
+    rank double twice triple through until from is are was were equals equal sin cos tan cot sec csc log ln exp
+    sqrt pi alpha beta gamma delta theta lambda mu sigma phi omega tau rho infinity inf infty choose max gcd lcm
+    abs floor ceil ceiling frac oo nan else then thus which but so because divides does no none even odd prime
 """
 MEANING = set(MEANING_WORDS.split())
+FILLERS = {"of", "in", "the", "a"}
+FUNCTION_OF = re.compile(r"(?:arc)?(?:sin|cos|tan|cot|sec|csc|ln|log|exp|sqrt)[abnxyz]")
 KNOWN = {name: names.split()[0] for names in NAMES.split("|") for name in names.split()}
 TEXT_UNIT = re.compile(
-    r"(?P<value>.+?)\s*\\text\s*\{(?P<unit>[^{}0-9]*)\}\s*(?P<power>(?:\^\s*\{?\s*[23]\s*\}?)?)"
+    r"(?P<value>.+?)\s*\\text\s*\{(?P<unit>[^{}0-9^]*)(?:(?P<inner>\^\s*[23])\s*\}|\}\s*(?P<power>(?:\^\s*\{?\s*[23]\s*\}?)?))"
 )
 DEGREES = re.compile(
     r"(?P<value>.+?)\s*(?:\^\s*\{?\s*\\(?:circ|degree)\s*\}?|\\degree)\s*(?P<scale>[CF]?|\\text\s*\{\s*[CF]\s*\})"
@@ -64,7 +72,9 @@ def split_unit(text: str) -> tuple[str, str | None]:
     if found := DEGREES.fullmatch(text):
         scale = re.sub(r"[^CF]", "", found["scale"])
         return found["value"], {"": "deg", "C": "celsius", "F": "fahrenheit"}[scale]
-    if (found := TEXT_UNIT.fullmatch(text)) and (unit := unit_name(found["unit"], found["power"])):
+    if (found := TEXT_UNIT.fullmatch(text)) and (
+        unit := unit_name(found["unit"], found["inner"] or found["power"])
+    ):
         return found["value"], unit
     if found := PLAIN_UNIT.fullmatch(text):
         unit = unit_name(found["unit"], found["power"], spaced=bool(found["space"]), plain=True)
@@ -92,11 +102,7 @@ def unit_name(words: str, power: str = "", spaced: bool = True, plain: bool = Fa
         name = "/".join(filter(None, names))
         name = {"km/h": "kmh", "mi/h": "mph"}.get(name, name)
     else:
-        if not spaced or not all(part.isalpha() and part.lower() not in MEANING for part in parts):
-            return None
-        if plain and any(len(part) < 3 and part not in {"of", "in", "the", "a"} for part in parts):
-            return None
-        if any(part.isupper() for part in parts):
+        if not spaced or FILLERS.issuperset(parts) or not all(_is_thing(part, plain) for part in parts):
             return None
         name = phrase.lower().removesuffix("s")
     return f"{name}^{power}" if power else name
@@ -112,3 +118,15 @@ def _one_unit(word: str, glued: bool, plain: bool) -> str | None:
         or KNOWN.get(lower)
         or (KNOWN.get(lower[:-1]) if lower[-1] == "s" and len(lower) > 2 else None)
     )
+
+
+def _is_thing(word: str, plain: bool) -> bool:
+    """Whether a word may be part of the name of what is counted: no number, no variable, nothing that computes."""
+    lower = word.lower()
+    number = {lower, lower.removesuffix("s"), lower.removesuffix("s").removesuffix("th")} & NUMBERS
+    if not word.isalpha() or word.isupper() or number or lower in MEANING:
+        return False
+    is_ascending = "".join(sorted(set(word))) == word  # variables are multiplied in the order of the alphabet
+    is_product = is_ascending and (len(word) <= 3 or ord(word[-1]) - ord(word[0]) < len(word))
+    is_formula = len(word) < 3 or is_product or FUNCTION_OF.fullmatch(lower)
+    return word in FILLERS or (len(word) > 1 and not (plain and is_formula))
