@@ -39,17 +39,13 @@ TEXT = re.compile(r"\\text\s*\{\s*([^{}]*?)\s*\}")
 
 
 def read_latex(text: str) -> Value:
-    """The value of `text` read as LaTeX. Unreadable if it is prose or has no value."""
+    """The value of `text` read as LaTeX. Unreadable if it is prose or has no value; the parser has more errors."""
     text = _prepared(text)
     if _is_prose(text) or UNREAD.search(text):
         raise Unreadable
-    try:
-        found = latex2sympy(
-            text, is_real=None, normalization_config=NORMALIZATION, conversion_config=CONVERSION
-        )
-    except Exception as error:
-        raise Unreadable from error
-    return _value(found)
+    return _value(
+        latex2sympy(text, is_real=None, normalization_config=NORMALIZATION, conversion_config=CONVERSION)
+    )
 
 
 def _is_prose(text: str) -> bool:
@@ -60,11 +56,9 @@ def _is_prose(text: str) -> bool:
 
 
 def _value(found: object) -> Value:
-    if isinstance(found, And):
-        parts = getattr(found, "_unsorted_args", found.args)
-        return Relation(tuple(part for one in parts for part in _relations(one)))
-    if isinstance(found, sympy.Rel):
-        return Relation(_relations(found))
+    parts = getattr(found, "_unsorted_args", found.args) if isinstance(found, And) else (found,)
+    if all(isinstance(part, sympy.Rel) for part in parts):
+        return Relation(tuple(part.func(*map(_side, part.args), evaluate=False) for part in parts))
     if isinstance(found, sympy.Set):
         return Region(found)
     if not isinstance(found, sympy.Expr | sympy.MatrixBase | sympy.MatrixExpr):
@@ -73,11 +67,8 @@ def _value(found: object) -> Value:
     return Expression(worked_out(expr), exact)
 
 
-def _relations(relation: sympy.Basic) -> tuple[sympy.Rel, ...]:
-    if not isinstance(relation, sympy.Rel):
-        raise Unreadable
-    sides = [worked_out(_with_fractions(side)[0]) for side in relation.args]
-    return (relation.func(*sides, evaluate=False),)
+def _side(side: sympy.Basic) -> sympy.Basic:
+    return worked_out(_with_fractions(side)[0])
 
 
 def _with_fractions(expr: sympy.Basic) -> tuple[sympy.Basic, bool]:

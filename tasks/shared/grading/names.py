@@ -2,6 +2,8 @@ r"""Splits names off values: "x = 5", "n=70", "AB = 5", "f(x) = x^2", "m+n = 70"
 
 import re
 
+from tasks.shared.grading.brackets import cut
+
 # letters, indices, arguments, bars and geometric symbols
 NAME = (
     r"(?:\\(?!frac|sqrt|sum|int|prod|lim|text|infty|not|(?:pi|le|ge|ne|in|log|ln|exp)(?![A-Za-z]))[A-Za-z]+(?:\{[A-Za-z\s']+\})?"
@@ -31,22 +33,14 @@ def split_name(text: str) -> tuple[str, str, bool] | None:
 
     Of a chain `x = 3 + 2 = 5` the last value counts. A name has no factor: `2x = 5` is an equation.
     """
-    signs = [sign for sign in EQUALS.finditer(text) if _depth(text, sign.start()) == 0]
-    before = text[: signs[0].start()] if signs else ""
+    (before, *chain), signs = cut(text, EQUALS)
     is_simple = SIMPLE.fullmatch(before.strip()) is not None
-    if CONDITION.match(before) or not before.strip() or not (is_simple or SUM.fullmatch(before.strip())):
+    if not chain or CONDITION.match(before) or not (is_simple or SUM.fullmatch(before.strip())):
         return None
-    if any(_depth(text, sign.start()) == 0 for sign in RELATION.finditer(before)):
+    if cut(before, RELATION)[1]:
         return None
-    ends = [*(sign.start() for sign in signs[1:]), len(text)]
-    chain = [text[sign.end() : end] for sign, end in zip(signs, ends, strict=True)]
-    while len(chain) > 1 and signs[len(chain) - 1][0].startswith("\\approx"):  # approximates the value before
+    while len(chain) > 1 and signs[len(chain) - 1] == "\\approx":  # approximates the value before
         chain.pop()
     separated = any(SEPARATOR.search(piece) for piece in chain[:-1])  # x = 1, y = 2
-    value = text[signs[0].end() :] if separated else chain[-1]
+    value = text[len(before) + len(signs[0]) :] if separated else chain[-1]
     return re.sub(r"[\s{}]|\\text", "", before), value, is_simple
-
-
-def _depth(text: str, place: int) -> int:
-    before = text[:place]
-    return sum(map(before.count, "([{")) - sum(map(before.count, ")]}"))

@@ -30,34 +30,17 @@ from tasks.shared.grading.values import (
     Words,
 )
 
-EMPTY = re.compile(
-    r"\\emptyset|(?:\\text\s*\{)?\s*(?:(?:[Tt]he )?[Ee]mpty set|[Nn]o (?:real )?solutions?(?: exists?)?)\s*\}?"
-    r"|\\\{\s*\\\}|set\(\)|EmptySet\(\)|\{\}|\(\)|\[\]"
-)
-SETS_BY_NAME = (
-    dict.fromkeys(("all real numbers", "all reals"), sympy.S.Reals)
-    | {"all integers": sympy.S.Integers}
-    | dict.fromkeys(
-        (
-            "\\mathbb{r}^+",
-            "\\mathbb{r}^{+}",
-            "\\mathbb{r}_{>0}",
-            "positive real numbers",
-            "all positive real numbers",
-        ),
-        sympy.Interval.open(0, sympy.oo),
-    )
-    | dict.fromkeys(
-        (
-            "\\mathbb{z}^+",
-            "\\mathbb{z}^{+}",
-            "\\mathbb{z}_{>0}",
-            "positive integers",
-            "all positive integers",
-        ),
-        sympy.S.Naturals,
-    )
-)
+# in lower case, without \text
+SETS_BY_NAME = {
+    r"\\emptyset|(?:the )?empty set|no (?:real )?solutions?(?: exists?)?": sympy.S.EmptySet,
+    r"\\\{\s*\\\}|(?:set|emptyset)\(\)|\{\}|\(\)|\[\]": sympy.S.EmptySet,
+    r"all real(?:s| numbers)": sympy.S.Reals,
+    r"all integers": sympy.S.Integers,
+    r"\\mathbb\{r\}(?:\^\{?\+\}?|_\{>0\})|(?:all )?positive real(?:s| numbers)": sympy.Interval.open(
+        0, sympy.oo
+    ),
+    r"\\mathbb\{z\}(?:\^\{?\+\}?|_\{>0\})|(?:all )?positive integers": sympy.S.Naturals,
+}
 SAME_WORDS = {"dne": "does not exist"}
 CONNECTIVE = re.compile(
     r",?\s*(?:\\text\s*\{\s*,?\s*(and|or)\s*,?\s*\}|\\(?:land|lor|wedge|vee)(?![A-Za-z])|(?<![A-Za-z\\])(and|or)(?![A-Za-z]))\s*,?"
@@ -114,11 +97,10 @@ def _read(text: str) -> Value:
     text = text.strip()
     if not text:
         return Words("")
-    if EMPTY.fullmatch(text):
-        return Region(sympy.S.EmptySet)
-    by_name = SETS_BY_NAME.get(TEXT.sub(r"\1", text).strip().lower())
-    if by_name is not None:
-        return Region(by_name)
+    name = TEXT.sub(r"\1", text).strip().lower()
+    for pattern, members in SETS_BY_NAME.items():
+        if re.fullmatch(pattern, name):
+            return Region(members)
     # braces that LaTeX does not show, or a Python set
     if text[0] == "{" and closing(text, 0) == len(text) - 1:
         return _read(text[1:-1])

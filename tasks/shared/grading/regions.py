@@ -94,30 +94,9 @@ def _solutions(relation: Relation) -> sympy.Set | None:
     """The real numbers for which every part holds."""
     if len(_symbols(relation)) != 1 or any(isinstance(part, sympy.Eq) for part in relation.parts):
         return None
-    (symbol,) = _symbols(relation)
-    real = sympy.Dummy("x", real=True)
-    sets = []
-    for part in relation.parts:
-        if (half := _half_line(part, symbol)) is not None:
-            sets.append(half)
-            continue
-        over_reals = part.func(part.lhs.xreplace({symbol: real}), part.rhs.xreplace({symbol: real}))
-        constant = {sympy.true: sympy.S.Reals, sympy.false: sympy.S.EmptySet}.get(over_reals)
-        sets.append(over_reals.as_set() if constant is None else constant)
-    return sympy.Intersection(*sets).doit()
-
-
-def _half_line(part: sympy.Rel, symbol: sympy.Symbol) -> sympy.Set | None:
-    """The solutions of an inequality such as `x < number`; None for any other."""
-    part = part.reversed if part.rhs == symbol else part
-    if part.lhs != symbol or not part.rhs.is_extended_real:
-        return None
-    match part:
-        case sympy.Lt() | sympy.Le():
-            return sympy.Interval(-sympy.oo, part.rhs, True, isinstance(part, sympy.Lt))
-        case sympy.Gt() | sympy.Ge():
-            return sympy.Interval(part.rhs, sympy.oo, isinstance(part, sympy.Gt), True)
-    return None
+    reals = dict.fromkeys(_symbols(relation), sympy.Dummy("x", real=True))
+    parts = (part.func(part.lhs.xreplace(reals), part.rhs.xreplace(reals)) for part in relation.parts)
+    return sympy.Intersection(sympy.S.Reals, *(part.as_set() for part in parts)).doit()
 
 
 def equal_regions(a: sympy.Set, b: sympy.Set) -> bool:

@@ -672,7 +672,6 @@ FORMS: dict[str, list[Pair]] = {
         ("(5)(6)", "5", False),
         ("(70%)", "70", True),
         ("(70 cm)", "70", True),
-        ("{70", "70", False),
         ("(n=70)", "70", True),
     ],
     "names": [
