@@ -12,9 +12,9 @@ from functools import cache
 
 from tasks.shared.traces.call_forms import FenceForm, TagForm
 from tasks.shared.traces.dialect import DIALECTS, Dialect
-from tasks.shared.traces.python_text import LITERAL, parsed
+from tasks.shared.traces.python_text import LITERAL, MARKS, closes, parsed, read_fence
 
-FENCE_IN_CODE = re.compile(r"\s*```[^\n]*")
+BLANKS = re.compile(r"\s*")
 # languages of fences that contain statements of the model, not programs
 PROSE_FENCES = {"text", "txt", "plaintext", "latex", "tex", "math", "markdown", "md"}
 
@@ -34,12 +34,13 @@ def _marks(dialects: tuple[Dialect, ...]) -> _Marks:
     forms = [dialect.form for dialect in dialects if dialect.form]
     closing_tags = dict(pair for dialect in dialects for pair in dialect.enclosing_tags)
     program_tags = frozenset(form.opening for form in forms if isinstance(form, TagForm))
-    opening = rf"(?P<tag>{_any_of(closing_tags)})|```[ \t]*(?P<language>[\w+#-]*)[^\n`]*"
+    opening = rf"(?P<tag>{_any_of(closing_tags)})|(?P<run>{MARKS.pattern})[ \t]*(?P<language>[\w+#-]*)[^\n`]*"
     # a fence in the middle of a line, as in a string literal, closes no block
     stop = _any_of(form.stop for form in forms if isinstance(form, FenceForm))
     tag = _any_of(closing_tags[tag] for tag in program_tags)
     closing = re.compile(
-        rf"^[ \t]*(?:(?={stop})|```(?![\w`]))|```(?=[ \t\r]*$|[ \t]*(?:{tag}))", re.MULTILINE
+        rf"^[ \t]*(?:(?={stop})|(?>({MARKS.pattern}))(?!\w))|({MARKS.pattern})(?=[ \t\r]*$|[ \t]*(?:{tag}))",
+        re.MULTILINE,
     )
     return _Marks(closing_tags, program_tags, re.compile(opening), closing)
 
@@ -60,7 +61,9 @@ class _Turn:
     def __init__(self, text: str, marks: _Marks) -> None:
         self._text = text
         self._marks = marks
-        self._closing = [fence.span() for fence in marks.closing_fence.finditer(text)]
+        found = list(marks.closing_fence.finditer(text))
+        self._closing = [fence.span() for fence in found]
+        self._runs = [fence[1] or fence[2] or "" for fence in found]  # "" where output follows
 
     def words(self) -> str:
         """The text with each program and each output replaced by a line break."""
@@ -70,7 +73,7 @@ class _Turn:
             end = self._end_of_block(mark)
             kept.append(self._text[place : mark.start()])
             if end is None:  # the mark opens no program: its content counts as words
-                end = self._end_of_fence(mark.end())[1]
+                end = self._end_of_fence(mark.end(), mark["run"])[1]
                 end = end if end < len(self._text) else mark.end()
                 kept.append(self._text[mark.start() : end])
             else:
@@ -85,25 +88,26 @@ class _Turn:
             closing = self._marks.closing_tags[tag]
             if tag not in self._marks.program_tags:
                 return self._after(closing, mark.end())
-            fence = FENCE_IN_CODE.match(self._text, mark.end())
-            if fence is not None:
-                return self._after(closing, self._end_of_fence(fence.end())[1])
+            inside = BLANKS.match(self._text, mark.end())
+            if inside and (fence := read_fence(self._text, inside.end())):
+                return self._after(closing, self._end_of_fence(fence.first, fence.marks)[1])
             tags = (found.span() for found in re.compile(re.escape(closing)).finditer(self._text, mark.end()))
             return self._outside_strings(mark.end(), tags)[1]
         language = mark["language"].lower()
         if language in PROSE_FENCES:
             return None
-        inner, end = self._end_of_fence(mark.end())
+        inner, end = self._end_of_fence(mark.end(), mark["run"])
         if language:
             return end
         is_program = inner < len(self._text) and parsed(self._text[mark.end() : inner]) is not None
         return end if is_program else None
 
-    def _end_of_fence(self, start: int) -> tuple[int, int]:
-        """Where the content of a fence that opened before `start` ends, and where its closing fence does."""
+    def _end_of_fence(self, start: int, marks: str) -> tuple[int, int]:
+        """Where the content from `start` in a fence of these marks ends, and where its closing fence does."""
         first = bisect_left(self._closing, (start, 0))
-        candidates = (self._closing[number] for number in range(first, len(self._closing)))
-        return self._outside_strings(start, candidates)
+        numbers = range(first, len(self._closing))
+        ends = (n for n in numbers if not self._runs[n] or closes(marks, self._runs[n]))
+        return self._outside_strings(start, (self._closing[number] for number in ends))
 
     def _outside_strings(self, start: int, places: Iterable[tuple[int, int]]) -> tuple[int, int]:
         """The first place in no string of a program that begins at `start`, else the first, else the turn's end."""

@@ -23,6 +23,7 @@ PYTHON = re.compile(rf"{NAME}(?::[\w./-]+)?", re.IGNORECASE)
 # attributes as in Pandoc and R Markdown: `{.python .numberLines}`, `{python, echo=FALSE}`, `python {cmd=true}`
 ATTRIBUTES = re.compile(rf"\s*(?:\{{\s*\.?)?({NAME})(?:\s*[\s,{{][^{{}}\n]*)?\}}\s*", re.IGNORECASE)
 LANGUAGE = re.compile(r"[A-Za-z][\w+#.-]*")
+MAX_LINE = 1000  # characters of it that may name a language
 LINE_START = re.compile(r"[ \t]*(?:(?:[-*+>]|\d+[.)])[ \t]+)?")
 
 
@@ -45,9 +46,10 @@ class Fence:
         """Whether the fence says that the program is Python."""
         return PYTHON.fullmatch(self.language) is not None
 
-    def is_closed_by(self, marks: str) -> bool:
-        """Whether a run of these marks closes it."""
-        return marks[0] == self.marks[0] and len(marks) >= len(self.marks)
+
+def closes(opening: str, run: str) -> bool:
+    """Whether a run of marks closes a fence that `opening` opened."""
+    return run[0] == opening[0] and len(run) >= len(opening)
 
 
 def read_fence(text: str, start: int) -> Fence | None:
@@ -57,7 +59,7 @@ def read_fence(text: str, start: int) -> Fence | None:
         return None
     end = text.find("\n", run.end())
     below = len(text) if end < 0 else end + 1
-    line = text[run.end() : below]
+    line = text[run.end() : min(below, run.end() + MAX_LINE)]
     if attributes := ATTRIBUTES.fullmatch(line):
         return Fence(start, below, run[0], attributes[1])
     language, *program = line.split(maxsplit=1) or [""]
@@ -92,7 +94,7 @@ def closing_marks(text: str, fence: Fence) -> Iterator[re.Match[str]]:
     """The runs of marks that close `fence` and lie outside the literals of its program."""
     hidden = [literal.span() for literal in LITERAL.finditer(text, fence.first)]
     for run in MARKS.finditer(text, fence.first):
-        if fence.is_closed_by(run[0]) and not any(start <= run.start() < end for start, end in hidden):
+        if closes(fence.marks, run[0]) and not any(start <= run.start() < end for start, end in hidden):
             yield run
 
 
@@ -104,7 +106,7 @@ def last_marks(text: str, first: int) -> re.Match[str] | None:
 
 def is_closed_at(text: str, fence: Fence, closing: re.Match[str]) -> bool:
     """Whether the program of `fence` ends at `closing`: the first matching marks outside of strings."""
-    if not fence.is_closed_by(closing[0]):
+    if not closes(fence.marks, closing[0]):
         return False
     if literal_at(text[fence.first :], closing.start() - fence.first) == "string":
         return False

@@ -33,6 +33,9 @@ PRINTS = f"print('{BOX}')"
         f"```python\n{PRINTS}",
         f"```\n{PRINTS}\n```",
         f"```sage\n{PRINTS}\n```",
+        f"~~~python\n{PRINTS}\n~~~\n```output",
+        f"````python\n{PRINTS}\n````\n```output",
+        f"````python\ns = 1\n```\n{PRINTS}\n````\n```output",
         f"<interpreter>\n{BOX}\n</interpreter>",  # written by the model itself
         f"```output\n{BOX}\n```",
         f"<interpreter>\n{BOX}",
@@ -53,6 +56,7 @@ def test_a_box_inside_a_program_or_an_output_is_no_answer(turn: str) -> None:
         [f"```text\n{BOX}\n```"],
         [f"```\n{BOX}\n```"],
         [f"```latex\n{BOX}\n```\nand ```python\n{PRINTS.replace('3', '4')}\n```"],
+        [f"<code>```python print(1)```</code>\nSo {BOX}"],
         [f"I write <code> and </code> around programs. {BOX}"],
         [f"No fence is closed here: ``` {BOX}"],
         ["```python\nprint('open to the end of its turn", f"{BOX}"],
@@ -76,6 +80,9 @@ def test_a_box_in_words_is_the_answer(turns: list[str]) -> None:
         "```py\n'''\n```\n\"\"\"",
         "<interpreter>",
         "```text\n",
+        "<code>```x```</code>",
+        "~~~py\n```\n",
+        "`````\n~~~\n",
     ],
 )
 def test_unclosed_marks_are_read_in_linear_time(mark: str) -> None:
