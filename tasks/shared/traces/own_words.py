@@ -64,6 +64,7 @@ class _Turn:
         found = list(marks.closing_fence.finditer(text))
         self._closing = [fence.span() for fence in found]
         self._runs = [fence[1] or fence[2] or "" for fence in found]  # "" where output follows
+        self._unclosed = set[str]()  # marks that nothing closes any more
 
     def words(self) -> str:
         """The text with each program and each output replaced by a line break."""
@@ -104,10 +105,14 @@ class _Turn:
 
     def _end_of_fence(self, start: int, marks: str) -> tuple[int, int]:
         """Where the content from `start` in a fence of these marks ends, and where its closing fence does."""
-        first = bisect_left(self._closing, (start, 0))
-        numbers = range(first, len(self._closing))
+        if marks in self._unclosed:
+            return len(self._text), len(self._text)
+        numbers = range(bisect_left(self._closing, (start, 0)), len(self._closing))
         ends = (n for n in numbers if not self._runs[n] or closes(marks, self._runs[n]))
-        return self._outside_strings(start, (self._closing[number] for number in ends))
+        inner, end = self._outside_strings(start, (self._closing[number] for number in ends))
+        if inner == len(self._text):
+            self._unclosed.add(marks)
+        return inner, end
 
     def _outside_strings(self, start: int, places: Iterable[tuple[int, int]]) -> tuple[int, int]:
         """The first place in no string of a program that begins at `start`, else the first, else the turn's end."""

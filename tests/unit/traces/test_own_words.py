@@ -83,6 +83,7 @@ def test_a_box_in_words_is_the_answer(turns: list[str]) -> None:
         "<code>```x```</code>",
         "~~~py\n```\n",
         "`````\n~~~\n",
+        "````text\n```\n",
     ],
 )
 def test_unclosed_marks_are_read_in_linear_time(mark: str) -> None:
