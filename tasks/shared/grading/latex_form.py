@@ -5,6 +5,7 @@ answers as equal, such as 2516_9 and 2516_8, R - r and r - R, or 1,2 and 1,1,2.
 """
 
 import re
+from typing import Any
 
 import sympy
 from latex2sympy2_extended import latex2sympy
@@ -55,7 +56,7 @@ def _is_prose(text: str) -> bool:
     return any("".join(sorted(set(run))) != run for run in runs)
 
 
-def _value(found: object) -> Value:
+def _value(found: Any) -> Value:
     parts = getattr(found, "_unsorted_args", found.args) if isinstance(found, And) else (found,)
     if all(isinstance(part, sympy.Rel) for part in parts):
         return Relation(tuple(part.func(*map(_side, part.args), evaluate=False) for part in parts))
@@ -82,7 +83,9 @@ def _prepared(text: str) -> str:
     text = TEXT.sub(
         lambda found: found[1] if re.fullmatch(r"[A-Za-z]|[\d.+-]+", found[1]) else found[0], text
     )
-    text = REPEATING.sub(lambda found: f"({read_number(found[0]).value})", text)
+    text = REPEATING.sub(
+        lambda found: f"({number.value})" if (number := read_number(found[0])) else found[0], text
+    )
     text = ARRAY.sub(lambda mark: f"\\{'begin' if 'begin' in mark[0] else 'end'}{{pmatrix}}", text)
     text = re.sub(r"\\?sqrt\s*(\d{2,})", r"\\sqrt{\1}", text)
     text = BARE_FUNCTION.sub(lambda found: f"\\{found[0]}", text).replace("**", "^")

@@ -5,9 +5,11 @@ Text to text, standard library only. Integer sets are graded with this alone. No
 
 import re
 import unicodedata
+from functools import partial
 
 from tasks.shared.grading.brackets import closing
 
+NFKC = partial(unicodedata.normalize, "NFKC")
 SUPERSCRIPTS = re.compile("[⁰¹²³⁴-⁹⁺⁻⁽⁾ⁿ]+")
 SUBSCRIPTS = re.compile("[₀-₉₊₋ₐ-ₜᵢⱼ]+")
 GREEK = {
@@ -157,8 +159,8 @@ def _ascii(text: str) -> str:
         return text
     text = re.sub("(?:\\d\u0305)+", lambda run: f"\\overline{{{run[0].replace(chr(0x305), '')}}}", text)
     text = ROOT.sub(lambda root: f"\\sqrt{ROOTS[root[1]]}{{{root[2]}}}", text)
-    for mark, scripts in (("^", SUPERSCRIPTS), ("_", SUBSCRIPTS)):
-        text = scripts.sub(lambda run, mark=mark: f"{mark}{{{unicodedata.normalize('NFKC', run[0])}}}", text)
+    text = SUPERSCRIPTS.sub(lambda run: f"^{{{NFKC(run[0])}}}", text)
+    text = SUBSCRIPTS.sub(lambda run: f"_{{{NFKC(run[0])}}}", text)
     return "".join(char if char.isascii() else _spelled(char) for char in text)
 
 
@@ -168,7 +170,7 @@ def _spelled(char: str) -> str:
         return CHARACTERS[char]
     if (digit := unicodedata.decimal(char, None)) is not None:
         return str(digit)
-    plain = unicodedata.normalize("NFKC", char)
+    plain = NFKC(char)
     if unicodedata.decomposition(char).startswith("<fraction>"):
         return "\\frac{" + plain.replace("⁄", "}{") + "}"
     return " " if char.isspace() else "" if unicodedata.category(char) == "Cf" else plain

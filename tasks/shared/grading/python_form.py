@@ -1,6 +1,7 @@
 """Reads expressions as Python and SymPy print them, from Python's syntax tree. No text is ever executed.
 
-A name of one letter is a variable. Any other name must be listed in `python_names`, or the text is unreadable.
+A name of one letter is a variable. Any other name must be listed in `python_names`, or the text is unreadable. So it is
+after any other error too: a foreign text can make the syntax tree or SymPy fail in many ways.
 """
 
 import ast
@@ -47,7 +48,7 @@ IMPLICIT = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)\s*(?=[A-Za-z(](?!\d*\b[eE][+-]
 
 
 def read_python(text: str) -> Value:
-    """The value of `text` read as Python. Unreadable if it is not Python or holds an unlisted name."""
+    """The value of `text` read as Python. Raises Unreadable, or another error, if it cannot be read."""
     text = text.replace("^", "**").strip()
     try:
         tree = ast.parse(text, mode="eval")
@@ -116,20 +117,14 @@ class _Reader:
             return Many(names.COLLECTIONS[name], self._items(args)) if args else Region(sympy.S.EmptySet)
         if name in names.MATRICES and args and isinstance(args[0], ast.List):
             rows = [row.elts if isinstance(row, ast.List) else [row] for row in args[0].elts]
-            try:
-                cells = [[self._side(cell) for cell in row] for row in rows]
-                return Expression(sympy.Matrix(cells), self._exact)
-            except ValueError:
-                raise Unreadable from None
+            matrix = sympy.Matrix([[self._side(cell) for cell in row] for row in rows])
+            return Expression(matrix, self._exact)
         if name == "Interval":
             return self._interval("", args)
         if isinstance(function, ast.Attribute) and _name_of(function.value) == "Interval":
             return self._interval(name, args)
         if name == "Complement" and len(args) == 2:
-            whole, removed = map(region_of, self._items(args))
-            if whole is None or removed is None:
-                raise Unreadable
-            return Region(sympy.Complement(whole, removed))
+            return Region(sympy.Complement(*map(region_of, self._items(args))))
         if name in ("Union", "Or", "And") and args:
             items = self._items(args)
             return Many("", items, {"Union": "union", "Or": "or", "And": "and"}[name])
@@ -142,20 +137,14 @@ class _Reader:
         return None
 
     def _interval(self, kind: str, args: list[ast.expr]) -> Value:
-        if len(args) < 2 or kind not in names.INTERVALS:
-            raise Unreadable
-        is_open = list(names.INTERVALS[kind])
-        for place, flag in enumerate(args[2:4]):
-            is_open[place] = isinstance(flag, ast.Constant) and flag.value is True
-        low, high = self._items(args[:2])
-        left = "(" if is_open[0] or _is_infinite(low) else "["
-        right = ")" if is_open[1] or _is_infinite(high) else "]"
-        return Many(left + right, (low, high))
+        brackets = list(names.INTERVALS[kind])
+        for place, flag in enumerate(args[2:4]):  # whether an end is open
+            if isinstance(flag, ast.Constant) and flag.value is True:
+                brackets[place] = "()"[place]
+        return Many("".join(brackets), self._items(args[:2]))
 
     def _relation(self, node: ast.Compare) -> Relation:
         sides = [self._side(side) for side in (node.left, *node.comparators)]
-        if not all(type(op) in RELATIONS for op in node.ops):
-            raise Unreadable
         pairs = zip(node.ops, pairwise(sides), strict=True)
         return Relation(tuple(RELATIONS[type(op)](*pair, evaluate=False) for op, pair in pairs))
 
@@ -190,15 +179,11 @@ class _Reader:
             return self._wrapped(args[0])
         if name in names.SYMBOLS and args and isinstance(args[0], ast.Constant):
             return _symbol(str(args[0].value))
-        if name not in names.FUNCTIONS:
-            raise Unreadable
+        function_of = names.FUNCTIONS[name]
         values = [self._expr(arg) for arg in args]
         if name in names.LARGE and any(value.is_number and abs(value) > 5000 for value in values):
             raise Unreadable
-        try:
-            return worked_out(names.FUNCTIONS[name](*values))
-        except (TypeError, ValueError):
-            raise Unreadable from None
+        return worked_out(function_of(*values))
 
     def _wrapped(self, node: ast.expr) -> Any:
         """The number in `mpf('0.5')`, `Fraction('1/3')`, `np.float64(5.0)`."""
@@ -241,7 +226,3 @@ def _symbol(name: str) -> sympy.Basic:
     if (len(name) == 1 and name.isalpha()) or name in names.GREEK:
         return sympy.Symbol(name)
     raise Unreadable
-
-
-def _is_infinite(value: Value) -> bool:
-    return isinstance(value, Expression) and value.expr in (sympy.oo, -sympy.oo)

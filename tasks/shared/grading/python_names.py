@@ -56,4 +56,4 @@ COLLECTIONS = (
 )
 MATRIX_NAMES = "Matrix ImmutableMatrix ImmutableDenseMatrix MutableDenseMatrix SparseMatrix matrix"
 MATRICES = set(MATRIX_NAMES.split())
-INTERVALS = {"": (False, False), "open": (True, True), "Lopen": (True, False), "Ropen": (False, True)}
+INTERVALS = {"": "[]", "open": "()", "Lopen": "(]", "Ropen": "[)"}
