@@ -8,7 +8,7 @@ from prefect.artifacts import create_image_artifact, create_markdown_artifact, c
 
 from flows.publish import Row, artifact_key
 from tasks.shared.artifacts import ArtifactRef, Store
-from tasks.shared.estimates import compare
+from tasks.shared.estimates.comparison import compare
 from tasks.shared.reporting.charts import curve_image
 from tasks.shared.reporting.nights import Drop, Pair, scores_of_night, trends
 from tasks.shared.reporting.nights import Night as Score

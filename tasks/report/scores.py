@@ -8,7 +8,8 @@ from markupsafe import Markup
 
 from tasks.report.inputs import EvaluationInput
 from tasks.report.page import Cell, SetSection
-from tasks.shared.estimates import Comparison, Evaluation, compare, needed_samples
+from tasks.shared.estimates.accuracy import Evaluation
+from tasks.shared.estimates.comparison import Comparison, compare, needed_samples
 from tasks.shared.reporting.charts import Line, Whisker, curve, whiskers
 from tasks.shared.reporting.summary import as_evaluation
 

@@ -19,7 +19,7 @@ from tasks.rl.state import Progress
 from tasks.shared.config import EvaluateConfig, EvaluateStage
 from tasks.shared.contract.environment import rank, world_size
 from tasks.shared.contract.stage import StageContext
-from tasks.shared.estimates import Outcome, avg_at_k
+from tasks.shared.estimates.accuracy import Outcome, avg_at_k
 from tasks.shared.evaluation.problems import EvaluationProblem, SampleRequest, read_problems, sample_requests
 from tasks.shared.evaluation.sampling import Sampler, encoded_prompts, take_all
 from tasks.shared.generation.protocol import AsksBeside, Decodes, Generator

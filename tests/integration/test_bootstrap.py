@@ -7,7 +7,8 @@ import pandas
 import pytest
 
 from tasks.shared.artifacts import Store
-from tasks.shared.estimates import Outcome, compare
+from tasks.shared.estimates.accuracy import Outcome
+from tasks.shared.estimates.comparison import compare
 from tests.artifacts import publish
 from tests.integration.evaluation_world import fill_sets
 from tests.integration.rl_world import MODEL, NUM_PROBLEMS, make_store

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from tasks.shared.artifacts import VOLATILE, ArtifactRef, Manifest, Store
 from tasks.shared.config import EvaluateStage
-from tasks.shared.estimates import Evaluation, Outcome
+from tasks.shared.estimates.accuracy import Evaluation, Outcome
 from tasks.shared.reporting.nights import what_changed
 from tasks.shared.reporting.samples import SAMPLES_FILE, Sample, write_samples
 from tasks.shared.traces.trajectory import FinishReason
@@ -100,14 +100,12 @@ def unexpected_change(before: Evaluated, after: Evaluated) -> str | None:
 
     Names every difference of the two manifests and of their environment versions.
     """
-    requests = [
-        (
-            side.manifest.provenance.seed,
-            *(_input(side.manifest, name) for name in ("checkpoint", "evaluation_sets")),
-        )
+    inputs = [
+        [_input(side.manifest, name) for name in ("checkpoint", "evaluation_sets")]
         for side in (before, after)
     ]
-    if requests[0] != requests[1] or "" in requests[0]:
+    seeds = [side.manifest.provenance.seed for side in (before, after)]
+    if inputs[0] != inputs[1] or "" in inputs[0] or seeds[0] != seeds[1]:
         return None
     differing = [
         name

@@ -10,7 +10,8 @@ from typing import Any
 
 from tasks.shared.artifacts import Manifest
 from tasks.shared.config.differences import differences
-from tasks.shared.estimates import Comparison, Evaluation, compare
+from tasks.shared.estimates.accuracy import Evaluation
+from tasks.shared.estimates.comparison import Comparison, compare
 from tasks.shared.reporting.charts import Line
 
 FALSE_ALERTS = 0.02  # share of nights without a change that may alert
@@ -140,21 +141,20 @@ def trends(nights: Sequence[Night]) -> list[Trend]:
         by_set.setdefault(night.set, {}).setdefault(night.tag, []).append(night)
     found = []
     for set_name, by_tag in by_set.items():
-        lines = [_line(tag, by_tag[tag], days, tone % 5) for tone, tag in enumerate(by_tag)]
+        lines = [
+            Line(
+                tag,
+                xs=[days[night.day] for night in of_tag],
+                ys=[night.accuracy for night in of_tag],
+                low=[night.low for night in of_tag],
+                high=[night.high for night in of_tag],
+                tone=tone % 5,
+            )
+            for tone, (tag, of_tag) in enumerate(by_tag.items())
+        ]
         x_label = f"night: 1 is {min(days)}, {len(days)} is {max(days)}"
         found.append(Trend(set_name, f"Accuracy on {set_name} by night", tuple(lines), x_label))
     return found
-
-
-def _line(tag: str, nights: Sequence[Night], days: Mapping[str, int], tone: int) -> Line:
-    return Line(
-        tag,
-        [days[night.day] for night in nights],
-        [night.accuracy for night in nights],
-        [night.low for night in nights],
-        [night.high for night in nights],
-        tone,
-    )
 
 
 def what_changed(

@@ -7,15 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from tasks.shared.estimates import (
-    Estimate,
-    Evaluation,
-    Outcome,
-    avg_at_k,
-    maj_at_k,
-    pass_at_k,
-    variance_split,
-)
+from tasks.shared.estimates.accuracy import Evaluation, Outcome, avg_at_k, maj_at_k, pass_at_k, variance_split
+from tasks.shared.estimates.intervals import Estimate
 from tasks.shared.grading import pooled
 from tasks.shared.reporting.behaviour import measure
 from tasks.shared.reporting.purpose import classify

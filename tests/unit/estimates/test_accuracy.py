@@ -6,8 +6,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from tasks.shared.estimates import Outcome, avg_at_k, maj_at_k, pass_at_k, variance_split
-from tasks.shared.estimates.accuracy import Evaluation
+from tasks.shared.estimates.accuracy import Evaluation, Outcome, avg_at_k, maj_at_k, pass_at_k, variance_split
 
 
 def random_evaluation(seed: int, problems: int = 8, samples: int = 6) -> Evaluation:

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tasks.shared.estimates import Outcome, compare, needed_samples
-from tasks.shared.estimates.accuracy import Evaluation, problem_means
-from tasks.shared.estimates.comparison import sign_test
+from tasks.shared.estimates.accuracy import Evaluation, Outcome, problem_means
+from tasks.shared.estimates.comparison import compare, needed_samples, sign_test
 
 
 def evaluation(chances: np.ndarray, samples: int, rng: np.random.Generator) -> Evaluation:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.shared.estimates import avg_at_k
+from tasks.shared.estimates.accuracy import avg_at_k
 from tasks.shared.evaluation.problems import EvaluationProblem, SampleRequest, read_problems, sample_requests
 from tasks.shared.evaluation.sampling import graded, take_all
 from tasks.shared.reporting.samples import Sample

@@ -1,6 +1,6 @@
 """Votes: equal answers in other notations are one answer, right or wrong; incomparable ones are their own."""
 
-from tasks.shared.estimates import Outcome, maj_at_k
+from tasks.shared.estimates.accuracy import Outcome, maj_at_k
 from tasks.shared.grading import pooled
 from tasks.shared.reporting.summary import with_pooled_answers
 

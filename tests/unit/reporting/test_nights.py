@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tasks.shared.artifacts import ArtifactRef, Manifest, Provenance
-from tasks.shared.estimates import Evaluation, Outcome
+from tasks.shared.estimates.accuracy import Evaluation, Outcome
 from tasks.shared.reporting.charts import curve, curve_image
 from tasks.shared.reporting.nights import (
     EVENT,
