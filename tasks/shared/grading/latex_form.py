@@ -92,7 +92,6 @@ def _prepared(text: str) -> str:
     text = re.sub(r"\{\s*(.+?)\s*\\choose\s*(.+?)\s*\}", r"\\binom{\1}{\2}", text)
     text = re.sub(r"(\w+)\s*\\choose\s*(\w+)", r"\\binom{\1}{\2}", text).replace("\\bmod", "\\mod")
     text = ODD_ROOT.sub(r"(-\\sqrt[\1]{\2})", text)
-    text = re.sub(r"\\(?:operatorname|mathrm)\{(\w+)\}", r"\\\1 ", text)
     for opener in ("^(", "\\sqrt(", "\\sqrt ("):
         while (start := text.find(opener)) >= 0:
             place = start + len(opener) - 1

@@ -113,7 +113,6 @@ def clean(answer: str) -> str:
     if "\\begin" not in text:
         text = re.sub(r"\\\\(?=[A-Za-z({\[])", r"\\", text)  # backslashes that were escaped twice
     text = FORMULA.sub(lambda found: next(group for group in found.groups() if group is not None), text)
-    text = re.sub(r"(?<=\d)(?:\\[,;:!>]|\\ |~|\\thinspace(?![A-Za-z])|\s)\s?(?=\d{3}(?!\d))", _gap, text)
     text = COMMAND.sub(_same, FUNCTION.sub(r"\\\1 ", text))
     text = re.sub(r"\{\s*\\(?:rm|bf|it|sf|tt)\s+([^{}]*)\}", r"\\text{\1}", text)
     text = TEXT_COLOR.sub("", TAGS.sub("", text))
@@ -127,7 +126,6 @@ def clean(answer: str) -> str:
     text = re.sub(r"\\log\s*_\s*(?:e(?![A-Za-z])|\{\s*e\s*\})", r"\\ln", text)
     text = re.sub(r"\\sqrt\s*(\[\w+\])\s*(\d)", r"\\sqrt\1{\2}", text)
     text = TWO_ARGUMENTS.sub(r"\\\1{\2\3}{\4\5}", text)
-    text = re.sub(r"\\text\s*\{\s*(\\text\s*\{[^{}]*\})\s*\}", r"\1", text)
     text = re.sub(r"'([A-Za-z]\w?)'\s*:", r"\1:", text)  # the keys of a printed dictionary
     text = re.sub(r"&\s*=|:=", "=", ONE_LINE.sub(r"\2", text)).replace("\\newline", " ")
     text = FRACTION_OF_UNITS.sub(r"\\text{\1/\2}", text)
@@ -146,11 +144,6 @@ def without_thousands(text: str) -> str:
 def _same(command: re.Match[str]) -> str:
     other = SAME.get(command[0])
     return command[0] if other is None else other if other in "<>" else f"\\{other}"
-
-
-def _gap(found: re.Match[str]) -> str:
-    """The separator of thousands that a thin space, or a comma with a negative space, stands for."""
-    return "," if "," in found[0] else " "
 
 
 def _ascii(text: str) -> str:
