@@ -54,7 +54,8 @@ def read_python(text: str) -> Value:
         tree = ast.parse(text, mode="eval")
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         raise Unreadable from None
-    if any(isinstance(node, ast.keyword) and node.arg not in names.IGNORED for node in ast.walk(tree)):
+    keywords = {node.arg for node in ast.walk(tree) if isinstance(node, ast.keyword)}
+    if "#" in text or not keywords <= names.IGNORED:
         raise Unreadable
     return _Reader(text).value(tree.body)
 

@@ -35,13 +35,14 @@ NUMBERS = set(NUMBER_WORDS.split())
 # words that compare, compute or doubt: the number alone has another value
 MEANING_WORDS = """
     percent percentage pct or and not mod modulo factorial less more least most fewer greater smaller than over
-    times plus minus divided by multiplied remainder if for when where base to between about approximately
-    approx only except without with root power cube squared cubed th st nd rd below above under short before
-    after past beyond within next negative positive square inverse reciprocal complement conjugate repeating
-    recurring maybe perhaps possibly probably wrong incorrect false arcsin arccos arctan sinh cosh tanh sign det
-    rank double twice triple through until from is are was were equals equal sin cos tan cot sec csc log ln exp
-    sqrt pi alpha beta gamma delta theta lambda mu sigma phi omega tau rho infinity inf infty choose max gcd lcm
-    abs floor ceil ceiling frac oo nan else then thus which but so because divides does no none even odd prime
+    times plus minus divided by multiplied remainder if for when where base to between about approximately approx
+    only except without with root power cube squared cubed th st nd rd below above under short before after past
+    beyond within next negative positive square inverse reciprocal complement conjugate repeating recurring maybe
+    perhaps possibly probably wrong incorrect false arcsin arccos arctan sinh cosh tanh sign det rank double twice
+    triple through until from is are was were equals equal sin cos tan cot sec csc log ln exp sqrt pi alpha beta
+    gamma delta theta lambda mu sigma phi omega tau rho infinity inf infty choose max gcd lcm abs floor ceil
+    ceiling frac oo nan else then thus which but so because divides does no none even odd prime unless etc true yes
+    unknown error binary octal hex hexadecimal
 """
 MEANING = set(MEANING_WORDS.split())
 FILLERS = {"of", "in", "the", "a"}

@@ -447,6 +447,8 @@ FORMS: dict[str, list[Pair]] = {
         ("5 twelfths", "5", False),
         ("5 sixteenths", "5", False),
         ("5 trillionths", "5", False),
+        ("5 etc", "5", False),
+        ("5 # or 6", "5", False),
         ("5 quadrillion", "5", False),
         ("5 googol", "5", False),
         ("5 sinx", "5", False),
