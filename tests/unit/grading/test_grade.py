@@ -154,6 +154,8 @@ def test_thousands_are_read_in_an_integer() -> None:
         "__import__('os').system('touch pwned')",
         "\x00\ud800 \\char",
         "\\sqrt[" + "9" * 300 + "]{2}",
+        "a/ " * 40 + "1 = 70",
+        "\\alpha" * 40 + "1 = 70",
     ],
 )
 def test_hostile_answers_end_in_time_and_earn_nothing(hostile: str) -> None:
