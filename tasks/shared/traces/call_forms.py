@@ -17,6 +17,7 @@ from tasks.shared.traces.python_text import (
     is_closed_at,
     last_marks,
     literal_at,
+    may_name_python,
     program_end,
     read_fence,
     without_indentation,
@@ -135,6 +136,8 @@ class TagForm:
 
     def _unopened(self, text: str, before: str) -> Block | None:
         """A fence followed by a closing tag without an opening one; any other closing tag is plain text."""
+        if not may_name_python(before):
+            return None
         closing = last_marks(before, 0)
         for fence in fences(before):
             if not fence.names_python:
@@ -176,11 +179,13 @@ class FenceForm:
 
     def read(self, text: str) -> Block | None:
         before = text[: -len(self.stop)]
+        closing = last_marks(before, 0)
+        if closing is None and not may_name_python(before):
+            return None
         found = list(fences(before))
         programs = [fence for fence in found if fence.names_python]
         unclosed = next((fence for fence in programs if not any(closing_marks(before, fence))), None)
         hidden = literal_at(text[unclosed.first :], len(before) - unclosed.first) if unclosed else ""
-        closing = last_marks(before, 0)
         if closing is not None and hidden != "string":
             for fence in found:
                 if fence.first <= closing.start() and is_closed_at(before, fence, closing):

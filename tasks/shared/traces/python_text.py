@@ -23,6 +23,7 @@ PYTHON = re.compile(rf"{NAME}(?::[\w./-]+)?", re.IGNORECASE)
 # attributes as in Pandoc and R Markdown: `{.python .numberLines}`, `{python, echo=FALSE}`, `python {cmd=true}`
 ATTRIBUTES = re.compile(rf"\s*(?:\{{\s*\.?)?({NAME})(?:\s*[\s,{{][^{{}}\n]*)?\}}\s*", re.IGNORECASE)
 LANGUAGE = re.compile(r"[A-Za-z][\w+#.-]*")
+NAMING = re.compile(r"[`~]{3}[^\n]*?py", re.IGNORECASE)
 MAX_LINE = 1000  # characters of it that may name a language
 LINE_START = re.compile(r"[ \t]*(?:(?:[-*+>]|\d+[.)])[ \t]+)?")
 
@@ -70,6 +71,11 @@ def read_fence(text: str, start: int) -> Fence | None:
     return Fence(start, run.end(), run[0], "")
 
 
+def may_name_python(text: str) -> bool:
+    """False if no fence in `text` names Python. Quick, because it is asked at every stop string."""
+    return "py" in text.lower() and NAMING.search(text) is not None
+
+
 def fences(text: str) -> Iterator[Fence]:
     """Every place in `text` where a fence may open: at the start of a line, or anywhere if it names Python."""
     for run in MARKS.finditer(text):
@@ -101,7 +107,8 @@ def closing_marks(text: str, fence: Fence) -> Iterator[re.Match[str]]:
 def last_marks(text: str, first: int) -> re.Match[str] | None:
     """The run of fence marks that ends `text`, blanks aside, if it begins at `first` or later."""
     tail = text.rstrip()
-    return next((run for run in MARKS.finditer(text, first) if run.end() == len(tail)), None)
+    mark = tail[-1:]
+    return MARKS.fullmatch(tail, max(first, len(tail.rstrip(mark)))) if mark in ("`", "~") else None
 
 
 def is_closed_at(text: str, fence: Fence, closing: re.Match[str]) -> bool:

@@ -5,6 +5,7 @@
 
 import contextlib
 import io
+import time
 
 import pytest
 
@@ -195,3 +196,12 @@ def test_written_calls_are_read_back_exactly(dialect, code):
     block = rolled_out(dialect, "Now.\n" + dialect.write_call(code))
     assert block is not None
     assert block.code == code
+
+
+@pytest.mark.parametrize(
+    ("dialect", "loop"), [(RETOOL, "</code>"), (RETOOL, "```\n</code>\n"), (TORL, "```output\n0\n")]
+)
+def test_a_model_that_repeats_itself_holds_nobody_up(dialect, loop):
+    started = time.process_time()
+    assert dialect.unrecognised(loop * 4000) == 0
+    assert time.process_time() - started < 5.0  # 0.2 s; minutes if every stop string has all fences read
