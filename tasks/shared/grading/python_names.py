@@ -48,7 +48,8 @@ NUMBERS = re.compile(
 )
 SYMBOLS = {"Symbol", "Dummy"}
 # keywords of calls that change no value
-IGNORED = {"domain", "dtype", "evaluate", "real", "positive", "negative", "integer", "nonnegative"}
+IGNORED_NAMES = "domain dtype evaluate real positive negative integer nonnegative"
+IGNORED = set(IGNORED_NAMES.split())
 COLLECTIONS = (
     dict.fromkeys(("FiniteSet", "set", "frozenset"), "{}")
     | dict.fromkeys(("Tuple", "tuple", "Point", "Point2D", "Point3D"), "()")
