@@ -17,6 +17,7 @@ from tasks.shared.sandbox.links import Child
 from tasks.shared.sandbox.records import ExecutionResult, Limits
 
 _TICKS = os.sysconf("SC_CLK_TCK")
+_NUM_CPUS = os.cpu_count() or 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,7 @@ class Execution:
     @property
     def parallel(self) -> int:
         """How many processors it can use at once."""
-        return min(self.limits.processes, os.cpu_count() or 1)
+        return min(self.limits.processes, _NUM_CPUS)
 
 
 @dataclass(eq=False, slots=True)
