@@ -307,6 +307,9 @@ def test_server_that_finds_its_path_taken_leaves_what_is_there(tmp_path: Path) -
     (["--tcp", "127.0.0.1:0", "--token-file", "/nonexistent"], "No such file"),
     (["--tcp", "127.0.0.1:0"], "--tcp needs --token-file"),
     (["--tcp", "127.0.0.1:0", "--token-file", os.devnull], "shorter than 16"),
+    (["--tcp", "127.0.0.1:99999", "--token-file", __file__, "--settings", '{"preload": []}'], "cannot listen at 127"),
+    (["--socket", f"/tmp/{'s' * 120}", "--settings", '{"preload": []}'], "sss: AF_UNIX path too long"),
+    (["--socket", "/nonexistent/s", "--settings", "[]"], "must be an object"),
     (["--socket", "/nonexistent/s", "--settings", '{"worker": 1}'], "unknown sandbox settings ['worker']"),
     (["--socket", "/nonexistent/s", "--settings", '{"workers": 0}'], "workers = 0: at least 1"),
 ])  # fmt: skip
@@ -315,3 +318,4 @@ def test_server_refuses_what_it_should_not_start_with(arguments: list[str], reas
     ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert ran.returncode != 0
     assert reason in ran.stdout + ran.stderr
+    assert "Traceback" not in ran.stderr

@@ -68,7 +68,7 @@ class SandboxClient(asyncio.Protocol):
                 _, client = await loop.create_connection(cls, host, int(port))
             else:
                 _, client = await loop.create_unix_connection(cls, address)
-        except OSError as error:
+        except (OSError, OverflowError) as error:  # the latter for a port above 65535
             raise SandboxLost(f"no sandbox server at {address}: {error}") from error
         try:
             hello = {"op": "hello", "version": protocol.VERSION, "token": token}

@@ -121,6 +121,8 @@ class SandboxSettings:
     def from_json(cls, text: str | bytes) -> SandboxSettings:
         """Read settings from JSON; those left out have their defaults. Raises ValueError or TypeError."""
         values = json.loads(text)
+        if not isinstance(values, dict):
+            raise ValueError("sandbox settings must be an object")
         if unknown := set(values) - {item.name for item in fields(cls)}:
             raise ValueError(f"unknown sandbox settings {sorted(unknown)}")
         values["limits"] = Limits(**values.get("limits", {}))

@@ -171,15 +171,20 @@ async def serve(settings: SandboxSettings, path: str, tcp: str, token: str, unti
         if refusal := above_hard_limit(settings.limits, broker.workers.warm_mb):
             raise SandboxUnavailable(refusal)
         await broker.workers.first_child()
-        if tcp:
-            host, _, port = tcp.rpartition(":")
-            server: asyncio.Server = await loop.create_server(connect, host, int(port), backlog=1024)
-            address = "tcp://{}:{}".format(*server.sockets[0].getsockname()[:2])
-        else:
-            os.umask(0o077)
-            server = await loop.create_unix_server(connect, path, backlog=1024)
-            cleanup.callback(Path(path).unlink, missing_ok=True)
-            address = path
+        try:
+            if tcp:
+                host, _, port = tcp.rpartition(":")
+                server: asyncio.Server = await loop.create_server(connect, host, int(port), backlog=1024)
+                address = "tcp://{}:{}".format(*server.sockets[0].getsockname()[:2])
+            else:
+                os.umask(0o077)
+                server = await loop.create_unix_server(connect, path, backlog=1024)
+                cleanup.callback(Path(path).unlink, missing_ok=True)
+                address = path
+        except (OSError, OverflowError) as error:
+            raise SandboxUnavailable(
+                f"the sandbox cannot listen at {path or tcp}: {error}; choose another, for an own server by TMPDIR"
+            ) from error
         for name in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(name, stop.set)
         if until_stdin_closes:
