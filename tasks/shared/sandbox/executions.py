@@ -101,12 +101,12 @@ class Execution:
     def time_left_s(self, elapsed_s: float) -> float:
         """Return how long it surely stays below its limits, even if it runs on as many processors as it can.
 
-        Without figures of the process the wall clock alone counts.
+        Where `/proc` hides the figures of the process, all time counts as if it had run.
         """
         assert self.child is not None
         now = processor_times(self.child.pidfd)
         if now is None:
-            return self.limits.wall_s - elapsed_s
+            return min(self.limits.wall_s, self.limits.cpu_s) - elapsed_s
         cpu_left_s = self.limits.cpu_s - (now.run_s - self.before.run_s)
         return min(self.limits.wall_s - own_time_s(elapsed_s, self.before, now), cpu_left_s / self.parallel)
 

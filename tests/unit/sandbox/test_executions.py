@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tasks.shared.sandbox import ExecutionResult, Limits, SandboxSettings
+from tasks.shared.sandbox import ExecutionResult, Limits, SandboxSettings, Status
 from tasks.shared.sandbox.broker import Broker
 from tasks.shared.sandbox.executions import ProcessorTimes, own_time_s, processor_times
 
@@ -105,3 +105,19 @@ def test_waiting_for_a_processor_does_not_count(monkeypatch: pytest.MonkeyPatch)
     results = asyncio.run(crowd())
     assert [result.stdout for result in results] == ["done\n"] * len(results)
     assert max(result.seconds for result in results) > 0.6
+
+
+def test_processor_time_is_limited_where_it_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with /proc mounted so that it hides the processes of others."""
+    monkeypatch.setattr("tasks.shared.sandbox.executions.processor_times", lambda _: None)
+
+    async def endless() -> ExecutionResult:
+        broker = Broker(SandboxSettings(workers=1, slots=1, preload=("math",)))
+        broker.workers.start()
+        try:
+            return await broker.submit(b"while True: pass", Limits(wall_s=300.0, cpu_s=0.5))
+        finally:
+            broker.workers.close()
+
+    result = asyncio.run(endless())
+    assert (result.status, result.seconds < 100) == (Status.TIMEOUT, True), result
