@@ -37,26 +37,20 @@ class Served:
 
 
 def _runs_as_nobody(python: str) -> bool:
-    check = (
-        subprocess.run(
-            [python, "-c", "import encodings"],
-            user=NOBODY,
-            group=NOBODY,
-            extra_groups=[],
-            cwd="/",
-            capture_output=True,
+    command = [python, "-c", "import encodings"]
+    try:
+        ran = subprocess.run(
+            command, user=NOBODY, group=NOBODY, extra_groups=[], cwd="/", capture_output=True, check=False
         )
-        if os.access(python, os.X_OK)
-        else None
-    )
-    return check is not None and check.returncode == 0
+    except PermissionError:
+        return False
+    return ran.returncode == 0
 
 
 def python_for_nobody(directory: Path) -> str:
     """An interpreter that `nobody` can run, with this one's packages."""
-    with contextlib.suppress(PermissionError):
-        if _runs_as_nobody(sys.executable):
-            return sys.executable
+    if _runs_as_nobody(sys.executable):
+        return sys.executable
     subprocess.run(["/usr/bin/python3", "-m", "venv", "--without-pip", str(directory / "python")], check=True)
     site = next((directory / "python" / "lib").glob("python3.*")) / "site-packages"
     (site / "packages.pth").write_text(sysconfig.get_path("purelib") + "\n")
