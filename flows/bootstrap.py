@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Literal
 
 from flows.compare import comparison
-from flows.forms import Form, Refs, flow_of_stages
+from flows.forms import Count, Form, Refs, flow_of_stages
 from flows.publish import publish_report
 from flows.stages import EVALUATION_SETS, PROBLEMS, checkpoint_of
 from flows.start import rerun, take
@@ -17,7 +17,7 @@ from tasks.synthesize.task import synthesize
 
 
 @flow_of_stages("bootstrap-{run}-{checkpoint}", without="recipe inputs")
-def bootstrap(form: Form, checkpoint: Literal["base", "sft", "rl"] = "sft", rounds: int = 1) -> Refs:
+def bootstrap(form: Form, checkpoint: Literal["base", "sft", "rl"] = "sft", rounds: Count = 1) -> Refs:
     """Sample the training problems with a checkpoint, keep correct traces, train on them; round after round.
 
     Args:

@@ -4,13 +4,15 @@ import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from prefect import Flow, flow
+from pydantic import Field
 
 from tasks.shared.artifacts import ArtifactRef
 
 Refs = dict[str, ArtifactRef]
+Count = Annotated[int, Field(ge=1)]
 DESCRIPTIONS = {
     "run": "the run whose recipe and inputs are taken.",
     "recipe": "start a new run with this recipe instead.",

@@ -16,7 +16,7 @@ import tasks.report.task
 import tasks.rl.task
 import tasks.sft.task
 import tasks.synthesize.task
-from flows.forms import Form, Refs, flow_of_stages
+from flows.forms import Count, Form, Refs, flow_of_stages
 from flows.names import evaluation_of
 from flows.orders import order_of
 from flows.publish import publish_report
@@ -85,7 +85,7 @@ def sft(form: Form) -> Refs:
 
 
 @flow_of_stages("rl-{run}-{number}")
-def rl(form: Form, number: int = 1) -> Refs:
+def rl(form: Form, number: Count = 1) -> Refs:
     """One RL round, which continues the round before.
 
     Args:

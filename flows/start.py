@@ -53,6 +53,8 @@ def rerun(form: Form, *stages: str) -> tuple[Run, RunRecord]:
     if form.recipe and run not in records.names():
         begun = start(form.recipe, run, overrides, form.force)
         return begun, records.read(begun.name)
+    if not run:
+        raise ValueError("run is empty: name the run whose recipe and inputs are taken, like run=demo")
     record = records.read(run)
     overrides = _with_deployments_own(overrides)
     if form.recipe:

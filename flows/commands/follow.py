@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import httpx
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import FlowRun, TaskRun
@@ -61,19 +62,25 @@ def start_run(api_url: str, deployment: str, parameters: dict[str, Any]) -> UUID
             raise ValueError(
                 f"deployment '{deployment}': not on {api_url}; `tirflow deploy` brings what prefect.yaml names"
             ) from None
-        check_parameters(deployment, found.parameter_openapi_schema or {}, parameters)
+        check_parameters(deployment, found.parameter_openapi_schema or {}, found.parameters | parameters)
         return client.create_flow_run_from_deployment(found.id, parameters=parameters).id
 
 
 def follow(api_url: str, flow_run: UUID, console: Console) -> Outcome:
-    """Show the run until it has ended."""
-    with SyncPrefectClient(api_url) as client, _shown(console) as show:
-        while True:
-            run, stages = client.read_flow_run(flow_run), _stages(client, flow_run)
-            show(run, stages)
-            if run.state is not None and run.state.is_final():
-                break
-            time.sleep(POLL_S)
+    """Show the run until it has ended. Raises ValueError if the server does not answer any more."""
+    try:
+        with SyncPrefectClient(api_url) as client, _shown(console) as show:
+            while True:
+                run, stages = client.read_flow_run(flow_run), _stages(client, flow_run)
+                show(run, stages)
+                if run.state is not None and run.state.is_final():
+                    break
+                time.sleep(POLL_S)
+    except httpx.TransportError as error:
+        raise ValueError(
+            f"{api_url}: the server does not answer any more ({error or type(error).__name__}); the run may go on. "
+            "Start the server again (`tirflow up`), and the same command continues the run"
+        ) from None
     if not console.is_terminal:
         console.print(_table(run, stages))
     failed = tuple(

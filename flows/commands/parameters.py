@@ -22,8 +22,11 @@ OBJECTS: dict[str, Any] = {
 
 
 def check_parameters(deployment: str, schema: Mapping[str, Any], parameters: Mapping[str, Any]) -> None:
-    """Raise ValueError, with an example, for an unknown parameter or one of the wrong type."""
+    """Raise ValueError, with an example, for an unknown or missing parameter, or one of the wrong type."""
     known = schema.get("properties", {})
+    for name in schema.get("required", ()):
+        if name not in parameters:
+            raise ValueError(f"parameter '{name}' is missing: tirflow run {deployment} {name}=...")
     for name, value in parameters.items():
         if name not in known:
             raise ValueError(f"parameter '{name}': {deployment} has {', '.join(known)}")
@@ -42,5 +45,7 @@ def _kind_and_example(name: str, schema: Mapping[str, Any], value: Any) -> tuple
     kind = next(choice["type"] for choice in choices if choice.get("type", "null") != "null")
     if kind == "string":  # without quotes, a name of digits would be read as a number
         return KINDS[kind], f"'{json.dumps(str(value))}'"
+    if "minimum" in schema:
+        return f"{KINDS[kind]} from {schema['minimum']} on", str(schema["minimum"])
     example = OBJECTS.get(name, {}) if kind == "object" else EXAMPLES[kind]
     return KINDS[kind], f"'{json.dumps(example)}'"

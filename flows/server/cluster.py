@@ -6,6 +6,7 @@ Both are daemons of this user. `start` returns when they are healthy; `stop` end
 import fcntl
 import hashlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -240,7 +241,10 @@ def _wait_healthy(daemon: Daemon, is_healthy: Callable[[], bool], log_path: Path
             return
         time.sleep(0.1)
     lines = [line for line in log_path.read_text(errors="replace").splitlines() if line.strip()]
-    raise ValueError(f"Prefect did not start: {lines[-1].strip() if lines else 'no output'}; see {log_path}")
+    full = ", and no space is left on its disk" if shutil.disk_usage(log_path).free < 2**20 else ""
+    raise ValueError(
+        f"Prefect did not start: {lines[-1].strip() if lines else 'no output'}{full}; see {log_path}"
+    )
 
 
 def _listens(daemon: Daemon, port: int) -> bool:

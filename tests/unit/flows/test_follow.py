@@ -8,12 +8,14 @@ from uuid import uuid4
 
 import pytest
 from prefect.client.schemas.objects import FlowRun, TaskRun
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Completed, Failed, Running, State
 from rich.console import Console
 
-from flows.commands.follow import LINE_S, Lines, Outcome
+from flows.commands.follow import LINE_S, Lines, Outcome, follow
 from flows.commands.local import failure
 from flows.start import RECORD
+from tasks.shared.contract.addresses import free_port
 
 
 def home_with_logs(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -74,3 +76,14 @@ def test_a_failed_run_names_stage_reason_log_and_next_step(
     ]
     early = failure(Outcome("CRASHED", "the worker died", 1.0), "make demo").plain
     assert early.splitlines()[0] == "crashed:   the worker died"
+
+
+def test_a_server_that_goes_away_ends_in_one_line_with_the_next_step() -> None:
+    address = f"http://127.0.0.1:{free_port('127.0.0.1')}/api"
+    with (
+        temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
+        pytest.raises(
+            ValueError, match=r"the server does not answer any more .*`tirflow up`.* continues the run$"
+        ),
+    ):
+        follow(address, uuid4(), Console(file=io.StringIO()))

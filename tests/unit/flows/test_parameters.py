@@ -9,7 +9,8 @@ from prefect.utilities.callables import parameter_schema
 from flows.bootstrap import bootstrap
 from flows.commands.parameters import check_parameters
 from flows.pipeline import train
-from flows.stages import evaluate
+from flows.promote import promote
+from flows.stages import evaluate, rl
 
 
 @pytest.mark.parametrize(
@@ -21,7 +22,8 @@ from flows.stages import evaluate
         (train, {"overrides": "rl.rounds=3"}, "keys and values, like overrides='{\"sft.max_steps\": 50}'"),
         (train, {"force": "yes"}, "true or false, like force='true'"),
         (train, {"run": 7}, "a text, like run='\"7\"'"),
-        (bootstrap, {"rounds": "two"}, "a whole number, like rounds='3'"),
+        (bootstrap, {"rounds": "two"}, "a whole number from 1 on, like rounds=1"),
+        (rl, {"number": 0}, "a whole number from 1 on, like number=1"),
         (train, {"runn": "x"}, "has recipe, run, overrides, force"),
     ],
 )
@@ -32,6 +34,11 @@ def test_what_a_flow_does_not_take(flow: Flow[Any, Any], parameters: dict[str, A
     message = str(caught.value)
     assert message.startswith(f"parameter '{next(iter(parameters))}'") and hint in message
     assert "\n" not in message
+
+
+def test_a_missing_parameter_is_named() -> None:
+    with pytest.raises(ValueError, match=r"^parameter 'run' is missing: tirflow run mine/one run=\.\.\.$"):
+        check_parameters("mine/one", parameter_schema(promote).model_dump(), {"tag": "x"})
 
 
 def test_what_it_takes() -> None:

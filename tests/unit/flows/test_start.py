@@ -59,3 +59,8 @@ def test_each_change_without_a_name_is_a_new_run(records: RunRecords) -> None:
         assert records.read("a-changed").stages == records.read("a").stages
         records.add("a-changed", "rl-1", finished_round(str(seed)))
     assert records.read("a").stages["rl-1"] == finished_round("a")
+
+
+def test_a_stage_of_no_run_is_refused(records: RunRecords) -> None:
+    with pytest.raises(ValueError, match=r"^run is empty: .* like run=demo$"):
+        rerun(Form(), "sft")
