@@ -12,7 +12,6 @@ from datetime import timedelta
 from typing import Any
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
@@ -21,7 +20,7 @@ from prefect.exceptions import ObjectNotFound
 from upath import UPath
 
 from flows.server.cluster import require_server
-from flows.server.deployments import deploy, read_deployments
+from flows.server.deployments import deploy, make_pool, read_deployments
 from tasks.recipes import STAGES
 from tasks.shared.artifacts.outage import reported_as_outage
 from tasks.shared.contract.environment import inherited_environment, prefect_api_url, store_uri
@@ -39,9 +38,9 @@ ENDS = {f"prefect.flow-run.{name}" for name in ("Completed", "Failed", "Cancelle
 
 
 def set_up(client: SyncPrefectClient) -> None:
-    """Create or update the pools, queues and the automation."""
+    """Create the pools, and create or update queues and the automation."""
     for pool in (CONTROL, GPUS):
-        client.create_work_pool(WorkPoolCreate(name=pool, type="process"), overwrite=True)
+        make_pool(pool, client)
     for queue, priority in QUEUES.items():
         try:
             known = client.read_work_queue_by_name(queue, work_pool_name=GPUS)

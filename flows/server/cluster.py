@@ -88,7 +88,6 @@ def _start(home: Path, owned: bool, port: int) -> Cluster:
     started = [server]
     try:
         # Before the worker starts: while a worker polls SQLite, writing a deployment can wait a minute for a lock.
-        _make_pool(port)
         deploy(home, port)
         command = ["worker", "start", "--pool", POOL, "--type", "process", "--name", "local"]
         environment = inherited_environment() | settings(home, port)
@@ -134,9 +133,10 @@ def stop(cluster: Cluster) -> None:
 
 
 def deploy(home: Path, port: int) -> None:
-    """Bring the server's deployments in line with prefect.yaml. Raises ValueError if that fails."""
+    """Make the pool, and bring the server's deployments in line with prefect.yaml. Raises ValueError if that fails."""
     environment = inherited_environment() | settings(home, port)
     with SyncPrefectClient(environment["PREFECT_API_URL"]) as client:
+        deployments.make_pool(POOL, client)
         deployments.deploy(deployments.read_deployments(), client, environment)
     _deployed_path(home).write_text(_deployments_digest())
 
@@ -263,14 +263,6 @@ def _answers(port: int) -> bool:
         return httpx.get(f"http://127.0.0.1:{port}/api/health", timeout=2.0).status_code == httpx.codes.OK
     except httpx.TransportError:
         return False  # not listening yet
-
-
-def _make_pool(port: int) -> None:
-    """Make the work pool if it does not exist."""
-    url, pool = f"http://127.0.0.1:{port}/api/work_pools/", {"name": POOL, "type": "process"}
-    response = httpx.post(url, json=pool, timeout=90.0)
-    if response.status_code != httpx.codes.CONFLICT:
-        response.raise_for_status()
 
 
 def _worker_is_online(cluster: Cluster) -> bool:

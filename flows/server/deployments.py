@@ -8,13 +8,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.actions import VariableCreate, VariableUpdate
-from prefect.exceptions import ObjectNotFound
+from prefect.client.schemas.actions import VariableCreate, VariableUpdate, WorkPoolCreate
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOYMENTS = ROOT / "prefect.yaml"
@@ -27,6 +28,12 @@ def read_deployments() -> Document:
     document = yaml.safe_load(DEPLOYMENTS.read_text())
     assert isinstance(document, dict)
     return document
+
+
+def make_pool(name: str, client: SyncPrefectClient) -> None:
+    """Make a pool of processes unless it exists. What people changed of it on the server (limit, pause) stays."""
+    with suppress(ObjectAlreadyExists):
+        client.create_work_pool(WorkPoolCreate(name=name, type="process"))
 
 
 def deploy(document: Document, client: SyncPrefectClient, environment: Mapping[str, str]) -> str:

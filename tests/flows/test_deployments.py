@@ -4,6 +4,7 @@ import os
 from typing import Any
 
 from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import WorkPoolUpdate
 from prefect.client.schemas.schedules import CronSchedule
 
 from flows.server import cluster, deployments
@@ -44,6 +45,16 @@ def test_a_schedule_that_was_changed_on_the_server_stays_so(prefect: Prefect) ->
         deploy(schedules=[{"cron": "0 5 * * *", "timezone": "UTC"}])
         assert crons(client) == [("0 5 * * *", True)]
         client.delete_deployment(deployment.id)
+
+
+def test_a_pool_that_was_changed_on_the_server_stays_so(prefect: Prefect) -> None:
+    with SyncPrefectClient(prefect.cluster.api_url) as client:
+        deployments.make_pool("changed", client)
+        client.update_work_pool("changed", WorkPoolUpdate(is_paused=True, concurrency_limit=1))
+        deployments.make_pool("changed", client)
+        pool = client.read_work_pool("changed")
+        client.delete_work_pool("changed")
+    assert (pool.is_paused, pool.concurrency_limit) == (True, 1)
 
 
 def test_a_runs_overrides_add_to_those_of_its_deployment(prefect: Prefect) -> None:
