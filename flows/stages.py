@@ -207,13 +207,12 @@ def _cold_start(run: Run) -> tuple[str, str]:
 
 
 def _problem_sections(paths: list[str]) -> list[dict[str, Any]]:
-    """Problem files as sections of a recipe, named after the files."""
-    section = {"source": "file", "answer": "expression"}
-    return [{"name": _set_name(Path(path)), "path": path, **section} for path in paths]
-
-
-def _set_name(path: Path) -> str:
-    """`aime_2024` for `/data/aime 2024.jsonl.gz`: a name of files and metrics."""
-    while path.suffix.lower() in (*READERS, *PACKED):
-        path = path.with_suffix("")
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", path.name).strip("._-") or "problems"
+    """Problem files as sections of a recipe, named after the files: `aime_2024` for `/data/aime 2024.jsonl.gz`."""
+    sections = []
+    for path in paths:
+        bare = Path(path)
+        while bare.suffix.lower() in (*READERS, *PACKED):
+            bare = bare.with_suffix("")
+        name = re.sub(r"[^A-Za-z0-9._-]+", "_", bare.name).strip("._-") or "problems"
+        sections.append({"name": name, "path": path, "source": "file", "answer": "expression"})
+    return sections

@@ -184,9 +184,19 @@ def serve(
 @app.command()
 def recipes(recipe: Annotated[str, typer.Argument(autocompletion=_recipes)] = "") -> int:
     """List every recipe with its description, or print one with all its values as JSON."""
-    from flows.commands.recipe_list import tell
+    from rich.console import Console
+    from rich.table import Table
 
-    return tell(recipe)
+    from tasks.recipes import load_recipe
+
+    if recipe:
+        sys.stdout.write(load_recipe(recipe).model_dump_json(indent=2) + "\n")
+        return 0
+    table = Table(box=None, padding=(0, 1), show_header=False)
+    for name in _recipes(""):
+        table.add_row(name, load_recipe(name).description)
+    Console().print(table)
+    return 0
 
 
 @app.command()

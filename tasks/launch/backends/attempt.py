@@ -26,6 +26,7 @@ REQUEST = "request.json"
 EXIT_STORAGE = 3  # `stage_main` ends with it when disk or store fails
 TAIL_LINES = 5
 STOP_POLL_S = 2.0
+LOCK_POLL_S = 1.0
 
 
 class StageFailed(RuntimeError):
@@ -55,7 +56,7 @@ def run_on_backend(
     """
     scratch = Path(request.scratch)
     log_path.parent.mkdir(parents=True, exist_ok=True)
-    with _exclusive(scratch, on_event) as (lock, waited):
+    with _exclusive(request, on_event, should_stop) as (lock, waited):
         if waited and (result := _read_result(scratch)):
             return result  # another run did the same work while this one waited
         try:
@@ -145,8 +146,11 @@ def _stopping(stage: RunningStage, should_stop: Callable[[], bool]) -> Iterator[
 
 
 @contextmanager
-def _exclusive(scratch: Path, on_event: Callable[[Event], None]) -> Iterator[tuple[int, bool]]:
+def _exclusive(
+    request: StageRequest, on_event: Callable[[Event], None], should_stop: Callable[[], bool]
+) -> Iterator[tuple[int, bool]]:
     """Hold the lock of a scratch directory, since two runs may need the same work. Yields (descriptor, waited)."""
+    scratch = Path(request.scratch)
     scratch.parent.mkdir(parents=True, exist_ok=True)
     lock = os.open(scratch.with_name(scratch.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o644)
     waited = False
@@ -159,7 +163,11 @@ def _exclusive(scratch: Path, on_event: Callable[[Event], None]) -> Iterator[tup
                 if not waited:
                     on_event({"event": "log", "message": "another run does the same work; waiting for it"})
                 waited = True
-                time.sleep(0.5)
+                if should_stop():
+                    raise StageStopped(
+                        f"stage '{request.stage}' was stopped: its run was cancelled"
+                    ) from None
+                time.sleep(LOCK_POLL_S)
         yield lock, waited
     finally:
         os.close(lock)
@@ -183,8 +191,7 @@ def _explain(stage: str, ended: Exit, error: str | None, log_path: Path) -> str:
         cause = causes[ended.cause]
     elif error is not None:
         return f"stage '{stage}': {error}"
-    elif ended.code > 128:
-        name = signal.Signals(ended.code - 128).name
+    elif name := next((known.name for known in signal.Signals if known == ended.code - 128), ""):
         hint = "out of memory? " if name == "SIGKILL" else ""
         cause = f" was killed by {name}; {hint}run it again and it goes on from its last checkpoint"
     else:

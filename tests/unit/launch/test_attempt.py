@@ -1,5 +1,6 @@
 """An attempt at a stage without Prefect: results, errors in one line, resuming, stopping, two runs of the same work."""
 
+import fcntl
 import json
 import os
 import sys
@@ -111,6 +112,20 @@ def test_a_killed_stage_keeps_its_scratch_and_a_finished_one_does_not(tmp_path: 
     (Path(make_request(tmp_path).scratch) / "step-10").write_text("1")
     _, events = run(tmp_path, finish(look), fresh=True)
     assert events[0]["message"] == ["request.json"]
+
+
+def test_an_exit_code_of_no_signal_is_reported_as_it_is(tmp_path: Path) -> None:
+    with pytest.raises(StageFailed, match=r"^stage 'sft' failed with exit code 255; log: "):
+        run(tmp_path, "sys.exit(255)")
+
+
+def test_a_cancelled_run_does_not_wait_for_another_one(tmp_path: Path) -> None:
+    request = make_request(tmp_path)
+    (tmp_path / "scratch").mkdir()
+    with Path(f"{request.scratch}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(StageStopped, match=r"cancelled$"):
+            run_on_backend(request, ScriptBackend(""), tmp_path / "log", lambda _: None, lambda: True)
 
 
 def test_success_without_a_result_is_a_failure(tmp_path: Path) -> None:
