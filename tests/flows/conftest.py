@@ -117,6 +117,8 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
     settings, patch = cluster.settings, pytest.MonkeyPatch()
     often = {"PREFECT_WORKER_QUERY_SECONDS": "0.5"}
     patch.setattr(cluster, "settings", lambda home, port: settings(home, port) | often)
+    for name in ("STOP_TIMEOUT_S", "IDLE_STOP_TIMEOUT_S"):
+        patch.setattr(cluster, name, 2.0)  # every run has ended, so nothing is lost
     with pytest.MonkeyPatch.context() as starting:
         starting.setattr(sys, "executable", str(interpreter(FORKED)))
         running = cluster.start(tmp_path_factory.mktemp("prefect"), owned=True, port=0)
