@@ -31,13 +31,13 @@ from tasks.shared.runs.collection import Policy, collect
 from tests.flows.conftest import Prefect, as_json, small, until
 
 RUN = "drill"
-# Long enough to be killed in the middle; the same recipe is run again.
+# Long enough for a kill; the same recipe is run again.
 OVERRIDES = small(**{"sft.max_steps": 40, "sft.epochs": 50})
 
 
 @pytest.fixture(scope="module")
 def killed(prefect: Prefect) -> int:
-    """Run the pipeline and kill the SFT process in mid-run; the last step that SFT had reported."""
+    """Run the pipeline and kill the SFT process. Returns the last step that SFT had reported."""
     flow_run = prefect.start("train/tiny", run=RUN, overrides=OVERRIDES)
 
     def step() -> int:
@@ -54,16 +54,16 @@ def killed(prefect: Prefect) -> int:
     return step()
 
 
-def make_rubbish(store: Store) -> ArtifactRef:
+def make_unreferenced(store: Store) -> ArtifactRef:
     """An artifact that no run knows."""
-    with store.staging("rubbish") as directory:
+    with store.staging("unreferenced") as directory:
         (directory / "content").write_text("nobody wants it")
-        return store.publish("rubbish", directory, Provenance("test", {}, 0, {}))
+        return store.publish("unreferenced", directory, Provenance("test", {}, 0, {}))
 
 
 @contextmanager
-def collected_all_the_while(store: Store) -> Iterator[Counter[str]]:
-    """Within the block the store is collected; how often."""
+def collecting(store: Store) -> Iterator[Counter[str]]:
+    """Collect the store within the block. Yields how often."""
     finished, count = threading.Event(), Counter[str]()
 
     def sweep() -> None:
@@ -82,18 +82,18 @@ def collected_all_the_while(store: Store) -> Iterator[Counter[str]]:
 
 @pytest.fixture(scope="module")
 def finished(prefect: Prefect, killed: int) -> dict[str, Any]:
-    """The pipeline, run again to its end; the flow run.
+    """The flow run of the pipeline, run again to its end.
 
-    A collection beside it, five a second, that spares nothing for its youth takes only what nobody wants.
+    Five collections a second beside it spare no new artifact, and take only what nothing references.
     """
-    rubbish = make_rubbish(prefect.store)
-    with collected_all_the_while(prefect.store) as collections:
+    unreferenced = make_unreferenced(prefect.store)
+    with collecting(prefect.store) as collections:
         again = prefect.run("train/tiny", run=RUN, overrides=OVERRIDES)
-    assert collections.total() > 20 and not prefect.store.exists(rubbish)
+    assert collections.total() > 20 and not prefect.store.exists(unreferenced)
     return again
 
 
-def test_the_next_run_reuses_what_finished_and_resumes_what_was_killed(
+def test_the_next_run_reuses_finished_and_resumes_killed_stages(
     prefect: Prefect, killed: int, finished: dict[str, Any]
 ) -> None:
     for stage in prefect.record(RUN).stages.values():
@@ -117,7 +117,7 @@ def test_the_next_run_reuses_what_finished_and_resumes_what_was_killed(
     assert len(metrics.read_text().splitlines()) == OVERRIDES["sft.max_steps"]
 
 
-def test_a_score_is_walked_back_to_the_problems(prefect: Prefect, finished: dict[str, Any]) -> None:
+def test_lineage_leads_from_a_score_to_the_problems(prefect: Prefect, finished: dict[str, Any]) -> None:
     found = lineage(prefect.store, prefect.record(RUN).output("evaluate-rl", "evaluation"))
     kinds = {ref.kind for ref in found}
     assert {"evaluation", "checkpoint", "traces", "problems", "evaluation_sets"} <= kinds
@@ -130,7 +130,7 @@ def test_a_score_is_walked_back_to_the_problems(prefect: Prefect, finished: dict
     }
 
 
-def test_people_find_scores_and_places_in_the_server(prefect: Prefect, finished: dict[str, Any]) -> None:
+def test_the_server_shows_scores_and_locations(prefect: Prefect, finished: dict[str, Any]) -> None:
     artifacts = {artifact["key"]: artifact for artifact in prefect.filter("artifacts", {})}
     assert artifacts[f"{RUN}-scores"]["type"] == "table"
     assert "report.html" in artifacts[f"{RUN}-run"]["data"]
@@ -170,7 +170,7 @@ def test_a_stage_by_itself_takes_the_runs_own_inputs(
     assert prefect.record(RUN).stages[label].outputs == before.stages[label].outputs
 
 
-def test_force_runs_what_was_done_and_gives_the_same(prefect: Prefect, finished: dict[str, Any]) -> None:
+def test_force_repeats_stages_with_equal_outputs(prefect: Prefect, finished: dict[str, Any]) -> None:
     before = prefect.record(RUN).stages["prepare"].outputs
     starts = prefect.starts(RUN, "prepare")
     prefect.run("prepare/local", run=RUN, force=True)
@@ -178,9 +178,7 @@ def test_force_runs_what_was_done_and_gives_the_same(prefect: Prefect, finished:
     assert prefect.record(RUN).stages["prepare"].outputs == before
 
 
-def test_of_a_finished_pipeline_what_was_deleted_is_made_again_and_nothing_else(
-    prefect: Prefect, finished: dict[str, Any]
-) -> None:
+def test_only_a_deleted_output_is_made_again(prefect: Prefect, finished: dict[str, Any]) -> None:
     before = prefect.record(RUN)
     starts = {label: prefect.starts(RUN, label) for label in ("synthesize", "sft")}
     traces = before.output("synthesize", "traces")
@@ -262,7 +260,7 @@ def test_a_mistake_in_a_recipe_fails_before_anything_starts(prefect: Prefect) ->
 
 @pytest.fixture
 def at_home(prefect: Prefect, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The store's place; this process plans as one on the cluster's host would."""
+    """The store's location. This process plans as one on the cluster's host would."""
     for name, value in cluster.settings(prefect.home, prefect.cluster.port).items():
         monkeypatch.setenv(name, value)
     return str(prefect.home / "store")
@@ -274,9 +272,7 @@ def plan(store: str, **changes: object) -> dict[str, StageOutlook]:
     return {made.label: made for made in outlook(load_recipe("tiny", changed), RUN, store)}
 
 
-def test_what_is_done_is_cached_and_a_change_reruns_what_depends_on_it(
-    at_home: str, finished: dict[str, Any]
-) -> None:
+def test_a_change_reruns_dependent_stages_only(at_home: str, finished: dict[str, Any]) -> None:
     assert {made.state for made in plan(at_home).values()} == {"cached"}
     changed = plan(at_home, rl__optimizer__learning_rate=1e-3)
     assert [made.state for made in changed.values()] == ["cached"] * 3 + ["will run"] * 3
@@ -294,7 +290,7 @@ def test_missing_inputs_and_files_are_named(prefect: Prefect, at_home: str, fini
 
 
 def test_the_command(prefect: Prefect, finished: dict[str, Any], tmp_path: Path) -> None:
-    """Another seed: everything runs, and the command says why; the record is as it was."""
+    """Another seed: everything runs, and the command says why. The record is unchanged."""
     before = prefect.record(RUN)
     environment = os.environ | cluster.settings(prefect.home, prefect.cluster.port)
     command = [
@@ -316,9 +312,7 @@ def test_the_command(prefect: Prefect, finished: dict[str, Any], tmp_path: Path)
     assert prefect.record(RUN) == before
 
 
-def test_an_artifact_that_is_gone_is_made_again(
-    prefect: Prefect, at_home: str, finished: dict[str, Any]
-) -> None:
+def test_a_missing_artifact_is_made_again(prefect: Prefect, at_home: str, finished: dict[str, Any]) -> None:
     """Last with this run: it takes the checkpoint away."""
     prefect.store.remove(prefect.record(RUN).output("sft", "checkpoint").location)
     planned = plan(at_home)

@@ -98,7 +98,7 @@ def test_program_that_loses_every_worker_is_blamed_alone() -> None:
     run(scenario)
 
 
-def test_failure_of_one_run_is_forgotten_in_the_next() -> None:
+def test_a_failure_does_not_outlast_its_run() -> None:
     """The worker is killed, and the program handed to a dead child before the broker reads of it."""
 
     async def scenario() -> None:

@@ -42,7 +42,7 @@ def test_the_copy_read_longest_ago_goes_first_and_none_in_use(tmp_path: Path) ->
     assert Cache(tmp_path, 0).find("checkpoint/c") is None
 
 
-def test_a_copy_that_goes_meanwhile_is_left_out(tmp_path: Path) -> None:
+def test_a_copy_removed_by_another_process_is_left_out(tmp_path: Path) -> None:
     """Two processes of a host make room at once. A dangling link stands for a file that the other has just removed."""
     for name in "ab":
         fill(Cache(tmp_path, 0), f"checkpoint/{name}", 1000)
@@ -52,7 +52,7 @@ def test_a_copy_that_goes_meanwhile_is_left_out(tmp_path: Path) -> None:
 
 
 def test_a_copy_whose_removal_was_interrupted_is_replaced(tmp_path: Path) -> None:
-    """It has no manifest any more, so every reader downloads it; that download must become the copy."""
+    """It has no manifest, so every reader downloads it; that download must become the copy."""
     cache = Cache(tmp_path, limit_bytes=10**6)
     fill(cache, "traces/a", 10)
     (tmp_path / "traces/a" / MANIFEST_NAME).unlink()
@@ -61,10 +61,10 @@ def test_a_copy_whose_removal_was_interrupted_is_replaced(tmp_path: Path) -> Non
     assert copy is not None and (copy / "file").stat().st_size == 20
 
 
-def test_a_file_that_goes_before_it_is_locked_is_not_locked(
+def test_a_file_replaced_before_its_lock_is_not_locked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else the copy that another process has put in its place would be removed under its readers."""
+    """Otherwise the copy that another process has put in its place would be removed while it is read."""
     path, lock = tmp_path / "file", fcntl.flock
     path.touch()
     with locked(path) as is_locked:
@@ -74,7 +74,7 @@ def test_a_file_that_goes_before_it_is_locked_is_not_locked(
         assert not is_locked
 
 
-def test_what_an_attempt_left_is_kept_for_the_next(tmp_path: Path) -> None:
+def test_partial_downloads_are_resumed(tmp_path: Path) -> None:
     cache = Cache(tmp_path, limit_bytes=10**6)
     with pytest.raises(OSError, match="link down"), cache.filling("traces/a") as directory:
         (directory / "first").write_bytes(b"1")
