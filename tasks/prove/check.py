@@ -7,7 +7,8 @@ lineage. Only `resample.py`, which needs the checkpoint, proves that the checkpo
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -26,7 +27,7 @@ from tasks.prove.evidence import (
 )
 from tasks.prove.facts import facts, report_html
 from tasks.prove.findings import CHANGED, MISSING, STATED, Difference, Row
-from tasks.shared.artifacts import ArtifactError, ArtifactRef
+from tasks.shared.artifacts import ArtifactError
 from tasks.shared.artifacts.manifest import MANIFEST_NAME
 
 # Errors that files of strangers can cause. Each is reported as a difference.
@@ -45,15 +46,15 @@ def check(evidence: Evidence, tell: Callable[[str], None], expected: str = "") -
     What cannot be read becomes a difference. Raises SandboxUnavailable if this machine cannot isolate programs.
     """
     rows = [check_files(evidence, expected), check_artifacts(evidence)]
-    rows += _derived("facts", lambda: check_facts(evidence))
+    rows += _rows("facts", "facts", lambda: check_facts(evidence))
     merged: dict[str, Row] = {}  # of all evaluations, by kind of evidence
     for name, ref in evidence.certificate.evaluations.items():
-        for row in _rows_of_evaluation(evidence, name, ref, tell):
+        for row in _rows("evaluations", name, partial(check_evaluation, evidence, name, ref, tell)):
             before = merged.get(row.what, Row(row.what, 0))
             differences = [*before.differences, *row.differences]
             merged[row.what] = Row(row.what, before.checked + row.checked, differences)
     tell("rendering the report again")
-    return [*rows, *merged.values(), *_derived("report", lambda: [check_report(evidence)])]
+    return [*rows, *merged.values(), *_rows("report", "report", lambda: [check_report(evidence)])]
 
 
 def check_files(evidence: Evidence, expected: str = "") -> Row:
@@ -128,22 +129,12 @@ def check_report(evidence: Evidence) -> Row:
     return Row("report", 1, [] if rendered == stored else [Difference(REPORT_FILE, CHANGED, detail)])
 
 
-def _rows_of_evaluation(
-    evidence: Evidence, name: str, ref: ArtifactRef, tell: Callable[[str], None]
-) -> Iterator[Row]:
+def _rows(what: str, where: str, rows: Callable[[], Iterable[Row]]) -> Iterator[Row]:
+    """Yield rows. If they cannot be derived from the certificate, the last one has the cause."""
     try:
-        yield from check_evaluation(evidence, name, ref, tell)
+        yield from rows()
     except UNREADABLE as error:
-        detail = f"cannot be checked: {_message(error)}"
-        yield Row("evaluations", 1, [Difference(name, CHANGED, detail)])
-
-
-def _derived(what: str, rows: Callable[[], list[Row]]) -> list[Row]:
-    """Return rows that need complete artifacts, or one row with the cause if they cannot be derived."""
-    try:
-        return rows()
-    except UNREADABLE as error:
-        return [Row(what, 0, [Difference(what, CHANGED, f"cannot be derived: {_message(error)}")])]
+        yield Row(what, 1, [Difference(where, CHANGED, f"cannot be checked: {_message(error)}")])
 
 
 def _message(error: Exception) -> str:

@@ -83,9 +83,8 @@ def trace(sample: Sample) -> dict[str, Any]:
     """Return text, segments, lengths of tokens, log-probs in hundredths, and calls. Positions are JavaScript's."""
     # JavaScript counts a character beyond U+FFFF as two units
     units = [0, *accumulate(1 + (ord(char) > 0xFFFF) for char in sample.text)]
-    ends = (
-        [units[end] for end in sample.token_ends] if sample.logprobs else []
-    )  # a written trace has no tokens
+    # a written trace has no tokens
+    ends = [units[end] for end in sample.token_ends] if sample.logprobs else []
     drawn = zip(sample.logprobs, sample.sampled, strict=True)
     return {
         "text": sample.text,

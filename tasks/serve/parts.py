@@ -47,25 +47,6 @@ class Grown:
     trajectory: Trajectory | None = None
 
 
-class TextStream:
-    """Decodes ids that arrive one by one. An incomplete character waits for the ids that complete it."""
-
-    def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
-        self._decode = decode
-        self._ids: list[int] = []
-        self._start = self._read = 0  # decoding starts at `_start`; text up to `_read` was returned
-
-    def push(self, ids: Iterable[int]) -> str:
-        """Return the text that these ids add."""
-        self._ids += ids
-        before = self._decode(self._ids[self._start : self._read])
-        now = self._decode(self._ids[self._start :])
-        if now.endswith(UNFINISHED) or len(now) <= len(before):
-            return ""
-        self._start, self._read = self._read, len(self._ids)
-        return now[len(before) :]
-
-
 @dataclass(slots=True)
 class Parts:
     """Splits one response into parts, and keeps what was returned so far."""
@@ -78,12 +59,11 @@ class Parts:
     num_ids: int = 0
     num_shown: int = 0  # ids of outputs
     stopped: bool = False  # at a stop string
-    _stream: TextStream = field(init=False)
     _held: str = ""  # words that may begin a stop string
     _announced: bool = False
-
-    def __post_init__(self) -> None:
-        self._stream = TextStream(self.decode)
+    _ids: list[int] = field(default_factory=list)
+    _start: int = 0  # where decoding begins
+    _read: int = 0  # ids whose text was returned
 
     def take(self, grown: Grown) -> Iterator[Part]:
         """Yield the new parts."""
@@ -96,18 +76,18 @@ class Parts:
             return
         for call in grown.calls:
             start, end = call.turn_end - base, call.feedback_end - base
-            yield from self._words(self._stream.push(grown.ids[place:start]), last=True)
+            yield from self._words(self._decoded(grown.ids[place:start]), last=True)
             if self.stopped:
                 return
             self._announced = False
-            shown = self._stream.push(grown.ids[start:end])
+            shown = self._decoded(grown.ids[start:end])
             self.num_shown += end - start
             self.calls.append(call)
             self.spans.append((len(self.text), len(self.text) + len(shown)))
             self.text += shown
             yield Output(shown, call)
             place = end
-        yield from self._words(self._stream.push(grown.ids[place:]))
+        yield from self._words(self._decoded(grown.ids[place:]))
         if grown.running is not None and not self._announced and not self.stopped:
             yield from self._words("", last=True)
             self._announced = True
@@ -129,6 +109,16 @@ class Parts:
             yield Output(trajectory.text[start:end], call)
             place = end
         yield from self._words(trajectory.text[place:], last=True)
+
+    def _decoded(self, ids: Iterable[int]) -> str:
+        """Return the text that these ids add. An incomplete character waits for the ids that complete it."""
+        self._ids += ids
+        before = self.decode(self._ids[self._start : self._read])
+        now = self.decode(self._ids[self._start :])
+        if now.endswith(UNFINISHED) or len(now) <= len(before):
+            return ""
+        self._start, self._read = self._read, len(self._ids)
+        return now[len(before) :]
 
     def _words(self, text: str, last: bool = False) -> Iterator[Part]:
         """Yield words. Unless they are the `last` of a turn, hold back an end that may begin a stop string."""

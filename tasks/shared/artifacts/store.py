@@ -70,9 +70,7 @@ class Store:
 
         Raises ArtifactError: no files to publish, links among the files, or a damaged artifact in the same place.
         """
-        is_local = not is_elsewhere(
-            self.root
-        )  # files for an object store need no flush: the store keeps them
+        is_local = not is_elsewhere(self.root)  # files for an object store need no flush: it keeps them
         files = scan(directory, flush=is_local)
         if not files:
             raise ArtifactError(
@@ -102,7 +100,8 @@ class Store:
         if foreign:
             raise ArtifactError(f"{foreign[0]}: not in the artifact's manifest; take it out of the store")
         for entry in manifest.files:
-            self._verify(directory / entry.path, entry, where)
+            if fault := self._fault(directory / entry.path, entry):
+                raise ArtifactError(f"{directory / entry.path}: {fault}; {remedy(where)}")
         return directory
 
     def manifest(self, ref: ArtifactRef) -> Manifest:
@@ -139,22 +138,18 @@ class Store:
         """Return the path or URI at which a person or a tool opens the artifact."""
         return self._place.describe(ref.location)
 
-    def _verify(self, path: Path, entry: FileEntry, where: str) -> None:
+    def _fault(self, path: Path, entry: FileEntry) -> str:
+        """Return what is wrong with a file, "" for nothing."""
         if not path.is_file():
-            raise ArtifactError(f"{path}: missing from its artifact; {remedy(where)}")
+            return "missing from its artifact"
         status = path.stat()
         if status.st_size != entry.size:
-            raise ArtifactError(
-                f"{path}: {status.st_size} bytes where its manifest says {entry.size}; {remedy(where)}"
-            )
+            return f"{status.st_size} bytes where its manifest says {entry.size}"
         # A file that this process has verified, and that was not touched since, is not read again.
         seen = (str(path), status.st_ino, status.st_mtime_ns, status.st_size, entry.sha256)
-        if seen in self._verified:
-            return
-        with path.open("rb") as stream:
-            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-        if sha256 != entry.sha256:
-            raise ArtifactError(
-                f"{path}: content changed since it was published (sha256 differs); {remedy(where)}"
-            )
-        self._verified.add(seen)
+        if seen not in self._verified:
+            with path.open("rb") as stream:
+                if hashlib.file_digest(stream, "sha256").hexdigest() != entry.sha256:
+                    return "content changed since it was published (sha256 differs)"
+            self._verified.add(seen)
+        return ""

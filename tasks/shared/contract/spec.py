@@ -31,7 +31,5 @@ class StageSpec(Generic[Config]):
         for name, ref in given.items():
             kinds = next((kinds for known, kinds in self.inputs.items() if fnmatchcase(name, known)), "")
             if ref.kind not in kinds.split(" or "):
-                known = (
-                    f"has {', '.join(self.inputs) or 'no inputs'}" if not kinds else f"takes {kinds} there"
-                )
+                known = f"takes {kinds} there" if kinds else f"has {', '.join(self.inputs) or 'no inputs'}"
                 raise ValueError(f"input '{name}', of kind {ref.kind}: stage '{self.name}' {known}")

@@ -96,11 +96,9 @@ class RunRecords:
 
         def update(content: bytes | None) -> str:
             existing = self._parse(run, content) if content is not None else None
-            own = existing.stages if existing else {}
-            if stages is None:
-                started = own
-            else:
-                started = stages | (own if existing and (keeps or existing.recipe == recipe) else {})
+            started = dict(stages or {})
+            if existing is not None and (stages is None or keeps or existing.recipe == recipe):
+                started |= existing.stages
             for label in filter(is_gone, list(started)):
                 started = _without(started, label)
             return _written(RunRecord(run=run, recipe=recipe, stages=started))
