@@ -93,7 +93,7 @@ class Failing:
         numbers = code.strip().removeprefix("print(").removesuffix(")").replace(",", "")
         result = ExecutionResult(Status.OK, f"{numbers} <|end|>\n", "", "", 0.001, 1.0)
         if fails(int(numbers.split()[0])) and code not in self._given:
-            result = sandbox_failure("lost", 1)
+            result = sandbox_failure("lost")
         self._given.add(code)
         threading.Timer(0.001 * random.random(), future.set_result, [result]).start()
         return future
