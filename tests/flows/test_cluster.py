@@ -2,6 +2,7 @@
 
 import fcntl
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -45,3 +46,13 @@ def test_a_damaged_state_is_named_with_what_to_do(tmp_path: Path) -> None:
         ValueError, match=r"cluster\.json: damaged; delete it, and end .*this home if they run$"
     ):
         cluster.find(tmp_path)
+
+
+def test_a_server_without_output_on_a_full_disk_is_reported_so(small_disk: Path) -> None:
+    (small_disk / "server.log").touch()
+    with (small_disk / "rest").open("wb", buffering=0) as rest, suppress(OSError):
+        while True:
+            rest.write(bytes(2**16))
+    ended = cluster.Daemon(pid=0, created=0.0)
+    with pytest.raises(ValueError, match=r"no output, and no space is left on its disk; see .*server\.log$"):
+        cluster._wait_healthy(ended, lambda: False, small_disk / "server.log")
