@@ -69,10 +69,11 @@ class BatchSynchronous:
 
     def step(self) -> list[Piece]:
         """The pieces that ended their row, and at the end of a round all others."""
-        if not self._in_code:
-            for request_id, ids, bounds in self._extensions:
-                self._engine.extend(request_id, ids, **bounds)
-            self._extensions.clear()
+        if self._in_code:
+            return []
+        for request_id, ids, bounds in self._extensions:
+            self._engine.extend(request_id, ids, **bounds)
+        self._extensions.clear()
         pieces = self._engine.step()
         self._stopped += [piece for piece in pieces if piece.reason == "stop"]
         ended = [piece for piece in pieces if piece.reason != "stop"]

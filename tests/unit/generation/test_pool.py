@@ -102,17 +102,6 @@ def test_aborted_requests_free_their_slots() -> None:
         assert [body["token_ids"][2] for body in one.asked] == [0, 1, 2]
 
 
-def test_a_pool_that_is_closed_asks_nothing_more() -> None:
-    with servers(1) as (one,):
-        with pool_of([one], slots=2) as generator:
-            generator.wait()
-            one.open.clear()
-            add(generator, 6)
-            until(lambda: len(one.asked) == 2)
-        assert len(one.asked) == 2
-        assert generator._failed is None
-
-
 def test_two_loops_with_names_of_any_form_get_their_own() -> None:
     with servers(1) as (one,), pool_of([one]) as generator:
         loops = [generator, generator.beside()]
