@@ -1,10 +1,8 @@
 """Kinds of GPUs: `data/gpus.toml`, read into records."""
 
-import tomllib
 from dataclasses import dataclass
-from pathlib import Path
 
-GPUS_PATH = Path(__file__).with_name("gpus.toml")
+from data.tables import find_entry, read_tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,19 +17,15 @@ class Gpu:
 
 def load_gpus() -> dict[str, Gpu]:
     """All kinds by name."""
-    tables = tomllib.loads(GPUS_PATH.read_text(encoding="utf-8"))
     return {
         name: Gpu(name, entry["memory_gib"], entry["bandwidth_tb"] * 1e12, entry["tflops"] * 1e12)
-        for name, entry in tables.items()
+        for name, entry in read_tables("gpus.toml").items()
     }
 
 
 def find_gpu(name: str) -> Gpu:
     """The kind of that name. Raises ValueError, which lists the known ones, if there is none."""
-    gpus = load_gpus()
-    if name not in gpus:
-        raise ValueError(f"{GPUS_PATH.name}: no GPU '{name}'; add it there or use one of {', '.join(gpus)}")
-    return gpus[name]
+    return find_entry(load_gpus(), name, "gpus.toml: no GPU", "add it there or use one of {}")
 
 
 def gpu_of_memory(memory_gib: float) -> Gpu:

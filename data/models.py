@@ -4,14 +4,13 @@
 """
 
 import sys
-import tomllib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, get_args
+
+from data.tables import find_entry, read_tables
 
 Architecture = Literal["qwen2", "qwen3", "llama", "smollm3"]
 ARCHITECTURES = get_args(Architecture)
-MODELS_PATH = Path(__file__).with_name("models.toml")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +85,7 @@ class PublicModel:
 
 def load_models() -> dict[str, PublicModel]:
     """All entries by hub id."""
-    tables = tomllib.loads(MODELS_PATH.read_text(encoding="utf-8"))
+    tables = read_tables("models.toml")
     return {
         name: PublicModel(name, entry.pop("revision"), ModelShape(**entry)) for name, entry in tables.items()
     }
@@ -94,12 +93,7 @@ def load_models() -> dict[str, PublicModel]:
 
 def find_model(hub_id: str) -> PublicModel:
     """The entry of that hub id. Raises ValueError, which lists the known ones, if there is none."""
-    models = load_models()
-    if hub_id not in models:
-        raise ValueError(
-            f"{MODELS_PATH.name}: no model '{hub_id}'; add its shape there or use one of {', '.join(sorted(models))}"
-        )
-    return models[hub_id]
+    return find_entry(load_models(), hub_id, "models.toml: no model", "add its shape there or use one of {}")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,9 @@
 """Published values of accuracy and behaviour: `data/papers.toml`, read into one record."""
 
-import tomllib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-PAPERS_PATH = Path(__file__).with_name("papers.toml")
+from data.tables import read_tables
 
 Values = dict[str, dict[str, float]]  # set or metric -> what it is a value of -> value
 
@@ -39,4 +37,4 @@ class Papers:
 
 def load_papers() -> Papers:
     """The published values."""
-    return Papers(**tomllib.loads(PAPERS_PATH.read_text(encoding="utf-8")))
+    return Papers(**read_tables("papers.toml"))

@@ -4,30 +4,21 @@
 """
 
 import sys
-import tomllib
-from pathlib import Path
 
-PROTOCOLS_PATH = Path(__file__).with_name("protocols.toml")
+from data.tables import find_entry, read_tables
 
 Protocol = dict[str, int | float]  # key of [evaluate] -> value
 
 
 def load_protocols() -> dict[str, Protocol]:
     """All protocols by name."""
-    return tomllib.loads(PROTOCOLS_PATH.read_text(encoding="utf-8"))
+    return read_tables("protocols.toml")
 
 
 def find_protocol(name: str) -> Protocol:
-    """The protocol of that name.
-
-    Raises:
-        ValueError: no such protocol; the message lists the known ones.
-    """
-    protocols = load_protocols()
-    if name not in protocols:
-        known = ", ".join(sorted(protocols))
-        raise ValueError(f"{PROTOCOLS_PATH.name}: no protocol '{name}'; use one of {known}, or '' for none")
-    return protocols[name]
+    """The protocol of that name. Raises ValueError, which lists the known ones, if there is none."""
+    remedy = "use one of {}, or '' for none"
+    return find_entry(load_protocols(), name, "protocols.toml: no protocol", remedy)
 
 
 if __name__ == "__main__":

@@ -4,12 +4,10 @@
 """
 
 import sys
-import tomllib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
-REGISTRY_PATH = Path(__file__).with_name("registry.toml")
+from data.tables import find_entry, read_tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,22 +31,12 @@ class PublicProblemSet:
 
 def load_registry() -> dict[str, PublicProblemSet]:
     """All entries by name."""
-    tables = tomllib.loads(REGISTRY_PATH.read_text(encoding="utf-8"))
-    return {name: PublicProblemSet(**entry) for name, entry in tables.items()}
+    return {name: PublicProblemSet(**entry) for name, entry in read_tables("registry.toml").items()}
 
 
 def find_problem_set(name: str) -> PublicProblemSet:
-    """The entry of that name.
-
-    Raises:
-        ValueError: no such entry; the message lists the known ones.
-    """
-    registry = load_registry()
-    if name not in registry:
-        raise ValueError(
-            f"{REGISTRY_PATH.name}: no problem set '{name}'; use one of {', '.join(sorted(registry))}"
-        )
-    return registry[name]
+    """The entry of that name. Raises ValueError, which lists the known ones, if there is none."""
+    return find_entry(load_registry(), name, "registry.toml: no problem set", "use one of {}")
 
 
 if __name__ == "__main__":

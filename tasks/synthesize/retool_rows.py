@@ -51,7 +51,7 @@ SETTINGS = SynthesizeStage(
 
 def export_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row of `train.parquet` in the published form. ValueError if its trace is of another dialect."""
-    if "<answer>" not in row["trace"]:
+    if "<answer>" not in row.get("trace", ""):
         raise ValueError(f"trace {row['id']}: not written in the dialect 'retool'; only that can be exported")
     instruction = DIALECT.prompt("", instructed=True).strip()
     contents = (("user", f"{instruction}\n\n{MARKER}\n{row['problem']}"), ("assistant", row["trace"]))
