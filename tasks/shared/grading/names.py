@@ -6,7 +6,7 @@ from tasks.shared.grading.brackets import cut
 
 # letters, indices, arguments, bars and geometric symbols; nothing is tried twice, so that no text takes long
 NAME = (
-    r"(?>\\(?!frac|sqrt|sum|int|prod|lim|text|infty|not|(?:pi|le|ge|ne|in|log|ln|exp)(?![A-Za-z]))[A-Za-z]+(?:\{[A-Za-z\s']+\})?"
+    r"(?>\\(?!frac|sqrt|sum|int|prod|lim|text|infty|not|(?:pi|leq|geq|neq|equiv|in|log|ln|exp)(?![A-Za-z]))[A-Za-z]+(?:\{[A-Za-z\s']+\})?"
     r"|\\text\s*\{[^{}]*\}|[A-Za-z'\s]|\\#|\|\s*(?:[A-Z]|[A-Za-z]{2,}|[A-Z]\s*\\c[au]p\s*[A-Z])\s*\|"
     r"|_\s*(?:\{[^{}]*\}|\d+|\w)|\^\s*(?:[T*']|\{\s*(?:[T*']+|\(n\))\s*\})"
     r"|(?<=[A-Z])\s?\^\s*\{\s*-1\s*\}|(?<=[a-z])\s?\^\s*\{\s*-1\s*\}(?=\s*\())"
@@ -22,7 +22,6 @@ EQUALS = re.compile(r"(?<![<>!=:\\])==?(?![=<>])|\\in(?![A-Za-z])|\\approx(?![A-
 BY_COLON = re.compile(
     r"([A-Za-z]\w?(?=:)|[Aa]nswer|\\text\s*\{\s*[Aa]nswer\s*:?\s*\}):?\s*(?<=[\s:}])((?!\$|\\[(\[]).*\d.*)"
 )
-RELATION = re.compile(r"<|>|!=|\\(?:leq?|geq?|neq?|lt|gt|leqslant|geqslant|equiv)(?![A-Za-z])")
 CONDITION = re.compile(r"\s*(?:not|if|unless)\s")
 SEPARATOR = re.compile(r"[,;]|(?<![A-Za-z])(?:and|or)(?![A-Za-z])|\\(?:lor|land|vee|wedge)")
 
@@ -35,8 +34,6 @@ def split_name(text: str) -> tuple[str, str, bool] | None:
     (before, *chain), signs = cut(text, EQUALS)
     is_simple = SIMPLE.fullmatch(before.strip()) is not None
     if not chain or CONDITION.match(before) or not (is_simple or SUM.fullmatch(before.strip())):
-        return None
-    if cut(before, RELATION)[1]:
         return None
     while len(chain) > 1 and signs[len(chain) - 1] == "\\approx":  # approximates the value before
         chain.pop()

@@ -71,18 +71,11 @@ class _Reader:
         """Collections, relations and sets; everything else is an expression."""
         match node:
             case ast.Tuple(elts=items):
-                return Many("()" if self._text[node.col_offset] == "(" else "", self._items(items))
+                return Many("()", self._items(items))  # `reading` has cut those without parentheses
             case ast.List(elts=items):
                 return Many("[]", self._items(items))
             case ast.Set(elts=items):
                 return Many("{}", self._items(items))
-            case ast.Dict(keys=keys, values=values):
-                entries = tuple(
-                    Named(ast.unparse(key).strip("'"), self.value(value), True)
-                    for key, value in zip(keys, values, strict=True)
-                    if key
-                )
-                return Many("", entries) if entries else Region(sympy.S.EmptySet)
             case ast.Compare():
                 return self._relation(node)
             case ast.BinOp(op=ast.BitAnd() | ast.BitOr() as op):
@@ -91,8 +84,6 @@ class _Reader:
                 if not all(isinstance(side, Relation | Many) for side in sides):
                     raise Unreadable  # bits of numbers
                 return Many("", sides, joined)
-            case ast.Constant(value=bool() | None as value):
-                return Words(str(value).lower())
             case ast.Constant(value=str() as value):
                 return Words(value.lower())
             case ast.Name(id=name) | ast.Attribute(value=ast.Name(id=("S" | "sympy" | "sp")), attr=name) if (

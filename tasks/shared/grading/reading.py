@@ -33,7 +33,7 @@ from tasks.shared.grading.values import (
 # in lower case, without \text
 SETS_BY_NAME = {
     r"\\emptyset|(?:the )?empty set|no (?:real )?solutions?(?: exists?)?": sympy.S.EmptySet,
-    r"\\\{\s*\\\}|(?:set|emptyset)\(\)|\{\}|\(\)|\[\]": sympy.S.EmptySet,
+    r"\\\{\s*\\\}|(?:set|emptyset)\(\)|\{\s*\}|\(\s*\)|\[\s*\]": sympy.S.EmptySet,
     r"all real(?:s| numbers)": sympy.S.Reals,
     r"all integers": sympy.S.Integers,
     r"\\mathbb\{r\}(?:\^\{?\+\}?|_\{>0\})|(?:all )?positive real(?:s| numbers)": sympy.Interval.open(
@@ -225,8 +225,6 @@ def _bracketed(text: str) -> Value | None:
     opens, inner, closes = found
     if re.fullmatch(r"\\begin\s*\{([a-z]*)\}(?:(?!\\begin|\\end).)*\\end\s*\{\1\}", inner):
         return _leaf(inner)
-    if not inner:
-        return Region(sympy.S.EmptySet)
     if opens == "{" and (members := BUILDER.fullmatch(inner)):
         return _read(members[1])
     content = _list(inner)
