@@ -1,5 +1,7 @@
 """Random models, sequences and trajectories of a given size, for measurements in which only the size matters."""
 
+from dataclasses import replace
+
 import numpy as np
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, Qwen2ForCausalLM
 
@@ -28,7 +30,7 @@ def config_of(shape: ModelShape) -> PretrainedConfig:
 
 def make_qwen2(shape: ModelShape) -> PreTrainedModel:
     """A Qwen2 of that shape, randomly initialised."""
-    return Qwen2ForCausalLM(config_of(shape))
+    return Qwen2ForCausalLM(config_of(replace(shape, architecture="qwen2")))
 
 
 def random_sequences(count: int, length: int, vocabulary: int) -> list[TrainSequence]:
