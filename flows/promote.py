@@ -50,30 +50,30 @@ def promote(
     record, holder = records.read(run), tags.current(tag)
     label = label_of(record, checkpoint)
     candidate, sets = record.checkpoint(label), record.output("prepare", "evaluation_sets")
-    job = Run(run, recipe_of(record))
+    current = Run(run, recipe_of(record))
     note_record(run)
-    evaluation = evaluate(job, STAGE_NAMES[label.partition("-")[0]], candidate, sets)
+    evaluation = evaluate(current, STAGE_NAMES[label.partition("-")[0]], candidate, sets)
     reason = f"first to carry the tag '{tag}'"
     if holder is not None:
         as_candidate = {
-            "evaluate": job.recipe.evaluate,
-            "generation": job.recipe.generation,
-            "seed": job.recipe.seed,
+            "evaluate": current.recipe.evaluate,
+            "generation": current.recipe.generation,
+            "seed": current.recipe.seed,
         }
         recipe = recipe_of(records.read(holder.run)).model_copy(update=as_candidate)
         held = evaluate(Run(run, recipe), f"holder-of-{tag}", holder.checkpoint, sets)
-        reason = _pass_gate(job, tag, held, evaluation, threshold)
+        reason = _pass_gate(current, tag, held, evaluation, threshold)
     moved = Tagged(run=run, checkpoint=candidate, evaluation_sets=sets, evaluation=evaluation, reason=reason)
     tags.move(tag, moved)
     _publish(tag, f"carried by {run}/{label} since now: {reason}")
     return candidate
 
 
-def _pass_gate(job: Run, tag: str, held: ArtifactRef, evaluation: ArtifactRef, threshold: float) -> str:
+def _pass_gate(current: Run, tag: str, held: ArtifactRef, evaluation: ArtifactRef, threshold: float) -> str:
     """The gate's reasons for every set. PromotionRefused, with the report's location, if it refuses one."""
     title, sides = f"Promotion to {tag}", {"holder of the tag": held, "candidate": evaluation}
-    result = comparison(job, title, sides, f"promotion-{tag}")
-    store = Store(job.store)
+    result = comparison(current, title, sides, f"promotion-{tag}")
+    store = Store(current.store)
     pairs = shared_sets(read_evaluated(store, held), read_evaluated(store, evaluation))
     gates = {name: promotion_gate(before, after, threshold) for name, before, after in pairs}
     reasons = "; ".join(f"{name} {gate.reason}" for name, gate in gates.items())

@@ -33,12 +33,12 @@ def named_after(*parameters: str) -> Callable[[], str]:
 def start(recipe: str, run: str, overrides: dict[str, Any], force: bool) -> Run:
     """Begin a run of a whole recipe, or continue the run of that name. ValueError for a mistake in the recipe."""
     resolved = load_recipe(recipe, _with_deployments_own(overrides))
-    job = Run(check_name(run or resolved.name), resolved, force)
-    require_runnable(job)
+    current = Run(check_name(run or resolved.name), resolved, force)
+    require_runnable(current)
     written = resolved.model_dump(mode="json")
-    RunRecords(job.store).begin(job.name, written, is_gone=_beyond(written))
-    note_record(job.name)
-    return job
+    RunRecords(current.store).begin(current.name, written, is_gone=_beyond(written))
+    note_record(current.name)
+    return current
 
 
 def rerun(form: Form, *stages: str) -> tuple[Run, RunRecord]:
@@ -73,13 +73,13 @@ def rerun(form: Form, *stages: str) -> tuple[Run, RunRecord]:
     return Run(name, resolved, form.force), record
 
 
-def take(record: RunRecord, wanted: Inputs, given: Refs | None = None) -> Refs:
-    """Every input of `wanted`: the given reference, or else the one in the run's record."""
+def take(record: RunRecord, sources: Inputs, given: Refs | None = None) -> Refs:
+    """Every input of `sources`: the given reference, or else the one in the run's record."""
     given = given or {}
-    unknown = sorted(set(given) - set(wanted))
+    unknown = sorted(set(given) - set(sources))
     if unknown:
-        raise ValueError(f"inputs: this stage has no input '{unknown[0]}'; it takes {', '.join(wanted)}")
-    return {name: given.get(name) or record.output(*source) for name, source in wanted.items()}
+        raise ValueError(f"inputs: this stage has no input '{unknown[0]}'; it takes {', '.join(sources)}")
+    return {name: given.get(name) or record.output(*source) for name, source in sources.items()}
 
 
 def _beyond(recipe: dict[str, Any]) -> Callable[[str], bool]:

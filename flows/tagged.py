@@ -34,13 +34,13 @@ def subjects(
     """
     records, tags = RunRecords(store), Tags(store)
     since = (date.fromisoformat(today) - timedelta(days=days)).isoformat() if runs is None else ""
-    wanted: dict[str, Callable[[], Subject | None]] = {
+    readers: dict[str, Callable[[], Subject | None]] = {
         tag: partial(_tagged, records, tags, tag) for tag in tags.names()
     }
     for run in records.names() if runs is None else runs:
-        wanted[f"{LATEST}{run}"] = partial(_latest, records, run, since)
+        readers[f"{LATEST}{run}"] = partial(_latest, records, run, since)
     found, failures = list[Subject](), list[str]()
-    for name, read in wanted.items():
+    for name, read in readers.items():
         try:
             subject = read()
         except ValueError as error:
@@ -85,7 +85,7 @@ def _latest(records: RunRecords, run: str, since: str) -> Subject | None:
     if label is None:
         raise ValueError(f"run '{run}' has no checkpoint yet; finished: {', '.join(record.stages) or 'none'}")
     checkpoint, sets = record.checkpoint(label), record.output("prepare", "evaluation_sets")
-    wanted = {"checkpoint": checkpoint, "evaluation_sets": sets}
-    made = [stage for stage in record.stages.values() if stage.stage == "evaluate" and stage.inputs == wanted]
+    inputs = {"checkpoint": checkpoint, "evaluation_sets": sets}
+    made = [stage for stage in record.stages.values() if stage.stage == "evaluate" and stage.inputs == inputs]
     reference = made[0].outputs["evaluation"] if made else None
     return Subject(f"{LATEST}{run}", recipe_of(record), checkpoint, sets, reference)
