@@ -105,7 +105,7 @@ def test_everything_an_endpoint_can_do_wrong(tmp_path):
         "error": 4,
         "http_400": 2,
         "http_429": 4,
-        "http_500": 7,
+        "http_500": 5,
         "http_503": 2,
         "invalid_response": 5,
         "too_large": 1,
