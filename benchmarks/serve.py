@@ -44,11 +44,8 @@ from tasks.shared.generation.interleave import RolloutPolicy, RolloutRequest, ro
 from tasks.shared.generation.protocol import Generator, Sampling
 from tasks.shared.learning.checkpoints import load_tokenizer
 
-CLIENTS, SLOTS, RESPONSE_TOKENS = (
-    64,
-    48,
-    192,
-)  # fewer slots than clients: one that reads its reply leaves none empty
+# fewer slots than clients: one that reads its reply leaves none empty
+CLIENTS, SLOTS, RESPONSE_TOKENS = 64, 48, 192
 BAR = 0.9
 PROBLEMS = [problem(*parts) for parts in product(range(1, MOST_CALLS + 1), PROGRAMS, LEADS)]
 

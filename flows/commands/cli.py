@@ -273,9 +273,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = app(args=arguments, prog_name="tirflow", standalone_mode=False)
     except TyperException as error:
         message = error.format_message().rstrip(".")
-        return (
-            _mistake(f"{message}. See tirflow --help.") if message else 2
-        )  # no command: the help is printed
+        # without a command the help is printed
+        return _mistake(f"{message}. See tirflow --help.") if message else 2
     except (ValueError, OSError, httpx.HTTPError) as error:
         lines = [line.strip() for line in str(error).splitlines()]
         return _mistake("; ".join(lines or [type(error).__name__]) + _remedy(error))

@@ -34,9 +34,8 @@ from tasks.shared.contract.environment import home
 POLL_S = 0.5
 LINE_S = 30.0  # longest time between two lines without a terminal
 TAIL_BYTES = 64 * 1024
-PREFIX = re.compile(
-    r"^(?:Task|Flow) run encountered an exception:? (?:\w+: )?"
-)  # Prefect puts it before a reason
+# Prefect puts it before a reason
+PREFIX = re.compile(r"^(?:Task|Flow) run encountered an exception:? (?:\w+: )?")
 
 
 @dataclass(frozen=True, slots=True)

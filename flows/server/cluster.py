@@ -69,9 +69,8 @@ def start(home: Path, owned: bool = False, port: int = PREFERRED_PORT) -> Cluste
     """
     (home / "prefect").mkdir(parents=True, exist_ok=True)
     with (home / "prefect" / "cluster.lock").open("w") as lock:
-        fcntl.flock(
-            lock, fcntl.LOCK_EX
-        )  # of two that start at once, the second finds what the first has started
+        # of two that start at once, the second finds what the first has started
+        fcntl.flock(lock, fcntl.LOCK_EX)
         return _start(home, owned, port)
 
 

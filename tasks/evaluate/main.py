@@ -28,15 +28,8 @@ from tasks.shared.rows.tables import write_card
 from tasks.shared.tools.interpreter import open_tool
 from tasks.shared.tools.protocol import Tool
 
-LIBRARIES = (
-    "math-verify",
-    "numpy",
-    "sympy",
-    "tokenizers",
-    "torch",
-    "transformers",
-    "vllm",
-)  # that samples depend on
+# that samples depend on
+LIBRARIES = ("math-verify", "numpy", "sympy", "tokenizers", "torch", "transformers", "vllm")
 MOST_OUTAGES = 0.01  # of all samples; above it the sandbox is at fault and nothing is published
 
 

@@ -151,9 +151,8 @@ def carry_out(order: StageOrder, store: str) -> StageResult:
     with Leases(store).hold(f"{order.run}, {order.label}", order.inputs.values()):
         try:
             result = attempt(*arguments)
-            _record(
-                order, work, result
-            )  # before the check of its outputs, since a collection keeps what is recorded
+            # before the check of its outputs, since a collection keeps what is recorded
+            _record(order, work, result)
             if not all(artifacts.exists(ref) for ref in result.outputs.values()):
                 get_run_logger().warning(
                     "%s: its outputs are gone from the store; running it again", order.label

@@ -63,9 +63,8 @@ class RlConfig(Section):
     # a trajectory whose geometric mean of trainer over sampler leaves [1 / bound, bound] is masked; 0 is off
     sequence_mask: float = Field(0.0, ge=0)
     filter_void_turns: bool = True  # SimpleTIR
-    drop_equal_rewards: bool = (
-        True  # dynamic sampling (DAPO): a group all correct or all wrong teaches nothing
-    )
+    # dynamic sampling (DAPO): a group all correct or all wrong teaches nothing
+    drop_equal_rewards: bool = True
     # times that a step samples at most, to replace groups of equal rewards; 1: never replaces
     resample_attempts: int = Field(1, ge=1)
     # rStar2: samples twice as many and keeps half, preferring correct ones with clean code

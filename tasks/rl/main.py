@@ -58,9 +58,8 @@ def run(context: StageContext[RlStage]) -> StageResult:
     if ranks > 1 and not under_launcher():
         return run_on_ranks("tasks.rl.main", context, ranks)
     start_process_group()
-    torch.manual_seed(
-        context.request.seed
-    )  # its state is saved, and torch starts each process with another one
+    # its state is saved, and torch starts each process with another one
+    torch.manual_seed(context.request.seed)
     with ExitStack() as stack:
         this_round = _load(context, stack)
         this_round.run()

@@ -20,9 +20,8 @@ class TracesConfig(Section):
     announce_remaining_calls: bool = False  # 'remaining calls: n' in the feedback (ASTER)
     # an incomplete block is answered with the expected form, and counts as a call; false: it is plain text
     block_notices: bool = True
-    error_feedback: Literal["full", "last_line"] = (
-        "full"  # ReTool shows the whole message, ToRL its last line
-    )
+    # ReTool shows the whole message, ToRL its last line
+    error_feedback: Literal["full", "last_line"] = "full"
 
     @model_validator(mode="after")
     def _text_has_no_calls(self) -> Self:

@@ -15,9 +15,8 @@ from typing import Any
 
 from tasks.shared.grading.box import last_box
 
-MAX_CHARS = (
-    1_000_000  # of one text; a longer one comes from a file without line ends, and no model could read it
-)
+# of one text; a longer one comes from a file without line ends, and no model could read it
+MAX_CHARS = 1_000_000
 FINAL = re.compile(r"^####[ \t]*(.+)$", re.MULTILINE)  # GSM8K's last line
 MATH = re.compile(r"\$\$([^$]+)\$\$|\$([^$]+)\$|\\\(((?:(?!\\\)).)+)\\\)|\\\[((?:(?!\\\]).)+)\\\]", re.DOTALL)
 # `\boxed 2`, `\fbox{2}` in MATH's solutions

@@ -123,9 +123,8 @@ def _outcome(
 
 def _status_without_output(execution: Execution, exit: Exit) -> Status:
     """Return the status as far as the output does not change it."""
-    ran_out = (
-        execution.session is None and exit.cpu_s >= execution.limits.cpu_s
-    )  # else `cpu_s` is of all blocks
+    # of a session `cpu_s` is of all blocks
+    ran_out = execution.session is None and exit.cpu_s >= execution.limits.cpu_s
     if execution.timed_out or ran_out or exit.code == -signal.SIGXCPU:
         return Status.TIMEOUT
     if exit.code in (runner.EXIT_FORBIDDEN, -signal.SIGSYS):

@@ -18,9 +18,8 @@ class FinishReason(StrEnum):
 
     EOS = "eos"  # the model closed its turn
     LENGTH = "length"  # the token budget of the whole response is used up
-    SANDBOX_FAILURE = (
-        "sandbox_failure"  # the interpreter service failed: no error of the model, not trained on
-    )
+    # the interpreter service failed: no error of the model, not trained on
+    SANDBOX_FAILURE = "sandbox_failure"
 
 
 NOTICE = "notice"  # status of a call with an incomplete block: not run, answered with the correct form
